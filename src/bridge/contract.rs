@@ -1,0 +1,110 @@
+//! What the core asks of a broker and what it is told: the one interface of the embedded broker and MQTT upstream.
+//!
+//! Each worker sends [`BrokerRequest`]s over one bounded channel and gets [`BrokerEvent`]s over another, in order: a
+//! message that the broker handled after a subscription arrives after that subscription's [`BrokerEvent::Subscribed`].
+//! Each request but [`BrokerRequest::Unsubscribe`] is answered by exactly one event with its ticket.
+
+use std::sync::Arc;
+
+use crate::types::{Message, TopicFilter, TopicName, message::Qos};
+
+/// Ties an answer to its request; unique for one worker over the life of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// A distinct filter of one worker; never used again after its [`BrokerRequest::Unsubscribe`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FilterId(pub u64);
+
+/// What a worker asks of the broker.
+#[derive(Debug)]
+pub enum BrokerRequest {
+    /// Publish; answered by [`BrokerEvent::Published`].
+    Publish {
+        /// Comes back in the answer.
+        ticket: Ticket,
+        /// The message; an empty payload with `retain` clears the retained message (MQTT 5, 3.3.1.3).
+        message: Arc<Message>,
+    },
+    /// Subscribe for one more observation. The first request with a `filter_id` makes the subscription, later ones with the
+    /// same id only ask for its retained messages. Answered by [`BrokerEvent::Subscribed`].
+    Subscribe {
+        /// Comes back in the answer.
+        ticket: Ticket,
+        /// The worker's id for this filter.
+        filter_id: FilterId,
+        /// The filter, mountpoint included.
+        filter: TopicFilter,
+        /// The highest QoS the observation wants.
+        qos: Qos,
+        /// Whether the answer should bring the retained messages that match.
+        retained: bool,
+    },
+    /// The last observation of the filter is gone. Not answered.
+    Unsubscribe {
+        /// The id that [`BrokerRequest::Subscribe`] gave.
+        filter_id: FilterId,
+    },
+    /// Read the retained message of a topic without subscribing; answered by [`BrokerEvent::Retained`].
+    ReadRetained {
+        /// Comes back in the answer.
+        ticket: Ticket,
+        /// The topic, mountpoint included.
+        topic: TopicName,
+    },
+}
+
+/// Why the broker did not do it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BrokerError {
+    /// The broker says the gateway may not (MQTT 5 reason 0x87): 4.01.
+    NotAuthorized,
+    /// Quota exceeded (0x97), or a store is full: 5.03.
+    Quota,
+    /// The broker, or the way to it, cannot take it now: 5.03 with Max-Age.
+    Unavailable,
+    /// The broker refuses this kind of subscription or topic (0x8F, 0x90, 0xA2): 4.00.
+    Refused,
+    /// The message is larger than the broker takes (0x95): 4.13.
+    TooLarge,
+}
+
+/// What the broker tells a worker.
+#[derive(Debug)]
+pub enum BrokerEvent {
+    /// A publish is done: acknowledged by the broker, on disk, or refused.
+    Published {
+        /// From the request.
+        ticket: Ticket,
+        /// Success only when nothing can lose it any more as its QoS demands.
+        result: Result<(), BrokerError>,
+    },
+    /// A subscription stands, or was refused.
+    Subscribed {
+        /// From the request.
+        ticket: Ticket,
+        /// The retained messages that match, if asked for; in topic order.
+        result: Result<Vec<Arc<Message>>, BrokerError>,
+    },
+    /// A retained message was read; `None` when there is none.
+    Retained {
+        /// From the request.
+        ticket: Ticket,
+        /// The message, if there is one.
+        result: Result<Option<Arc<Message>>, BrokerError>,
+    },
+    /// A message was published that filters of this worker match.
+    Message {
+        /// Which of the worker's filters match; each once.
+        filters: Box<[FilterId]>,
+        /// The message; its `retain` tells what the publisher asked, delivery is live.
+        message: Arc<Message>,
+    },
+    /// The broker ended this subscription of its own accord (for example refused on re-subscription).
+    SubscriptionLost {
+        /// The worker's id for the filter.
+        filter_id: FilterId,
+        /// Why.
+        error: BrokerError,
+    },
+}

@@ -1,0 +1,3 @@
+//! CoAP resource to MQTT topic and back: publish, subscribe, retained messages, notifications.
+
+pub mod contract;

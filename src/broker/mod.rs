@@ -1,0 +1,1 @@
+//! The broker behind the gateway: embedded, or any MQTT broker.

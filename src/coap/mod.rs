@@ -1,0 +1,1 @@
+//! Plaintext to exchange: message layer, reliability, block-wise transfer, observe.

@@ -1,0 +1,1 @@
+//! The process: start, workers, reload, drain, signals.

@@ -1,0 +1,1 @@
+//! Datagram to plaintext and proved identity, and back.

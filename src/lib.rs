@@ -1,0 +1,45 @@
+//! Portcullis: a DTLS-first CoAP gateway for the network edge.
+//!
+//! ```text
+//! net ──> dtls ──> coap ──> policy ──> bridge ──> broker        a datagram on its way in
+//!  net <── dtls <── coap <────────────── bridge <── broker       a message on its way out
+//! ```
+//!
+//! | folder | kind | what it knows |
+//! |---|---|---|
+//! | [`types`] | core | words all others share |
+//! | [`net`] | edge | sockets, batches of datagrams, errno judgement |
+//! | [`dtls`] | core | datagram to plaintext and identity, and back |
+//! | [`coap`] | core | plaintext to exchange: message layer, block-wise, observe |
+//! | [`policy`] | core | connections and tokens, authentication verdicts, ACL, rates |
+//! | [`bridge`] | core | resource to topic: publish, subscribe, retained, notify |
+//! | [`gateway`] | core | those four composed: one `Input`, one `Output`, one deadline |
+//! | [`broker`] | edge | the embedded broker, and MQTT upstream |
+//! | [`admin`] | edge | metrics, health, HTTP API |
+//! | [`config`], [`daemon`], [`cli`] | edge | files to checked types; the process; the commands |
+//!
+//! The core takes `now` and an input and returns outputs; `tests/arch.rs` keeps it so.
+
+pub mod types;
+
+pub mod net;
+
+pub mod dtls;
+
+pub mod coap;
+
+pub mod policy;
+
+pub mod bridge;
+
+pub mod gateway;
+
+pub mod broker;
+
+pub mod admin;
+
+pub mod config;
+
+pub mod daemon;
+
+pub mod cli;

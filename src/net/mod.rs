@@ -1,0 +1,1 @@
+//! Sockets, batches of datagrams and errno judgement; nothing of CoAP.

@@ -1,0 +1,1 @@
+//! Whether a device may do this now: connections and tokens, authentication, ACL, rates, quotas.

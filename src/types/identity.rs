@@ -1,0 +1,79 @@
+//! Who a peer proved to be, and the client id that the MQTT side knows it by.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// How a DTLS peer proved its identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Proof {
+    /// By a pre-shared key; the name is the PSK identity.
+    Psk,
+    /// By a client certificate; the name is what `cert_identity` selects.
+    Certificate,
+}
+
+impl Proof {
+    /// The word for logs and the API.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Psk => "psk",
+            Self::Certificate => "certificate",
+        }
+    }
+}
+
+/// The identity that a DTLS handshake proved. Two identities are the same when name and proof are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// PSK identity, or the name taken from the certificate.
+    pub name: Arc<str>,
+    /// How it was proved.
+    pub proof: Proof,
+}
+
+/// A client id: 1 to 128 bytes of UTF-8 without NUL.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(Arc<str>);
+
+impl ClientId {
+    /// Longest client id in bytes.
+    pub const MAX_LEN: usize = 128;
+
+    /// The client id, or nothing when it is empty, longer than [`Self::MAX_LEN`] or holds NUL.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        (!text.is_empty() && text.len() <= Self::MAX_LEN && !text.contains('\0')).then(|| Self(text.into()))
+    }
+
+    /// The text of it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn client_ids_are_1_to_128_bytes() {
+        assert!(ClientId::new("").is_none());
+        assert!(ClientId::new(&"x".repeat(128)).is_some());
+        assert!(ClientId::new(&"x".repeat(129)).is_none());
+        assert!(ClientId::new("a\0b").is_none());
+    }
+}

@@ -1,0 +1,43 @@
+//! The caps on everything that a peer can make grow, in one place.
+
+/// Caps per worker. Each has a counter `limits_rejected_total{limit}` for when it is hit.
+#[derive(Debug, Clone, Copy)]
+pub struct Caps {
+    /// Peers known over plain UDP.
+    pub udp_peers: usize,
+    /// Connections (connection mode).
+    pub connections: usize,
+    /// Observations in all.
+    pub observations: usize,
+    /// Observations of one peer or connection.
+    pub observations_per_client: usize,
+    /// Notifications that wait for one observation while a confirmable one is outstanding.
+    pub queued_per_observation: usize,
+    /// Bytes of notifications that wait, in all.
+    pub queued_bytes: usize,
+    /// Remembered exchanges for duplicate detection.
+    pub remembered_exchanges: usize,
+    /// Requests that wait for an answer of the broker or an authentication backend.
+    pub pending_requests: usize,
+    /// Block-wise transfers in progress, in all.
+    pub transfers: usize,
+    /// Bytes held by block-wise transfers, in all.
+    pub transfer_bytes: usize,
+}
+
+impl Default for Caps {
+    fn default() -> Self {
+        Self {
+            udp_peers: 65_536,
+            connections: 65_536,
+            observations: 131_072,
+            observations_per_client: 128,
+            queued_per_observation: 64,
+            queued_bytes: 64 << 20,
+            remembered_exchanges: 131_072,
+            pending_requests: 16_384,
+            transfers: 1_024,
+            transfer_bytes: 64 << 20,
+        }
+    }
+}

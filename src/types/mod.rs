@@ -1,0 +1,16 @@
+//! Words that every other folder shares: who a peer is, what a topic is, why something was refused, what is counted.
+//!
+//! Nothing here knows a socket, a clock or a file.
+
+pub mod identity;
+pub mod limits;
+pub mod message;
+pub mod metrics;
+pub mod peer;
+pub mod reason;
+pub mod topic;
+
+pub use identity::{ClientId, Identity, Proof};
+pub use message::Message;
+pub use peer::{ListenerId, PeerAddr, Transport, WorkerId};
+pub use topic::{TopicFilter, TopicName};

@@ -1,0 +1,97 @@
+//! Where a datagram came from and which of our sockets it came to.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// The address of a peer. Source port 0 cannot be answered, so it cannot be represented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PeerAddr(SocketAddr);
+
+impl PeerAddr {
+    /// The address, or nothing when its port is 0. IPv4-mapped IPv6 addresses become IPv4.
+    #[must_use]
+    pub fn new(addr: SocketAddr) -> Option<Self> {
+        if addr.port() == 0 {
+            return None;
+        }
+        Some(Self(SocketAddr::new(addr.ip().to_canonical(), addr.port())))
+    }
+
+    /// The socket address, in canonical form.
+    #[must_use]
+    pub fn socket_addr(self) -> SocketAddr {
+        self.0
+    }
+
+    /// The IP address, in canonical form.
+    #[must_use]
+    pub fn ip(self) -> IpAddr {
+        self.0.ip()
+    }
+
+    /// What per-source limits count by: an IPv4 address, or the /64 of an IPv6 address.
+    #[must_use]
+    pub fn source(self) -> IpAddr {
+        match self.0.ip() {
+            ip @ IpAddr::V4(_) => ip,
+            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
+        }
+    }
+}
+
+impl fmt::Display for PeerAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Index of a listener in the order of the checked configuration; the same in every worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ListenerId(pub u16);
+
+/// Index of a worker; the first byte of each DTLS Connection ID that it hands out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerId(pub u8);
+
+/// How a peer speaks to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// CoAP over plain UDP.
+    Udp,
+    /// CoAP over DTLS 1.2.
+    Dtls,
+}
+
+impl Transport {
+    /// The metric label and API word.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Dtls => "dtls",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_port_zero_is_not_a_peer() {
+        assert!(PeerAddr::new("127.0.0.1:0".parse().unwrap()).is_none());
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_address() {
+        let peer = PeerAddr::new("[::ffff:192.0.2.1]:5683".parse().unwrap()).unwrap();
+        assert_eq!(peer.to_string(), "192.0.2.1:5683");
+    }
+
+    #[test]
+    fn ipv6_sources_are_counted_by_their_64_bit_prefix() {
+        let a = PeerAddr::new("[2001:db8:1:2:3::4]:1".parse().unwrap()).unwrap();
+        let b = PeerAddr::new("[2001:db8:1:2::9]:2".parse().unwrap()).unwrap();
+        assert_eq!(a.source(), b.source());
+    }
+}

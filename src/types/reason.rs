@@ -1,0 +1,96 @@
+//! Why something was dropped, refused or ended: closed lists whose labels are the metric labels.
+
+/// A closed list that labels a metric.
+pub trait Label: Copy + 'static {
+    /// Every value, in the order of [`Label::index`].
+    const ALL: &'static [Self];
+    /// The position in [`Label::ALL`].
+    fn index(self) -> usize;
+    /// The metric label: lower case, words joined by `_`.
+    fn label(self) -> &'static str;
+}
+
+/// Declares a closed list of reasons with their metric labels.
+#[macro_export]
+macro_rules! labels {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$doc:meta])* $variant:ident = $label:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        $vis enum $name { $($(#[$doc])* $variant,)+ }
+        impl $crate::types::reason::Label for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            fn index(self) -> usize { self as usize }
+            fn label(self) -> &'static str { match self { $(Self::$variant => $label,)+ } }
+        }
+    };
+}
+
+labels! {
+    /// Why a datagram, or the CoAP message in it, went no further: `datagrams_dropped_total{reason}`.
+    pub enum DropReason {
+        /// No bytes at all.
+        EmptyDatagram = "empty_datagram",
+        /// Source port 0: it cannot be answered.
+        SourcePortZero = "source_port_zero",
+        /// Longer than the receive buffer.
+        Truncated = "truncated",
+        /// The listener's access rules deny the source.
+        AccessDenied = "access_denied",
+        /// Under four bytes, a bad option, a marker without payload: no CoAP message.
+        Malformed = "malformed",
+        /// The version is not 1 (RFC 7252, 3).
+        Version = "version",
+        /// A code of a reserved class, or a response code where none is known.
+        ReservedCode = "reserved_code",
+        /// An ACK or RST that belongs to nothing of ours.
+        Unmatched = "unmatched",
+        /// A response that no request of ours waits for.
+        UnexpectedResponse = "unexpected_response",
+        /// A non-confirmable request with an unknown critical option (RFC 7252, 5.4.1).
+        CriticalOption = "critical_option",
+        /// A duplicate of a message whose answer is remembered, or still to come.
+        Duplicate = "duplicate",
+        /// A table is full.
+        Limit = "limit",
+        /// The DTLS layer dropped it; `dtls_records_dropped_total` says why.
+        Dtls = "dtls",
+        /// The socket would not take the answer.
+        SendFailed = "send_failed",
+        /// Overload: dropped before any work.
+        Overload = "overload",
+    }
+}
+
+labels! {
+    /// Which cap or rate refused something: `limits_rejected_total{limit}`.
+    pub enum Limit {
+        /// Requests per second of one client.
+        RequestRate = "requests_per_second",
+        /// Handshakes per second of one source.
+        HandshakeRate = "handshakes_per_second",
+        /// Failed logins and wrong tokens per minute of one source.
+        FailedLogins = "failed_logins_per_minute",
+        /// Peers over plain UDP.
+        UdpPeers = "udp_peers",
+        /// DTLS sessions of a listener.
+        Sessions = "max_sessions",
+        /// Handshakes in flight of a listener.
+        HalfOpen = "max_half_open",
+        /// Connections.
+        Connections = "connections",
+        /// Observations, in all or of one client.
+        Observations = "observations",
+        /// Notifications waiting for an observer: the oldest went.
+        QueuedNotifications = "queued_notifications",
+        /// Remembered exchanges: the oldest went.
+        RememberedExchanges = "remembered_exchanges",
+        /// Requests waiting for the broker or an authentication backend.
+        PendingRequests = "pending_requests",
+        /// Block-wise transfers, or bytes held by them.
+        Transfers = "transfers",
+        /// A body over `max_body_size`.
+        BodySize = "max_body_size",
+        /// A channel to another worker or to the broker was full.
+        Channel = "channel",
+    }
+}
