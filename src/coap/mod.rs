@@ -1,1 +1,3 @@
 //! Plaintext to exchange: message layer, reliability, block-wise transfer, observe.
+
+pub mod contract;

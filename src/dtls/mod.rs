@@ -1,1 +1,3 @@
 //! Datagram to plaintext and proved identity, and back.
+
+pub mod contract;

@@ -19,12 +19,14 @@ impl Counter {
 
     /// Adds `n`.
     pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        self.0
+            .store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
     /// Takes `n` away; for gauges.
     pub fn sub(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
+        self.0
+            .store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
     }
 
     /// Sets it; for gauges.
@@ -47,7 +49,10 @@ pub struct Family<L> {
 
 impl<L: Label> Default for Family<L> {
     fn default() -> Self {
-        Self { cells: L::ALL.iter().map(|_| Counter::default()).collect(), label: PhantomData }
+        Self {
+            cells: L::ALL.iter().map(|_| Counter::default()).collect(),
+            label: PhantomData,
+        }
     }
 }
 
@@ -101,7 +106,8 @@ impl Histogram {
         if let Some(cell) = self.buckets.get(bucket) {
             cell.inc();
         }
-        self.sum_micros.add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
+        self.sum_micros
+            .add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
     }
 
     /// The upper bounds in seconds, without +Inf.
@@ -124,12 +130,14 @@ impl Histogram {
 }
 
 /// Bounds for requests and broker acknowledgements, in seconds; 2 and 3 are ACK_TIMEOUT and its random upper bound.
-pub const REQUEST_SECONDS: &[f64] =
-    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0];
+pub const REQUEST_SECONDS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0,
+];
 
 /// Bounds for DTLS handshakes, in seconds.
-pub const HANDSHAKE_SECONDS: &[f64] =
-    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0];
+pub const HANDSHAKE_SECONDS: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0,
+];
 
 #[cfg(test)]
 mod tests {
@@ -142,7 +150,10 @@ mod tests {
         family.inc(DropReason::Version);
         family.add(DropReason::Version, 2);
         assert_eq!(family.get(DropReason::Version), 3);
-        assert_eq!(family.iter().filter(|(_, n)| *n > 0).collect::<Vec<_>>(), [("version", 3)]);
+        assert_eq!(
+            family.iter().filter(|(_, n)| *n > 0).collect::<Vec<_>>(),
+            [("version", 3)]
+        );
     }
 
     #[test]

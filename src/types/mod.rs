@@ -9,8 +9,10 @@ pub mod metrics;
 pub mod peer;
 pub mod reason;
 pub mod topic;
+pub mod transmit;
 
 pub use identity::{ClientId, Identity, Proof};
 pub use message::Message;
 pub use peer::{ListenerId, PeerAddr, Transport, WorkerId};
 pub use topic::{TopicFilter, TopicName};
+pub use transmit::Transmits;

@@ -159,7 +159,9 @@ mod tests {
     use super::*;
 
     fn matches(filter: &str, topic: &str) -> bool {
-        TopicFilter::new(filter).unwrap().matches(&TopicName::new(topic).unwrap())
+        TopicFilter::new(filter)
+            .unwrap()
+            .matches(&TopicName::new(topic).unwrap())
     }
 
     #[test]

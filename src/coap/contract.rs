@@ -1,0 +1,304 @@
+//! What the CoAP layer tells the gateway and what it is told: exchanges, notifications, requests to devices.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+/// A peer as the message layer knows it: one UDP address on one listener, or one DTLS session. Assigned by the gateway,
+/// unique in the process, never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerId(pub u64);
+
+/// A request of a peer that wants an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExchangeId(pub u64);
+
+/// An observation; assigned by the gateway, unique in the process, never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObservationId(pub u64);
+
+/// A request of ours to a device; assigned by the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// A CoAP token: 0 to 8 bytes (RFC 7252, 5.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token {
+    bytes: [u8; 8],
+    len: u8,
+}
+
+impl Token {
+    /// The token, or nothing when it is longer than 8 bytes.
+    #[must_use]
+    pub fn new(token: &[u8]) -> Option<Self> {
+        let mut bytes = [0; 8];
+        bytes.get_mut(..token.len())?.copy_from_slice(token);
+        Some(Self {
+            bytes,
+            len: u8::try_from(token.len()).ok()?,
+        })
+    }
+
+    /// The bytes of it.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+/// A CoAP code byte: class in the upper three bits, detail in the lower five (RFC 7252, 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Code(pub u8);
+
+/// The codes by name (RFC 7252, 12.1; RFC 7959, 2.9; RFC 8132; RFC 8516).
+#[expect(missing_docs, reason = "the names are those of the registry")]
+impl Code {
+    pub const EMPTY: Self = Self(0);
+    pub const GET: Self = Self(1);
+    pub const POST: Self = Self(2);
+    pub const PUT: Self = Self(3);
+    pub const DELETE: Self = Self(4);
+    pub const FETCH: Self = Self(5);
+    pub const PATCH: Self = Self(6);
+    pub const IPATCH: Self = Self(7);
+    pub const CREATED: Self = Self(0x41);
+    pub const DELETED: Self = Self(0x42);
+    pub const VALID: Self = Self(0x43);
+    pub const CHANGED: Self = Self(0x44);
+    pub const CONTENT: Self = Self(0x45);
+    /// 2.07, the answer to an unsubscription in the EMQX gateway's interface.
+    pub const NO_CONTENT: Self = Self(0x47);
+    pub const CONTINUE: Self = Self(0x5F);
+    pub const BAD_REQUEST: Self = Self(0x80);
+    pub const UNAUTHORIZED: Self = Self(0x81);
+    pub const BAD_OPTION: Self = Self(0x82);
+    pub const FORBIDDEN: Self = Self(0x83);
+    pub const NOT_FOUND: Self = Self(0x84);
+    pub const METHOD_NOT_ALLOWED: Self = Self(0x85);
+    pub const NOT_ACCEPTABLE: Self = Self(0x86);
+    pub const REQUEST_ENTITY_INCOMPLETE: Self = Self(0x88);
+    pub const REQUEST_ENTITY_TOO_LARGE: Self = Self(0x8D);
+    pub const TOO_MANY_REQUESTS: Self = Self(0x9D);
+    pub const INTERNAL_SERVER_ERROR: Self = Self(0xA0);
+    pub const SERVICE_UNAVAILABLE: Self = Self(0xA3);
+    pub const PROXYING_NOT_SUPPORTED: Self = Self(0xA5);
+
+    /// 0 for requests, 2 for success, 4 and 5 for errors.
+    #[must_use]
+    pub const fn class(self) -> u8 {
+        self.0 >> 5
+    }
+
+    /// Whether it is a request method.
+    #[must_use]
+    pub const fn is_request(self) -> bool {
+        self.class() == 0 && self.0 != 0
+    }
+
+    /// Whether it is a response.
+    #[must_use]
+    pub const fn is_response(self) -> bool {
+        matches!(self.class(), 2 | 4 | 5)
+    }
+}
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:02}", self.class(), self.0 & 0x1f)
+    }
+}
+
+/// A whole request of a peer: duplicates removed, blocks put together, options that RFC 7252 says to refuse refused.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The method; any code of class 0.
+    pub method: Code,
+    /// Whether it came as CON.
+    pub confirmable: bool,
+    /// Its token.
+    pub token: Token,
+    /// The Uri-Path segments in order, as they stood.
+    pub path: Vec<Bytes>,
+    /// The Uri-Query options in order, as they stood.
+    pub query: Vec<Bytes>,
+    /// The Observe option's value (RFC 7641, 2).
+    pub observe: Option<u32>,
+    /// The Content-Format option's value.
+    pub content_format: Option<u16>,
+    /// The Accept option's value.
+    pub accept: Option<u16>,
+    /// The payload, put together from its blocks.
+    pub payload: Bytes,
+    /// What block-wise transfer knows the resource by: method, path and query (RFC 7959, 2.4); never the token.
+    pub resource: ResourceKey,
+}
+
+/// A resource as block-wise transfer tells resources apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ResourceKey(pub Arc<[u8]>);
+
+/// An answer to a request. The layer adds message id, token, type, blocks and ETag.
+#[derive(Debug, Clone)]
+pub struct Response {
+    /// The response code.
+    pub code: Code,
+    /// The body; cut into blocks as needed.
+    pub payload: Bytes,
+    /// The Content-Format of the body.
+    pub content_format: Option<u16>,
+    /// The Observe option, 24 bits, when the answer begins an observation.
+    pub observe: Option<u32>,
+    /// Max-Age in seconds.
+    pub max_age: Option<u32>,
+}
+
+impl Response {
+    /// An answer without payload and options.
+    #[must_use]
+    pub fn new(code: Code) -> Self {
+        Self {
+            code,
+            payload: Bytes::new(),
+            content_format: None,
+            observe: None,
+            max_age: None,
+        }
+    }
+
+    /// An answer with a diagnostic payload (RFC 7252, 5.5.2).
+    #[must_use]
+    pub fn diagnostic(code: Code, text: impl Into<String>) -> Self {
+        Self {
+            payload: Bytes::from(text.into()),
+            ..Self::new(code)
+        }
+    }
+}
+
+/// A notification of an observation.
+#[derive(Debug, Clone)]
+pub struct Notification {
+    /// The token of the request that began the observation.
+    pub token: Token,
+    /// The resource of that request, for those who fetch the rest of a long body.
+    pub resource: ResourceKey,
+    /// Whether to send it as CON.
+    pub confirmable: bool,
+    /// The 24-bit Observe number; ascending for one observation.
+    pub observe: u32,
+    /// 2.05, or an error that ends the observation.
+    pub code: Code,
+    /// The body.
+    pub payload: Bytes,
+    /// The Content-Format of the body.
+    pub content_format: Option<u16>,
+    /// Dropped, and counted, when it is still queued at this time.
+    pub expires_at: Option<Instant>,
+}
+
+/// A request of ours to a device.
+#[derive(Debug, Clone)]
+pub struct OutgoingRequest {
+    /// The method.
+    pub method: Code,
+    /// Uri-Path segments.
+    pub path: Vec<String>,
+    /// Uri-Query options.
+    pub query: Vec<String>,
+    /// The Content-Format of the payload.
+    pub content_format: Option<u16>,
+    /// The payload; sent block-wise when it is long.
+    pub payload: Bytes,
+    /// Give up after this time.
+    pub timeout: Duration,
+}
+
+/// Why a device gave no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestError {
+    /// No answer in time.
+    Timeout,
+    /// It answered RST.
+    Reset,
+    /// Its answer was no valid one (wrong block, too large).
+    BadResponse,
+    /// The peer is gone.
+    Gone,
+    /// Too many requests wait for this peer.
+    Busy,
+}
+
+/// What became of a notification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotificationOutcome {
+    /// The peer acknowledged it.
+    Acknowledged,
+    /// The peer answered RST: the observation is cancelled (RFC 7641, 3.6).
+    Reset,
+    /// A confirmable one was never acknowledged: the observation is cancelled (RFC 7641, 4.5).
+    TimedOut,
+}
+
+/// What the CoAP layer tells the gateway.
+#[derive(Debug)]
+pub enum Event {
+    /// A request to answer with `Endpoint::respond`.
+    Request {
+        /// Whose.
+        peer: PeerId,
+        /// What the answer names.
+        exchange: ExchangeId,
+        /// The request.
+        request: Request,
+    },
+    /// What became of a notification. After `Reset` and `TimedOut` the layer has forgotten the observation.
+    Notified {
+        /// Whose.
+        peer: PeerId,
+        /// Which observation.
+        observation: ObservationId,
+        /// What became of it.
+        outcome: NotificationOutcome,
+    },
+    /// The peer showed that it lives: it acknowledged a CON of ours, or pinged.
+    Alive {
+        /// Whose.
+        peer: PeerId,
+    },
+    /// A request of ours is over.
+    Answered {
+        /// Which.
+        request: RequestId,
+        /// The device's answer, block-wise ones put together.
+        result: Result<Response, RequestError>,
+    },
+}
+
+/// Transmission parameters (RFC 7252, 4.8) and block-wise limits.
+#[derive(Debug, Clone)]
+pub struct CoapSettings {
+    /// ACK_TIMEOUT.
+    pub ack_timeout: Duration,
+    /// MAX_RETRANSMIT.
+    pub max_retransmit: u32,
+    /// Largest block in both directions: 16, 32, ... 1024.
+    pub max_block_size: usize,
+    /// Largest body in both directions, in bytes.
+    pub max_body_size: usize,
+    /// Answer an unproven UDP peer's request with an Echo challenge (RFC 9175) instead of small blocks.
+    pub challenge_unproven: bool,
+}
+
+impl Default for CoapSettings {
+    fn default() -> Self {
+        Self {
+            ack_timeout: Duration::from_secs(2),
+            max_retransmit: 4,
+            max_block_size: 1024,
+            max_body_size: 1 << 20,
+            challenge_unproven: false,
+        }
+    }
+}

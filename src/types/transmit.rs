@@ -1,0 +1,71 @@
+//! Datagrams that wait to be sent.
+
+use std::net::SocketAddr;
+
+use super::{ListenerId, PeerAddr};
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    listener: ListenerId,
+    to: SocketAddr,
+    start: usize,
+    end: usize,
+}
+
+/// Datagrams that wait to be sent: one buffer for all of them, reused after [`Transmits::clear`].
+#[derive(Debug, Default)]
+pub struct Transmits {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+impl Transmits {
+    /// Adds one datagram.
+    pub fn push(&mut self, listener: ListenerId, to: PeerAddr, datagram: &[u8]) {
+        self.push_with(listener, to, |buffer| buffer.extend_from_slice(datagram));
+    }
+
+    /// Adds the datagram that `build` appends to the buffer; nothing when it appends nothing.
+    pub fn push_with(&mut self, listener: ListenerId, to: PeerAddr, build: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
+        build(&mut self.bytes);
+        let end = self.bytes.len();
+        if end > start {
+            self.entries.push(Entry {
+                listener,
+                to: to.socket_addr(),
+                start,
+                end,
+            });
+        }
+    }
+
+    /// The datagrams, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = (ListenerId, SocketAddr, &[u8])> {
+        self.entries.iter().map(|entry| {
+            (
+                entry.listener,
+                entry.to,
+                self.bytes.get(entry.start..entry.end).unwrap_or_default(),
+            )
+        })
+    }
+
+    /// How many datagrams wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Forgets all of them and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.entries.clear();
+    }
+}
