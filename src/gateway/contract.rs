@@ -12,13 +12,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::bridge::contract::{BrokerEvent, BrokerRequest};
+use crate::dtls::DtlsContext;
 use crate::types::{ListenerId, WorkerId};
 
 use super::settings::Settings;
 use super::workers::WorkerMessage;
 
 /// What happens to a gateway.
-#[derive(Debug)]
 pub enum Input<'a> {
     /// A datagram arrived. DTLS records are opened in place.
     Datagram {
@@ -64,10 +64,15 @@ pub enum Output {
 }
 
 /// What an operator asks of a worker.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum ControlRequest {
     /// New settings for what comes next; established sessions stay.
-    Reconfigure(Arc<Settings>),
+    Reconfigure {
+        /// The settings.
+        settings: Arc<Settings>,
+        /// A DTLS context for each DTLS listener; `None` for plain UDP.
+        contexts: Vec<Option<Arc<DtlsContext>>>,
+    },
     /// Say goodbye to every DTLS session (close_notify).
     Drain,
 }
