@@ -41,15 +41,24 @@ impl Backlog {
     /// Drops what waits for an observation.
     pub fn forget(&mut self, id: ObservationId) {
         if let Some(queue) = self.waiting.remove(&id) {
-            self.bytes -= queue.iter().map(|notification| notification.payload.len()).sum::<usize>();
+            self.bytes -= queue
+                .iter()
+                .map(|notification| notification.payload.len())
+                .sum::<usize>();
         }
     }
 
     /// Takes what waits for an observation and is not expired, oldest first.
     pub fn take(&mut self, now: Instant, id: ObservationId) -> Vec<Notification> {
         let queue = self.waiting.remove(&id).unwrap_or_default();
-        self.bytes -= queue.iter().map(|notification| notification.payload.len()).sum::<usize>();
-        queue.into_iter().filter(|notification| notification.expires_at.is_none_or(|at| at > now)).collect()
+        self.bytes -= queue
+            .iter()
+            .map(|notification| notification.payload.len())
+            .sum::<usize>();
+        queue
+            .into_iter()
+            .filter(|notification| notification.expires_at.is_none_or(|at| at > now))
+            .collect()
     }
 }
 
@@ -78,9 +87,15 @@ mod tests {
     fn the_newest_stay_and_bytes_are_given_back() {
         let mut backlog = Backlog::default();
         let id = ObservationId(1);
-        let dropped: usize = (0..5).map(|n| backlog.push(id, notification(n, None), 3, 1000)).sum();
+        let dropped: usize = (0..5)
+            .map(|n| backlog.push(id, notification(n, None), 3, 1000))
+            .sum();
         assert_eq!(dropped, 2);
-        let kept: Vec<u32> = backlog.take(clock(), id).iter().map(|notification| notification.observe).collect();
+        let kept: Vec<u32> = backlog
+            .take(clock(), id)
+            .iter()
+            .map(|notification| notification.observe)
+            .collect();
         assert_eq!(kept, [2, 3, 4]);
         assert_eq!(backlog.bytes, 0);
         assert_eq!(backlog.push(id, notification(9, None), 3, 5), 1);

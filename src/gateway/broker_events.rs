@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::Gateway;
 use super::metrics::PublishResult;
+use super::notify::may_receive;
 use super::pending::{Pending, unavailable};
 use crate::bridge::content;
 use crate::bridge::contract::{BrokerError, BrokerEvent, Ticket};
@@ -28,7 +29,12 @@ impl Gateway {
     }
 
     fn published(&mut self, now: Instant, ticket: Ticket, result: Result<(), BrokerError>) {
-        let Some(Pending::Publish { exchange, arrived, success }) = self.pending.remove(&ticket) else {
+        let Some(Pending::Publish {
+            exchange,
+            arrived,
+            success,
+        }) = self.pending.remove(&ticket)
+        else {
             return;
         };
         self.metrics.publishes.inc(match result {
@@ -45,7 +51,14 @@ impl Gateway {
     }
 
     fn retained(&mut self, now: Instant, ticket: Ticket, result: Result<Option<Arc<Message>>, BrokerError>) {
-        let Some(Pending::Read { exchange, arrived, accept }) = self.pending.remove(&ticket) else { return };
+        let Some(Pending::Read {
+            exchange,
+            arrived,
+            accept,
+        }) = self.pending.remove(&ticket)
+        else {
+            return;
+        };
         let response = match result {
             Ok(Some(message)) if !message.is_expired(now) => representation(&message, accept),
             Ok(_) => Response::new(Code::NOT_FOUND),
@@ -55,7 +68,11 @@ impl Gateway {
     }
 
     fn subscribed(&mut self, now: Instant, ticket: Ticket, result: Result<Vec<Arc<Message>>, BrokerError>) {
-        let Some(Pending::Subscribe { exchange, arrived, observation: id }) = self.pending.remove(&ticket)
+        let Some(Pending::Subscribe {
+            exchange,
+            arrived,
+            observation: id,
+        }) = self.pending.remove(&ticket)
         else {
             return;
         };
@@ -90,17 +107,24 @@ impl Gateway {
         exchange: ExchangeId,
         messages: Vec<Arc<Message>>,
     ) {
-        let Some(observation) = self.subscriptions.get_mut(id) else { return };
+        let Some(observation) = self.subscriptions.get_mut(id) else {
+            return;
+        };
         let own: Vec<_> = messages
             .into_iter()
-            .filter(|message| !message.is_expired(now) && !observation.is_own(message))
+            .filter(|message| {
+                !message.is_expired(now)
+                    && !observation.is_own(message)
+                    && may_receive(&self.settings.authorizer, &self.metrics, observation, message)
+            })
             .collect();
         let mut messages = own.into_iter();
         let first = messages.next();
         observation.last.clone_from(&first);
-        let mut response = first.map_or_else(|| Response::new(Code::CONTENT), |message| {
-            representation(&message, None)
-        });
+        let mut response = first.map_or_else(
+            || Response::new(Code::CONTENT),
+            |message| representation(&message, None),
+        );
         response.observe = Some(observation.next_sequence());
         self.respond(now, arrived, exchange, response);
         for message in messages {
@@ -134,5 +158,9 @@ fn representation(message: &Message, accept: Option<u16>) -> Response {
     if accept.is_some() && format.is_some() && accept != format {
         return Response::new(Code::NOT_ACCEPTABLE);
     }
-    Response { payload: message.payload.clone(), content_format: format, ..Response::new(Code::CONTENT) }
+    Response {
+        payload: message.payload.clone(),
+        content_format: format,
+        ..Response::new(Code::CONTENT)
+    }
 }

@@ -3,9 +3,11 @@
 use std::time::Instant;
 
 use super::Gateway;
+use super::connection::Admission;
 use super::directory::Directory;
 use super::metrics::ConnectionEvent;
 use super::pending::{CLAIM_TIMEOUT, ClaimInFlight, Parked, Pending, unavailable};
+use super::request::Stage;
 use super::timers::Timer;
 use super::workers::{Claim, ClaimError, ClaimProof, MovedConnection, MovedObservation, WorkerMessage};
 use crate::bridge::contract::{BrokerRequest, Ticket};
@@ -23,7 +25,13 @@ const MAX_PARKED: usize = 16;
 impl Gateway {
     pub(super) fn worker_message(&mut self, now: Instant, message: WorkerMessage) {
         match message {
-            WorkerMessage::Register { ticket, client, key, worker, owner } => {
+            WorkerMessage::Register {
+                ticket,
+                client,
+                key,
+                worker,
+                owner,
+            } => {
                 self.register(now, ticket, client, key, worker, owner);
             }
             WorkerMessage::Registered { ticket, granted } => self.registered(now, ticket, granted),
@@ -63,13 +71,7 @@ impl Gateway {
         }
     }
 
-    pub(super) fn claim_for_handshake(
-        &mut self,
-        now: Instant,
-        client: ClientId,
-        owner: Owner,
-        peer: PeerId,
-    ) {
+    pub(super) fn claim_for_handshake(&mut self, now: Instant, client: ClientId, owner: Owner, peer: PeerId) {
         self.begin_claim(now, client, owner, ClaimProof::Identity, peer, Vec::new());
     }
 
@@ -83,14 +85,28 @@ impl Gateway {
         parked: Vec<Parked>,
     ) {
         let implicit = matches!(proof, ClaimProof::Identity);
-        let exchanges: Vec<_> = parked.iter().map(|parked| (parked.arrived, parked.exchange)).collect();
-        let in_flight = ClaimInFlight { client: client.clone(), peer, implicit, parked };
+        let exchanges: Vec<_> = parked
+            .iter()
+            .map(|parked| (parked.arrived, parked.exchange))
+            .collect();
+        let in_flight = ClaimInFlight {
+            client: client.clone(),
+            peer,
+            implicit,
+            parked,
+        };
         match self.wait(Pending::Claim(Box::new(in_flight))) {
             Ok(ticket) => {
                 self.claiming.insert((peer, client.clone()), ticket);
                 self.timers.arm(now + CLAIM_TIMEOUT, Timer::Claim(ticket));
                 let home = Directory::home(&client, self.settings.workers);
-                let claim = Claim { ticket, client, claimant: self.worker, owner, proof };
+                let claim = Claim {
+                    ticket,
+                    client,
+                    claimant: self.worker,
+                    owner,
+                    proof,
+                };
                 self.tell(now, home, WorkerMessage::Locate(claim));
             }
             Err(response) => {
@@ -107,7 +123,14 @@ impl Gateway {
             Some(worker) => self.tell(now, worker, WorkerMessage::Surrender(claim)),
             None => {
                 let result = Err(ClaimError::Unknown);
-                self.tell(now, claim.claimant, WorkerMessage::Surrendered { ticket: claim.ticket, result });
+                self.tell(
+                    now,
+                    claim.claimant,
+                    WorkerMessage::Surrendered {
+                        ticket: claim.ticket,
+                        result,
+                    },
+                );
             }
         }
     }
@@ -122,14 +145,17 @@ impl Gateway {
                 self.pack(now, key).ok_or(ClaimError::Unknown)
             }
         };
-        self.tell(now, claim.claimant, WorkerMessage::Surrendered { ticket: claim.ticket, result });
+        self.tell(
+            now,
+            claim.claimant,
+            WorkerMessage::Surrendered {
+                ticket: claim.ticket,
+                result,
+            },
+        );
     }
 
-    fn pack(
-        &mut self,
-        now: Instant,
-        key: ConnectionKey,
-    ) -> Option<Box<MovedConnection>> {
+    fn pack(&mut self, now: Instant, key: ConnectionKey) -> Option<Box<MovedConnection>> {
         self.detach(key);
         let connection = self.connections.remove(key)?;
         self.metrics.connections.set(self.connections.len() as u64);
@@ -137,7 +163,9 @@ impl Gateway {
         let mut observations = Vec::with_capacity(ids.len());
         for id in ids {
             let waiting = self.backlog.take(now, id);
-            let Some(removed) = self.subscriptions.remove(id) else { continue };
+            let Some(removed) = self.subscriptions.remove(id) else {
+                continue;
+            };
             self.unsubscribe(removed.unsubscribe);
             let observation = removed.observation;
             observations.push(MovedObservation {
@@ -149,7 +177,15 @@ impl Gateway {
             });
         }
         self.metrics.subscriptions.set(self.subscriptions.len() as u64);
-        let Connection { client, token, owner, username, created_at, credential_until, .. } = connection;
+        let Connection {
+            client,
+            token,
+            owner,
+            username,
+            created_at,
+            grant,
+            ..
+        } = connection;
         Some(Box::new(MovedConnection {
             key,
             client,
@@ -157,7 +193,7 @@ impl Gateway {
             owner,
             username,
             created_at,
-            credential_until,
+            grant,
             observations,
         }))
     }
@@ -176,19 +212,27 @@ impl Gateway {
             }
             return;
         };
-        let ClaimInFlight { client, peer, implicit, parked } = *claim;
+        let ClaimInFlight {
+            client,
+            peer,
+            implicit,
+            parked,
+        } = *claim;
         self.claiming.remove(&(peer, client.clone()));
         match result {
             Ok(moved) => {
                 self.metrics.connection_events.inc(ConnectionEvent::Moved);
                 self.unpack(now, *moved, Some(peer));
                 for parked in parked {
-                    self.process(now, parked, false);
+                    self.process(now, parked, Stage::Claimed);
                 }
             }
             Err(ClaimError::Unknown) if implicit => {
-                let waiting: Vec<_> = parked.iter().map(|parked| (parked.arrived, parked.exchange)).collect();
-                if let Err(response) = self.create(now, client, peer, None, None, parked) {
+                let waiting: Vec<_> = parked
+                    .iter()
+                    .map(|parked| (parked.arrived, parked.exchange))
+                    .collect();
+                if let Err(response) = self.create(now, client, peer, None, parked, Admission::default()) {
                     for (arrived, exchange) in waiting {
                         self.respond(now, arrived, exchange, response.clone());
                     }
@@ -202,7 +246,7 @@ impl Gateway {
                 }
                 // The others may have presented a better token.
                 for parked in parked {
-                    self.process(now, parked, true);
+                    self.process(now, parked, Stage::Fresh);
                 }
             }
         }
@@ -216,8 +260,18 @@ impl Gateway {
         }
         let home = Directory::home(&moved.client, self.settings.workers);
         let worker: WorkerId = self.worker;
-        self.tell(now, home, WorkerMessage::Moved { client: moved.client.clone(), key, worker });
-        let listener = peer.and_then(|peer| self.peers.get(peer)).map(|peer| peer.listener);
+        self.tell(
+            now,
+            home,
+            WorkerMessage::Moved {
+                client: moved.client.clone(),
+                key,
+                worker,
+            },
+        );
+        let listener = peer
+            .and_then(|peer| self.peers.get(peer))
+            .map(|peer| peer.listener);
         let connection = Connection {
             key,
             client: moved.client,
@@ -228,7 +282,7 @@ impl Gateway {
             listener: listener.unwrap_or(ListenerId(0)),
             seen_at: now,
             created_at: moved.created_at,
-            credential_until: moved.credential_until,
+            grant: moved.grant,
         };
         for observation in moved.observations {
             self.resume_observation(now, key, observation);
@@ -236,14 +290,11 @@ impl Gateway {
         self.adopt(now, connection, peer);
     }
 
-    fn resume_observation(
-        &mut self,
-        now: Instant,
-        key: ConnectionKey,
-        moved: MovedObservation,
-    ) {
+    fn resume_observation(&mut self, now: Instant, key: ConnectionKey, moved: MovedObservation) {
         let (filter, qos) = (moved.terms.filter.clone(), moved.terms.subscribe_qos);
-        let inserted = self.subscriptions.insert(now, Holder::Connection(key), moved.terms);
+        let inserted = self
+            .subscriptions
+            .insert(now, Holder::Connection(key), moved.terms);
         if let Some(observation) = self.subscriptions.get_mut(inserted.id) {
             observation.sequence = moved.sequence;
             observation.confirmed_at = moved.confirmed_at;
@@ -253,12 +304,22 @@ impl Gateway {
             self.keep_for_later(inserted.id, notification);
         }
         self.metrics.subscriptions.set(self.subscriptions.len() as u64);
-        self.timers.arm(moved.confirmed_at + self.settings.observe_check, Timer::Observation(inserted.id));
+        self.arm_observation(now, inserted.id);
         let ticket = self.ticket();
-        let pending = Pending::Subscribe { exchange: None, arrived: now, observation: inserted.id };
+        let pending = Pending::Subscribe {
+            exchange: None,
+            arrived: now,
+            observation: inserted.id,
+        };
         self.pending.insert(ticket, pending);
         let filter_id = inserted.filter_id;
-        let request = BrokerRequest::Subscribe { ticket, filter_id, filter, qos, retained: false };
+        let request = BrokerRequest::Subscribe {
+            ticket,
+            filter_id,
+            filter,
+            qos,
+            retained: false,
+        };
         self.outputs.push_back(Output::Broker(request));
     }
 
@@ -267,7 +328,9 @@ impl Gateway {
         if !matches!(self.pending.get(&ticket), Some(Pending::Claim(_))) {
             return;
         }
-        let Some(Pending::Claim(claim)) = self.pending.remove(&ticket) else { return };
+        let Some(Pending::Claim(claim)) = self.pending.remove(&ticket) else {
+            return;
+        };
         self.claiming.remove(&(claim.peer, claim.client));
         for parked in claim.parked {
             self.respond(now, parked.arrived, parked.exchange, unavailable());

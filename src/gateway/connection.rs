@@ -1,5 +1,6 @@
 //! `mqtt/connection`: create, heartbeat, close (interface 2.3), and what becomes of a connection afterwards.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use super::contract::Output;
 use super::directory::{Directory, Registration};
 use super::metrics::ConnectionEvent;
 use super::pending::{Creation, Parked, Pending, bad_request, unauthorized, unavailable};
-use super::request::{Found, Step};
+use super::request::{Found, Stage, Step};
 use super::settings::IdentityUse;
 use super::timers::Timer;
 use super::workers::{ClaimProof, WorkerMessage};
@@ -17,9 +18,16 @@ use crate::bridge::contract::Ticket;
 use crate::bridge::subscriptions::Holder;
 use crate::bridge::uri::Params;
 use crate::coap::contract::{Code, ExchangeId, PeerId, Response};
-use crate::policy::connections::{Connection, ConnectionKey, ConnectionToken, Owner};
+use crate::policy::connections::{Connection, ConnectionKey, ConnectionToken, Grant, Owner};
 use crate::types::reason::Limit;
 use crate::types::{ClientId, WorkerId};
+
+/// What a client was let in as.
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    pub(super) username: Option<Arc<str>>,
+    pub(super) grant: Grant,
+}
 
 impl Gateway {
     pub(super) fn connection_request(
@@ -27,12 +35,29 @@ impl Gateway {
         now: Instant,
         parked: &Parked,
         params: &Params<'_>,
+        stage: Stage,
     ) -> Result<Step, Response> {
         if parked.request.method == Code::POST {
             let Some(client) = self.client_of(parked.peer, params)? else {
                 return Err(bad_request("clientid is required"));
             };
-            self.create(now, client, parked.peer, Some(parked.exchange), params.username, Vec::new())?;
+            let grant = match stage {
+                Stage::Admitted(grant) => grant,
+                Stage::Fresh | Stage::Claimed => match self.admit(now, parked, Some(&client), params)? {
+                    Some(grant) => grant,
+                    None => return Ok(Step::Authenticate),
+                },
+            };
+            let username = self.username_of(parked.peer, params);
+            let admission = Admission { username, grant };
+            self.create(
+                now,
+                client,
+                parked.peer,
+                Some(parked.exchange),
+                Vec::new(),
+                admission,
+            )?;
             return Ok(Step::Waiting);
         }
         let key = match self.connection_of(now, parked.peer, params)? {
@@ -53,8 +78,8 @@ impl Gateway {
         client: ClientId,
         peer: PeerId,
         exchange: Option<ExchangeId>,
-        username: Option<&str>,
         parked: Vec<Parked>,
+        admission: Admission,
     ) -> Result<(), Response> {
         let known = self.connections.of_client(&client).is_some();
         if !known && self.connections.len() >= self.settings.caps.connections {
@@ -71,21 +96,36 @@ impl Gateway {
             client: client.clone(),
             token: ConnectionToken::generate(&mut self.rng),
             owner: owner.clone(),
-            username: username.map(Into::into),
+            username: admission.username,
             peer: None,
             listener,
             seen_at: now,
             created_at: now,
-            credential_until: None,
+            grant: admission.grant,
         };
-        let creation = Creation { connection, peer, exchange, parked };
+        let creation = Creation {
+            connection,
+            peer,
+            exchange,
+            parked,
+        };
         let ticket = self.wait(Pending::Create(Box::new(creation)))?;
         if exchange.is_none() {
             self.claiming.insert((peer, client.clone()), ticket);
         }
         let home = Directory::home(&client, self.settings.workers);
         let worker = self.worker;
-        self.tell(now, home, WorkerMessage::Register { ticket, client, key, worker, owner });
+        self.tell(
+            now,
+            home,
+            WorkerMessage::Register {
+                ticket,
+                client,
+                key,
+                worker,
+                owner,
+            },
+        );
         Ok(())
     }
 
@@ -109,8 +149,15 @@ impl Gateway {
 
     /// The home worker has decided.
     pub(super) fn registered(&mut self, now: Instant, ticket: Ticket, granted: bool) {
-        let Some(Pending::Create(creation)) = self.pending.remove(&ticket) else { return };
-        let Creation { connection, peer, exchange, parked } = *creation;
+        let Some(Pending::Create(creation)) = self.pending.remove(&ticket) else {
+            return;
+        };
+        let Creation {
+            connection,
+            peer,
+            exchange,
+            parked,
+        } = *creation;
         if exchange.is_none() {
             self.claiming.remove(&(peer, connection.client.clone()));
         }
@@ -127,11 +174,19 @@ impl Gateway {
         }
         let key = connection.key;
         let token = Bytes::copy_from_slice(connection.token.as_bytes());
-        if let Some(older) = self.connections.of_client(&connection.client).map(|older| older.key) {
+        if let Some(older) = self
+            .connections
+            .of_client(&connection.client)
+            .map(|older| older.key)
+        {
             self.end_connection(now, older, ConnectionEvent::Replaced);
         }
         let implicit = exchange.is_none();
-        let event = if implicit { ConnectionEvent::Implicit } else { ConnectionEvent::Created };
+        let event = if implicit {
+            ConnectionEvent::Implicit
+        } else {
+            ConnectionEvent::Created
+        };
         self.metrics.connection_events.inc(event);
         self.adopt(now, connection, Some(peer));
         if self.peers.get(peer).is_none() {
@@ -139,11 +194,14 @@ impl Gateway {
             return self.end_connection(now, key, ConnectionEvent::Ended);
         }
         if let Some(exchange) = exchange {
-            let response = Response { payload: token, ..Response::new(Code::CREATED) };
+            let response = Response {
+                payload: token,
+                ..Response::new(Code::CREATED)
+            };
             self.respond(now, now, exchange, response);
         }
         for parked in parked {
-            self.process(now, parked, false);
+            self.process(now, parked, Stage::Claimed);
         }
     }
 
@@ -162,7 +220,9 @@ impl Gateway {
 
     /// A valid request used the connection: it lives on, and its observations are where the request came from.
     pub(super) fn use_connection(&mut self, now: Instant, key: ConnectionKey, peer: PeerId) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
         connection.seen_at = now;
         if connection.peer != Some(peer) {
             self.metrics.connection_events.inc(ConnectionEvent::Moved);
@@ -173,8 +233,12 @@ impl Gateway {
     }
 
     fn attach(&mut self, now: Instant, key: ConnectionKey, peer: PeerId) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let Some(home) = self.peers.get_mut(peer) else { return };
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let Some(home) = self.peers.get_mut(peer) else {
+            return;
+        };
         connection.peer = Some(peer);
         connection.listener = home.listener;
         home.connections.push(key);
@@ -188,7 +252,9 @@ impl Gateway {
 
     /// Parts a connection from its peer; what its observations still had to get waits for the next one.
     pub(super) fn detach(&mut self, key: ConnectionKey) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
         let Some(id) = connection.peer.take() else { return };
         if let Some(peer) = self.peers.get_mut(id) {
             peer.connections.retain(|other| *other != key);
@@ -205,17 +271,30 @@ impl Gateway {
     pub(super) fn end_connection(&mut self, now: Instant, key: ConnectionKey, event: ConnectionEvent) {
         self.detach(key);
         self.end_observations(Holder::Connection(key));
-        let Some(connection) = self.connections.remove(key) else { return };
+        let Some(connection) = self.connections.remove(key) else {
+            return;
+        };
         self.metrics.connection_events.inc(event);
         self.metrics.connections.set(self.connections.len() as u64);
         let home = Directory::home(&connection.client, self.settings.workers);
-        self.tell(now, home, WorkerMessage::Ended { client: connection.client, key });
+        self.tell(
+            now,
+            home,
+            WorkerMessage::Ended {
+                client: connection.client,
+                key,
+            },
+        );
     }
 
     /// Where the handshake proves the client id, the handshake is the connection (interface 2.5).
     pub(super) fn connect_implicitly(&mut self, now: Instant, peer: PeerId) {
-        let (IdentityUse::ClientId, Some(identity)) = self.bound_identity(peer) else { return };
-        let Some(client) = ClientId::new(&identity.name) else { return };
+        let (IdentityUse::ClientId, Some(identity)) = self.bound_identity(peer) else {
+            return;
+        };
+        let Some(client) = ClientId::new(&identity.name) else {
+            return;
+        };
         let owner = self.owner_of(peer);
         match self.connections.of_client(&client) {
             Some(connection) if connection.owner == owner => {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::bridge::contract::{BrokerEvent, BrokerRequest};
 use crate::dtls::DtlsContext;
+use crate::policy::authentication::{AuthRequest, Verdict};
 use crate::types::{ListenerId, WorkerId};
 
 use super::settings::Settings;
@@ -31,6 +32,13 @@ pub enum Input<'a> {
     },
     /// The broker answered or has a message.
     Broker(BrokerEvent),
+    /// An authentication backend's word on an [`Output::Authenticate`].
+    Authenticated {
+        /// From the request.
+        ticket: u64,
+        /// The word.
+        verdict: Verdict,
+    },
     /// Another worker says something.
     Worker(WorkerMessage),
     /// Someone at the console or the API wants something.
@@ -47,6 +55,8 @@ pub enum Input<'a> {
 pub enum Output {
     /// Ask the broker. When its channel is full, hand the matching failure back as an input.
     Broker(BrokerRequest),
+    /// Ask who this is. When no backend can take it, hand [`Verdict::Unavailable`] back.
+    Authenticate(AuthRequest),
     /// Tell another worker.
     Worker {
         /// Which; never itself.

@@ -10,6 +10,7 @@ use super::timers::Timer;
 use crate::coap::contract::{RequestError, RequestId, Response};
 use crate::dtls::DtlsContext;
 use crate::dtls::contract::CloseReason;
+use crate::policy::rate::Rate;
 use crate::types::ListenerId;
 
 impl Gateway {
@@ -32,9 +33,17 @@ impl Gateway {
     fn reconfigure(&mut self, now: Instant, settings: Arc<Settings>, contexts: &[Option<Arc<DtlsContext>>]) {
         let heartbeat_changed = settings.heartbeat != self.settings.heartbeat;
         self.settings = settings;
+        self.failures
+            .set_rate(Rate::per_minute(self.settings.failed_logins_per_minute));
+        self.request_rates
+            .set_rate(Rate::per_second(self.settings.requests_per_second));
         self.coap.reconfigure(self.settings.coap.clone());
         for (index, context) in contexts.iter().enumerate() {
-            let settings = self.settings.listeners.get(index).and_then(|listener| listener.dtls.as_ref());
+            let settings = self
+                .settings
+                .listeners
+                .get(index)
+                .and_then(|listener| listener.dtls.as_ref());
             let dtls = self.dtls.get_mut(index).and_then(Option::as_mut);
             if let (Some(dtls), Some(settings), Some(context)) = (dtls, settings, context) {
                 let transport = settings.transport.clone();

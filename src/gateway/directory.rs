@@ -50,7 +50,10 @@ impl Directory {
         owner: Owner,
     ) -> Registration {
         match self.entries.get(&client) {
-            Some(Entry { owner: known @ Owner::Dtls(Some(_)), .. }) if *known != owner => Registration::Refused,
+            Some(Entry {
+                owner: known @ Owner::Dtls(Some(_)),
+                ..
+            }) if *known != owner => Registration::Refused,
             _ => match self.entries.insert(client, Entry { key, worker, owner }) {
                 Some(old) => Registration::Replaces(old.worker, old.key),
                 None => Registration::New,
@@ -85,7 +88,10 @@ mod tests {
     use crate::types::{Identity, Proof};
 
     fn dtls(name: &str) -> Owner {
-        Owner::Dtls(Some(Identity { name: name.into(), proof: Proof::Psk }))
+        Owner::Dtls(Some(Identity {
+            name: name.into(),
+            proof: Proof::Psk,
+        }))
     }
 
     #[test]

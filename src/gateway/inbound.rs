@@ -31,10 +31,20 @@ impl Gateway {
         let Some(from) = PeerAddr::new(from) else {
             return self.dropped(listener, DropReason::SourcePortZero);
         };
+        if !self
+            .listener_settings(listener)
+            .is_some_and(|settings| settings.access.allows(from.ip()))
+        {
+            return self.dropped(listener, DropReason::AccessDenied);
+        }
         if bytes.is_empty() {
             return self.dropped(listener, DropReason::EmptyDatagram);
         }
-        if let Some(dtls) = self.dtls.get_mut(usize::from(listener.0)).and_then(Option::as_mut) {
+        if let Some(dtls) = self
+            .dtls
+            .get_mut(usize::from(listener.0))
+            .and_then(Option::as_mut)
+        {
             dtls.handle_datagram(now, from, bytes, &mut self.transmits);
             self.dtls_events(now, listener, bytes);
         } else if let Some(peer) = self.udp_peer(now, listener, from) {
@@ -107,7 +117,11 @@ impl Gateway {
                         self.settle(now);
                     }
                 }
-                DtlsEvent::Established { session, address, identity } => {
+                DtlsEvent::Established {
+                    session,
+                    address,
+                    identity,
+                } => {
                     self.session_established(now, listener, session, address, identity);
                 }
                 DtlsEvent::AddressChanged { session, to } => {
@@ -162,10 +176,16 @@ impl Gateway {
 
     /// Ends all that belonged to a peer; its connections stay or end as the listener says.
     pub(super) fn peer_gone(&mut self, now: Instant, id: PeerId) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
+        let Some(peer) = self.peers.get_mut(id) else {
+            return;
+        };
         let listener = usize::from(peer.listener.0);
         let (connections, session) = (std::mem::take(&mut peer.connections), peer.session);
-        let dtls = self.settings.listeners.get(listener).and_then(|settings| settings.dtls.as_ref());
+        let dtls = self
+            .settings
+            .listeners
+            .get(listener)
+            .and_then(|settings| settings.dtls.as_ref());
         let ends = session.is_some() && dtls.is_some_and(|dtls| dtls.on_close == OnClose::End);
         for key in connections {
             self.detach(key);
@@ -187,8 +207,14 @@ impl Gateway {
     pub(super) fn settle(&mut self, now: Instant) {
         while let Some(event) = self.coap.poll_event() {
             match event {
-                Event::Request { peer, exchange, request } => self.request(now, peer, exchange, request),
-                Event::Notified { observation, outcome, .. } => {
+                Event::Request {
+                    peer,
+                    exchange,
+                    request,
+                } => self.request(now, peer, exchange, request),
+                Event::Notified {
+                    observation, outcome, ..
+                } => {
                     self.notified(now, observation, outcome);
                 }
                 Event::Alive { peer } => self.alive(now, peer),
@@ -224,4 +250,3 @@ impl Gateway {
         }
     }
 }
-

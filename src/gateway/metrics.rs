@@ -1,6 +1,7 @@
 //! What a gateway counts above the CoAP layer.
 
 use crate::labels;
+use crate::policy::authorization::AuthorizationMetrics;
 use crate::types::metrics::{Counter, Family, Histogram, REQUEST_SECONDS};
 use crate::types::reason::{DropReason, Limit};
 
@@ -66,6 +67,8 @@ pub struct GatewayMetrics {
     pub connection_events: Family<ConnectionEvent>,
     /// Observations now.
     pub subscriptions: Counter,
+    /// What clients were allowed and denied.
+    pub authorizations: AuthorizationMetrics,
     /// Publishes by what became of them.
     pub publishes: Family<PublishResult>,
     /// From a request's last datagram to its answer.
@@ -83,6 +86,7 @@ impl GatewayMetrics {
             connections: Counter::default(),
             connection_events: Family::default(),
             subscriptions: Counter::default(),
+            authorizations: AuthorizationMetrics::default(),
             publishes: Family::default(),
             request_seconds: Histogram::new(REQUEST_SECONDS),
             limits: Family::default(),

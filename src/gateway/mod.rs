@@ -4,6 +4,7 @@
 //! `request` (which resource, who asks), `connection` or `topic` (what is done), `broker_events` (what the broker says to it),
 //! and back through `outbound`. `claims` and `workers` are about connections that live on another worker.
 
+mod admission;
 mod broker_events;
 mod claims;
 mod connection;
@@ -36,6 +37,7 @@ use crate::coap::contract::PeerId;
 use crate::coap::{CoapMetrics, Endpoint};
 use crate::dtls::{DtlsContext, DtlsListener, DtlsMetrics, DtlsSecrets};
 use crate::policy::connections::Connections;
+use crate::policy::rate::{Failures, Rate, RateTable, SourceCapacity};
 use crate::types::{ClientId, ListenerId, Transmits, WorkerId};
 
 use contract::{Input, Output};
@@ -45,6 +47,9 @@ use peers::Peers;
 use pending::Pending;
 use settings::Settings;
 use timers::Timers;
+
+/// Clients whose request rate is watched at the same time, per worker; 16 bytes each.
+const REQUEST_RATE_PLACES: usize = 65_536;
 
 /// What one DTLS listener of one worker is made of.
 pub struct DtlsParts {
@@ -90,6 +95,8 @@ pub struct Gateway {
     /// Claims and implicit creations under way, by who waits for them.
     claiming: HashMap<(PeerId, ClientId), Ticket>,
     timers: Timers,
+    failures: Failures,
+    request_rates: RateTable,
     metrics: Arc<GatewayMetrics>,
     next_ticket: u64,
 }
@@ -98,7 +105,14 @@ impl Gateway {
     /// A gateway without peers.
     #[must_use]
     pub fn new(now: Instant, parts: Parts) -> Self {
-        let Parts { worker, settings, dtls, coap_metrics, metrics, seed } = parts;
+        let Parts {
+            worker,
+            settings,
+            dtls,
+            coap_metrics,
+            metrics,
+            seed,
+        } = parts;
         let mut rng = StdRng::from_seed(seed);
         let dtls = dtls
             .into_iter()
@@ -109,16 +123,26 @@ impl Gateway {
                 let id = ListenerId(u16::try_from(index).ok()?);
                 let seed = random_seed(&mut rng);
                 let transport = dtls.transport.clone();
-                let DtlsParts { context, secrets, metrics } = parts;
-                Some(DtlsListener::new(id, worker, context, transport, seed, secrets, metrics))
+                let DtlsParts {
+                    context,
+                    secrets,
+                    metrics,
+                } = parts;
+                Some(DtlsListener::new(
+                    id, worker, context, transport, seed, secrets, metrics,
+                ))
             })
             .collect();
-        let coap = Endpoint::new(settings.coap.clone(), settings.caps, random_seed(&mut rng), coap_metrics);
+        let coap = Endpoint::new(
+            settings.coap.clone(),
+            settings.caps,
+            random_seed(&mut rng),
+            coap_metrics,
+        );
         // The worker's index in the upper byte keeps ids of different workers apart.
         let first_id = u64::from(worker.0) << 56;
         Self {
             worker,
-            rng,
             transmits: Transmits::default(),
             outputs: VecDeque::new(),
             dtls,
@@ -131,17 +155,35 @@ impl Gateway {
             pending: HashMap::new(),
             claiming: HashMap::new(),
             timers: Timers::new(now),
+            failures: Failures::new(
+                now,
+                Rate::per_minute(settings.failed_logins_per_minute),
+                SourceCapacity::default(),
+                &mut rng,
+            ),
+            request_rates: RateTable::new(
+                now,
+                Rate::per_second(settings.requests_per_second),
+                REQUEST_RATE_PLACES,
+                &mut rng,
+            ),
             metrics,
             next_ticket: first_id,
             settings,
+            rng,
         }
     }
 
     /// Takes an input in. Datagrams to send and outputs may follow.
     pub fn handle(&mut self, now: Instant, input: Input<'_>) {
         match input {
-            Input::Datagram { listener, from, bytes } => self.datagram(now, listener, from, bytes),
+            Input::Datagram {
+                listener,
+                from,
+                bytes,
+            } => self.datagram(now, listener, from, bytes),
             Input::Broker(event) => self.broker_event(now, event),
+            Input::Authenticated { ticket, verdict } => self.authenticated(now, ticket, verdict),
             Input::Worker(message) => self.worker_message(now, message),
             Input::Control { ticket, request } => self.control(now, ticket, request),
         }
@@ -159,8 +201,16 @@ impl Gateway {
     /// When [`Gateway::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let dtls = self.dtls.iter().flatten().filter_map(DtlsListener::poll_timeout).min();
-        [self.coap.poll_timeout(), dtls, self.timers.next()].into_iter().flatten().min()
+        let dtls = self
+            .dtls
+            .iter()
+            .flatten()
+            .filter_map(DtlsListener::poll_timeout)
+            .min();
+        [self.coap.poll_timeout(), dtls, self.timers.next()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The datagrams to send.

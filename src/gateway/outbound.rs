@@ -7,14 +7,24 @@ use crate::coap::contract::{ExchangeId, Notification, ObservationId, Response};
 
 impl Gateway {
     /// Answers a request that arrived at `arrived`.
-    pub(super) fn respond(&mut self, now: Instant, arrived: Instant, exchange: ExchangeId, response: Response) {
-        self.metrics.request_seconds.observe(now.saturating_duration_since(arrived));
+    pub(super) fn respond(
+        &mut self,
+        now: Instant,
+        arrived: Instant,
+        exchange: ExchangeId,
+        response: Response,
+    ) {
+        self.metrics
+            .request_seconds
+            .observe(now.saturating_duration_since(arrived));
         self.coap.respond(now, exchange, response);
     }
 
     /// Sends an error that ends an observation (RFC 7641, 4.2); not confirmable: the observation ends either way.
     pub(super) fn send_last(&mut self, now: Instant, id: ObservationId, response: Response) {
-        let Some(observation) = self.subscriptions.get_mut(id) else { return };
+        let Some(observation) = self.subscriptions.get_mut(id) else {
+            return;
+        };
         let notification = Notification {
             token: observation.terms.token,
             resource: observation.terms.resource.clone(),
@@ -33,13 +43,22 @@ impl Gateway {
 
     /// Hands what the message layer wants sent to the sockets, through DTLS where the peer has a session.
     pub(super) fn flush(&mut self, now: Instant) {
-        let Self { coap, peers, dtls, transmits, .. } = self;
+        let Self {
+            coap,
+            peers,
+            dtls,
+            transmits,
+            ..
+        } = self;
         coap.drain_transmits(|id, bytes| {
             let Some(peer) = peers.get(id) else { return };
             match peer.session {
                 None => transmits.push(peer.listener, peer.address, bytes),
                 Some(session) => {
-                    if let Some(dtls) = dtls.get_mut(usize::from(peer.listener.0)).and_then(Option::as_mut) {
+                    if let Some(dtls) = dtls
+                        .get_mut(usize::from(peer.listener.0))
+                        .and_then(Option::as_mut)
+                    {
                         // A session that cannot seal any more says so as an event of its own.
                         drop(dtls.send(now, session, bytes, transmits));
                     }

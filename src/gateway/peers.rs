@@ -52,7 +52,12 @@ impl Peers {
     }
 
     /// The peer at a UDP address, if known; notes that it was seen.
-    pub fn seen_at_address(&mut self, now: Instant, listener: ListenerId, address: PeerAddr) -> Option<PeerId> {
+    pub fn seen_at_address(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        address: PeerAddr,
+    ) -> Option<PeerId> {
         let id = *self.by_address.get(&(listener, address))?;
         self.by_id.get_mut(&id)?.seen_at = now;
         Some(id)
@@ -110,7 +115,8 @@ impl Peers {
                 return Some(id);
             }
             // Seen since, or needed: it goes to the end of the line, as if looked at now.
-            self.udp_order.push_back((id, if needed(id, peer) { now } else { peer.seen_at }));
+            self.udp_order
+                .push_back((id, if needed(id, peer) { now } else { peer.seen_at }));
         }
         None
     }
@@ -159,7 +165,10 @@ mod tests {
         let busy = peers.insert(peer(3, start));
         peers.get_mut(busy).unwrap().seen_at = later;
         let idle_for = Duration::from_secs(250);
-        assert_eq!(peers.idle_udp_peer(later, idle_for, |id, _| id == needed), Some(idle));
+        assert_eq!(
+            peers.idle_udp_peer(later, idle_for, |id, _| id == needed),
+            Some(idle)
+        );
         peers.remove(idle);
         assert_eq!(peers.idle_udp_peer(later, idle_for, |id, _| id == needed), None);
         assert_eq!(peers.udp_len(), 2);

@@ -6,6 +6,7 @@ use super::Gateway;
 use crate::bridge::contract::Ticket;
 use crate::coap::contract::{Code, ExchangeId, ObservationId, PeerId, Request, Response};
 use crate::policy::connections::Connection;
+use crate::policy::rate;
 use crate::types::ClientId;
 use crate::types::reason::Limit;
 
@@ -27,13 +28,27 @@ pub(super) struct Parked {
 /// What an answer is waited for.
 pub(super) enum Pending {
     /// The broker's word on a publish.
-    Publish { exchange: ExchangeId, arrived: Instant, success: Code },
+    Publish {
+        exchange: ExchangeId,
+        arrived: Instant,
+        success: Code,
+    },
     /// The retained message for a plain GET.
-    Read { exchange: ExchangeId, arrived: Instant, accept: Option<u16> },
+    Read {
+        exchange: ExchangeId,
+        arrived: Instant,
+        accept: Option<u16>,
+    },
     /// The broker's word on a subscription; no exchange when the observation only moved here.
-    Subscribe { exchange: Option<ExchangeId>, arrived: Instant, observation: ObservationId },
+    Subscribe {
+        exchange: Option<ExchangeId>,
+        arrived: Instant,
+        observation: ObservationId,
+    },
     /// The home worker's word on a new connection.
     Create(Box<Creation>),
+    /// An authentication backend's word.
+    Authenticate { parked: Box<Parked> },
     /// A connection that another worker may have.
     Claim(Box<ClaimInFlight>),
 }
@@ -84,7 +99,18 @@ pub(super) fn unauthorized(text: impl Into<String>) -> Response {
     Response::diagnostic(Code::UNAUTHORIZED, text)
 }
 
+/// 4.29 with the time to try again (RFC 8516).
+pub(super) fn too_many_requests(after: Duration) -> Response {
+    Response {
+        max_age: Some(rate::max_age(after)),
+        ..Response::new(Code::TOO_MANY_REQUESTS)
+    }
+}
+
 /// 5.03 with the time to try again.
 pub(super) fn unavailable() -> Response {
-    Response { max_age: Some(RETRY_SECONDS), ..Response::new(Code::SERVICE_UNAVAILABLE) }
+    Response {
+        max_age: Some(RETRY_SECONDS),
+        ..Response::new(Code::SERVICE_UNAVAILABLE)
+    }
 }

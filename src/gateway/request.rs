@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use super::Gateway;
-use super::pending::{Parked, bad_request, unauthorized};
+use super::pending::{Parked, bad_request, too_many_requests, unauthorized};
 use super::settings::{IdentityUse, ListenerSettings};
 use super::workers::ClaimProof;
 use crate::bridge::content;
 use crate::bridge::discovery;
 use crate::bridge::uri::{self, Params, Resource};
 use crate::coap::contract::{Code, ExchangeId, PeerId, Request, Response};
-use crate::policy::connections::{ConnectionKey, Owner};
+use crate::policy::connections::{ConnectionKey, Grant, Owner};
 use crate::types::reason::Limit;
 use crate::types::{ClientId, Identity, ListenerId};
 
@@ -22,14 +22,35 @@ pub(super) enum Step {
     Answer(Response),
     /// Nothing: its answer comes later.
     Waiting,
+    /// Ask who it is, then look at it again.
+    Authenticate,
     /// Fetch the connection it names from another worker, then look at it again.
-    Claim { client: ClientId, owner: Owner, proof: ClaimProof },
+    Claim {
+        client: ClientId,
+        owner: Owner,
+        proof: ClaimProof,
+    },
+}
+
+/// What is known of a request when it is looked at.
+#[derive(Debug, Clone)]
+pub(super) enum Stage {
+    /// Nothing.
+    Fresh,
+    /// The connection that it names is not elsewhere.
+    Claimed,
+    /// Its credentials are good.
+    Admitted(Grant),
 }
 
 /// Where the connection is that a request names.
 pub(super) enum Found {
     Here(ConnectionKey),
-    Elsewhere { client: ClientId, owner: Owner, proof: ClaimProof },
+    Elsewhere {
+        client: ClientId,
+        owner: Owner,
+        proof: ClaimProof,
+    },
 }
 
 /// What is asked of a topic.
@@ -60,16 +81,31 @@ impl Operation {
 
 impl Gateway {
     pub(super) fn request(&mut self, now: Instant, peer: PeerId, exchange: ExchangeId, request: Request) {
-        self.process(now, Parked { peer, exchange, request, arrived: now }, true);
+        if let Err(after) = self.request_rates.take(now, &peer) {
+            self.metrics.limits.inc(Limit::RequestRate);
+            return self.respond(now, now, exchange, too_many_requests(after));
+        }
+        self.process(
+            now,
+            Parked {
+                peer,
+                exchange,
+                request,
+                arrived: now,
+            },
+            Stage::Fresh,
+        );
     }
 
-    /// Looks at a request for the first time (`may_claim`), or again after a claim.
-    pub(super) fn process(&mut self, now: Instant, parked: Parked, may_claim: bool) {
-        match self.dispatch(now, &parked) {
+    /// Looks at a request for the first time, or again with what was found out for it.
+    pub(super) fn process(&mut self, now: Instant, parked: Parked, stage: Stage) {
+        let may_claim = matches!(stage, Stage::Fresh);
+        match self.dispatch(now, &parked, stage) {
             Ok(Step::Answer(response)) | Err(response) => {
                 self.respond(now, parked.arrived, parked.exchange, response);
             }
             Ok(Step::Waiting) => {}
+            Ok(Step::Authenticate) => self.authenticate(now, parked),
             Ok(Step::Claim { client, owner, proof }) => {
                 if may_claim && self.settings.workers > 1 {
                     self.claim(now, client, owner, proof, parked);
@@ -81,7 +117,7 @@ impl Gateway {
         }
     }
 
-    fn dispatch(&mut self, now: Instant, parked: &Parked) -> Result<Step, Response> {
+    fn dispatch(&mut self, now: Instant, parked: &Parked, stage: Stage) -> Result<Step, Response> {
         let request = &parked.request;
         let resource = uri::resource(&request.path).map_err(|error| bad_request(error.to_string()))?;
         let operation = match resource {
@@ -102,9 +138,9 @@ impl Gateway {
         let params = Params::parse(&request.query).map_err(|error| bad_request(error.to_string()))?;
         match (resource, operation) {
             (Resource::Topic(text), Some(operation)) => {
-                self.topic_request(now, parked, &params, operation, &text)
+                self.topic_request(now, parked, &params, stage, operation, &text)
             }
-            _ => self.connection_request(now, parked, &params),
+            _ => self.connection_request(now, parked, &params, stage),
         }
     }
 
@@ -114,9 +150,16 @@ impl Gateway {
 
     /// What the listener of a peer uses the proved identity as, with that identity.
     pub(super) fn bound_identity(&self, peer: PeerId) -> (IdentityUse, Option<&Identity>) {
-        let Some(peer) = self.peers.get(peer) else { return (IdentityUse::None, None) };
-        let dtls = self.listener_settings(peer.listener).and_then(|settings| settings.dtls.as_ref());
-        (dtls.map_or(IdentityUse::None, |dtls| dtls.identity), peer.identity.as_ref())
+        let Some(peer) = self.peers.get(peer) else {
+            return (IdentityUse::None, None);
+        };
+        let dtls = self
+            .listener_settings(peer.listener)
+            .and_then(|settings| settings.dtls.as_ref());
+        (
+            dtls.map_or(IdentityUse::None, |dtls| dtls.identity),
+            peer.identity.as_ref(),
+        )
     }
 
     /// How a peer speaks to us, which is what its connections belong to.
@@ -131,11 +174,7 @@ impl Gateway {
     ///
     /// # Errors
     /// 4.01 when it names another than the proved one.
-    pub(super) fn client_of(
-        &self,
-        peer: PeerId,
-        params: &Params<'_>,
-    ) -> Result<Option<ClientId>, Response> {
+    pub(super) fn client_of(&self, peer: PeerId, params: &Params<'_>) -> Result<Option<ClientId>, Response> {
         let (IdentityUse::ClientId, Some(identity)) = self.bound_identity(peer) else {
             return Ok(params.client.clone());
         };
@@ -161,8 +200,8 @@ impl Gateway {
     ) -> Result<Found, Response> {
         let client = self.client_of(peer, params)?;
         let owner = self.owner_of(peer);
-        let implicit = params.token.is_none()
-            && matches!(self.bound_identity(peer), (IdentityUse::ClientId, Some(_)));
+        let implicit =
+            params.token.is_none() && matches!(self.bound_identity(peer), (IdentityUse::ClientId, Some(_)));
         let (Some(client), true) = (client, implicit || params.token.is_some()) else {
             return Err(bad_request("Missing token or clientid"));
         };
@@ -184,10 +223,13 @@ impl Gateway {
         }
     }
 
-    /// 4.01 for a wrong or unknown token.
-    pub(super) fn wrong_token(&mut self, _now: Instant, _peer: PeerId) -> Response {
+    /// 4.01 for a wrong or unknown token; 4.29 for a source that tries too many.
+    pub(super) fn wrong_token(&mut self, now: Instant, peer: PeerId) -> Response {
         self.metrics.connection_events.inc(ConnectionEvent::WrongToken);
-        unauthorized("Invalid token or clientid")
+        match self.charge_failure(now, peer) {
+            Ok(()) => unauthorized("Invalid token or clientid"),
+            Err(response) => response,
+        }
     }
 
     /// Whether a client may begin one more observation.
@@ -205,7 +247,10 @@ fn discover(request: &Request) -> Result<Response, Response> {
     if request.method != Code::GET {
         return Err(Response::new(Code::METHOD_NOT_ALLOWED));
     }
-    if request.accept.is_some_and(|format| format != discovery::LINK_FORMAT) {
+    if request
+        .accept
+        .is_some_and(|format| format != discovery::LINK_FORMAT)
+    {
         return Err(Response::new(Code::NOT_ACCEPTABLE));
     }
     Ok(Response {

@@ -33,7 +33,9 @@ pub(super) struct Timers {
 
 impl Timers {
     pub(super) fn new(now: Instant) -> Self {
-        Self { heap: BinaryHeap::from([Reverse((now + SWEEP_EVERY, Timer::Sweep))]) }
+        Self {
+            heap: BinaryHeap::from([Reverse((now + SWEEP_EVERY, Timer::Sweep))]),
+        }
     }
 
     pub(super) fn arm(&mut self, at: Instant, timer: Timer) {
@@ -64,8 +66,11 @@ impl Gateway {
                         .take_while(|_| self.forget_idle_udp_peer(now, UDP_PEER_IDLE))
                         .count();
                     // A full batch means that there is more: go on soon, but let packets through in between.
-                    let pause =
-                        if forgotten == SWEEP_BATCH { Duration::from_millis(10) } else { SWEEP_EVERY };
+                    let pause = if forgotten == SWEEP_BATCH {
+                        Duration::from_millis(10)
+                    } else {
+                        SWEEP_EVERY
+                    };
                     self.timers.arm(now + pause, Timer::Sweep);
                 }
             }
@@ -73,7 +78,9 @@ impl Gateway {
     }
 
     fn check_connection(&mut self, now: Instant, key: ConnectionKey) {
-        let Some(connection) = self.connections.get(key) else { return };
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
         match connection.deadline(self.settings.heartbeat) {
             Some(deadline) if deadline <= now => self.end_connection(now, key, ConnectionEvent::Expired),
             Some(deadline) => self.timers.arm(deadline, Timer::Connection(key)),

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::bridge::contract::Ticket;
 use crate::bridge::subscriptions::Terms;
 use crate::coap::contract::Notification;
-use crate::policy::connections::{ConnectionKey, ConnectionToken, Owner};
+use crate::policy::connections::{ConnectionKey, ConnectionToken, Grant, Owner};
 use crate::types::{ClientId, Message, WorkerId};
 
 /// What proves that a peer may take a connection over.
@@ -84,8 +84,8 @@ pub struct MovedConnection {
     pub username: Option<Arc<str>>,
     /// When it was created.
     pub created_at: Instant,
-    /// When its credential expires.
-    pub credential_until: Option<Instant>,
+    /// What its authentication granted.
+    pub grant: Grant,
     /// Its observations.
     pub observations: Vec<MovedObservation>,
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rand::RngCore;
 use zeroize::Zeroizing;
 
+use super::extra_acl::ExtraAcl;
 use crate::coap::contract::PeerId;
 use crate::types::{ClientId, Identity, ListenerId};
 
@@ -66,6 +67,17 @@ pub enum Owner {
     Dtls(Option<Identity>),
 }
 
+/// What an authentication granted beside entry.
+#[derive(Debug, Clone, Default)]
+pub struct Grant {
+    /// Whether the ACL does not concern this client.
+    pub superuser: bool,
+    /// Rules that came with the credential.
+    pub acl: Option<Arc<ExtraAcl>>,
+    /// When the credential expires; `None` never.
+    pub until: Option<Instant>,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -87,8 +99,8 @@ pub struct Connection {
     pub seen_at: Instant,
     /// When it was created.
     pub created_at: Instant,
-    /// When its credential expires; `None` never.
-    pub credential_until: Option<Instant>,
+    /// What its authentication granted.
+    pub grant: Grant,
 }
 
 impl Connection {
@@ -96,7 +108,7 @@ impl Connection {
     #[must_use]
     pub fn deadline(&self, heartbeat: Option<Duration>) -> Option<Instant> {
         let silence = heartbeat.map(|heartbeat| self.seen_at + heartbeat + heartbeat / 2);
-        match (silence, self.credential_until) {
+        match (silence, self.grant.until) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
@@ -170,11 +182,16 @@ mod tests {
     #[test]
     fn tokens_are_printable_and_carry_128_bits() {
         let mut rng = StdRng::seed_from_u64(1);
-        let tokens: std::collections::HashSet<Vec<u8>> =
-            (0..1000).map(|_| ConnectionToken::generate(&mut rng).as_bytes().to_vec()).collect();
+        let tokens: std::collections::HashSet<Vec<u8>> = (0..1000)
+            .map(|_| ConnectionToken::generate(&mut rng).as_bytes().to_vec())
+            .collect();
         assert_eq!(tokens.len(), 1000);
         for token in &tokens {
-            assert!(token.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte)));
+            assert!(
+                token
+                    .iter()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
+            );
         }
         // 22 letters of 6 bits hold 132: the last one carries what is left of 128.
         let last: std::collections::HashSet<u8> = tokens.iter().map(|token| token[21]).collect();
