@@ -39,21 +39,27 @@ const UNREGISTERED: &str = "application/x.coap-content-format;n=";
 /// The content type that carries a Content-Format.
 #[must_use]
 pub fn content_type(format: u16) -> Arc<str> {
-    FORMATS
-        .iter()
-        .find(|(number, _)| *number == format)
-        .map_or_else(|| format!("{UNREGISTERED}{format}").into(), |(_, media_type)| (*media_type).into())
+    FORMATS.iter().find(|(number, _)| *number == format).map_or_else(
+        || format!("{UNREGISTERED}{format}").into(),
+        |(_, media_type)| (*media_type).into(),
+    )
 }
 
 /// The Content-Format of a content type, if it has one. Case and blanks do not matter.
 #[must_use]
 pub fn content_format(content_type: &str) -> Option<u16> {
-    let plain: String =
-        content_type.chars().filter(|c| !c.is_whitespace()).collect::<String>().to_ascii_lowercase();
+    let plain: String = content_type
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .collect::<String>()
+        .to_ascii_lowercase();
     if let Some(number) = plain.strip_prefix(UNREGISTERED) {
         return number.parse().ok();
     }
-    FORMATS.iter().find(|(_, media_type)| *media_type == plain).map(|(number, _)| *number)
+    FORMATS
+        .iter()
+        .find(|(_, media_type)| *media_type == plain)
+        .map(|(number, _)| *number)
 }
 
 /// Whether an Accept option can be met at all: some representation could have this format.

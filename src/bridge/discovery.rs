@@ -11,24 +11,40 @@ struct Link {
 }
 
 const LINKS: &[Link] = &[
-    Link { target: "/ps", attributes: &[("rt", "core.ps"), ("ct", "40")] },
-    Link { target: "/mqtt", attributes: &[("rt", "core.ps"), ("ct", "40")] },
-    Link { target: "/mqtt/connection", attributes: &[("rt", "portcullis.connection"), ("ct", "0")] },
+    Link {
+        target: "/ps",
+        attributes: &[("rt", "core.ps"), ("ct", "40")],
+    },
+    Link {
+        target: "/mqtt",
+        attributes: &[("rt", "core.ps"), ("ct", "40")],
+    },
+    Link {
+        target: "/mqtt/connection",
+        attributes: &[("rt", "portcullis.connection"), ("ct", "0")],
+    },
 ];
 
 /// The document, filtered by `name=value` queries (RFC 6690, 4.1): all must match, a trailing `*` matches any rest, and a
 /// value with blanks is a list of which one must match.
 #[must_use]
 pub fn document(query: &[Bytes]) -> String {
-    let links: Vec<String> =
-        LINKS.iter().filter(|link| query.iter().all(|filter| link.meets(filter))).map(Link::to_text).collect();
+    let links: Vec<String> = LINKS
+        .iter()
+        .filter(|link| query.iter().all(|filter| link.meets(filter)))
+        .map(Link::to_text)
+        .collect();
     links.join(",")
 }
 
 impl Link {
     fn meets(&self, filter: &[u8]) -> bool {
-        let Ok(filter) = std::str::from_utf8(filter) else { return false };
-        let Some((name, pattern)) = filter.split_once('=') else { return true };
+        let Ok(filter) = std::str::from_utf8(filter) else {
+            return false;
+        };
+        let Some((name, pattern)) = filter.split_once('=') else {
+            return true;
+        };
         let meets = |value: &str| match pattern.strip_suffix('*') {
             Some(prefix) => value.starts_with(prefix),
             None => value == pattern,
@@ -36,7 +52,9 @@ impl Link {
         if name == "href" {
             return meets(self.target);
         }
-        self.attributes.iter().any(|(key, value)| *key == name && value.split(' ').any(meets))
+        self.attributes
+            .iter()
+            .any(|(key, value)| *key == name && value.split(' ').any(meets))
     }
 
     fn to_text(&self) -> String {

@@ -35,7 +35,9 @@ pub fn expand(template: &str, values: Values<'_>) -> Result<String, &'static str
             "listener" => ("listener", Some(values.listener)),
             _ => ("placeholder", None),
         };
-        let value = value.filter(|value| !value.contains(['+', '#', '/', '\0'])).ok_or(name)?;
+        let value = value
+            .filter(|value| !value.contains(['+', '#', '/', '\0']))
+            .ok_or(name)?;
         prefix.push_str(value);
         rest = after;
     }
@@ -49,15 +51,25 @@ mod tests {
 
     #[test]
     fn placeholders_are_filled_in() {
-        let values = Values { client: Some("c1"), listener: "default", ..Values::default() };
-        assert_eq!(expand("site/${listener}/${clientid}/", values), Ok("site/default/c1/".into()));
+        let values = Values {
+            client: Some("c1"),
+            listener: "default",
+            ..Values::default()
+        };
+        assert_eq!(
+            expand("site/${listener}/${clientid}/", values),
+            Ok("site/default/c1/".into())
+        );
         assert_eq!(expand("", values), Ok(String::new()));
     }
 
     #[test]
     fn a_client_id_with_a_wildcard_cannot_leave_its_mountpoint() {
         for client in ["+", "#", "a/b"] {
-            let values = Values { client: Some(client), ..Values::default() };
+            let values = Values {
+                client: Some(client),
+                ..Values::default()
+            };
             assert_eq!(expand("dev/${clientid}/", values), Err("clientid"));
         }
         assert_eq!(expand("${username}/", Values::default()), Err("username"));

@@ -11,7 +11,6 @@ use crate::policy::connections::ConnectionKey;
 use crate::types::message::Qos;
 use crate::types::{ClientId, Message, TopicFilter};
 
-
 /// Whose an observation is, and with whom it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Holder {
@@ -80,10 +79,13 @@ impl Observation {
         if !self.terms.no_local {
             return false;
         }
-        message.origin.as_ref().is_some_and(|origin| match (&origin.client, &self.terms.client) {
-            (Some(publisher), Some(observer)) => publisher == observer,
-            _ => self.holder == Holder::Peer(PeerId(origin.peer)),
-        })
+        message
+            .origin
+            .as_ref()
+            .is_some_and(|origin| match (&origin.client, &self.terms.client) {
+                (Some(publisher), Some(observer)) => publisher == observer,
+                _ => self.holder == Holder::Peer(PeerId(origin.peer)),
+            })
     }
 }
 
@@ -167,18 +169,42 @@ impl Subscriptions {
             filter.observations.push(id);
         }
         let replaced: Vec<Removed> = old.into_iter().filter_map(|old| self.remove(old)).collect();
-        let known = replaced.iter().any(|removed| removed.observation.terms.filter == terms.filter);
-        let sequence = replaced.iter().map(|removed| removed.observation.sequence).max().unwrap_or(0);
-        let observation =
-            Observation { holder, terms, filter_id, sequence, confirmed_at: now, last: None, active: false };
+        let known = replaced
+            .iter()
+            .any(|removed| removed.observation.terms.filter == terms.filter);
+        let sequence = replaced
+            .iter()
+            .map(|removed| removed.observation.sequence)
+            .max()
+            .unwrap_or(0);
+        let observation = Observation {
+            holder,
+            terms,
+            filter_id,
+            sequence,
+            confirmed_at: now,
+            last: None,
+            active: false,
+        };
         self.observations.insert(id, observation);
-        Inserted { id, filter_id, replaced, known }
+        Inserted {
+            id,
+            filter_id,
+            replaced,
+            known,
+        }
     }
 
     fn add_filter(&mut self, filter: TopicFilter) -> FilterId {
         let id = FilterId(self.next_id());
         self.by_filter.insert(filter.clone(), id);
-        self.filters.insert(id, Filter { filter, observations: Vec::new() });
+        self.filters.insert(
+            id,
+            Filter {
+                filter,
+                observations: Vec::new(),
+            },
+        );
         id
     }
 
@@ -199,16 +225,21 @@ impl Subscriptions {
                 self.by_filter.remove(&filter.filter);
             }
         }
-        Some(Removed { id, observation, unsubscribe })
+        Some(Removed {
+            id,
+            observation,
+            unsubscribe,
+        })
     }
 
     /// The observation of `holder` on `filter`.
     #[must_use]
     pub fn find(&self, holder: Holder, filter: &TopicFilter) -> Option<ObservationId> {
-        self.of(holder)
-            .iter()
-            .copied()
-            .find(|id| self.observations.get(id).is_some_and(|observation| observation.terms.filter == *filter))
+        self.of(holder).iter().copied().find(|id| {
+            self.observations
+                .get(id)
+                .is_some_and(|observation| observation.terms.filter == *filter)
+        })
     }
 
     /// The observations of a holder, oldest first.
@@ -241,7 +272,9 @@ impl Subscriptions {
     /// How many observations a filter has.
     #[must_use]
     pub fn filter_len(&self, filter: FilterId) -> usize {
-        self.filters.get(&filter).map_or(0, |filter| filter.observations.len())
+        self.filters
+            .get(&filter)
+            .map_or(0, |filter| filter.observations.len())
     }
 
     /// How many there are.
@@ -294,7 +327,10 @@ mod tests {
         assert_eq!(second.replaced.len(), 1);
         assert_eq!(second.replaced[0].unsubscribe, None);
         assert_eq!(subscriptions.get_mut(second.id).unwrap().next_sequence(), 10);
-        assert_eq!(subscriptions.remove(second.id).unwrap().unsubscribe, Some(first.filter_id));
+        assert_eq!(
+            subscriptions.remove(second.id).unwrap().unsubscribe,
+            Some(first.filter_id)
+        );
         assert!(subscriptions.is_empty());
     }
 

@@ -47,13 +47,18 @@ pub fn resource(path: &[Bytes]) -> Result<Resource, BadUri> {
 }
 
 fn topic_text(segments: &[&[u8]]) -> Result<String, BadUri> {
-    let topic = String::from_utf8(segments.join(&b'/'))
-        .map_err(|_| BadUri("topic is not valid UTF-8".into()))?;
+    let topic =
+        String::from_utf8(segments.join(&b'/')).map_err(|_| BadUri("topic is not valid UTF-8".into()))?;
     let last = topic.rsplit('/').next().unwrap_or_default();
     let parameter_like = last.split('&').skip(1).any(|part| {
-        part.split_once('=').is_some_and(|(name, _)| Name::parse(name.as_bytes()).is_some())
+        part.split_once('=')
+            .is_some_and(|(name, _)| Name::parse(name.as_bytes()).is_some())
     });
-    if parameter_like { Err(ampersand()) } else { Ok(topic) }
+    if parameter_like {
+        Err(ampersand())
+    } else {
+        Ok(topic)
+    }
 }
 
 fn ampersand() -> BadUri {
@@ -117,7 +122,11 @@ impl Name {
     }
 
     fn malformed(self) -> BadUri {
-        BadUri(format!("bad parameter {}: expected {}", self.long(), self.expected()))
+        BadUri(format!(
+            "bad parameter {}: expected {}",
+            self.long(),
+            self.expected()
+        ))
     }
 }
 
@@ -158,7 +167,9 @@ pub struct Params<'a> {
 
 impl fmt::Debug for Params<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Params").field("client", &self.client).finish_non_exhaustive()
+        f.debug_struct("Params")
+            .field("client", &self.client)
+            .finish_non_exhaustive()
     }
 }
 
@@ -182,7 +193,9 @@ impl<'a> Params<'a> {
                 return Err(BadUri(format!("repeated parameter {}", name.long())));
             }
             seen |= bit;
-            value.and_then(|value| params.set(name, value)).ok_or_else(|| name.malformed())?;
+            value
+                .and_then(|value| params.set(name, value))
+                .ok_or_else(|| name.malformed())?;
         }
         Ok(params)
     }
@@ -238,11 +251,16 @@ mod tests {
     use super::*;
 
     fn segments(path: &str) -> Vec<Bytes> {
-        path.split('/').map(|segment| Bytes::copy_from_slice(segment.as_bytes())).collect()
+        path.split('/')
+            .map(|segment| Bytes::copy_from_slice(segment.as_bytes()))
+            .collect()
     }
 
     fn query(options: &[&str]) -> Vec<Bytes> {
-        options.iter().map(|option| Bytes::copy_from_slice(option.as_bytes())).collect()
+        options
+            .iter()
+            .map(|option| Bytes::copy_from_slice(option.as_bytes()))
+            .collect()
     }
 
     #[test]
@@ -266,9 +284,16 @@ mod tests {
 
     #[test]
     fn an_ampersand_for_a_question_mark_is_told() {
-        for path in ["ps/coap/test&clientid=a&token=b", "ps/x&q=1", "mqtt/connection&clientid=a"] {
+        for path in [
+            "ps/coap/test&clientid=a&token=b",
+            "ps/x&q=1",
+            "mqtt/connection&clientid=a",
+        ] {
             let error = resource(&segments(path)).unwrap_err().to_string();
-            assert!(error.contains('?') && !error.contains("token=b"), "{path}: {error}");
+            assert!(
+                error.contains('?') && !error.contains("token=b"),
+                "{path}: {error}"
+            );
         }
         assert!(resource(&segments("ps/salt&pepper")).is_ok());
         assert!(resource(&segments("ps/a&b=c")).is_ok());
@@ -276,11 +301,22 @@ mod tests {
 
     #[test]
     fn values_may_contain_equal_signs_and_unknown_names_are_ignored() {
-        let options = query(&["p=YWJj==", "clientid=dev1", "color=red", "flag", "q=2", "r=1", "expiry=0"]);
+        let options = query(&[
+            "p=YWJj==",
+            "clientid=dev1",
+            "color=red",
+            "flag",
+            "q=2",
+            "r=1",
+            "expiry=0",
+        ]);
         let params = Params::parse(&options).unwrap();
         assert_eq!(params.password, Some(b"YWJj==".as_slice()));
         assert_eq!(params.client.unwrap().as_str(), "dev1");
-        assert_eq!((params.qos, params.retain, params.expiry), (Some(Qos::ExactlyOnce), true, Some(0)));
+        assert_eq!(
+            (params.qos, params.retain, params.expiry),
+            (Some(Qos::ExactlyOnce), true, Some(0))
+        );
     }
 
     #[test]

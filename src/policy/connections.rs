@@ -170,11 +170,16 @@ mod tests {
     #[test]
     fn tokens_are_printable_and_carry_128_bits() {
         let mut rng = StdRng::seed_from_u64(1);
-        let tokens: std::collections::HashSet<Vec<u8>> =
-            (0..1000).map(|_| ConnectionToken::generate(&mut rng).as_bytes().to_vec()).collect();
+        let tokens: std::collections::HashSet<Vec<u8>> = (0..1000)
+            .map(|_| ConnectionToken::generate(&mut rng).as_bytes().to_vec())
+            .collect();
         assert_eq!(tokens.len(), 1000);
         for token in &tokens {
-            assert!(token.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte)));
+            assert!(
+                token
+                    .iter()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
+            );
         }
         // 22 letters of 6 bits hold 132: the last one carries what is left of 128.
         let last: std::collections::HashSet<u8> = tokens.iter().map(|token| token[21]).collect();
