@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::coap::contract::CoapSettings;
 use crate::dtls::contract::DtlsSettings;
-use crate::policy::access::AccessRules;
+use crate::types::AccessRules;
 use crate::policy::authorization::Authorizer;
 use crate::types::limits::Caps;
 

@@ -1,6 +1,5 @@
 //! Whether a device may do this now: connections and tokens, authentication, ACL, rates, quotas.
 
-pub mod access;
 pub mod acl;
 pub mod authentication;
 pub mod authorization;
