@@ -147,7 +147,7 @@ impl Gateway {
             outputs: VecDeque::new(),
             dtls,
             coap,
-            peers: Peers::new(first_id),
+            peers: Peers::new(worker),
             connections: Connections::default(),
             subscriptions: Subscriptions::new(first_id),
             backlog: Backlog::default(),

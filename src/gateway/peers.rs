@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::coap::contract::PeerId;
 use crate::dtls::contract::SessionId;
 use crate::policy::connections::ConnectionKey;
-use crate::types::{Identity, ListenerId, PeerAddr};
+use crate::types::{Identity, ListenerId, PeerAddr, WorkerId};
 
 /// How many candidates one search for an idle peer looks at, so that a full table costs each datagram the same.
 const EVICTION_PROBES: usize = 16;
@@ -28,26 +28,35 @@ pub struct Peer {
     pub seen_at: Instant,
 }
 
-/// All peers of a worker.
+/// A place in the table. Its generation sets apart the peers that had it one after the other.
+#[derive(Debug)]
+struct Place {
+    generation: u32,
+    peer: Option<Peer>,
+}
+
+/// All peers of a worker. A [`PeerId`] is worker (8 bits), generation (24) and place (32).
 pub struct Peers {
-    by_id: HashMap<PeerId, Peer>,
+    places: Vec<Place>,
+    free: Vec<u32>,
+    worker: u64,
     by_address: HashMap<(ListenerId, PeerAddr), PeerId>,
     by_session: HashMap<SessionId, PeerId>,
     /// UDP peers with the time they were last looked at, oldest look first.
     udp_order: VecDeque<(PeerId, Instant)>,
-    next: u64,
 }
 
 impl Peers {
-    /// No peers; ids begin after `first_id`, which must set workers apart.
+    /// No peers.
     #[must_use]
-    pub fn new(first_id: u64) -> Self {
+    pub fn new(worker: WorkerId) -> Self {
         Self {
-            by_id: HashMap::new(),
+            places: Vec::new(),
+            free: Vec::new(),
+            worker: u64::from(worker.0) << 56,
             by_address: HashMap::new(),
             by_session: HashMap::new(),
             udp_order: VecDeque::new(),
-            next: first_id,
         }
     }
 
@@ -59,21 +68,25 @@ impl Peers {
         address: PeerAddr,
     ) -> Option<PeerId> {
         let id = *self.by_address.get(&(listener, address))?;
-        self.by_id.get_mut(&id)?.seen_at = now;
+        self.get_mut(id)?.seen_at = now;
         Some(id)
     }
 
     /// The peer of a DTLS session, if known; notes that it was seen.
     pub fn seen_on_session(&mut self, now: Instant, session: SessionId) -> Option<PeerId> {
         let id = *self.by_session.get(&session)?;
-        self.by_id.get_mut(&id)?.seen_at = now;
+        self.get_mut(id)?.seen_at = now;
         Some(id)
     }
 
     /// Adds a peer.
     pub fn insert(&mut self, peer: Peer) -> PeerId {
-        self.next += 1;
-        let id = PeerId(self.next);
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place { generation: 0, peer: None });
+            u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX)
+        });
+        let generation = self.places.get(place as usize).map_or(0, |place| place.generation);
+        let id = PeerId(self.worker | u64::from(generation) << 32 | u64::from(place));
         match peer.session {
             Some(session) => {
                 self.by_session.insert(session, id);
@@ -83,13 +96,18 @@ impl Peers {
                 self.udp_order.push_back((id, peer.seen_at));
             }
         }
-        self.by_id.insert(id, peer);
+        if let Some(place) = self.places.get_mut(place as usize) {
+            place.peer = Some(peer);
+        }
         id
     }
 
     /// Takes a peer out.
     pub fn remove(&mut self, id: PeerId) -> Option<Peer> {
-        let peer = self.by_id.remove(&id)?;
+        let place = self.place_mut(id)?;
+        let peer = place.peer.take()?;
+        place.generation = (place.generation + 1) & GENERATIONS;
+        self.free.push(place_of(id));
         match peer.session {
             Some(session) => self.by_session.remove(&session),
             None => self.by_address.remove(&(peer.listener, peer.address)),
@@ -110,7 +128,7 @@ impl Peers {
                 return None;
             }
             self.udp_order.pop_front();
-            let Some(peer) = self.by_id.get(&id) else { continue };
+            let Some(peer) = self.get(id) else { continue };
             if now.saturating_duration_since(peer.seen_at) >= idle && !needed(id, peer) {
                 return Some(id);
             }
@@ -130,13 +148,42 @@ impl Peers {
     /// One peer.
     #[must_use]
     pub fn get(&self, id: PeerId) -> Option<&Peer> {
-        self.by_id.get(&id)
+        let place = self.places.get(place_of(id) as usize)?;
+        place.peer.as_ref().filter(|_| place.generation == generation_of(id))
     }
 
     /// One peer, to change.
     pub fn get_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
-        self.by_id.get_mut(&id)
+        self.place_mut(id)?.peer.as_mut()
     }
+
+    fn place_mut(&mut self, id: PeerId) -> Option<&mut Place> {
+        self.places.get_mut(place_of(id) as usize).filter(|place| place.generation == generation_of(id))
+    }
+
+    /// The peers in the next `places` places from `from` on, and where to go on; `None` at the end.
+    pub fn page(&self, from: usize, places: usize) -> (impl Iterator<Item = (PeerId, &Peer)>, Option<usize>) {
+        let until = from.saturating_add(places).min(self.places.len());
+        let page = self.places.get(from..until).unwrap_or_default();
+        let peers = page.iter().enumerate().filter_map(move |(offset, place)| {
+            let index = u64::try_from(from + offset).ok()?;
+            let id = PeerId(self.worker | u64::from(place.generation) << 32 | index);
+            Some((id, place.peer.as_ref()?))
+        });
+        (peers, (until < self.places.len()).then_some(until))
+    }
+}
+
+const GENERATIONS: u32 = 0x00FF_FFFF;
+
+#[expect(clippy::cast_possible_truncation, reason = "the lower 32 bits are meant")]
+const fn place_of(id: PeerId) -> u32 {
+    id.0 as u32
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the mask leaves 24 bits")]
+const fn generation_of(id: PeerId) -> u32 {
+    (id.0 >> 32) as u32 & GENERATIONS
 }
 
 #[cfg(test)]
@@ -159,7 +206,7 @@ mod tests {
     fn the_longest_silent_peer_that_nobody_needs_goes_first() {
         let start = clock();
         let later = start + Duration::from_secs(300);
-        let mut peers = Peers::new(0);
+        let mut peers = Peers::new(WorkerId(1));
         let needed = peers.insert(peer(1, start));
         let idle = peers.insert(peer(2, start));
         let busy = peers.insert(peer(3, start));
@@ -170,6 +217,9 @@ mod tests {
             Some(idle)
         );
         peers.remove(idle);
+        let next = peers.insert(peer(4, later));
+        assert!(next != idle && peers.get(idle).is_none() && peers.get(next).is_some());
+        peers.remove(next);
         assert_eq!(peers.idle_udp_peer(later, idle_for, |id, _| id == needed), None);
         assert_eq!(peers.udp_len(), 2);
     }

@@ -1,7 +1,8 @@
 //! Connections and their tokens (interface 2.3).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -118,7 +119,8 @@ impl Connection {
 /// The connections of a worker.
 #[derive(Default)]
 pub struct Connections {
-    by_key: HashMap<ConnectionKey, Connection>,
+    /// Ordered, so that a long list can be shown in parts.
+    by_key: BTreeMap<ConnectionKey, Connection>,
     by_client: HashMap<ClientId, ConnectionKey>,
 }
 
@@ -155,7 +157,13 @@ impl Connections {
         self.by_key.get(self.by_client.get(client)?)
     }
 
-    /// Every connection, in no order.
+    /// The connections after `after`, in the order of their keys.
+    pub fn after(&self, after: Option<ConnectionKey>) -> impl Iterator<Item = &Connection> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_key.range((from, Bound::Unbounded)).map(|(_, connection)| connection)
+    }
+
+    /// Every connection, in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = &Connection> {
         self.by_key.values()
     }
