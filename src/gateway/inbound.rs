@@ -76,6 +76,8 @@ impl Gateway {
             session: None,
             identity: None,
             connections: Vec::new(),
+            client: None,
+            since: now,
             seen_at: now,
         });
         self.coap.add_peer(peer, listener, false);
@@ -154,6 +156,8 @@ impl Gateway {
             session: Some(session),
             identity,
             connections: Vec::new(),
+            client: None,
+            since: now,
             seen_at: now,
         });
         // The handshake's cookie proved the address.

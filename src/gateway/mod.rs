@@ -33,7 +33,7 @@ use rand::{RngCore, SeedableRng};
 use crate::bridge::backlog::Backlog;
 use crate::bridge::contract::Ticket;
 use crate::bridge::subscriptions::Subscriptions;
-use crate::coap::contract::PeerId;
+use crate::coap::contract::{PeerId, RequestId};
 use crate::coap::{CoapMetrics, Endpoint};
 use crate::dtls::{DtlsContext, DtlsListener, DtlsMetrics, DtlsSecrets};
 use crate::policy::connections::Connections;
@@ -95,6 +95,8 @@ pub struct Gateway {
     /// Claims and implicit creations under way, by who waits for them.
     claiming: HashMap<(PeerId, ClientId), Ticket>,
     timers: Timers,
+    /// Requests to devices under way, by the ticket of who asked.
+    device_requests: HashMap<RequestId, u64>,
     failures: Failures,
     request_rates: RateTable,
     metrics: Arc<GatewayMetrics>,
@@ -155,6 +157,7 @@ impl Gateway {
             pending: HashMap::new(),
             claiming: HashMap::new(),
             timers: Timers::new(now),
+            device_requests: HashMap::new(),
             failures: Failures::new(
                 now,
                 Rate::per_minute(settings.failed_logins_per_minute),

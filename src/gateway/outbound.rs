@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use super::Gateway;
-use crate::coap::contract::{ExchangeId, Notification, ObservationId, Response};
+use super::contract::{ControlAnswer, Output};
+use crate::coap::contract::{ExchangeId, Notification, ObservationId, RequestError, RequestId, Response};
 
 impl Gateway {
     /// Answers a request that arrived at `arrived`.
@@ -18,6 +19,16 @@ impl Gateway {
             .request_seconds
             .observe(now.saturating_duration_since(arrived));
         self.coap.respond(now, exchange, response);
+    }
+
+    /// A device answered a request of ours, or did not.
+    pub(super) fn device_answered(&mut self, request: RequestId, result: Result<Response, RequestError>) {
+        if let Some(ticket) = self.device_requests.remove(&request) {
+            self.outputs.push_back(Output::Control {
+                ticket,
+                answer: ControlAnswer::Answered(result),
+            });
+        }
     }
 
     /// Sends an error that ends an observation (RFC 7641, 4.2); not confirmable: the observation ends either way.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::coap::contract::PeerId;
 use crate::dtls::contract::SessionId;
 use crate::policy::connections::ConnectionKey;
-use crate::types::{Identity, ListenerId, PeerAddr, WorkerId};
+use crate::types::{ClientId, Identity, ListenerId, PeerAddr, WorkerId};
 
 /// How many candidates one search for an idle peer looks at, so that a full table costs each datagram the same.
 const EVICTION_PROBES: usize = 16;
@@ -24,6 +24,10 @@ pub struct Peer {
     pub identity: Option<Identity>,
     /// The connections that are attached to it.
     pub connections: Vec<ConnectionKey>,
+    /// The client id that it named last, or proved.
+    pub client: Option<ClientId>,
+    /// When it was first seen.
+    pub since: Instant,
     /// When its last datagram came.
     pub seen_at: Instant,
 }
@@ -82,10 +86,16 @@ impl Peers {
     /// Adds a peer.
     pub fn insert(&mut self, peer: Peer) -> PeerId {
         let place = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place { generation: 0, peer: None });
+            self.places.push(Place {
+                generation: 0,
+                peer: None,
+            });
             u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX)
         });
-        let generation = self.places.get(place as usize).map_or(0, |place| place.generation);
+        let generation = self
+            .places
+            .get(place as usize)
+            .map_or(0, |place| place.generation);
         let id = PeerId(self.worker | u64::from(generation) << 32 | u64::from(place));
         match peer.session {
             Some(session) => {
@@ -149,7 +159,10 @@ impl Peers {
     #[must_use]
     pub fn get(&self, id: PeerId) -> Option<&Peer> {
         let place = self.places.get(place_of(id) as usize)?;
-        place.peer.as_ref().filter(|_| place.generation == generation_of(id))
+        place
+            .peer
+            .as_ref()
+            .filter(|_| place.generation == generation_of(id))
     }
 
     /// One peer, to change.
@@ -158,7 +171,19 @@ impl Peers {
     }
 
     fn place_mut(&mut self, id: PeerId) -> Option<&mut Place> {
-        self.places.get_mut(place_of(id) as usize).filter(|place| place.generation == generation_of(id))
+        self.places
+            .get_mut(place_of(id) as usize)
+            .filter(|place| place.generation == generation_of(id))
+    }
+
+    /// A peer that named or proved this client id last.
+    #[must_use]
+    pub fn of_client(&self, client: &ClientId) -> Option<PeerId> {
+        let (peers, _) = self.page(0, usize::MAX);
+        peers
+            .filter(|(_, peer)| peer.client.as_ref() == Some(client))
+            .map(|(id, _)| id)
+            .next()
     }
 
     /// The peers in the next `places` places from `from` on, and where to go on; `None` at the end.
@@ -198,6 +223,8 @@ mod tests {
             session: None,
             identity: None,
             connections: Vec::new(),
+            client: None,
+            since: seen_at,
             seen_at,
         }
     }

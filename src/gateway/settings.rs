@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::coap::contract::CoapSettings;
 use crate::dtls::contract::DtlsSettings;
-use crate::types::AccessRules;
 use crate::policy::authorization::Authorizer;
+use crate::types::AccessRules;
 use crate::types::limits::Caps;
 
 /// The settings of one gateway, the same in every worker.

@@ -66,6 +66,11 @@ impl Gateway {
             }
         };
         let caller = self.caller(parked.peer, holder, params, grant)?;
+        if let Some(peer) = self.peers.get_mut(parked.peer)
+            && peer.client != caller.client
+        {
+            peer.client.clone_from(&caller.client);
+        }
         let result = match operation {
             Operation::Publish => self.publish(now, parked, params, &caller, text),
             Operation::Clear => self.clear(parked, &caller, text),

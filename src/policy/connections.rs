@@ -160,7 +160,9 @@ impl Connections {
     /// The connections after `after`, in the order of their keys.
     pub fn after(&self, after: Option<ConnectionKey>) -> impl Iterator<Item = &Connection> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.by_key.range((from, Bound::Unbounded)).map(|(_, connection)| connection)
+        self.by_key
+            .range((from, Bound::Unbounded))
+            .map(|(_, connection)| connection)
     }
 
     /// Every connection, in the order of their keys.
