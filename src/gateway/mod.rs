@@ -19,6 +19,8 @@ pub mod peers;
 mod pending;
 mod request;
 pub mod settings;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod topic;
 pub mod workers;
