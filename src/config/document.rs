@@ -62,6 +62,7 @@ impl<'t> Document<'t> {
                 key: key.to_owned(),
                 message,
                 severity,
+                unreadable: false,
             },
         ));
     }

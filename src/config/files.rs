@@ -18,6 +18,15 @@ use super::{Config, pem, psk_file, users_file};
 /// Wrong lines of one file that are shown one by one.
 const SHOWN_LINES: usize = 20;
 
+/// Whether `path` holds certificates and the first of them is valid now.
+#[must_use]
+pub fn certificate_is_current(path: &Path) -> bool {
+    read_public(path)
+        .ok()
+        .and_then(|content| pem::certificates(&content).ok())
+        .is_some_and(|chain| chain.first().is_some_and(|own| pem::out_of_time(own).is_none()))
+}
+
 /// Reports everything that is wrong with the files.
 pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
     for listener in &config.listeners {

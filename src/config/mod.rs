@@ -30,6 +30,7 @@ mod value;
 
 pub use access::{Authentication, Authorization, Backend};
 pub use broker::{Broker, BrokerUrl};
+pub use files::certificate_is_current;
 pub use listeners::{CertIdentity, Dtls, Listener, Verify};
 pub use paths::PathBase;
 pub use problem::{Problem, Problems, Severity};
@@ -164,13 +165,14 @@ fn read_root(root: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Config> {
 }
 
 fn read_text(file: &Path) -> Result<String, Problems> {
-    let content = secrets::read_public(file).map_err(|error| Problems::of_file(file, error.to_string()))?;
+    let content =
+        secrets::read_public(file).map_err(|error| Problems::unreadable(file, error.to_string()))?;
     String::from_utf8(content.to_vec()).map_err(|error| {
         let good = content
             .get(..error.utf8_error().valid_up_to())
             .unwrap_or_default();
         let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
-        Problems::of_file(file, format!("line {line} is no UTF-8 text"))
+        Problems::unreadable(file, format!("line {line} is no UTF-8 text"))
     })
 }
 

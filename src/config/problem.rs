@@ -40,6 +40,8 @@ pub struct Problem {
     pub message: String,
     /// How bad it is.
     pub severity: Severity,
+    /// Whether the file itself could not be read.
+    pub unreadable: bool,
 }
 
 impl fmt::Display for Problem {
@@ -65,15 +67,16 @@ impl fmt::Display for Problem {
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    /// A problem of the whole file, for example that it cannot be read.
+    /// The file cannot be read.
     #[must_use]
-    pub fn of_file(file: &Path, message: impl Into<String>) -> Self {
+    pub fn unreadable(file: &Path, message: impl Into<String>) -> Self {
         Self(vec![Problem {
             file: file.to_owned(),
             place: None,
             key: String::new(),
             message: message.into(),
             severity: Severity::Error,
+            unreadable: true,
         }])
     }
 
@@ -160,6 +163,7 @@ mod tests {
             key: "a.max_session".into(),
             message: "unknown key".into(),
             severity: Severity::Error,
+            unreadable: false,
         };
         assert_eq!(
             problem.to_string(),
