@@ -158,13 +158,13 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Proof;
     use crate::types::reason::Label;
-    use crate::types::{Proof, identity};
 
     fn request() -> AuthRequest {
         AuthRequest {
             ticket: 1,
-            clientid: identity::ClientId::new("c"),
+            clientid: ClientId::new("c"),
             username: Some("ann".into()),
             password: Some(Password::new(b"hunter2")),
             identity: None,

@@ -190,6 +190,10 @@ impl Overload {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some instant to start from"
+)]
 mod tests {
     use super::*;
 

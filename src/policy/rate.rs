@@ -300,6 +300,10 @@ impl Failures {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some instant to start from"
+)]
 mod tests {
     use rand::SeedableRng;
 
