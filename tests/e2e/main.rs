@@ -32,5 +32,17 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod amplification;
+mod blockwise;
+mod broker;
+mod connection;
+mod connectionless;
+mod delivery;
+mod identity;
+mod message;
+mod metrics;
+mod observe;
 mod paths;
+mod process;
 mod query;
+mod workers;
