@@ -1,1 +1,3 @@
 //! Metrics, health and the HTTP API.
+
+pub mod api;
