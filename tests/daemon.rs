@@ -15,17 +15,17 @@ use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use portcullis::admin::Exposes;
-use portcullis::bridge::contract::BrokerEvent;
+use portcullis::broker::{BrokerKind, BrokerRuntime, BrokerSettings, Clock, RetainedLimits, WorkerLink};
+use portcullis::daemon::clock;
 use portcullis::daemon::build::{Assembly, ExitReason, StartError, WorkerParts};
 use portcullis::daemon::core::Core;
 use portcullis::daemon::echo::Echo;
 use portcullis::daemon::plan::{ListenerPlan, LogFormat, Plan};
-use portcullis::gateway::contract::{Input, Output};
-use portcullis::gateway::settings::Settings;
+use portcullis::gateway::contract::{ControlRequest, Cursor, Input, Output};
 use portcullis::net::{GroupSpec, open_groups};
 use portcullis::types::{Transmits, Transport, WorkerId};
 
@@ -64,8 +64,8 @@ impl Core for Mortal {
 
 #[derive(Default)]
 struct EchoAssembly {
-    // Held so that the workers' channels stay open.
-    events: Vec<tokio::sync::mpsc::Sender<BrokerEvent>>,
+    broker: Option<BrokerRuntime>,
+    links: Vec<WorkerLink>,
     reloads: u32,
 }
 
@@ -73,13 +73,20 @@ impl Assembly for EchoAssembly {
     type Core = Mortal;
 
     fn worker(&mut self, _worker: WorkerId) -> Result<WorkerParts<Mortal>, StartError> {
-        let (broker, _) = tokio::sync::mpsc::channel(1);
-        let (sender, events) = tokio::sync::mpsc::channel(1);
-        self.events.push(sender);
+        if self.broker.is_none() {
+            let settings = BrokerSettings {
+                node: "test".into(),
+                state_dir: None,
+                clock: Clock { now: clock::now, wall: clock::wall },
+                kind: BrokerKind::Embedded(RetainedLimits::default()),
+            };
+            let (broker, links) = portcullis::broker::start(settings, 8).unwrap();
+            (self.broker, self.links) = (Some(broker), links);
+        }
         Ok(WorkerParts {
             core: Box::new(Mortal::default),
-            broker,
-            events,
+            broker: self.links.pop().unwrap(),
+            auth: None,
         })
     }
     fn exposes(&mut self) -> Vec<Box<dyn Exposes>> {
@@ -91,15 +98,16 @@ impl Assembly for EchoAssembly {
     fn status(&self) -> String {
         format!("{} reloads", self.reloads)
     }
-    fn reload(&mut self) -> Result<Option<Arc<Settings>>, Vec<String>> {
+    fn serving(&mut self) {}
+    fn reload(&mut self) -> Result<ControlRequest, Vec<String>> {
         self.reloads += 1;
         if self.reloads == 2 {
             Err(vec!["psk.txt:3: no colon".to_owned()])
         } else {
-            Ok(None)
+            Ok(ControlRequest::Page { from: Cursor::Peers(0), places: 0 })
         }
     }
-    fn finish(&mut self, _patience: Duration) {}
+    async fn finish(&mut self, _patience: Duration) {}
 }
 
 /// The process under test; as a test of its own it has nothing to do.
@@ -124,7 +132,7 @@ fn child() -> ExitCode {
         grace: Duration::from_secs(2),
     };
     // The harness would swallow the code.
-    let code = portcullis::daemon::run(&plan, || Ok(EchoAssembly::default()));
+    let code = portcullis::daemon::run::run(&plan, || Ok(EchoAssembly::default()));
     let all = [
         ExitReason::Unavailable,
         ExitReason::Software,

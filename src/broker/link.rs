@@ -285,6 +285,35 @@ pub(super) fn links(
     (links, receivers, deliveries)
 }
 
+/// The broker's end of one worker's way, for tests that play the broker.
+#[cfg(test)]
+pub(crate) struct Played {
+    requests: QueueReceiver<Envelope>,
+    delivery: Delivery,
+}
+
+#[cfg(test)]
+impl Played {
+    /// A worker's link and its other end, which takes up to `max_requests` that wait.
+    pub(crate) fn new(max_requests: usize) -> (WorkerLink, Self) {
+        let (requests, requests_in) = queue(max_requests, MAX_QUEUED_REQUEST_BYTES);
+        let (events, events_in) = queue(MAX_QUEUED_MESSAGES, MAX_QUEUED_MESSAGE_BYTES);
+        let link = WorkerLink { requests: Requests::new(0, [requests].into()), events: Events(events_in) };
+        (link, Self { requests: requests_in, delivery: Delivery(events) })
+    }
+
+    /// The next request; `None` when the worker is gone.
+    pub(crate) fn next(&mut self) -> Option<BrokerRequest> {
+        let item = self.requests.rx.blocking_recv()?;
+        Some(self.requests.taken(item).request)
+    }
+
+    /// Answers.
+    pub(crate) fn answer(&self, event: BrokerEvent) {
+        self.delivery.answer(event);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

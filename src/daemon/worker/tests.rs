@@ -5,7 +5,10 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use super::*;
-use crate::bridge::contract::{BrokerError, FilterId, Ticket};
+use std::collections::VecDeque;
+
+use crate::bridge::contract::{BrokerError, BrokerEvent, BrokerRequest, FilterId, Ticket};
+use crate::broker::Played;
 use crate::daemon::echo::Echo;
 use crate::gateway::contract::Output;
 use crate::net::{GroupSpec, open_groups};
@@ -18,8 +21,7 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Running {
     addrs: Vec<SocketAddr>,
     commands: mpsc::Sender<Command>,
-    requests: mpsc::Receiver<BrokerRequest>,
-    events: Option<mpsc::Sender<BrokerEvent>>,
+    broker: Option<Played>,
     metrics: Arc<WorkerMetrics>,
     net: Arc<NetMetrics>,
     thread: std::thread::JoinHandle<Result<(), WorkerError>>,
@@ -40,15 +42,17 @@ impl Running {
             .map(|socket| socket.local_addr().unwrap())
             .collect();
         let (commands, commands_in) = mpsc::channel(8);
-        let (broker, requests) = mpsc::channel(channel);
-        let (events, events_in) = mpsc::channel(8);
+        let (link, broker) = Played::new(channel);
+        let (verdicts_to, verdicts) = mpsc::unbounded_channel();
         let (inbox, inbox_in) = mpsc::channel(8);
         let ports = Ports {
             commands: commands_in,
             inbox: inbox_in,
             workers: vec![inbox],
-            broker,
-            events: events_in,
+            broker: link,
+            auth: None,
+            verdicts,
+            verdicts_to,
         };
         let metrics = Arc::new(WorkerMetrics::default());
         let net = Arc::new(NetMetrics::new(binds.len()));
@@ -66,8 +70,7 @@ impl Running {
         Self {
             addrs,
             commands,
-            requests,
-            events: Some(events),
+            broker: Some(broker),
             metrics,
             net,
             thread,
@@ -80,7 +83,7 @@ impl Running {
     }
 
     fn tell(&self, event: BrokerEvent) {
-        self.events.as_ref().unwrap().blocking_send(event).unwrap();
+        self.broker.as_ref().unwrap().answer(event);
     }
 }
 
@@ -179,7 +182,7 @@ fn a_worker_ends_when_the_operator_is_gone() {
 #[test]
 fn a_worker_fails_when_the_broker_is_gone() {
     let mut worker = Running::start(&["127.0.0.1:0"], 8, Echo::default);
-    worker.events = None;
+    worker.broker = None;
     assert!(matches!(worker.thread.join().unwrap(), Err(WorkerError::Broker)));
 }
 
@@ -288,10 +291,8 @@ fn message() -> Message {
 
 #[test]
 fn a_request_that_the_broker_cannot_take_is_answered_at_once() {
-    // Nobody reads the channel of one place, which the unsubscription takes.
-    let worker = Running::start(&["127.0.0.1:0"], 1, Asking::default);
+    let worker = Running::start(&["127.0.0.1:0"], 0, Asking::default);
     let peer = client();
-    peer.send_to(b"unsubscribe", worker.addrs[0]).unwrap();
     for (request, answer) in [
         ("publish", "Err(Unavailable)"),
         ("subscribe", "Some(Unavailable)"),
@@ -306,16 +307,13 @@ fn a_request_that_the_broker_cannot_take_is_answered_at_once() {
 
 #[test]
 fn an_unsubscription_is_never_lost() {
-    let mut worker = Running::start(&["127.0.0.1:0"], 1, Asking::default);
+    let mut worker = Running::start(&["127.0.0.1:0"], 0, Asking::default);
     let peer = client();
     for _ in 0..5 {
         peer.send_to(b"unsubscribe", worker.addrs[0]).unwrap();
     }
-    while worker.metrics.channel_full.get() < 4 {
-        std::thread::yield_now();
-    }
     for number in 0..5 {
-        let request = worker.requests.blocking_recv().unwrap();
+        let request = worker.broker.as_mut().unwrap().next().unwrap();
         assert!(matches!(request, BrokerRequest::Unsubscribe { filter_id } if filter_id.0 == number));
     }
     worker.stop(SECOND).unwrap();
@@ -326,7 +324,7 @@ fn an_answer_in_flight_is_given_before_a_worker_ends() {
     let mut worker = Running::start(&["127.0.0.1:0"], 8, Asking::default);
     let peer = client();
     peer.send_to(b"publish", worker.addrs[0]).unwrap();
-    let Some(BrokerRequest::Publish { ticket, .. }) = worker.requests.blocking_recv() else {
+    let Some(BrokerRequest::Publish { ticket, .. }) = worker.broker.as_mut().unwrap().next() else {
         panic!("no publish");
     };
     worker
@@ -343,7 +341,7 @@ fn an_answer_in_flight_is_given_before_a_worker_ends() {
     });
     assert_eq!(read(&peer), b"Err(Quota)");
     worker.thread.join().unwrap().unwrap();
-    assert!(worker.requests.blocking_recv().is_none());
+    assert!(worker.broker.as_mut().unwrap().next().is_none());
 }
 
 #[test]
@@ -355,7 +353,7 @@ fn a_broker_that_does_not_answer_does_not_keep_a_worker_from_ending() {
         ..Asking::default()
     });
     client().send_to(b"publish", worker.addrs[0]).unwrap();
-    assert!(worker.requests.blocking_recv().is_some());
+    assert!(worker.broker.as_mut().unwrap().next().is_some());
     worker.stop(Duration::from_millis(200)).unwrap();
     assert_eq!(*log.lock().unwrap(), ["datagram", "drain"]);
 }
