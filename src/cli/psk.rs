@@ -14,8 +14,8 @@ use super::args::{PskCommand, PskFile};
 use super::atomic::{DirectoryLock, write_secret};
 use super::exit::{DATA_ERROR, Failure, NO_INPUT, NO_USER};
 use super::hints::{self, Proof};
-use super::output;
 use super::target::{self, PskTarget};
+use super::{output, quickstart};
 
 /// Characters of a key that is made here, each a byte of it. Letters and digits, because Debian's libcoap takes a key as text.
 const KEY_LEN: usize = 24;
@@ -47,6 +47,9 @@ fn add(identity: &str, key_stdin: bool, replace: bool, file: &PskFile) -> Result
         let text = generate()?;
         (to_hex(text.as_bytes()), Some(text))
     };
+    if target.quick_start {
+        quickstart::make_private(&quickstart::state_dir()?)?;
+    }
     let lock = DirectoryLock::of(&target.path)?;
     let lines = read_or_empty(&target.path)?;
     if lines.contains(identity) && !replace {
