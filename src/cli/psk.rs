@@ -39,7 +39,8 @@ pub(super) fn run(command: &PskCommand) -> Result<(), Failure> {
 }
 
 fn add(identity: &str, key_stdin: bool, replace: bool, file: &PskFile) -> Result<(), Failure> {
-    named_lines::check_name(identity).map_err(|message| Failure::new(DATA_ERROR, message))?;
+    named_lines::check_name(identity, &psk_file::FORM)
+        .map_err(|message| Failure::new(DATA_ERROR, message))?;
     let target = target::psk_file(file)?;
     let (hex, text) = if key_stdin {
         (read_key()?, None)
