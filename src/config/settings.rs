@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::coap::contract::CoapSettings;
 use crate::dtls::contract::DtlsSettings;
 use crate::gateway::settings::{DtlsListenerSettings, ListenerSettings, Settings};
+use crate::policy::authorization::Authorizer;
 use crate::types::limits::Caps;
 
 use super::access::Backend;
@@ -30,7 +31,7 @@ impl Config {
     }
 }
 
-/// The settings of each worker's gateway.
+/// The settings of each worker's gateway; without the ACL, which stands in a file of its own.
 #[must_use]
 pub fn to_gateway_settings(config: &Config) -> Settings {
     let workers = config.worker_count();
@@ -47,6 +48,7 @@ pub fn to_gateway_settings(config: &Config) -> Settings {
         coap: coap_settings(config),
         caps: Caps::default(),
         requests_per_second: config.limits.requests_per_second,
+        authorizer: Authorizer::default(),
         failed_logins_per_minute: config.limits.failed_logins_per_minute,
         listeners: config
             .listeners
@@ -74,6 +76,7 @@ fn listener_settings(listener: &Listener, config: &Config, workers: u8) -> Liste
             identity: dtls.identity,
             on_close: dtls.on_close,
         }),
+        access: listener.access_rules.clone(),
         authentication: listener
             .authentication
             .unwrap_or(config.authentication.backend != Backend::None),

@@ -1,3 +1,4 @@
+//! The configuration as a whole: what a file gives and what a wrong one is told.
 use std::collections::BTreeSet;
 
 use super::testing::parse;
