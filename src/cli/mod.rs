@@ -47,7 +47,11 @@ pub fn main(serve: Serve) -> ExitCode {
     match dispatch(cli.command, serve) {
         Ok(code) => code,
         Err(failure) => {
-            output::error(&failure.message);
+            if failure.bare {
+                output::note(&failure.message);
+            } else {
+                output::error(&failure.message);
+            }
             failure.code.into()
         }
     }

@@ -18,8 +18,8 @@ use super::exit::{DATA_ERROR, Failure, NO_INPUT, NO_USER, SOFTWARE};
 use super::psk::wrong_lines;
 use super::{output, target};
 
-/// Longest password in bytes: more is no password, and MQTT carries no more.
-const MAX_PASSWORD: usize = 65_535;
+/// Longest password in bytes that a login may show.
+const MAX_PASSWORD: usize = 16_384;
 
 pub(super) fn run(command: &UserCommand) -> Result<(), Failure> {
     match command {
@@ -30,7 +30,7 @@ pub(super) fn run(command: &UserCommand) -> Result<(), Failure> {
 }
 
 fn add(name: &str, replace: bool, file: &UsersFile) -> Result<(), Failure> {
-    named_lines::check_name(name).map_err(|message| Failure::new(DATA_ERROR, message))?;
+    named_lines::check_name(name, &users_file::FORM).map_err(|message| Failure::new(DATA_ERROR, message))?;
     let path = target::users_file(file)?;
     // Asked before the password, so that nobody types one in vain.
     refuse_present(&read_or_empty(&path)?, name, replace)?;

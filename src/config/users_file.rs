@@ -1,6 +1,6 @@
 //! Users: lines `user:hash`.
 
-use super::named_lines::{LineError, NamedLines};
+use super::named_lines::{Form, LineError, NamedLines};
 
 /// The kind of a password hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,13 +45,23 @@ impl HashKind {
     }
 }
 
+/// Lines `user:hash`.
+pub const FORM: Form = Form {
+    last_colon: false,
+    max_name: 512,
+    check_secret: check_hash,
+};
+
 /// Reads the content of a file of users.
 ///
 /// # Errors
 /// Every line that is wrong.
 pub fn parse(content: &[u8]) -> Result<NamedLines, Vec<LineError>> {
-    NamedLines::parse(content, |hash| {
-        match HashKind::of(hash) {
+    NamedLines::parse(content, FORM)
+}
+
+fn check_hash(hash: &str) -> Result<(), String> {
+    match HashKind::of(hash) {
         Some(HashKind::Argon2) => argon2::PasswordHash::new(hash)
             .map(drop)
             .map_err(|error| format!("the Argon2 hash is damaged: {error}")),
@@ -60,7 +70,6 @@ pub fn parse(content: &[u8]) -> Result<NamedLines, Vec<LineError>> {
                      `portcullis user add`"
             .to_owned()),
     }
-    })
 }
 
 #[cfg(test)]
