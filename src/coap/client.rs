@@ -292,14 +292,17 @@ impl Endpoint {
         slot: usize,
         message: &Message,
     ) -> Option<DropReason> {
-        match self.on_acknowledgement(now, slot, message.mid) {
-            None => Some(DropReason::Unmatched),
-            Some(Purpose::Request(_)) if self.is_awaited(slot, message.token) => {
-                self.on_response(now, slot, message);
-                None
-            }
-            Some(_) => Some(DropReason::UnexpectedResponse),
+        let is_request = matches!(self.purpose(slot, message.mid), Some(Purpose::Request(_)));
+        if is_request && !self.is_awaited(slot, message.token) {
+            return Some(DropReason::UnexpectedResponse);
         }
+        if self.on_acknowledgement(now, slot, message.mid).is_none() {
+            return Some(DropReason::Unmatched);
+        }
+        if is_request {
+            self.on_response(now, slot, message);
+        }
+        None
     }
 
     /// A response that came as CON or NON.
