@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::policy::acl::{Acl, AclError};
 use crate::policy::authentication::{AuthRequest, DenyReason, MAX_PASSWORD, MAX_USERNAME, Verdict};
 use crate::policy::rate::Class;
 use crate::policy::verdict_cache::VerdictCache;
@@ -194,6 +196,19 @@ pub fn start(settings: &AuthSettings, runtime: Handle) -> Result<AuthHandle, Vec
         logged: Mutex::default(),
         caps,
     })))
+}
+
+/// Largest ACL file in bytes.
+const MAX_ACL: u64 = 16 << 20;
+
+/// Reads an ACL file.
+///
+/// # Errors
+/// When it cannot be read, or every line that is wrong; then the rules that are in force should stay so.
+pub fn load_acl(path: &Path) -> Result<Acl, Vec<FileError>> {
+    let text = users::read_text(path, MAX_ACL).map_err(|error| vec![error])?;
+    let at = |error: AclError| FileError::at(path, error.line, error.message);
+    Acl::parse(&text).map_err(|errors| errors.into_iter().map(at).collect())
 }
 
 /// The places that a login takes while it is not decided.
