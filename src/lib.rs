@@ -46,3 +46,13 @@ pub mod config;
 pub mod daemon;
 
 pub mod cli;
+
+/// A point in time for tests to count from.
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests need one instant to start from; the core never reads it"
+)]
+pub(crate) fn clock_for_tests() -> std::time::Instant {
+    std::time::Instant::now()
+}

@@ -1,0 +1,40 @@
+//! `run`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::config::{self, Config};
+
+use super::args::RunArgs;
+use super::check::code_of;
+use super::exit::Failure;
+use super::{Serve, output, quickstart};
+
+/// Serves until told to stop.
+pub(super) fn run(args: &RunArgs, serve: Serve) -> Result<ExitCode, Failure> {
+    match &args.config {
+        Some(file) => Ok(serve(from_file(file)?, Box::new(|| {}))),
+        None => {
+            let start = quickstart::prepare(&quickstart::state_dir()?)?;
+            let greeting = start.greeting();
+            let config = start.config;
+            Ok(serve(
+                config,
+                Box::new(move || {
+                    if let Err(failure) = output::print(&greeting) {
+                        output::error(&failure.message);
+                    }
+                }),
+            ))
+        }
+    }
+}
+
+fn from_file(file: &Path) -> Result<Config, Failure> {
+    let loaded =
+        config::load(file).map_err(|problems| Failure::new(code_of(&problems), problems.to_string()))?;
+    if !loaded.warnings.0.is_empty() {
+        output::note(&format!("portcullis: warning: {}", loaded.warnings));
+    }
+    Ok(loaded.config)
+}
