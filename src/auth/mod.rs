@@ -4,7 +4,7 @@
 //! gets the verdict through the closure it gave. What may wait, hash and be asked at the same time is bounded by
 //! [`settings::AuthCaps`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,13 +18,13 @@ use tokio::time::Instant;
 use crate::policy::authentication::{AuthRequest, DenyReason, MAX_PASSWORD, MAX_USERNAME, Verdict};
 use crate::policy::rate::Class;
 use crate::policy::verdict_cache::VerdictCache;
-use crate::types::ListenerId;
 
 mod answer;
 mod client;
 mod file;
 pub mod hash;
 mod http;
+mod judges;
 mod jws;
 mod jwt;
 pub mod metrics;
@@ -32,11 +32,11 @@ pub mod settings;
 mod template;
 pub mod users;
 
-use file::{Comparison, FileBackend};
-use http::HttpBackend;
-use jwt::JwtBackend;
+use file::Comparison;
+pub use judges::load_acl;
+use judges::{Judge, Judges};
 use metrics::{AuthMetrics, AuthResult, Backend};
-use settings::{AuthCaps, AuthSettings, BackendSettings, WallClock};
+use settings::{AuthCaps, AuthSettings, WallClock};
 use users::FileError;
 
 /// A backend's problems are logged at most once in this time.
@@ -57,84 +57,6 @@ pub struct AuthAnswer {
 /// Too much waits already: 5.03. The reply is not called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
-
-#[derive(Debug)]
-enum Judge {
-    Identity,
-    File(Arc<FileBackend>),
-    Http(HttpBackend),
-    Jwt(JwtBackend),
-}
-
-impl Judge {
-    fn label(&self) -> Backend {
-        match self {
-            Self::Identity => Backend::Identity,
-            Self::File(_) => Backend::File,
-            Self::Http(_) => Backend::Http,
-            Self::Jwt(_) => Backend::Jwt,
-        }
-    }
-}
-
-/// The backends in force, replaced as a whole.
-#[derive(Debug)]
-struct Judges {
-    default: Arc<Judge>,
-    per_listener: BTreeMap<ListenerId, Arc<Judge>>,
-    listeners: Vec<Arc<str>>,
-    clock: WallClock,
-}
-
-impl Judges {
-    fn open(settings: &AuthSettings, decoy_key: [u8; 32]) -> Result<Self, Vec<FileError>> {
-        let mut errors = Vec::new();
-        let mut open =
-            |backend: &BackendSettings| match judge(backend, decoy_key, settings.caps.hash_memory_kib) {
-                Ok(judge) => Some(Arc::new(judge)),
-                Err(more) => {
-                    errors.extend(more);
-                    None
-                }
-            };
-        let default = open(&settings.backend);
-        let per_listener = settings
-            .per_listener
-            .iter()
-            .filter_map(|(id, backend)| Some((*id, open(backend)?)))
-            .collect();
-        match default {
-            Some(default) if errors.is_empty() => Ok(Self {
-                default,
-                per_listener,
-                listeners: settings.listeners.clone(),
-                clock: settings.clock,
-            }),
-            _ => Err(errors),
-        }
-    }
-
-    fn of(&self, listener: ListenerId) -> &Arc<Judge> {
-        self.per_listener.get(&listener).unwrap_or(&self.default)
-    }
-
-    fn name(&self, listener: ListenerId) -> &str {
-        self.listeners
-            .get(usize::from(listener.0))
-            .map_or("", |name| name)
-    }
-}
-
-fn judge(settings: &BackendSettings, decoy_key: [u8; 32], max_kib: u32) -> Result<Judge, Vec<FileError>> {
-    Ok(match settings {
-        BackendSettings::Identity => Judge::Identity,
-        BackendSettings::File(file) => {
-            Judge::File(Arc::new(FileBackend::open(&file.path, decoy_key, max_kib)?))
-        }
-        BackendSettings::Http(http) => Judge::Http(HttpBackend::open(http)?),
-        BackendSettings::Jwt(jwt) => Judge::Jwt(JwtBackend::open(jwt)?),
-    })
-}
 
 struct Inner {
     runtime: Handle,
