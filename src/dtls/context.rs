@@ -30,7 +30,7 @@ use super::suite::{KeyExchange, Suite};
 /// Tickets are good for a day: a device that wakes up once a day still resumes.
 const TICKET_LIFETIME: Duration = Duration::from_secs(86_400);
 const GROUPS: &str = "P-256:X25519:P-384";
-const SIGNATURES: &str = "ECDSA+SHA256:ed25519:RSA-PSS+SHA256:RSA+SHA256:ECDSA+SHA384:RSA-PSS+SHA384:RSA+SHA384:\
+const SIGNATURES: &str = "ECDSA+SHA256:RSA-PSS+SHA256:RSA+SHA256:ECDSA+SHA384:RSA-PSS+SHA384:RSA+SHA384:\
                           ECDSA+SHA512:RSA-PSS+SHA512:RSA+SHA512";
 const X509_V_ERR_CERT_REJECTED: i32 = 28;
 const X509_V_ERR_EE_KEY_TOO_SMALL: i32 = 66;

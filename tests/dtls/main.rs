@@ -9,8 +9,13 @@
 )]
 
 mod bench;
+mod certificates;
 #[path = "../support/certs.rs"]
 mod certs;
+mod connection_ids;
+mod cookies;
 #[path = "../support/dtls_client.rs"]
 mod dtls_client;
 mod handshakes;
+mod hostile;
+mod resumption;
