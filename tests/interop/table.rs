@@ -40,6 +40,8 @@ struct Row {
 
 const OPENSSL: &str = "openssl s_client (OpenSSL)";
 const GNUTLS: &str = "gnutls-cli (GnuTLS)";
+const MBEDTLS: &str = "python-mbedtls (Mbed TLS)";
+const WOLFSSL: &str = "wolfSSL";
 
 fn rows() -> Vec<Row> {
     let mut rows = vec![];
@@ -101,6 +103,35 @@ fn rows() -> Vec<Row> {
         &["+ECDHE-ECDSA:+AES-128-CCM-8"],
         gnutls_cli,
     );
+    let suites = &[
+        "TLS-PSK-WITH-AES-128-CCM-8",
+        "TLS-PSK-WITH-AES-128-GCM-SHA256",
+        "TLS-ECDHE-PSK-WITH-CHACHA20-POLY1305-SHA256",
+    ];
+    add(MBEDTLS, Proof::Psk, suites, mbedtls);
+    let suites = &[
+        "TLS-ECDHE-ECDSA-WITH-AES-128-CCM-8",
+        "TLS-ECDHE-ECDSA-WITH-AES-128-GCM-SHA256",
+    ];
+    add(MBEDTLS, Proof::Server, suites, mbedtls);
+    add(
+        MBEDTLS,
+        Proof::Mutual,
+        &["TLS-ECDHE-ECDSA-WITH-AES-128-CCM-8"],
+        mbedtls,
+    );
+    // The names of its PSK suites with AES are refused by Debian's library itself.
+    add(
+        WOLFSSL,
+        Proof::Psk,
+        &["PSK-CHACHA20-POLY1305", "ECDHE-PSK-CHACHA20-POLY1305"],
+        wolfssl,
+    );
+    let suites = &["ECDHE-ECDSA-AES128-CCM-8", "ECDHE-ECDSA-AES128-GCM-SHA256"];
+    add(WOLFSSL, Proof::Server, suites, wolfssl);
+    add(WOLFSSL, Proof::Mutual, &["ECDHE-ECDSA-AES128-CCM-8"], wolfssl);
+    let suites = &["TLS_PSK_WITH_AES_128_CCM_8", "TLS_PSK_WITH_AES_128_GCM_SHA256"];
+    add("node-dtls-client", Proof::Psk, suites, node);
     rows
 }
 
@@ -181,6 +212,57 @@ fn gnutls_cli(gateway: &Gateway, proof: Proof, suite: &str) -> Result<(), String
         command.args(["--x509certfile", "client.pem", "--x509keyfile", "client.key"]);
     }
     command.arg("127.0.0.1");
+    carry(command)
+}
+
+/// How the small clients of this folder are told to prove themselves.
+fn proof_arguments(proof: Proof) -> Vec<String> {
+    match proof {
+        Proof::Psk => vec!["psk".into(), "dev1".into(), psk_of("dev1")],
+        Proof::Server => vec!["server".into(), "ca.pem".into()],
+        Proof::Mutual => ["mutual", "ca.pem", "client.pem", "client.key"]
+            .map(String::from)
+            .to_vec(),
+    }
+}
+
+fn mbedtls(gateway: &Gateway, proof: Proof, suite: &str) -> Result<(), String> {
+    let mut command = Command::new(home().join("venv/bin/python"));
+    command
+        .current_dir(gateway.directory())
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/interop/mbedtls_client.py"
+        ))
+        .args(["127.0.0.1", &gateway.dtls_addr().port().to_string(), suite])
+        .args(proof_arguments(proof));
+    carry(command)
+}
+
+fn wolfssl(gateway: &Gateway, proof: Proof, suite: &str) -> Result<(), String> {
+    let mut command = Command::new(home().join("wolfssl_client"));
+    command
+        .current_dir(gateway.directory())
+        .args(["127.0.0.1", &gateway.dtls_addr().port().to_string(), suite])
+        .args(proof_arguments(proof));
+    carry(command)
+}
+
+fn node(gateway: &Gateway, _: Proof, suite: &str) -> Result<(), String> {
+    let mut command = Command::new("node");
+    command
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/interop/node_client.js"
+        ))
+        .arg(home().join("node"))
+        .args([
+            "127.0.0.1",
+            &gateway.dtls_addr().port().to_string(),
+            suite,
+            "dev1",
+            &psk_of("dev1"),
+        ]);
     carry(command)
 }
 
