@@ -35,7 +35,7 @@ struct Row {
     proof: Proof,
     /// As the client names it; empty where the client chooses.
     suite: &'static str,
-    exchange: fn(&Gateway, Proof, &str) -> Result<(), String>,
+    exchange: Exchange,
 }
 
 const OPENSSL: &str = "openssl s_client (OpenSSL)";
@@ -43,25 +43,49 @@ const GNUTLS: &str = "gnutls-cli (GnuTLS)";
 const MBEDTLS: &str = "python-mbedtls (Mbed TLS)";
 const WOLFSSL: &str = "wolfSSL";
 
-fn rows() -> Vec<Row> {
-    let mut rows = vec![];
-    let mut add = |client, proof, suites: &[&'static str], exchange: fn(&Gateway, Proof, &str) -> _| {
-        for suite in suites {
-            rows.push(Row {
-                client,
-                proof,
-                suite,
-                exchange,
-            });
-        }
-    };
-    for proof in [Proof::Psk, Proof::Server, Proof::Mutual] {
-        add("coap-client-openssl (OpenSSL)", proof, &[""], libcoap::<true>);
-        add("coap-client-gnutls (GnuTLS)", proof, &[""], libcoap::<false>);
-    }
-    add("aiocoap (tinydtls)", Proof::Psk, &["PSK-AES128-CCM8"], aiocoap);
-    add(
+type Exchange = fn(&Gateway, Proof, &str) -> Result<(), String>;
+
+const TRIALS: &[(&str, Exchange, Proof, &[&str])] = &[
+    (
+        "coap-client-openssl (OpenSSL)",
+        libcoap::<true>,
+        Proof::Psk,
+        &[""],
+    ),
+    (
+        "coap-client-openssl (OpenSSL)",
+        libcoap::<true>,
+        Proof::Server,
+        &[""],
+    ),
+    (
+        "coap-client-openssl (OpenSSL)",
+        libcoap::<true>,
+        Proof::Mutual,
+        &[""],
+    ),
+    ("coap-client-gnutls (GnuTLS)", libcoap::<false>, Proof::Psk, &[""]),
+    (
+        "coap-client-gnutls (GnuTLS)",
+        libcoap::<false>,
+        Proof::Server,
+        &[""],
+    ),
+    (
+        "coap-client-gnutls (GnuTLS)",
+        libcoap::<false>,
+        Proof::Mutual,
+        &[""],
+    ),
+    (
+        "aiocoap (tinydtls)",
+        aiocoap,
+        Proof::Psk,
+        &["TLS_PSK_WITH_AES_128_CCM_8"],
+    ),
+    (
         OPENSSL,
+        s_client,
         Proof::Psk,
         &[
             "PSK-AES128-CCM8",
@@ -70,18 +94,22 @@ fn rows() -> Vec<Row> {
             "PSK-CHACHA20-POLY1305",
             "ECDHE-PSK-CHACHA20-POLY1305",
         ],
+    ),
+    (
+        OPENSSL,
         s_client,
-    );
-    let certificate_suites = &[
-        "ECDHE-ECDSA-AES128-CCM8",
-        "ECDHE-ECDSA-AES128-CCM",
-        "ECDHE-ECDSA-AES128-GCM-SHA256",
-        "ECDHE-ECDSA-CHACHA20-POLY1305",
-    ];
-    add(OPENSSL, Proof::Server, certificate_suites, s_client);
-    add(OPENSSL, Proof::Mutual, &["ECDHE-ECDSA-AES128-CCM8"], s_client);
-    add(
+        Proof::Server,
+        &[
+            "ECDHE-ECDSA-AES128-CCM8",
+            "ECDHE-ECDSA-AES128-CCM",
+            "ECDHE-ECDSA-AES128-GCM-SHA256",
+            "ECDHE-ECDSA-CHACHA20-POLY1305",
+        ],
+    ),
+    (OPENSSL, s_client, Proof::Mutual, &["ECDHE-ECDSA-AES128-CCM8"]),
+    (
         GNUTLS,
+        gnutls_cli,
         Proof::Psk,
         &[
             "+PSK:+AES-128-CCM-8",
@@ -89,50 +117,81 @@ fn rows() -> Vec<Row> {
             "+PSK:+AES-128-GCM",
             "+PSK:+CHACHA20-POLY1305",
         ],
-        gnutls_cli,
-    );
-    let certificate_suites = &[
-        "+ECDHE-ECDSA:+AES-128-CCM-8",
-        "+ECDHE-ECDSA:+AES-128-CCM",
-        "+ECDHE-ECDSA:+AES-128-GCM",
-    ];
-    add(GNUTLS, Proof::Server, certificate_suites, gnutls_cli);
-    add(
+    ),
+    (
         GNUTLS,
+        gnutls_cli,
+        Proof::Server,
+        &[
+            "+ECDHE-ECDSA:+AES-128-CCM-8",
+            "+ECDHE-ECDSA:+AES-128-CCM",
+            "+ECDHE-ECDSA:+AES-128-GCM",
+        ],
+    ),
+    (
+        GNUTLS,
+        gnutls_cli,
         Proof::Mutual,
         &["+ECDHE-ECDSA:+AES-128-CCM-8"],
-        gnutls_cli,
-    );
-    let suites = &[
-        "TLS-PSK-WITH-AES-128-CCM-8",
-        "TLS-PSK-WITH-AES-128-GCM-SHA256",
-        "TLS-ECDHE-PSK-WITH-CHACHA20-POLY1305-SHA256",
-    ];
-    add(MBEDTLS, Proof::Psk, suites, mbedtls);
-    let suites = &[
-        "TLS-ECDHE-ECDSA-WITH-AES-128-CCM-8",
-        "TLS-ECDHE-ECDSA-WITH-AES-128-GCM-SHA256",
-    ];
-    add(MBEDTLS, Proof::Server, suites, mbedtls);
-    add(
+    ),
+    (
         MBEDTLS,
+        mbedtls,
+        Proof::Psk,
+        &[
+            "TLS-PSK-WITH-AES-128-CCM-8",
+            "TLS-PSK-WITH-AES-128-GCM-SHA256",
+            "TLS-ECDHE-PSK-WITH-CHACHA20-POLY1305-SHA256",
+        ],
+    ),
+    (
+        MBEDTLS,
+        mbedtls,
+        Proof::Server,
+        &[
+            "TLS-ECDHE-ECDSA-WITH-AES-128-CCM-8",
+            "TLS-ECDHE-ECDSA-WITH-AES-128-GCM-SHA256",
+        ],
+    ),
+    (
+        MBEDTLS,
+        mbedtls,
         Proof::Mutual,
         &["TLS-ECDHE-ECDSA-WITH-AES-128-CCM-8"],
-        mbedtls,
-    );
-    // The names of its PSK suites with AES are refused by Debian's library itself.
-    add(
+    ),
+    // Debian's library itself refuses the names of its PSK suites with AES.
+    (
         WOLFSSL,
+        wolfssl,
         Proof::Psk,
         &["PSK-CHACHA20-POLY1305", "ECDHE-PSK-CHACHA20-POLY1305"],
+    ),
+    (
+        WOLFSSL,
         wolfssl,
-    );
-    let suites = &["ECDHE-ECDSA-AES128-CCM-8", "ECDHE-ECDSA-AES128-GCM-SHA256"];
-    add(WOLFSSL, Proof::Server, suites, wolfssl);
-    add(WOLFSSL, Proof::Mutual, &["ECDHE-ECDSA-AES128-CCM-8"], wolfssl);
-    let suites = &["TLS_PSK_WITH_AES_128_CCM_8", "TLS_PSK_WITH_AES_128_GCM_SHA256"];
-    add("node-dtls-client", Proof::Psk, suites, node);
-    rows
+        Proof::Server,
+        &["ECDHE-ECDSA-AES128-CCM-8", "ECDHE-ECDSA-AES128-GCM-SHA256"],
+    ),
+    (WOLFSSL, wolfssl, Proof::Mutual, &["ECDHE-ECDSA-AES128-CCM-8"]),
+    (
+        "node-dtls-client",
+        node,
+        Proof::Psk,
+        &["TLS_PSK_WITH_AES_128_CCM_8", "TLS_PSK_WITH_AES_128_GCM_SHA256"],
+    ),
+];
+
+fn rows() -> Vec<Row> {
+    let rows_of = |(client, exchange, proof, suites): &(&'static str, Exchange, Proof, &[&'static str])| {
+        let row = |suite: &&'static str| Row {
+            client,
+            proof: *proof,
+            suite,
+            exchange: *exchange,
+        };
+        suites.iter().map(row).collect::<Vec<Row>>()
+    };
+    TRIALS.iter().flat_map(rows_of).collect()
 }
 
 /// A publish as bytes that a line-oriented tool can carry: no NUL, and a line break at its end only.
