@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use std::task::{Context, Poll};
+
 use tokio::sync::mpsc;
 
 use crate::bridge::contract::{BrokerEvent, BrokerRequest, FilterId};
@@ -93,6 +95,10 @@ impl<T> QueueReceiver<T> {
     pub(super) async fn recv(&mut self) -> Option<T> {
         let item = self.rx.recv().await?;
         Some(self.taken(item))
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        self.rx.poll_recv(cx).map(|item| item.map(|item| self.taken(item)))
     }
 
     /// The next item, if one is there.
@@ -195,6 +201,29 @@ impl Events {
     /// The next event; `None` once the broker is gone. Cancel safe.
     pub async fn recv(&mut self) -> Option<BrokerEvent> {
         self.0.recv().await
+    }
+
+    /// Takes up to `limit` events that are there; 0 once the broker is gone.
+    pub fn poll_recv_many(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut Vec<BrokerEvent>,
+        limit: usize,
+    ) -> Poll<usize> {
+        let first = match self.0.poll_recv(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => return Poll::Ready(0),
+            Poll::Ready(Some(event)) => event,
+        };
+        into.push(first);
+        let mut count = 1;
+        while count < limit
+            && let Some(event) = self.0.try_recv()
+        {
+            into.push(event);
+            count += 1;
+        }
+        Poll::Ready(count)
     }
 
     /// The next event, if one is there.

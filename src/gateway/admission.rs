@@ -76,7 +76,10 @@ impl Gateway {
             _ => None,
         };
         match request {
-            Some(request) => self.outputs.push_back(Output::Authenticate(request)),
+            Some(request) => {
+                let class = self.class_of(peer);
+                self.outputs.push_back(Output::Authenticate { request, class });
+            }
             None => self.authenticated(now, ticket.0, Verdict::Unavailable),
         }
     }
