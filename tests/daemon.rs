@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use portcullis::admin::Exposes;
 use portcullis::broker::{BrokerKind, BrokerRuntime, BrokerSettings, Clock, RetainedLimits, WorkerLink};
-use portcullis::daemon::clock;
 use portcullis::daemon::build::{Assembly, ExitReason, StartError, WorkerParts};
+use portcullis::daemon::clock;
 use portcullis::daemon::core::Core;
 use portcullis::daemon::echo::Echo;
 use portcullis::daemon::plan::{ListenerPlan, LogFormat, Plan};
@@ -77,7 +77,10 @@ impl Assembly for EchoAssembly {
             let settings = BrokerSettings {
                 node: "test".into(),
                 state_dir: None,
-                clock: Clock { now: clock::now, wall: clock::wall },
+                clock: Clock {
+                    now: clock::now,
+                    wall: clock::wall,
+                },
                 kind: BrokerKind::Embedded(RetainedLimits::default()),
             };
             let (broker, links) = portcullis::broker::start(settings, 8).unwrap();
@@ -104,7 +107,10 @@ impl Assembly for EchoAssembly {
         if self.reloads == 2 {
             Err(vec!["psk.txt:3: no colon".to_owned()])
         } else {
-            Ok(ControlRequest::Page { from: Cursor::Peers(0), places: 0 })
+            Ok(ControlRequest::Page {
+                from: Cursor::Peers(0),
+                places: 0,
+            })
         }
     }
     async fn finish(&mut self, _patience: Duration) {}

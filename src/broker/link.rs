@@ -98,7 +98,9 @@ impl<T> QueueReceiver<T> {
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
-        self.rx.poll_recv(cx).map(|item| item.map(|item| self.taken(item)))
+        self.rx
+            .poll_recv(cx)
+            .map(|item| item.map(|item| self.taken(item)))
     }
 
     /// The next item, if one is there.
@@ -298,8 +300,17 @@ impl Played {
     pub(crate) fn new(max_requests: usize) -> (WorkerLink, Self) {
         let (requests, requests_in) = queue(max_requests, MAX_QUEUED_REQUEST_BYTES);
         let (events, events_in) = queue(MAX_QUEUED_MESSAGES, MAX_QUEUED_MESSAGE_BYTES);
-        let link = WorkerLink { requests: Requests::new(0, [requests].into()), events: Events(events_in) };
-        (link, Self { requests: requests_in, delivery: Delivery(events) })
+        let link = WorkerLink {
+            requests: Requests::new(0, [requests].into()),
+            events: Events(events_in),
+        };
+        (
+            link,
+            Self {
+                requests: requests_in,
+                delivery: Delivery(events),
+            },
+        )
     }
 
     /// The next request; `None` when the worker is gone.

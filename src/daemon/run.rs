@@ -1,6 +1,6 @@
 //! From start to end of the process.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,8 +57,10 @@ fn try_run<A: Assembly>(
     runtime.block_on(async {
         // Before anything takes time: a signal that comes meanwhile must not kill the process half way.
         let signals = Signals::new().map_err(|error| system("no signal handlers", &error))?;
+        // Ports first: that one is taken says more than that the other process holds the stores too.
+        let groups = bind(plan)?;
         let mut assembly = build()?;
-        let serving = start(plan, &mut assembly)?;
+        let serving = start(plan, &mut assembly, groups)?;
         serve(plan, &mut assembly, serving, signals).await
     })
 }
@@ -91,12 +93,18 @@ struct Serving {
     _monitoring: Option<Server>,
 }
 
-fn start<A: Assembly>(plan: &Plan, assembly: &mut A) -> Result<Serving, StartError> {
-    let specs = plan.groups();
-    let groups = manager::sockets(&specs).map_err(|errors| StartError {
+fn bind(plan: &Plan) -> Result<Vec<Vec<UdpSocket>>, StartError> {
+    manager::sockets(&plan.groups()).map_err(|errors| StartError {
         code: ExitReason::Unavailable,
         lines: errors.iter().map(ToString::to_string).collect(),
-    })?;
+    })
+}
+
+fn start<A: Assembly>(
+    plan: &Plan,
+    assembly: &mut A,
+    groups: Vec<Vec<UdpSocket>>,
+) -> Result<Serving, StartError> {
     let monitoring = plan.metrics.map(bind_monitoring).transpose()?;
     let parts = (0..plan.workers.get())
         .map(|worker| assembly.worker(WorkerId(worker)))
@@ -105,7 +113,7 @@ fn start<A: Assembly>(plan: &Plan, assembly: &mut A) -> Result<Serving, StartErr
         let addr = addr.unwrap_or(listener.bind);
         info!(name = listener.name, transport = listener.transport.label(), %addr, "listening");
     }
-    manager::keep(&specs, &groups);
+    manager::keep(&plan.groups(), &groups);
     let workers = Workers::start(parts, groups).map_err(|error| system("no thread for a worker", &error))?;
     let health = Arc::<Health>::default();
     let monitoring = monitoring

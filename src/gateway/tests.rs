@@ -366,7 +366,7 @@ fn an_observer_that_is_never_heard_of_is_checked_with_a_confirmable_notification
         MessageType::NonConfirmable
     );
 
-    site.now += Duration::from_secs(3601);
+    site.now += Duration::from_secs(5401);
     site.workers[0].handle_timeout(site.now);
     let check = site.sent(0, 1000);
     assert_eq!(check[0].header.get_type(), MessageType::Confirmable);
