@@ -121,7 +121,7 @@ impl Gateway {
             listener: listener.map_or("", |listener| &listener.name),
         };
         let prefix = mountpoint::expand(template, values)
-            .map_err(|name| bad_request(format!("the mountpoint needs a value for {name}, without + # /")))?;
+            .map_err(|name| bad_request(format!("the mountpoint needs a {name} without + # /")))?;
         Ok(Caller {
             peer,
             holder,
