@@ -99,16 +99,9 @@ impl Exposition {
         counts: &[u64],
         sum: f64,
     ) {
-        let new = || Sample::Histogram {
-            bounds,
-            counts: vec![0; bounds.len() + 1],
-            sum: 0.0,
-        };
-        if let Some(Sample::Histogram {
-            counts: totals,
-            sum: total,
-            ..
-        }) = self.sample(MetricType::HISTOGRAM, name, help, labels, new)
+        let new = || Sample::Histogram { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0 };
+        if let Some(Sample::Histogram { counts: totals, sum: total, .. }) =
+            self.sample(MetricType::HISTOGRAM, name, help, labels, new)
         {
             for (into, count) in totals.iter_mut().zip(counts) {
                 *into += count;

@@ -98,9 +98,7 @@ impl<T> QueueReceiver<T> {
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
-        self.rx
-            .poll_recv(cx)
-            .map(|item| item.map(|item| self.taken(item)))
+        self.rx.poll_recv(cx).map(|item| item.map(|item| self.taken(item)))
     }
 
     /// The next item, if one is there.

@@ -13,8 +13,8 @@ use crate::auth::settings::{
 use crate::config::access::{self, Backend, JwtFrom};
 use crate::config::secrets::{read_public, read_secret};
 use crate::config::{self, Config, Dtls, Listener};
-use crate::dtls::{CertIdentity, Verify};
 use crate::dtls::{DtlsContext, DtlsMaterial, PskStore, TicketKeys};
+use crate::dtls::{CertIdentity, Verify};
 use crate::gateway::settings::Settings;
 use crate::policy::acl::Acl;
 use crate::policy::authorization::{Authorizer, NoMatch};
@@ -54,14 +54,7 @@ pub(super) fn load(config: &Config, tickets: &TicketKeys) -> Result<Materials, V
         }
     });
     let contexts = contexts.collect();
-    if wrong.is_empty() {
-        Ok(Materials {
-            settings: Arc::new(settings),
-            contexts,
-        })
-    } else {
-        Err(wrong)
-    }
+    if wrong.is_empty() { Ok(Materials { settings: Arc::new(settings), contexts }) } else { Err(wrong) }
 }
 
 fn authorizer(config: &Config) -> Result<Authorizer, Vec<String>> {
@@ -74,10 +67,7 @@ fn authorizer(config: &Config) -> Result<Authorizer, Vec<String>> {
     };
     let content = public(path, "authorization.acl_file")?;
     let acl = Acl::parse(&String::from_utf8_lossy(&content)).map_err(|errors| {
-        errors
-            .iter()
-            .map(|error| format!("{}:{}: {}", path.display(), error.line, error.message))
-            .collect::<Vec<_>>()
+        errors.iter().map(|error| format!("{}:{}: {}", path.display(), error.line, error.message)).collect::<Vec<_>>()
     })?;
     Ok(Authorizer::new(Some(Arc::new(acl)), no_match))
 }
@@ -100,16 +90,8 @@ fn context(listener: &Listener, dtls: &Dtls, tickets: &TicketKeys) -> Result<Dtl
             (Some(_), Some(path)) => Some(secret(path, &key("key_file"))?),
             _ => None,
         },
-        ca_pem: if verifies {
-            pem(&dtls.ca_file, "ca_file")?
-        } else {
-            None
-        },
-        crl_pem: if verifies {
-            pem(&dtls.crl_file, "crl_file")?
-        } else {
-            None
-        },
+        ca_pem: if verifies { pem(&dtls.ca_file, "ca_file")? } else { None },
+        crl_pem: if verifies { pem(&dtls.crl_file, "crl_file")? } else { None },
         verify: match dtls.verify {
             config::Verify::None => Verify::None,
             config::Verify::Optional => Verify::Optional,
@@ -132,10 +114,7 @@ fn psks(path: &Path, key: &str) -> Result<PskStore, Vec<String>> {
     let content = secret(path, key)?;
     let text = std::str::from_utf8(&content).map_err(|_| vec![format!("{}: not UTF-8", path.display())])?;
     PskStore::parse(text).map_err(|errors| {
-        errors
-            .iter()
-            .map(|error| format!("{}:{}: {}", path.display(), error.line, error.message))
-            .collect()
+        errors.iter().map(|error| format!("{}:{}: {}", path.display(), error.line, error.message)).collect()
     })
 }
 
@@ -153,10 +132,7 @@ fn public(path: &Path, key: &str) -> Result<Zeroizing<Vec<u8>>, Vec<String>> {
 /// One line for each file that cannot be read.
 pub(super) fn auth_settings(config: &Config) -> Result<Option<AuthSettings>, Vec<String>> {
     let authentication = &config.authentication;
-    let required = config
-        .listeners
-        .iter()
-        .any(|listener| listener.authentication == Some(true));
+    let required = config.listeners.iter().any(|listener| listener.authentication == Some(true));
     let backend = match authentication.backend {
         Backend::None if required => BackendSettings::Identity,
         Backend::None => return Ok(None),
@@ -170,11 +146,7 @@ pub(super) fn auth_settings(config: &Config) -> Result<Option<AuthSettings>, Vec
     Ok(Some(AuthSettings {
         backend,
         per_listener: std::collections::BTreeMap::new(),
-        listeners: config
-            .listeners
-            .iter()
-            .map(|listener| listener.name.as_str().into())
-            .collect(),
+        listeners: config.listeners.iter().map(|listener| listener.name.as_str().into()).collect(),
         caps: AuthCaps::default(),
         cache: VERDICT_CACHE,
         clock: clock::wall,
@@ -182,20 +154,14 @@ pub(super) fn auth_settings(config: &Config) -> Result<Option<AuthSettings>, Vec
 }
 
 fn http(http: &access::Http) -> Result<HttpSettings, Vec<String>> {
-    let mut headers: Vec<(String, String)> = http
-        .headers
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
+    let mut headers: Vec<(String, String)> =
+        http.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     if let Some(path) = &http.token_file {
         let token = secret(path, "authentication.http.token_file")?;
         let token = String::from_utf8_lossy(&token);
         headers.push(("authorization".to_owned(), format!("Bearer {}", token.trim_end())));
     }
-    let form = http
-        .headers
-        .get("content-type")
-        .is_some_and(|kind| kind.contains("form"));
+    let form = http.headers.get("content-type").is_some_and(|kind| kind.contains("form"));
     // The backend writes the type of the body that it sends itself.
     headers.retain(|(name, _)| !name.eq_ignore_ascii_case("content-type"));
     Ok(HttpSettings {
@@ -208,10 +174,7 @@ fn http(http: &access::Http) -> Result<HttpSettings, Vec<String>> {
         body: http.body.clone(),
         format: if form { BodyFormat::Form } else { BodyFormat::Json },
         timeout: http.timeout,
-        tls: TlsSettings {
-            ca_file: http.ca_file.clone(),
-            ..TlsSettings::default()
-        },
+        tls: TlsSettings { ca_file: http.ca_file.clone(), ..TlsSettings::default() },
     })
 }
 
@@ -223,10 +186,7 @@ fn jwt(jwt: &access::Jwt) -> Result<JwtSettings, Vec<String>> {
             if content.windows(10).any(|window| window == b"-----BEGIN") {
                 JwtKeys::PublicKey { file: file.clone() }
             } else {
-                JwtKeys::Secret {
-                    file: file.clone(),
-                    base64: false,
-                }
+                JwtKeys::Secret { file: file.clone(), base64: false }
             }
         }
         None => JwtKeys::Jwks {

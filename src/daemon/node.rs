@@ -14,9 +14,7 @@ use crate::admin::expose::coap::ExposeCoap;
 use crate::admin::expose::dtls::ExposeDtls;
 use crate::admin::expose::gateway::ExposeGateway;
 use crate::auth::{self, AuthHandle};
-use crate::broker::{
-    self, BrokerKind, BrokerMetrics, BrokerRuntime, BrokerSettings, RetainedLimits, WorkerLink,
-};
+use crate::broker::{self, BrokerKind, BrokerMetrics, BrokerRuntime, BrokerSettings, RetainedLimits, WorkerLink};
 use crate::cli::OnReady;
 use crate::coap::CoapMetrics;
 use crate::config::{self, BrokerUrl, Config};
@@ -58,10 +56,7 @@ pub struct Node {
 
 impl Node {
     fn new(config: Config, on_ready: OnReady) -> Result<Self, StartError> {
-        let wrong = |lines| StartError {
-            code: ExitReason::Config,
-            lines,
-        };
+        let wrong = |lines| StartError { code: ExitReason::Config, lines };
         state::prepare(&config.node.state_dir).map_err(|line| wrong(vec![line]))?;
         let tickets = state::ticket_keys(&config.node.state_dir).map_err(|line| wrong(vec![line]))?;
         let materials = materials::load(&config, &tickets).map_err(wrong)?;
@@ -97,18 +92,12 @@ impl Node {
     }
 
     fn listeners(&self) -> Vec<(String, Transport)> {
-        self.config
-            .listeners
-            .iter()
-            .map(|listener| (listener.name.clone(), listener.transport()))
-            .collect()
+        self.config.listeners.iter().map(|listener| (listener.name.clone(), listener.transport())).collect()
     }
 
     /// The configuration as it is on disk now. What cannot change while it runs stays as it was, and is named.
     fn read_again(&self) -> Result<Config, Vec<String>> {
-        let Some(source) = &self.config.source else {
-            return Ok(self.config.clone());
-        };
+        let Some(source) = &self.config.source else { return Ok(self.config.clone()) };
         let loaded = config::load(source).map_err(|problems| vec![problems.to_string()])?;
         for warning in &loaded.warnings.0 {
             tracing::warn!("{warning}");
@@ -141,10 +130,7 @@ fn broker_settings(config: &Config) -> BrokerSettings {
     BrokerSettings {
         node: config.node.name.as_str().into(),
         state_dir: Some(config.node.state_dir.clone()),
-        clock: broker::Clock {
-            now: clock::now,
-            wall: clock::wall,
-        },
+        clock: broker::Clock { now: clock::now, wall: clock::wall },
         kind: match &config.broker.url {
             BrokerUrl::Embedded | BrokerUrl::Mqtt { .. } => BrokerKind::Embedded(RetainedLimits::default()),
         },
@@ -165,11 +151,7 @@ impl Assembly for Node {
             dtls.push(context.as_ref().map(|context| {
                 let metrics = Arc::new(DtlsMetrics::default());
                 by_worker.push(Arc::clone(&metrics));
-                DtlsParts {
-                    context: Arc::clone(context),
-                    secrets: Arc::clone(&self.secrets),
-                    metrics,
-                }
+                DtlsParts { context: Arc::clone(context), secrets: Arc::clone(&self.secrets), metrics }
             }));
         }
         let parts = Parts {
@@ -200,21 +182,13 @@ impl Assembly for Node {
             .map(|((name, _), workers)| (name.clone(), workers.clone()))
             .collect();
         let mut exposes: Vec<Box<dyn Exposes>> = vec![
-            Box::new(ExposeGateway {
-                listeners: listeners.clone(),
-                workers: self.gateways.clone(),
-            }),
-            Box::new(ExposeCoap {
-                listeners,
-                workers: self.coaps.clone(),
-            }),
+            Box::new(ExposeGateway { listeners: listeners.clone(), workers: self.gateways.clone() }),
+            Box::new(ExposeCoap { listeners, workers: self.coaps.clone() }),
             Box::new(ExposeDtls { listeners: dtls }),
             Box::new(ExposeBroker(Arc::clone(&self.broker_metrics))),
             Box::new(ExposeCertificates(Arc::clone(&self.certificates))),
         ];
-        exposes.push(Box::new(ExposeAuth(
-            self.auth.as_ref().map(|(handle, _)| handle.clone()),
-        )));
+        exposes.push(Box::new(ExposeAuth(self.auth.as_ref().map(|(handle, _)| handle.clone()))));
         exposes
     }
 

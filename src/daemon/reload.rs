@@ -26,17 +26,11 @@ pub(super) fn keep_fixed(old: &Config, new: &mut Config) -> Vec<String> {
     if keep("log", old.log == new.log) {
         new.log = old.log.clone();
     }
-    if keep(
-        "authentication.backend",
-        old.authentication.backend == new.authentication.backend,
-    ) {
+    if keep("authentication.backend", old.authentication.backend == new.authentication.backend) {
         new.authentication = old.authentication.clone();
     }
     let shape = |config: &Config| {
-        let shape = config
-            .listeners
-            .iter()
-            .map(|listener| (listener.key(), listener.bind));
+        let shape = config.listeners.iter().map(|listener| (listener.key(), listener.bind));
         shape.collect::<Vec<_>>()
     };
     if keep("listeners (names and addresses)", shape(old) == shape(new)) {

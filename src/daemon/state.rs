@@ -22,16 +22,12 @@ const TICKET_ROTATION: Duration = Duration::from_secs(24 * 3600);
 /// # Errors
 /// It cannot be made.
 pub(super) fn prepare(directory: &Path) -> Result<(), String> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|error| {
-            format!(
-                "node.state_dir: {} cannot be made: {error}; name a directory that this user may write to",
-                directory.display()
-            )
-        })
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| {
+        format!(
+            "node.state_dir: {} cannot be made: {error}; name a directory that this user may write to",
+            directory.display()
+        )
+    })
 }
 
 /// The keys that session tickets are made with: those of the directory while they are fresh, so that a restart costs the
@@ -71,11 +67,7 @@ fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
@@ -98,16 +90,10 @@ mod tests {
         let first = content(directory.path());
         ticket_keys(directory.path()).unwrap();
         assert_eq!(content(directory.path()), first);
-        let mode = fs::metadata(directory.path().join(TICKET_FILE))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = fs::metadata(directory.path().join(TICKET_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
 
-        let file = File::options()
-            .write(true)
-            .open(directory.path().join(TICKET_FILE))
-            .unwrap();
+        let file = File::options().write(true).open(directory.path().join(TICKET_FILE)).unwrap();
         file.set_modified(clock::wall() - TICKET_ROTATION).unwrap();
         ticket_keys(directory.path()).unwrap();
         assert_ne!(content(directory.path()), first);

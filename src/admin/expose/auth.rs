@@ -17,12 +17,7 @@ impl Exposes for ExposeAuth {
             let labels = [("backend", backend), ("result", result)];
             out.counter("authentications_total", HELP, &labels, value);
         }
-        out.gauge(
-            "authentications_waiting",
-            "Logins that are not decided.",
-            &[],
-            auth.waiting() as f64,
-        );
+        out.gauge("authentications_waiting", "Logins that are not decided.", &[], auth.waiting() as f64);
     }
 }
 

@@ -20,18 +20,14 @@ pub struct Certificates(Mutex<Vec<Expiry>>);
 impl Certificates {
     /// Notes the times of new contexts.
     pub fn set(&self, config: &Config, contexts: &[Option<Arc<DtlsContext>>]) {
-        let expiries = config
-            .listeners
-            .iter()
-            .zip(contexts)
-            .filter_map(|(listener, context)| {
-                let context = context.as_ref()?;
-                Some(Expiry {
-                    listener: listener.name.clone(),
-                    certificate: context.certificate_not_after(),
-                    crl: context.crl_next_update(),
-                })
-            });
+        let expiries = config.listeners.iter().zip(contexts).filter_map(|(listener, context)| {
+            let context = context.as_ref()?;
+            Some(Expiry {
+                listener: listener.name.clone(),
+                certificate: context.certificate_not_after(),
+                crl: context.crl_next_update(),
+            })
+        });
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = expiries.collect();
     }
 }

@@ -19,10 +19,11 @@ impl Exposes for ExposeGateway {
     fn expose(&self, out: &mut Exposition) {
         for worker in &self.workers {
             for ((name, transport), counters) in self.listeners.iter().zip(&worker.listeners) {
-                let labels = [("listener", name.as_str()), ("transport", transport.label())];
                 if *transport == Transport::Udp {
+                    let labels = [("listener", name.as_str()), ("transport", transport.label())];
                     out.gauge("sessions", SESSIONS, &labels, counters.udp_peers.get() as f64);
                 }
+                let labels = [("listener", name.as_str())];
                 out.counters(
                     "datagrams_dropped_total",
                     DATAGRAMS_DROPPED,
@@ -37,12 +38,7 @@ impl Exposes for ExposeGateway {
 }
 
 fn expose_worker(out: &mut Exposition, worker: &GatewayMetrics) {
-    out.gauge(
-        "connections",
-        "Connections (connection mode).",
-        &[],
-        worker.connections.get() as f64,
-    );
+    out.gauge("connections", "Connections (connection mode).", &[], worker.connections.get() as f64);
     out.counters(
         "connections_total",
         "What happened to connections.",
@@ -50,20 +46,10 @@ fn expose_worker(out: &mut Exposition, worker: &GatewayMetrics) {
         "result",
         worker.connection_events.iter(),
     );
-    out.gauge(
-        "subscriptions",
-        "Observations.",
-        &[],
-        worker.subscriptions.get() as f64,
-    );
+    out.gauge("subscriptions", "Observations.", &[], worker.subscriptions.get() as f64);
     for (action, result, value) in worker.authorizations.iter() {
         let labels = [("action", action), ("result", result)];
-        out.counter(
-            "authorizations_total",
-            "What the ACL said, by action.",
-            &labels,
-            value,
-        );
+        out.counter("authorizations_total", "What the ACL said, by action.", &labels, value);
     }
     out.counters(
         "publishes_total",
@@ -78,11 +64,5 @@ fn expose_worker(out: &mut Exposition, worker: &GatewayMetrics) {
         &[],
         &[&worker.request_seconds],
     );
-    out.counters(
-        "limits_rejected_total",
-        LIMITS_REJECTED,
-        &[],
-        "limit",
-        worker.limits.iter(),
-    );
+    out.counters("limits_rejected_total", LIMITS_REJECTED, &[], "limit", worker.limits.iter());
 }

@@ -85,7 +85,7 @@ fn expose_listener(out: &mut Exposition, name: &str, transport: Transport, count
         out.counter(
             "datagrams_dropped_total",
             DATAGRAMS_DROPPED,
-            &[labels[0], labels[1], ("reason", reason.label())],
+            &[("listener", name), ("reason", reason.label())],
             value,
         );
     }

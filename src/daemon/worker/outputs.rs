@@ -55,18 +55,13 @@ impl<C: Core> Worker<C> {
         let to = self.ports.verdicts_to.clone();
         // A worker that ended waits for no verdict.
         let reply = Box::new(move |answer| drop(to.send(answer)));
-        let taken = self
-            .ports
-            .auth
-            .as_ref()
-            .is_some_and(|auth| auth.try_submit(request, class, reply).is_ok());
+        let taken = self.ports.auth.as_ref().is_some_and(|auth| auth.try_submit(request, class, reply).is_ok());
         if taken {
             self.unanswered += 1;
         } else {
             self.metrics.channel_full.inc();
             let verdict = Verdict::Unavailable;
-            self.core
-                .handle(clock::now(), Input::Authenticated { ticket, verdict });
+            self.core.handle(clock::now(), Input::Authenticated { ticket, verdict });
         }
     }
 
