@@ -399,11 +399,7 @@ fn a_device_that_rebooted_can_close_after_creating_again(kind: Kind) {
     rebooted
         .request(&Request::delete(&with("mqtt/connection", "a", &new, "")))
         .expect(code::DELETED);
-<<<<<<< HEAD
     wait_until("both ended", 3.0, || gateway.metric("connections", &[]) == 0.0);
-=======
-    gateway.metric_becomes("connections", &[], 0.0);
->>>>>>> tests
 }
 
 fn a_refused_create_leaves_the_old_connection_alone(kind: Kind) {
