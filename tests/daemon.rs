@@ -113,6 +113,9 @@ impl Assembly for EchoAssembly {
             })
         }
     }
+    fn store_fullness(&self) -> f64 {
+        0.0
+    }
     async fn finish(&mut self, _patience: Duration) {}
 }
 
