@@ -18,7 +18,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -166,10 +166,11 @@ impl<C: Core> Worker<C> {
             self.wait().await?;
             self.metrics.turns.inc();
             self.retry_late();
-            self.run_commands();
-            self.run_timers();
-            self.run_inbox();
-            self.run_events().await?;
+            let now = clock::now();
+            self.run_commands(now);
+            self.run_timers(now);
+            self.run_inbox(now);
+            self.run_events(now).await?;
             self.settle().await?;
             let more = self.run_sockets().await?;
             self.advance_stop().await?;
@@ -181,8 +182,7 @@ impl<C: Core> Worker<C> {
         Ok(())
     }
 
-    fn run_commands(&mut self) {
-        let now = clock::now();
+    fn run_commands(&mut self, now: Instant) {
         for command in std::mem::take(&mut self.ready.commands) {
             match command {
                 Command::Control { request, reply } => {
@@ -199,22 +199,19 @@ impl<C: Core> Worker<C> {
         }
     }
 
-    fn run_timers(&mut self) {
-        let now = clock::now();
+    fn run_timers(&mut self, now: Instant) {
         if self.core.poll_timeout().is_some_and(|due| due <= now) {
             self.core.handle_timeout(now);
         }
     }
 
-    fn run_inbox(&mut self) {
-        let now = clock::now();
+    fn run_inbox(&mut self, now: Instant) {
         for message in self.ready.inbox.drain(..) {
             self.core.handle(now, Input::Worker(message));
         }
     }
 
-    async fn run_events(&mut self) -> Result<(), WorkerError> {
-        let now = clock::now();
+    async fn run_events(&mut self, now: Instant) -> Result<(), WorkerError> {
         let mut events = std::mem::take(&mut self.ready.events);
         for event in events.drain(..) {
             self.note_answer(&event);
