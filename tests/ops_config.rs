@@ -306,7 +306,7 @@ fn wrong_lines_of_a_psk_file_are_shown_with_their_numbers_and_without_their_keys
         &[
             "line 3, column 12",
             "psk.txt, line 3:",
-            "psk.txt, line 4: `a` stands on line 2 already",
+            "psk.txt, line 4: identity \"a\" is already on line 2",
             "psk.txt, line 5:",
         ],
     );
@@ -460,6 +460,19 @@ fn a_revocation_list_must_be_of_the_authority_and_in_time() {
 }
 
 #[test]
+fn what_only_the_whole_listener_shows_is_found_too() {
+    let place = Place::new();
+    place.certificates();
+    place
+        .check_dtls("cert_file = \"client.pem\"\nkey_file = \"client.key\"\n")
+        .failed(78, &["line 3, column 13", "serverAuth"]);
+    place.write("psk.txt", "");
+    place
+        .check_dtls("psk_file = \"psk.txt\"\nciphers = \"ECDHE-ECDSA-AES128-GCM-SHA256\"\n")
+        .failed(78, &["line 4, column 11", "keys and certificates at hand"]);
+}
+
+#[test]
 fn a_cipher_that_the_linked_openssl_does_not_know_is_named() {
     let place = Place::new();
     place.write("psk.txt", "");
@@ -479,19 +492,20 @@ fn the_files_of_the_other_sections_are_read_too() {
     let place = Place::new();
     place.write("u.txt", "alice:plain\n");
     place.write("t.txt", "\n");
+    place.write("a.acl", "# rules\ntopic all a/b\n");
     place.write("p.txt", "one\ntwo\n");
     place.write(
         "c.toml",
         "[listeners.udp.a]\nbind = \"127.0.0.1:0\"\n[authentication]\nbackend = \"file\"\nfile = \"u.txt\"\n[admin]\ntoken_file = \"t.txt\"\n\
-         [broker]\nurl = \"mqtt://127.0.0.1\"\nusername = \"gw\"\npassword_file = \"p.txt\"\n[authorization]\nacl_file = \"none.acl\"\n",
+         [broker]\nurl = \"mqtt://127.0.0.1\"\nusername = \"gw\"\npassword_file = \"p.txt\"\n[authorization]\nacl_file = \"a.acl\"\n",
     );
     let said = place.run(&["check-config", "--config", "c.toml"]).failed(
         78,
         &[
-            "u.txt, line 1: expected a password hash",
+            "u.txt, line 1: ",
             "t.txt: expected a token",
             "p.txt: expected a password on one line",
-            "none.acl: no such file",
+            "a.acl, line 2: ",
         ],
     );
     assert!(!said.contains("plain"), "{said}");
@@ -713,10 +727,17 @@ fn users_are_added_listed_and_removed() {
     place
         .run_with_input(&["user", "add", "bob", "--config", "c.toml"], "\n")
         .failed(65, &["empty"]);
-    fs::write(&file, format!("{content}carol:$7$101$c2FsdA==$aGFzaA==\n")).unwrap();
+    fs::write(
+        &file,
+        format!(
+            "{content}carol:$7$101$c2FsdHNhbHRzYWx0${}QQ==\n",
+            "QUFB".repeat(21)
+        ),
+    )
+    .unwrap();
     assert_eq!(
         place.run(&["user", "list", "--config", "c.toml"]).succeeded(),
-        "alice  argon2\ncarol  pbkdf2-sha512\n"
+        "alice  argon2id\ncarol  pbkdf2-sha512  weak: PBKDF2 with 101 iterations only\n"
     );
     let listed: serde_json::Value = serde_json::from_str(
         &place
@@ -725,8 +746,8 @@ fn users_are_added_listed_and_removed() {
     )
     .unwrap();
     assert_eq!(
-        listed[1],
-        serde_json::json!({ "user": "carol", "hash": "pbkdf2-sha512" })
+        (&listed[1]["user"], &listed[1]["scheme"]),
+        (&"carol".into(), &"pbkdf2-sha512".into())
     );
     place
         .run(&["user", "remove", "alice", "--config", "c.toml"])

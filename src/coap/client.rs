@@ -12,7 +12,7 @@ use super::contract::{Code, Event, OutgoingRequest, PeerId, RequestError, Reques
 use super::endpoint::{Endpoint, Timer};
 use super::message::{self, Message, Outgoing};
 use super::metrics::MessageType;
-use super::options::Options;
+use super::options::{ETag, Options};
 use super::reliability::Purpose;
 use super::timers::TimerKey;
 
@@ -48,7 +48,7 @@ struct Active {
     sent: usize,
     /// The answer as far as it came.
     answer: Vec<u8>,
-    etag: Option<Vec<u8>>,
+    etag: Option<ETag>,
     downloading: bool,
 }
 
@@ -151,7 +151,7 @@ impl Active {
         if !block.more {
             return whole(std::mem::take(&mut self.answer));
         }
-        self.etag.clone_from(&options.etag);
+        self.etag = options.etag;
         self.szx = self.szx.min(block.szx);
         self.downloading = true;
         Next::Send

@@ -8,7 +8,7 @@ use crate::types::reason::Limit;
 
 use super::contract::{Event, Notification, NotificationOutcome, ObservationId, PeerId};
 use super::endpoint::Endpoint;
-use super::list::IdMap;
+use super::hash::IdMap;
 use super::metrics::{MessageType, NotificationResult};
 use super::reliability::Purpose;
 

@@ -549,5 +549,6 @@ fn what_belongs_together_is_asked_for_together() {
         assert_eq!(problems.0.len(), 1, "{text}{problems}");
         assert!(problems.to_string().contains(wanted), "{text}{problems}");
     }
+    parse("[listeners.dtls.a]\npsk_file = \"p\"\nidentity = \"username\"\nauthentication = true\n").unwrap();
     parse("[admin]\nbind = \"0.0.0.0:8683\"\ntoken_file = \"t\"\n").unwrap();
 }

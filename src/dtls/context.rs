@@ -175,6 +175,7 @@ impl DtlsContext {
         if !ffi::set_ticket_keys(&builder, &material.ticket_keys.0) {
             return Err(ContextError::new("dtls", "OpenSSL refuses the ticket keys"));
         }
+        ffi::mark_tickets(&builder);
         ffi::set_ticket_lifetime(&builder, TICKET_LIFETIME);
         let (suites, ignored_ciphers) = set_suites(&mut builder, material, own.as_ref().map(|own| own.kind))?;
         let next_updates = crls
@@ -263,12 +264,14 @@ impl DtlsContext {
     pub(super) fn authorize(&self, ssl: &SslRef, suite: Suite) -> Option<Authority> {
         if suite.key_exchange().uses_psk() {
             let (name, key) = self.psks.as_ref()?.entry(ssl.psk_identity()?)?;
-            return Some(Authority {
+            let psk_mark = psk_mark(key.as_bytes());
+            let proved_now = !ssl.session_reused() || ffi::ticket_mark(ssl) == Some(psk_mark);
+            return proved_now.then(|| Authority {
                 identity: Some(Identity {
                     name: name.clone(),
                     proof: Proof::Psk,
                 }),
-                psk_mark: psk_mark(key.as_bytes()),
+                psk_mark,
                 certificate: None,
             });
         }
@@ -476,6 +479,9 @@ fn set_psk(builder: &mut SslContextBuilder, psks: Arc<PskStore>) -> Result<(), E
             let key = key.as_bytes();
             for (to, from) in out.iter_mut().zip(key) {
                 *to = *from;
+            }
+            if let Some(notes) = ssl.ex_data_mut(index) {
+                notes.psk_mark = Some(psk_mark(key));
             }
             return Ok(key.len());
         }

@@ -53,7 +53,34 @@ fn plain_psk_gets_no_ticket_and_ephemeral_psk_does() {
 }
 
 #[test]
-fn an_identity_that_is_gone_does_not_come_back_by_ticket() {
+fn an_identity_that_is_gone_or_has_another_key_does_not_come_back_by_ticket() {
+    for left in [
+        "u2:00112233445566778899aabbccddeeff",
+        "u1:00112233445566778899aabbccddeeff",
+    ] {
+        does_not_come_back(left);
+    }
+}
+
+#[test]
+fn an_ephemeral_psk_session_resumes() {
+    let mut server = Server::new(&material(), settings());
+    let (mut client, _) = server.establish(&psk_client(ECDHE_PSK), peer(1));
+    let config = ClientConfig {
+        session: Some(client.session()),
+        ..psk_client(ECDHE_PSK)
+    };
+    let mut other = Server::new(&material(), settings());
+    let (mut client, session) = other.establish(&config, peer(2));
+    assert!(client.is_resumed());
+    assert_eq!(
+        &*other.listener.session(session).unwrap().identity.unwrap().name,
+        "u1"
+    );
+    assert!(other.talks(&mut client, session, peer(2)));
+}
+
+fn does_not_come_back(left: &str) {
     let mut server = Server::new(&material(), settings());
     let (mut client, _) = server.establish(&psk_client(ECDHE_PSK), peer(1));
     let config = ClientConfig {
@@ -61,7 +88,7 @@ fn an_identity_that_is_gone_does_not_come_back_by_ticket() {
         ..psk_client(ECDHE_PSK)
     };
     let removed = DtlsMaterial {
-        psks: Some(psks("u2:00112233445566778899aabbccddeeff")),
+        psks: Some(psks(left)),
         ..material()
     };
     let context = Arc::new(DtlsContext::new(&removed).unwrap());

@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use slab::Slab;
 
 use crate::types::ListenerId;
@@ -77,12 +77,14 @@ impl Endpoint {
     #[must_use]
     pub fn new(settings: CoapSettings, caps: Caps, seed: [u8; 32], metrics: Arc<CoapMetrics>) -> Self {
         let parameters = Parameters::new(&settings);
+        let mut rng = StdRng::from_seed(seed);
+        let secret = rng.random();
         Self {
             parameters,
-            rng: StdRng::from_seed(seed),
+            rng,
             now: None,
             peers: Peers::default(),
-            dedup: Dedup::new(caps.remembered_exchanges, Arc::clone(&metrics)),
+            dedup: Dedup::new(caps.remembered_exchanges, secret, Arc::clone(&metrics)),
             transfers: Transfers::new(
                 caps.transfers,
                 caps.transfer_bytes,
