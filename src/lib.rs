@@ -15,6 +15,7 @@
 //! | [`bridge`] | core | resource to topic: publish, subscribe, retained, notify |
 //! | [`gateway`] | core | those four composed: one `Input`, one `Output`, one deadline |
 //! | [`broker`] | edge | the embedded broker, and MQTT upstream |
+//! | [`auth`] | edge | authentication backends: users file, HTTP, JSON Web Tokens |
 //! | [`admin`] | edge | metrics, health, HTTP API |
 //! | [`config`], [`daemon`], [`cli`] | edge | files to checked types; the process; the commands |
 //!
@@ -36,6 +37,8 @@ pub mod gateway;
 
 pub mod broker;
 
+pub mod auth;
+
 pub mod admin;
 
 pub mod config;
@@ -43,3 +46,13 @@ pub mod config;
 pub mod daemon;
 
 pub mod cli;
+
+/// A point in time for tests to count from.
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests need one instant to start from; the core never reads it"
+)]
+pub(crate) fn clock_for_tests() -> std::time::Instant {
+    std::time::Instant::now()
+}

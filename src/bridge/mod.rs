@@ -1,3 +1,9 @@
 //! CoAP resource to MQTT topic and back: publish, subscribe, retained messages, notifications.
 
+pub mod backlog;
+pub mod content;
 pub mod contract;
+pub mod discovery;
+pub mod mountpoint;
+pub mod subscriptions;
+pub mod uri;

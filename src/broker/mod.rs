@@ -1,1 +1,34 @@
-//! The broker behind the gateway: embedded, or any MQTT broker.
+//! The broker behind the gateway: embedded, or any MQTT broker upstream. Both speak [`crate::bridge::contract`].
+//!
+//! ```text
+//! worker 0 ──┐ BrokerRequest               ┌── embedded: filters, retained store (redb)
+//! worker 1 ──┼──────────────> lane(s) ─────┤
+//! worker n ──┘ <──────────── BrokerEvent   └── mqtt: subscriptions, in-flight window, spool, one connection each
+//! ```
+//! A lane is a task that owns its part whole. The embedded broker is one lane; an upstream has one for each connection,
+//! and a topic or filter always goes to the same.
+
+mod clock;
+mod embedded;
+#[cfg(test)]
+mod embedded_tests;
+mod link;
+mod metrics;
+mod origin;
+mod record;
+mod retained;
+mod settings;
+mod start;
+mod status;
+#[cfg(test)]
+mod testing;
+mod topics;
+
+pub use clock::Clock;
+#[cfg(test)]
+pub(crate) use link::Played;
+pub use link::{Events, Requests, WorkerLink};
+pub use metrics::{BrokerMetrics, BrokerSnapshot, ConnectResult, DroppedReason};
+pub use settings::{BrokerKind, BrokerSettings, RetainedLimits};
+pub use start::{BrokerRuntime, BrokerStartError, start};
+pub use status::Status;

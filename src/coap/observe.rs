@@ -304,7 +304,10 @@ impl Endpoint {
             false => MessageType::Non,
         };
         let datagram = self.encode_notification(now, slot, &notification, kind, mid);
-        self.metrics.notification(confirmable, NotificationResult::Sent);
+        // A confirmable one is counted when it is known what became of it, so that each is counted once.
+        if !confirmable {
+            self.metrics.notification(false, NotificationResult::Sent);
+        }
         if let Some(observing) = self.observing(slot) {
             observing.unconfirmed = observing.unconfirmed.saturating_add(1);
             let entry = observing.observations.entry(id).or_default();

@@ -9,6 +9,7 @@ use portcullis::coap::contract::{
 };
 use portcullis::coap::metrics::NotificationResult;
 use portcullis::types::limits::Caps;
+use portcullis::types::reason::Label as _;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -274,18 +275,14 @@ impl Soup {
         assert_eq!(self.sim.endpoint.oldest_idle(), None);
         assert_eq!(self.sim.metrics.queued_bytes.get(), 0);
         assert_eq!(self.sim.metrics.remembered_exchanges.get(), 0);
-        let sent: u64 = [true, false]
-            .map(|con| self.sim.notifications(con, NotificationResult::Sent))
-            .iter()
-            .sum();
-        let lost = [NotificationResult::Dropped, NotificationResult::Expired];
-        let lost: u64 = [true, false]
-            .iter()
-            .flat_map(|con| lost.map(|result| self.sim.notifications(*con, result)))
-            .sum();
+        let results = [true, false].iter().flat_map(|con| {
+            NotificationResult::ALL
+                .iter()
+                .map(|result| self.sim.notifications(*con, *result))
+        });
         assert!(
-            sent + lost >= self.notified.iter().sum(),
-            "each was sent, dropped or expired"
+            results.sum::<u64>() >= self.notified.iter().sum(),
+            "what became of each is known"
         );
     }
 }

@@ -1,0 +1,88 @@
+//! CoAP Content-Format to MQTT 5 content type and back.
+
+use std::sync::Arc;
+
+/// Content-Formats with their media types (IANA "CoAP Content-Formats"); the first of a number is what is sent.
+const FORMATS: &[(u16, &str)] = &[
+    (0, "text/plain;charset=utf-8"),
+    (0, "text/plain"),
+    (16, "application/cose;cose-type=\"cose-encrypt0\""),
+    (40, "application/link-format"),
+    (41, "application/xml"),
+    (42, "application/octet-stream"),
+    (47, "application/exi"),
+    (50, "application/json"),
+    (51, "application/json-patch+json"),
+    (52, "application/merge-patch+json"),
+    (60, "application/cbor"),
+    (61, "application/cwt"),
+    (62, "application/multipart-core"),
+    (63, "application/cbor-seq"),
+    (101, "application/cose-key"),
+    (110, "application/senml+json"),
+    (111, "application/sensml+json"),
+    (112, "application/senml+cbor"),
+    (113, "application/sensml+cbor"),
+    (114, "application/senml-exi"),
+    (310, "application/senml+xml"),
+    (10000, "application/vnd.ocf+cbor"),
+    (11542, "application/vnd.oma.lwm2m+tlv"),
+    (11543, "application/vnd.oma.lwm2m+json"),
+    (11544, "application/vnd.oma.lwm2m+cbor"),
+    (20000, "text/css"),
+    (30000, "image/svg+xml"),
+];
+
+/// What a number without a known media type travels as, so that it comes back as the same number.
+const UNREGISTERED: &str = "application/x.coap-content-format;n=";
+
+/// The content type that carries a Content-Format.
+#[must_use]
+pub fn content_type(format: u16) -> Arc<str> {
+    FORMATS.iter().find(|(number, _)| *number == format).map_or_else(
+        || format!("{UNREGISTERED}{format}").into(),
+        |(_, media_type)| (*media_type).into(),
+    )
+}
+
+/// The Content-Format of a content type, if it has one. Case and blanks do not matter.
+#[must_use]
+pub fn content_format(content_type: &str) -> Option<u16> {
+    let plain: String = content_type
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .collect::<String>()
+        .to_ascii_lowercase();
+    if let Some(number) = plain.strip_prefix(UNREGISTERED) {
+        return number.parse().ok();
+    }
+    FORMATS
+        .iter()
+        .find(|(_, media_type)| *media_type == plain)
+        .map(|(number, _)| *number)
+}
+
+/// Whether an Accept option can be met at all: some representation could have this format.
+#[must_use]
+pub fn is_known(format: u16) -> bool {
+    FORMATS.iter().any(|(number, _)| *number == format)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_content_format_comes_back_as_itself() {
+        for format in [0, 40, 42, 50, 60, 110, 112, 11542, 64999] {
+            assert_eq!(content_format(&content_type(format)), Some(format));
+        }
+    }
+
+    #[test]
+    fn content_types_are_read_as_people_write_them() {
+        assert_eq!(content_format("Application/JSON"), Some(50));
+        assert_eq!(content_format("text/plain; charset=UTF-8"), Some(0));
+        assert_eq!(content_format("image/webp"), None);
+    }
+}

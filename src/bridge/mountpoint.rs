@@ -1,0 +1,78 @@
+//! The prefix that keeps clients apart: `${clientid}`, `${username}`, `${identity}`, `${listener}`.
+
+/// What the placeholders stand for in one request.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Values<'a> {
+    /// The client id, named or proved.
+    pub client: Option<&'a str>,
+    /// The user name.
+    pub username: Option<&'a str>,
+    /// The name that the DTLS handshake proved.
+    pub identity: Option<&'a str>,
+    /// The listener's name.
+    pub listener: &'a str,
+}
+
+/// Fills in a mountpoint. A placeholder without a value is empty.
+///
+/// # Errors
+/// With the placeholder's name, when its value holds `+`, `#`, `/` or NUL: such a value would let one
+/// client reach into another's topics.
+pub fn expand(template: &str, values: Values<'_>) -> Result<String, &'static str> {
+    let mut prefix = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once("${") {
+        prefix.push_str(before);
+        let Some((name, after)) = after.split_once('}') else {
+            prefix.push_str("${");
+            rest = after;
+            continue;
+        };
+        let (name, value) = match name {
+            "clientid" => ("clientid", values.client),
+            "username" => ("username", values.username),
+            "identity" => ("identity", values.identity),
+            "listener" => ("listener", Some(values.listener)),
+            _ => ("placeholder", None),
+        };
+        let value = value.unwrap_or_default();
+        if value.contains(['+', '#', '/', '\0']) {
+            return Err(name);
+        }
+        prefix.push_str(value);
+        rest = after;
+    }
+    prefix.push_str(rest);
+    Ok(prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_filled_in() {
+        let values = Values {
+            client: Some("c1"),
+            listener: "default",
+            ..Values::default()
+        };
+        assert_eq!(
+            expand("site/${listener}/${clientid}/", values),
+            Ok("site/default/c1/".into())
+        );
+        assert_eq!(expand("", values), Ok(String::new()));
+    }
+
+    #[test]
+    fn a_client_id_with_a_wildcard_cannot_leave_its_mountpoint() {
+        for client in ["+", "#", "a/b"] {
+            let values = Values {
+                client: Some(client),
+                ..Values::default()
+            };
+            assert_eq!(expand("dev/${clientid}/", values), Err("clientid"));
+        }
+        assert_eq!(expand("${username}/", Values::default()), Ok("/".into()));
+    }
+}

@@ -1,0 +1,361 @@
+//! Who observes what: observations by client, by filter, and the distinct filters that the broker knows.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::contract::FilterId;
+use crate::coap::contract::{ObservationId, PeerId, ResourceKey, Token};
+use crate::policy::connections::{ConnectionKey, Grant};
+use crate::types::message::Qos;
+use crate::types::{ClientId, Message, TopicFilter};
+
+/// Whose an observation is, and with whom it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Holder {
+    /// A peer: its UDP address, or its DTLS session (connectionless mode).
+    Peer(PeerId),
+    /// A connection, wherever its client is now.
+    Connection(ConnectionKey),
+}
+
+/// What an observation was asked to be. It moves as it is when its connection moves to another worker.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// The token of the request that began it.
+    pub token: Token,
+    /// The resource of that request.
+    pub resource: ResourceKey,
+    /// The filter, mountpoint included.
+    pub filter: TopicFilter,
+    /// How many bytes of the filter are the mountpoint's.
+    pub mounted: usize,
+    /// The QoS that the request named.
+    pub qos: Option<Qos>,
+    /// The QoS that the settings demand where the request named none.
+    pub ceiling: Option<Qos>,
+    /// The QoS to subscribe with.
+    pub subscribe_qos: Qos,
+    /// Whether the client's own messages stay away (`nl=1`).
+    pub no_local: bool,
+    /// The client id, named or proved.
+    pub client: Option<ClientId>,
+    /// The user name that authorisation goes by.
+    pub username: Option<Arc<str>>,
+    /// The name that the DTLS handshake proved.
+    pub identity: Option<Arc<str>>,
+    /// What the client's authentication granted.
+    pub grant: Grant,
+}
+
+/// One observation.
+#[derive(Debug)]
+pub struct Observation {
+    /// Whose it is.
+    pub holder: Holder,
+    /// What it was asked to be.
+    pub terms: Terms,
+    /// The worker's id of its filter.
+    pub filter_id: FilterId,
+    /// The last Observe number sent.
+    pub sequence: u32,
+    /// When the client last showed that it still wants it.
+    pub confirmed_at: Instant,
+    /// What it was last sent.
+    pub last: Option<Arc<Message>>,
+    /// Whether the broker has said that the subscription stands.
+    pub active: bool,
+}
+
+impl Observation {
+    /// The next Observe number: 24 bits, ascending (RFC 7641, 4.4).
+    pub fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1) & 0x00FF_FFFF;
+        self.sequence
+    }
+
+    /// Whether the client asked not to get `message` because it published it itself.
+    #[must_use]
+    pub fn is_own(&self, message: &Message) -> bool {
+        if !self.terms.no_local {
+            return false;
+        }
+        message
+            .origin
+            .as_ref()
+            .is_some_and(|origin| match (&origin.client, &self.terms.client) {
+                (Some(publisher), Some(observer)) => publisher == observer,
+                _ => self.holder == Holder::Peer(PeerId(origin.peer)),
+            })
+    }
+}
+
+struct Filter {
+    filter: TopicFilter,
+    observations: Vec<ObservationId>,
+}
+
+/// What [`Subscriptions::insert`] did.
+#[derive(Debug)]
+pub struct Inserted {
+    /// The new observation.
+    pub id: ObservationId,
+    /// Its filter's id.
+    pub filter_id: FilterId,
+    /// The observations whose place it took: the same filter, or the same token, of the same holder.
+    pub replaced: Vec<Removed>,
+    /// Whether this holder observed this filter before.
+    pub known: bool,
+}
+
+/// What [`Subscriptions::remove`] took out.
+#[derive(Debug)]
+pub struct Removed {
+    /// Its id.
+    pub id: ObservationId,
+    /// The observation as it was.
+    pub observation: Observation,
+    /// The filter that nobody observes any more, to be unsubscribed.
+    pub unsubscribe: Option<FilterId>,
+}
+
+/// All observations of a worker.
+pub struct Subscriptions {
+    observations: HashMap<ObservationId, Observation>,
+    by_holder: HashMap<Holder, Vec<ObservationId>>,
+    filters: HashMap<FilterId, Filter>,
+    by_filter: HashMap<TopicFilter, FilterId>,
+    next: u64,
+}
+
+impl Subscriptions {
+    /// An empty registry; ids begin after `first_id`, which must set workers apart.
+    #[must_use]
+    pub fn new(first_id: u64) -> Self {
+        Self {
+            observations: HashMap::new(),
+            by_holder: HashMap::new(),
+            filters: HashMap::new(),
+            by_filter: HashMap::new(),
+            next: first_id,
+        }
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Adds an observation that is not active yet. It replaces those of the same holder with the same filter or the same
+    /// token (RFC 7641, 4.1), and goes on counting where a replaced one stopped.
+    pub fn insert(&mut self, now: Instant, holder: Holder, terms: Terms) -> Inserted {
+        let filter_id = match self.by_filter.get(&terms.filter) {
+            Some(id) => *id,
+            None => self.add_filter(terms.filter.clone()),
+        };
+        let id = ObservationId(self.next_id());
+        let old: Vec<ObservationId> = self
+            .of(holder)
+            .iter()
+            .copied()
+            .filter(|old| {
+                self.observations.get(old).is_some_and(|observation| {
+                    observation.terms.filter == terms.filter || observation.terms.token == terms.token
+                })
+            })
+            .collect();
+        // Added before the old ones go, so that a filter that stays is never unsubscribed in between.
+        push(&mut self.by_holder, holder, id);
+        if let Some(filter) = self.filters.get_mut(&filter_id) {
+            filter.observations.push(id);
+        }
+        let replaced: Vec<Removed> = old.into_iter().filter_map(|old| self.remove(old)).collect();
+        let known = replaced
+            .iter()
+            .any(|removed| removed.observation.terms.filter == terms.filter);
+        let sequence = replaced
+            .iter()
+            .map(|removed| removed.observation.sequence)
+            .max()
+            .unwrap_or(0);
+        let observation = Observation {
+            holder,
+            terms,
+            filter_id,
+            sequence,
+            confirmed_at: now,
+            last: None,
+            active: false,
+        };
+        self.observations.insert(id, observation);
+        Inserted {
+            id,
+            filter_id,
+            replaced,
+            known,
+        }
+    }
+
+    fn add_filter(&mut self, filter: TopicFilter) -> FilterId {
+        let id = FilterId(self.next_id());
+        self.by_filter.insert(filter.clone(), id);
+        self.filters.insert(
+            id,
+            Filter {
+                filter,
+                observations: Vec::new(),
+            },
+        );
+        id
+    }
+
+    /// Takes an observation out.
+    pub fn remove(&mut self, id: ObservationId) -> Option<Removed> {
+        let observation = self.observations.remove(&id)?;
+        if let Some(ids) = self.by_holder.get_mut(&observation.holder) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_holder.remove(&observation.holder);
+            }
+        }
+        let filter = self.filters.get_mut(&observation.filter_id)?;
+        filter.observations.retain(|other| *other != id);
+        let unsubscribe = filter.observations.is_empty().then_some(observation.filter_id);
+        if unsubscribe.is_some() {
+            if let Some(filter) = self.filters.remove(&observation.filter_id) {
+                self.by_filter.remove(&filter.filter);
+            }
+        }
+        Some(Removed {
+            id,
+            observation,
+            unsubscribe,
+        })
+    }
+
+    /// The observation of `holder` on `filter`.
+    #[must_use]
+    pub fn find(&self, holder: Holder, filter: &TopicFilter) -> Option<ObservationId> {
+        self.of(holder).iter().copied().find(|id| {
+            self.observations
+                .get(id)
+                .is_some_and(|observation| observation.terms.filter == *filter)
+        })
+    }
+
+    /// The observations of a holder, oldest first.
+    #[must_use]
+    pub fn of(&self, holder: Holder) -> &[ObservationId] {
+        self.by_holder.get(&holder).map_or(&[], Vec::as_slice)
+    }
+
+    /// One observation.
+    #[must_use]
+    pub fn get(&self, id: ObservationId) -> Option<&Observation> {
+        self.observations.get(&id)
+    }
+
+    /// One observation, to change.
+    pub fn get_mut(&mut self, id: ObservationId) -> Option<&mut Observation> {
+        self.observations.get_mut(&id)
+    }
+
+    /// The `index`th observation of a filter.
+    pub fn nth_of_filter(
+        &mut self,
+        filter: FilterId,
+        index: usize,
+    ) -> Option<(ObservationId, &mut Observation)> {
+        let id = *self.filters.get(&filter)?.observations.get(index)?;
+        Some((id, self.observations.get_mut(&id)?))
+    }
+
+    /// How many observations a filter has.
+    #[must_use]
+    pub fn filter_len(&self, filter: FilterId) -> usize {
+        self.filters
+            .get(&filter)
+            .map_or(0, |filter| filter.observations.len())
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.observations.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.observations.is_empty()
+    }
+}
+
+fn push<K: Eq + Hash>(map: &mut HashMap<K, Vec<ObservationId>>, key: K, id: ObservationId) {
+    map.entry(key).or_default().push(id);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock_for_tests as clock;
+
+    fn terms(filter: &str, token: u8) -> Terms {
+        Terms {
+            token: Token::new(&[token]).unwrap(),
+            resource: ResourceKey(Arc::from(&b""[..])),
+            filter: TopicFilter::new(filter).unwrap(),
+            mounted: 0,
+            qos: None,
+            ceiling: None,
+            subscribe_qos: Qos::AtMostOnce,
+            no_local: false,
+            client: None,
+            username: None,
+            identity: None,
+            grant: Grant::default(),
+        }
+    }
+
+    #[test]
+    fn a_new_token_replaces_the_observation_and_the_filter_stays() {
+        let mut subscriptions = Subscriptions::new(0);
+        let holder = Holder::Peer(PeerId(1));
+        let first = subscriptions.insert(clock(), holder, terms("a", 1));
+        subscriptions.get_mut(first.id).unwrap().sequence = 9;
+        let second = subscriptions.insert(clock(), holder, terms("a", 2));
+        assert!(second.known);
+        assert_eq!(second.filter_id, first.filter_id);
+        assert_eq!(second.replaced.len(), 1);
+        assert_eq!(second.replaced[0].unsubscribe, None);
+        assert_eq!(subscriptions.get_mut(second.id).unwrap().next_sequence(), 10);
+        assert_eq!(
+            subscriptions.remove(second.id).unwrap().unsubscribe,
+            Some(first.filter_id)
+        );
+        assert!(subscriptions.is_empty());
+    }
+
+    #[test]
+    fn a_token_used_for_another_filter_ends_the_older_observation() {
+        let mut subscriptions = Subscriptions::new(0);
+        let holder = Holder::Peer(PeerId(1));
+        let first = subscriptions.insert(clock(), holder, terms("a", 1));
+        let second = subscriptions.insert(clock(), holder, terms("b", 1));
+        assert!(!second.known);
+        assert_eq!(second.replaced[0].unsubscribe, Some(first.filter_id));
+        assert_eq!(subscriptions.of(holder), [second.id]);
+    }
+
+    #[test]
+    fn observers_of_one_filter_share_its_id() {
+        let mut subscriptions = Subscriptions::new(0);
+        let a = subscriptions.insert(clock(), Holder::Peer(PeerId(1)), terms("a/#", 1));
+        let b = subscriptions.insert(clock(), Holder::Connection(ConnectionKey(1)), terms("a/#", 1));
+        assert_eq!(a.filter_id, b.filter_id);
+        assert_eq!(subscriptions.filter_len(a.filter_id), 2);
+        assert_eq!(subscriptions.remove(a.id).unwrap().unsubscribe, None);
+        assert_eq!(subscriptions.remove(b.id).unwrap().unsubscribe, Some(a.filter_id));
+    }
+}

@@ -1,0 +1,344 @@
+//! Uri-Path to resource, Uri-Query to parameters (interface 2.1 and 2.2).
+//!
+//! CoAP already decoded both; nothing is percent-decoded again, so the segment `50%off` is a legal topic level.
+
+use bytes::Bytes;
+use std::fmt;
+
+use crate::types::ClientId;
+use crate::types::message::Qos;
+
+/// What a path names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resource {
+    /// `mqtt/connection`.
+    Connection,
+    /// `ps/{topic}` or `mqtt/{topic}`; the text is not yet checked as topic or filter.
+    Topic(String),
+    /// `.well-known/core` (RFC 6690).
+    Discovery,
+    /// Anything else: 4.04.
+    Unknown,
+}
+
+/// What is wrong with a path or query; the text is the diagnostic payload of the 4.00 answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadUri(String);
+
+impl fmt::Display for BadUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The resource that Uri-Path segments name.
+///
+/// # Errors
+/// When a topic is no UTF-8, or its last segment holds parameters behind `&` where `?` was meant.
+pub fn resource(path: &[Bytes]) -> Result<Resource, BadUri> {
+    let segments: Vec<&[u8]> = path.iter().map(AsRef::as_ref).collect();
+    match segments.as_slice() {
+        [b"mqtt", b"connection"] => Ok(Resource::Connection),
+        [b"mqtt", last] if last.starts_with(b"connection&") => Err(ampersand()),
+        [b".well-known", b"core"] => Ok(Resource::Discovery),
+        [b"ps" | b"mqtt", topic @ ..] => topic_text(topic).map(Resource::Topic),
+        _ => Ok(Resource::Unknown),
+    }
+}
+
+fn topic_text(segments: &[&[u8]]) -> Result<String, BadUri> {
+    let topic =
+        String::from_utf8(segments.join(&b'/')).map_err(|_| BadUri("topic is not valid UTF-8".into()))?;
+    let last = topic.rsplit('/').next().unwrap_or_default();
+    let parameter_like = last.split('&').skip(1).any(|part| {
+        part.split_once('=')
+            .is_some_and(|(name, _)| Name::parse(name.as_bytes()).is_some())
+    });
+    if parameter_like {
+        Err(ampersand())
+    } else {
+        Ok(topic)
+    }
+}
+
+fn ampersand() -> BadUri {
+    BadUri("parameters stand in the path: begin them with '?', not with '&'".into())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Name {
+    ClientId,
+    Token,
+    Username,
+    Password,
+    Qos,
+    Retain,
+    Expiry,
+    NoLocal,
+    RetainHandling,
+}
+
+impl Name {
+    fn parse(name: &[u8]) -> Option<Self> {
+        Some(match name {
+            b"clientid" | b"c" => Self::ClientId,
+            b"token" | b"t" => Self::Token,
+            b"username" | b"u" => Self::Username,
+            b"password" | b"p" => Self::Password,
+            b"qos" | b"q" => Self::Qos,
+            b"retain" | b"r" => Self::Retain,
+            b"expiry" => Self::Expiry,
+            b"nl" => Self::NoLocal,
+            b"rh" => Self::RetainHandling,
+            _ => return None,
+        })
+    }
+
+    const fn long(self) -> &'static str {
+        match self {
+            Self::ClientId => "clientid",
+            Self::Token => "token",
+            Self::Username => "username",
+            Self::Password => "password",
+            Self::Qos => "qos",
+            Self::Retain => "retain",
+            Self::Expiry => "expiry",
+            Self::NoLocal => "nl",
+            Self::RetainHandling => "rh",
+        }
+    }
+
+    const fn expected(self) -> &'static str {
+        match self {
+            Self::ClientId => "1 to 128 bytes of UTF-8",
+            Self::Token => "the token that create returned",
+            Self::Username => "UTF-8 text",
+            Self::Password => "name=value",
+            Self::Qos | Self::RetainHandling => "0, 1 or 2",
+            Self::Retain => "true, 1, false or 0",
+            Self::Expiry => "seconds, 0 to 4294967295",
+            Self::NoLocal => "0 or 1",
+        }
+    }
+
+    fn malformed(self) -> BadUri {
+        BadUri(format!(
+            "bad parameter {}: expected {}",
+            self.long(),
+            self.expected()
+        ))
+    }
+}
+
+/// When a subscription gets retained messages (MQTT 5, 3.8.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RetainHandling {
+    /// Always.
+    #[default]
+    Send,
+    /// Only if the client did not observe this filter yet.
+    SendIfNew,
+    /// Never.
+    DoNotSend,
+}
+
+/// The query parameters of a request. Borrowed: a password never outlives its datagram here.
+#[derive(Default)]
+pub struct Params<'a> {
+    /// `clientid`.
+    pub client: Option<ClientId>,
+    /// `token`.
+    pub token: Option<&'a [u8]>,
+    /// `username`.
+    pub username: Option<&'a str>,
+    /// `password`; any bytes.
+    pub password: Option<&'a [u8]>,
+    /// `qos`.
+    pub qos: Option<Qos>,
+    /// `retain`.
+    pub retain: bool,
+    /// `expiry` in seconds; `None` and 0 never.
+    pub expiry: Option<u32>,
+    /// `nl`.
+    pub no_local: bool,
+    /// `rh`.
+    pub retain_handling: RetainHandling,
+}
+
+impl fmt::Debug for Params<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Params")
+            .field("client", &self.client)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Params<'a> {
+    /// Reads Uri-Query options, each `name=value`, split at the first `=`. Unknown names are ignored.
+    ///
+    /// # Errors
+    /// When a known parameter is malformed, or given twice (long and short name count as the same).
+    pub fn parse(query: &'a [Bytes]) -> Result<Self, BadUri> {
+        let mut params = Self::default();
+        let mut seen = 0_u16;
+        for option in query {
+            let split = option.iter().position(|byte| *byte == b'=');
+            let (name, value) = match split.and_then(|at| option.split_at_checked(at)) {
+                Some((name, rest)) => (name, rest.get(1..)),
+                None => (option.as_ref(), None),
+            };
+            let Some(name) = Name::parse(name) else { continue };
+            let bit = 1 << name as u16;
+            if seen & bit != 0 {
+                return Err(BadUri(format!("repeated parameter {}", name.long())));
+            }
+            seen |= bit;
+            value
+                .and_then(|value| params.set(name, value))
+                .ok_or_else(|| name.malformed())?;
+        }
+        Ok(params)
+    }
+
+    fn set(&mut self, name: Name, value: &'a [u8]) -> Option<()> {
+        let text = std::str::from_utf8(value).ok();
+        match name {
+            Name::ClientId => self.client = Some(ClientId::new(text?)?),
+            Name::Token => self.token = Some(value),
+            Name::Username => self.username = Some(text.filter(|name| !name.contains('\0'))?),
+            Name::Password => self.password = Some(value),
+            Name::Qos => self.qos = Some(Qos::from_number(digit(value)?)?),
+            Name::Retain => {
+                self.retain = match value {
+                    b"true" | b"1" => true,
+                    b"false" | b"0" => false,
+                    _ => return None,
+                }
+            }
+            Name::Expiry => {
+                let text = text.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+                self.expiry = Some(text.parse().ok()?);
+            }
+            Name::NoLocal => {
+                self.no_local = match digit(value)? {
+                    0 => false,
+                    1 => true,
+                    _ => return None,
+                }
+            }
+            Name::RetainHandling => {
+                self.retain_handling = match digit(value)? {
+                    0 => RetainHandling::Send,
+                    1 => RetainHandling::SendIfNew,
+                    2 => RetainHandling::DoNotSend,
+                    _ => return None,
+                }
+            }
+        }
+        Some(())
+    }
+}
+
+fn digit(value: &[u8]) -> Option<u8> {
+    match value {
+        [byte @ b'0'..=b'9'] => Some(byte - b'0'),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segments(path: &str) -> Vec<Bytes> {
+        path.split('/')
+            .map(|segment| Bytes::copy_from_slice(segment.as_bytes()))
+            .collect()
+    }
+
+    fn query(options: &[&str]) -> Vec<Bytes> {
+        options
+            .iter()
+            .map(|option| Bytes::copy_from_slice(option.as_bytes()))
+            .collect()
+    }
+
+    #[test]
+    fn paths_name_resources() {
+        let topic = |path: &str| match resource(&segments(path)) {
+            Ok(Resource::Topic(topic)) => topic,
+            other => panic!("{path}: {other:?}"),
+        };
+        assert_eq!(topic("ps/a/b"), "a/b");
+        assert_eq!(topic("mqtt/a"), "a");
+        assert_eq!(topic("ps//a"), "/a");
+        assert_eq!(topic("ps/a/"), "a/");
+        assert_eq!(topic("ps/50%off"), "50%off");
+        assert_eq!(topic("ps"), "");
+        assert_eq!(topic("mqtt/connection/x"), "connection/x");
+        assert_eq!(resource(&segments("mqtt/connection")), Ok(Resource::Connection));
+        assert_eq!(resource(&segments(".well-known/core")), Ok(Resource::Discovery));
+        assert_eq!(resource(&segments("PS/a")), Ok(Resource::Unknown));
+        assert_eq!(resource(&[]), Ok(Resource::Unknown));
+    }
+
+    #[test]
+    fn an_ampersand_for_a_question_mark_is_told() {
+        for path in [
+            "ps/coap/test&clientid=a&token=b",
+            "ps/x&q=1",
+            "mqtt/connection&clientid=a",
+        ] {
+            let error = resource(&segments(path)).unwrap_err().to_string();
+            assert!(
+                error.contains('?') && !error.contains("token=b"),
+                "{path}: {error}"
+            );
+        }
+        assert!(resource(&segments("ps/salt&pepper")).is_ok());
+        assert!(resource(&segments("ps/a&b=c")).is_ok());
+    }
+
+    #[test]
+    fn values_may_contain_equal_signs_and_unknown_names_are_ignored() {
+        let options = query(&[
+            "p=YWJj==",
+            "clientid=dev1",
+            "color=red",
+            "flag",
+            "q=2",
+            "r=1",
+            "expiry=0",
+        ]);
+        let params = Params::parse(&options).unwrap();
+        assert_eq!(params.password, Some(b"YWJj==".as_slice()));
+        assert_eq!(params.client.unwrap().as_str(), "dev1");
+        assert_eq!(
+            (params.qos, params.retain, params.expiry),
+            (Some(Qos::ExactlyOnce), true, Some(0))
+        );
+    }
+
+    #[test]
+    fn malformed_and_repeated_parameters_are_named() {
+        for (options, name) in [
+            (&["qos=abc"][..], "qos"),
+            (&["qos=3"], "qos"),
+            (&["q="], "qos"),
+            (&["clientid="], "clientid"),
+            (&["clientid"], "clientid"),
+            (&["c=a", "clientid=a"], "clientid"),
+            (&["retain=True"], "retain"),
+            (&["expiry=-1"], "expiry"),
+            (&["expiry=+1"], "expiry"),
+            (&["expiry=4294967296"], "expiry"),
+            (&["nl=2"], "nl"),
+            (&["rh=3"], "rh"),
+            (&["t=x", "t=x"], "token"),
+        ] {
+            let options = query(options);
+            let error = Params::parse(&options).unwrap_err().to_string();
+            assert!(error.contains(name), "{options:?}: {error}");
+        }
+    }
+}

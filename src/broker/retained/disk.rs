@@ -1,0 +1,314 @@
+//! The retained store on disk: one thread that commits all writes that wait in one transaction.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use redb::backends::FileBackend;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::broker::clock::Moment;
+use crate::broker::record;
+use crate::types::{Message, TopicName};
+
+/// The file in the state directory.
+const FILE: &str = "retained.redb";
+const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("retained");
+/// Writes that wait for the disk before more are refused.
+const MAX_WAITING: usize = 16_384;
+/// Writes in one transaction.
+const MAX_BATCH: usize = 4_096;
+const CACHE_BYTES: usize = 16 << 20;
+
+/// Why the retained store cannot be used.
+#[derive(Debug)]
+pub(in crate::broker) struct RetainedError {
+    /// The file.
+    path: PathBuf,
+    /// What is wrong with it.
+    reason: String,
+}
+
+impl fmt::Display for RetainedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "retained store {}: {}", self.path.display(), self.reason)
+    }
+}
+
+impl std::error::Error for RetainedError {}
+
+struct Write {
+    number: u64,
+    topic: TopicName,
+    record: Option<Vec<u8>>,
+}
+
+/// What became of writes.
+#[derive(Debug)]
+pub(in crate::broker) enum Durable {
+    /// All writes up to this number are on disk.
+    Upto(u64),
+    /// The disk failed: no write after those already reported is on it, and none ever will be.
+    Failed(Arc<str>),
+}
+
+/// The way to the writing thread.
+#[derive(Debug)]
+pub(in crate::broker) struct Disk {
+    writes: SyncSender<Write>,
+    reports: UnboundedReceiver<Durable>,
+    thread: JoinHandle<()>,
+    next: u64,
+}
+
+impl Disk {
+    /// Opens or makes the store in `directory` and reads its messages; those whose time is over expire at this very moment.
+    pub(in crate::broker) fn open(
+        directory: &Path,
+        moment: Moment,
+    ) -> Result<(Self, Vec<Message>), RetainedError> {
+        let path = directory.join(FILE);
+        let fail = |reason: String| RetainedError {
+            path: path.clone(),
+            reason,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(|error| fail(format!("cannot make the directory: {error}")))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| fail(format!("cannot open it: {error}")))?;
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .set_check_integrity_on_open(true)
+            .create_with_backend(FileBackend::new(file).map_err(|error| fail(explain(&error)))?)
+            .map_err(|error| fail(explain(&error)))?;
+        let messages = load(&database, moment).map_err(fail)?;
+        let (writes, waiting) = sync_channel(MAX_WAITING);
+        let (reporter, reports) = unbounded_channel();
+        let thread = std::thread::Builder::new()
+            .name("retained".into())
+            .spawn(move || write_all(&database, &waiting, &reporter))
+            .map_err(|error| fail(format!("cannot start its thread: {error}")))?;
+        let disk = Self {
+            writes,
+            reports,
+            thread,
+            next: 0,
+        };
+        Ok((disk, messages))
+    }
+
+    /// Queues one write, `None` to remove; gives its number, or `None` when too many wait or the disk failed.
+    pub(in crate::broker) fn write(&mut self, topic: &TopicName, record: Option<Vec<u8>>) -> Option<u64> {
+        let number = self.next;
+        let write = Write {
+            number,
+            topic: topic.clone(),
+            record,
+        };
+        match self.writes.try_send(write) {
+            Ok(()) => {
+                self.next += 1;
+                Some(number)
+            }
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => None,
+        }
+    }
+
+    /// What became of earlier writes; `None` once the thread ended. Cancel safe.
+    pub(in crate::broker) async fn report(&mut self) -> Option<Durable> {
+        self.reports.recv().await
+    }
+
+    /// Waits until everything queued is written, and gives the reports that were not read yet.
+    pub(in crate::broker) fn close(mut self) -> Vec<Durable> {
+        drop(self.writes);
+        if self.thread.join().is_err() {
+            tracing::error!("the retained store's thread ended abnormally");
+        }
+        let mut rest = Vec::new();
+        while let Ok(report) = self.reports.try_recv() {
+            rest.push(report);
+        }
+        rest
+    }
+}
+
+fn explain(error: &redb::DatabaseError) -> String {
+    match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => "another process has it open".into(),
+        redb::DatabaseError::Storage(redb::StorageError::Corrupted(what)) => damaged(what),
+        redb::DatabaseError::Storage(redb::StorageError::Io(error))
+            if error.kind() == std::io::ErrorKind::InvalidData =>
+        {
+            damaged(&error.to_string())
+        }
+        error => format!("cannot open it: {error}"),
+    }
+}
+
+fn damaged(what: &str) -> String {
+    format!("it is damaged ({what}); move it away to start without retained messages")
+}
+
+fn load(database: &Database, moment: Moment) -> Result<Vec<Message>, String> {
+    let read = || -> Result<Result<Vec<Message>, String>, redb::Error> {
+        // A first write makes the table, so that reading finds it.
+        let setup = database.begin_write()?;
+        setup.open_table(TABLE)?;
+        setup.commit()?;
+        let transaction = database.begin_read()?;
+        let table = transaction.open_table(TABLE)?;
+        let mut messages = Vec::new();
+        for row in table.iter()? {
+            let (topic, value) = row?;
+            match record::decode(value.value(), moment) {
+                Some(record) if record.message.topic.as_str() == topic.value() => {
+                    messages.push(record.message)
+                }
+                _ => return Ok(Err(damaged("a record does not match its checksum"))),
+            }
+        }
+        Ok(Ok(messages))
+    };
+    read().unwrap_or_else(|error| Err(damaged(&error.to_string())))
+}
+
+fn write_all(database: &Database, waiting: &Receiver<Write>, reports: &UnboundedSender<Durable>) {
+    let mut batch: HashMap<TopicName, Option<Vec<u8>>> = HashMap::new();
+    while let Ok(first) = waiting.recv() {
+        let mut last = first.number;
+        batch.insert(first.topic, first.record);
+        for write in waiting.try_iter().take(MAX_BATCH) {
+            last = write.number;
+            batch.insert(write.topic, write.record);
+        }
+        let report = match commit(database, batch.drain()) {
+            Ok(()) => Durable::Upto(last),
+            Err(error) => {
+                // What an fsync that failed left on disk is unknown, so this thread never writes again.
+                let told = reports.send(Durable::Failed(error.to_string().into()));
+                drop(told);
+                return;
+            }
+        };
+        if reports.send(report).is_err() {
+            return;
+        }
+    }
+}
+
+fn commit(
+    database: &Database,
+    writes: impl Iterator<Item = (TopicName, Option<Vec<u8>>)>,
+) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut table = transaction.open_table(TABLE)?;
+        for (topic, record) in writes {
+            match record {
+                Some(record) => drop(table.insert(topic.as_str(), record.as_slice())?),
+                None => drop(table.remove(topic.as_str())?),
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::testing::{clock, message};
+
+    fn encoded(message: &Message) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        record::encode(message, None, clock().moment(), &mut bytes);
+        bytes
+    }
+
+    fn filled(directory: &Path, count: usize) {
+        let (mut disk, _) = Disk::open(directory, clock().moment()).unwrap();
+        for index in 0..count {
+            let message = message(&format!("t/{index}"), "payload");
+            disk.write(&message.topic, Some(encoded(&message))).unwrap();
+        }
+        let reports = disk.close();
+        assert!(matches!(reports.last(), Some(Durable::Upto(last)) if *last as usize == count - 1));
+    }
+
+    #[test]
+    fn what_is_reported_durable_is_there_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        filled(directory.path(), 100);
+        let (mut disk, messages) = Disk::open(directory.path(), clock().moment()).unwrap();
+        assert_eq!(messages.len(), 100);
+        disk.write(&messages[0].topic, None).unwrap();
+        disk.close();
+        let (_disk, messages) = Disk::open(directory.path(), clock().moment()).unwrap();
+        assert_eq!(messages.len(), 99);
+    }
+
+    #[test]
+    fn a_second_process_is_told_that_the_store_is_in_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_disk, _) = Disk::open(directory.path(), clock().moment()).unwrap();
+        let error = Disk::open(directory.path(), clock().moment()).unwrap_err();
+        assert!(error.to_string().contains("another process"), "{error}");
+        assert!(error.to_string().contains("retained.redb"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_store_is_named_in_the_error() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join(FILE), b"not a database at all".repeat(1000)).unwrap();
+        let error = Disk::open(directory.path(), clock().moment()).unwrap_err();
+        assert!(error.to_string().contains("retained.redb"), "{error}");
+        assert!(error.to_string().contains("damaged"), "{error}");
+    }
+
+    #[test]
+    fn damage_gives_an_error_or_whole_messages_and_never_a_panic() {
+        use rand::{Rng, SeedableRng, rngs::StdRng};
+        let original = tempfile::tempdir().unwrap();
+        filled(original.path(), 200);
+        let good = std::fs::read(original.path().join(FILE)).unwrap();
+        let mut rng = StdRng::seed_from_u64(3);
+        for round in 0..60 {
+            let mut bytes = good.clone();
+            if round % 3 == 0 {
+                bytes.truncate(rng.random_range(0..bytes.len()));
+            } else {
+                for _ in 0..rng.random_range(1..8) {
+                    let at = rng.random_range(0..bytes.len());
+                    bytes[at] ^= 1 << rng.random_range(0..8);
+                }
+            }
+            let directory = tempfile::tempdir().unwrap();
+            std::fs::write(directory.path().join(FILE), &bytes).unwrap();
+            match Disk::open(directory.path(), clock().moment()) {
+                Err(error) => assert!(error.to_string().contains("retained.redb"), "{error}"),
+                Ok((_, messages)) => {
+                    assert!(
+                        messages.iter().all(|message| message.payload == "payload"),
+                        "round {round}"
+                    );
+                }
+            }
+        }
+    }
+}
