@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
+use portcullis::broker::{BrokerKind, BrokerSettings, Clock, RetainedLimits};
 use portcullis::daemon::build::WorkerParts;
 use portcullis::daemon::clock;
 use portcullis::daemon::echo::Echo;
@@ -104,15 +105,23 @@ fn through_worker(bind: &str, burst: usize, total: usize) -> Figure {
         groups[0][0].local_addr().unwrap().port(),
     );
     let (number, thread) = sync_channel(1);
-    let (broker, _requests) = tokio::sync::mpsc::channel(1);
-    let (_events, events) = tokio::sync::mpsc::channel(1);
+    let settings = BrokerSettings {
+        node: "bench".into(),
+        state_dir: None,
+        clock: Clock {
+            now: clock::now,
+            wall: clock::wall,
+        },
+        kind: BrokerKind::Embedded(RetainedLimits::default()),
+    };
+    let (_runtime, mut links) = portcullis::broker::start(settings, 1).unwrap();
     let parts = WorkerParts {
         core: Box::new(move || {
             number.send(thread_number()).unwrap();
             Echo::default()
         }),
-        broker,
-        events,
+        broker: links.remove(0),
+        auth: None,
     };
     let workers = Workers::start(vec![parts], groups).unwrap();
     let figure = measure(addr, &thread.recv().unwrap(), burst, total);

@@ -12,9 +12,20 @@ use super::exit::{DATA_ERROR, Failure, USAGE};
 use super::{output, target};
 
 pub(super) fn run(command: &AclCommand) -> Result<(), Failure> {
-    let AclCommand::Check { user, action, topic, client, identity, json, file } = command;
+    let AclCommand::Check {
+        user,
+        action,
+        topic,
+        client,
+        identity,
+        json,
+        file,
+    } = command;
     let action = Action::from_word(action).ok_or_else(|| {
-        Failure::new(USAGE, format!("`{action}` is no action: publish (write), subscribe, or receive (read)"))
+        Failure::new(
+            USAGE,
+            format!("`{action}` is no action: publish (write), subscribe, or receive (read)"),
+        )
     })?;
     let (path, no_match) = rules(file)?;
     let content = read_public(&path).map_err(Failure::from)?;
@@ -25,8 +36,10 @@ pub(super) fn run(command: &AclCommand) -> Result<(), Failure> {
     };
     let text = String::from_utf8_lossy(&content);
     let explained = acl::explain(&text, no_match, &subject, action, topic).map_err(|errors| {
-        let lines: Vec<String> =
-            errors.iter().map(|error| format!("{}:{}: {}", path.display(), error.line, error.message)).collect();
+        let lines: Vec<String> = errors
+            .iter()
+            .map(|error| format!("{}:{}: {}", path.display(), error.line, error.message))
+            .collect();
         Failure::new(DATA_ERROR, lines.join("\n"))
     })?;
     if *json {

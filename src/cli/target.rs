@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::secrets::read_public;
 use crate::config::access;
+use crate::config::secrets::read_public;
 use crate::config::{self, Config, DEFAULT_FILE, Listener, PathBase};
 
 use crate::policy::authorization::NoMatch;
@@ -102,9 +102,12 @@ pub(super) fn acl_file(config: Option<&Path>) -> Result<(PathBuf, NoMatch), Fail
         access::NoMatch::Allow => NoMatch::Allow,
         access::NoMatch::Deny => NoMatch::Deny,
     };
-    let path = authorization
-        .acl_file
-        .ok_or_else(|| Failure::new(CONFIG, "authorization.acl_file names no file: everything is allowed"))?;
+    let path = authorization.acl_file.ok_or_else(|| {
+        Failure::new(
+            CONFIG,
+            "authorization.acl_file names no file: everything is allowed",
+        )
+    })?;
     Ok((path, no_match))
 }
 

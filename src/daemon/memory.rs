@@ -39,9 +39,9 @@ fn cgroup_limit() -> Option<u64> {
         let (controllers, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
         let file = match controllers {
             "" => Path::new("/sys/fs/cgroup").join(path).join("memory.max"),
-            list if list.split(',').any(|name| name == "memory") => {
-                Path::new("/sys/fs/cgroup/memory").join(path).join("memory.limit_in_bytes")
-            }
+            list if list.split(',').any(|name| name == "memory") => Path::new("/sys/fs/cgroup/memory")
+                .join(path)
+                .join("memory.limit_in_bytes"),
             _ => return None,
         };
         fs::read_to_string(file).ok()?.trim().parse::<u64>().ok()

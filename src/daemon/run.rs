@@ -15,8 +15,8 @@ use crate::admin::health::Readiness;
 use crate::admin::monitoring::Monitoring;
 use crate::admin::server::{Bounds, Server};
 use crate::admin::{Exposes, Health};
-use crate::net::group::bound_addresses;
 use crate::gateway::contract::ControlRequest;
+use crate::net::group::bound_addresses;
 use crate::types::WorkerId;
 
 use super::build::{Assembly, ExitReason, StartError};

@@ -41,10 +41,6 @@ impl Pressure {
         }
     }
 
-    pub(super) fn due(&self) -> Instant {
-        self.due
-    }
-
     /// Whether publishes at QoS 0 are refused now.
     pub(super) fn refuses_qos0(&self) -> bool {
         self.overload.holds(Step::NoQos0)
@@ -88,11 +84,21 @@ impl Gateway {
     }
 
     fn sessions_fullness(&self) -> f64 {
-        let connections = fullness(self.connections.len() as u64, self.settings.caps.connections as u64);
-        let sessions = self.dtls.iter().zip(&self.settings.listeners).filter_map(|(dtls, listener)| {
-            let (dtls, settings) = (dtls.as_ref()?, listener.dtls.as_ref()?);
-            Some(fullness(dtls.len() as u64, settings.transport.max_sessions as u64))
-        });
+        let connections = fullness(
+            self.connections.len() as u64,
+            self.settings.caps.connections as u64,
+        );
+        let sessions = self
+            .dtls
+            .iter()
+            .zip(&self.settings.listeners)
+            .filter_map(|(dtls, listener)| {
+                let (dtls, settings) = (dtls.as_ref()?, listener.dtls.as_ref()?);
+                Some(fullness(
+                    dtls.len() as u64,
+                    settings.transport.max_sessions as u64,
+                ))
+            });
         sessions.fold(connections, f64::max)
     }
 
@@ -104,7 +110,10 @@ impl Gateway {
         let refuse = self.pressure.overload.holds(Step::NoUnproven);
         for (dtls, listener) in self.dtls.iter_mut().zip(&self.settings.listeners) {
             if let (Some(dtls), Some(settings)) = (dtls, &listener.dtls) {
-                dtls.set_pressure(self.pressure.overload.idle(settings.transport.idle_timeout), refuse);
+                dtls.set_pressure(
+                    self.pressure.overload.idle(settings.transport.idle_timeout),
+                    refuse,
+                );
             }
         }
     }
@@ -114,7 +123,10 @@ impl Gateway {
         let overload = &self.pressure.overload;
         overload.holds(Step::RefuseAll).then(|| {
             self.metrics.limits.inc(Limit::Overload);
-            Response { max_age: Some(rate::max_age(overload.retry_after())), ..unavailable() }
+            Response {
+                max_age: Some(rate::max_age(overload.retry_after())),
+                ..unavailable()
+            }
         })
     }
 }

@@ -167,20 +167,12 @@ impl<C: Core> Worker<C> {
         while self.stage != Stage::Ended {
             self.wait().await?;
             self.metrics.turns.inc();
-<<<<<<< HEAD
-            self.run_commands();
-            self.run_timers();
-            self.run_inbox();
-            self.run_verdicts();
-            self.run_events().await?;
-=======
-            self.retry_late();
             let now = clock::now();
             self.run_commands(now);
             self.run_timers(now);
             self.run_inbox(now);
+            self.run_verdicts(now);
             self.run_events(now).await?;
->>>>>>> shell
             self.settle().await?;
             let more = self.run_sockets().await?;
             self.advance_stop().await?;
@@ -221,20 +213,14 @@ impl<C: Core> Worker<C> {
         }
     }
 
-<<<<<<< HEAD
-    fn run_verdicts(&mut self) {
-        let now = clock::now();
+    fn run_verdicts(&mut self, now: Instant) {
         for AuthAnswer { ticket, verdict } in self.ready.verdicts.drain(..) {
             self.unanswered = self.unanswered.saturating_sub(1);
             self.core.handle(now, Input::Authenticated { ticket, verdict });
         }
     }
 
-    async fn run_events(&mut self) -> Result<(), WorkerError> {
-        let now = clock::now();
-=======
     async fn run_events(&mut self, now: Instant) -> Result<(), WorkerError> {
->>>>>>> shell
         let mut events = std::mem::take(&mut self.ready.events);
         for event in events.drain(..) {
             self.note_answer(&event);
