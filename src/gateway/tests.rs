@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use coap_lite::{CoapOption, MessageClass, MessageType, Packet, RequestType, ResponseType};
 
-use super::contract::{Input, Output};
+use super::contract::{ControlRequest, Input, Output};
 use super::metrics::{ConnectionEvent, GatewayMetrics};
 use super::settings::{DefaultQos, ListenerSettings, NotifyType, Settings};
 use super::{Gateway, Parts};
@@ -13,6 +13,7 @@ use crate::bridge::contract::{BrokerEvent, BrokerRequest, FilterId};
 use crate::clock_for_tests as clock;
 use crate::coap::CoapMetrics;
 use crate::coap::contract::CoapSettings;
+use crate::policy::authentication::{AuthRequest, DenyReason, Verdict};
 use crate::policy::authorization::Authorizer;
 use crate::types::limits::Caps;
 use crate::types::message::Qos;
@@ -50,6 +51,7 @@ struct Site {
     workers: Vec<Gateway>,
     metrics: Vec<Arc<GatewayMetrics>>,
     subscriptions: Vec<(usize, FilterId, TopicFilter)>,
+    logins: Vec<(usize, AuthRequest)>,
     next_mid: u16,
 }
 
@@ -84,6 +86,7 @@ impl Site {
             workers,
             metrics,
             subscriptions: Vec::new(),
+            logins: Vec::new(),
             next_mid: 1,
         }
     }
@@ -160,6 +163,7 @@ impl Site {
                             self.workers[usize::from(to.0)].handle(self.now, Input::Worker(message));
                         }
                         Output::Broker(request) => self.broker(worker, request),
+                        Output::Authenticate { request, .. } => self.logins.push((worker, request)),
                         other => panic!("{other:?}"),
                     }
                 }
@@ -221,6 +225,25 @@ impl Site {
             expires_at: None,
             origin: None,
         })
+    }
+
+    /// A publish with credentials, without a connection.
+    fn publish_as(&mut self, port: u16, password: &str) -> Vec<ResponseType> {
+        let query = ["u=ann", &format!("p={password}")];
+        let request = self.request(RequestType::Post, "ps/t", &query);
+        self.ask(0, port, &request).iter().map(code).collect()
+    }
+
+    /// Answers the logins that wait: `right` is the password.
+    fn judge(&mut self, port: u16) -> Vec<ResponseType> {
+        for (worker, request) in std::mem::take(&mut self.logins) {
+            let right = request.password.is_some_and(|password| password.expose() == b"right");
+            let verdict = if right { Verdict::allow() } else { Verdict::Deny(DenyReason::BadCredentials) };
+            let ticket = request.ticket;
+            self.workers[worker].handle(self.now, Input::Authenticated { ticket, verdict });
+            self.settle();
+        }
+        self.sent(0, port).iter().map(code).collect()
     }
 
     fn events(&self, event: ConnectionEvent) -> u64 {
@@ -398,4 +421,65 @@ fn peers_that_nobody_needs_are_forgotten_and_observers_are_not() {
         site.workers[0].handle_timeout(site.now);
     }
     assert_eq!(site.metrics[0].listeners[0].udp_peers.get(), 1);
+}
+
+fn with_logins() -> Site {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    settings.listeners[0].authentication = true;
+    Site::with(settings)
+}
+
+#[test]
+fn right_credentials_are_asked_about_once_and_then_no_burst_of_theirs_is_throttled() {
+    let mut site = with_logins();
+    assert_eq!(site.publish_as(1000, "right"), []);
+    assert_eq!(site.judge(1000), [ResponseType::Changed]);
+    for _ in 0..100 {
+        assert_eq!(site.publish_as(1000, "right"), [ResponseType::Changed]);
+    }
+    assert!(site.logins.is_empty());
+    assert_eq!(site.publish_as(1000, "wrong"), []);
+    assert_eq!(site.logins.len(), 1);
+    site.now += Duration::from_secs(10);
+    assert_eq!(site.publish_as(1000, "right"), []);
+    assert_eq!(site.logins.len(), 2);
+}
+
+#[test]
+fn a_reload_forgets_who_was_right_and_who_was_asked_about_before_it() {
+    let mut site = with_logins();
+    site.publish_as(1000, "right");
+    site.judge(1000);
+    site.publish_as(2000, "wrong");
+    site.publish_as(1000, "other");
+    site.now += Duration::from_secs(1);
+    let settings = Arc::clone(&site.workers[0].settings);
+    let request = ControlRequest::Reconfigure { settings, contexts: Vec::new() };
+    site.workers[0].handle(site.now, Input::Control { ticket: 1, request });
+    while site.workers[0].poll_output().is_some() {}
+    for (_, request) in std::mem::take(&mut site.logins) {
+        let (ticket, verdict) = (request.ticket, Verdict::allow());
+        site.workers[0].handle(site.now, Input::Authenticated { ticket, verdict });
+        site.settle();
+    }
+    for password in ["right", "other"] {
+        assert_eq!(site.sent(0, 1000).len().min(1), usize::from(password == "right"));
+        assert_eq!(site.publish_as(1000, password), [], "{password}");
+    }
+}
+
+#[test]
+fn wrong_credentials_in_flight_are_throttled_and_right_ones_give_back_what_they_took() {
+    let mut site = with_logins();
+    let burst: Vec<_> = (0..5).flat_map(|_| site.publish_as(1000, "wrong")).collect();
+    assert_eq!(burst, [ResponseType::TooManyRequests; 2]);
+    assert_eq!(site.judge(1000), [ResponseType::Unauthorized; 3]);
+    assert_eq!(site.publish_as(1000, "right"), [ResponseType::TooManyRequests]);
+    site.now += Duration::from_secs(20);
+    for _ in 0..5 {
+        assert_eq!(site.publish_as(1000, "right"), []);
+        assert_eq!(site.judge(1000), [ResponseType::Changed]);
+        site.now += Duration::from_secs(11);
+    }
 }
