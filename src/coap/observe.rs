@@ -71,11 +71,11 @@ impl Observing {
     }
 
     /// The CON of an observation is settled, one way or the other.
-    fn landed(&mut self, id: ObservationId) -> Option<Notification> {
+    fn landed(&mut self, id: ObservationId) -> Option<InFlight> {
         let landed = self.observations.get_mut(&id)?.in_flight.take()?;
         self.outstanding = self.outstanding.saturating_sub(1);
         self.stalled = self.stalled.saturating_sub(usize::from(landed.stalled));
-        Some(landed.notification)
+        Some(landed)
     }
 
     fn forget(&mut self, id: ObservationId) -> VecDeque<Notification> {
@@ -94,8 +94,12 @@ impl Observing {
         self.observations.is_empty() && (proven || self.unconfirmed == 0)
     }
 
-    pub(super) fn waiting(&self) -> impl Iterator<Item = &Notification> {
-        self.observations.values().flat_map(|it| it.queue.iter())
+    /// Whether each notification is confirmable that waits, or for whose ACK we wait.
+    pub(super) fn unsettled(&self) -> impl Iterator<Item = bool> {
+        self.observations.values().flat_map(|it| {
+            let waiting = it.queue.iter().map(|notification| notification.confirmable);
+            waiting.chain(it.in_flight.iter().map(|_| true))
+        })
     }
 
     pub(super) fn waiting_weight(&self) -> usize {
@@ -157,16 +161,12 @@ impl Endpoint {
         let Some(observing) = self.observing(slot) else {
             return Vec::new();
         };
-        let mid = observing
-            .observations
-            .get(&observation)
-            .and_then(|it| it.in_flight.as_ref())
-            .map(|it| it.mid);
-        let mut pending: Vec<Notification> = observing.landed(observation).into_iter().collect();
-        pending.extend(self.forget(slot, observation));
-        if let Some(mid) = mid {
-            self.settle(slot, mid);
+        let mut pending = Vec::new();
+        if let Some(landed) = observing.landed(observation) {
+            self.settle(slot, landed.mid);
+            pending.push(landed.notification);
         }
+        pending.extend(self.forget(slot, observation));
         if let Some(now) = self.now {
             self.pump(now, slot);
         }
@@ -397,17 +397,10 @@ impl Endpoint {
         outcome: NotificationOutcome,
         confirmable: bool,
     ) {
-        let mut in_flight = None;
-        if let Some(observing) = self.observing(slot) {
-            in_flight = observing
-                .observations
-                .get(&id)
-                .and_then(|it| it.in_flight.as_ref())
-                .map(|it| it.mid);
-            observing.landed(id);
-        }
-        if let Some(mid) = in_flight {
-            self.settle(slot, mid);
+        let landed = self.observing(slot).and_then(|observing| observing.landed(id));
+        if let Some(landed) = landed.filter(|_| !confirmable) {
+            self.settle(slot, landed.mid);
+            self.metrics.con_notifications.inc(NotificationResult::Dropped);
         }
         for notification in self.forget(slot, id) {
             let result = NotificationResult::Dropped;
