@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::config::access;
 use crate::config::secrets::read_public;
 use crate::config::{self, Config, DEFAULT_FILE, Listener, PathBase};
+
+use crate::policy::authorization::NoMatch;
 
 use super::args::{PskFile, UsersFile};
 use super::exit::{CONFIG, Failure, NO_INPUT, USAGE};
@@ -86,6 +89,26 @@ pub(super) fn users_file(args: &UsersFile) -> Result<PathBuf, Failure> {
         .authentication
         .file
         .ok_or_else(|| Failure::new(CONFIG, "authentication.file names no file"))
+}
+
+/// The file of access rules that a configuration names, and what holds where none matches.
+pub(super) fn acl_file(config: Option<&Path>) -> Result<(PathBuf, NoMatch), Failure> {
+    let Some(file) = config.or_else(|| installed()) else {
+        let message = format!("there is no {DEFAULT_FILE}: name a file with --config or --acl-file");
+        return Err(Failure::new(USAGE, message));
+    };
+    let authorization = read_config(file)?.authorization;
+    let no_match = match authorization.no_match {
+        access::NoMatch::Allow => NoMatch::Allow,
+        access::NoMatch::Deny => NoMatch::Deny,
+    };
+    let path = authorization.acl_file.ok_or_else(|| {
+        Failure::new(
+            CONFIG,
+            "authorization.acl_file names no file: everything is allowed",
+        )
+    })?;
+    Ok((path, no_match))
 }
 
 fn installed() -> Option<&'static Path> {

@@ -41,6 +41,9 @@ pub trait Assembly {
     /// One line for each thing that is wrong.
     fn reload(&mut self) -> Result<ControlRequest, Vec<String>>;
 
+    /// How full the store on disk is, 0.0 to 1.0.
+    fn store_fullness(&self) -> f64;
+
     /// The workers have ended: write what has to be kept, within `patience`.
     fn finish(&mut self, patience: Duration) -> impl Future<Output = ()>;
 }

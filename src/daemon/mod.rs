@@ -21,6 +21,7 @@ pub mod echo;
 pub mod logging;
 pub mod manager;
 mod materials;
+mod memory;
 pub mod metrics;
 pub mod node;
 pub mod plan;

@@ -17,19 +17,22 @@ use crate::auth::{self, AuthHandle};
 use crate::broker::{
     self, BrokerKind, BrokerMetrics, BrokerRuntime, BrokerSettings, RetainedLimits, WorkerLink,
 };
-use crate::cli::OnReady;
 use crate::coap::CoapMetrics;
 use crate::config::{self, BrokerUrl, Config};
 use crate::dtls::{DtlsMetrics, DtlsSecrets, TicketKeys};
 use crate::gateway::contract::ControlRequest;
 use crate::gateway::metrics::GatewayMetrics;
 use crate::gateway::{DtlsParts, Gateway, Parts};
+use crate::policy::overload::fullness;
 use crate::types::{Transport, WorkerId};
 
 use super::build::{Assembly, ExitReason, StartError, WorkerParts};
 use super::materials::{self, Materials};
 use super::plan::Plan;
 use super::{clock, run, state};
+
+/// Called once every listener is up.
+type OnReady = Box<dyn FnOnce() + Send>;
 
 /// Serves until told to stop; `on_ready` is called once every listener is up.
 #[must_use]
@@ -263,6 +266,11 @@ impl Assembly for Node {
         let contexts = materials.contexts.clone();
         self.materials = materials;
         Ok(ControlRequest::Reconfigure { settings, contexts })
+    }
+
+    fn store_fullness(&self) -> f64 {
+        let now = self.broker_metrics.snapshot();
+        fullness(now.spool_bytes, now.spool_capacity_bytes)
     }
 
     async fn finish(&mut self, patience: Duration) {

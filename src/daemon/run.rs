@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use tracing::{error, info, warn};
 
 use crate::admin::expose::net::ExposeNet;
@@ -15,10 +15,12 @@ use crate::admin::health::Readiness;
 use crate::admin::monitoring::Monitoring;
 use crate::admin::server::{Bounds, Server};
 use crate::admin::{Exposes, Health};
+use crate::gateway::contract::ControlRequest;
 use crate::net::group::bound_addresses;
 use crate::types::WorkerId;
 
 use super::build::{Assembly, ExitReason, StartError};
+use super::memory::Memory;
 use super::metrics::ExposeWorkers;
 use super::pulse::Pulse;
 use super::workers::Workers;
@@ -26,6 +28,9 @@ use super::{clock, logging, manager, plan::Plan};
 
 /// How long the broker may take to write what has to be kept.
 const FINISH: Duration = Duration::from_secs(5);
+
+/// How often the workers are told how full memory and spool are.
+const PRESSURE: Duration = Duration::from_secs(1);
 
 /// How long the workers may take to take over new settings.
 const RECONFIGURE: Duration = Duration::from_secs(5);
@@ -180,6 +185,9 @@ async fn serve<A: Assembly>(
     let period = pulse_period(manager::watchdog());
     let mut beat = interval_at(Instant::now() + period, period);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let memory = Memory::of_this_process();
+    let mut pressure = interval(PRESSURE);
+    pressure.set_missed_tick_behavior(MissedTickBehavior::Delay);
     serving.health.set_readiness(Readiness::Ready);
     manager::ready(&status(plan, assembly));
     info!(workers = plan.workers.get(), "serving");
@@ -196,6 +204,14 @@ async fn serve<A: Assembly>(
             ended = serving.workers.ended() => {
                 let why = ended.failure.unwrap_or_else(|| "it ended".to_owned());
                 break Some(format!("worker {} failed: {why}", ended.worker.0));
+            }
+            _ = pressure.tick() => {
+                let request = ControlRequest::Pressure {
+                    memory: memory.fullness(),
+                    spool: assembly.store_fullness(),
+                };
+                // A worker that does not take it is stuck, which the watchdog sees.
+                let _answers = timeout(PRESSURE, serving.workers.ask(&request)).await;
             }
             _ = beat.tick() => {
                 check_pulse(&mut pulse, &serving.health);

@@ -95,6 +95,13 @@ pub enum ControlRequest {
     },
     /// Say goodbye to every DTLS session (close_notify).
     Drain,
+    /// How full memory and spool are: 0.0 empty, 1.0 full.
+    Pressure {
+        /// Resident memory of the process.
+        memory: f64,
+        /// The spool.
+        spool: f64,
+    },
     /// List some clients.
     Page {
         /// Where to begin.

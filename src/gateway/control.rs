@@ -36,6 +36,10 @@ impl Gateway {
                 }
                 ControlAnswer::Done
             }
+            ControlRequest::Pressure { memory, spool } => {
+                (self.pressure.memory, self.pressure.spool) = (memory, spool);
+                ControlAnswer::Done
+            }
             ControlRequest::Page { from, places } => self.page(from, places),
             ControlRequest::Show { client } => self.show(&client),
             ControlRequest::Kick { client } => self.kick(now, &client),

@@ -17,6 +17,7 @@ mod notify;
 mod outbound;
 pub mod peers;
 mod pending;
+mod pressure;
 mod request;
 pub mod settings;
 #[cfg(test)]
@@ -47,6 +48,7 @@ use directory::Directory;
 use metrics::GatewayMetrics;
 use peers::Peers;
 use pending::Pending;
+use pressure::Pressure;
 use settings::Settings;
 use timers::Timers;
 
@@ -97,6 +99,7 @@ pub struct Gateway {
     /// Claims and implicit creations under way, by who waits for them.
     claiming: HashMap<(PeerId, ClientId), Ticket>,
     timers: Timers,
+    pressure: Pressure,
     /// Requests to devices under way, by the ticket of who asked.
     device_requests: HashMap<RequestId, u64>,
     failures: Failures,
@@ -159,6 +162,7 @@ impl Gateway {
             pending: HashMap::new(),
             claiming: HashMap::new(),
             timers: Timers::new(now),
+            pressure: Pressure::new(now),
             device_requests: HashMap::new(),
             failures: Failures::new(
                 now,

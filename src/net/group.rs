@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::types::Transport;
 
-use super::mmsg;
+use super::{mmsg, options};
 
 /// What is asked of the kernel for each direction, in bytes. It doubles the number for its own use and cuts it at
 /// net.core.rmem_max or wmem_max.
@@ -164,9 +164,9 @@ pub(super) fn prepare_group(spec: &GroupSpec, group: &[UdpSocket]) -> io::Result
         options.set_recv_buffer_size(RECEIVE_BUFFER)?;
         options.set_send_buffer_size(SEND_BUFFER)?;
         granted = granted.min(options.recv_buffer_size()?);
-        mmsg::report_drops(socket.as_fd())?;
+        options::report_drops(socket.as_fd())?;
         if spec.bind.ip().is_unspecified() {
-            mmsg::report_local_address(socket.as_fd(), spec.bind.is_ipv6())?;
+            options::report_local_address(socket.as_fd(), spec.bind.is_ipv6())?;
         }
     }
     if granted < RECEIVE_BUFFER {

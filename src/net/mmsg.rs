@@ -17,35 +17,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::datagram::{Datagram, Outgoing};
+
 use libc::{c_int, c_uint, c_void, cmsghdr, iovec, mmsghdr, sockaddr_storage};
 
 /// Datagrams per system call.
 pub const SLOTS: usize = 64;
 
 /// Bytes of one slot: more than any UDP payload (65,507 over IPv4, 65,527 over IPv6), so nothing is cut short. The
-/// memory is zero pages until the kernel writes to it. An odd number of cache lines keeps the slots from falling into
-/// the same sets of the cache.
-pub const SLOT_BYTES: usize = 65_536 + 64;
+/// memory is zero pages until the kernel writes to it.
+pub const SLOT_BYTES: usize = 65_536;
 
 /// Room for the control messages of one datagram: SO_RXQ_OVFL (24 bytes) and IPV6_PKTINFO (40 bytes).
 const CONTROL_WORDS: usize = 12;
 const CONTROL_BYTES: usize = CONTROL_WORDS * 8;
 type Control = [u64; CONTROL_WORDS];
-
-/// A received datagram.
-#[derive(Debug)]
-pub struct Datagram<'a> {
-    /// Where it came from, as the kernel says: IPv4 may be mapped, the port may be 0.
-    pub from: SocketAddr,
-    /// Which of our addresses it came to, where the socket asks for it; canonical.
-    pub local: Option<IpAddr>,
-    /// How many datagrams the socket has dropped so far because its buffer was full; wraps.
-    pub drops: Option<u32>,
-    /// Whether it was longer than a slot.
-    pub truncated: bool,
-    /// Its bytes.
-    pub bytes: &'a mut [u8],
-}
 
 /// Slots that recvmmsg fills; made once per worker and reused for all of its sockets.
 pub struct RecvBatch {
@@ -228,17 +214,6 @@ fn socket_addr(name: &sockaddr_storage) -> Option<SocketAddr> {
             _ => None,
         }
     }
-}
-
-/// A datagram to send.
-#[derive(Debug, Clone, Copy)]
-pub struct Outgoing<'a> {
-    /// Where to, in canonical form.
-    pub to: SocketAddr,
-    /// The source address; `None` leaves it to the kernel.
-    pub source: Option<IpAddr>,
-    /// The payload.
-    pub bytes: &'a [u8],
 }
 
 /// Headers for sendmmsg; made once per worker and reused.
@@ -450,27 +425,6 @@ fn write_control<T>(control: &mut Control, level: c_int, kind: c_int, data: T) -
     }
 }
 
-/// Asks for the count of dropped datagrams with each datagram (SO_RXQ_OVFL).
-///
-/// # Errors
-/// The errno of setsockopt.
-pub fn report_drops(socket: BorrowedFd<'_>) -> io::Result<()> {
-    set_option(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &c_int::from(true))
-}
-
-/// Asks for the local address with each datagram (IP_PKTINFO or IPV6_RECVPKTINFO).
-///
-/// # Errors
-/// The errno of setsockopt.
-pub fn report_local_address(socket: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
-    let (level, name) = if ipv6 {
-        (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
-    } else {
-        (libc::IPPROTO_IP, libc::IP_PKTINFO)
-    };
-    set_option(socket, level, name, &c_int::from(true))
-}
-
 /// Steers DTLS records with a Connection ID (content type 25, RFC 9146, 4) to the socket of the group whose number is the
 /// first byte of the Connection ID, which is the worker that gave it out; all else goes by the hash of the
 /// addresses, and so does a number beyond the group. Sockets are numbered in the order in which they were bound.
@@ -500,7 +454,7 @@ pub fn steer_by_connection_id(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, &program)
 }
 
-fn set_option<T>(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io::Result<()> {
+pub(super) fn set_option<T>(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io::Result<()> {
     // SAFETY: the pointer and the length describe `value`, which the kernel only reads.
     let result = unsafe {
         libc::setsockopt(

@@ -14,10 +14,11 @@ use tokio::time::timeout;
 use crate::types::reason::Label;
 use crate::types::{ListenerId, PeerAddr};
 
+use super::datagram::{Datagram, Outgoing};
 use super::errno::{AfterReceive, AfterSend, SendError, after_receive, after_send, blames_source};
 use super::local::Locals;
 use super::metrics::{ListenerNet, NetMetrics};
-use super::mmsg::{self, Datagram, Outgoing, Prepared, RecvBatch, SLOTS, SendBatch};
+use super::mmsg::{self, Prepared, RecvBatch, SLOTS, SendBatch};
 
 /// How long a worker waits for room in a send buffer before it drops: longer than a queue takes to drain, shorter than
 /// anyone notices at the other listeners.

@@ -244,7 +244,7 @@ fn a_source_address_that_the_host_lost_costs_no_answer() {
         let mut seen = bench.read().await;
         // As if the peer had written to an address that the host has no more.
         let mut bytes = seen.remove(0).2;
-        let ghost = super::mmsg::Datagram {
+        let ghost = super::datagram::Datagram {
             from: peer.local_addr().unwrap(),
             local: Some("192.0.2.77".parse().unwrap()),
             drops: None,

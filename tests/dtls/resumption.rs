@@ -176,3 +176,29 @@ fn resumption_never_skips_the_cookie() {
     assert_eq!(answer[0].1.len(), 44);
     assert_eq!(server.listener.half_open(), 0);
 }
+
+/// CVE-2022-2576 was a server that, on a ticket whose parameters did not fit, went on to a full handshake without a
+/// cookie.
+#[test]
+fn a_ticket_with_foreign_parameters_gets_nothing_for_free() {
+    let ca = authority("ca");
+    let own = Recipe::new("server").make(Some(&ca));
+    let mut server = Server::new(&with_certificate(&own), settings());
+    let config = ClientConfig::certificate(ECDSA, &ca.certificate);
+    let (mut client, _) = server.establish(&config, peer(1));
+    let foreign = ClientConfig {
+        session: Some(client.session()),
+        ..ClientConfig::certificate("ECDHE-ECDSA-AES128-GCM-SHA256", &ca.certificate)
+    };
+    let mut client = DtlsClient::new(&foreign);
+    client.connect();
+    let hello = client.take().remove(0);
+    let answer = server.input(peer(2), &hello).remove(0).1;
+    assert_eq!((answer.len(), server.listener.half_open()), (44, 0));
+    client.handle(&answer);
+    server.exchange(&mut client, peer(2));
+    assert!(!client.is_resumed() && !client.is_connected());
+    assert_eq!((server.listener.half_open(), server.listener.len()), (0, 1));
+    let (mut client, session) = server.establish(&config, peer(2));
+    assert!(server.talks(&mut client, session, peer(2)));
+}

@@ -15,7 +15,6 @@ use openssl::pkey::{PKey, Private};
 use openssl::rsa::Rsa;
 use openssl::x509::extension::{
     AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName,
-    SubjectKeyIdentifier,
 };
 use openssl::x509::{CrlNumber, X509, X509Crl, X509CrlBuilder, X509NameBuilder, X509RevokedBuilder};
 

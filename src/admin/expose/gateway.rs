@@ -65,6 +65,20 @@ fn expose_worker(out: &mut Exposition, worker: &GatewayMetrics) {
             value,
         );
     }
+    for (step, held) in worker.overload.iter() {
+        out.gauge(
+            "overload_active",
+            "Workers that hold a step against overload.",
+            &[("action", step)],
+            held as f64,
+        );
+    }
+    out.gauge(
+        "overload_pressure_ratio",
+        "The highest pressure of each worker, added up: over the number of workers something is full.",
+        &[],
+        worker.pressure_millis.get() as f64 / 1000.0,
+    );
     out.counters(
         "publishes_total",
         "Publishes of clients by what became of them.",

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -167,11 +167,12 @@ impl<C: Core> Worker<C> {
         while self.stage != Stage::Ended {
             self.wait().await?;
             self.metrics.turns.inc();
-            self.run_commands();
-            self.run_timers();
-            self.run_inbox();
-            self.run_verdicts();
-            self.run_events().await?;
+            let now = clock::now();
+            self.run_commands(now);
+            self.run_timers(now);
+            self.run_inbox(now);
+            self.run_verdicts(now);
+            self.run_events(now).await?;
             self.settle().await?;
             let more = self.run_sockets().await?;
             self.advance_stop().await?;
@@ -183,8 +184,7 @@ impl<C: Core> Worker<C> {
         Ok(())
     }
 
-    fn run_commands(&mut self) {
-        let now = clock::now();
+    fn run_commands(&mut self, now: Instant) {
         for command in std::mem::take(&mut self.ready.commands) {
             match command {
                 Command::Control { request, reply } => {
@@ -201,30 +201,26 @@ impl<C: Core> Worker<C> {
         }
     }
 
-    fn run_timers(&mut self) {
-        let now = clock::now();
+    fn run_timers(&mut self, now: Instant) {
         if self.core.poll_timeout().is_some_and(|due| due <= now) {
             self.core.handle_timeout(now);
         }
     }
 
-    fn run_inbox(&mut self) {
-        let now = clock::now();
+    fn run_inbox(&mut self, now: Instant) {
         for message in self.ready.inbox.drain(..) {
             self.core.handle(now, Input::Worker(message));
         }
     }
 
-    fn run_verdicts(&mut self) {
-        let now = clock::now();
+    fn run_verdicts(&mut self, now: Instant) {
         for AuthAnswer { ticket, verdict } in self.ready.verdicts.drain(..) {
             self.unanswered = self.unanswered.saturating_sub(1);
             self.core.handle(now, Input::Authenticated { ticket, verdict });
         }
     }
 
-    async fn run_events(&mut self) -> Result<(), WorkerError> {
-        let now = clock::now();
+    async fn run_events(&mut self, now: Instant) -> Result<(), WorkerError> {
         let mut events = std::mem::take(&mut self.ready.events);
         for event in events.drain(..) {
             self.note_answer(&event);

@@ -112,9 +112,10 @@ impl<C: Core> Worker<C> {
             any = true;
         }
         // The worker holds a sender of its own verdicts, so this one is never closed.
-        if let Poll::Ready(_) = ports.verdicts.poll_recv_many(cx, &mut ready.verdicts, MESSAGES) {
-            any = true;
-        }
+        any |= ports
+            .verdicts
+            .poll_recv_many(cx, &mut ready.verdicts, MESSAGES)
+            .is_ready();
         // The worker holds a sender of its own inbox, so this one is never closed.
         any |= take(&mut ports.inbox, cx, &mut ready.inbox, MESSAGES, &mut false);
         ready.sockets.clear();
