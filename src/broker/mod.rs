@@ -18,6 +18,7 @@ mod origin;
 mod record;
 mod retained;
 mod settings;
+mod spool;
 mod start;
 mod status;
 #[cfg(test)]

@@ -1,0 +1,19 @@
+//! Store and forward: messages that were accepted while the broker is away, or is slow, wait here on disk.
+//!
+//! ```text
+//! lane ── Command ──> thread: Log over Directory (segments, head) ── Report ──> lane
+//! ```
+//! The thread takes all commands that wait, writes all records among them with one fsync, and reports in order.
+
+mod disk;
+mod frame;
+mod log;
+mod thread;
+
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod tests;
+
+pub(super) use log::{Append, AppendError};
+pub(super) use thread::{Command, Loaded, Report, Spool, SpoolError, SpoolState};
