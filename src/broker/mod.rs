@@ -12,8 +12,10 @@ mod clock;
 mod embedded;
 #[cfg(test)]
 mod embedded_tests;
+mod layout;
 mod link;
 mod metrics;
+mod mqtt;
 mod origin;
 mod record;
 mod retained;
@@ -28,6 +30,6 @@ mod topics;
 pub use clock::Clock;
 pub use link::{Events, Requests, WorkerLink};
 pub use metrics::{BrokerMetrics, BrokerSnapshot, ConnectResult, DroppedReason};
-pub use settings::{BrokerKind, BrokerSettings, RetainedLimits};
+pub use settings::{BrokerAddress, BrokerKind, BrokerSettings, MqttSettings, Protocol, RetainedLimits};
 pub use start::{BrokerRuntime, BrokerStartError, start};
 pub use status::Status;

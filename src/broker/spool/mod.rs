@@ -5,6 +5,7 @@
 //! ```
 //! The thread takes all commands that wait, writes all records among them with one fsync, and reports in order.
 
+mod copy;
 mod disk;
 mod frame;
 mod log;
@@ -15,5 +16,6 @@ mod faults;
 #[cfg(test)]
 mod tests;
 
+pub(super) use copy::{CopyError, copy_all};
 pub(super) use log::{Append, AppendError};
-pub(super) use thread::{Command, Loaded, Report, Spool, SpoolError, SpoolState};
+pub(super) use thread::{Command, Report, Spool, SpoolState};
