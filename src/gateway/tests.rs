@@ -91,6 +91,17 @@ impl Site {
         }
     }
 
+    /// Lets time pass at worker 0, stopping wherever something is due.
+    fn pass(&mut self, duration: Duration) {
+        let until = self.now + duration;
+        while let Some(due) = self.workers[0].poll_timeout().filter(|due| *due <= until) {
+            self.now = self.now.max(due);
+            self.workers[0].handle_timeout(self.now);
+            self.settle();
+        }
+        self.now = until;
+    }
+
     /// Sends a request from a port to a worker and returns the answer, and what else that port was sent.
     fn ask(&mut self, worker: usize, port: u16, request: &Packet) -> Vec<Packet> {
         let mut bytes = request.to_bytes().unwrap();
@@ -237,8 +248,14 @@ impl Site {
     /// Answers the logins that wait: `right` is the password.
     fn judge(&mut self, port: u16) -> Vec<ResponseType> {
         for (worker, request) in std::mem::take(&mut self.logins) {
-            let right = request.password.is_some_and(|password| password.expose() == b"right");
-            let verdict = if right { Verdict::allow() } else { Verdict::Deny(DenyReason::BadCredentials) };
+            let right = request
+                .password
+                .is_some_and(|password| password.expose() == b"right");
+            let verdict = if right {
+                Verdict::allow()
+            } else {
+                Verdict::Deny(DenyReason::BadCredentials)
+            };
             let ticket = request.ticket;
             self.workers[worker].handle(self.now, Input::Authenticated { ticket, verdict });
             self.settle();
@@ -359,16 +376,13 @@ fn creating_again_on_another_worker_kills_the_old_token_everywhere() {
 fn silence_for_one_and_a_half_heartbeats_ends_a_connection_and_rejected_requests_do_not_help() {
     let mut site = Site::new(1);
     let token = site.create(0, 1000, "meter");
-    let start = site.now;
-    for second in [20, 40, 44] {
-        site.now = start + Duration::from_secs(second);
-        site.workers[0].handle_timeout(site.now);
+    for seconds in [20, 20, 4] {
+        site.pass(Duration::from_secs(seconds));
         let rejected = site.request(RequestType::Put, "mqtt/connection", &["clientid=meter"]);
         assert_eq!(code(&site.ask(0, 1000, &rejected)[0]), ResponseType::BadRequest);
     }
     assert_eq!(site.workers[0].connections.len(), 1);
-    site.now = start + Duration::from_secs(46);
-    site.workers[0].handle_timeout(site.now);
+    site.pass(Duration::from_secs(2));
     assert_eq!(site.events(ConnectionEvent::Expired), 1);
     let late = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
     assert_eq!(code(&site.ask(0, 1000, &late)[0]), ResponseType::Unauthorized);
@@ -389,16 +403,11 @@ fn an_observer_that_is_never_heard_of_is_checked_with_a_confirmable_notification
         MessageType::NonConfirmable
     );
 
-    site.now += Duration::from_secs(5401);
-    site.workers[0].handle_timeout(site.now);
+    site.pass(Duration::from_secs(5401));
     let check = site.sent(0, 1000);
     assert_eq!(check[0].header.get_type(), MessageType::Confirmable);
     assert_eq!(check[0].payload, b"last");
-    for _ in 0..200 {
-        site.now += Duration::from_secs(1);
-        site.workers[0].handle_timeout(site.now);
-    }
-    site.settle();
+    site.pass(Duration::from_secs(200));
     assert!(site.workers[0].subscriptions.is_empty());
     assert!(site.subscriptions.is_empty());
 }
@@ -416,10 +425,7 @@ fn peers_that_nobody_needs_are_forgotten_and_observers_are_not() {
         site.ask(0, port, &publish);
     }
     assert_eq!(site.metrics[0].listeners[0].udp_peers.get(), 501);
-    for _ in 0..40 {
-        site.now += Duration::from_secs(10);
-        site.workers[0].handle_timeout(site.now);
-    }
+    site.pass(Duration::from_secs(400));
     assert_eq!(site.metrics[0].listeners[0].udp_peers.get(), 1);
 }
 
@@ -455,7 +461,10 @@ fn a_reload_forgets_who_was_right_and_who_was_asked_about_before_it() {
     site.publish_as(1000, "other");
     site.now += Duration::from_secs(1);
     let settings = Arc::clone(&site.workers[0].settings);
-    let request = ControlRequest::Reconfigure { settings, contexts: Vec::new() };
+    let request = ControlRequest::Reconfigure {
+        settings,
+        contexts: Vec::new(),
+    };
     site.workers[0].handle(site.now, Input::Control { ticket: 1, request });
     while site.workers[0].poll_output().is_some() {}
     for (_, request) in std::mem::take(&mut site.logins) {
@@ -482,4 +491,42 @@ fn wrong_credentials_in_flight_are_throttled_and_right_ones_give_back_what_they_
         assert_eq!(site.judge(1000), [ResponseType::Changed]);
         site.now += Duration::from_secs(11);
     }
+}
+
+#[test]
+fn a_full_memory_refuses_everything_and_says_when_to_try_again() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    let mut site = Site::with(settings);
+    let publish = |site: &mut Site, port| {
+        let request = site.request(RequestType::Post, "ps/x", &[]);
+        site.ask(0, port, &request)
+    };
+    let tell = |site: &mut Site, memory| {
+        let request = ControlRequest::Pressure { memory, spool: 0.0 };
+        site.workers[0].handle(site.now, Input::Control { ticket: 1, request });
+        while site.workers[0].poll_output().is_some() {}
+        site.pass(Duration::from_secs(1));
+    };
+    assert_eq!(code(&publish(&mut site, 1)[0]), ResponseType::Changed);
+    tell(&mut site, 0.99);
+    let refused = publish(&mut site, 1);
+    assert_eq!(code(&refused[0]), ResponseType::ServiceUnavailable);
+    assert!(refused[0].get_first_option(CoapOption::MaxAge).is_some());
+    for _ in 0..12 {
+        tell(&mut site, 0.10);
+    }
+    assert_eq!(code(&publish(&mut site, 1)[0]), ResponseType::Changed);
+}
+
+#[test]
+fn one_stall_of_the_machine_is_no_overload() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    let mut site = Site::with(settings);
+    site.pass(Duration::from_secs(10));
+    site.now += Duration::from_secs(30);
+    site.workers[0].handle_timeout(site.now);
+    let request = site.request(RequestType::Post, "ps/x", &[]);
+    assert_eq!(code(&site.ask(0, 1, &request)[0]), ResponseType::Changed);
 }
