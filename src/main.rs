@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    portcullis::cli::main(portcullis::daemon::run)
+    portcullis::cli::main(portcullis::daemon::serve)
 }

@@ -1,10 +1,11 @@
 //! An HTTP server as a backend.
 
 use std::fmt;
+use std::path::Path;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
@@ -13,9 +14,11 @@ use crate::policy::authentication::{AuthRequest, DenyReason, Verdict};
 
 use super::answer;
 use super::client::{Client, Origin};
-use super::settings::{BodyFormat, HttpMethod, HttpSettings, WallClock};
+use super::settings::{HttpMethod, HttpSettings, WallClock};
 use super::template::{NotText, Template, Values, percent, plain};
-use super::users::FileError;
+use super::users::{FileError, read_text};
+
+const FORM: &str = "application/x-www-form-urlencoded";
 
 /// How a server is asked.
 pub(super) struct HttpBackend {
@@ -24,7 +27,8 @@ pub(super) struct HttpBackend {
     path: Template,
     headers: Vec<(HeaderName, Template)>,
     body: Vec<(String, Template)>,
-    format: BodyFormat,
+    token: Option<HeaderValue>,
+    is_form: bool,
 }
 
 impl fmt::Debug for HttpBackend {
@@ -37,6 +41,8 @@ impl HttpBackend {
     /// Checks the settings and reads the files they name.
     pub(super) fn open(settings: &HttpSettings) -> Result<Self, Vec<FileError>> {
         let mut errors = Vec::new();
+        let token = settings.token_file.as_deref().map(bearer).transpose();
+        let token = token.map_err(|error| errors.push(error)).ok().flatten();
         let mut checked = |key: &str, template: Result<Template, String>| {
             template
                 .map_err(|error| errors.push(FileError::whole(key.as_ref(), error)))
@@ -55,6 +61,11 @@ impl HttpBackend {
             let value = parsed.clone().and_then(|_| Template::new(text));
             headers.extend(parsed.ok().zip(checked(&format!("headers.{name}"), value)));
         }
+        let kind = settings
+            .headers
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(CONTENT_TYPE.as_str()));
+        let is_form = kind.is_some_and(|(_, value)| value.trim().starts_with(FORM));
         let origin = Origin::of(&settings.url);
         let path = checked("url", origin.clone().and_then(|(_, path)| Template::new(&path)));
         let (Ok((origin, _)), Some(path)) = (origin, path) else {
@@ -67,7 +78,8 @@ impl HttpBackend {
                 path,
                 headers,
                 body,
-                format: settings.format,
+                token,
+                is_form,
             }),
             Ok(_) => Err(errors),
             Err(error) => {
@@ -109,13 +121,8 @@ impl HttpBackend {
                 }
                 (Method::GET, None)
             }
-            HttpMethod::Post => match self.format {
-                BodyFormat::Json => (Method::POST, Some((self.json(values)?, "application/json"))),
-                BodyFormat::Form => (
-                    Method::POST,
-                    Some((self.form(values)?, "application/x-www-form-urlencoded")),
-                ),
-            },
+            HttpMethod::Post if self.is_form => (Method::POST, Some((self.form(values)?, FORM))),
+            HttpMethod::Post => (Method::POST, Some((self.json(values)?, "application/json"))),
         };
         let mut request = Request::builder().method(method).uri(path.as_str());
         if let Some(headers) = request.headers_mut() {
@@ -123,7 +130,13 @@ impl HttpBackend {
             if let Some((_, kind)) = &body {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
             }
-            for (name, template) in &self.headers {
+            headers.extend(self.token.clone().map(|token| (AUTHORIZATION, token)));
+            // A GET has no body whose type could be told.
+            let told = self
+                .headers
+                .iter()
+                .filter(|(name, _)| body.is_some() || *name != CONTENT_TYPE);
+            for (name, template) in told {
                 let mut value =
                     HeaderValue::from_str(&template.render(values, plain)?).map_err(|_| NotText)?;
                 value.set_sensitive(true);
@@ -158,4 +171,15 @@ impl HttpBackend {
         }
         Ok(text)
     }
+}
+
+fn bearer(file: &Path) -> Result<HeaderValue, FileError> {
+    let text = read_text(file, 64 << 10)?;
+    let token = text.lines().next().unwrap_or_default().trim();
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+        .ok()
+        .filter(|_| !token.is_empty())
+        .ok_or_else(|| FileError::at(file, 1, "this is no token"))?;
+    value.set_sensitive(true);
+    Ok(value)
 }

@@ -19,6 +19,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use super::settings::Algorithm;
+
 /// Shortest RSA modulus that is trusted, in bits.
 const MIN_RSA_BITS: u32 = 2048;
 /// Most keys of a set.
@@ -38,17 +40,17 @@ pub(super) enum Key {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key({})", self.algorithm())
+        write!(f, "Key({})", self.algorithm().name())
     }
 }
 
 impl Key {
-    fn algorithm(&self) -> &'static str {
+    fn algorithm(&self) -> Algorithm {
         match self {
-            Self::Hmac(_) => "HS256",
-            Self::Rsa(_) => "RS256",
-            Self::P256(_) => "ES256",
-            Self::Ed25519(_) => "EdDSA",
+            Self::Hmac(_) => Algorithm::Hs256,
+            Self::Rsa(_) => Algorithm::Rs256,
+            Self::P256(_) => Algorithm::Es256,
+            Self::Ed25519(_) => Algorithm::EdDsa,
         }
     }
 
@@ -109,7 +111,7 @@ impl Key {
         };
         let key = key.and_then(Self::from_key);
         match (key, word("alg")) {
-            (Ok(key), Some(algorithm)) if algorithm != key.algorithm() => None,
+            (Ok(key), Some(algorithm)) if algorithm != key.algorithm().name() => None,
             (key, _) => Some(key),
         }
     }
@@ -200,6 +202,16 @@ impl KeySet {
         Ok(Self(parsed))
     }
 
+    /// Leaves only the keys for these algorithms.
+    pub(super) fn keep(&mut self, algorithms: &[Algorithm]) {
+        self.0.retain(|(_, key)| algorithms.contains(&key.algorithm()));
+    }
+
+    /// Whether it holds no key.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The claims of `token`, if one of the keys signed it.
     pub(super) fn verify(&self, token: &str) -> Result<Map<String, Value>, TokenError> {
         let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Bad)?;
@@ -229,7 +241,7 @@ impl KeySet {
         self.0
             .iter()
             .filter(move |(known, key)| {
-                key.algorithm() == algorithm
+                key.algorithm().name() == algorithm
                     && match (kid, known) {
                         (Some(kid), Some(known)) => kid == known,
                         _ => true,

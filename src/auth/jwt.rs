@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use base64ct::{Base64, Encoding};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
@@ -19,12 +18,13 @@ use crate::policy::authentication::{AuthRequest, DenyReason, Verdict};
 use super::answer;
 use super::client::{Client, Origin};
 use super::jws::{Key, KeySet, TokenError};
-use super::settings::{JwtKeys, JwtSettings, TokenFrom, WallClock};
+use super::settings::{Algorithm, JwtKeys, JwtSettings, TokenFrom, WallClock};
 use super::template::{Template, Values};
-use super::users::{FileError, read_text};
+use super::users::FileError;
 
 /// Largest key file in bytes.
 const MAX_KEY_FILE: u64 = 64 << 10;
+const PEM: &[u8] = b"-----BEGIN ";
 /// A key set is fetched no sooner than this after the last time, whatever keys tokens name.
 const REFETCH: Duration = Duration::from_secs(10);
 /// For fetching a key set.
@@ -52,6 +52,7 @@ struct Fetched {
     client: Client,
     path: String,
     refresh: Duration,
+    algorithms: Vec<Algorithm>,
     set: RwLock<Option<(Arc<KeySet>, Instant)>>,
     /// When it was last tried; held while it is.
     tried: Mutex<Option<Instant>>,
@@ -62,16 +63,16 @@ impl JwtBackend {
     pub(super) fn open(settings: &JwtSettings) -> Result<Self, Vec<FileError>> {
         let mut errors = Vec::new();
         let mut claims = Vec::new();
-        for (name, text) in &settings.verify_claims {
+        for (name, text) in &settings.required_claims {
             match Template::new(text) {
                 Ok(template) => claims.push((name.clone(), template)),
                 Err(error) => errors.push(FileError::whole(
-                    &PathBuf::from(format!("verify_claims.{name}")),
+                    &PathBuf::from(format!("required_claims.{name}")),
                     error,
                 )),
             }
         }
-        match keys(&settings.keys) {
+        match keys(settings) {
             Ok(keys) if errors.is_empty() => Ok(Self {
                 from: settings.from,
                 keys,
@@ -159,28 +160,24 @@ fn says(found: &Value, wanted: &str) -> bool {
     }
 }
 
-fn keys(settings: &JwtKeys) -> Result<Keys, FileError> {
-    match settings {
-        JwtKeys::Secret { file, base64 } => {
-            let wrong = |message: String| FileError::whole(file, message);
-            let bytes = read_secret(file)?;
-            let bytes = if *base64 {
-                let text = std::str::from_utf8(&bytes).unwrap_or_default();
-                let decoded =
-                    Base64::decode_vec(text.trim()).map_err(|_| wrong("this is not base64".to_owned()))?;
-                Zeroizing::new(decoded)
+fn keys(settings: &JwtSettings) -> Result<Keys, FileError> {
+    match &settings.keys {
+        JwtKeys::File { path } => {
+            let bytes = read_key(path)?;
+            let key = if bytes.windows(PEM.len()).any(|window| window == PEM) {
+                Key::from_pem(&bytes)
             } else {
-                bytes
+                Key::secret(bytes)
             };
-            Key::secret(bytes)
-                .map(KeySet::single)
-                .map(Keys::Fixed)
-                .map_err(wrong)
-        }
-        JwtKeys::PublicKey { file } => {
-            let pem = read_text(file, MAX_KEY_FILE)?;
-            let key = Key::from_pem(pem.as_bytes()).map_err(|message| FileError::whole(file, message))?;
-            Ok(Keys::Fixed(KeySet::single(key)))
+            let wrong = |message: String| FileError::whole(path, message);
+            let mut set = key.map(KeySet::single).map_err(wrong)?;
+            set.keep(&settings.algorithms);
+            if set.is_empty() {
+                return Err(wrong(
+                    "the key is for none of the algorithms that are allowed".to_owned(),
+                ));
+            }
+            Ok(Keys::Fixed(set))
         }
         JwtKeys::Jwks { url, refresh, tls } => {
             let (origin, path) =
@@ -189,6 +186,7 @@ fn keys(settings: &JwtKeys) -> Result<Keys, FileError> {
                 client: Client::new(origin, tls, FETCH)?,
                 path,
                 refresh: (*refresh).max(REFETCH),
+                algorithms: settings.algorithms.clone(),
                 set: RwLock::default(),
                 tried: Mutex::default(),
             })))
@@ -196,8 +194,8 @@ fn keys(settings: &JwtKeys) -> Result<Keys, FileError> {
     }
 }
 
-/// The bytes of a secret, one line end at the end left out: editors add it.
-fn read_secret(file: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
+/// The bytes of a key file, one line end at the end left out: editors add it to secrets.
+fn read_key(file: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let size = std::fs::metadata(file)
         .map_err(|error| FileError::whole(file, error))?
         .len();
@@ -271,7 +269,9 @@ impl Fetched {
         if !status.is_success() {
             return Err(format!("it answered with status {status}"));
         }
-        KeySet::from_jwks(&body)
+        let mut set = KeySet::from_jwks(&body)?;
+        set.keep(&self.algorithms);
+        Ok(set)
     }
 }
 
@@ -292,8 +292,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("secret");
         std::fs::write(&file, "secret\n").unwrap();
-        let mut settings = JwtSettings::new(JwtKeys::Secret { file, base64: false });
-        settings.verify_claims = claims
+        let mut settings = JwtSettings::new(JwtKeys::File { path: file });
+        settings.required_claims = claims
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();

@@ -4,7 +4,7 @@
 //! gets the verdict through the closure it gave. What may wait, hash and be asked at the same time is bounded by
 //! [`settings::AuthCaps`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,13 +18,13 @@ use tokio::time::Instant;
 use crate::policy::authentication::{AuthRequest, DenyReason, MAX_PASSWORD, MAX_USERNAME, Verdict};
 use crate::policy::rate::Class;
 use crate::policy::verdict_cache::VerdictCache;
-use crate::types::ListenerId;
 
 mod answer;
 mod client;
 mod file;
 pub mod hash;
 mod http;
+mod judges;
 mod jws;
 mod jwt;
 pub mod metrics;
@@ -32,17 +32,18 @@ pub mod settings;
 mod template;
 pub mod users;
 
-use file::{Comparison, FileBackend};
-use http::HttpBackend;
-use jwt::JwtBackend;
+use file::Comparison;
+pub use judges::load_acl;
+use judges::{Judge, Judges};
 use metrics::{AuthMetrics, AuthResult, Backend};
-use settings::{AuthCaps, AuthSettings, BackendSettings, WallClock};
+use settings::{AuthCaps, AuthSettings, WallClock};
 use users::FileError;
 
 /// A backend's problems are logged at most once in this time.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Called once with the verdict of the request that it was given with, from a task of the runtime. It must not block.
+/// Called once with the verdict of the request that it was given with, from a task of the runtime or at once from
+/// [`AuthHandle::try_submit`]. It must not block.
 pub type Reply = Box<dyn FnOnce(AuthAnswer) + Send>;
 
 /// The verdict on one request.
@@ -57,84 +58,6 @@ pub struct AuthAnswer {
 /// Too much waits already: 5.03. The reply is not called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
-
-#[derive(Debug)]
-enum Judge {
-    Identity,
-    File(Arc<FileBackend>),
-    Http(HttpBackend),
-    Jwt(JwtBackend),
-}
-
-impl Judge {
-    fn label(&self) -> Backend {
-        match self {
-            Self::Identity => Backend::Identity,
-            Self::File(_) => Backend::File,
-            Self::Http(_) => Backend::Http,
-            Self::Jwt(_) => Backend::Jwt,
-        }
-    }
-}
-
-/// The backends in force, replaced as a whole.
-#[derive(Debug)]
-struct Judges {
-    default: Arc<Judge>,
-    per_listener: BTreeMap<ListenerId, Arc<Judge>>,
-    listeners: Vec<Arc<str>>,
-    clock: WallClock,
-}
-
-impl Judges {
-    fn open(settings: &AuthSettings, decoy_key: [u8; 32]) -> Result<Self, Vec<FileError>> {
-        let mut errors = Vec::new();
-        let mut open =
-            |backend: &BackendSettings| match judge(backend, decoy_key, settings.caps.hash_memory_kib) {
-                Ok(judge) => Some(Arc::new(judge)),
-                Err(more) => {
-                    errors.extend(more);
-                    None
-                }
-            };
-        let default = open(&settings.backend);
-        let per_listener = settings
-            .per_listener
-            .iter()
-            .filter_map(|(id, backend)| Some((*id, open(backend)?)))
-            .collect();
-        match default {
-            Some(default) if errors.is_empty() => Ok(Self {
-                default,
-                per_listener,
-                listeners: settings.listeners.clone(),
-                clock: settings.clock,
-            }),
-            _ => Err(errors),
-        }
-    }
-
-    fn of(&self, listener: ListenerId) -> &Arc<Judge> {
-        self.per_listener.get(&listener).unwrap_or(&self.default)
-    }
-
-    fn name(&self, listener: ListenerId) -> &str {
-        self.listeners
-            .get(usize::from(listener.0))
-            .map_or("", |name| name)
-    }
-}
-
-fn judge(settings: &BackendSettings, decoy_key: [u8; 32], max_kib: u32) -> Result<Judge, Vec<FileError>> {
-    Ok(match settings {
-        BackendSettings::Identity => Judge::Identity,
-        BackendSettings::File(file) => {
-            Judge::File(Arc::new(FileBackend::open(&file.path, decoy_key, max_kib)?))
-        }
-        BackendSettings::Http(http) => Judge::Http(HttpBackend::open(http)?),
-        BackendSettings::Jwt(jwt) => Judge::Jwt(JwtBackend::open(jwt)?),
-    })
-}
 
 struct Inner {
     runtime: Handle,
@@ -227,6 +150,15 @@ impl AuthHandle {
         let judges = Arc::clone(&read(&self.0.judges));
         let judge = Arc::clone(judges.of(request.listener));
         let backend = judge.label();
+        if request.is_proved() && !matches!(*judge, Judge::Http(_)) && !is_oversized(&request) {
+            // Nothing is to be done for it, so it needs no place: a flood of logins keeps no proved device out.
+            self.0.metrics.inc(backend, AuthResult::Allowed);
+            reply(AuthAnswer {
+                ticket: request.ticket,
+                verdict: Verdict::allow(),
+            });
+            return Ok(());
+        }
         let Some(place) = self.place(request.peer.source(), class) else {
             self.0.metrics.inc(backend, AuthResult::Full);
             return Err(Full);
@@ -324,7 +256,6 @@ impl Inner {
                 Ok(_permit) => http.ask(request, listener, clock).await,
                 Err(_) => Ok(Verdict::Unavailable),
             },
-            _ if request.is_proved() => Ok(Verdict::allow()),
             Judge::Identity => Ok(Verdict::Deny(DenyReason::MissingCredentials)),
             Judge::Jwt(jwt) => jwt.judge(request, listener, clock).await,
             Judge::File(file) => match Arc::clone(file).judge(request) {

@@ -85,17 +85,8 @@ pub struct FileSettings {
 pub enum HttpMethod {
     /// `body` goes into the query.
     Get,
-    /// `body` is the body.
+    /// `body` is the body: a form where the header Content-Type says `application/x-www-form-urlencoded`, else JSON.
     Post,
-}
-
-/// How the fields of `body` are sent with POST.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyFormat {
-    /// A JSON object.
-    Json,
-    /// `application/x-www-form-urlencoded`.
-    Form,
 }
 
 /// TLS towards a server.
@@ -117,12 +108,12 @@ pub struct HttpSettings {
     pub method: HttpMethod,
     /// `http://` or `https://`.
     pub url: String,
-    /// Headers beside Host, Content-Type and Content-Length.
-    pub headers: Vec<(String, String)>,
+    /// Headers beside Host and Content-Length.
+    pub headers: BTreeMap<String, String>,
+    /// File with a token that is sent as `Authorization: Bearer`, on its first line.
+    pub token_file: Option<PathBuf>,
     /// The fields that are sent.
     pub body: BTreeMap<String, String>,
-    /// How they are sent with POST.
-    pub format: BodyFormat,
     /// For all of it: connecting, asking, the answer.
     pub timeout: Duration,
     /// For `https`.
@@ -137,11 +128,11 @@ impl HttpSettings {
         Self {
             method: HttpMethod::Post,
             url: url.to_owned(),
-            headers: Vec::new(),
+            headers: BTreeMap::new(),
+            token_file: None,
             body: fields
                 .map(|field| (field.to_owned(), format!("${{{field}}}")))
                 .into(),
-            format: BodyFormat::Json,
             timeout: Duration::from_secs(5),
             tls: TlsSettings::default(),
         }
@@ -171,17 +162,11 @@ pub enum TokenFrom {
 /// What tokens are verified with.
 #[derive(Debug, Clone)]
 pub enum JwtKeys {
-    /// A secret: HS256. The file's bytes, one line end at its end left out.
-    Secret {
+    /// A public key or certificate in PEM (RS256, ES256 or EdDSA by the kind of key), or else a shared secret (HS256): the
+    /// file's bytes, one line end at its end left out.
+    File {
         /// The file.
-        file: PathBuf,
-        /// Whether the file holds base64 of the secret.
-        base64: bool,
-    },
-    /// A public key or certificate in PEM: RS256, ES256 or EdDSA, by the kind of key.
-    PublicKey {
-        /// The file.
-        file: PathBuf,
+        path: PathBuf,
     },
     /// A set of public keys from a server (RFC 7517).
     Jwks {
@@ -194,6 +179,35 @@ pub enum JwtKeys {
     },
 }
 
+/// How a token is signed (RFC 7518, 3.1; RFC 8037).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// HMAC with SHA-256 and a shared secret.
+    Hs256,
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    Rs256,
+    /// ECDSA with P-256 and SHA-256.
+    Es256,
+    /// Ed25519.
+    EdDsa,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::Hs256, Self::Rs256, Self::Es256, Self::EdDsa];
+
+    /// Its name in a token.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hs256 => "HS256",
+            Self::Rs256 => "RS256",
+            Self::Es256 => "ES256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+}
+
 /// JSON Web Tokens (RFC 7519).
 #[derive(Debug, Clone)]
 pub struct JwtSettings {
@@ -201,8 +215,10 @@ pub struct JwtSettings {
     pub from: TokenFrom,
     /// What it is verified with.
     pub keys: JwtKeys,
+    /// Which of the algorithms that the keys are for may be used.
+    pub algorithms: Vec<Algorithm>,
     /// Claims that must be there with this value, which may hold `${clientid}`, `${username}` and the others.
-    pub verify_claims: BTreeMap<String, String>,
+    pub required_claims: BTreeMap<String, String>,
     /// The claim with the ACL.
     pub acl_claim: String,
     /// How far the clocks of issuer and gateway may be apart.
@@ -216,7 +232,8 @@ impl JwtSettings {
         Self {
             from: TokenFrom::Password,
             keys,
-            verify_claims: BTreeMap::new(),
+            algorithms: Algorithm::ALL.to_vec(),
+            required_claims: BTreeMap::new(),
             acl_claim: "acl".to_owned(),
             leeway: Duration::ZERO,
         }

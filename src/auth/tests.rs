@@ -1,3 +1,5 @@
+//! A request to begin with.
+
 use crate::policy::authentication::{AuthRequest, IdentityRole, Password};
 use crate::types::{ClientId, ListenerId, PeerAddr};
 

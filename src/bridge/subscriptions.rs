@@ -222,10 +222,10 @@ impl Subscriptions {
         let filter = self.filters.get_mut(&observation.filter_id)?;
         filter.observations.retain(|other| *other != id);
         let unsubscribe = filter.observations.is_empty().then_some(observation.filter_id);
-        if unsubscribe.is_some() {
-            if let Some(filter) = self.filters.remove(&observation.filter_id) {
-                self.by_filter.remove(&filter.filter);
-            }
+        if unsubscribe.is_some()
+            && let Some(filter) = self.filters.remove(&observation.filter_id)
+        {
+            self.by_filter.remove(&filter.filter);
         }
         Some(Removed {
             id,

@@ -39,6 +39,9 @@ pub(super) enum Command {
     /// Users of the `file` authentication backend
     #[command(subcommand)]
     User(UserCommand),
+    /// Access rules
+    #[command(subcommand)]
+    Acl(AclCommand),
     /// Certificates
     #[command(subcommand)]
     Certs(CertsCommand),
@@ -155,6 +158,41 @@ pub(super) enum UserCommand {
         json: bool,
         #[command(flatten)]
         file: UsersFile,
+    },
+}
+
+/// Where the access rules are.
+#[derive(Debug, Args)]
+pub(super) struct AclFile {
+    /// Configuration file that names the access rules
+    #[arg(short, long, value_name = "FILE", conflicts_with = "acl_file")]
+    pub(super) config: Option<PathBuf>,
+    /// File of access rules
+    #[arg(long, value_name = "FILE")]
+    pub(super) acl_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AclCommand {
+    /// Say whether a user may do something, and which line decides
+    Check {
+        /// The user name; "-" for a client without one
+        user: String,
+        /// publish (or write), subscribe, receive (or read)
+        action: String,
+        /// The topic, or for subscribe the filter; without the mountpoint
+        topic: String,
+        /// The client id, for %c
+        #[arg(long, value_name = "ID")]
+        client: Option<String>,
+        /// The identity that DTLS proved, for %i
+        #[arg(long, value_name = "NAME")]
+        identity: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        file: AclFile,
     },
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::config::{self, Problems, Severity};
 
 use super::args::CheckArgs;
-use super::exit::{CONFIG, Failure, NO_INPUT};
+use super::exit::Failure;
 use super::output;
 
 /// Checks a configuration. What merely ran out is refused here too, so that it is noticed before it matters.
@@ -23,15 +23,7 @@ pub(super) fn check_config(args: &CheckArgs) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    Err(Failure::new(code_of(&problems), problems.to_string()))
-}
-
-/// 66 when the file cannot be read at all, else 78.
-pub(super) fn code_of(problems: &Problems) -> u8 {
-    match &problems.0[..] {
-        [only] if only.unreadable => NO_INPUT,
-        _ => CONFIG,
-    }
+    Err(problems.into())
 }
 
 fn as_json(problems: &Problems) -> serde_json::Value {

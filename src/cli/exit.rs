@@ -32,6 +32,8 @@ pub(super) struct Failure {
     pub(super) code: u8,
     /// What to tell the user.
     pub(super) message: String,
+    /// Whether the message says by itself what it is about, as problems of files do.
+    pub(super) bare: bool,
 }
 
 impl Failure {
@@ -39,6 +41,7 @@ impl Failure {
         Self {
             code,
             message: message.into(),
+            bare: false,
         }
     }
 
@@ -50,7 +53,14 @@ impl Failure {
 
 impl From<Problems> for Failure {
     fn from(problems: Problems) -> Self {
-        Self::new(CONFIG, problems.to_string())
+        let code = match &problems.0[..] {
+            [only] if only.unreadable => NO_INPUT,
+            _ => CONFIG,
+        };
+        Self {
+            bare: true,
+            ..Self::new(code, problems.to_string())
+        }
     }
 }
 

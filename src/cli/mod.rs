@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
+mod acl;
 mod args;
 mod atomic;
 mod certs;
@@ -47,7 +48,11 @@ pub fn main(serve: Serve) -> ExitCode {
     match dispatch(cli.command, serve) {
         Ok(code) => code,
         Err(failure) => {
-            output::error(&failure.message);
+            if failure.bare {
+                output::note(&failure.message);
+            } else {
+                output::error(&failure.message);
+            }
             failure.code.into()
         }
     }
@@ -59,6 +64,7 @@ fn dispatch(command: Command, serve: Serve) -> Result<ExitCode, Failure> {
         Command::CheckConfig(args) => check::check_config(&args)?,
         Command::Psk(command) => psk::run(&command)?,
         Command::User(command) => user::run(&command)?,
+        Command::Acl(command) => acl::run(&command)?,
         Command::Certs(command) => certs::run(&command)?,
         Command::Completions { shell } => shell::completions(shell)?,
         Command::Man { dir } => shell::man(dir.as_deref())?,

@@ -14,8 +14,8 @@ use super::args::{PskCommand, PskFile};
 use super::atomic::{DirectoryLock, write_secret};
 use super::exit::{DATA_ERROR, Failure, NO_INPUT, NO_USER};
 use super::hints::{self, Proof};
-use super::output;
 use super::target::{self, PskTarget};
+use super::{output, quickstart};
 
 /// Characters of a key that is made here, each a byte of it. Letters and digits, because Debian's libcoap takes a key as text.
 const KEY_LEN: usize = 24;
@@ -39,7 +39,8 @@ pub(super) fn run(command: &PskCommand) -> Result<(), Failure> {
 }
 
 fn add(identity: &str, key_stdin: bool, replace: bool, file: &PskFile) -> Result<(), Failure> {
-    named_lines::check_name(identity).map_err(|message| Failure::new(DATA_ERROR, message))?;
+    named_lines::check_name(identity, &psk_file::FORM)
+        .map_err(|message| Failure::new(DATA_ERROR, message))?;
     let target = target::psk_file(file)?;
     let (hex, text) = if key_stdin {
         (read_key()?, None)
@@ -47,6 +48,9 @@ fn add(identity: &str, key_stdin: bool, replace: bool, file: &PskFile) -> Result
         let text = generate()?;
         (to_hex(text.as_bytes()), Some(text))
     };
+    if target.quick_start {
+        quickstart::make_private(&quickstart::state_dir()?)?;
+    }
     let lock = DirectoryLock::of(&target.path)?;
     let lines = read_or_empty(&target.path)?;
     if lines.contains(identity) && !replace {

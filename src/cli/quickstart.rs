@@ -40,8 +40,8 @@ pub(super) struct QuickStart {
     /// What to serve.
     pub(super) config: Config,
     directory: PathBuf,
-    /// The key as text, where it is one.
-    key: Option<Zeroizing<String>>,
+    /// An identity and its key as text, where there is such a key.
+    psk: Option<(String, Zeroizing<String>)>,
 }
 
 /// `$PORTCULLIS_STATE_DIR`, else the user's state directory (XDG Base Directory Specification).
@@ -95,15 +95,16 @@ pub(super) fn prepare(directory: &Path) -> Result<QuickStart, Failure> {
     let directory = config.node.state_dir.clone();
     make_private(&directory)?;
     ensure_certificates(&directory)?;
-    let key = ensure_key(&directory.join(PSK_FILE))?;
+    let psk = ensure_key(&directory.join(PSK_FILE))?;
     Ok(QuickStart {
         config,
         directory,
-        key,
+        psk,
     })
 }
 
-fn make_private(directory: &Path) -> Result<(), Failure> {
+/// Makes the state directory, its user's alone.
+pub(super) fn make_private(directory: &Path) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::write(directory, &error);
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -117,8 +118,9 @@ fn make_private(directory: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The key of [`IDENTITY`], made when there is none. An operator who removed that identity and has others keeps it so.
-fn ensure_key(path: &Path) -> Result<Option<Zeroizing<String>>, Failure> {
+/// The key of [`IDENTITY`], made when there is no key at all: an operator who removed that identity and has others keeps it so, and
+/// is shown another whose key can be typed.
+fn ensure_key(path: &Path) -> Result<Option<(String, Zeroizing<String>)>, Failure> {
     let lock = DirectoryLock::of(path)?;
     let lines = psk::read_or_empty(path)?;
     if lines.is_empty() {
@@ -128,9 +130,13 @@ fn ensure_key(path: &Path) -> Result<Option<Zeroizing<String>>, Failure> {
             path,
             lines.with(IDENTITY, &psk::to_hex(key.as_bytes())).as_bytes(),
         )?;
-        return Ok(Some(key));
+        return Ok(Some((IDENTITY.to_owned(), key)));
     }
-    Ok(lines.secret(IDENTITY).and_then(|hex| psk::as_text(&hex)))
+    let typed = |identity: &str| {
+        let key = psk::as_text(&lines.secret(identity)?)?;
+        Some((identity.to_owned(), key))
+    };
+    Ok(typed(IDENTITY).or_else(|| lines.names().find_map(typed)))
 }
 
 fn ensure_certificates(directory: &Path) -> Result<(), Failure> {
@@ -171,10 +177,10 @@ impl QuickStart {
     }
 
     fn greet_dtls(&self, listener: &Listener, text: &mut String) {
-        if let Some(key) = &self.key {
+        if let Some((identity, key)) = &self.psk {
             text.push_str("\nCoAP over DTLS with a pre-shared key:\n");
             let proof = Proof::Psk {
-                identity: IDENTITY,
+                identity,
                 key: Some(key),
             };
             text.push_str(&hints::lines(listener, &proof));
@@ -225,8 +231,9 @@ mod tests {
         let read = |name: &str| std::fs::read(state.join(name)).unwrap();
         let before = certs::FILES.map(read);
         let second = prepare(&state).unwrap();
-        assert_eq!(first.key.as_deref().map(String::len), Some(24));
-        assert_eq!(first.key, second.key);
+        let (identity, key) = first.psk.as_ref().unwrap();
+        assert_eq!((identity.as_str(), key.len()), ("device-1", 24));
+        assert_eq!(first.psk, second.psk);
         assert_eq!(certs::FILES.map(read), before);
         assert_eq!(
             std::fs::metadata(&state).unwrap().permissions().mode() & 0o777,
@@ -242,8 +249,15 @@ mod tests {
         let path = directory.path().join(PSK_FILE);
         std::fs::write(&path, "other:00112233445566778899aabbccddeeff\n").unwrap();
         let start = prepare(directory.path()).unwrap();
-        assert!(start.key.is_none());
+        assert!(start.psk.is_none());
         assert!(!start.greeting().contains("-k "));
+        std::fs::write(&path, "other:00\nthird:4142\n").unwrap();
+        let start = prepare(directory.path()).unwrap();
+        assert!(
+            start.greeting().contains("-u third -k AB "),
+            "{}",
+            *start.greeting()
+        );
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use crate::config::{self, Config};
 
 use super::args::RunArgs;
-use super::check::code_of;
 use super::exit::Failure;
 use super::{Serve, output, quickstart};
 
@@ -31,8 +30,7 @@ pub(super) fn run(args: &RunArgs, serve: Serve) -> Result<ExitCode, Failure> {
 }
 
 fn from_file(file: &Path) -> Result<Config, Failure> {
-    let loaded =
-        config::load(file).map_err(|problems| Failure::new(code_of(&problems), problems.to_string()))?;
+    let loaded = config::load(file)?;
     if !loaded.warnings.0.is_empty() {
         output::note(&format!("portcullis: warning: {}", loaded.warnings));
     }

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::config::access;
 use crate::config::secrets::read_public;
 use crate::config::{self, Config, DEFAULT_FILE, Listener, PathBase};
 
+use crate::policy::authorization::NoMatch;
+
 use super::args::{PskFile, UsersFile};
-use super::check::code_of;
 use super::exit::{CONFIG, Failure, NO_INPUT, USAGE};
 use super::quickstart;
 
@@ -14,6 +16,8 @@ use super::quickstart;
 pub(super) struct PskTarget {
     pub(super) path: PathBuf,
     pub(super) listener: Option<Listener>,
+    /// Whether it is the quick start's, whose directory may not be there yet.
+    pub(super) quick_start: bool,
 }
 
 /// The file of keys that the arguments mean: named, of the configuration named, of the installed configuration, or of the
@@ -23,13 +27,19 @@ pub(super) fn psk_file(args: &PskFile) -> Result<PskTarget, Failure> {
         return Ok(PskTarget {
             path: path.clone(),
             listener: None,
+            quick_start: false,
         });
     }
     let config = match (args.config.as_deref(), installed()) {
         (Some(file), _) | (None, Some(file)) => read_config(file)?,
         (None, None) => quickstart::config(&quickstart::state_dir()?)?,
     };
-    of_listeners(&config, args.listener.as_deref())
+    let quick_start = config.source.is_none();
+    let target = of_listeners(&config, args.listener.as_deref())?;
+    Ok(PskTarget {
+        quick_start,
+        ..target
+    })
 }
 
 fn of_listeners(config: &Config, name: Option<&str>) -> Result<PskTarget, Failure> {
@@ -42,6 +52,7 @@ fn of_listeners(config: &Config, name: Option<&str>) -> Result<PskTarget, Failur
             Some(PskTarget {
                 path,
                 listener: Some(listener.clone()),
+                quick_start: false,
             })
         });
     let Some(first) = targets.next() else {
@@ -80,6 +91,26 @@ pub(super) fn users_file(args: &UsersFile) -> Result<PathBuf, Failure> {
         .ok_or_else(|| Failure::new(CONFIG, "authentication.file names no file"))
 }
 
+/// The file of access rules that a configuration names, and what holds where none matches.
+pub(super) fn acl_file(config: Option<&Path>) -> Result<(PathBuf, NoMatch), Failure> {
+    let Some(file) = config.or_else(|| installed()) else {
+        let message = format!("there is no {DEFAULT_FILE}: name a file with --config or --acl-file");
+        return Err(Failure::new(USAGE, message));
+    };
+    let authorization = read_config(file)?.authorization;
+    let no_match = match authorization.no_match {
+        access::NoMatch::Allow => NoMatch::Allow,
+        access::NoMatch::Deny => NoMatch::Deny,
+    };
+    let path = authorization.acl_file.ok_or_else(|| {
+        Failure::new(
+            CONFIG,
+            "authorization.acl_file names no file: everything is allowed",
+        )
+    })?;
+    Ok((path, no_match))
+}
+
 fn installed() -> Option<&'static Path> {
     let file = Path::new(DEFAULT_FILE);
     file.exists().then_some(file)
@@ -89,6 +120,5 @@ fn installed() -> Option<&'static Path> {
 fn read_config(file: &Path) -> Result<Config, Failure> {
     let content = read_public(file).map_err(|error| Failure::new(NO_INPUT, error.to_string()))?;
     let text = String::from_utf8_lossy(&content);
-    config::parse(&text, file, &PathBase::of_file(file))
-        .map_err(|problems| Failure::new(code_of(&problems), problems.to_string()))
+    Ok(config::parse(&text, file, &PathBase::of_file(file))?)
 }

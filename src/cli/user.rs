@@ -3,23 +3,22 @@
 use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
 
-use argon2::Argon2;
-use argon2::password_hash::PasswordHasher as _;
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use crate::auth::hash::StoredHash;
+use crate::auth::users::hash_password;
 use crate::config::named_lines::{self, NamedLines};
 use crate::config::secrets::read_secret;
-use crate::config::users_file::{self, HashKind};
+use crate::config::users_file;
+use crate::policy::authentication::MAX_PASSWORD;
+use crate::types::reason::Label as _;
 
 use super::args::{UserCommand, UsersFile};
 use super::atomic::{DirectoryLock, write_secret};
 use super::exit::{DATA_ERROR, Failure, NO_INPUT, NO_USER, SOFTWARE};
 use super::psk::wrong_lines;
 use super::{output, target};
-
-/// Longest password in bytes: more is no password, and MQTT carries no more.
-const MAX_PASSWORD: usize = 65_535;
 
 pub(super) fn run(command: &UserCommand) -> Result<(), Failure> {
     match command {
@@ -30,11 +29,12 @@ pub(super) fn run(command: &UserCommand) -> Result<(), Failure> {
 }
 
 fn add(name: &str, replace: bool, file: &UsersFile) -> Result<(), Failure> {
-    named_lines::check_name(name).map_err(|message| Failure::new(DATA_ERROR, message))?;
+    named_lines::check_name(name, &users_file::FORM).map_err(|message| Failure::new(DATA_ERROR, message))?;
     let path = target::users_file(file)?;
     // Asked before the password, so that nobody types one in vain.
     refuse_present(&read_or_empty(&path)?, name, replace)?;
-    let hash = hash(&read_password(name)?)?;
+    let password = read_password(name)?;
+    let hash = hash_password(password.as_bytes()).map_err(|message| Failure::new(SOFTWARE, message))?;
     let lock = DirectoryLock::of(&path)?;
     let lines = read_or_empty(&path)?;
     refuse_present(&lines, name, replace)?;
@@ -71,32 +71,27 @@ fn remove(name: &str, file: &UsersFile) -> Result<(), Failure> {
 
 fn list(as_json: bool, file: &UsersFile) -> Result<(), Failure> {
     let lines = read(&target::users_file(file)?)?;
-    let users: Vec<(&str, &str)> = lines
+    let users: Vec<(&str, StoredHash)> = lines
         .names()
-        .map(|name| {
-            let kind = lines.secret(name).and_then(|hash| HashKind::of(&hash));
-            (name, kind.map_or("unknown", HashKind::label))
-        })
+        .filter_map(|name| Some((name, StoredHash::parse(&lines.secret(name)?).ok()?)))
         .collect();
     if as_json {
-        return output::json(
-            &users
-                .iter()
-                .map(|(user, hash)| json!({ "user": user, "hash": hash }))
-                .collect(),
-        );
+        let user = |(name, hash): &(&str, StoredHash)| json!({ "user": name, "scheme": hash.scheme().label(), "weakness": hash.weakness() });
+        return output::json(&users.iter().map(user).collect());
     }
     let width = users
         .iter()
         .map(|(name, _)| name.chars().count())
         .max()
         .unwrap_or_default();
-    output::print(
-        &users
-            .iter()
-            .map(|(name, hash)| format!("{name:width$}  {hash}\n"))
-            .collect::<String>(),
-    )
+    let line = |(name, hash): &(&str, StoredHash)| {
+        let weak = hash
+            .weakness()
+            .map(|why| format!("  weak: {why}"))
+            .unwrap_or_default();
+        format!("{name:width$}  {}{weak}\n", hash.scheme().label())
+    };
+    output::print(&users.iter().map(line).collect::<String>())
 }
 
 fn read(path: &Path) -> Result<NamedLines, Failure> {
@@ -141,30 +136,4 @@ fn read_password(name: &str) -> Result<Zeroizing<String>, Failure> {
         ));
     }
     Ok(password)
-}
-
-/// Argon2id in PHC form, with a random salt and the library's parameters (19 MiB, two passes).
-fn hash(password: &str) -> Result<Zeroizing<String>, Failure> {
-    let mut salt = [0_u8; 16];
-    openssl::rand::rand_bytes(&mut salt)?;
-    Argon2::default()
-        .hash_password_with_salt(password.as_bytes(), &salt)
-        .map(|hash| Zeroizing::new(hash.to_string()))
-        .map_err(|error| Failure::new(SOFTWARE, format!("cannot hash the password: {error}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use argon2::PasswordVerifier as _;
-
-    use super::*;
-
-    #[test]
-    fn a_hash_fits_its_password_and_no_other() {
-        let hash = hash("s3cret=&").unwrap();
-        assert!(hash.starts_with("$argon2id$v=19$"));
-        let parsed = argon2::PasswordHash::new(&hash).unwrap();
-        assert!(Argon2::default().verify_password(b"s3cret=&", &parsed).is_ok());
-        assert!(Argon2::default().verify_password(b"s3cret", &parsed).is_err());
-    }
 }

@@ -12,7 +12,7 @@ use super::contract::{Code, Event, OutgoingRequest, PeerId, RequestError, Reques
 use super::endpoint::{Endpoint, Timer};
 use super::message::{self, Message, Outgoing};
 use super::metrics::MessageType;
-use super::options::Options;
+use super::options::{ETag, Options};
 use super::reliability::Purpose;
 use super::timers::TimerKey;
 
@@ -48,7 +48,7 @@ struct Active {
     sent: usize,
     /// The answer as far as it came.
     answer: Vec<u8>,
-    etag: Option<Vec<u8>>,
+    etag: Option<ETag>,
     downloading: bool,
 }
 
@@ -151,7 +151,7 @@ impl Active {
         if !block.more {
             return whole(std::mem::take(&mut self.answer));
         }
-        self.etag.clone_from(&options.etag);
+        self.etag = options.etag;
         self.szx = self.szx.min(block.szx);
         self.downloading = true;
         Next::Send
@@ -292,14 +292,17 @@ impl Endpoint {
         slot: usize,
         message: &Message,
     ) -> Option<DropReason> {
-        match self.on_acknowledgement(now, slot, message.mid) {
-            None => Some(DropReason::Unmatched),
-            Some(Purpose::Request(_)) if self.is_awaited(slot, message.token) => {
-                self.on_response(now, slot, message);
-                None
-            }
-            Some(_) => Some(DropReason::UnexpectedResponse),
+        let is_request = matches!(self.purpose(slot, message.mid), Some(Purpose::Request(_)));
+        if is_request && !self.is_awaited(slot, message.token) {
+            return Some(DropReason::UnexpectedResponse);
         }
+        if self.on_acknowledgement(now, slot, message.mid).is_none() {
+            return Some(DropReason::Unmatched);
+        }
+        if is_request {
+            self.on_response(now, slot, message);
+        }
+        None
     }
 
     /// A response that came as CON or NON.

@@ -1,7 +1,7 @@
 //! Messages that were handled, so that a duplicate is handled no second time (RFC 7252, 4.5).
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,8 @@ use slab::Slab;
 use crate::types::reason::Limit;
 
 use super::contract::PeerId;
-use super::list::{IdMap, Links, List};
+use super::hash::{IdMap, Keyed};
+use super::list::{Links, List};
 use super::metrics::CoapMetrics;
 
 /// Answers are remembered with this many bytes each on average; larger ones push older ones out.
@@ -35,6 +36,43 @@ pub(crate) enum Seen<'a> {
     Duplicate(Option<&'a [u8]>),
 }
 
+/// The bytes that went out. Most answers are a few bytes, which need no memory of their own.
+#[derive(Debug)]
+enum Answer {
+    None,
+    Short([u8; 22], u8),
+    Long(Box<[u8]>),
+}
+
+impl Answer {
+    fn new(bytes: &[u8]) -> Self {
+        let mut short = [0; 22];
+        match short.get_mut(..bytes.len()) {
+            Some(place) => {
+                place.copy_from_slice(bytes);
+                Self::Short(short, bytes.len() as u8)
+            }
+            None => Self::Long(bytes.into()),
+        }
+    }
+
+    fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::None => None,
+            Self::Short(bytes, len) => bytes.get(..usize::from(*len)),
+            Self::Long(bytes) => Some(bytes),
+        }
+    }
+
+    /// Bytes beside the entry itself.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Long(bytes) => bytes.len(),
+            _ => 0,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     peer: PeerId,
@@ -42,7 +80,7 @@ struct Entry {
     serial: u64,
     fingerprint: u64,
     expires: Instant,
-    answer: Option<Box<[u8]>>,
+    answer: Answer,
     by_age: Links,
     of_peer: Links,
 }
@@ -51,28 +89,30 @@ struct Entry {
 #[derive(Debug)]
 pub(crate) struct Dedup {
     entries: Slab<Entry>,
-    index: HashMap<(PeerId, u16), usize>,
+    index: HashMap<(PeerId, u16), u32, Keyed>,
     by_age: List,
     of_peer: IdMap<PeerId, List>,
     bytes: usize,
     serial: u64,
     capacity: usize,
-    hasher: RandomState,
+    hasher: Keyed,
     next_sweep: Option<Instant>,
     metrics: Arc<CoapMetrics>,
 }
 
 impl Dedup {
-    pub(crate) fn new(capacity: usize, metrics: Arc<CoapMetrics>) -> Self {
+    /// `secret` keeps senders from choosing message ids that collide in the index.
+    pub(crate) fn new(capacity: usize, secret: u64, metrics: Arc<CoapMetrics>) -> Self {
+        let hasher = Keyed::new(secret);
         Self {
             entries: Slab::new(),
-            index: HashMap::new(),
+            index: HashMap::with_hasher(hasher),
             by_age: List::default(),
             of_peer: IdMap::default(),
             bytes: 0,
             serial: 0,
             capacity: capacity.max(1),
-            hasher: RandomState::new(),
+            hasher,
             next_sweep: None,
             metrics,
         }
@@ -81,10 +121,13 @@ impl Dedup {
     /// Whether this very message was handled before. Another message under the same id is a new one: a device that
     /// restarted counts anew.
     pub(crate) fn look_up(&self, now: Instant, peer: PeerId, mid: u16, datagram: &[u8]) -> Seen<'_> {
-        let entry = self.index.get(&(peer, mid)).and_then(|at| self.entries.get(*at));
+        let entry = self
+            .index
+            .get(&(peer, mid))
+            .and_then(|at| self.entries.get(*at as usize));
         match entry {
             Some(entry) if entry.expires > now && entry.fingerprint == self.hasher.hash_one(datagram) => {
-                Seen::Duplicate(entry.answer.as_deref())
+                Seen::Duplicate(entry.answer.bytes())
             }
             _ => Seen::New,
         }
@@ -99,9 +142,6 @@ impl Dedup {
         datagram: &[u8],
         lifetime: Duration,
     ) -> Remembered {
-        if let Some(at) = self.index.get(&(peer, mid)) {
-            self.remove(*at);
-        }
         self.make_room(peer);
         self.serial += 1;
         let at = self.entries.insert(Entry {
@@ -110,11 +150,13 @@ impl Dedup {
             serial: self.serial,
             fingerprint: self.hasher.hash_one(datagram),
             expires: now + lifetime,
-            answer: None,
+            answer: Answer::None,
             by_age: Links::default(),
             of_peer: Links::default(),
         });
-        self.index.insert((peer, mid), at);
+        if let Some(before) = self.index.insert((peer, mid), at as u32) {
+            self.remove(before as usize);
+        }
         self.by_age
             .push_newest(&mut self.entries, at, |entry| &mut entry.by_age);
         let of_peer = self.of_peer.entry(peer).or_default();
@@ -131,11 +173,9 @@ impl Dedup {
     pub(crate) fn answered(&mut self, remembered: Remembered, answer: &[u8]) {
         let entry = self.entries.get_mut(remembered.at);
         if let Some(entry) = entry.filter(|entry| entry.serial == remembered.serial) {
-            let before = entry
-                .answer
-                .replace(answer.into())
-                .map_or(0, |answer| answer.len());
-            self.bytes = self.bytes.saturating_sub(before) + answer.len();
+            let before = entry.answer.weight();
+            entry.answer = Answer::new(answer);
+            self.bytes = self.bytes.saturating_sub(before) + entry.answer.weight();
         }
         while self.bytes > self.capacity.saturating_mul(BYTES_PER_ANSWER) {
             let Some(oldest) = self.by_age.oldest() else {
@@ -201,10 +241,12 @@ impl Dedup {
             }
         }
         if let Some(entry) = self.entries.try_remove(at) {
-            self.index.remove(&(peer, entry.mid));
-            self.bytes = self
-                .bytes
-                .saturating_sub(entry.answer.map_or(0, |answer| answer.len()));
+            // The id may have gone to a newer message.
+            let key = (peer, entry.mid);
+            if self.index.get(&key).is_some_and(|it| *it as usize == at) {
+                self.index.remove(&key);
+            }
+            self.bytes = self.bytes.saturating_sub(entry.answer.weight());
         }
         self.metrics.remembered_exchanges.set(self.entries.len() as u64);
     }
@@ -220,7 +262,7 @@ mod tests {
         let metrics = Arc::new(CoapMetrics::new(0));
         #[expect(clippy::disallowed_methods, reason = "any instant will do")]
         let now = Instant::now();
-        (Dedup::new(capacity, Arc::clone(&metrics)), metrics, now)
+        (Dedup::new(capacity, 7, Arc::clone(&metrics)), metrics, now)
     }
 
     #[test]

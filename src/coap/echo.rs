@@ -36,7 +36,7 @@ impl Echo {
     }
 
     /// Whether the peer echoed it in time.
-    pub(crate) fn proves(&self, now: Instant, echoed: &[u8]) -> bool {
+    pub(crate) fn proves(&self, now: Instant, echoed: [u8; 8]) -> bool {
         now < self.issued + FRESH_FOR && echoed == self.value
     }
 }

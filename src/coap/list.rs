@@ -1,7 +1,4 @@
-//! Lists in order of age through the entries of a slab, and a hasher for ids that we assign ourselves.
-
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+//! Lists in order of age through the entries of a slab.
 
 use slab::Slab;
 
@@ -83,34 +80,6 @@ impl List {
         self.len = self.len.saturating_sub(1);
     }
 }
-
-/// For ids that count up in this process; a sender cannot choose them, so it cannot make them collide.
-#[derive(Debug, Default)]
-pub(crate) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u16(&mut self, n: u16) {
-        self.write_u64(u64::from(n));
-    }
-
-    fn write_u64(&mut self, n: u64) {
-        let product = u128::from(self.0 ^ n) * 0x9E37_79B9_7F4A_7C15;
-        self.0 = (product as u64) ^ ((product >> 64) as u64);
-    }
-}
-
-/// A map whose keys are ids that we assign.
-pub(crate) type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 
 #[cfg(test)]
 mod tests {

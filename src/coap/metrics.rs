@@ -24,7 +24,7 @@ labels! {
 labels! {
     /// What became of a notification: `notifications_total{type,result}`.
     pub enum NotificationResult {
-        /// Handed to the transport for the first time.
+        /// Handed to the transport, if it is not confirmable: no more will be known of it but a RST.
         Sent = "sent",
         /// Acknowledged.
         Acked = "acked",

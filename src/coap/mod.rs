@@ -20,6 +20,7 @@ mod client;
 mod dedup;
 mod echo;
 mod endpoint;
+mod hash;
 mod list;
 mod message;
 mod observe;

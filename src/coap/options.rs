@@ -58,11 +58,52 @@ pub(crate) enum OptionFault {
     BlockSize,
 }
 
+/// An ETag: 1 to 8 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ETag([u8; 8], u8);
+
+/// What a request is about.
+#[derive(Debug)]
+pub(crate) struct Resource {
+    pub(crate) path: Vec<Bytes>,
+    pub(crate) query: Vec<Bytes>,
+    /// What block-wise transfer knows it by.
+    pub(crate) key: ResourceKey,
+}
+
+impl Resource {
+    /// Reads path and query. They share one buffer with each other.
+    pub(crate) fn read(packet: &Packet, method: Code) -> Self {
+        let of = |number: u16| packet.get_option(number.into()).into_iter().flatten();
+        let all = || of(URI_PATH).chain(of(URI_QUERY));
+        let mut key = Vec::with_capacity(all().map(|value| value.len() + 2).sum::<usize>() + 1);
+        key.push(method.0);
+        for (number, value) in [URI_PATH, URI_QUERY]
+            .into_iter()
+            .flat_map(|n| of(n).map(move |v| (n, v)))
+        {
+            key.extend_from_slice(&[number as u8, value.len() as u8]);
+            key.extend_from_slice(value);
+        }
+        let resource = ResourceKey(Arc::from(key.as_slice()));
+        let bytes = Bytes::from(key);
+        let mut at = 1;
+        let mut slice = |value: &Vec<u8>| {
+            let start = at + 2;
+            at = start + value.len();
+            bytes.slice(start..at)
+        };
+        Self {
+            path: of(URI_PATH).map(&mut slice).collect(),
+            query: of(URI_QUERY).map(&mut slice).collect(),
+            key: resource,
+        }
+    }
+}
+
 /// The options of a message that this layer or the gateway reads.
 #[derive(Debug, Default)]
 pub(crate) struct Options {
-    pub(crate) path: Vec<Bytes>,
-    pub(crate) query: Vec<Bytes>,
     pub(crate) observe: Option<u32>,
     pub(crate) content_format: Option<u16>,
     pub(crate) accept: Option<u16>,
@@ -70,8 +111,9 @@ pub(crate) struct Options {
     pub(crate) block1: Option<Block>,
     pub(crate) block2: Option<Block>,
     pub(crate) size1: Option<u32>,
-    pub(crate) etag: Option<Vec<u8>>,
-    pub(crate) echo: Option<Vec<u8>>,
+    pub(crate) etag: Option<ETag>,
+    /// An Echo option of the length that ours have.
+    pub(crate) echo: Option<[u8; 8]>,
     /// Bits of the response classes the client does not want (RFC 7967, 2.1).
     pub(crate) no_response: u8,
     /// All Request-Tag options, each with its length before it.
@@ -119,8 +161,14 @@ impl Options {
             SIZE1 => self.size1 = Some(uint(value)),
             BLOCK1 => self.block1 = Some(Block::new(uint(value)).ok_or(OptionFault::BlockSize)?),
             BLOCK2 => self.block2 = Some(Block::new(uint(value)).ok_or(OptionFault::BlockSize)?),
-            ETAG if self.etag.is_none() => self.etag = Some(value.to_vec()),
-            ECHO => self.echo = Some(value.to_vec()),
+            ETAG if self.etag.is_none() => {
+                let mut etag = [0; 8];
+                for (to, from) in etag.iter_mut().zip(value) {
+                    *to = *from;
+                }
+                self.etag = Some(ETag(etag, value.len() as u8));
+            }
+            ECHO => self.echo = value.try_into().ok(),
             NO_RESPONSE => self.no_response = value.first().copied().unwrap_or(0),
             REQUEST_TAG => {
                 self.request_tag.push(value.len() as u8);
@@ -131,29 +179,6 @@ impl Options {
             _ => {}
         }
         Ok(())
-    }
-
-    /// Reads path and query of a request, and what block-wise transfer knows the resource by. All of them share one buffer.
-    pub(crate) fn read_resource(&mut self, packet: &Packet, method: Code) -> ResourceKey {
-        let mut key = vec![method.0];
-        let mut ends = Vec::new();
-        for number in [URI_PATH, URI_QUERY] {
-            for value in packet.get_option(number.into()).into_iter().flatten() {
-                key.push(number as u8);
-                key.push(value.len() as u8);
-                key.extend_from_slice(value);
-                ends.push((number, key.len() - value.len()..key.len()));
-            }
-        }
-        let resource = ResourceKey(Arc::from(key.as_slice()));
-        let bytes = Bytes::from(key);
-        for (number, range) in ends {
-            match number {
-                URI_PATH => self.path.push(bytes.slice(range)),
-                _ => self.query.push(bytes.slice(range)),
-            }
-        }
-        resource
     }
 
     /// Whether the client said that it does not want a response of this class (RFC 7967, 2.1).
@@ -250,16 +275,15 @@ mod tests {
         let mut packet = Packet::new();
         packet.add_option(CoapOption::UriPath, b"ps".to_vec());
         packet.add_option(CoapOption::UriQuery, b"c=1".to_vec());
-        let mut options = Options::default();
-        let get = options.read_resource(&packet, Code::GET);
-        assert_eq!(options.path, ["ps"]);
-        assert_eq!(options.query, ["c=1"]);
+        let get = Resource::read(&packet, Code::GET);
+        assert_eq!(get.path, ["ps"]);
+        assert_eq!(get.query, ["c=1"]);
         packet.add_option(CoapOption::Accept, b"1".to_vec());
         packet.set_token(vec![1]);
-        assert_eq!(Options::default().read_resource(&packet, Code::GET), get);
-        assert_ne!(Options::default().read_resource(&packet, Code::POST), get);
+        assert_eq!(Resource::read(&packet, Code::GET).key, get.key);
+        assert_ne!(Resource::read(&packet, Code::POST).key, get.key);
         packet.add_option(CoapOption::UriPath, b"c=1".to_vec());
         packet.clear_option(CoapOption::UriQuery);
-        assert_ne!(Options::default().read_resource(&packet, Code::GET), get);
+        assert_ne!(Resource::read(&packet, Code::GET).key, get.key);
     }
 }

@@ -11,7 +11,8 @@ use crate::types::ListenerId;
 use super::client::Client;
 use super::contract::PeerId;
 use super::echo::Echo;
-use super::list::{IdMap, Links, List};
+use super::hash::IdMap;
+use super::list::{Links, List};
 use super::observe::Observing;
 use super::reliability::Outstanding;
 

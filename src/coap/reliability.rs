@@ -94,10 +94,14 @@ impl Endpoint {
 
     /// Ends the wait for the ACK of a request of ours, if it still waits.
     pub(super) fn settle_request(&mut self, slot: usize, mid: u16, request: RequestId) {
-        let outstanding = self.peers.get(slot).and_then(|peer| peer.outstanding.get(&mid));
-        if outstanding.is_some_and(|it| it.purpose == Purpose::Request(request)) {
+        if self.purpose(slot, mid) == Some(Purpose::Request(request)) {
             self.settle(slot, mid);
         }
+    }
+
+    /// What the confirmable message of ours with this id is, if one waits for its ACK.
+    pub(super) fn purpose(&self, slot: usize, mid: u16) -> Option<Purpose> {
+        self.peers.get(slot)?.outstanding.get(&mid).map(|it| it.purpose)
     }
 
     /// An ACK, empty or with a response in it. What it acknowledged, if it belonged to a message of ours.

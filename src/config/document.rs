@@ -48,6 +48,11 @@ impl<'t> Document<'t> {
         keys.iter().any(|key| self.broken.contains(*key))
     }
 
+    /// How many problems were found so far.
+    pub(super) fn problem_count(&self) -> usize {
+        self.found.len()
+    }
+
     /// A problem at a byte range.
     pub(super) fn at(&mut self, key: &str, span: Option<Range<usize>>, severity: Severity, message: String) {
         if severity == Severity::Error {

@@ -1,19 +1,23 @@
 //! The files that a configuration names: read, checked, and reported at the key that names them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::{SslContextBuilder, SslMethod};
 use openssl::x509::X509;
 use zeroize::Zeroizing;
 
+use crate::auth;
+use crate::dtls::{self, DtlsContext, DtlsMaterial, PskStore, TicketKeys};
+use crate::policy::acl::Acl;
+
 use super::access::Backend;
 use super::document::Document;
 use super::listeners::{Dtls, Verify};
-use super::named_lines::LineError;
 use super::problem::Severity;
 use super::secrets::{SecretError, read_public, read_secret};
-use super::{Config, pem, psk_file, tokens, users_file};
+use super::{Config, pem, tokens};
 
 /// Wrong lines of one file that are shown one by one.
 const SHOWN_LINES: usize = 20;
@@ -39,9 +43,7 @@ pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
     if config.admin.bind.is_some() {
         check_admin(config, doc);
     }
-    if let Some(path) = &config.authorization.acl_file {
-        read(path, "authorization.acl_file", read_public, doc);
-    }
+    check_acl(config, doc);
 }
 
 fn check_admin(config: &Config, doc: &mut Document<'_>) {
@@ -50,7 +52,8 @@ fn check_admin(config: &Config, doc: &mut Document<'_>) {
         && let Some(content) = read(path, key, read_secret, doc)
         && let Err(errors) = tokens::parse(&content)
     {
-        complain_of_lines(path, key, &errors, doc);
+        let lines = errors.into_iter().map(|wrong| (wrong.line, wrong.message)).collect();
+        complain_of_lines(path, key, lines, doc);
     }
     if let (Some(cert_file), Some(key_file)) = (&config.admin.cert_file, &config.admin.key_file) {
         check_pair(cert_file, "admin.cert_file", key_file, "admin.key_file", doc);
@@ -59,9 +62,11 @@ fn check_admin(config: &Config, doc: &mut Document<'_>) {
 
 fn check_dtls(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     let field = |name: &str| format!("{key}.{name}");
-    if let Some(path) = &dtls.psk_file {
-        check_psk_file(path, &field("psk_file"), doc);
-    }
+    let before = doc.problem_count();
+    let psks = dtls
+        .psk_file
+        .as_ref()
+        .map(|path| psk_store(path, &field("psk_file"), doc));
     if let (Some(cert_file), Some(key_file)) = (&dtls.cert_file, &dtls.key_file) {
         check_pair(cert_file, &field("cert_file"), key_file, &field("key_file"), doc);
     }
@@ -76,14 +81,67 @@ fn check_dtls(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     if let Err(message) = check_ciphers(&dtls.ciphers) {
         doc.complain(&[&field("ciphers")], message);
     }
+    // What is wrong already has been said better than a whole context can.
+    if doc.problem_count() == before {
+        check_context(dtls, psks.flatten(), key, doc);
+    }
 }
 
-/// The one place that knows how a file of pre-shared keys is read for a listener.
-fn check_psk_file(path: &Path, key: &str, doc: &mut Document<'_>) {
-    if let Some(content) = read(path, key, read_secret, doc)
-        && let Err(errors) = psk_file::parse(&content)
-    {
-        complain_of_lines(path, key, &errors, doc);
+/// Makes what the handshakes of the listener will be made with, for what no single file shows: key strength, usage, whether
+/// suites and keys fit.
+fn check_context(dtls: &Dtls, psks: Option<PskStore>, key: &str, doc: &mut Document<'_>) {
+    let pem = |path: &Option<PathBuf>| path.as_deref().and_then(|path| read_public(path).ok());
+    let verifies = dtls.verify != Verify::None;
+    let material = DtlsMaterial {
+        psks: psks.map(Arc::new),
+        cert_pem: pem(&dtls.cert_file).map(|content| content.to_vec()),
+        key_pem: dtls.cert_file.as_ref().and_then(|_| pem(&dtls.key_file)),
+        ca_pem: pem(&dtls.ca_file)
+            .filter(|_| verifies)
+            .map(|content| content.to_vec()),
+        crl_pem: pem(&dtls.crl_file)
+            .filter(|_| verifies)
+            .map(|content| content.to_vec()),
+        verify: match dtls.verify {
+            Verify::None => dtls::Verify::None,
+            Verify::Optional => dtls::Verify::Optional,
+            Verify::Required => dtls::Verify::Required,
+        },
+        cert_identity: dtls::CertIdentity::Cn,
+        ciphers: dtls.ciphers.clone(),
+        mtu: super::handshake_datagram(dtls),
+        cid: dtls.cid,
+        // No handshake is made with it.
+        ticket_keys: TicketKeys::new([0; 80]),
+    };
+    if let Err(error) = DtlsContext::new(&material) {
+        doc.complain(&[&format!("{key}.{}", error.key)], error.message);
+    }
+}
+
+fn psk_store(path: &Path, key: &str, doc: &mut Document<'_>) -> Option<PskStore> {
+    let content = read(path, key, read_secret, doc)?;
+    let text = text(path, key, &content, doc)?;
+    match PskStore::parse(text) {
+        Ok(store) => Some(store),
+        Err(errors) => {
+            let errors = errors.into_iter().map(|error| (error.line, error.message));
+            complain_of_lines(path, key, errors.collect(), doc);
+            None
+        }
+    }
+}
+
+/// The content as text, or a problem with the line that is none.
+fn text<'c>(path: &Path, key: &str, content: &'c [u8], doc: &mut Document<'_>) -> Option<&'c str> {
+    match std::str::from_utf8(content) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            let good = content.get(..error.valid_up_to()).unwrap_or_default();
+            let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+            complain_of_lines(path, key, vec![(line, "this is no UTF-8 text".to_owned())], doc);
+            None
+        }
     }
 }
 
@@ -173,9 +231,10 @@ fn check_authentication(config: &Config, doc: &mut Document<'_>) {
             let key = "authentication.file";
             if let Some(path) = &authentication.file
                 && let Some(content) = read(path, key, read_secret, doc)
-                && let Err(errors) = users_file::parse(&content)
+                && let Some(text) = text(path, key, &content, doc)
+                && let Err(errors) = auth::users::parse(text)
             {
-                complain_of_lines(path, key, &errors, doc);
+                complain_of_lines(path, key, errors, doc);
             }
         }
         Backend::Http => {
@@ -224,6 +283,18 @@ fn check_jwt_key(path: &Path, key: &str, doc: &mut Document<'_>) {
                 "the shared secret is shorter than the 32 bytes that HS256 needs (RFC 7518, 3.2)",
             ),
         );
+    }
+}
+
+fn check_acl(config: &Config, doc: &mut Document<'_>) {
+    let key = "authorization.acl_file";
+    if let Some(path) = &config.authorization.acl_file
+        && let Some(content) = read(path, key, read_public, doc)
+        && let Some(text) = text(path, key, &content, doc)
+        && let Err(errors) = Acl::parse(text)
+    {
+        let errors = errors.into_iter().map(|error| (error.line, error.message));
+        complain_of_lines(path, key, errors.collect(), doc);
     }
 }
 
@@ -309,8 +380,8 @@ fn read(path: &Path, key: &str, reader: Reader, doc: &mut Document<'_>) -> Optio
     }
 }
 
-fn complain_of_lines(path: &Path, key: &str, errors: &[LineError], doc: &mut Document<'_>) {
-    for LineError { line, message } in errors.iter().take(SHOWN_LINES) {
+fn complain_of_lines(path: &Path, key: &str, errors: Vec<(usize, String)>, doc: &mut Document<'_>) {
+    for (line, message) in errors.iter().take(SHOWN_LINES) {
         doc.complain_more(key, format!("{}, line {line}: {message}", path.display()));
     }
     if let Some(more) = errors.len().checked_sub(SHOWN_LINES).filter(|more| *more > 0) {

@@ -38,7 +38,7 @@ pub use paths::PathBase;
 pub use problem::{Problem, Problems, Severity};
 pub use section::Key;
 pub use sections::{Admin, Coap, Limits, Log, LogFormat, LogLevel, Metrics, Node, Unproven};
-pub use settings::to_gateway_settings;
+pub use settings::{handshake_datagram, to_gateway_settings};
 pub use value::Size;
 
 use document::{Document, Table};

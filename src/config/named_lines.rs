@@ -13,11 +13,30 @@ pub struct LineError {
     pub message: String,
 }
 
-/// Checks the secret part of a line.
-pub type SecretCheck = fn(&str) -> Result<(), String>;
+/// What a line of one kind of file is.
+#[derive(Clone, Copy)]
+pub struct Form {
+    /// Which colon ends the name: the last, where the secret has none, else the first.
+    pub last_colon: bool,
+    /// Longest name in bytes.
+    pub max_name: usize,
+    /// Checks the secret; what it says is shown, so it never repeats it.
+    pub check_secret: fn(&str) -> Result<(), String>,
+}
+
+impl Form {
+    fn split<'l>(&self, line: &'l str) -> Option<(&'l str, &'l str)> {
+        if self.last_colon {
+            line.rsplit_once(':')
+        } else {
+            line.split_once(':')
+        }
+    }
+}
 
 /// A parsed file. It holds secrets, so it has no `Debug`, and its text is wiped when it is dropped.
 pub struct NamedLines {
+    form: Form,
     text: Zeroizing<String>,
     names: Vec<(String, usize)>,
 }
@@ -26,8 +45,8 @@ impl NamedLines {
     /// Reads the content of a file. Blank lines and lines that begin with `#` are comments.
     ///
     /// # Errors
-    /// Every line that is wrong: no `:`, a bad or repeated name, a secret that `check` refuses.
-    pub fn parse(content: &[u8], check: SecretCheck) -> Result<Self, Vec<LineError>> {
+    /// Every line that is wrong: no `:`, a bad or repeated name, a secret that `form` refuses.
+    pub fn parse(content: &[u8], form: Form) -> Result<Self, Vec<LineError>> {
         let text = std::str::from_utf8(content).map_err(|error| {
             let good = content.get(..error.valid_up_to()).unwrap_or_default();
             vec![LineError {
@@ -40,7 +59,7 @@ impl NamedLines {
         let mut names = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let line_number = index + 1;
-            let outcome = parse_line(line, check).and_then(|name| match name {
+            let outcome = parse_line(line, &form).and_then(|name| match name {
                 None => Ok(None),
                 Some(name) => match seen.insert(name.to_owned(), line_number) {
                     Some(first) => Err(format!("`{name}` stands on line {first} already")),
@@ -58,6 +77,7 @@ impl NamedLines {
         }
         if errors.is_empty() {
             Ok(Self {
+                form,
                 text: Zeroizing::new(text.to_owned()),
                 names,
             })
@@ -93,7 +113,7 @@ impl NamedLines {
     #[must_use]
     pub fn secret(&self, name: &str) -> Option<Zeroizing<String>> {
         let line = self.text.lines().nth(self.line_of(name)? - 1)?;
-        let (_, secret) = line.split_once(':')?;
+        let (_, secret) = self.form.split(line)?;
         Some(Zeroizing::new(secret.trim().to_owned()))
     }
 
@@ -147,41 +167,50 @@ fn push_line(text: &mut String, name: &str, secret: &str) {
 }
 
 /// The name of a line, or nothing for a comment.
-fn parse_line(line: &str, check: SecretCheck) -> Result<Option<&str>, String> {
-    if line.trim().is_empty() || line.trim_start().starts_with('#') {
+fn parse_line<'l>(line: &'l str, form: &Form) -> Result<Option<&'l str>, String> {
+    if line.trim().is_empty() || line.starts_with('#') {
         return Ok(None);
     }
-    let (name, secret) = line
-        .split_once(':')
+    let (name, secret) = form
+        .split(line)
         .ok_or("expected a name, a colon and its secret")?;
-    check_name(name)?;
-    check(secret.trim())?;
+    check_length(name, form)?;
+    if name.contains('\0') {
+        return Err("the name holds a NUL character".to_owned());
+    }
+    (form.check_secret)(secret.trim())?;
     Ok(Some(name))
 }
 
-/// Whether `name` can stand in such a file: 1 to 128 bytes, no `:`, no control characters, not `#` at its begin, no blanks at its
-/// ends.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn check_name(name: &str) -> Result<(), String> {
+fn check_length(name: &str, form: &Form) -> Result<(), String> {
     if name.is_empty() {
         return Err("the name is empty".to_owned());
     }
-    if name.len() > 128 {
+    if name.len() > form.max_name {
+        let max = form.max_name;
         return Err(format!(
-            "the name has {} bytes, at most 128 are allowed",
+            "the name has {} bytes, at most {max} are allowed",
             name.len()
         ));
     }
-    if name.contains(':') {
-        return Err("a name may not hold a colon: it ends at the first".to_owned());
+    Ok(())
+}
+
+/// Whether a new line may have this name: 1 to [`Form::max_name`] bytes, no control characters, not `#` at its begin, no blanks at its
+/// ends; no colon where the name ends at the first.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_name(name: &str, form: &Form) -> Result<(), String> {
+    check_length(name, form)?;
+    if name.contains(':') && !form.last_colon {
+        return Err("the name may not hold a colon: it ends at the first".to_owned());
     }
     if name.contains(char::is_control) {
-        return Err("a name may not hold control characters".to_owned());
+        return Err("the name may not hold control characters".to_owned());
     }
     if name.starts_with('#') || name.trim() != name {
-        return Err("a name may not begin with `#`, nor begin or end with a blank".to_owned());
+        return Err("the name may not begin with `#`, nor begin or end with a blank".to_owned());
     }
     Ok(())
 }
@@ -190,14 +219,20 @@ pub fn check_name(name: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<NamedLines, Vec<LineError>> {
-        NamedLines::parse(text.as_bytes(), |secret| {
+    const FORM: Form = Form {
+        last_colon: false,
+        max_name: 8,
+        check_secret: |secret| {
             if secret.is_empty() {
                 Err("empty".to_owned())
             } else {
                 Ok(())
             }
-        })
+        },
+    };
+
+    fn parse(text: &str) -> Result<NamedLines, Vec<LineError>> {
+        NamedLines::parse(text.as_bytes(), FORM)
     }
 
     #[test]
@@ -218,17 +253,17 @@ mod tests {
 
     #[test]
     fn every_wrong_line_is_reported() {
-        let Err(errors) = parse("a\n:1\nok:1\nok:2\nx:\n y:1\n") else {
+        let Err(errors) = parse("a\n:1\nok:1\nok:2\nx:\n # no comment\nninechars:1\n") else {
             panic!("a bad file")
         };
         let lines: Vec<usize> = errors.iter().map(|error| error.line).collect();
-        assert_eq!(lines, [1, 2, 4, 5, 6]);
+        assert_eq!(lines, [1, 2, 4, 5, 6, 7]);
         assert!(errors[2].message.contains("line 3 already"));
     }
 
     #[test]
     fn bytes_that_are_no_text_are_found() {
-        let Err(errors) = NamedLines::parse(b"a:1\n\xff:2\n", |_| Ok(())) else {
+        let Err(errors) = NamedLines::parse(b"a:1\n\xff:2\n", FORM) else {
             panic!("no text")
         };
         assert_eq!(errors[0].line, 2);

@@ -8,7 +8,7 @@ const CREDENTIALS_PREFIXES: [&str; 2] = ["$CREDENTIALS_DIRECTORY/", "${CREDENTIA
 /// The directories that relative paths are looked for in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathBase {
-    /// The directory of the configuration file.
+    /// The directory of the configuration file; empty is the current one.
     pub directory: PathBuf,
     /// `$CREDENTIALS_DIRECTORY` (systemd's LoadCredential=), if set.
     pub credentials: Option<PathBuf>,
@@ -18,9 +18,8 @@ impl PathBase {
     /// The base for a configuration file, with the process's `$CREDENTIALS_DIRECTORY`.
     #[must_use]
     pub fn of_file(file: &Path) -> Self {
-        let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
         Self {
-            directory: parent.unwrap_or(Path::new(".")).to_owned(),
+            directory: file.parent().map(Path::to_owned).unwrap_or_default(),
             credentials: credentials_directory(),
         }
     }

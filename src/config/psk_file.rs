@@ -1,16 +1,23 @@
 //! Pre-shared keys: lines `identity:hexkey`, as in mosquitto's `psk_file`.
 
-use super::named_lines::{LineError, NamedLines};
+use super::named_lines::{Form, LineError, NamedLines};
 
 /// Longest key in bytes.
 pub const MAX_KEY: usize = 64;
+
+/// Lines `identity:hexkey`. Hexadecimal digits hold no colon, so identities may: `urn:dev:ops:32473-1`.
+pub const FORM: Form = Form {
+    last_colon: true,
+    max_name: 255,
+    check_secret: check_key,
+};
 
 /// Reads the content of a file of pre-shared keys.
 ///
 /// # Errors
 /// Every line that is wrong.
 pub fn parse(content: &[u8]) -> Result<NamedLines, Vec<LineError>> {
-    NamedLines::parse(content, check_key)
+    NamedLines::parse(content, FORM)
 }
 
 /// Whether `hex` is a key: 1 to [`MAX_KEY`] bytes in hexadecimal digits.
@@ -45,6 +52,15 @@ pub fn check_key(hex: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn identities_may_hold_colons() {
+        let Ok(lines) = parse(b"urn:dev:7:00ff\n") else {
+            panic!("a good file")
+        };
+        assert_eq!(lines.names().collect::<Vec<_>>(), ["urn:dev:7"]);
+        assert_eq!(lines.secret("urn:dev:7").unwrap().as_str(), "00ff");
+    }
 
     #[test]
     fn keys_are_hexadecimal_bytes() {

@@ -109,20 +109,24 @@ fn dtls_identity(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     }
 }
 
+/// Without a backend, the identity of a handshake alone can authenticate, where it is used as one.
 fn authentication_of(listener: &Listener, config: &Config, key: &str, doc: &mut Document<'_>) {
-    if listener.authentication == Some(true) && config.authentication.backend == Backend::None {
-        let field = format!("{key}.authentication");
-        let hint = match listener.transport() {
-            Transport::Udp => "",
-            Transport::Dtls => {
-                "; for the identity of the handshake alone, identity = \"clientid\" or \"username\" is enough"
-            }
-        };
-        doc.complain(
-            &[&field, "authentication.backend"],
-            format!("nothing can authenticate here while authentication.backend = \"none\"{hint}"),
-        );
+    let identified = listener
+        .dtls
+        .as_ref()
+        .is_some_and(|dtls| dtls.identity != IdentityUse::None);
+    if listener.authentication != Some(true) || config.authentication.backend != Backend::None || identified {
+        return;
     }
+    let hint = match listener.transport() {
+        Transport::Udp => "choose a backend",
+        Transport::Dtls => "choose a backend, or set identity to \"clientid\" or \"username\"",
+    };
+    let (field, identity) = (format!("{key}.authentication"), format!("{key}.identity"));
+    doc.complain(
+        &[&field, &identity, "authentication.backend"],
+        format!("nothing can authenticate here while authentication.backend = \"none\": {hint}"),
+    );
 }
 
 fn backend(config: &Config, doc: &mut Document<'_>) {

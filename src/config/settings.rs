@@ -84,6 +84,12 @@ fn listener_settings(listener: &Listener, config: &Config, workers: u8) -> Liste
     }
 }
 
+/// The largest datagram of a handshake flight, in bytes of UDP payload.
+#[must_use]
+pub fn handshake_datagram(dtls: &Dtls) -> usize {
+    to_usize(dtls.mtu.saturating_sub(HEADERS))
+}
+
 fn dtls_settings(dtls: &Dtls, limits: &Limits, workers: u8) -> DtlsSettings {
     let share = |total: u32| to_usize(total.div_ceil(u32::from(workers.max(1))));
     DtlsSettings {
@@ -91,7 +97,7 @@ fn dtls_settings(dtls: &Dtls, limits: &Limits, workers: u8) -> DtlsSettings {
         idle_timeout: dtls.idle_timeout,
         max_sessions: share(dtls.max_sessions),
         max_half_open: share(dtls.max_half_open),
-        mtu: to_usize(dtls.mtu.saturating_sub(HEADERS)),
+        mtu: handshake_datagram(dtls),
         cid: dtls.cid,
         handshakes_per_second: limits.handshakes_per_second,
     }

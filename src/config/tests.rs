@@ -557,6 +557,7 @@ fn what_belongs_together_is_asked_for_together() {
         assert_eq!(problems.0.len(), 1, "{text}{problems}");
         assert!(problems.to_string().contains(wanted), "{text}{problems}");
     }
+    parse("[listeners.dtls.a]\npsk_file = \"p\"\nidentity = \"username\"\nauthentication = true\n").unwrap();
     let files = "token_file = \"t\"\ncert_file = \"c\"\nkey_file = \"k\"\n";
     parse(&format!("[admin]\nbind = \"0.0.0.0:8683\"\n{files}")).unwrap();
 }

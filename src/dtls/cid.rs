@@ -23,6 +23,8 @@ pub(super) struct Notes {
     pub(super) peer_cid: Option<Box<[u8]>>,
     /// The client named a PSK identity that is not in the store.
     pub(super) unknown_identity: bool,
+    /// A hash of the key of the PSK identity that the client named.
+    pub(super) psk_mark: Option<u64>,
 }
 
 /// The place of the [`Notes`] in an `Ssl`.

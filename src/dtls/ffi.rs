@@ -14,9 +14,10 @@ use openssl::ssl::{SslCipher, SslContextBuilder, SslRef, SslStream};
 use openssl::stack::StackRef;
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::{X509Crl, X509VerifyResult};
-use openssl_sys::{SSL, SSL_CTX, X509_CRL, X509_STORE, stack_st_SSL_CIPHER};
+use openssl_sys::{SSL, SSL_CTX, SSL_SESSION, X509_CRL, X509_STORE, stack_st_SSL_CIPHER};
 
 use super::bio::Pipe;
+use super::cid::notes_index;
 
 const SSL_CTRL_SET_MAX_CERT_LIST: c_int = 51;
 const SSL_CTRL_SET_TICKET_KEYS: c_int = 59;
@@ -31,6 +32,18 @@ unsafe extern "C" {
     fn SSL_set_options(ssl: *mut SSL, options: u64) -> u64;
     fn SSL_CTX_get_ciphers(context: *const SSL_CTX) -> *mut stack_st_SSL_CIPHER;
     fn SSL_CTX_set_timeout(context: *mut SSL_CTX, seconds: c_long) -> c_long;
+    fn SSL_CTX_set_session_ticket_cb(
+        context: *mut SSL_CTX,
+        on_issue: Option<unsafe extern "C" fn(*mut SSL, *mut c_void) -> c_int>,
+        on_redeem: *const c_void,
+        argument: *mut c_void,
+    ) -> c_int;
+    fn SSL_SESSION_set1_ticket_appdata(session: *mut SSL_SESSION, data: *const c_void, len: usize) -> c_int;
+    fn SSL_SESSION_get0_ticket_appdata(
+        session: *mut SSL_SESSION,
+        data: *mut *mut c_void,
+        len: *mut usize,
+    ) -> c_int;
     fn X509_STORE_add_crl(store: *mut X509_STORE, crl: *mut X509_CRL) -> c_int;
 }
 
@@ -115,6 +128,33 @@ pub(super) fn set_ticket_keys(context: &SslContextBuilder, keys: &[u8; 80]) -> b
         )
     };
     taken == 1
+}
+
+/// Makes every ticket carry [`super::cid::Notes::psk_mark`] of its handshake.
+pub(super) fn mark_tickets(context: &SslContextBuilder) {
+    unsafe extern "C" fn mark(ssl: *mut SSL, _: *mut c_void) -> c_int {
+        // SAFETY: OpenSSL calls this with an SSL that is alive and has a session, and copies the eight bytes.
+        unsafe {
+            let ssl = SslRef::from_ptr(ssl);
+            let notes = notes_index().ok().and_then(|index| ssl.ex_data(index));
+            if let (Some(mark), Some(session)) = (notes.and_then(|notes| notes.psk_mark), ssl.session()) {
+                SSL_SESSION_set1_ticket_appdata(session.as_ptr(), mark.to_be_bytes().as_ptr().cast(), 8);
+            }
+        }
+        1
+    }
+    // SAFETY: the context is alive; the function is static and gets no argument.
+    unsafe { SSL_CTX_set_session_ticket_cb(context.as_ptr(), Some(mark), ptr::null(), ptr::null_mut()) };
+}
+
+/// The mark in the ticket that a session was resumed by.
+pub(super) fn ticket_mark(ssl: &SslRef) -> Option<u64> {
+    let (mut data, mut len) = (ptr::null_mut::<c_void>(), 0);
+    // SAFETY: the session is alive, and what is pointed to belongs to it; it is copied before the borrow ends.
+    unsafe {
+        let found = SSL_SESSION_get0_ticket_appdata(ssl.session()?.as_ptr(), &raw mut data, &raw mut len);
+        (found == 1 && len == 8 && !data.is_null()).then(|| u64::from_be_bytes(*data.cast::<[u8; 8]>()))
+    }
 }
 
 /// The cipher suites of a context, best first, by their numbers at IANA with OpenSSL's names.

@@ -1,5 +1,8 @@
 //! One handshake in flight: OpenSSL does it, we watch. At its end the keys are ours and the SSL goes.
 
+mod translate;
+mod verdict;
+
 use std::time::{Duration, Instant};
 
 use openssl::error::ErrorStack;
@@ -7,7 +10,7 @@ use openssl::ssl::{ErrorCode, ShutdownState, SslStream};
 
 use crate::types::PeerAddr;
 
-use super::aead::{Aead, Opened, Seal, SessionKeys};
+use super::aead::{Aead, SessionKeys};
 use super::bio::Pipe;
 use super::cid::{Cid, Notes, notes_index};
 use super::context::{Authority, DtlsContext};
@@ -17,6 +20,8 @@ use super::metrics::{Alert, HandshakeResult, RecordDrop};
 use super::record::{ALERT, CHANGE_CIPHER_SPEC, DTLS_1_2, HANDSHAKE, Header, TLS12_CID};
 use super::replay::ReplayWindow;
 use super::suite::Suite;
+use translate::{reseal, reseal_with_cid};
+use verdict::judge;
 
 /// After a Finished that does not open, or an alert in the clear, a handshake has this long left: the record may be
 /// forged, so the peer itself must still have its chance.
@@ -419,79 +424,7 @@ impl Pending {
     }
 }
 
-/// An opened record with a Connection ID as the ordinary record that OpenSSL knows: same sequence number, same
-/// explicit nonce. It never leaves this process.
-fn reseal(
-    aead: &mut Aead,
-    keys: &SessionKeys,
-    header: &Header,
-    sealed: &[u8],
-    plain: &[u8],
-    opened: &Opened,
-) -> Option<Vec<u8>> {
-    let explicit = sealed.get(header.header_len..)?.first_chunk::<8>()?;
-    let what = Seal {
-        kind: opened.kind,
-        sequence: header.sequence,
-        explicit: u64::from_be_bytes(*explicit),
-        cid: &[],
-        plaintext: plain.get(opened.plaintext.clone())?,
-    };
-    let mut out = Vec::new();
-    aead.seal(keys.algorithm, &keys.client, &what, &mut out).ok()?;
-    Some(out)
-}
-
-/// Appends OpenSSL's protected record as a record with the client's Connection ID. Only this form leaves.
-fn reseal_with_cid(
-    aead: &mut Aead,
-    keys: &SessionKeys,
-    header: &Header,
-    record: &[u8],
-    cid: &[u8],
-    out: &mut Vec<u8>,
-) -> Option<()> {
-    let explicit = record.get(header.header_len..)?.first_chunk::<8>()?;
-    let mut copy = record.to_vec();
-    let opened = aead.open(keys.algorithm, &keys.server, header, &mut copy)?;
-    let what = Seal {
-        kind: opened.kind,
-        sequence: header.sequence,
-        explicit: u64::from_be_bytes(*explicit),
-        cid,
-        plaintext: copy.get(opened.plaintext)?,
-    };
-    aead.seal(keys.algorithm, &keys.server, &what, out).ok()
-}
-
 /// What is left in OpenSSL's queue of errors would be taken for the next session's.
 fn drain_errors() {
     drop(ErrorStack::get());
-}
-
-fn judge(errors: Option<&ErrorStack>) -> HandshakeResult {
-    const NO_SHARED_CIPHER: i32 = 193;
-    const NO_CIPHERS_SPECIFIED: i32 = 183;
-    const BAD_SIGNATURE: i32 = 123;
-    const CERTIFICATE_VERIFY_FAILED: i32 = 134;
-    const NO_CERTIFICATE_RETURNED: i32 = 176;
-    const PEER_DID_NOT_RETURN_A_CERTIFICATE: i32 = 199;
-    const EE_KEY_TOO_SMALL: i32 = 399;
-    const WRONG_CURVE: i32 = 378;
-    const WRONG_SIGNATURE_TYPE: i32 = 370;
-    let Some(error) = errors.and_then(|stack| stack.errors().iter().find(|error| error.library_code() == 20))
-    else {
-        return HandshakeResult::Protocol;
-    };
-    match error.reason_code() {
-        NO_SHARED_CIPHER | NO_CIPHERS_SPECIFIED => HandshakeResult::NoCipher,
-        BAD_SIGNATURE
-        | CERTIFICATE_VERIFY_FAILED
-        | NO_CERTIFICATE_RETURNED
-        | PEER_DID_NOT_RETURN_A_CERTIFICATE
-        | EE_KEY_TOO_SMALL
-        | WRONG_CURVE
-        | WRONG_SIGNATURE_TYPE => HandshakeResult::BadCertificate,
-        _ => HandshakeResult::Protocol,
-    }
 }

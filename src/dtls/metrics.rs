@@ -48,6 +48,8 @@ labels! {
         DuplicateHello = "duplicate_hello",
         /// Too many hellos without a cookie from one source.
         HelloRate = "hello_rate",
+        /// Overload: no handshakes with those who have not proved their address.
+        Overload = "overload",
         /// Too many handshakes from one source.
         HandshakeRate = "handshake_rate",
         /// Too many handshakes in flight.

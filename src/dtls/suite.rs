@@ -38,7 +38,7 @@ pub enum KeyExchange {
     Psk,
     /// A pre-shared key and an ephemeral exchange.
     EcdhePsk,
-    /// An ephemeral exchange signed with an ECDSA or EdDSA certificate.
+    /// An ephemeral exchange signed with an ECDSA certificate.
     EcdheEcdsa,
     /// An ephemeral exchange signed with an RSA certificate.
     EcdheRsa,

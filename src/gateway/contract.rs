@@ -17,6 +17,7 @@ use crate::coap::contract::{OutgoingRequest, RequestError, Response, Token};
 use crate::dtls::{DtlsContext, SessionInfo};
 use crate::policy::authentication::{AuthRequest, Verdict};
 use crate::policy::connections::ConnectionKey;
+use crate::policy::rate::Class;
 use crate::types::message::Qos;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, TopicFilter, Transport, WorkerId};
 
@@ -60,7 +61,12 @@ pub enum Output {
     /// Ask the broker. When its channel is full, hand the matching failure back as an input.
     Broker(BrokerRequest),
     /// Ask who this is. When no backend can take it, hand [`Verdict::Unavailable`] back.
-    Authenticate(AuthRequest),
+    Authenticate {
+        /// The credentials.
+        request: AuthRequest,
+        /// How sure it is where they come from.
+        class: Class,
+    },
     /// Tell another worker.
     Worker {
         /// Which; never itself.
@@ -78,7 +84,7 @@ pub enum Output {
 }
 
 /// What an operator asks of a worker.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub enum ControlRequest {
     /// New settings for what comes next; established sessions stay.
     Reconfigure {
@@ -89,6 +95,13 @@ pub enum ControlRequest {
     },
     /// Say goodbye to every DTLS session (close_notify).
     Drain,
+    /// How full memory and spool are: 0.0 empty, 1.0 full.
+    Pressure {
+        /// Resident memory of the process.
+        memory: f64,
+        /// The spool.
+        spool: f64,
+    },
     /// List some clients.
     Page {
         /// Where to begin.

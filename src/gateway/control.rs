@@ -36,6 +36,10 @@ impl Gateway {
                 }
                 ControlAnswer::Done
             }
+            ControlRequest::Pressure { memory, spool } => {
+                (self.pressure.memory, self.pressure.spool) = (memory, spool);
+                ControlAnswer::Done
+            }
             ControlRequest::Page { from, places } => self.page(from, places),
             ControlRequest::Show { client } => self.show(&client),
             ControlRequest::Kick { client } => self.kick(now, &client),
@@ -63,6 +67,8 @@ impl Gateway {
             .set_rate(Rate::per_minute(self.settings.failed_logins_per_minute));
         self.request_rates
             .set_rate(Rate::per_second(self.settings.requests_per_second));
+        self.verdicts.clear();
+        self.verdicts_since = now;
         self.coap.reconfigure(self.settings.coap.clone());
         for (index, context) in contexts.iter().enumerate() {
             let settings = self

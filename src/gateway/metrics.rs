@@ -2,6 +2,7 @@
 
 use crate::labels;
 use crate::policy::authorization::AuthorizationMetrics;
+use crate::policy::overload::Step;
 use crate::types::metrics::{Counter, Family, Histogram, REQUEST_SECONDS};
 use crate::types::reason::{DropReason, Limit};
 
@@ -75,6 +76,10 @@ pub struct GatewayMetrics {
     pub request_seconds: Histogram,
     /// Refusals by the limit that was hit.
     pub limits: Family<Limit>,
+    /// Gauge: 1 for each step against overload that is held.
+    pub overload: Family<Step>,
+    /// Gauge: the highest pressure, in thousandths of full.
+    pub pressure_millis: Counter,
 }
 
 impl GatewayMetrics {
@@ -90,6 +95,8 @@ impl GatewayMetrics {
             publishes: Family::default(),
             request_seconds: Histogram::new(REQUEST_SECONDS),
             limits: Family::default(),
+            overload: Family::default(),
+            pressure_millis: Counter::default(),
         }
     }
 }

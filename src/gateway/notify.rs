@@ -1,7 +1,7 @@
 //! From a broker's message to the observers of its topic (interface 2.6).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Gateway;
 use super::contract::Output;
@@ -17,6 +17,8 @@ use crate::policy::pattern::Subject;
 use crate::types::message::Qos;
 use crate::types::reason::Limit;
 use crate::types::{ClientId, Message};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl Gateway {
     /// A message that filters of ours match, each once.
@@ -84,7 +86,8 @@ impl Gateway {
             .add(Limit::QueuedNotifications, dropped as u64);
     }
 
-    /// An observer that was not heard of for `observe_check` is sent what it was sent last, confirmably (RFC 7641, 4.5).
+    /// An observer that was not heard of for `observe_check` gets its next notification confirmably (RFC 7641, 4.5). Where
+    /// none comes for half as long again, it is sent once more what it was sent last.
     pub(super) fn check_observation(&mut self, now: Instant, id: ObservationId) {
         let every = self.settings.observe_check;
         let Some(observation) = self.subscriptions.get_mut(id) else {
@@ -93,7 +96,7 @@ impl Gateway {
         if observation.terms.grant.until.is_some_and(|until| until <= now) {
             return self.end_observation(id);
         }
-        if observation.confirmed_at + every > now {
+        if observation.confirmed_at + overdue(every) > now {
             return self.arm_observation(now, id);
         }
         // Counts as heard of until the check has run its course.
@@ -126,7 +129,9 @@ impl Gateway {
         let Some(observation) = self.subscriptions.get(id) else {
             return;
         };
-        let check = observation.confirmed_at.checked_add(self.settings.observe_check);
+        let check = observation
+            .confirmed_at
+            .checked_add(overdue(self.settings.observe_check));
         let at = [check, observation.terms.grant.until].into_iter().flatten().min();
         if let Some(at) = at {
             self.timers.arm(at.max(now), Timer::Observation(id));
@@ -163,6 +168,12 @@ impl Gateway {
                 .push_back(Output::Broker(BrokerRequest::Unsubscribe { filter_id }));
         }
     }
+}
+
+/// When an observer is checked though there is no news for it; never later than the 24 hours of RFC 7641, 4.5, unless the
+/// check itself is.
+fn overdue(check: Duration) -> Duration {
+    (check + check / 2).min(DAY).max(check)
 }
 
 /// Whether the client may be sent the message: rights may have changed since it subscribed, and a wildcard may match what

@@ -71,7 +71,7 @@ impl Gateway {
                         .and_then(Option::as_mut)
                     {
                         // A session that cannot seal any more says so as an event of its own.
-                        drop(dtls.send(now, session, bytes, transmits));
+                        let _sealed = dtls.send(now, session, bytes, transmits);
                     }
                 }
             }

@@ -201,12 +201,10 @@ impl Peers {
 
 const GENERATIONS: u32 = 0x00FF_FFFF;
 
-#[expect(clippy::cast_possible_truncation, reason = "the lower 32 bits are meant")]
 const fn place_of(id: PeerId) -> u32 {
     id.0 as u32
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the mask leaves 24 bits")]
 const fn generation_of(id: PeerId) -> u32 {
     (id.0 >> 32) as u32 & GENERATIONS
 }

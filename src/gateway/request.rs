@@ -81,6 +81,9 @@ impl Operation {
 
 impl Gateway {
     pub(super) fn request(&mut self, now: Instant, peer: PeerId, exchange: ExchangeId, request: Request) {
+        if let Some(refusal) = self.refusal_of_all() {
+            return self.respond(now, now, exchange, refusal);
+        }
         if let Err(after) = self.request_rates.take(now, &peer) {
             self.metrics.limits.inc(Limit::RequestRate);
             return self.respond(now, now, exchange, too_many_requests(after));

@@ -23,6 +23,7 @@ pub(super) enum Timer {
     Observation(ObservationId),
     Claim(Ticket),
     Sweep,
+    Pressure,
 }
 
 /// What is due when. An entry is looked at when its time comes and put back when the thing it is about lives on, so that
@@ -34,7 +35,10 @@ pub(super) struct Timers {
 impl Timers {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            heap: BinaryHeap::from([Reverse((now + SWEEP_EVERY, Timer::Sweep))]),
+            heap: BinaryHeap::from([
+                Reverse((now + SWEEP_EVERY, Timer::Sweep)),
+                Reverse((now, Timer::Pressure)),
+            ]),
         }
     }
 
@@ -61,9 +65,11 @@ impl Gateway {
                 Timer::Connection(key) => self.check_connection(now, key),
                 Timer::Observation(id) => self.check_observation(now, id),
                 Timer::Claim(ticket) => self.claim_timed_out(now, ticket),
+                Timer::Pressure => self.check_pressure(now),
                 Timer::Sweep => {
+                    let idle = self.pressure.idle(UDP_PEER_IDLE);
                     let forgotten = (0..SWEEP_BATCH)
-                        .take_while(|_| self.forget_idle_udp_peer(now, UDP_PEER_IDLE))
+                        .take_while(|_| self.forget_idle_udp_peer(now, idle))
                         .count();
                     // A full batch means that there is more: go on soon, but let packets through in between.
                     let pause = if forgotten == SWEEP_BATCH {

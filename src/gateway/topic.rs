@@ -20,6 +20,7 @@ use crate::coap::contract::{Code, PeerId, Response};
 use crate::policy::authorization::{Access, Action};
 use crate::policy::connections::Grant;
 use crate::types::message::{Origin, Qos};
+use crate::types::reason::Limit;
 use crate::types::{ClientId, Message, TopicFilter, TopicName};
 
 /// Who asks, as far as topics, no-local and authorisation care.
@@ -121,7 +122,7 @@ impl Gateway {
             listener: listener.map_or("", |listener| &listener.name),
         };
         let prefix = mountpoint::expand(template, values)
-            .map_err(|name| bad_request(format!("the mountpoint needs a {name} without + # /")))?;
+            .map_err(|name| bad_request(format!("a {name} with + # or / cannot be used here")))?;
         Ok(Caller {
             peer,
             holder,
@@ -145,6 +146,10 @@ impl Gateway {
         let qos = params
             .qos
             .unwrap_or(self.settings.publish_qos.of(request.confirmable));
+        if qos == Qos::AtMostOnce && self.pressure.refuses_qos0() {
+            self.metrics.limits.inc(Limit::Overload);
+            return Err(unavailable());
+        }
         let topic = topic_to_publish(caller, text)?;
         let access = Access {
             action: Action::Publish,

@@ -7,8 +7,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
-use super::authorization::{Action, Decision, Reason};
+use super::authorization::{Access, Action, Authorizer, Decision, NoMatch, Reason};
 use super::pattern::{Fit, Pattern, Subject, Syntax};
 
 /// What is wrong with a line.
@@ -193,6 +194,44 @@ impl Acl {
     }
 }
 
+/// A decision with the line that made it, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// The decision.
+    pub decision: Decision,
+    /// The text of the deciding line.
+    pub text: Option<String>,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.decision.fmt(f)?;
+        self.text.as_ref().map_or(Ok(()), |text| write!(f, ": {text}"))
+    }
+}
+
+/// What the `acl_file` with this text decides, and by which line.
+///
+/// # Errors
+/// Every line that is wrong.
+pub fn explain(
+    text: &str,
+    no_match: NoMatch,
+    who: &Subject<'_>,
+    action: Action,
+    topic: &str,
+) -> Result<Explanation, Vec<AclError>> {
+    let rules = Authorizer::new(Some(Arc::new(Acl::parse(text)?)), no_match);
+    let decision = rules.check(who, false, None, &Access::new(action, topic));
+    let line = decision
+        .line
+        .and_then(|line| text.lines().nth(line.checked_sub(1)?));
+    Ok(Explanation {
+        decision,
+        text: line.map(|line| line.trim().to_owned()),
+    })
+}
+
 fn first_word(line: &str) -> (&str, &str) {
     match line.split_once(' ') {
         Some((word, rest)) => (word, rest.trim()),
@@ -368,6 +407,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_explanation_shows_the_line() {
+        let file = "user ann\n topic deny a/x\ntopic a/#\n";
+        let explained = |topic| {
+            explain(file, NoMatch::Deny, &ANN, Action::Publish, topic)
+                .unwrap()
+                .to_string()
+        };
+        assert_eq!(
+            explained("a/x"),
+            "denied by line 2 of the ACL file: topic deny a/x"
+        );
+        assert_eq!(explained("a/y"), "allowed by line 3 of the ACL file: topic a/#");
+        assert_eq!(explained("b"), "denied: no line matches (no_match)");
     }
 
     #[test]

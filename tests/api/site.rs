@@ -326,7 +326,7 @@ impl Worker {
                     let reply = self.tickets.remove(&ticket).expect("an answer to a question");
                     drop(reply.send(answer));
                 }
-                Output::Authenticate(_) => panic!("no listener here authenticates"),
+                Output::Authenticate { .. } => panic!("no listener here authenticates"),
             }
         }
         for (_, to, bytes) in self.gateway.transmits().iter() {

@@ -83,7 +83,6 @@ pub struct Server {
     pub now: Instant,
     pub transmits: Transmits,
     pub seen: Vec<Seen>,
-    pub settings: DtlsSettings,
 }
 
 impl Server {
@@ -109,7 +108,6 @@ impl Server {
             now,
             transmits: Transmits::default(),
             seen: Vec::new(),
-            settings,
         }
     }
 

@@ -104,3 +104,24 @@ fn a_silent_peer_times_out_and_leaves_nothing() {
     assert_eq!(server.results(HandshakeResult::Timeout), 1);
     assert_eq!(server.listener.poll_timeout(), None);
 }
+
+#[test]
+fn a_listener_can_be_handed_to_its_worker() {
+    fn is_send<T: Send>() {}
+    is_send::<portcullis::dtls::DtlsListener>();
+    is_send::<std::sync::Arc<portcullis::dtls::DtlsContext>>();
+    is_send::<std::sync::Arc<portcullis::dtls::DtlsMetrics>>();
+}
+
+#[test]
+fn ids_tell_worker_and_listener_and_do_not_come_back() {
+    let mut ids = std::collections::HashSet::new();
+    for worker in 0..3 {
+        let mut server = Server::of_worker(&material(), settings(), worker, start());
+        for n in 0..20 {
+            let (_, session) = server.establish(&psk_client("PSK-AES128-CCM8"), peer(n % 3));
+            assert_eq!(session.0 >> 40, u64::from(worker) << 16 | 3);
+            assert!(ids.insert(session));
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::thread::sleep;
 
 use crate::each_transport;
-use crate::support::{Config, Gateway, Kind, Request, code, ms, typ};
+use crate::support::{Config, Gateway, Kind, Reaction, Request, code, ms, typ, wait_until};
 
 each_transport!(
     nothing_needs_to_be_created,
@@ -11,6 +11,7 @@ each_transport!(
     the_clientid_names_the_publisher,
     a_silent_observer_of_non_notifications_stays,
     a_silent_observer_is_checked_with_a_con,
+    a_silent_observer_is_checked_without_news_too,
     connections_are_token_checked_here_too,
     an_unneeded_token_does_no_harm,
 );
@@ -21,7 +22,7 @@ fn nothing_needs_to_be_created(kind: Kind) {
     client.publish("ps/a?retain=true", "x");
     assert_eq!(client.read("ps/a"), b"x");
     assert_eq!(client.observe("ps/a").first.text(), "x");
-    assert_eq!(gateway.metric("connections", &[]), 0.0);
+    gateway.metric_becomes("connections", &[], 0.0);
 }
 
 fn a_subscription_belongs_to_the_peer_and_its_token(kind: Kind) {
@@ -82,6 +83,23 @@ fn a_silent_observer_is_checked_with_a_con(kind: Kind) {
         typ::NON,
         "it showed that it lives"
     );
+}
+
+fn a_silent_observer_is_checked_without_news_too(kind: Kind) {
+    let config = Config::new().coap("observe_check = \"1s\"").transmission(100, 1);
+    let gateway = Gateway::start(config);
+    let mut client = gateway.client(kind);
+    let observation = client.observe("ps/a?qos=0");
+    gateway.client(kind).publish("ps/a", "only");
+    assert_eq!(client.notification(&observation.token).typ, typ::NON);
+    let check = client.notification(&observation.token);
+    assert_eq!((check.typ, check.text().as_str()), (typ::CON, "only"));
+    // It acknowledges no further check: that ends the observation.
+    client.reaction = Reaction::Ignore;
+    gateway.metric_becomes("subscriptions", &[], 1.0);
+    wait_until("the dead observer is gone", 6.0, || {
+        gateway.metric("subscriptions", &[]) == 0.0
+    });
 }
 
 fn connections_are_token_checked_here_too(kind: Kind) {

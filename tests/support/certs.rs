@@ -13,8 +13,10 @@ use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::rsa::Rsa;
-use openssl::x509::extension::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName};
-use openssl::x509::{X509, X509Crl, X509CrlBuilder, X509NameBuilder, X509RevokedBuilder};
+use openssl::x509::extension::{
+    AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName,
+};
+use openssl::x509::{CrlNumber, X509, X509Crl, X509CrlBuilder, X509NameBuilder, X509RevokedBuilder};
 
 /// A certificate with its key.
 #[derive(Clone)]
@@ -179,6 +181,22 @@ pub fn revocation_list(ca: &Certified, victims: &[&Certified]) -> X509Crl {
             .unwrap();
         list.add_revoked(entry.build()).unwrap();
     }
+    list.append_extension(
+        CrlNumber::new(BigNum::from_u32(1).unwrap())
+            .unwrap()
+            .build()
+            .unwrap(),
+    )
+    .unwrap();
+    let dummy = X509::builder().unwrap();
+    let context = dummy.x509v3_context(Some(&ca.certificate), None);
+    list.append_extension(
+        AuthorityKeyIdentifier::new()
+            .issuer(true)
+            .build(&context)
+            .unwrap(),
+    )
+    .unwrap();
     list.sort().unwrap();
     list.sign(&ca.key, MessageDigest::sha256()).unwrap();
     list.build().unwrap()

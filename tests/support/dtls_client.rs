@@ -227,6 +227,10 @@ impl DtlsClient {
         }
         ssl.client_random(&mut client);
         ssl.server_random(&mut server);
+        // A session to be resumed has its secret before the server has spoken.
+        if server == [0; 32] {
+            return;
+        }
         let Some(suite) = Suite::from_id(cipher.protocol_id()) else {
             return;
         };

@@ -233,6 +233,20 @@ impl Gateway {
         samples.sum()
     }
 
+    /// Waits until [`Gateway::metric`] has this value: workers publish what they count a moment later.
+    #[track_caller]
+    pub fn metric_becomes(&self, name: &str, labels: &[&str], wanted: f64) {
+        let end = Instant::now() + Duration::from_secs(3);
+        loop {
+            let have = self.metric(name, labels);
+            if have == wanted {
+                return;
+            }
+            assert!(Instant::now() < end, "{name} {labels:?} is {have}, not {wanted}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn signal(&self, signal: &str) {
         let status = Command::new("/bin/sh")
             .args(["-c", &format!("kill -{signal} {}", self.pid())])

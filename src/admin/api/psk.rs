@@ -37,7 +37,7 @@ pub(super) struct PskIdentity {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewPsk {
-    /// The identity: 1 to 128 bytes without a colon.
+    /// The identity, without control characters.
     identity: String,
     /// The key in hexadecimal digits, 1 to 64 bytes. Without it one is made and returned, this once.
     #[serde(default)]
@@ -159,7 +159,7 @@ pub(super) async fn add(
     } = wanted;
     let given = key.map(Zeroizing::new);
     let wrong = |what: &str, why: String| ApiError::bad_request(format!("{what}: {why}"));
-    named_lines::check_name(&identity).map_err(|why| wrong("identity", why))?;
+    named_lines::check_name(&identity, &psk_file::FORM).map_err(|why| wrong("identity", why))?;
     if let Some(key) = &given {
         psk_file::check_key(key).map_err(|why| wrong("key", why))?;
     }

@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
+use crate::auth::hash::StoredHash;
 use crate::auth::users::hash_password;
 use crate::config::named_lines::{self, NamedLines};
-use crate::config::users_file::{self, HashKind};
-use crate::config::{Backend, Config};
+use crate::config::{Backend, Config, users_file};
+use crate::types::reason::Label as _;
 
 use super::audit::Subject;
 use super::error::{ApiError, ErrorBody};
@@ -29,13 +30,16 @@ pub(super) struct User {
     pub name: String,
     /// How the password is hashed.
     pub hash: String,
+    /// Why that is weak, when it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weakness: Option<String>,
 }
 
 /// A user with a password.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewUser {
-    /// The user's name: 1 to 128 bytes without a colon.
+    /// The user's name, without a colon.
     name: String,
     /// The password. It is stored as an Argon2id hash.
     password: String,
@@ -77,10 +81,14 @@ pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Json<Vec<User>>,
     files::blocking(move || {
         let content = files::read(&path, Kind::Secret)?.unwrap_or_default();
         let lines = parse(&content)?;
-        let kind = |name: &str| lines.secret(name).and_then(|hash| HashKind::of(&hash));
-        let users = lines.names().map(|name| User {
-            name: name.to_owned(),
-            hash: kind(name).map_or("unknown", HashKind::label).to_owned(),
+        let hash = |name: &str| StoredHash::parse(&lines.secret(name)?).ok();
+        let users = lines.names().filter_map(|name| {
+            let hash = hash(name)?;
+            Some(User {
+                name: name.to_owned(),
+                hash: hash.scheme().label().to_owned(),
+                weakness: hash.weakness().map(|why| why.to_string()),
+            })
         });
         Ok(Json(users.collect()))
     })
@@ -109,7 +117,7 @@ pub(super) async fn add(
         replace,
     } = wanted;
     let password = Zeroizing::new(password);
-    named_lines::check_name(&name).map_err(|why| ApiError::bad_request(format!("name: {why}")))?;
+    named_lines::check_name(&name, &users_file::FORM).map_err(|why| ApiError::bad_request(format!("name: {why}")))?;
     let path = file(&api.site.config())?;
     let hash = files::blocking(move || hash_password(password.as_bytes()))
         .await?

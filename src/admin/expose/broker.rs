@@ -21,7 +21,12 @@ impl Exposes for ExposeBroker {
 
 fn connection(out: &mut Exposition, now: &BrokerSnapshot) {
     let connected = f64::from(u8::from(now.connected));
-    out.gauge("broker_connected", "1 when every connection to the broker stands.", &[], connected);
+    out.gauge(
+        "broker_connected",
+        "1 when every connection to the broker stands.",
+        &[],
+        connected,
+    );
     out.gauge(
         "broker_connections",
         "Connections to the broker that stand.",
@@ -29,10 +34,26 @@ fn connection(out: &mut Exposition, now: &BrokerSnapshot) {
         now.connections as f64,
     );
     let connects = now.connects.iter().copied();
-    out.counters("broker_connects_total", "Attempts to connect to the broker.", &[], "result", connects);
+    out.counters(
+        "broker_connects_total",
+        "Attempts to connect to the broker.",
+        &[],
+        "result",
+        connects,
+    );
     let messages = "Messages exchanged with the broker.";
-    out.counter("broker_messages_total", messages, &[("direction", "received")], now.received);
-    out.counter("broker_messages_total", messages, &[("direction", "sent")], now.sent);
+    out.counter(
+        "broker_messages_total",
+        messages,
+        &[("direction", "received")],
+        now.received,
+    );
+    out.counter(
+        "broker_messages_total",
+        messages,
+        &[("direction", "sent")],
+        now.sent,
+    );
     out.gauge(
         "broker_subscriptions",
         "Distinct filters that are subscribed.",
@@ -64,7 +85,12 @@ fn conservation(out: &mut Exposition, now: &BrokerSnapshot) {
     out.counter("broker_recovered_total", recovered, &[], now.recovered);
     let acknowledged = "Accepted or recovered messages that the broker has.";
     out.counter("broker_acknowledged_total", acknowledged, &[], now.acknowledged);
-    out.counter("broker_refused_total", "Publishes that were answered with an error.", &[], now.refused);
+    out.counter(
+        "broker_refused_total",
+        "Publishes that were answered with an error.",
+        &[],
+        now.refused,
+    );
     out.counters(
         "spool_dropped_total",
         "Accepted or recovered messages that are lost, by why.",
@@ -77,8 +103,18 @@ fn conservation(out: &mut Exposition, now: &BrokerSnapshot) {
 fn spool(out: &mut Exposition, now: &BrokerSnapshot) {
     let messages = "Messages on disk that the broker does not have yet.";
     out.gauge("spool_messages", messages, &[], now.spool_messages as f64);
-    out.gauge("spool_bytes", "Bytes of those messages.", &[], now.spool_bytes as f64);
-    out.gauge("spool_disk_bytes", "Bytes of the spool's files.", &[], now.spool_disk_bytes as f64);
+    out.gauge(
+        "spool_bytes",
+        "Bytes of those messages.",
+        &[],
+        now.spool_bytes as f64,
+    );
+    out.gauge(
+        "spool_disk_bytes",
+        "Bytes of the spool's files.",
+        &[],
+        now.spool_disk_bytes as f64,
+    );
     out.gauge(
         "spool_capacity_bytes",
         "What the spool may hold; 0 when it is off.",
@@ -92,7 +128,12 @@ fn spool(out: &mut Exposition, now: &BrokerSnapshot) {
         now.spool_oldest_timestamp_seconds,
     );
     let failed = f64::from(u8::from(now.spool_failed));
-    out.gauge("spool_failed", "1 when the spool had to stop accepting.", &[], failed);
+    out.gauge(
+        "spool_failed",
+        "1 when the spool had to stop accepting.",
+        &[],
+        failed,
+    );
     out.counter(
         "spool_full_total",
         "Publishes that were refused because the spool was full.",
@@ -108,7 +149,12 @@ fn retained(out: &mut Exposition, now: &BrokerSnapshot) {
         &[],
         now.retained_messages as f64,
     );
-    out.gauge("retained_bytes", "Bytes of those messages.", &[], now.retained_bytes as f64);
+    out.gauge(
+        "retained_bytes",
+        "Bytes of those messages.",
+        &[],
+        now.retained_bytes as f64,
+    );
     out.counter(
         "retained_rejected_total",
         "Retained publishes that were refused because the store was full.",
@@ -116,5 +162,10 @@ fn retained(out: &mut Exposition, now: &BrokerSnapshot) {
         now.retained_rejected,
     );
     let failed = f64::from(u8::from(now.retained_failed));
-    out.gauge("retained_failed", "1 when the retained store had to stop accepting.", &[], failed);
+    out.gauge(
+        "retained_failed",
+        "1 when the retained store had to stop accepting.",
+        &[],
+        failed,
+    );
 }

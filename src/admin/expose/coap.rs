@@ -8,6 +8,7 @@ use crate::types::reason::Label as _;
 use crate::types::{ListenerId, Transport};
 
 use super::{DATAGRAMS_DROPPED, Exposes, Exposition, LIMITS_REJECTED};
+use crate::admin::exposition::LabelPair;
 
 /// The CoAP layers of all workers.
 pub struct ExposeCoap {
@@ -20,9 +21,9 @@ pub struct ExposeCoap {
 impl Exposes for ExposeCoap {
     fn expose(&self, out: &mut Exposition) {
         for worker in &self.workers {
-            for ((name, _), id) in self.listeners.iter().zip(0..) {
+            for ((name, transport), id) in self.listeners.iter().zip(0..) {
                 if let Some(counters) = worker.listener(ListenerId(id)) {
-                    expose_listener(out, name, counters);
+                    expose_listener(out, name, *transport, counters);
                 }
             }
             expose_worker(out, worker);
@@ -30,19 +31,42 @@ impl Exposes for ExposeCoap {
     }
 }
 
-fn expose_listener(out: &mut Exposition, name: &str, counters: &ListenerMetrics) {
+fn expose_listener(out: &mut Exposition, name: &str, transport: Transport, counters: &ListenerMetrics) {
+    let labels = [("listener", name), ("transport", transport.label())];
     let received = "Well-formed CoAP messages from peers, by type and code; duplicates included.";
-    messages(out, "coap_messages_received_total", received, name, &counters.received);
+    messages(
+        out,
+        "coap_messages_received_total",
+        received,
+        labels,
+        &counters.received,
+    );
     let sent = "CoAP messages to peers, by type and code; retransmissions included.";
-    messages(out, "coap_messages_sent_total", sent, name, &counters.sent);
-    let labels = [("listener", name)];
-    out.counters("datagrams_dropped_total", DATAGRAMS_DROPPED, &labels, "reason", counters.dropped.iter());
+    messages(out, "coap_messages_sent_total", sent, labels, &counters.sent);
+    out.counters(
+        "datagrams_dropped_total",
+        DATAGRAMS_DROPPED,
+        &labels,
+        "reason",
+        counters.dropped.iter(),
+    );
 }
 
-fn messages(out: &mut Exposition, family: &'static str, help: &'static str, name: &str, table: &MessageTable) {
+fn messages(
+    out: &mut Exposition,
+    family: &'static str,
+    help: &'static str,
+    [listener, transport]: [LabelPair<'_>; 2],
+    table: &MessageTable,
+) {
     for (kind, code, value) in table.iter() {
         let code = code.to_string();
-        let labels = [("listener", name), ("type", kind.label()), ("code", code.as_str())];
+        let labels = [
+            listener,
+            transport,
+            ("type", kind.label()),
+            ("code", code.as_str()),
+        ];
         out.counter(family, help, &labels, value);
     }
 }
@@ -69,7 +93,7 @@ fn expose_worker(out: &mut Exposition, worker: &CoapMetrics) {
     for (kind, results) in worker.notifications() {
         out.counters(
             "notifications_total",
-            "Notifications by type and what became of them; one that is acknowledged was also sent.",
+            "Notifications by type and what became of them.",
             &[("type", kind)],
             "result",
             results.iter(),
@@ -94,5 +118,11 @@ fn expose_worker(out: &mut Exposition, worker: &CoapMetrics) {
         &[],
         worker.remembered_exchanges.get() as f64,
     );
-    out.counters("limits_rejected_total", LIMITS_REJECTED, &[], "limit", worker.limits.iter());
+    out.counters(
+        "limits_rejected_total",
+        LIMITS_REJECTED,
+        &[],
+        "limit",
+        worker.limits.iter(),
+    );
 }

@@ -40,7 +40,12 @@ fn handshakes(out: &mut Exposition, name: &str, worker: &DtlsMetrics) {
         &labels,
         &[&worker.handshake_seconds],
     );
-    out.gauge("dtls_half_open", "Handshakes in flight.", &labels, worker.half_open.get() as f64);
+    out.gauge(
+        "dtls_half_open",
+        "Handshakes in flight.",
+        &labels,
+        worker.half_open.get() as f64,
+    );
     out.counters(
         "dtls_negotiated_total",
         "Established sessions by cipher suite.",
@@ -60,7 +65,12 @@ fn handshakes(out: &mut Exposition, name: &str, worker: &DtlsMetrics) {
         &labels,
         worker.cookies_failed.get(),
     );
-    out.counter("dtls_resumed_total", "Sessions resumed by ticket.", &labels, worker.resumed.get());
+    out.counter(
+        "dtls_resumed_total",
+        "Sessions resumed by ticket.",
+        &labels,
+        worker.resumed.get(),
+    );
     out.counter(
         "dtls_resumptions_refused_total",
         "Resumptions refused because the identity is gone, or the certificate revoked or expired.",
@@ -102,7 +112,10 @@ fn sessions(out: &mut Exposition, name: &str, worker: &DtlsMetrics) {
 
 fn records(out: &mut Exposition, worker: &DtlsMetrics) {
     let help = "Alerts, those in the clear included, though anyone can send them.";
-    for (direction, alerts) in [("received", &worker.alerts_received), ("sent", &worker.alerts_sent)] {
+    for (direction, alerts) in [
+        ("received", &worker.alerts_received),
+        ("sent", &worker.alerts_sent),
+    ] {
         let labels = [("direction", direction)];
         out.counters("dtls_alerts_total", help, &labels, "description", alerts.iter());
     }
@@ -119,5 +132,11 @@ fn records(out: &mut Exposition, worker: &DtlsMetrics) {
         &[],
         worker.flights_repeated.get(),
     );
-    out.counters("limits_rejected_total", LIMITS_REJECTED, &[], "limit", worker.limits.iter());
+    out.counters(
+        "limits_rejected_total",
+        LIMITS_REJECTED,
+        &[],
+        "limit",
+        worker.limits.iter(),
+    );
 }

@@ -1,3 +1,5 @@
+//! Signatures of each kind, published examples, and what must not pass.
+
 use openssl::ec::EcKey;
 use openssl::pkey::{PKey, Private};
 use openssl::sign::Signer;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::coap::contract::{PeerId, ResourceKey};
-use crate::coap::list::{IdMap, Links, List};
+use crate::coap::hash::IdMap;
+use crate::coap::list::{Links, List};
 use crate::coap::metrics::{CoapMetrics, TransferResult};
 use crate::types::reason::Limit;
 

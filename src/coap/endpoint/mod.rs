@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use slab::Slab;
 
 use crate::types::ListenerId;
@@ -77,12 +77,14 @@ impl Endpoint {
     #[must_use]
     pub fn new(settings: CoapSettings, caps: Caps, seed: [u8; 32], metrics: Arc<CoapMetrics>) -> Self {
         let parameters = Parameters::new(&settings);
+        let mut rng = StdRng::from_seed(seed);
+        let secret = rng.random();
         Self {
             parameters,
-            rng: StdRng::from_seed(seed),
+            rng,
             now: None,
             peers: Peers::default(),
-            dedup: Dedup::new(caps.remembered_exchanges, Arc::clone(&metrics)),
+            dedup: Dedup::new(caps.remembered_exchanges, secret, Arc::clone(&metrics)),
             transfers: Transfers::new(
                 caps.transfers,
                 caps.transfer_bytes,
@@ -135,9 +137,9 @@ impl Endpoint {
             }
         }
         if let Some(observing) = gone.observing {
-            for waiting in observing.waiting() {
-                let result = NotificationResult::Dropped;
-                self.metrics.notification(waiting.confirmable, result);
+            for confirmable in observing.unsettled() {
+                self.metrics
+                    .notification(confirmable, NotificationResult::Dropped);
             }
             self.queued_bytes = self.queued_bytes.saturating_sub(observing.waiting_weight());
             self.metrics.queued_bytes.set(self.queued_bytes as u64);

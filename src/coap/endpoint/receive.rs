@@ -10,7 +10,7 @@ use crate::coap::dedup::Seen;
 use crate::coap::echo::Echo;
 use crate::coap::message::{self, Message};
 use crate::coap::metrics::MessageType;
-use crate::coap::options::{OptionFault, Options};
+use crate::coap::options::{OptionFault, Options, Resource};
 use crate::types::reason::{DropReason, Limit};
 
 use super::Endpoint;
@@ -165,7 +165,7 @@ impl Endpoint {
             let response = Response::diagnostic(Code::PROXYING_NOT_SUPPORTED, "this is no proxy");
             return self.answer(now, &exchange, response);
         }
-        if !self.check_address(now, slot, options.echo.as_deref()) && self.settings.challenge_unproven {
+        if !self.check_address(now, slot, options.echo) && self.settings.challenge_unproven {
             return self.challenge(now, slot, &exchange);
         }
         if options.conditional {
@@ -179,7 +179,7 @@ impl Endpoint {
     }
 
     /// Whether the peer has proved its address, now or before.
-    fn check_address(&mut self, now: Instant, slot: usize, echoed: Option<&[u8]>) -> bool {
+    fn check_address(&mut self, now: Instant, slot: usize, echoed: Option<[u8; 8]>) -> bool {
         let Some(peer) = self.peers.get(slot) else {
             return false;
         };
@@ -228,7 +228,11 @@ impl Endpoint {
         mut message: Message,
     ) {
         let method = message.code;
-        let resource = options.read_resource(&message.packet, method);
+        let Resource {
+            path,
+            query,
+            key: resource,
+        } = Resource::read(&message.packet, method);
         exchange.resource = Some(resource.clone());
         let mut payload = Bytes::from(std::mem::take(&mut message.packet.payload));
         if let Some(block) = options.block1 {
@@ -289,8 +293,8 @@ impl Endpoint {
             method,
             confirmable: exchange.confirmable,
             token: exchange.token,
-            path: options.path,
-            query: options.query,
+            path,
+            query,
             observe: options.observe,
             content_format: options.content_format,
             accept: options.accept,

@@ -94,6 +94,8 @@ pub struct DtlsListener {
     next_session: u64,
     next_pending: u64,
     spare: Vec<u8>,
+    /// Whether hellos without a cookie are left without an answer.
+    refuses_unproven: bool,
 }
 
 impl DtlsListener {
@@ -131,7 +133,15 @@ impl DtlsListener {
             next_session,
             next_pending: 0,
             spare: Vec::new(),
+            refuses_unproven: false,
         }
+    }
+
+    /// Overload, or its end: how long a session may be idle now, and whether peers that have not proved their address are
+    /// kept from beginning a handshake.
+    pub fn set_pressure(&mut self, idle_timeout: Duration, refuse_unproven: bool) {
+        self.settings.idle_timeout = idle_timeout;
+        self.refuses_unproven = refuse_unproven;
     }
 
     /// What happened, oldest first. `Established` comes before anything else of its session, `Closed` after.

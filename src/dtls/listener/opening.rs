@@ -89,6 +89,10 @@ impl DtlsListener {
         if !hello.cookie.is_empty() {
             self.metrics.cookies_failed.inc();
         }
+        if self.refuses_unproven {
+            self.metrics.limits.inc(Limit::Overload);
+            return Err(RecordDrop::Overload);
+        }
         let rate = self.settings.handshakes_per_second.saturating_mul(UNPROVEN_SHARE);
         if !self.unproven.take(now, from.source(), rate) {
             self.metrics.limits.inc(Limit::HandshakeRate);
