@@ -36,6 +36,8 @@ labels! {
         Truncated = "truncated",
         /// The listener's access rules deny the source.
         AccessDenied = "access_denied",
+        /// An operator stopped the listener.
+        ListenerStopped = "listener_stopped",
         /// Under four bytes, a bad option, a marker without payload: no CoAP message.
         Malformed = "malformed",
         /// The version is not 1 (RFC 7252, 3).

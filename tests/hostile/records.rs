@@ -80,7 +80,12 @@ fn truncated_and_flipped_records_do_nothing() {
                 let _ = client.socket().send(&flipped);
             }
         }
-        published(&mut client, &mut observer, &token, &format!("flipped from {from}"));
+        published(
+            &mut client,
+            &mut observer,
+            &token,
+            &format!("flipped from {from}"),
+        );
     }
     observer.no_notification(&token, ms(150));
     published(&mut client, &mut observer, &token, "after");
