@@ -16,5 +16,6 @@ mod harness;
 mod outage;
 mod proxy;
 mod publish;
+mod script;
 mod subscribe;
 mod transport;
