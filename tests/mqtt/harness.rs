@@ -154,7 +154,10 @@ pub struct Gateway {
 
 impl Gateway {
     pub fn start(mqtt: MqttSettings, state_dir: Option<&Path>, workers: usize) -> Self {
-        let (runtime, links) = start(settings(mqtt, state_dir), workers).unwrap();
+        Self::of(start(settings(mqtt, state_dir), workers).unwrap())
+    }
+
+    pub fn of((runtime, links): (BrokerRuntime, Vec<WorkerLink>)) -> Self {
         Self {
             runtime,
             workers: links.into_iter().map(Worker::new).collect(),

@@ -57,6 +57,8 @@ pub(super) struct Entry {
     pub(super) done: bool,
     /// Its identifier on this connection, once sent at QoS 1 or 2.
     request: Option<u64>,
+    /// It was sent at QoS 2 and is not settled.
+    at_qos2: bool,
 }
 
 /// The window, and the spool behind it.
@@ -75,6 +77,8 @@ pub(super) struct Pipeline {
     by_packet: HashMap<u16, u64>,
     pub(super) ids: PacketIds,
     greeting: Option<Greeting>,
+    /// Messages under way at QoS 2.
+    at_qos2: usize,
     max_qos: Qos,
     /// The broker's quota is exceeded: nothing is sent until then.
     paused: Option<Instant>,
@@ -118,6 +122,7 @@ impl Pipeline {
             by_packet: HashMap::new(),
             ids: PacketIds::new(1),
             greeting: None,
+            at_qos2: 0,
             max_qos,
             paused: None,
             quota_refusals: 0,
@@ -193,6 +198,7 @@ impl Pipeline {
             since: now,
             done: false,
             request: None,
+            at_qos2: false,
         });
     }
 
@@ -241,7 +247,11 @@ impl Pipeline {
                 self.condemn(token, now, qos);
             } else {
                 let waiting = alone && self.window.iter().take(self.sent).any(|before| !before.done);
-                let free = qos == Qos::AtMostOnce || self.ids.free();
+                let free = match qos {
+                    Qos::AtMostOnce => true,
+                    Qos::AtLeastOnce => self.ids.free(),
+                    Qos::ExactlyOnce => self.ids.free() && self.at_qos2 < usize::from(greeting.at_qos2),
+                };
                 if waiting || !free || !self.hand_over(now, client, qos) {
                     return;
                 }
@@ -268,6 +278,8 @@ impl Pipeline {
         }
         if qos != Qos::AtMostOnce {
             entry.request = Some(self.ids.take());
+            entry.at_qos2 = qos == Qos::ExactlyOnce;
+            self.at_qos2 += usize::from(entry.at_qos2);
         }
         self.unnamed.push_back(entry.token);
         self.sent += 1;
@@ -322,9 +334,11 @@ impl Pipeline {
         let Some(entry) = self.window.get_mut(at) else {
             return;
         };
+        let at_qos2 = std::mem::take(&mut entry.at_qos2);
         if let Some(request) = entry.request.take() {
             self.ids.done(request);
         }
+        self.at_qos2 -= usize::from(at_qos2);
         // What was sent behind it stays sent: the broker took it, or will say that it did not.
         let Some(mut entry) = self.window.remove(at) else {
             return;
@@ -355,9 +369,11 @@ impl Pipeline {
         entry.done = true;
         let (answer, internal, number, writing) =
             (entry.answer.take(), entry.internal, entry.number, entry.writing);
+        let at_qos2 = std::mem::take(&mut entry.at_qos2);
         if let Some(request) = entry.request.take() {
             self.ids.done(request);
         }
+        self.at_qos2 -= usize::from(at_qos2);
         let answered_before = answer.is_none();
         match (&settled, answer) {
             (Settled::Refused(error), Some(answer)) => self.refuse(answer, *error),
@@ -423,6 +439,7 @@ impl Pipeline {
         self.unnamed.clear();
         self.by_packet.clear();
         self.sent = 0;
+        self.at_qos2 = 0;
         self.window_bytes = 0;
         self.paused = None;
         self.keep_window();

@@ -221,12 +221,14 @@ fn inbound(publish: Publish) -> Inbound {
 fn greeting(connack: &ConnAck) -> Greeting {
     let properties = connack.properties.as_ref();
     let available = |value: Option<u8>| value != Some(0);
+    let in_flight = properties
+        .and_then(|p| p.receive_max)
+        .unwrap_or(u16::MAX)
+        .clamp(1, MAX_IN_FLIGHT);
     Greeting {
         session_present: connack.session_present,
-        in_flight: properties
-            .and_then(|p| p.receive_max)
-            .unwrap_or(u16::MAX)
-            .clamp(1, MAX_IN_FLIGHT),
+        in_flight,
+        at_qos2: in_flight,
         max_qos: properties
             .and_then(|p| p.max_qos)
             .and_then(Qos::from_number)
