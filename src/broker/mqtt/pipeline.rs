@@ -18,6 +18,7 @@ use crate::types::message::{Message, Qos};
 
 use super::packet_ids::PacketIds;
 use super::spooling::Spooling;
+use super::suspicion::Suspicion;
 use super::wire::{Client, Greeting, Outbound, Refusal};
 
 /// Messages in the window beyond which later ones go to the spool, or are refused without one.
@@ -87,20 +88,6 @@ pub(super) struct Pipeline {
     /// How the last connections ended while a message was on its way.
     suspicion: Suspicion,
 }
-
-/// A message that makes the broker hang up would do so for ever. After three connections that ended right after something
-/// was sent and before anything was acknowledged, messages go out one at a time; one that ends three more is given up.
-#[derive(Debug, Default)]
-struct Suspicion {
-    fruitless: u32,
-    alone: Option<(Arc<str>, usize)>,
-    strikes: u32,
-    last_send: Option<Instant>,
-}
-
-const FRUITLESS: u32 = 3;
-const STRIKES: u32 = 3;
-const RIGHT_AFTER: Duration = Duration::from_secs(2);
 
 impl Pipeline {
     pub(super) fn new(
@@ -228,7 +215,7 @@ impl Pipeline {
             return;
         }
         self.paused = None;
-        let alone = self.suspicion.fruitless >= FRUITLESS;
+        let alone = self.suspicion.one_at_a_time();
         while let Some(entry) = self.window.get(self.sent) {
             let message = &entry.message;
             let size = message.topic.as_str().len()
@@ -243,7 +230,7 @@ impl Pipeline {
                 self.settle(token, now, Settled::Dropped(DroppedReason::Expired));
             } else if size > greeting.max_packet {
                 self.settle(token, now, Settled::Refused(BrokerError::TooLarge));
-            } else if self.is_condemned(message) {
+            } else if self.suspicion.condemns(message) {
                 self.condemn(token, now, qos);
             } else {
                 let waiting = alone && self.window.iter().take(self.sent).any(|before| !before.done);
@@ -283,7 +270,7 @@ impl Pipeline {
         }
         self.unnamed.push_back(entry.token);
         self.sent += 1;
-        self.suspicion.last_send = Some(now);
+        self.suspicion.sent(now);
         self.metrics.sent.inc();
         true
     }
@@ -308,8 +295,7 @@ impl Pipeline {
         let Some(entry) = self.entry(token) else { return };
         let (spooled, internal) = (entry.number.is_some(), entry.internal);
         if !internal {
-            self.suspicion.strikes = 0;
-            self.suspicion.fruitless = 0;
+            self.suspicion.acknowledged();
         }
         match result {
             Ok(()) => {
@@ -434,7 +420,13 @@ impl Pipeline {
     /// The connection is lost. What waits is spooled, or refused without a spool; nothing is in flight any more.
     pub(super) fn disconnected(&mut self, now: Instant, by_broker: bool) {
         if self.greeting.take().is_some() {
-            self.suspect(now, by_broker);
+            let under_way = self
+                .window
+                .iter()
+                .take(self.sent)
+                .find(|entry| !entry.done && !entry.internal);
+            self.suspicion
+                .lost(now, by_broker, under_way.map(|entry| &*entry.message));
         }
         self.unnamed.clear();
         self.by_packet.clear();
@@ -443,41 +435,6 @@ impl Pipeline {
         self.window_bytes = 0;
         self.paused = None;
         self.keep_window();
-    }
-
-    fn suspect(&mut self, now: Instant, by_broker: bool) {
-        let just_sent = self
-            .suspicion
-            .last_send
-            .take()
-            .is_some_and(|at| now.saturating_duration_since(at) < RIGHT_AFTER);
-        let oldest = self
-            .window
-            .iter()
-            .take(self.sent)
-            .find(|entry| !entry.done && !entry.internal);
-        let Some(entry) = oldest.filter(|_| by_broker && just_sent) else {
-            return;
-        };
-        let content = (
-            Arc::from(entry.message.topic.as_str()),
-            entry.message.payload.len(),
-        );
-        if self.suspicion.fruitless < FRUITLESS {
-            self.suspicion.fruitless += 1;
-        } else if self.suspicion.alone.as_ref() == Some(&content) {
-            self.suspicion.strikes += 1;
-        } else {
-            self.suspicion.strikes = 1;
-            self.suspicion.alone = Some(content);
-        }
-    }
-
-    fn is_condemned(&self, message: &Message) -> bool {
-        self.suspicion.strikes >= STRIKES
-            && self.suspicion.alone.as_ref().is_some_and(|(topic, length)| {
-                **topic == *message.topic.as_str() && *length == message.payload.len()
-            })
     }
 
     /// Gives up a message at which the broker hangs up each time; first of all its QoS, if that may be the cause.
