@@ -15,6 +15,7 @@
 //! | [`bridge`] | core | resource to topic: publish, subscribe, retained, notify |
 //! | [`gateway`] | core | those four composed: one `Input`, one `Output`, one deadline |
 //! | [`broker`] | edge | the embedded broker, and MQTT upstream |
+//! | [`auth`] | edge | authentication backends: users file, HTTP, JSON Web Tokens |
 //! | [`admin`] | edge | metrics, health, HTTP API |
 //! | [`config`], [`daemon`], [`cli`] | edge | files to checked types; the process; the commands |
 //!
@@ -35,6 +36,8 @@ pub mod bridge;
 pub mod gateway;
 
 pub mod broker;
+
+pub mod auth;
 
 pub mod admin;
 

@@ -1,5 +1,6 @@
 //! CoAP resource to MQTT topic and back: publish, subscribe, retained messages, notifications.
 
+pub mod backlog;
 pub mod content;
 pub mod contract;
 pub mod discovery;

@@ -13,10 +13,10 @@ pub struct Values<'a> {
     pub listener: &'a str,
 }
 
-/// Fills in a mountpoint.
+/// Fills in a mountpoint. A placeholder without a value is empty.
 ///
 /// # Errors
-/// With the placeholder's name, when it has no value, or its value holds `+`, `#`, `/` or NUL: such a value would let one
+/// With the placeholder's name, when its value holds `+`, `#`, `/` or NUL: such a value would let one
 /// client reach into another's topics.
 pub fn expand(template: &str, values: Values<'_>) -> Result<String, &'static str> {
     let mut prefix = String::with_capacity(template.len());
@@ -35,9 +35,10 @@ pub fn expand(template: &str, values: Values<'_>) -> Result<String, &'static str
             "listener" => ("listener", Some(values.listener)),
             _ => ("placeholder", None),
         };
-        let value = value
-            .filter(|value| !value.contains(['+', '#', '/', '\0']))
-            .ok_or(name)?;
+        let value = value.unwrap_or_default();
+        if value.contains(['+', '#', '/', '\0']) {
+            return Err(name);
+        }
         prefix.push_str(value);
         rest = after;
     }
@@ -72,6 +73,6 @@ mod tests {
             };
             assert_eq!(expand("dev/${clientid}/", values), Err("clientid"));
         }
-        assert_eq!(expand("${username}/", Values::default()), Err("username"));
+        assert_eq!(expand("${username}/", Values::default()), Ok("/".into()));
     }
 }

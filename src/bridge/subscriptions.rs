@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::contract::FilterId;
 use crate::coap::contract::{ObservationId, PeerId, ResourceKey, Token};
-use crate::policy::connections::ConnectionKey;
+use crate::policy::connections::{ConnectionKey, Grant};
 use crate::types::message::Qos;
 use crate::types::{ClientId, Message, TopicFilter};
 
@@ -45,6 +45,8 @@ pub struct Terms {
     pub username: Option<Arc<str>>,
     /// The name that the DTLS handshake proved.
     pub identity: Option<Arc<str>>,
+    /// What the client's authentication granted.
+    pub grant: Grant,
 }
 
 /// One observation.
@@ -220,10 +222,10 @@ impl Subscriptions {
         let filter = self.filters.get_mut(&observation.filter_id)?;
         filter.observations.retain(|other| *other != id);
         let unsubscribe = filter.observations.is_empty().then_some(observation.filter_id);
-        if unsubscribe.is_some() {
-            if let Some(filter) = self.filters.remove(&observation.filter_id) {
-                self.by_filter.remove(&filter.filter);
-            }
+        if unsubscribe.is_some()
+            && let Some(filter) = self.filters.remove(&observation.filter_id)
+        {
+            self.by_filter.remove(&filter.filter);
         }
         Some(Removed {
             id,
@@ -312,6 +314,7 @@ mod tests {
             client: None,
             username: None,
             identity: None,
+            grant: Grant::default(),
         }
     }
 

@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use std::task::{Context, Poll};
+
 use tokio::sync::mpsc;
 
 use crate::bridge::contract::{BrokerEvent, BrokerRequest, FilterId};
@@ -93,6 +95,12 @@ impl<T> QueueReceiver<T> {
     pub(super) async fn recv(&mut self) -> Option<T> {
         let item = self.rx.recv().await?;
         Some(self.taken(item))
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        self.rx
+            .poll_recv(cx)
+            .map(|item| item.map(|item| self.taken(item)))
     }
 
     /// The next item, if one is there.
@@ -197,6 +205,29 @@ impl Events {
         self.0.recv().await
     }
 
+    /// Takes up to `limit` events that are there; 0 once the broker is gone.
+    pub fn poll_recv_many(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut Vec<BrokerEvent>,
+        limit: usize,
+    ) -> Poll<usize> {
+        let first = match self.0.poll_recv(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => return Poll::Ready(0),
+            Poll::Ready(Some(event)) => event,
+        };
+        into.push(first);
+        let mut count = 1;
+        while count < limit
+            && let Some(event) = self.0.try_recv()
+        {
+            into.push(event);
+            count += 1;
+        }
+        Poll::Ready(count)
+    }
+
     /// The next event, if one is there.
     pub fn try_recv(&mut self) -> Option<BrokerEvent> {
         self.0.try_recv()
@@ -254,6 +285,44 @@ pub(super) fn links(
         })
         .unzip();
     (links, receivers, deliveries)
+}
+
+/// The broker's end of one worker's way, for tests that play the broker.
+#[cfg(test)]
+pub(crate) struct Played {
+    requests: QueueReceiver<Envelope>,
+    delivery: Delivery,
+}
+
+#[cfg(test)]
+impl Played {
+    /// A worker's link and its other end, which takes up to `max_requests` that wait.
+    pub(crate) fn new(max_requests: usize) -> (WorkerLink, Self) {
+        let (requests, requests_in) = queue(max_requests, MAX_QUEUED_REQUEST_BYTES);
+        let (events, events_in) = queue(MAX_QUEUED_MESSAGES, MAX_QUEUED_MESSAGE_BYTES);
+        let link = WorkerLink {
+            requests: Requests::new(0, [requests].into()),
+            events: Events(events_in),
+        };
+        (
+            link,
+            Self {
+                requests: requests_in,
+                delivery: Delivery(events),
+            },
+        )
+    }
+
+    /// The next request; `None` when the worker is gone.
+    pub(crate) fn next(&mut self) -> Option<BrokerRequest> {
+        let item = self.requests.rx.blocking_recv()?;
+        Some(self.requests.taken(item).request)
+    }
+
+    /// Answers.
+    pub(crate) fn answer(&self, event: BrokerEvent) {
+        self.delivery.answer(event);
+    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ mod testing;
 mod topics;
 
 pub use clock::Clock;
+#[cfg(test)]
+pub(crate) use link::Played;
 pub use link::{Events, Requests, WorkerLink};
 pub use metrics::{BrokerMetrics, BrokerSnapshot, ConnectResult, DroppedReason};
 pub use settings::{BrokerAddress, BrokerKind, BrokerSettings, MqttSettings, Protocol, RetainedLimits};

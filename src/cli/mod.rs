@@ -1,1 +1,78 @@
 //! The commands.
+//!
+//! Each command is a function from its arguments to `Result<(), Failure>`; a [`Failure`] carries a message and the exit code
+//! of sysexits(3) that fits it. Results go to standard output, everything else to standard error.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+mod acl;
+mod args;
+mod atomic;
+mod certs;
+mod check;
+mod exit;
+mod hints;
+mod output;
+mod psk;
+mod quickstart;
+mod run;
+mod shell;
+mod target;
+mod user;
+
+use crate::config::Config;
+
+use exit::Failure;
+
+use args::{Cli, Command};
+
+/// Called once every listener is up.
+pub type OnReady = Box<dyn FnOnce() + Send>;
+
+/// Serves until told to stop; the daemon.
+pub type Serve = fn(Config, OnReady) -> ExitCode;
+
+/// Runs the command line of this process; `serve` is what `run` comes to.
+#[must_use]
+pub fn main(serve: Serve) -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { exit::USAGE } else { exit::OK };
+            // Nothing is left to say it with when even this cannot be written.
+            return error.print().map_or(exit::IO_ERROR, |()| code).into();
+        }
+    };
+    match dispatch(cli.command, serve) {
+        Ok(code) => code,
+        Err(failure) => {
+            if failure.bare {
+                output::note(&failure.message);
+            } else {
+                output::error(&failure.message);
+            }
+            failure.code.into()
+        }
+    }
+}
+
+fn dispatch(command: Command, serve: Serve) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Run(args) => return run::run(&args, serve),
+        Command::CheckConfig(args) => check::check_config(&args)?,
+        Command::Psk(command) => psk::run(&command)?,
+        Command::User(command) => user::run(&command)?,
+        Command::Acl(command) => acl::run(&command)?,
+        Command::Certs(command) => certs::run(&command)?,
+        Command::Completions { shell } => shell::completions(shell)?,
+        Command::Man { dir } => shell::man(dir.as_deref())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The whole command line, for completions and manual pages.
+fn command() -> clap::Command {
+    Cli::command()
+}

@@ -23,7 +23,7 @@ pub struct ObservationId(pub u64);
 pub struct RequestId(pub u64);
 
 /// A CoAP token: 0 to 8 bytes (RFC 7252, 5.3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Token {
     bytes: [u8; 8],
     len: u8,

@@ -1,3 +1,35 @@
 //! Plaintext to exchange: message layer, reliability, block-wise transfer, observe.
+//!
+//! [`Endpoint`] is the page to begin with. The layers carry the names that Californium gives them:
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | `message`, `options` | one datagram: format, option rules |
+//! | `dedup` | messages that were handled, and their answers (RFC 7252, 4.5) |
+//! | `reliability` | confirmable messages of ours that wait for their ACK (RFC 7252, 4.2) |
+//! | `blockwise` | bodies in parts (RFC 7959) |
+//! | `observe` | notifications: order, NSTART, queues (RFC 7641) |
+//! | `client` | requests of ours to devices |
+//! | `endpoint` | all of these for the peers of one worker |
 
 pub mod contract;
+pub mod metrics;
+
+mod blockwise;
+mod client;
+mod dedup;
+mod echo;
+mod endpoint;
+mod hash;
+mod list;
+mod message;
+mod observe;
+mod options;
+mod outbox;
+mod parameters;
+mod peers;
+mod reliability;
+mod timers;
+
+pub use endpoint::Endpoint;
+pub use metrics::CoapMetrics;

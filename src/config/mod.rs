@@ -1,1 +1,202 @@
 //! Configuration files to checked types.
+//!
+//! [`load`] reads a file and the files it names and returns a [`Config`], or everything that is wrong with it, each with its
+//! place. Each key is declared once, in a `section!` beside its default, range and meaning; [`reference()`] lists them.
+
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+pub mod access;
+pub mod atomic;
+pub mod broker;
+mod check;
+mod document;
+mod files;
+pub mod listeners;
+pub mod named_lines;
+pub mod paths;
+mod pem;
+pub mod problem;
+pub mod psk_file;
+pub mod quantity;
+mod rules;
+pub mod secrets;
+mod section;
+pub mod sections;
+mod settings;
+mod suggest;
+pub mod tokens;
+pub mod users_file;
+mod value;
+
+pub use access::{Authentication, Authorization, Backend};
+pub use broker::{Broker, BrokerUrl};
+pub use files::certificate_is_current;
+pub use listeners::{CertIdentity, Dtls, Listener, Verify};
+pub use paths::PathBase;
+pub use problem::{Problem, Problems, Severity};
+pub use section::Key;
+pub use sections::{Admin, Coap, Limits, Log, LogFormat, LogLevel, Metrics, Node, Unproven};
+pub use settings::{handshake_datagram, to_gateway_settings};
+pub use value::Size;
+
+use document::{Document, Table};
+use section::Section as _;
+
+/// Where the package puts the configuration.
+pub const DEFAULT_FILE: &str = "/etc/portcullis/portcullis.toml";
+
+/// A checked configuration. It holds no secret, only paths of files that do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The file it was read from; `None` in the quick start.
+    pub source: Option<PathBuf>,
+    /// `[node]`.
+    pub node: Node,
+    /// `[coap]`.
+    pub coap: Coap,
+    /// `[listeners]`, in the order of the file.
+    pub listeners: Vec<Listener>,
+    /// `[authentication]`.
+    pub authentication: Authentication,
+    /// `[authorization]`.
+    pub authorization: Authorization,
+    /// `[broker]`.
+    pub broker: Broker,
+    /// `[metrics]`.
+    pub metrics: Metrics,
+    /// `[admin]`.
+    pub admin: Admin,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[log]`.
+    pub log: Log,
+}
+
+/// A configuration that can be used, and what should be said about it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What ran out ([`Severity::Outdated`]); may be empty.
+    pub warnings: Problems,
+}
+
+/// Reads a configuration file and the files that it names.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(file: &Path) -> Result<Loaded, Problems> {
+    let text = read_text(file)?;
+    load_text(&text, file, &PathBase::of_file(file), true)
+}
+
+/// As [`load`], from the text that `file` holds or is about to hold; nothing is read from `file` itself.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_from(text: &str, file: &Path) -> Result<Loaded, Problems> {
+    load_text(text, file, &PathBase::of_file(file), true)
+}
+
+/// Reads a configuration without the files that it names.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse(text: &str, file: &Path, base: &PathBase) -> Result<Config, Problems> {
+    load_text(text, file, base, false).map(|loaded| loaded.config)
+}
+
+fn load_text(text: &str, file: &Path, base: &PathBase, with_files: bool) -> Result<Loaded, Problems> {
+    let mut doc = Document::new(file, text, base);
+    let (entries, errors) = DeTable::parse_recoverable(text);
+    // What a broken text seems to hold is not what its author meant, so nothing more is said about it.
+    for error in &errors {
+        let span = error.span().unwrap_or(0..0);
+        doc.at("", Some(span), Severity::Error, error.message().to_owned());
+    }
+    if !errors.is_empty() {
+        return Err(doc.into_problems());
+    }
+    let mut root = Table::root(entries.get_ref());
+    let config = read_root(&mut root, &mut doc);
+    root.finish(&mut doc);
+    let Some(mut config) = config else {
+        return Err(doc.into_problems());
+    };
+    config.source = Some(file.to_owned());
+    rules::check(&config, &mut doc);
+    if with_files {
+        files::check(&config, &mut doc);
+    }
+    let problems = doc.into_problems();
+    if problems.has_errors() {
+        return Err(problems);
+    }
+    Ok(Loaded {
+        config,
+        warnings: problems,
+    })
+}
+
+fn read_root(root: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Config> {
+    let node = root.section(doc, "node");
+    let coap = root.section(doc, "coap");
+    let listeners = listeners::read(root, doc);
+    let authentication = root.section(doc, "authentication");
+    let authorization = root.section(doc, "authorization");
+    let broker = root.section(doc, "broker");
+    let metrics = root.section(doc, "metrics");
+    let admin = root.section(doc, "admin");
+    let limits = root.section(doc, "limits");
+    let log = root.section(doc, "log");
+    Some(Config {
+        source: None,
+        node: node?,
+        coap: coap?,
+        listeners: listeners?,
+        authentication: authentication?,
+        authorization: authorization?,
+        broker: broker?,
+        metrics: metrics?,
+        admin: admin?,
+        limits: limits?,
+        log: log?,
+    })
+}
+
+fn read_text(file: &Path) -> Result<String, Problems> {
+    let content =
+        secrets::read_public(file).map_err(|error| Problems::unreadable(file, error.to_string()))?;
+    String::from_utf8(content.to_vec()).map_err(|error| {
+        let good = content
+            .get(..error.utf8_error().valid_up_to())
+            .unwrap_or_default();
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        Problems::unreadable(file, format!("line {line} is no UTF-8 text"))
+    })
+}
+
+/// Every key of the configuration in the order of the reference page.
+#[must_use]
+pub fn reference() -> Vec<Key> {
+    let mut keys = Vec::new();
+    Node::keys("node", &mut keys);
+    Coap::keys("coap", &mut keys);
+    listeners::UdpTable::keys("listeners.udp.*", &mut keys);
+    listeners::DtlsTable::keys("listeners.dtls.*", &mut keys);
+    Authentication::keys("authentication", &mut keys);
+    Authorization::keys("authorization", &mut keys);
+    Broker::keys("broker", &mut keys);
+    Metrics::keys("metrics", &mut keys);
+    Admin::keys("admin", &mut keys);
+    Limits::keys("limits", &mut keys);
+    Log::keys("log", &mut keys);
+    keys
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,43 @@
 //! Datagram to plaintext and proved identity, and back.
+//!
+//! OpenSSL does the handshakes; the records after them are opened and sealed by [`aead`]. That makes a session small,
+//! lets it carry a Connection ID (RFC 9146), which OpenSSL does not know, and frees it of OpenSSL's version.
 
+pub mod aead;
+pub mod bio;
+mod certificates;
+pub mod cid;
+mod context;
 pub mod contract;
+mod cookie;
+mod ffi;
+mod handshake;
+mod hello;
+mod listener;
+pub mod metrics;
+mod pendings;
+mod prf;
+mod psk;
+mod rate;
+pub mod record;
+mod replay;
+mod sessions;
+pub mod suite;
+
+pub use certificates::{CertIdentity, ContextError};
+pub use context::{DtlsContext, DtlsMaterial, TicketKeys, Verify};
+pub use cookie::DtlsSecrets;
+pub use listener::{DtlsListener, SendError, SessionInfo};
+pub use metrics::DtlsMetrics;
+pub use psk::{PskFileError, PskKey, PskStore};
+
+#[cfg(test)]
+mod tests_base {
+    use std::time::Instant;
+
+    /// Any instant to count a test's time from.
+    #[expect(clippy::disallowed_methods, reason = "an Instant cannot be made otherwise")]
+    pub(crate) fn start() -> Instant {
+        Instant::now()
+    }
+}

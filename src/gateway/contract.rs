@@ -10,15 +10,21 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::bridge::contract::{BrokerEvent, BrokerRequest};
-use crate::types::{ListenerId, WorkerId};
+use crate::coap::contract::{OutgoingRequest, RequestError, Response, Token};
+use crate::dtls::{DtlsContext, SessionInfo};
+use crate::policy::authentication::{AuthRequest, Verdict};
+use crate::policy::connections::ConnectionKey;
+use crate::policy::rate::Class;
+use crate::types::message::Qos;
+use crate::types::{ClientId, Identity, ListenerId, PeerAddr, TopicFilter, Transport, WorkerId};
 
 use super::settings::Settings;
 use super::workers::WorkerMessage;
 
 /// What happens to a gateway.
-#[derive(Debug)]
 pub enum Input<'a> {
     /// A datagram arrived. DTLS records are opened in place.
     Datagram {
@@ -31,6 +37,13 @@ pub enum Input<'a> {
     },
     /// The broker answered or has a message.
     Broker(BrokerEvent),
+    /// An authentication backend's word on an [`Output::Authenticate`].
+    Authenticated {
+        /// From the request.
+        ticket: u64,
+        /// The word.
+        verdict: Verdict,
+    },
     /// Another worker says something.
     Worker(WorkerMessage),
     /// Someone at the console or the API wants something.
@@ -47,6 +60,13 @@ pub enum Input<'a> {
 pub enum Output {
     /// Ask the broker. When its channel is full, hand the matching failure back as an input.
     Broker(BrokerRequest),
+    /// Ask who this is. When no backend can take it, hand [`Verdict::Unavailable`] back.
+    Authenticate {
+        /// The credentials.
+        request: AuthRequest,
+        /// How sure it is where they come from.
+        class: Class,
+    },
     /// Tell another worker.
     Worker {
         /// Which; never itself.
@@ -67,9 +87,116 @@ pub enum Output {
 #[derive(Debug, Clone)]
 pub enum ControlRequest {
     /// New settings for what comes next; established sessions stay.
-    Reconfigure(Arc<Settings>),
+    Reconfigure {
+        /// The settings.
+        settings: Arc<Settings>,
+        /// A DTLS context for each DTLS listener; `None` for plain UDP.
+        contexts: Vec<Option<Arc<DtlsContext>>>,
+    },
     /// Say goodbye to every DTLS session (close_notify).
     Drain,
+    /// How full memory and spool are: 0.0 empty, 1.0 full.
+    Pressure {
+        /// Resident memory of the process.
+        memory: f64,
+        /// The spool.
+        spool: f64,
+    },
+    /// List some clients.
+    Page {
+        /// Where to begin.
+        from: Cursor,
+        /// How many places to look at; bounds the time that it takes, not the length of the answer.
+        places: usize,
+    },
+    /// Show one client with its observations.
+    Show {
+        /// Its client id.
+        client: ClientId,
+    },
+    /// End a client's connection and DTLS session.
+    Kick {
+        /// Its client id.
+        client: ClientId,
+    },
+    /// Observe a topic on behalf of a client.
+    Subscribe {
+        /// Its client id.
+        client: ClientId,
+        /// The filter, without the mountpoint.
+        filter: TopicFilter,
+        /// The QoS to notify with.
+        qos: Qos,
+        /// The token that notifications carry, which the device must know.
+        token: Token,
+    },
+    /// End an observation of a client.
+    Unsubscribe {
+        /// Its client id.
+        client: ClientId,
+        /// The filter, without the mountpoint.
+        filter: TopicFilter,
+    },
+    /// Send a request to a device.
+    Request {
+        /// Its client id.
+        client: ClientId,
+        /// The request.
+        request: OutgoingRequest,
+    },
+}
+
+/// A place in the list of a worker's clients: connections first, then peers without one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cursor {
+    /// After this connection; `None` at the beginning.
+    Connections(Option<ConnectionKey>),
+    /// From this place in the table of peers.
+    Peers(usize),
+}
+
+/// A client as operators see it.
+#[derive(Debug, Clone)]
+pub struct ClientInfo {
+    /// The client id, named or proved.
+    pub client: Option<ClientId>,
+    /// The user name it came in as.
+    pub username: Option<Arc<str>>,
+    /// The listener it came to.
+    pub listener: ListenerId,
+    /// Where it is; `None` while its DTLS session is gone.
+    pub address: Option<PeerAddr>,
+    /// Who its handshake proved it to be.
+    pub identity: Option<Identity>,
+    /// How it speaks to us.
+    pub transport: Transport,
+    /// Its DTLS session.
+    pub session: Option<SessionInfo>,
+    /// Whether it has a connection (connection mode).
+    pub connected: bool,
+    /// When it was first seen.
+    pub since: Instant,
+    /// When it was last heard of.
+    pub seen_at: Instant,
+    /// How many observations it has.
+    pub observations: usize,
+}
+
+/// An observation as operators see it.
+#[derive(Debug, Clone)]
+pub struct ObservationInfo {
+    /// The filter, mountpoint included.
+    pub filter: TopicFilter,
+    /// The QoS that it was asked with.
+    pub qos: Qos,
+    /// Its token.
+    pub token: Token,
+    /// The last Observe number sent.
+    pub sequence: u32,
+    /// When the client last showed that it wants it.
+    pub confirmed_at: Instant,
+    /// Whether the client's own messages stay away.
+    pub no_local: bool,
 }
 
 /// What a worker answers.
@@ -77,4 +204,19 @@ pub enum ControlRequest {
 pub enum ControlAnswer {
     /// Done.
     Done,
+    /// No such client, or no such observation, on this worker.
+    NotFound,
+    /// It cannot be done now: the client is away, or has its fill of observations.
+    Unavailable,
+    /// Some clients, and where to go on; `None` at the end.
+    Page {
+        /// The clients.
+        clients: Vec<ClientInfo>,
+        /// Where to go on.
+        next: Option<Cursor>,
+    },
+    /// One client.
+    Client(Box<ClientInfo>, Vec<ObservationInfo>),
+    /// What a device answered.
+    Answered(Result<Response, RequestError>),
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::coap::contract::CoapSettings;
 use crate::dtls::contract::DtlsSettings;
+use crate::policy::authorization::Authorizer;
+use crate::types::AccessRules;
 use crate::types::limits::Caps;
 
 /// The settings of one gateway, the same in every worker.
@@ -32,6 +34,8 @@ pub struct Settings {
     pub coap: CoapSettings,
     /// Caps per worker.
     pub caps: Caps,
+    /// What clients may do.
+    pub authorizer: Authorizer,
     /// Requests per second of one client; 0 is no limit.
     pub requests_per_second: u32,
     /// Failed logins and wrong tokens per minute of one source; 0 is no limit.
@@ -47,6 +51,8 @@ pub struct ListenerSettings {
     pub name: Arc<str>,
     /// Whether and how it speaks DTLS.
     pub dtls: Option<DtlsListenerSettings>,
+    /// Who may send to it at all.
+    pub access: AccessRules,
     /// Whether requests must be authenticated.
     pub authentication: bool,
     /// Overrides [`Settings::mountpoint`].

@@ -1,1 +1,31 @@
 //! Sockets, batches of datagrams and errno judgement; nothing of CoAP.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`group`] | opening the sockets of a listener: one per worker, in worker order |
+//! | [`inherit`] | taking over the sockets that the service manager kept |
+//! | [`socket`] | one socket in a worker: read a batch, write a batch |
+//! | [`datagram`] | a datagram on its way in or out |
+//! | [`options`] | what a socket is asked to tell with each datagram |
+//! | [`local`] | which of our addresses a peer wrote to, so that the answer leaves from it |
+//! | [`errno`] | what an errno means for the loop |
+//! | [`metrics`] | what is counted |
+//! | [`mmsg`] | everything here that needs `unsafe`: recvmmsg, sendmmsg, two socket options |
+
+pub mod datagram;
+pub mod errno;
+pub mod group;
+pub mod inherit;
+pub mod local;
+pub mod metrics;
+pub mod mmsg;
+pub mod options;
+pub mod socket;
+
+pub use group::{BindError, GroupSpec, open_groups};
+pub use metrics::{ListenerNet, NetMetrics};
+pub use mmsg::RecvBatch;
+pub use socket::{Outbox, Socket};
+
+#[cfg(test)]
+mod tests;

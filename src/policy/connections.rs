@@ -1,13 +1,15 @@
 //! Connections and their tokens (interface 2.3).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::RngCore;
 use zeroize::Zeroizing;
 
+use super::extra_acl::ExtraAcl;
 use crate::coap::contract::PeerId;
 use crate::types::{ClientId, Identity, ListenerId};
 
@@ -66,6 +68,17 @@ pub enum Owner {
     Dtls(Option<Identity>),
 }
 
+/// What an authentication granted beside entry.
+#[derive(Debug, Clone, Default)]
+pub struct Grant {
+    /// Whether the ACL does not concern this client.
+    pub superuser: bool,
+    /// Rules that came with the credential.
+    pub acl: Option<Arc<ExtraAcl>>,
+    /// When the credential expires; `None` never.
+    pub until: Option<Instant>,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -87,8 +100,8 @@ pub struct Connection {
     pub seen_at: Instant,
     /// When it was created.
     pub created_at: Instant,
-    /// When its credential expires; `None` never.
-    pub credential_until: Option<Instant>,
+    /// What its authentication granted.
+    pub grant: Grant,
 }
 
 impl Connection {
@@ -96,7 +109,7 @@ impl Connection {
     #[must_use]
     pub fn deadline(&self, heartbeat: Option<Duration>) -> Option<Instant> {
         let silence = heartbeat.map(|heartbeat| self.seen_at + heartbeat + heartbeat / 2);
-        match (silence, self.credential_until) {
+        match (silence, self.grant.until) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
@@ -106,7 +119,8 @@ impl Connection {
 /// The connections of a worker.
 #[derive(Default)]
 pub struct Connections {
-    by_key: HashMap<ConnectionKey, Connection>,
+    /// Ordered, so that a long list can be shown in parts.
+    by_key: BTreeMap<ConnectionKey, Connection>,
     by_client: HashMap<ClientId, ConnectionKey>,
 }
 
@@ -143,7 +157,15 @@ impl Connections {
         self.by_key.get(self.by_client.get(client)?)
     }
 
-    /// Every connection, in no order.
+    /// The connections after `after`, in the order of their keys.
+    pub fn after(&self, after: Option<ConnectionKey>) -> impl Iterator<Item = &Connection> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_key
+            .range((from, Bound::Unbounded))
+            .map(|(_, connection)| connection)
+    }
+
+    /// Every connection, in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = &Connection> {
         self.by_key.values()
     }

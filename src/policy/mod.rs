@@ -1,3 +1,11 @@
 //! Whether a device may do this now: connections and tokens, authentication, ACL, rates, quotas.
 
+pub mod acl;
+pub mod authentication;
+pub mod authorization;
 pub mod connections;
+pub mod extra_acl;
+pub mod overload;
+pub mod pattern;
+pub mod rate;
+pub mod verdict_cache;

@@ -69,6 +69,13 @@ impl<L: Label> Family<L> {
         }
     }
 
+    /// Sets the value for `label`; for gauges.
+    pub fn set(&self, label: L, n: u64) {
+        if let Some(cell) = self.cells.get(label.index()) {
+            cell.set(n);
+        }
+    }
+
     /// The value for `label`.
     pub fn get(&self, label: L) -> u64 {
         self.cells.get(label.index()).map_or(0, Counter::get)

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a socket, a clock or a file.
 
+pub mod access;
 pub mod identity;
 pub mod limits;
 pub mod message;
@@ -11,6 +12,7 @@ pub mod reason;
 pub mod topic;
 pub mod transmit;
 
+pub use access::AccessRules;
 pub use identity::{ClientId, Identity, Proof};
 pub use message::Message;
 pub use peer::{ListenerId, PeerAddr, Transport, WorkerId};

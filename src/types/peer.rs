@@ -1,20 +1,25 @@
 //! Where a datagram came from and which of our sockets it came to.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 /// The address of a peer. Source port 0 cannot be answered, so it cannot be represented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PeerAddr(SocketAddr);
 
 impl PeerAddr {
-    /// The address, or nothing when its port is 0. IPv4-mapped IPv6 addresses become IPv4.
+    /// The address, or nothing when its port is 0. IPv4-mapped IPv6 addresses become IPv4. A link-local address keeps its
+    /// scope: without it there is no way back.
     #[must_use]
     pub fn new(addr: SocketAddr) -> Option<Self> {
         if addr.port() == 0 {
             return None;
         }
-        Some(Self(SocketAddr::new(addr.ip().to_canonical(), addr.port())))
+        let canonical = match (addr, addr.ip().to_canonical()) {
+            (SocketAddr::V6(v6), IpAddr::V6(ip)) => SocketAddrV6::new(ip, v6.port(), 0, v6.scope_id()).into(),
+            (_, ip) => SocketAddr::new(ip, addr.port()),
+        };
+        Some(Self(canonical))
     }
 
     /// The socket address, in canonical form.
@@ -86,6 +91,15 @@ mod tests {
     fn a_mapped_address_is_the_ipv4_address() {
         let peer = PeerAddr::new("[::ffff:192.0.2.1]:5683".parse().unwrap()).unwrap();
         assert_eq!(peer.to_string(), "192.0.2.1:5683");
+    }
+
+    #[test]
+    fn a_link_local_peer_keeps_its_scope_and_loses_its_flow_label() {
+        let from = SocketAddrV6::new("fe80::1".parse().unwrap(), 5683, 7, 2);
+        let peer = PeerAddr::new(from.into()).unwrap();
+        assert_eq!(peer.to_string(), "[fe80::1%2]:5683");
+        let without_flow = SocketAddrV6::new("fe80::1".parse().unwrap(), 5683, 0, 2);
+        assert_eq!(PeerAddr::new(without_flow.into()), Some(peer));
     }
 
     #[test]

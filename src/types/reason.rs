@@ -90,6 +90,8 @@ labels! {
         Transfers = "transfers",
         /// A body over `max_body_size`.
         BodySize = "max_body_size",
+        /// A step against overload.
+        Overload = "overload",
         /// A channel to another worker or to the broker was full.
         Channel = "channel",
     }

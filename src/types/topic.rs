@@ -70,10 +70,10 @@ impl TopicName {
         &self.0
     }
 
-    /// Whether it belongs to the broker itself (`$SYS/...`), where clients may not publish.
+    /// Whether it belongs to the broker (`$SYS/...`) or the gateway (`$portcullis/...`), where clients may not publish.
     #[must_use]
-    pub fn is_sys(&self) -> bool {
-        self.0.as_ref() == "$SYS" || self.0.starts_with("$SYS/")
+    pub fn is_reserved(&self) -> bool {
+        matches!(self.0.split('/').next(), Some("$SYS" | "$portcullis"))
     }
 }
 

@@ -1,0 +1,46 @@
+# Portcullis: `make run` serves on loopback, `make test` proves it. `make help` lists the rest.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+# The black-box tests mostly wait for timers, so more of them than cores run side by side.
+export RUST_TEST_THREADS ?= 8
+
+# What building needs, and what the tests drive the gateway with (Debian's names).
+BUILD_PACKAGES := build-essential pkg-config libssl-dev
+TEST_PACKAGES := libcoap3-bin gnutls-bin openssl prometheus mosquitto mosquitto-clients nats-server \
+	systemd curl jq procps python3-venv python3-dev autoconf automake nodejs npm libwolfssl-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test check fmt lint doc packages-build packages-test clients
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: build ## Build and serve the quick start on loopback, with working coap-client lines
+	@exec target/release/portcullis run
+
+build: packages-build ## Build the release binary
+	$(CARGO) build --release --locked
+
+test: packages-test clients ## Run every test: unit, end to end, hostile, interoperability
+	$(CARGO) test --locked
+
+check: fmt lint doc ## Formatting, lints and documentation, warnings being errors
+
+fmt: ## Check the formatting
+	$(CARGO) fmt --check
+
+lint: packages-build ## Run clippy on everything
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+doc: packages-build ## Build the documentation
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+clients: packages-test ## Build the CoAP clients that no package has (under target/)
+	@tests/interop/clients.sh
+
+packages-build: ## Install what building needs, where apt is there
+	@tests/support/packages.sh $(BUILD_PACKAGES)
+
+packages-test: ## Install what the tests need, where apt is there
+	@tests/support/packages.sh $(BUILD_PACKAGES) $(TEST_PACKAGES)

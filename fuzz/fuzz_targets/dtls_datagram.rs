@@ -1,0 +1,137 @@
+//! Datagrams of any kind to a listener with a live session, one with a Connection ID, and a handshake in flight.
+//!
+//! `cargo +nightly fuzz run dtls_datagram`. The input is a row of steps: a byte that says from whom and how, two of
+//! length, the bytes. Some steps are sealed under the session's keys, so that what lies behind the AEAD is reached.
+//! Whatever comes, the live sessions must not be ended by anything that is not authentic, and nothing may panic.
+#![no_main]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods, reason = "a fuzz target")]
+
+#[path = "../../tests/support/dtls_client.rs"]
+mod dtls_client;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use dtls_client::{ClientConfig, DtlsClient};
+use libfuzzer_sys::fuzz_target;
+use portcullis::dtls::aead::{Aead, Seal};
+use portcullis::dtls::contract::{DtlsEvent, DtlsSettings};
+use portcullis::dtls::{
+    CertIdentity, DtlsContext, DtlsListener, DtlsMaterial, DtlsMetrics, DtlsSecrets, PskStore, TicketKeys, Verify,
+};
+use portcullis::types::{ListenerId, PeerAddr, Transmits, WorkerId};
+
+const SUITES: [&str; 4] =
+    ["PSK-AES128-GCM-SHA256", "PSK-AES128-CCM8", "PSK-AES128-CCM", "PSK-CHACHA20-POLY1305"];
+
+fn context() -> Arc<DtlsContext> {
+    static CONTEXT: OnceLock<Arc<DtlsContext>> = OnceLock::new();
+    let build = || {
+        let material = DtlsMaterial {
+            psks: Some(Arc::new(PskStore::parse("u1:736573616d652d736573616d652d3136").unwrap())),
+            cert_pem: None,
+            key_pem: None,
+            ca_pem: None,
+            crl_pem: None,
+            verify: Verify::None,
+            cert_identity: CertIdentity::Cn,
+            ciphers: String::new(),
+            mtu: 1280,
+            cid: true,
+            ticket_keys: TicketKeys::new([7; 80]),
+        };
+        Arc::new(DtlsContext::new(&material).unwrap())
+    };
+    CONTEXT.get_or_init(build).clone()
+}
+
+fn peer(n: u8) -> PeerAddr {
+    PeerAddr::new(SocketAddr::from(([127, 0, 0, 1], 1024 + u16::from(n)))).unwrap()
+}
+
+/// Carries datagrams until the client is silent, at most `steps` of them; the events are dropped.
+fn carry(listener: &mut DtlsListener, now: Instant, client: &mut DtlsClient, at: PeerAddr, steps: usize) {
+    let mut transmits = Transmits::default();
+    for _ in 0..steps {
+        for mut datagram in client.take() {
+            listener.handle_datagram(now, at, &mut datagram, &mut transmits);
+        }
+        let answers: Vec<_> = transmits.iter().map(|(_, _, bytes)| bytes.to_vec()).collect();
+        transmits.clear();
+        for answer in answers {
+            client.handle(&answer);
+        }
+    }
+    while listener.poll_event().is_some() {}
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Some((first, mut rest)) = data.split_first() else { return };
+    let mut now = Instant::now();
+    let settings = DtlsSettings {
+        handshake_timeout: Duration::from_secs(15),
+        idle_timeout: Duration::from_secs(3600),
+        max_sessions: 8,
+        max_half_open: 4,
+        mtu: 1280,
+        cid: true,
+        handshakes_per_second: 0,
+    };
+    let mut listener = DtlsListener::new(
+        ListenerId(0),
+        WorkerId(1),
+        context(),
+        settings,
+        [*first; 32],
+        DtlsSecrets::new([9; 32], now),
+        Arc::new(DtlsMetrics::default()),
+    );
+    let suite = SUITES[usize::from(*first) % 4];
+    let config = ClientConfig::psk(suite, "u1", b"sesame-sesame-16");
+    let with_cid = ClientConfig { cid: Some(vec![*first; usize::from(*first >> 4)]), ..config.clone() };
+    let (mut plain, mut mover, mut pending) =
+        (DtlsClient::new(&config), DtlsClient::new(&with_cid), DtlsClient::new(&with_cid));
+    for (n, client, steps) in [(0, &mut plain, 4), (1, &mut mover, 4), (2, &mut pending, 2)] {
+        client.connect();
+        carry(&mut listener, now, client, peer(n), steps);
+    }
+    assert_eq!(listener.len(), 2);
+    let (mut aead, mut transmits) = (Aead::default(), Transmits::default());
+    let mut sequence = 10u64;
+    let mut authentic = false;
+    let mut ccm8_failures = 0;
+    while let Some(([how, l0, l1], after)) = rest.split_first_chunk::<3>() {
+        let len = usize::from(u16::from_be_bytes([*l0 & 0x0f, *l1])).min(after.len());
+        let (bytes, after) = after.split_at(len);
+        rest = after;
+        let mut datagram = bytes.to_vec();
+        if how & 0x80 != 0 && !bytes.is_empty() {
+            let (client, cid) = if how & 0x40 != 0 { (&mover, mover.server_cid()) } else { (&plain, None) };
+            let keys = client.keys();
+            let what = Seal {
+                kind: bytes[0],
+                sequence,
+                explicit: sequence,
+                cid: cid.as_deref().unwrap_or_default(),
+                plaintext: &bytes[1..],
+            };
+            sequence += 1;
+            datagram.clear();
+            aead.seal(keys.algorithm, &keys.client, &what, &mut datagram).unwrap();
+            authentic = true;
+        }
+        ccm8_failures += datagram.len() / 13;
+        listener.handle_datagram(now, peer(how % 4), &mut datagram, &mut transmits);
+        while let Some(event) = listener.poll_event() {
+            if let DtlsEvent::Plaintext { range, .. } = &event {
+                assert!(authentic && datagram.get(range.clone()).is_some_and(|text| !text.is_empty()));
+            }
+        }
+        now += Duration::from_millis(50);
+        listener.handle_timeout(now, &mut transmits);
+        transmits.clear();
+        assert!(listener.half_open() <= 4);
+    }
+    assert!(authentic || ccm8_failures >= 128 || listener.len() == 2);
+});

@@ -1,0 +1,62 @@
+//! The process: what was built, since when it runs, and what the operating system says of it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::MetricFamily;
+
+use super::{Exposes, Exposition};
+
+/// What was built and since when it runs.
+pub struct ExposeProcess {
+    /// When the process started serving.
+    pub started: SystemTime,
+}
+
+impl Exposes for ExposeProcess {
+    fn expose(&self, out: &mut Exposition) {
+        out.gauge(
+            "build_info",
+            "What was built; openssl is the library that is loaded.",
+            &[
+                ("version", env!("CARGO_PKG_VERSION")),
+                ("openssl", openssl::version::version()),
+            ],
+            1.0,
+        );
+        let since = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        out.gauge(
+            "start_time_seconds",
+            "When the process started, in seconds since 1970.",
+            &[],
+            since.as_secs_f64(),
+        );
+    }
+}
+
+/// The `process_*` families. Under `ProcSubset=pid` the time of boot is hidden and the start time would read 0, so it
+/// is left out then: `portcullis_start_time_seconds` is always there.
+pub struct Process(ProcessCollector);
+
+impl Default for Process {
+    fn default() -> Self {
+        Self(ProcessCollector::for_self())
+    }
+}
+
+impl Process {
+    /// The families.
+    #[must_use]
+    pub fn families(&self) -> Vec<MetricFamily> {
+        let mut families = self.0.collect();
+        families.retain(|family| {
+            let zero = family
+                .get_metric()
+                .iter()
+                .all(|metric| metric.get_gauge().get_value() == 0.0);
+            !(family.name() == "process_start_time_seconds" && zero)
+        });
+        families
+    }
+}

@@ -1,0 +1,60 @@
+//! `acl check`: what the access rules say, and which line says it.
+
+use serde_json::json;
+
+use crate::config::secrets::read_public;
+use crate::policy::acl;
+use crate::policy::authorization::{Action, NoMatch};
+use crate::policy::pattern::Subject;
+
+use super::args::{AclCommand, AclFile};
+use super::exit::{DATA_ERROR, Failure, USAGE};
+use super::{output, target};
+
+pub(super) fn run(command: &AclCommand) -> Result<(), Failure> {
+    let AclCommand::Check {
+        user,
+        action,
+        topic,
+        client,
+        identity,
+        json,
+        file,
+    } = command;
+    let action = Action::from_word(action).ok_or_else(|| {
+        Failure::new(
+            USAGE,
+            format!("`{action}` is no action: publish (write), subscribe, or receive (read)"),
+        )
+    })?;
+    let (path, no_match) = rules(file)?;
+    let content = read_public(&path).map_err(Failure::from)?;
+    let subject = Subject {
+        user: Some(user.as_str()).filter(|user| *user != "-"),
+        client: client.as_deref(),
+        identity: identity.as_deref(),
+    };
+    let text = String::from_utf8_lossy(&content);
+    let explained = acl::explain(&text, no_match, &subject, action, topic).map_err(|errors| {
+        let lines: Vec<String> = errors
+            .iter()
+            .map(|error| format!("{}:{}: {}", path.display(), error.line, error.message))
+            .collect();
+        Failure::new(DATA_ERROR, lines.join("\n"))
+    })?;
+    if *json {
+        return output::json(&json!({
+            "allowed": explained.decision.allowed,
+            "line": explained.decision.line,
+            "text": explained.text,
+        }));
+    }
+    output::print(&format!("{explained}\n"))
+}
+
+fn rules(file: &AclFile) -> Result<(std::path::PathBuf, NoMatch), Failure> {
+    match &file.acl_file {
+        Some(path) => Ok((path.clone(), NoMatch::Deny)),
+        None => target::acl_file(file.config.as_deref()),
+    }
+}

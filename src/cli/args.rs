@@ -1,0 +1,219 @@
+//! The command line: what can be said.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use clap::{Args, Parser, Subcommand};
+
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "{}\nOpenSSL: built with {}{}, running with {}",
+        env!("CARGO_PKG_VERSION"),
+        env!("PORTCULLIS_OPENSSL_BUILD"),
+        if cfg!(feature = "vendored") {
+            " (vendored)"
+        } else {
+            ""
+        },
+        openssl::version::version()
+    )
+});
+
+/// A DTLS-first CoAP gateway: CoAP and CoAPs in front, any MQTT broker behind
+#[derive(Debug, Parser)]
+#[command(name = "portcullis", version = VERSION.as_str(), subcommand_required = true, arg_required_else_help = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Serve; without --config on loopback, with a key and certificates made at the first start
+    Run(RunArgs),
+    /// Check a configuration file and the files it names
+    CheckConfig(CheckArgs),
+    /// Pre-shared keys of devices
+    #[command(subcommand)]
+    Psk(PskCommand),
+    /// Users of the `file` authentication backend
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Access rules
+    #[command(subcommand)]
+    Acl(AclCommand),
+    /// Certificates
+    #[command(subcommand)]
+    Certs(CertsCommand),
+    /// Print the completion script of a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write all manual pages into a directory
+    Man {
+        /// Directory to write them into
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE", default_value = crate::config::DEFAULT_FILE)]
+    pub(super) config: PathBuf,
+    /// Print the problems as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Where the keys are.
+#[derive(Debug, Args)]
+pub(super) struct PskFile {
+    /// Configuration file whose DTLS listener names the file of keys
+    #[arg(short, long, value_name = "FILE", conflicts_with = "psk_file")]
+    pub(super) config: Option<PathBuf>,
+    /// The listener, when several have files of keys
+    #[arg(long, value_name = "NAME", requires = "config")]
+    pub(super) listener: Option<String>,
+    /// File of keys, lines identity:hexkey
+    #[arg(long, value_name = "FILE")]
+    pub(super) psk_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PskCommand {
+    /// Make a key for a device and print how to try it
+    Add {
+        /// The device's PSK identity
+        identity: String,
+        /// Read the key, in hexadecimal digits, from standard input instead of making one
+        #[arg(long)]
+        key_stdin: bool,
+        /// Replace the key of an identity that is there
+        #[arg(long)]
+        replace: bool,
+        #[command(flatten)]
+        file: PskFile,
+    },
+    /// Remove a device's key
+    Remove {
+        /// The device's PSK identity
+        identity: String,
+        #[command(flatten)]
+        file: PskFile,
+    },
+    /// List the identities; keys are never shown
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        file: PskFile,
+    },
+}
+
+/// Where the users are.
+#[derive(Debug, Args)]
+pub(super) struct UsersFile {
+    /// Configuration file that names the file of users
+    #[arg(short, long, value_name = "FILE", conflicts_with = "users_file")]
+    pub(super) config: Option<PathBuf>,
+    /// File of users, lines user:hash
+    #[arg(long, value_name = "FILE")]
+    pub(super) users_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum UserCommand {
+    /// Add a user; the password is asked for, or read from standard input when that is no terminal
+    Add {
+        /// The user's name
+        name: String,
+        /// Replace the password of a user that is there
+        #[arg(long)]
+        replace: bool,
+        #[command(flatten)]
+        file: UsersFile,
+    },
+    /// Remove a user
+    Remove {
+        /// The user's name
+        name: String,
+        #[command(flatten)]
+        file: UsersFile,
+    },
+    /// List the users and how their passwords are hashed
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        file: UsersFile,
+    },
+}
+
+/// Where the access rules are.
+#[derive(Debug, Args)]
+pub(super) struct AclFile {
+    /// Configuration file that names the access rules
+    #[arg(short, long, value_name = "FILE", conflicts_with = "acl_file")]
+    pub(super) config: Option<PathBuf>,
+    /// File of access rules
+    #[arg(long, value_name = "FILE")]
+    pub(super) acl_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AclCommand {
+    /// Say whether a user may do something, and which line decides
+    Check {
+        /// The user name; "-" for a client without one
+        user: String,
+        /// publish (or write), subscribe, receive (or read)
+        action: String,
+        /// The topic, or for subscribe the filter; without the mountpoint
+        topic: String,
+        /// The client id, for %c
+        #[arg(long, value_name = "ID")]
+        client: Option<String>,
+        /// The identity that DTLS proved, for %i
+        #[arg(long, value_name = "NAME")]
+        identity: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        file: AclFile,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CertsCommand {
+    /// Make a development CA with a server and a client certificate; not for production
+    Dev {
+        /// Directory to write them into
+        #[arg(long, value_name = "DIR", default_value = "certs")]
+        dir: PathBuf,
+        /// Another host name or address of the server; may be repeated
+        #[arg(long, value_name = "NAME")]
+        host: Vec<String>,
+        /// Common name of the client certificate
+        #[arg(long, value_name = "NAME", default_value = "device-1")]
+        client: String,
+        /// Days until they expire
+        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+        /// Overwrite what is there
+        #[arg(long)]
+        force: bool,
+    },
+}

@@ -1,0 +1,237 @@
+//! `psk add`, `psk remove`, `psk list`.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::config::named_lines::{self, LineError, NamedLines};
+use crate::config::psk_file;
+use crate::config::secrets::read_secret;
+
+use super::args::{PskCommand, PskFile};
+use super::atomic::{DirectoryLock, write_secret};
+use super::exit::{DATA_ERROR, Failure, NO_INPUT, NO_USER};
+use super::hints::{self, Proof};
+use super::target::{self, PskTarget};
+use super::{output, quickstart};
+
+/// Characters of a key that is made here, each a byte of it. Letters and digits, because Debian's libcoap takes a key as text.
+const KEY_LEN: usize = 24;
+
+/// Keys shorter than this are warned of: 128 bits.
+const WEAK_KEY: usize = 16;
+
+const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+
+pub(super) fn run(command: &PskCommand) -> Result<(), Failure> {
+    match command {
+        PskCommand::Add {
+            identity,
+            key_stdin,
+            replace,
+            file,
+        } => add(identity, *key_stdin, *replace, file),
+        PskCommand::Remove { identity, file } => remove(identity, file),
+        PskCommand::List { json, file } => list(*json, file),
+    }
+}
+
+fn add(identity: &str, key_stdin: bool, replace: bool, file: &PskFile) -> Result<(), Failure> {
+    named_lines::check_name(identity, &psk_file::FORM)
+        .map_err(|message| Failure::new(DATA_ERROR, message))?;
+    let target = target::psk_file(file)?;
+    let (hex, text) = if key_stdin {
+        (read_key()?, None)
+    } else {
+        let text = generate()?;
+        (to_hex(text.as_bytes()), Some(text))
+    };
+    if target.quick_start {
+        quickstart::make_private(&quickstart::state_dir()?)?;
+    }
+    let lock = DirectoryLock::of(&target.path)?;
+    let lines = read_or_empty(&target.path)?;
+    if lines.contains(identity) && !replace {
+        return Err(Failure::new(
+            DATA_ERROR,
+            format!("`{identity}` has a key already; --replace gives it a new one"),
+        ));
+    }
+    write_secret(&lock, &target.path, lines.with(identity, &hex).as_bytes())?;
+    output::print(&how_to_try(
+        identity,
+        &hex,
+        text.as_deref().map(String::as_str),
+        &target,
+    ))
+}
+
+fn how_to_try(identity: &str, hex: &str, text: Option<&str>, target: &PskTarget) -> Zeroizing<String> {
+    let mut said = Zeroizing::new(format!(
+        "{}: key of `{identity}` written.\n",
+        target.path.display()
+    ));
+    if let Some(text) = text {
+        said.push_str(&format!("key as text: {text}\nkey in hexadecimal: {hex}\n"));
+    }
+    if let Some(listener) = &target.listener {
+        said.push_str("A running gateway takes it after a reload. To try it, observe in one terminal and publish in another:\n");
+        let proof = Proof::Psk { identity, key: text };
+        said.push_str(&hints::lines(listener, &proof));
+    } else if let Some(text) = text {
+        said.push_str(&format!(
+            "To try it: coap-client-openssl -u {} -k {text} coaps://HOST/ps/TOPIC\n",
+            hints::quote(identity)
+        ));
+    }
+    said
+}
+
+fn remove(identity: &str, file: &PskFile) -> Result<(), Failure> {
+    let path = target::psk_file(file)?.path;
+    let lock = DirectoryLock::of(&path)?;
+    let lines = read(&path)?;
+    if !lines.contains(identity) {
+        return Err(Failure::new(
+            NO_USER,
+            format!("{} has no identity `{identity}`", path.display()),
+        ));
+    }
+    write_secret(&lock, &path, lines.without(identity).as_bytes())?;
+    output::print(&format!("{}: key of `{identity}` removed.\n", path.display()))
+}
+
+fn list(as_json: bool, file: &PskFile) -> Result<(), Failure> {
+    let lines = read(&target::psk_file(file)?.path)?;
+    if as_json {
+        return output::json(
+            &lines
+                .names()
+                .map(|identity| json!({ "identity": identity }))
+                .collect(),
+        );
+    }
+    output::print(
+        &lines
+            .names()
+            .map(|identity| format!("{identity}\n"))
+            .collect::<String>(),
+    )
+}
+
+fn read(path: &Path) -> Result<NamedLines, Failure> {
+    psk_file::parse(&read_secret(path)?).map_err(|errors| wrong_lines(path, &errors))
+}
+
+/// The file, or no lines when there is none yet.
+pub(super) fn read_or_empty(path: &Path) -> Result<NamedLines, Failure> {
+    if path.exists() {
+        read(path)
+    } else {
+        psk_file::parse(b"").map_err(|errors| wrong_lines(path, &errors))
+    }
+}
+
+pub(super) fn wrong_lines(path: &Path, errors: &[LineError]) -> Failure {
+    let lines: Vec<String> = errors
+        .iter()
+        .map(|LineError { line, message }| format!("{}, line {line}: {message}", path.display()))
+        .collect();
+    Failure::new(DATA_ERROR, lines.join("\n"))
+}
+
+/// The key on standard input, in hexadecimal digits. It never stands in an argument, where every user of the machine sees it.
+fn read_key() -> Result<Zeroizing<String>, Failure> {
+    let mut input = Zeroizing::new(String::with_capacity(4096));
+    std::io::stdin()
+        .take(4096)
+        .read_to_string(&mut input)
+        .map_err(|error| {
+            Failure::new(
+                NO_INPUT,
+                format!("cannot read the key from standard input: {error}"),
+            )
+        })?;
+    let hex = Zeroizing::new(input.trim().to_ascii_lowercase());
+    psk_file::check_key(&hex).map_err(|message| Failure::new(DATA_ERROR, message))?;
+    if hex.len() / 2 < WEAK_KEY {
+        output::note(&format!(
+            "portcullis: warning: the key has only {} bytes; {WEAK_KEY} or more are advised",
+            hex.len() / 2
+        ));
+    }
+    Ok(hex)
+}
+
+/// A random key of [`KEY_LEN`] letters and digits, about 142 bits.
+pub(super) fn generate() -> Result<Zeroizing<String>, Failure> {
+    let mut key = Zeroizing::new(String::with_capacity(KEY_LEN));
+    let mut random = Zeroizing::new([0_u8; 64]);
+    while key.len() < KEY_LEN {
+        let wanted = KEY_LEN - key.len();
+        openssl::rand::rand_bytes(random.as_mut())?;
+        // Six bits that are no letter are thrown away: to fold them in would make some letters likelier than others.
+        let letters = random
+            .iter()
+            .filter_map(|byte| ALPHABET.get(usize::from(byte & 0x3f)));
+        key.extend(letters.take(wanted).map(|letter| char::from(*letter)));
+    }
+    Ok(key)
+}
+
+/// Hexadecimal digits, two for each byte.
+pub(super) fn to_hex(bytes: &[u8]) -> Zeroizing<String> {
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
+    let mut hex = Zeroizing::new(String::with_capacity(bytes.len() * 2));
+    for byte in bytes {
+        hex.push(digit(byte >> 4));
+        hex.push(digit(byte & 0xf));
+    }
+    hex
+}
+
+/// What the hexadecimal digits of a key spell, when that is printable ASCII that a command line can carry.
+pub(super) fn as_text(hex: &str) -> Option<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::with_capacity(hex.len() / 2));
+    let mut digits = hex.chars().map(|digit| digit.to_digit(16));
+    while let Some(high) = digits.next() {
+        let byte = char::from_u32(high? << 4 | digits.next()??)?;
+        if !byte.is_ascii_graphic() {
+            return None;
+        }
+        text.push(byte);
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_keys_are_printable_and_differ() {
+        let (one, two) = (generate().unwrap(), generate().unwrap());
+        assert_eq!(one.len(), KEY_LEN);
+        assert!(one.chars().all(|c| c.is_ascii_alphanumeric()));
+        assert_ne!(one, two);
+    }
+
+    #[test]
+    fn every_character_of_the_alphabet_is_used() {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..400 {
+            seen.extend(generate().unwrap().chars());
+        }
+        assert_eq!(seen.len(), ALPHABET.len());
+    }
+
+    #[test]
+    fn hexadecimal_and_text_are_the_same_key() {
+        assert_eq!(to_hex(b"Az09").as_str(), "417a3039");
+        assert_eq!(as_text("417a3039").unwrap().as_str(), "Az09");
+        assert!(as_text("00ff").is_none());
+        assert!(as_text("4").is_none());
+    }
+}

@@ -1,0 +1,124 @@
+//! Which file a command changes: one named on the command line, or the one that a configuration names.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::access;
+use crate::config::secrets::read_public;
+use crate::config::{self, Config, DEFAULT_FILE, Listener, PathBase};
+
+use crate::policy::authorization::NoMatch;
+
+use super::args::{PskFile, UsersFile};
+use super::exit::{CONFIG, Failure, NO_INPUT, USAGE};
+use super::quickstart;
+
+/// A file of keys, and the listener that uses it where one is known.
+pub(super) struct PskTarget {
+    pub(super) path: PathBuf,
+    pub(super) listener: Option<Listener>,
+    /// Whether it is the quick start's, whose directory may not be there yet.
+    pub(super) quick_start: bool,
+}
+
+/// The file of keys that the arguments mean: named, of the configuration named, of the installed configuration, or of the
+/// quick start.
+pub(super) fn psk_file(args: &PskFile) -> Result<PskTarget, Failure> {
+    if let Some(path) = &args.psk_file {
+        return Ok(PskTarget {
+            path: path.clone(),
+            listener: None,
+            quick_start: false,
+        });
+    }
+    let config = match (args.config.as_deref(), installed()) {
+        (Some(file), _) | (None, Some(file)) => read_config(file)?,
+        (None, None) => quickstart::config(&quickstart::state_dir()?)?,
+    };
+    let quick_start = config.source.is_none();
+    let target = of_listeners(&config, args.listener.as_deref())?;
+    Ok(PskTarget {
+        quick_start,
+        ..target
+    })
+}
+
+fn of_listeners(config: &Config, name: Option<&str>) -> Result<PskTarget, Failure> {
+    let mut targets = config
+        .listeners
+        .iter()
+        .filter(|listener| name.is_none_or(|name| listener.name == name))
+        .filter_map(|listener| {
+            let path = listener.dtls.as_ref()?.psk_file.clone()?;
+            Some(PskTarget {
+                path,
+                listener: Some(listener.clone()),
+                quick_start: false,
+            })
+        });
+    let Some(first) = targets.next() else {
+        let which = name.map(|name| format!(" called `{name}`")).unwrap_or_default();
+        return Err(Failure::new(
+            CONFIG,
+            format!("no DTLS listener{which} has a psk_file"),
+        ));
+    };
+    if targets.any(|other| other.path != first.path) {
+        return Err(Failure::new(
+            USAGE,
+            "the DTLS listeners have different files of keys: say which with --listener NAME",
+        ));
+    }
+    Ok(first)
+}
+
+/// The file of users that the arguments mean.
+pub(super) fn users_file(args: &UsersFile) -> Result<PathBuf, Failure> {
+    if let Some(path) = &args.users_file {
+        return Ok(path.clone());
+    }
+    let file = match (args.config.as_deref(), installed()) {
+        (Some(file), _) | (None, Some(file)) => file,
+        (None, None) => {
+            return Err(Failure::new(
+                USAGE,
+                format!("there is no {DEFAULT_FILE}: name a file with --config or --users-file"),
+            ));
+        }
+    };
+    read_config(file)?
+        .authentication
+        .file
+        .ok_or_else(|| Failure::new(CONFIG, "authentication.file names no file"))
+}
+
+/// The file of access rules that a configuration names, and what holds where none matches.
+pub(super) fn acl_file(config: Option<&Path>) -> Result<(PathBuf, NoMatch), Failure> {
+    let (Some(file), _) | (None, Some(file)) = (config, installed()) else {
+        let message = format!("there is no {DEFAULT_FILE}: name a file with --config or --acl-file");
+        return Err(Failure::new(USAGE, message));
+    };
+    let authorization = read_config(file)?.authorization;
+    let no_match = match authorization.no_match {
+        access::NoMatch::Allow => NoMatch::Allow,
+        access::NoMatch::Deny => NoMatch::Deny,
+    };
+    let path = authorization.acl_file.ok_or_else(|| {
+        Failure::new(
+            CONFIG,
+            "authorization.acl_file names no file: everything is allowed",
+        )
+    })?;
+    Ok((path, no_match))
+}
+
+fn installed() -> Option<&'static Path> {
+    let file = Path::new(DEFAULT_FILE);
+    file.exists().then_some(file)
+}
+
+/// The configuration without the files that it names: this command may be about to make one of them.
+fn read_config(file: &Path) -> Result<Config, Failure> {
+    let content = read_public(file).map_err(|error| Failure::new(NO_INPUT, error.to_string()))?;
+    let text = String::from_utf8_lossy(&content);
+    Ok(config::parse(&text, file, &PathBase::of_file(file))?)
+}

@@ -1,0 +1,368 @@
+//! Requests of ours to devices: confirmable, one at a time for each peer, block-wise in both directions (RFC 7252, 4.7; RFC 7959).
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use rand::Rng;
+
+use crate::types::reason::{DropReason, Limit};
+
+use super::blockwise::Block;
+use super::contract::{Code, Event, OutgoingRequest, PeerId, RequestError, RequestId, Response, Token};
+use super::endpoint::{Endpoint, Timer};
+use super::message::{self, Message, Outgoing};
+use super::metrics::MessageType;
+use super::options::{ETag, Options};
+use super::reliability::Purpose;
+use super::timers::TimerKey;
+
+/// Requests that may wait for one peer.
+const WAITING: usize = 16;
+
+/// The requests of ours to one peer.
+#[derive(Debug, Default)]
+pub(crate) struct Client {
+    active: Option<Active>,
+    waiting: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    id: RequestId,
+    request: OutgoingRequest,
+    deadline: TimerKey,
+}
+
+/// A request that is under way.
+#[derive(Debug)]
+struct Active {
+    id: RequestId,
+    request: OutgoingRequest,
+    deadline: TimerKey,
+    token: Token,
+    mid: u16,
+    /// Block size exponent, the smaller of ours and the device's.
+    szx: u8,
+    /// Bytes of the payload that the device has, and that were sent last.
+    uploaded: usize,
+    sent: usize,
+    /// The answer as far as it came.
+    answer: Vec<u8>,
+    etag: Option<ETag>,
+    downloading: bool,
+}
+
+/// What to do after a response.
+enum Next {
+    /// Ask on.
+    Send,
+    /// It is over.
+    Finish(Result<Response, RequestError>),
+}
+
+impl Active {
+    fn new(waiting: Waiting, szx: u8) -> Self {
+        Self {
+            id: waiting.id,
+            request: waiting.request,
+            deadline: waiting.deadline,
+            token: Token::default(),
+            mid: 0,
+            szx,
+            uploaded: 0,
+            sent: 0,
+            answer: Vec::new(),
+            etag: None,
+            downloading: false,
+        }
+    }
+
+    /// The next message of the request; `None` when it cannot be said in blocks of this size.
+    fn encode(&mut self) -> Option<Vec<u8>> {
+        let mut outgoing = Outgoing {
+            code: self.request.method.0,
+            path: &self.request.path,
+            query: &self.request.query,
+            content_format: self.request.content_format,
+            ..Outgoing::default()
+        };
+        let (payload, size) = (&self.request.payload, 16 << self.szx);
+        if self.downloading {
+            outgoing.block2 = Some(Block::at(self.answer.len(), self.szx, false)?);
+        } else {
+            let end = payload.len().min(self.uploaded + size);
+            outgoing.payload = payload.get(self.uploaded..end)?;
+            self.sent = outgoing.payload.len();
+            if payload.len() > size || self.uploaded > 0 {
+                Block::at(payload.len(), self.szx, false)?;
+                outgoing.block1 = Some(Block::at(self.uploaded, self.szx, end < payload.len())?);
+                outgoing.size1 = (self.uploaded == 0).then_some(payload.len());
+            }
+        }
+        Some(outgoing.encode(MessageType::Con, self.mid, self.token))
+    }
+
+    fn on_response(&mut self, code: Code, options: &Options, payload: &[u8], max_body: usize) -> Next {
+        let bad = Next::Finish(Err(RequestError::BadResponse));
+        match (code, options.block1) {
+            (Code::CONTINUE, Some(block)) if !self.downloading => {
+                let done = self.uploaded + self.sent;
+                if block.num as usize != self.uploaded >> (self.szx + 4) || done >= self.request.payload.len()
+                {
+                    return bad;
+                }
+                self.uploaded = done;
+                self.szx = self.szx.min(block.szx);
+                return Next::Send;
+            }
+            (Code::CONTINUE, _) => return bad,
+            // It would take the body in smaller blocks (RFC 7959, 2.9.3).
+            (Code::REQUEST_ENTITY_TOO_LARGE, Some(block)) if block.szx < self.szx && self.uploaded == 0 => {
+                self.szx = block.szx;
+                return Next::Send;
+            }
+            _ => {}
+        }
+        let whole = |payload: Vec<u8>| {
+            Next::Finish(Ok(Response {
+                payload: payload.into(),
+                content_format: options.content_format,
+                max_age: options.max_age,
+                ..Response::new(code)
+            }))
+        };
+        let Some(block) = options.block2.filter(|_| code.class() == 2) else {
+            return match self.downloading && code.class() == 2 {
+                true => bad,
+                false if payload.len() > max_body => bad,
+                false => whole(payload.to_vec()),
+            };
+        };
+        let fits = match block.more {
+            true => payload.len() == block.size(),
+            false => payload.len() <= block.size(),
+        };
+        let continues =
+            block.offset() == self.answer.len() && (!self.downloading || self.etag == options.etag);
+        if !fits || !continues || self.answer.len() + payload.len() > max_body {
+            return bad;
+        }
+        self.answer.extend_from_slice(payload);
+        if !block.more {
+            return whole(std::mem::take(&mut self.answer));
+        }
+        self.etag = options.etag;
+        self.szx = self.szx.min(block.szx);
+        self.downloading = true;
+        Next::Send
+    }
+}
+
+impl Endpoint {
+    /// Sends a request to a device, after those that wait for it already. Ends with [`Event::Answered`].
+    pub fn request(&mut self, now: Instant, peer: PeerId, id: RequestId, request: OutgoingRequest) {
+        self.saw_time(now);
+        let Some(slot) = self.peers.slot(peer) else {
+            return self.tell_answer(id, Err(RequestError::Gone));
+        };
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let client = peer.client.get_or_insert_default();
+        if client.waiting.len() >= WAITING || self.requests >= self.caps.pending_requests {
+            self.metrics.limits.inc(Limit::PendingRequests);
+            return self.tell_answer(id, Err(RequestError::Busy));
+        }
+        self.requests += 1;
+        let at = now.checked_add(request.timeout).unwrap_or(now);
+        let deadline = self.timers.set(at, Timer::Request { slot, request: id });
+        client.waiting.push_back(Waiting {
+            id,
+            request,
+            deadline,
+        });
+        self.start_request(now, slot);
+    }
+
+    fn client(&mut self, slot: usize) -> Option<&mut Client> {
+        self.peers.get_mut(slot)?.client.as_deref_mut()
+    }
+
+    fn active(&mut self, slot: usize) -> Option<&mut Active> {
+        self.client(slot)?.active.as_mut()
+    }
+
+    /// Begins the next request to a peer unless one is under way.
+    fn start_request(&mut self, now: Instant, slot: usize) {
+        let szx = self.parameters.max_szx;
+        let Some(client) = self.client(slot) else { return };
+        if client.active.is_some() {
+            return;
+        }
+        match client.waiting.pop_front() {
+            Some(waiting) => {
+                client.active = Some(Active::new(waiting, szx));
+                self.send_request(now, slot);
+            }
+            None => {
+                if let Some(peer) = self.peers.get_mut(slot) {
+                    peer.client = None;
+                }
+            }
+        }
+    }
+
+    /// Sends what comes next of the active request. Each message has a token of its own, so that a late answer to an earlier
+    /// one is not taken for the answer to this.
+    fn send_request(&mut self, now: Instant, slot: usize) {
+        let token: [u8; 8] = self.rng.random();
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let mid = peer.take_mid();
+        let Some(active) = peer
+            .client
+            .as_deref_mut()
+            .and_then(|client| client.active.as_mut())
+        else {
+            return;
+        };
+        active.token = Token::new(&token).unwrap_or_default();
+        active.mid = mid;
+        let id = active.id;
+        match active.encode() {
+            Some(datagram) => self.send_confirmable(now, slot, mid, datagram, Purpose::Request(id)),
+            None => self.finish_request(now, slot, Err(RequestError::BadResponse)),
+        }
+    }
+
+    fn finish_request(&mut self, now: Instant, slot: usize, result: Result<Response, RequestError>) {
+        let Some(active) = self.client(slot).and_then(|client| client.active.take()) else {
+            return;
+        };
+        self.timers.cancel(active.deadline);
+        self.settle_request(slot, active.mid, active.id);
+        self.requests = self.requests.saturating_sub(1);
+        self.tell_answer(active.id, result);
+        self.start_request(now, slot);
+    }
+
+    fn tell_answer(&mut self, request: RequestId, result: Result<Response, RequestError>) {
+        self.events.push_back(Event::Answered { request, result });
+    }
+
+    /// Ends every request to a peer.
+    pub(super) fn fail_requests(&mut self, slot: usize, error: RequestError) {
+        let Some(client) = self.peers.get_mut(slot).and_then(|peer| peer.client.take()) else {
+            return;
+        };
+        let active = client.active.map(|it| (it.id, it.deadline));
+        let waiting = client.waiting.into_iter().map(|it| (it.id, it.deadline));
+        for (id, deadline) in active.into_iter().chain(waiting) {
+            self.timers.cancel(deadline);
+            self.requests = self.requests.saturating_sub(1);
+            self.tell_answer(id, Err(error));
+        }
+    }
+
+    pub(super) fn request_reset(&mut self, now: Instant, slot: usize, id: RequestId) {
+        if self.active(slot).is_some_and(|active| active.id == id) {
+            self.finish_request(now, slot, Err(RequestError::Reset));
+        }
+    }
+
+    /// The time for a request is up, or its retransmissions are used up.
+    pub(super) fn request_timed_out(&mut self, now: Instant, slot: usize, id: RequestId) {
+        let Some(client) = self.client(slot) else { return };
+        if client.active.as_ref().is_some_and(|active| active.id == id) {
+            return self.finish_request(now, slot, Err(RequestError::Timeout));
+        }
+        let before = client.waiting.len();
+        client.waiting.retain(|waiting| waiting.id != id);
+        if client.waiting.len() < before {
+            self.requests = self.requests.saturating_sub(1);
+            self.tell_answer(id, Err(RequestError::Timeout));
+        }
+    }
+
+    /// An ACK with a response in it.
+    pub(super) fn on_piggybacked(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        message: &Message,
+    ) -> Option<DropReason> {
+        let is_request = matches!(self.purpose(slot, message.mid), Some(Purpose::Request(_)));
+        if is_request && !self.is_awaited(slot, message.token) {
+            return Some(DropReason::UnexpectedResponse);
+        }
+        if self.on_acknowledgement(now, slot, message.mid).is_none() {
+            return Some(DropReason::Unmatched);
+        }
+        if is_request {
+            self.on_response(now, slot, message);
+        }
+        None
+    }
+
+    /// A response that came as CON or NON.
+    pub(super) fn on_separate_response(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        message: &Message,
+        datagram: &[u8],
+    ) -> Option<DropReason> {
+        let confirmable = message.kind == MessageType::Con;
+        if !self.is_awaited(slot, message.token) {
+            if confirmable {
+                self.transmit(slot, &message::empty(MessageType::Rst, message.mid));
+            }
+            return Some(DropReason::UnexpectedResponse);
+        }
+        let peer = self.peers.get(slot)?.id;
+        let (lifetime, verdict) = match confirmable {
+            true => (
+                self.parameters.exchange_lifetime,
+                Options::read(&message.packet).is_ok(),
+            ),
+            false => (self.parameters.non_lifetime, true),
+        };
+        let remembered = self.dedup.remember(now, peer, message.mid, datagram, lifetime);
+        if confirmable {
+            // A response with an unknown critical option is rejected (RFC 7252, 5.4.1).
+            let kind = match verdict {
+                true => MessageType::Ack,
+                false => MessageType::Rst,
+            };
+            let answer = message::empty(kind, message.mid);
+            self.dedup.answered(remembered, &answer);
+            self.transmit(slot, &answer);
+        }
+        // The random token shows that the peer got our request.
+        self.peers.set_proven(slot);
+        self.on_response(now, slot, message);
+        None
+    }
+
+    fn is_awaited(&mut self, slot: usize, token: Token) -> bool {
+        self.active(slot).is_some_and(|active| active.token == token)
+    }
+
+    /// A response to the active request.
+    fn on_response(&mut self, now: Instant, slot: usize, message: &Message) {
+        let max_body = self.parameters.max_body_size;
+        let Some(active) = self.active(slot) else { return };
+        let (mid, id) = (active.mid, active.id);
+        let next = match Options::read(&message.packet) {
+            Ok(options) => active.on_response(message.code, &options, &message.packet.payload, max_body),
+            Err(_) => Next::Finish(Err(RequestError::BadResponse)),
+        };
+        // The response may overtake the ACK of the request (RFC 7252, 5.2.2).
+        self.settle_request(slot, mid, id);
+        match next {
+            Next::Send => self.send_request(now, slot),
+            Next::Finish(result) => self.finish_request(now, slot, result),
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Proof of address by the Echo option (RFC 9175, 2).
+
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+/// A value is handed out again for this long, so that requests that cross each other get the same one.
+const ISSUED_FOR: Duration = Duration::from_secs(60);
+
+/// An echoed value is fresh for this long after it was first handed out.
+const FRESH_FOR: Duration = Duration::from_secs(120);
+
+/// The value that one peer was asked to echo.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Echo {
+    value: [u8; 8],
+    issued: Instant,
+}
+
+impl Echo {
+    pub(crate) fn new(now: Instant, rng: &mut StdRng) -> Self {
+        Self {
+            value: rng.random(),
+            issued: now,
+        }
+    }
+
+    pub(crate) fn value(&self) -> [u8; 8] {
+        self.value
+    }
+
+    /// Whether it may be handed out still.
+    pub(crate) fn is_current(&self, now: Instant) -> bool {
+        now < self.issued + ISSUED_FOR
+    }
+
+    /// Whether the peer echoed it in time.
+    pub(crate) fn proves(&self, now: Instant, echoed: [u8; 8]) -> bool {
+        now < self.issued + FRESH_FOR && echoed == self.value
+    }
+}

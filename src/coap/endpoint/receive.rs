@@ -1,0 +1,315 @@
+//! A datagram on its way in: every one ends as an event, an answer, or one named reason.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::coap::blockwise::{Assembled, Block, Key, Piece};
+use crate::coap::contract::{Code, Event, PeerId, Request, Response};
+use crate::coap::dedup::Seen;
+use crate::coap::echo::Echo;
+use crate::coap::message::{self, Message};
+use crate::coap::metrics::MessageType;
+use crate::coap::options::{OptionFault, Options, Resource};
+use crate::types::reason::{DropReason, Limit};
+
+use super::Endpoint;
+use super::exchange::Exchange;
+use super::respond::answer_limit;
+
+/// 4.12 Precondition Failed.
+const PRECONDITION_FAILED: Code = Code(0x8C);
+
+impl Endpoint {
+    /// Takes one datagram, which is one message. A datagram of a peer that is not known goes unnoticed.
+    pub fn receive(&mut self, now: Instant, peer: PeerId, datagram: &[u8]) {
+        self.saw_time(now);
+        let Some(slot) = self.peers.slot(peer) else { return };
+        let Some(listener) = self.peers.get(slot).map(|peer| peer.listener) else {
+            return;
+        };
+        let message = match Message::parse(datagram) {
+            Ok(message) => message,
+            Err(malformed) => {
+                self.metrics.dropped(listener, malformed.reason);
+                if let Some(mid) = malformed.reset {
+                    self.transmit(slot, &message::empty(MessageType::Rst, mid));
+                }
+                return;
+            }
+        };
+        if let Some(listener) = self.metrics.listener(listener) {
+            listener.received.inc(message.kind, message.code);
+        }
+        self.peers.saw(now, slot);
+        if let Some(reason) = self.dispatch(now, slot, peer, message, datagram) {
+            self.metrics.dropped(listener, reason);
+        }
+    }
+
+    fn dispatch(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        peer: PeerId,
+        message: Message,
+        datagram: &[u8],
+    ) -> Option<DropReason> {
+        match message.kind {
+            MessageType::Rst => {
+                let known = self.on_reset(now, slot, message.mid);
+                (!known).then_some(DropReason::Unmatched)
+            }
+            MessageType::Ack if message.code == Code::EMPTY => {
+                let known = self.on_acknowledgement(now, slot, message.mid).is_some();
+                (!known).then_some(DropReason::Unmatched)
+            }
+            MessageType::Ack => self.on_piggybacked(now, slot, &message),
+            MessageType::Con if message.code == Code::EMPTY => {
+                self.transmit(slot, &message::empty(MessageType::Rst, message.mid));
+                self.events.push_back(Event::Alive { peer });
+                None
+            }
+            MessageType::Con | MessageType::Non => {
+                if let Some(reason) = self.on_duplicate(now, slot, peer, message.mid, datagram) {
+                    return Some(reason);
+                }
+                match message.code.is_request() {
+                    true => self.on_request(now, slot, peer, message, datagram),
+                    false => self.on_separate_response(now, slot, &message, datagram),
+                }
+            }
+        }
+    }
+
+    fn on_duplicate(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        peer: PeerId,
+        mid: u16,
+        datagram: &[u8],
+    ) -> Option<DropReason> {
+        let Seen::Duplicate(answer) = self.dedup.look_up(now, peer, mid, datagram) else {
+            return None;
+        };
+        let answer = answer.map(Vec::from);
+        self.metrics.duplicates.inc();
+        if let Some(answer) = answer {
+            self.transmit(slot, &answer);
+        }
+        Some(DropReason::Duplicate)
+    }
+
+    fn on_request(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        peer: PeerId,
+        message: Message,
+        datagram: &[u8],
+    ) -> Option<DropReason> {
+        let confirmable = message.kind == MessageType::Con;
+        let lifetime = match confirmable {
+            true => self.parameters.exchange_lifetime,
+            false => self.parameters.non_lifetime,
+        };
+        let remembered = self.dedup.remember(now, peer, message.mid, datagram, lifetime);
+        let mut exchange = Exchange {
+            peer,
+            token: message.token,
+            mid: message.mid,
+            confirmable,
+            acknowledged: false,
+            limit: answer_limit(datagram.len()),
+            block1: None,
+            block2: None,
+            no_response: 0,
+            resource: None,
+            remembered,
+            timer: None,
+            serial: 0,
+        };
+        match Options::read(&message.packet) {
+            Ok(options) => {
+                exchange.no_response = options.no_response;
+                self.on_options(now, slot, exchange, options, message);
+            }
+            Err(OptionFault::Critical(_)) if !confirmable => return Some(DropReason::CriticalOption),
+            Err(fault) => {
+                let response = match fault {
+                    OptionFault::Critical(number) => Response::diagnostic(
+                        Code::BAD_OPTION,
+                        format!("cannot obey critical option {number}"),
+                    ),
+                    OptionFault::BlockSize => {
+                        Response::diagnostic(Code::BAD_REQUEST, "block size exponent 7 is reserved")
+                    }
+                };
+                self.answer(now, &exchange, response);
+            }
+        }
+        None
+    }
+
+    /// A request whose options can be obeyed as far as their form goes.
+    fn on_options(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        exchange: Exchange,
+        options: Options,
+        message: Message,
+    ) {
+        if options.proxy {
+            let response = Response::diagnostic(Code::PROXYING_NOT_SUPPORTED, "this is no proxy");
+            return self.answer(now, &exchange, response);
+        }
+        if !self.check_address(now, slot, options.echo) && self.settings.challenge_unproven {
+            return self.challenge(now, slot, &exchange);
+        }
+        if options.conditional {
+            let response = Response::diagnostic(
+                PRECONDITION_FAILED,
+                "If-Match and If-None-Match are never fulfilled",
+            );
+            return self.answer(now, &exchange, response);
+        }
+        self.on_blocks(now, slot, exchange, options, message);
+    }
+
+    /// Whether the peer has proved its address, now or before.
+    fn check_address(&mut self, now: Instant, slot: usize, echoed: Option<[u8; 8]>) -> bool {
+        let Some(peer) = self.peers.get(slot) else {
+            return false;
+        };
+        if peer.proven {
+            return true;
+        }
+        let fresh = match (&peer.echo, echoed) {
+            (Some(echo), Some(echoed)) => echo.proves(now, echoed),
+            _ => false,
+        };
+        if fresh {
+            self.peers.set_proven(slot);
+            self.pump(now, slot);
+        }
+        fresh
+    }
+
+    /// Asks for the proof of address (RFC 9175, 2.3).
+    fn challenge(&mut self, now: Instant, slot: usize, exchange: &Exchange) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let echo = match &mut peer.echo {
+            Some(echo) if echo.is_current(now) => echo,
+            echo => echo.insert(Box::new(Echo::new(now, &mut self.rng))),
+        };
+        let value = echo.value();
+        self.answer_with(
+            now,
+            exchange,
+            Response::new(Code::UNAUTHORIZED),
+            None,
+            |outgoing| {
+                outgoing.echo = Some(value);
+            },
+        );
+    }
+
+    /// Puts the body of a request together, serves later blocks of a body that is kept, and hands on what is whole.
+    fn on_blocks(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        mut exchange: Exchange,
+        mut options: Options,
+        mut message: Message,
+    ) {
+        let method = message.code;
+        let Resource {
+            path,
+            query,
+            key: resource,
+        } = Resource::read(&message.packet, method);
+        exchange.resource = Some(resource.clone());
+        let mut payload = Bytes::from(std::mem::take(&mut message.packet.payload));
+        if let Some(block) = options.block1 {
+            let key = Key::Upload(
+                exchange.peer,
+                resource.clone(),
+                options.request_tag.as_slice().into(),
+            );
+            let piece = Piece {
+                block,
+                payload,
+                size1: options.size1,
+                content_format: options.content_format,
+                max_body: self.parameters.max_body_size,
+            };
+            let assembled = self.transfers.assemble(now, key, piece);
+            let szx = block.szx.min(self.parameters.max_szx);
+            match assembled {
+                Assembled::Whole(body) => {
+                    exchange.block1 = Some(Block { more: false, ..block });
+                    payload = body;
+                }
+                Assembled::Continue => {
+                    // A smaller size than the client's asks it to go on with that one (RFC 7959, 2.3, figure 9).
+                    exchange.block1 = Some(Block {
+                        more: true,
+                        szx,
+                        ..block
+                    });
+                    return self.answer(now, &exchange, Response::new(Code::CONTINUE));
+                }
+                Assembled::Refused(Code::REQUEST_ENTITY_TOO_LARGE, why) => {
+                    return self.too_large(now, &exchange, why);
+                }
+                Assembled::Refused(code, why) => {
+                    exchange.block1 = Some(Block { more: false, ..block });
+                    return self.answer(now, &exchange, Response::diagnostic(code, why));
+                }
+            }
+        } else if payload.len() > self.parameters.max_body_size {
+            self.metrics.limits.inc(Limit::BodySize);
+            return self.too_large(now, &exchange, "body is too large");
+        }
+        exchange.block2 = options.block2;
+        if options.block2.is_some_and(|block| block.num > 0) {
+            // Only the first block belongs to an observation (RFC 7959, 2.6).
+            options.observe = None;
+            if let Some(kept) = self.transfers.body(now, exchange.peer, &resource) {
+                return self.answer_from(now, &exchange, kept);
+            }
+            if method != Code::GET && method != Code::FETCH {
+                let why = "the body is no longer here, and doing the request again is not safe";
+                let response = Response::diagnostic(Code::REQUEST_ENTITY_INCOMPLETE, why);
+                return self.answer(now, &exchange, response);
+            }
+        }
+        let request = Request {
+            method,
+            confirmable: exchange.confirmable,
+            token: exchange.token,
+            path,
+            query,
+            observe: options.observe,
+            content_format: options.content_format,
+            accept: options.accept,
+            payload,
+            resource,
+        };
+        self.deliver(now, slot, exchange, request);
+    }
+
+    /// 4.13 with what would be small enough (RFC 7959, 2.9.3).
+    fn too_large(&mut self, now: Instant, exchange: &Exchange, why: &str) {
+        let max = self.parameters.max_body_size.min(self.transfers.max_bytes());
+        let response = Response::diagnostic(Code::REQUEST_ENTITY_TOO_LARGE, why);
+        self.answer_with(now, exchange, response, None, |outgoing| {
+            outgoing.size1 = Some(max)
+        });
+    }
+}

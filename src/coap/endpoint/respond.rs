@@ -1,0 +1,224 @@
+//! Answers and notifications on their way out: type, message id, blocks, and how long they may be.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::coap::blockwise::{Block, Body, etag_of, part};
+use crate::coap::contract::{Code, Notification, ResourceKey, Response, Token};
+use crate::coap::message::{self, Outgoing};
+use crate::coap::metrics::{MessageType, TransferResult};
+use crate::coap::options::Options;
+use crate::coap::reliability::Purpose;
+use crate::types::reason::Limit;
+
+use super::Endpoint;
+use super::exchange::Exchange;
+
+/// Bytes that an unproven peer may get whatever it sent (architecture of the amplification limit: RFC 9175, 2.4, item 3).
+const SMALL: usize = 136;
+
+/// Bytes that ETag, Block2, Size2 and the payload marker take at most.
+const BLOCK_OPTIONS: usize = 25;
+
+/// Separate responses to one peer that may wait for their ACK.
+const SEPARATE_PER_PEER: usize = 64;
+
+/// A body with what is known of it already.
+struct Whole<'a> {
+    body: &'a Bytes,
+    /// Its ETag when it comes from the transfers that are kept.
+    kept: Option<[u8; 8]>,
+    resource: Option<&'a ResourceKey>,
+    want: Option<Block>,
+    limit: usize,
+}
+
+/// How long an answer to a request of this length may be while the peer is unproven.
+pub(super) fn answer_limit(request: usize) -> usize {
+    request.saturating_mul(3).max(SMALL)
+}
+
+impl Endpoint {
+    /// Answers a request with a response of the gateway's or of this layer.
+    pub(super) fn answer(&mut self, now: Instant, exchange: &Exchange, response: Response) {
+        self.answer_with(now, exchange, response, None, |_| {});
+    }
+
+    /// Answers a request for a later block from a body that is kept.
+    pub(super) fn answer_from(&mut self, now: Instant, exchange: &Exchange, kept: Body) {
+        let response = Response {
+            code: kept.code,
+            payload: kept.bytes,
+            content_format: kept.content_format,
+            observe: None,
+            max_age: kept.max_age,
+        };
+        self.answer_with(now, exchange, response, Some(kept.etag), |_| {});
+    }
+
+    /// Answers with options that only this layer gives.
+    pub(super) fn answer_with(
+        &mut self,
+        now: Instant,
+        exchange: &Exchange,
+        mut response: Response,
+        kept: Option<[u8; 8]>,
+        adorn: impl FnOnce(&mut Outgoing<'_>),
+    ) {
+        let Some(slot) = self.peers.slot(exchange.peer) else {
+            return;
+        };
+        if Options::suppresses(exchange.no_response, response.code) && response.code != Code::CONTINUE {
+            return self.answer_nothing(slot, exchange);
+        }
+        if response.payload.len() > self.parameters.max_body_size && kept.is_none() {
+            self.metrics.limits.inc(Limit::BodySize);
+            response = Response::diagnostic(Code::INTERNAL_SERVER_ERROR, "body is larger than max_body_size");
+        }
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let limit = match peer.proven {
+            true => usize::MAX,
+            // It goes several times if nobody acknowledges it.
+            false if exchange.acknowledged => SMALL,
+            false => exchange.limit,
+        };
+        let piggybacked = exchange.confirmable && !exchange.acknowledged;
+        let crowded = peer.separate >= SEPARATE_PER_PEER || self.separate >= self.caps.pending_requests;
+        let (kind, mid) = match (piggybacked, exchange.acknowledged) {
+            (true, _) => (MessageType::Ack, exchange.mid),
+            // A peer that acknowledges none of its separate responses gets them unreliably.
+            (false, true) if !crowded => (MessageType::Con, peer.take_mid()),
+            (false, _) => (MessageType::Non, peer.take_mid()),
+        };
+        let mut outgoing = Outgoing {
+            code: response.code.0,
+            observe: response.observe.map(|number| number & 0x00ff_ffff),
+            content_format: response.content_format,
+            max_age: response.max_age,
+            block1: exchange.block1,
+            ..Outgoing::default()
+        };
+        adorn(&mut outgoing);
+        let whole = Whole {
+            body: &response.payload,
+            kept,
+            resource: exchange.resource.as_ref(),
+            want: exchange.block2,
+            limit,
+        };
+        let datagram = self.encode(now, slot, outgoing, &whole, (kind, mid, exchange.token));
+        if exchange.acknowledged {
+            self.metrics.separate_responses.inc();
+        } else {
+            self.dedup.answered(exchange.remembered, &datagram);
+        }
+        match kind {
+            MessageType::Con => self.send_confirmable(now, slot, mid, datagram, Purpose::Response),
+            _ => self.transmit(slot, &datagram),
+        }
+    }
+
+    /// The client wants no response of this class: a confirmable request gets its bare ACK (RFC 7967, 2.1).
+    fn answer_nothing(&mut self, slot: usize, exchange: &Exchange) {
+        if exchange.confirmable && !exchange.acknowledged {
+            let acknowledgement = message::empty(MessageType::Ack, exchange.mid);
+            self.dedup.answered(exchange.remembered, &acknowledgement);
+            self.transmit(slot, &acknowledgement);
+        }
+    }
+
+    /// The bytes of a notification.
+    pub(in crate::coap) fn encode_notification(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        notification: &Notification,
+        kind: MessageType,
+        mid: u16,
+    ) -> Vec<u8> {
+        let proven = self.peers.get(slot).is_some_and(|peer| peer.proven);
+        let outgoing = Outgoing {
+            code: notification.code.0,
+            observe: Some(notification.observe & 0x00ff_ffff).filter(|_| notification.code.class() == 2),
+            content_format: notification.content_format,
+            ..Outgoing::default()
+        };
+        let whole = Whole {
+            body: &notification.payload,
+            kept: None,
+            resource: Some(&notification.resource),
+            want: None,
+            limit: if proven { usize::MAX } else { SMALL },
+        };
+        self.encode(now, slot, outgoing, &whole, (kind, mid, notification.token))
+    }
+
+    /// Puts as much of a body into a message as it may carry, keeps the body if the peer must fetch the rest, and encodes it.
+    fn encode<'a>(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        mut outgoing: Outgoing<'a>,
+        whole: &Whole<'a>,
+        (kind, mid, token): (MessageType, u16, Token),
+    ) -> Vec<u8> {
+        let largest = 16 << self.parameters.max_szx;
+        let room = match whole.limit {
+            usize::MAX => usize::MAX,
+            limit => limit.saturating_sub(outgoing.encode(kind, mid, token).len() + BLOCK_OPTIONS),
+        };
+        if Code(outgoing.code).class() != 2 {
+            outgoing.payload = message::cut_text(whole.body, room.min(largest));
+            return outgoing.encode(kind, mid, token);
+        }
+        let Some(part) = part(whole.body.len(), whole.want, self.parameters.max_szx, room) else {
+            let refusal = Outgoing {
+                code: Code::BAD_REQUEST.0,
+                block1: outgoing.block1,
+                payload: b"no such block",
+                ..Outgoing::default()
+            };
+            return refusal.encode(kind, mid, token);
+        };
+        outgoing.payload = whole.body.get(part.range).unwrap_or_default();
+        outgoing.block2 = part.block;
+        let (first, more) = part
+            .block
+            .map_or((true, false), |block| (block.num == 0, block.more));
+        if !first {
+            outgoing.observe = None;
+        }
+        if more || !first {
+            let etag = whole
+                .kept
+                .unwrap_or_else(|| etag_of(whole.body, outgoing.content_format));
+            outgoing.etag = Some(etag);
+            outgoing.size2 = (first && more).then_some(whole.body.len());
+            self.keep(now, slot, &outgoing, whole, etag);
+        } else if let (Some(resource), Some(peer)) = (whole.resource, self.peers.get(slot)) {
+            self.transfers.forget_body(peer.id, resource);
+        }
+        if !first && !more {
+            self.metrics.transfers.inc(TransferResult::DownloadDone);
+        }
+        outgoing.encode(kind, mid, token)
+    }
+
+    /// Keeps a body of which the peer got a part, unless it is kept already.
+    fn keep(&mut self, now: Instant, slot: usize, outgoing: &Outgoing<'_>, whole: &Whole<'_>, etag: [u8; 8]) {
+        let (None, Some(resource), Some(peer)) = (whole.kept, whole.resource, self.peers.get(slot)) else {
+            return;
+        };
+        let body = Body {
+            bytes: whole.body.clone(),
+            code: Code(outgoing.code),
+            content_format: outgoing.content_format,
+            max_age: outgoing.max_age,
+            etag,
+        };
+        self.transfers.put_body(now, peer.id, resource, body);
+    }
+}

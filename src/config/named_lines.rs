@@ -1,0 +1,271 @@
+//! Files of lines `name:secret`, as pre-shared keys and users are kept in, read whole and changed without losing comments.
+
+use std::collections::HashMap;
+
+use zeroize::Zeroizing;
+
+/// A line that is wrong. The text never holds the line's secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LineError {
+    /// From 1.
+    pub line: usize,
+    /// What is wrong with it and what would be right.
+    pub message: String,
+}
+
+/// What a line of one kind of file is.
+#[derive(Clone, Copy)]
+pub struct Form {
+    /// Which colon ends the name: the last, where the secret has none, else the first.
+    pub last_colon: bool,
+    /// Longest name in bytes.
+    pub max_name: usize,
+    /// Checks the secret; what it says is shown, so it never repeats it.
+    pub check_secret: fn(&str) -> Result<(), String>,
+}
+
+impl Form {
+    fn split<'l>(&self, line: &'l str) -> Option<(&'l str, &'l str)> {
+        if self.last_colon {
+            line.rsplit_once(':')
+        } else {
+            line.split_once(':')
+        }
+    }
+}
+
+/// A parsed file. It holds secrets, so it has no `Debug`, and its text is wiped when it is dropped.
+pub struct NamedLines {
+    form: Form,
+    text: Zeroizing<String>,
+    names: Vec<(String, usize)>,
+}
+
+impl NamedLines {
+    /// Reads the content of a file. Blank lines and lines that begin with `#` are comments.
+    ///
+    /// # Errors
+    /// Every line that is wrong: no `:`, a bad or repeated name, a secret that `form` refuses.
+    pub fn parse(content: &[u8], form: Form) -> Result<Self, Vec<LineError>> {
+        let text = std::str::from_utf8(content).map_err(|error| {
+            let good = content.get(..error.valid_up_to()).unwrap_or_default();
+            vec![LineError {
+                line: good.iter().filter(|byte| **byte == b'\n').count() + 1,
+                message: "is no UTF-8 text".to_owned(),
+            }]
+        })?;
+        let mut errors = Vec::new();
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        let mut names = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let line_number = index + 1;
+            let outcome = parse_line(line, &form).and_then(|name| match name {
+                None => Ok(None),
+                Some(name) => match seen.insert(name.to_owned(), line_number) {
+                    Some(first) => Err(format!("`{name}` stands on line {first} already")),
+                    None => Ok(Some(name.to_owned())),
+                },
+            });
+            match outcome {
+                Ok(Some(name)) => names.push((name, line_number)),
+                Ok(None) => {}
+                Err(message) => errors.push(LineError {
+                    line: line_number,
+                    message,
+                }),
+            }
+        }
+        if errors.is_empty() {
+            Ok(Self {
+                form,
+                text: Zeroizing::new(text.to_owned()),
+                names,
+            })
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// The names in the order of the file.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// How many names there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there are no names.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Whether the name is there.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.line_of(name).is_some()
+    }
+
+    /// The secret of a name.
+    #[must_use]
+    pub fn secret(&self, name: &str) -> Option<Zeroizing<String>> {
+        let line = self.text.lines().nth(self.line_of(name)? - 1)?;
+        let (_, secret) = self.form.split(line)?;
+        Some(Zeroizing::new(secret.trim().to_owned()))
+    }
+
+    /// The text with this line: in place of the old one of the same name, else at the end.
+    #[must_use]
+    pub fn with(&self, name: &str, secret: &str) -> Zeroizing<String> {
+        let mut text = self.copy(
+            self.line_of(name),
+            Some((name, secret)),
+            name.len() + secret.len() + 2,
+        );
+        if !self.contains(name) {
+            push_line(&mut text, name, secret);
+        }
+        text
+    }
+
+    /// The text without the line of this name.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Zeroizing<String> {
+        self.copy(self.line_of(name), None, 0)
+    }
+
+    fn line_of(&self, name: &str) -> Option<usize> {
+        self.names
+            .iter()
+            .find(|(other, _)| other == name)
+            .map(|(_, line)| *line)
+    }
+
+    /// Copies the lines; `at` is replaced by `new`. The room is reserved at once, as a text that grows leaves copies behind.
+    fn copy(&self, at: Option<usize>, new: Option<(&str, &str)>, extra: usize) -> Zeroizing<String> {
+        let mut text = Zeroizing::new(String::with_capacity(self.text.len() + extra + 1));
+        for (index, line) in self.text.lines().enumerate() {
+            if at != Some(index + 1) {
+                text.push_str(line);
+                text.push('\n');
+            } else if let Some((name, secret)) = new {
+                push_line(&mut text, name, secret);
+            }
+        }
+        text
+    }
+}
+
+fn push_line(text: &mut String, name: &str, secret: &str) {
+    text.push_str(name);
+    text.push(':');
+    text.push_str(secret);
+    text.push('\n');
+}
+
+/// The name of a line, or nothing for a comment.
+fn parse_line<'l>(line: &'l str, form: &Form) -> Result<Option<&'l str>, String> {
+    if line.trim().is_empty() || line.starts_with('#') {
+        return Ok(None);
+    }
+    let (name, secret) = form
+        .split(line)
+        .ok_or("expected a name, a colon and its secret")?;
+    check_length(name, form)?;
+    if name.contains('\0') {
+        return Err("the name holds a NUL character".to_owned());
+    }
+    (form.check_secret)(secret.trim())?;
+    Ok(Some(name))
+}
+
+fn check_length(name: &str, form: &Form) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("the name is empty".to_owned());
+    }
+    if name.len() > form.max_name {
+        let max = form.max_name;
+        return Err(format!(
+            "the name has {} bytes, at most {max} are allowed",
+            name.len()
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a new line may have this name: 1 to [`Form::max_name`] bytes, no control characters, not `#` at its begin, no blanks at its
+/// ends; no colon where the name ends at the first.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_name(name: &str, form: &Form) -> Result<(), String> {
+    check_length(name, form)?;
+    if name.contains(':') && !form.last_colon {
+        return Err("the name may not hold a colon: it ends at the first".to_owned());
+    }
+    if name.contains(char::is_control) {
+        return Err("the name may not hold control characters".to_owned());
+    }
+    if name.starts_with('#') || name.trim() != name {
+        return Err("the name may not begin with `#`, nor begin or end with a blank".to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FORM: Form = Form {
+        last_colon: false,
+        max_name: 8,
+        check_secret: |secret| {
+            if secret.is_empty() {
+                Err("empty".to_owned())
+            } else {
+                Ok(())
+            }
+        },
+    };
+
+    fn parse(text: &str) -> Result<NamedLines, Vec<LineError>> {
+        NamedLines::parse(text.as_bytes(), FORM)
+    }
+
+    #[test]
+    fn changes_keep_comments_and_order() {
+        let Ok(lines) = parse("# fleet\na:1\n\nb:2:x\r\n# end") else {
+            panic!("a good file")
+        };
+        assert_eq!(lines.names().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(lines.secret("b").unwrap().as_str(), "2:x");
+        assert_eq!(
+            lines.with("c", "3").as_str(),
+            "# fleet\na:1\n\nb:2:x\n# end\nc:3\n"
+        );
+        assert_eq!(lines.with("a", "9").as_str(), "# fleet\na:9\n\nb:2:x\n# end\n");
+        assert_eq!(lines.without("a").as_str(), "# fleet\n\nb:2:x\n# end\n");
+        assert_eq!(lines.without("nobody").as_str(), "# fleet\na:1\n\nb:2:x\n# end\n");
+    }
+
+    #[test]
+    fn every_wrong_line_is_reported() {
+        let Err(errors) = parse("a\n:1\nok:1\nok:2\nx:\n # no comment\nninechars:1\n") else {
+            panic!("a bad file")
+        };
+        let lines: Vec<usize> = errors.iter().map(|error| error.line).collect();
+        assert_eq!(lines, [1, 2, 4, 5, 6, 7]);
+        assert!(errors[2].message.contains("line 3 already"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_found() {
+        let Err(errors) = NamedLines::parse(b"a:1\n\xff:2\n", FORM) else {
+            panic!("no text")
+        };
+        assert_eq!(errors[0].line, 2);
+    }
+}

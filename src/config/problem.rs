@@ -1,0 +1,190 @@
+//! What is wrong with a configuration, shown where it stands.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// How bad a problem is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The configuration cannot be used.
+    Error,
+    /// Something ran out (a certificate, a CRL): `check-config` refuses it, a start or reload says so and goes on, because
+    /// what does not depend on it still works.
+    Outdated,
+}
+
+/// Where in the file a problem stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// How many characters are meant; at least 1.
+    pub width: usize,
+    /// The line, without what looks like a secret in it.
+    pub excerpt: String,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The file that was read.
+    pub file: PathBuf,
+    /// Where in it; `None` when the file says nothing about it.
+    pub place: Option<Place>,
+    /// The key it is about, dotted; empty for what is no key.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Whether the file itself could not be read.
+    pub unreadable: bool,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = self.file.display();
+        let Some(place) = &self.place else {
+            return write!(f, "{file}: error\n{}", self.message);
+        };
+        let line = place.line.to_string();
+        let gutter = " ".repeat(line.len() + 1);
+        let indent = " ".repeat(place.column);
+        let carets = "^".repeat(place.width);
+        write!(
+            f,
+            "{file}: error at line {line}, column {}\n{gutter}|\n{line} | {}\n{gutter}|{indent}{carets}\n{}",
+            place.column, place.excerpt, self.message
+        )
+    }
+}
+
+/// Everything that is wrong, in the order of the file. Never empty when returned as an error.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+impl Problems {
+    /// The file cannot be read.
+    #[must_use]
+    pub fn unreadable(file: &Path, message: impl Into<String>) -> Self {
+        Self(vec![Problem {
+            file: file.to_owned(),
+            place: None,
+            key: String::new(),
+            message: message.into(),
+            severity: Severity::Error,
+            unreadable: true,
+        }])
+    }
+
+    /// The problems one by one.
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.0.iter()
+    }
+
+    /// Whether any of them forbids a start.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.0.iter().any(|problem| problem.severity == Severity::Error)
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            let gap = if index == 0 { "" } else { "\n\n" };
+            write!(f, "{gap}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Place {
+    /// The place of a byte range of `text`; what goes past the end of its first line is cut.
+    pub(super) fn of(text: &str, span: &Range<usize>) -> Self {
+        let start = floor_char(text, span.start);
+        let before = text.get(..start).unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let rest = text.get(line_start..).unwrap_or_default();
+        let full_line = rest.split('\n').next().unwrap_or_default().trim_end_matches('\r');
+        let end = floor_char(text, span.end)
+            .min(line_start + full_line.len())
+            .max(start);
+        Self {
+            line: before.matches('\n').count() + 1,
+            column: text.get(line_start..start).unwrap_or_default().chars().count() + 1,
+            width: text.get(start..end).unwrap_or_default().chars().count().max(1),
+            excerpt: conceal(full_line),
+        }
+    }
+}
+
+fn floor_char(text: &str, at: usize) -> usize {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+/// The line, less the value of a key that sounds like a secret: such keys do not exist, but people try them.
+fn conceal(line: &str) -> String {
+    let Some((key, value)) = line.split_once('=') else {
+        return line.to_owned();
+    };
+    let name = key.trim().to_ascii_lowercase();
+    let secret = ["password", "passphrase", "secret", "token", "psk", "key"]
+        .iter()
+        .any(|word| name.contains(word))
+        && !name.ends_with("_file");
+    let userinfo = value.contains("://") && value.contains('@');
+    if secret || userinfo {
+        format!("{key}= (not shown)")
+    } else {
+        line.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_like_the_toml_crates_own_errors() {
+        let text = "[a]\nb = 1\nmax_session = 3\n";
+        let problem = Problem {
+            file: "x.toml".into(),
+            place: Some(Place::of(text, &(10..21))),
+            key: "a.max_session".into(),
+            message: "unknown key".into(),
+            severity: Severity::Error,
+            unreadable: false,
+        };
+        assert_eq!(
+            problem.to_string(),
+            "x.toml: error at line 3, column 1\n  |\n3 | max_session = 3\n  | ^^^^^^^^^^^\nunknown key"
+        );
+    }
+
+    #[test]
+    fn columns_count_characters_and_ranges_stop_at_the_line() {
+        let text = "ü = \"é\nx\"";
+        let place = Place::of(text, &(5..text.len()));
+        assert_eq!((place.line, place.column, place.width), (1, 5, 2));
+        let end = Place::of("a = ", &(4..4));
+        assert_eq!((end.line, end.column, end.width), (1, 5, 1));
+    }
+
+    #[test]
+    fn a_password_in_the_file_is_not_repeated() {
+        assert_eq!(conceal("password = \"hunter2\""), "password = (not shown)");
+        assert_eq!(conceal("url = \"mqtt://me:hunter2@broker\""), "url = (not shown)");
+        assert_eq!(conceal("password_file = \"x\""), "password_file = \"x\"");
+        assert_eq!(conceal("bind = \"[::]:1\""), "bind = \"[::]:1\"");
+    }
+}

@@ -1,0 +1,74 @@
+//! Pre-shared keys: lines `identity:hexkey`, as in mosquitto's `psk_file`.
+
+use super::named_lines::{Form, LineError, NamedLines};
+
+/// Longest key in bytes.
+pub const MAX_KEY: usize = 64;
+
+/// Lines `identity:hexkey`. Hexadecimal digits hold no colon, so identities may: `urn:dev:ops:32473-1`.
+pub const FORM: Form = Form {
+    last_colon: true,
+    max_name: 255,
+    check_secret: check_key,
+};
+
+/// Reads the content of a file of pre-shared keys.
+///
+/// # Errors
+/// Every line that is wrong.
+pub fn parse(content: &[u8]) -> Result<NamedLines, Vec<LineError>> {
+    NamedLines::parse(content, FORM)
+}
+
+/// Whether `hex` is a key: 1 to [`MAX_KEY`] bytes in hexadecimal digits.
+///
+/// # Errors
+/// What is wrong with it, without the key.
+pub fn check_key(hex: &str) -> Result<(), String> {
+    if hex.is_empty() {
+        return Err("the key is empty".to_owned());
+    }
+    if let Some(at) = hex.chars().position(|c| !c.is_ascii_hexdigit()) {
+        return Err(format!(
+            "the key is not hexadecimal: its character {} is none of 0-9 and a-f",
+            at + 1
+        ));
+    }
+    if !hex.len().is_multiple_of(2) {
+        return Err(format!(
+            "the key has {} hexadecimal digits: two make a byte, so the number must be even",
+            hex.len()
+        ));
+    }
+    if hex.len() / 2 > MAX_KEY {
+        return Err(format!(
+            "the key has {} bytes, at most {MAX_KEY} are allowed",
+            hex.len() / 2
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_may_hold_colons() {
+        let Ok(lines) = parse(b"urn:dev:7:00ff\n") else {
+            panic!("a good file")
+        };
+        assert_eq!(lines.names().collect::<Vec<_>>(), ["urn:dev:7"]);
+        assert_eq!(lines.secret("urn:dev:7").unwrap().as_str(), "00ff");
+    }
+
+    #[test]
+    fn keys_are_hexadecimal_bytes() {
+        assert_eq!(check_key("00ffAB"), Ok(()));
+        assert_eq!(check_key(&"ab".repeat(64)), Ok(()));
+        for bad in ["", "abc", "0g", "0x00", &"ab".repeat(65)] {
+            let message = check_key(bad).unwrap_err();
+            assert!(bad.is_empty() || !message.contains(bad), "{message}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! What the tests of this folder share.
+
+use std::path::Path;
+
+use super::{Config, PathBase, Problems};
+
+/// Reads a text as if it stood in `/etc/portcullis/portcullis.toml`, without the files that it names.
+pub(super) fn parse(text: &str) -> Result<Config, Problems> {
+    let base = PathBase {
+        directory: "/etc/portcullis".into(),
+        credentials: None,
+    };
+    super::parse(text, Path::new("/etc/portcullis/portcullis.toml"), &base)
+}

@@ -1,0 +1,100 @@
+//! What the process is made of beyond sockets and threads: the seam at which the core and the broker are put in.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::admin::Exposes;
+use crate::auth::AuthHandle;
+use crate::broker::WorkerLink;
+use crate::gateway::contract::ControlRequest;
+use crate::types::WorkerId;
+
+use super::core::Core;
+
+/// Makes the parts of the process and renews them on reload. Lives on the main thread.
+pub trait Assembly {
+    /// What each worker runs.
+    type Core: Core + 'static;
+
+    /// The parts of one worker; asked for once per worker, in order, before any of them runs.
+    ///
+    /// # Errors
+    /// The process does not start.
+    fn worker(&mut self, worker: WorkerId) -> Result<WorkerParts<Self::Core>, StartError>;
+
+    /// What all workers and the broker have to show in a scrape; asked for once, after the workers.
+    fn exposes(&mut self) -> Vec<Box<dyn Exposes>>;
+
+    /// Everything serves; called once.
+    fn serving(&mut self);
+
+    /// Whether what the process depends on is there, for `/readyz`; the error says what is missing. Called by another
+    /// thread.
+    fn readiness(&self) -> Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+    /// One line on how it goes, for the service manager: for example how the broker is.
+    fn status(&self) -> String;
+
+    /// Reads the files again. What is broken stays as it was. Every worker is asked what is returned.
+    ///
+    /// # Errors
+    /// One line for each thing that is wrong.
+    fn reload(&mut self) -> Result<ControlRequest, Vec<String>>;
+
+    /// How full the store on disk is, 0.0 to 1.0.
+    fn store_fullness(&self) -> f64;
+
+    /// The workers have ended: write what has to be kept, within `patience`.
+    fn finish(&mut self, patience: Duration) -> impl Future<Output = ()>;
+}
+
+/// The parts of one worker.
+pub struct WorkerParts<C> {
+    /// Makes the core, on the thread of the worker.
+    pub core: Box<dyn FnOnce() -> C + Send>,
+    /// Its way to the broker and back.
+    pub broker: WorkerLink,
+    /// The authentication backends; `None` when nobody has to log in.
+    pub auth: Option<AuthHandle>,
+}
+
+/// Why the process did not start or did not go on, with its exit code (sysexits.h).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartError {
+    /// 78 configuration, 69 something it needs is taken, 71 the system refuses something, 70 it failed.
+    pub code: ExitReason,
+    /// One line for each thing that is wrong, with what to do about it.
+    pub lines: Vec<String>,
+}
+
+/// Why a process ended, as exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitReason {
+    /// EX_UNAVAILABLE: a port or a lock is taken.
+    Unavailable = 69,
+    /// EX_SOFTWARE: a part of it failed.
+    Software = 70,
+    /// EX_OSERR: the system refuses something.
+    System = 71,
+    /// EX_CONFIG: the configuration, or a file that it names.
+    Config = 78,
+}
+
+impl StartError {
+    /// One line.
+    pub fn new(code: ExitReason, line: impl Into<String>) -> Self {
+        Self {
+            code,
+            lines: vec![line.into()],
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines.join("\n"))
+    }
+}
+
+impl std::error::Error for StartError {}

@@ -1,0 +1,23 @@
+//! The only reader of the clock.
+
+use std::time::{Instant, SystemTime};
+
+/// The time that timers and rates go by; it never goes back.
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that reads the clock"
+)]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// The time of day, which may jump: for certificates, logs and what people read.
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that reads the clock"
+)]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}

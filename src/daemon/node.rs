@@ -1,0 +1,319 @@
+//! The parts of a node put together: core, broker, authentication.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+
+use crate::admin::Exposes;
+use crate::admin::expose::auth::ExposeAuth;
+use crate::admin::expose::broker::ExposeBroker;
+use crate::admin::expose::certificates::{Certificates, ExposeCertificates};
+use crate::admin::expose::coap::ExposeCoap;
+use crate::admin::expose::dtls::ExposeDtls;
+use crate::admin::expose::gateway::ExposeGateway;
+use crate::auth::{self, AuthHandle};
+use crate::broker::{
+    self, BrokerAddress, BrokerKind, BrokerMetrics, BrokerRuntime, BrokerSettings, MqttSettings, Protocol,
+    RetainedLimits, WorkerLink,
+};
+use crate::coap::CoapMetrics;
+use crate::config::{self, BrokerUrl, Config};
+use crate::dtls::{DtlsMetrics, DtlsSecrets, TicketKeys};
+use crate::gateway::contract::ControlRequest;
+use crate::gateway::metrics::GatewayMetrics;
+use crate::gateway::{DtlsParts, Gateway, Parts};
+use crate::policy::overload::fullness;
+use crate::types::{Transport, WorkerId};
+
+use super::build::{Assembly, ExitReason, StartError, WorkerParts};
+use super::materials::{self, Materials};
+use super::plan::Plan;
+use super::{clock, run, state};
+
+/// Called once every listener is up.
+type OnReady = Box<dyn FnOnce() + Send>;
+
+/// Serves until told to stop; `on_ready` is called once every listener is up.
+#[must_use]
+pub fn serve(config: Config, on_ready: OnReady) -> ExitCode {
+    let plan = Plan::from(&config);
+    run::run(&plan, || Node::new(config, on_ready))
+}
+
+/// One node.
+pub struct Node {
+    config: Config,
+    materials: Materials,
+    tickets: TicketKeys,
+    secrets: Arc<DtlsSecrets>,
+    broker: Option<BrokerRuntime>,
+    broker_metrics: Arc<BrokerMetrics>,
+    links: Vec<WorkerLink>,
+    auth: Option<(AuthHandle, Runtime)>,
+    gateways: Vec<Arc<GatewayMetrics>>,
+    coaps: Vec<Arc<CoapMetrics>>,
+    /// By listener, then by worker.
+    dtls: Vec<Vec<Arc<DtlsMetrics>>>,
+    certificates: Arc<Certificates>,
+    on_ready: Option<OnReady>,
+}
+
+impl Node {
+    fn new(config: Config, on_ready: OnReady) -> Result<Self, StartError> {
+        let wrong = |lines| StartError {
+            code: ExitReason::Config,
+            lines,
+        };
+        state::prepare(&config.node.state_dir).map_err(|line| wrong(vec![line]))?;
+        let tickets = state::ticket_keys(&config.node.state_dir).map_err(|line| wrong(vec![line]))?;
+        let materials = materials::load(&config, &tickets).map_err(wrong)?;
+        let auth = match materials::auth_settings(&config).map_err(wrong)? {
+            None => None,
+            Some(settings) => {
+                let runtime = auth_runtime()?;
+                let handle = auth::start(&settings, runtime.handle().clone())
+                    .map_err(|errors| wrong(errors.iter().map(ToString::to_string).collect()))?;
+                Some((handle, runtime))
+            }
+        };
+        let workers = usize::from(materials.settings.workers);
+        let (broker, links) = broker::start(broker_settings(&config), workers)
+            .map_err(|error| StartError::new(ExitReason::Config, error.to_string()))?;
+        let certificates = Arc::new(Certificates::default());
+        certificates.set(&config, &materials.contexts);
+        Ok(Self {
+            secrets: DtlsSecrets::new(random()?, clock::now()),
+            broker_metrics: broker.metrics(),
+            broker: Some(broker),
+            links: links.into_iter().rev().collect(),
+            auth,
+            gateways: Vec::new(),
+            coaps: Vec::new(),
+            dtls: vec![Vec::new(); config.listeners.len()],
+            certificates,
+            on_ready: Some(on_ready),
+            config,
+            materials,
+            tickets,
+        })
+    }
+
+    fn listeners(&self) -> Vec<(String, Transport)> {
+        self.config
+            .listeners
+            .iter()
+            .map(|listener| (listener.name.clone(), listener.transport()))
+            .collect()
+    }
+
+    /// The configuration as it is on disk now. What cannot change while it runs stays as it was, and is named.
+    fn read_again(&self) -> Result<Config, Vec<String>> {
+        let Some(source) = &self.config.source else {
+            return Ok(self.config.clone());
+        };
+        let loaded = config::load(source).map_err(|problems| vec![problems.to_string()])?;
+        for warning in &loaded.warnings.0 {
+            tracing::warn!("{warning}");
+        }
+        let mut new = loaded.config;
+        for key in super::reload::keep_fixed(&self.config, &mut new) {
+            tracing::warn!(%key, "changed in the file, but takes effect at the next start only");
+        }
+        Ok(new)
+    }
+}
+
+fn auth_runtime() -> Result<Runtime, StartError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("auth")
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::new(ExitReason::System, format!("no thread for logins: {error}")))
+}
+
+fn random() -> Result<[u8; 32], StartError> {
+    let mut bytes = [0; 32];
+    openssl::rand::rand_bytes(&mut bytes)
+        .map_err(|error| StartError::new(ExitReason::System, format!("no randomness: {error}")))?;
+    Ok(bytes)
+}
+
+fn broker_settings(config: &Config) -> BrokerSettings {
+    BrokerSettings {
+        node: config.node.name.as_str().into(),
+        state_dir: Some(config.node.state_dir.clone()),
+        clock: broker::Clock {
+            now: clock::now,
+            wall: clock::wall,
+        },
+        kind: match &config.broker.url {
+            BrokerUrl::Embedded => BrokerKind::Embedded(RetainedLimits::default()),
+            BrokerUrl::Mqtt { tls, host, port } => {
+                let host = if host.contains(':') {
+                    format!("[{host}]")
+                } else {
+                    host.clone()
+                };
+                let address = BrokerAddress {
+                    tls: *tls,
+                    host,
+                    port: *port,
+                };
+                BrokerKind::Mqtt(Box::new(mqtt_settings(config, address)))
+            }
+        },
+    }
+}
+
+fn mqtt_settings(config: &Config, address: BrokerAddress) -> MqttSettings {
+    let broker = &config.broker;
+    MqttSettings {
+        protocol: match broker.protocol {
+            config::broker::Protocol::V4 => Protocol::V4,
+            config::broker::Protocol::V5 => Protocol::V5,
+        },
+        username: broker.username.clone(),
+        password_file: broker.password_file.clone(),
+        ca_file: broker.ca_file.clone(),
+        cert_file: broker.cert_file.clone(),
+        key_file: broker.key_file.clone(),
+        connections: usize::try_from(broker.connections).unwrap_or(1),
+        keep_alive: broker.keep_alive,
+        spool_bytes: broker.spool.max_bytes.0,
+        ..MqttSettings::new(address, &broker.client_id.replace("${node}", &config.node.name))
+    }
+}
+
+impl Assembly for Node {
+    type Core = Gateway;
+
+    fn worker(&mut self, worker: WorkerId) -> Result<WorkerParts<Gateway>, StartError> {
+        let listeners = self.config.listeners.len();
+        let gateway_metrics = Arc::new(GatewayMetrics::new(listeners));
+        let coap_metrics = Arc::new(CoapMetrics::new(listeners));
+        self.gateways.push(Arc::clone(&gateway_metrics));
+        self.coaps.push(Arc::clone(&coap_metrics));
+        let mut dtls = Vec::with_capacity(listeners);
+        for (context, by_worker) in self.materials.contexts.iter().zip(&mut self.dtls) {
+            dtls.push(context.as_ref().map(|context| {
+                let metrics = Arc::new(DtlsMetrics::default());
+                by_worker.push(Arc::clone(&metrics));
+                DtlsParts {
+                    context: Arc::clone(context),
+                    secrets: Arc::clone(&self.secrets),
+                    metrics,
+                }
+            }));
+        }
+        let parts = Parts {
+            worker,
+            settings: Arc::clone(&self.materials.settings),
+            dtls,
+            coap_metrics,
+            metrics: gateway_metrics,
+            seed: random()?,
+        };
+        let broker = self
+            .links
+            .pop()
+            .ok_or_else(|| StartError::new(ExitReason::Software, "the broker has no way to this worker"))?;
+        Ok(WorkerParts {
+            core: Box::new(move || Gateway::new(clock::now(), parts)),
+            broker,
+            auth: self.auth.as_ref().map(|(handle, _)| handle.clone()),
+        })
+    }
+
+    fn exposes(&mut self) -> Vec<Box<dyn Exposes>> {
+        let listeners = self.listeners();
+        let dtls = listeners
+            .iter()
+            .zip(&self.dtls)
+            .filter(|((_, transport), _)| *transport == Transport::Dtls)
+            .map(|((name, _), workers)| (name.clone(), workers.clone()))
+            .collect();
+        let mut exposes: Vec<Box<dyn Exposes>> = vec![
+            Box::new(ExposeGateway {
+                listeners: listeners.clone(),
+                workers: self.gateways.clone(),
+            }),
+            Box::new(ExposeCoap {
+                listeners,
+                workers: self.coaps.clone(),
+            }),
+            Box::new(ExposeDtls { listeners: dtls }),
+            Box::new(ExposeBroker(Arc::clone(&self.broker_metrics))),
+            Box::new(ExposeCertificates(Arc::clone(&self.certificates))),
+        ];
+        exposes.push(Box::new(ExposeAuth(
+            self.auth.as_ref().map(|(handle, _)| handle.clone()),
+        )));
+        exposes
+    }
+
+    fn serving(&mut self) {
+        if let Some(on_ready) = self.on_ready.take() {
+            on_ready();
+        }
+    }
+
+    fn readiness(&self) -> Box<dyn Fn() -> Result<(), String> + Send + Sync> {
+        let metrics = Arc::clone(&self.broker_metrics);
+        Box::new(move || {
+            let now = metrics.snapshot();
+            if now.retained_failed || now.spool_failed {
+                return Err("a store on disk failed".to_owned());
+            }
+            if !now.connected && now.spool_capacity_bytes == 0 {
+                return Err("the broker cannot be reached".to_owned());
+            }
+            Ok(())
+        })
+    }
+
+    fn status(&self) -> String {
+        let status = self.broker.as_ref().map(|broker| broker.status().to_string());
+        format!("broker: {}", status.unwrap_or_default())
+    }
+
+    fn reload(&mut self) -> Result<ControlRequest, Vec<String>> {
+        let config = self.read_again()?;
+        let tickets = state::ticket_keys(&config.node.state_dir).unwrap_or_else(|error| {
+            tracing::warn!("the ticket keys stay as they are: {error}");
+            self.tickets.clone()
+        });
+        let materials = materials::load(&config, &tickets)?;
+        if let Some((auth, _)) = &self.auth
+            && let Some(settings) = materials::auth_settings(&config)?
+        {
+            auth.reload(&settings)
+                .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        }
+        self.certificates.set(&config, &materials.contexts);
+        self.config = config;
+        self.tickets = tickets;
+        let settings = Arc::clone(&materials.settings);
+        let contexts = materials.contexts.clone();
+        self.materials = materials;
+        Ok(ControlRequest::Reconfigure { settings, contexts })
+    }
+
+    fn store_fullness(&self) -> f64 {
+        let now = self.broker_metrics.snapshot();
+        fullness(now.spool_bytes, now.spool_capacity_bytes)
+    }
+
+    async fn finish(&mut self, patience: Duration) {
+        if let Some(broker) = self.broker.take()
+            && tokio::time::timeout(patience, broker.shutdown()).await.is_err()
+        {
+            tracing::error!("the broker did not end in time");
+        }
+        if let Some((_, runtime)) = self.auth.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! From start to end of the process.
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
+use tracing::{error, info, warn};
+
+use crate::admin::expose::net::ExposeNet;
+use crate::admin::expose::process::{ExposeProcess, Process};
+use crate::admin::health::Readiness;
+use crate::admin::monitoring::Monitoring;
+use crate::admin::server::{Bounds, Server};
+use crate::admin::{Exposes, Health};
+use crate::gateway::contract::ControlRequest;
+use crate::net::group::bound_addresses;
+use crate::types::WorkerId;
+
+use super::build::{Assembly, ExitReason, StartError};
+use super::memory::Memory;
+use super::metrics::ExposeWorkers;
+use super::pulse::Pulse;
+use super::workers::Workers;
+use super::{clock, logging, manager, plan::Plan};
+
+/// How long the broker may take to write what has to be kept.
+const FINISH: Duration = Duration::from_secs(5);
+
+/// How often the workers are told how full memory and spool are.
+const PRESSURE: Duration = Duration::from_secs(1);
+
+/// How long the workers may take to take over new settings.
+const RECONFIGURE: Duration = Duration::from_secs(5);
+
+/// Runs the process: starts logging, then lets `build` read files and make the parts, binds, serves, and comes back when
+/// a signal, or the failure of a part, ended it.
+pub fn run<A: Assembly>(plan: &Plan, build: impl FnOnce() -> Result<A, StartError>) -> ExitCode {
+    match try_run(plan, build) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            for line in &failure.lines {
+                error!("{line}");
+            }
+            ExitCode::from(failure.code as u8)
+        }
+    }
+}
+
+fn try_run<A: Assembly>(
+    plan: &Plan,
+    build: impl FnOnce() -> Result<A, StartError>,
+) -> Result<(), StartError> {
+    let config = |line| StartError::new(ExitReason::Config, line);
+    logging::start(&plan.log_filter, plan.log_format).map_err(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| system("no runtime", &error))?;
+    runtime.block_on(async {
+        // Before anything takes time: a signal that comes meanwhile must not kill the process half way.
+        let signals = Signals::new().map_err(|error| system("no signal handlers", &error))?;
+        // Ports first: that one is taken says more than that the other process holds the stores too.
+        let groups = bind(plan)?;
+        let mut assembly = build()?;
+        let serving = start(plan, &mut assembly, groups)?;
+        serve(plan, &mut assembly, serving, signals).await
+    })
+}
+
+fn system(what: &str, error: &std::io::Error) -> StartError {
+    StartError::new(ExitReason::System, format!("{what}: {error}"))
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Everything that runs.
+struct Serving {
+    workers: Workers,
+    health: Arc<Health>,
+    // Ends with this.
+    _monitoring: Option<Server>,
+}
+
+fn bind(plan: &Plan) -> Result<Vec<Vec<UdpSocket>>, StartError> {
+    manager::sockets(&plan.groups()).map_err(|errors| StartError {
+        code: ExitReason::Unavailable,
+        lines: errors.iter().map(ToString::to_string).collect(),
+    })
+}
+
+fn start<A: Assembly>(
+    plan: &Plan,
+    assembly: &mut A,
+    groups: Vec<Vec<UdpSocket>>,
+) -> Result<Serving, StartError> {
+    let monitoring = plan.metrics.map(bind_monitoring).transpose()?;
+    let parts = (0..plan.workers.get())
+        .map(|worker| assembly.worker(WorkerId(worker)))
+        .collect::<Result<Vec<_>, _>>()?;
+    for (listener, addr) in plan.listeners.iter().zip(bound_addresses(&groups)) {
+        let addr = addr.unwrap_or(listener.bind);
+        info!(name = listener.name, transport = listener.transport.label(), %addr, "listening");
+    }
+    manager::keep(&plan.groups(), &groups);
+    let workers = Workers::start(parts, groups).map_err(|error| system("no thread for a worker", &error))?;
+    let health = Arc::<Health>::default();
+    let monitoring = monitoring
+        .map(|listener| {
+            let monitoring = Monitoring {
+                exposes: exposes(plan, assembly, &workers),
+                health: health.clone(),
+                ready: assembly.readiness(),
+                process: Process::default(),
+            };
+            Server::start(
+                "monitoring",
+                listener,
+                Arc::new(monitoring).router(),
+                Bounds::default(),
+            )
+        })
+        .transpose()
+        .map_err(|error| system("no thread for metrics", &error))?;
+    Ok(Serving {
+        workers,
+        health,
+        _monitoring: monitoring,
+    })
+}
+
+fn bind_monitoring(bind: SocketAddr) -> Result<TcpListener, StartError> {
+    let listener = TcpListener::bind(bind).map_err(|error| {
+        let line = format!("metrics.bind: cannot listen on {bind}: {error}; choose another address or port");
+        StartError::new(ExitReason::Unavailable, line)
+    })?;
+    if let Ok(addr) = listener.local_addr() {
+        info!(%addr, "metrics and health");
+    }
+    Ok(listener)
+}
+
+fn exposes<A: Assembly>(plan: &Plan, assembly: &mut A, workers: &Workers) -> Vec<Box<dyn Exposes>> {
+    let listeners = plan
+        .listeners
+        .iter()
+        .map(|listener| (listener.name.clone(), listener.transport));
+    let mut exposes: Vec<Box<dyn Exposes>> = vec![
+        Box::new(ExposeProcess {
+            started: clock::wall(),
+        }),
+        Box::new(ExposeWorkers(workers.metrics().to_vec())),
+        Box::new(ExposeNet {
+            listeners: listeners.collect(),
+            workers: workers.net().to_vec(),
+        }),
+    ];
+    exposes.extend(assembly.exposes());
+    exposes
+}
+
+async fn serve<A: Assembly>(
+    plan: &Plan,
+    assembly: &mut A,
+    mut serving: Serving,
+    mut signals: Signals,
+) -> Result<(), StartError> {
+    let mut pulse = Pulse::new(serving.workers.metrics().to_vec());
+    let period = pulse_period(manager::watchdog());
+    let mut beat = interval_at(Instant::now() + period, period);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let memory = Memory::of_this_process();
+    let mut pressure = interval(PRESSURE);
+    pressure.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    serving.health.set_readiness(Readiness::Ready);
+    manager::ready(&status(plan, assembly));
+    info!(workers = plan.workers.get(), "serving");
+    assembly.serving();
+    let failure = loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => break None,
+            _ = signals.interrupt.recv() => break None,
+            _ = signals.hang_up.recv() => {
+                manager::reloading();
+                reload(assembly, &serving.workers).await;
+                manager::ready(&status(plan, assembly));
+            }
+            ended = serving.workers.ended() => {
+                let why = ended.failure.unwrap_or_else(|| "it ended".to_owned());
+                break Some(format!("worker {} failed: {why}", ended.worker.0));
+            }
+            _ = pressure.tick() => {
+                let request = ControlRequest::Pressure {
+                    memory: memory.fullness(),
+                    spool: assembly.store_fullness(),
+                };
+                // A worker that does not take it is stuck, which the watchdog sees.
+                let _answers = timeout(PRESSURE, serving.workers.ask(&request)).await;
+            }
+            _ = beat.tick() => {
+                check_pulse(&mut pulse, &serving.health);
+                manager::status(&status(plan, assembly));
+            }
+        }
+    };
+    stop(plan, assembly, serving, signals, failure).await
+}
+
+async fn stop<A: Assembly>(
+    plan: &Plan,
+    assembly: &mut A,
+    serving: Serving,
+    mut signals: Signals,
+    failure: Option<String>,
+) -> Result<(), StartError> {
+    manager::stopping();
+    info!("stopping");
+    serving.health.set_readiness(Readiness::Stopping);
+    let clean = tokio::select! {
+        clean = serving.workers.stop(plan.grace) => clean,
+        _ = signals.terminate.recv() => false,
+        _ = signals.interrupt.recv() => false,
+    };
+    assembly.finish(FINISH).await;
+    match failure {
+        Some(line) => Err(StartError::new(ExitReason::Software, line)),
+        None if !clean => Err(StartError::new(
+            ExitReason::Software,
+            "stopped before every worker had given its answers",
+        )),
+        None => {
+            info!("stopped");
+            Ok(())
+        }
+    }
+}
+
+/// Three times per period of the watchdog, but no faster than a worker turns.
+fn pulse_period(watchdog: Option<Duration>) -> Duration {
+    let wanted = watchdog.map_or(Duration::from_secs(5), |period| period / 3);
+    wanted.clamp(Duration::from_millis(1100), Duration::from_secs(10))
+}
+
+fn check_pulse(pulse: &mut Pulse, health: &Health) {
+    let stuck = pulse.stuck();
+    if stuck.is_empty() {
+        manager::alive();
+    } else {
+        error!(workers = ?stuck, "workers are stuck");
+    }
+    health.set_stuck(&stuck);
+}
+
+async fn reload<A: Assembly>(assembly: &mut A, workers: &Workers) {
+    match assembly.reload() {
+        Ok(request) => {
+            let answers = timeout(RECONFIGURE, workers.ask(&request)).await;
+            if !answers.is_ok_and(|answers| answers.iter().all(Option::is_some)) {
+                warn!("a worker did not confirm the new settings");
+            }
+            info!("reloaded");
+        }
+        Err(lines) => {
+            for line in lines {
+                error!("not reloaded, the old stays in force: {line}");
+            }
+        }
+    }
+}
+
+fn status<A: Assembly>(plan: &Plan, assembly: &A) -> String {
+    let listeners = plan.listeners.len();
+    let workers = plan.workers;
+    format!(
+        "serving {listeners} listeners with {workers} workers; {}",
+        assembly.status()
+    )
+}

@@ -1,0 +1,123 @@
+//! What the process keeps in its state directory beside the broker's stores.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use zeroize::Zeroizing;
+
+use crate::dtls::TicketKeys;
+
+use super::clock;
+
+const TICKET_FILE: &str = "tickets.key";
+
+/// How long one set of ticket keys is used. Tickets of an older one fall back to full handshakes.
+const TICKET_ROTATION: Duration = Duration::from_secs(24 * 3600);
+
+/// Makes the state directory if it is not there; others may not look into it.
+///
+/// # Errors
+/// It cannot be made.
+pub(super) fn prepare(directory: &Path) -> Result<(), String> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| {
+            format!(
+                "node.state_dir: {} cannot be made: {error}; name a directory that this user may write to",
+                directory.display()
+            )
+        })
+}
+
+/// The keys that session tickets are made with: those of the directory while they are fresh, so that a restart costs the
+/// devices no full handshake; else new ones.
+///
+/// # Errors
+/// The file cannot be read or written, or there is no randomness.
+pub(super) fn ticket_keys(directory: &Path) -> Result<TicketKeys, String> {
+    let path = directory.join(TICKET_FILE);
+    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    if let Some(keys) = fresh_keys(&path).map_err(failed)? {
+        return Ok(TicketKeys::new(*keys));
+    }
+    let mut keys = Zeroizing::new([0; 80]);
+    openssl::rand::rand_bytes(keys.as_mut_slice()).map_err(|error| format!("no randomness: {error}"))?;
+    replace(directory, &path, keys.as_slice()).map_err(failed)?;
+    Ok(TicketKeys::new(*keys))
+}
+
+fn fresh_keys(path: &Path) -> io::Result<Option<Zeroizing<[u8; 80]>>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let written = file.metadata()?.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+    let age = clock::wall().duration_since(written).unwrap_or(Duration::ZERO);
+    let mut keys = Zeroizing::new([0; 80]);
+    // One that is cut short was not written by us: new keys take its place.
+    let whole = file.read_exact(keys.as_mut_slice()).is_ok();
+    Ok((whole && age < TICKET_ROTATION).then_some(keys))
+}
+
+fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn content(directory: &Path) -> Vec<u8> {
+        fs::read(directory.join(TICKET_FILE)).unwrap()
+    }
+
+    #[test]
+    fn ticket_keys_survive_a_restart_until_they_are_a_day_old() {
+        let directory = tempfile::tempdir().unwrap();
+        ticket_keys(directory.path()).unwrap();
+        let first = content(directory.path());
+        ticket_keys(directory.path()).unwrap();
+        assert_eq!(content(directory.path()), first);
+        let mode = fs::metadata(directory.path().join(TICKET_FILE))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+
+        let file = File::options()
+            .write(true)
+            .open(directory.path().join(TICKET_FILE))
+            .unwrap();
+        file.set_modified(clock::wall() - TICKET_ROTATION).unwrap();
+        ticket_keys(directory.path()).unwrap();
+        assert_ne!(content(directory.path()), first);
+    }
+
+    #[test]
+    fn a_ticket_file_cut_short_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(TICKET_FILE), b"short").unwrap();
+        ticket_keys(directory.path()).unwrap();
+        assert_eq!(content(directory.path()).len(), 80);
+    }
+}

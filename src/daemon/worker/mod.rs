@@ -1,0 +1,298 @@
+//! A worker: one thread, one core, a socket per listener.
+//!
+//! One turn of the loop, in this order and with these budgets, so that what finishes work goes before what brings more:
+//!
+//! 1. commands of the operator, 16;
+//! 2. timers that are due, all;
+//! 3. messages of other workers and verdicts on logins, 256 each;
+//! 4. events of the broker, 256;
+//! 5. datagrams, 4 batches of 64 per listener. What does not fit waits in the socket, where the kernel drops the excess.
+//!
+//! What the core wants done is done after each step, and what it wants sent leaves in one call per listener.
+
+mod outputs;
+mod stop;
+mod wait;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::auth::{AuthAnswer, AuthHandle};
+use crate::broker::WorkerLink;
+use crate::gateway::contract::{ControlAnswer, ControlRequest, Input};
+use crate::gateway::workers::WorkerMessage;
+use crate::net::{NetMetrics, Outbox, RecvBatch, Socket};
+use crate::types::{ListenerId, WorkerId};
+
+use super::clock;
+use super::core::Core;
+use super::metrics::WorkerMetrics;
+
+use stop::Stage;
+use wait::{Deadline, Ready};
+
+/// Batches that one listener may bring in one turn.
+const BATCHES: usize = 4;
+
+/// Datagrams that may wait to be sent before they are.
+const TRANSMITS: usize = 256;
+
+/// What an operator asks of a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Ask the core.
+    Control {
+        /// What.
+        request: ControlRequest,
+        /// Gets the answer; dropped unused when the worker ends before.
+        reply: oneshot::Sender<ControlAnswer>,
+    },
+    /// Give the answers in flight, say goodbye to the peers, and end.
+    Stop {
+        /// How long to wait for answers of the broker.
+        grace: Duration,
+    },
+}
+
+/// The channels of a worker.
+#[derive(Debug)]
+pub struct Ports {
+    /// From the operator. The worker ends when it is closed.
+    pub commands: mpsc::Receiver<Command>,
+    /// From other workers.
+    pub inbox: mpsc::Receiver<WorkerMessage>,
+    /// To every worker, by [`WorkerId`].
+    pub workers: Vec<mpsc::Sender<WorkerMessage>>,
+    /// To and from the broker. The worker fails when the broker is gone.
+    pub broker: WorkerLink,
+    /// To the authentication backends; `None` when nobody has to log in.
+    pub auth: Option<AuthHandle>,
+    /// From the authentication backends, whose caps bound it.
+    pub verdicts: mpsc::UnboundedReceiver<AuthAnswer>,
+    /// Its other end, for those who bring verdicts.
+    pub verdicts_to: mpsc::UnboundedSender<AuthAnswer>,
+}
+
+/// Why a worker ended although nobody asked it to.
+#[derive(Debug)]
+pub enum WorkerError {
+    /// A socket, or the runtime, is useless.
+    Io(io::Error),
+    /// The broker is gone.
+    Broker,
+}
+
+impl std::fmt::Display for WorkerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "a socket cannot be used any more: {error}"),
+            Self::Broker => f.write_str("the broker ended"),
+        }
+    }
+}
+
+impl std::error::Error for WorkerError {}
+
+impl From<io::Error> for WorkerError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// A worker.
+pub struct Worker<C> {
+    id: WorkerId,
+    core: C,
+    ports: Ports,
+    sockets: Vec<Socket>,
+    batch: RecvBatch,
+    outbox: Outbox,
+    metrics: Arc<WorkerMetrics>,
+    ready: Ready,
+    deadline: Deadline,
+    stage: Stage,
+    /// Who waits for which answer.
+    tickets: HashMap<u64, oneshot::Sender<ControlAnswer>>,
+    next_ticket: u64,
+    /// Requests to the broker and logins that are not answered yet.
+    unanswered: u64,
+}
+
+impl<C: Core> Worker<C> {
+    /// A worker over the sockets of its listeners, in the order of their ids. Has to be made within the runtime of its
+    /// thread.
+    ///
+    /// # Errors
+    /// The runtime or the kernel refuses a socket.
+    pub fn new(
+        id: WorkerId,
+        core: C,
+        ports: Ports,
+        sockets: Vec<UdpSocket>,
+        net: &Arc<NetMetrics>,
+        metrics: Arc<WorkerMetrics>,
+    ) -> io::Result<Self> {
+        let sockets = (0..)
+            .map(ListenerId)
+            .zip(sockets)
+            .map(|(listener, socket)| Socket::new(listener, socket, net.clone()));
+        Ok(Self {
+            id,
+            core,
+            ports,
+            sockets: sockets.collect::<io::Result<_>>()?,
+            batch: RecvBatch::new(),
+            outbox: Outbox::default(),
+            metrics,
+            ready: Ready::default(),
+            deadline: Deadline::new(clock::now()),
+            stage: Stage::Serving,
+            tickets: HashMap::new(),
+            next_ticket: 0,
+            unanswered: 0,
+        })
+    }
+
+    /// Serves until a [`Command::Stop`] was carried out or the operator is gone.
+    ///
+    /// # Errors
+    /// It cannot go on.
+    pub async fn run(mut self) -> Result<(), WorkerError> {
+        self.settle().await?;
+        while self.stage != Stage::Ended {
+            self.wait().await?;
+            self.metrics.turns.inc();
+            let now = clock::now();
+            self.run_commands(now);
+            self.run_timers(now);
+            self.run_inbox(now);
+            self.run_verdicts(now);
+            self.run_events(now).await?;
+            self.settle().await?;
+            let more = self.run_sockets().await?;
+            self.advance_stop().await?;
+            if more {
+                // Lets the runtime look at timers and at the sockets that were not ready.
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    fn run_commands(&mut self, now: Instant) {
+        for command in std::mem::take(&mut self.ready.commands) {
+            match command {
+                Command::Control { request, reply } => {
+                    let ticket = self.next_ticket;
+                    self.next_ticket += 1;
+                    self.tickets.insert(ticket, reply);
+                    self.core.handle(now, Input::Control { ticket, request });
+                }
+                Command::Stop { grace } => self.begin_stop(now, grace),
+            }
+        }
+        if self.ready.operator_gone {
+            self.begin_stop(now, Duration::ZERO);
+        }
+    }
+
+    fn run_timers(&mut self, now: Instant) {
+        if self.core.poll_timeout().is_some_and(|due| due <= now) {
+            self.core.handle_timeout(now);
+        }
+    }
+
+    fn run_inbox(&mut self, now: Instant) {
+        for message in self.ready.inbox.drain(..) {
+            self.core.handle(now, Input::Worker(message));
+        }
+    }
+
+    fn run_verdicts(&mut self, now: Instant) {
+        for AuthAnswer { ticket, verdict } in self.ready.verdicts.drain(..) {
+            self.unanswered = self.unanswered.saturating_sub(1);
+            self.core.handle(now, Input::Authenticated { ticket, verdict });
+        }
+    }
+
+    async fn run_events(&mut self, now: Instant) -> Result<(), WorkerError> {
+        let mut events = std::mem::take(&mut self.ready.events);
+        for event in events.drain(..) {
+            self.note_answer(&event);
+            self.core.handle(now, Input::Broker(event));
+            if self.core.transmits().len() >= TRANSMITS {
+                self.settle().await?;
+            }
+        }
+        self.ready.events = events;
+        if self.ready.broker_gone && self.stage == Stage::Serving {
+            return Err(WorkerError::Broker);
+        }
+        Ok(())
+    }
+
+    /// Whether a socket may have more right now.
+    async fn run_sockets(&mut self) -> Result<bool, WorkerError> {
+        let mut any = false;
+        let mut sockets = std::mem::take(&mut self.ready.sockets);
+        for index in sockets.drain(..) {
+            let mut more = true;
+            for _ in 0..BATCHES {
+                more = self.run_batch(index)?;
+                self.settle().await?;
+                if !more {
+                    break;
+                }
+            }
+            any |= more;
+        }
+        self.ready.sockets = sockets;
+        Ok(any)
+    }
+
+    fn run_batch(&mut self, index: usize) -> Result<bool, WorkerError> {
+        let Some(socket) = self.sockets.get_mut(index) else {
+            return Ok(false);
+        };
+        let received = socket.receive(&mut self.batch)?;
+        let now = clock::now();
+        let listener = socket.listener();
+        for slot in 0..received.count {
+            let Some(datagram) = self.batch.datagram(slot) else {
+                continue;
+            };
+            if socket.admit(&datagram) {
+                let (from, bytes) = (datagram.from, datagram.bytes);
+                self.core.handle(
+                    now,
+                    Input::Datagram {
+                        listener,
+                        from,
+                        bytes,
+                    },
+                );
+            }
+        }
+        Ok(received.more)
+    }
+
+    /// Does what the core wants done and sends what it wants sent.
+    async fn settle(&mut self) -> Result<(), WorkerError> {
+        self.drain_outputs();
+        if !self.core.transmits().is_empty() {
+            self.outbox
+                .flush(&mut self.sockets, self.core.transmits())
+                .await?;
+            self.core.transmits_sent();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,56 @@
+//! Ending without breaking off: first the answers that are owed, then goodbye to the peers.
+
+use std::time::{Duration, Instant};
+
+use crate::daemon::clock;
+use crate::daemon::core::Core;
+use crate::gateway::contract::{ControlRequest, Input};
+
+use super::{Worker, WorkerError};
+
+/// How far a worker is with its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It reads its sockets.
+    Serving,
+    /// It reads no more and waits for the broker's answers to what it read.
+    Finishing {
+        /// Until then at most.
+        until: Instant,
+    },
+    /// Nothing is left to do.
+    Ended,
+}
+
+impl<C: Core> Worker<C> {
+    pub(super) fn begin_stop(&mut self, now: Instant, grace: Duration) {
+        if self.stage == Stage::Serving {
+            self.stage = Stage::Finishing { until: now + grace };
+        }
+    }
+
+    /// Ends once nothing is owed any more, or the grace is over.
+    pub(super) async fn advance_stop(&mut self) -> Result<(), WorkerError> {
+        let Stage::Finishing { until } = self.stage else {
+            return Ok(());
+        };
+        let now = clock::now();
+        let owed = self.unanswered > 0;
+        if owed && now < until && !self.ready.broker_gone {
+            return Ok(());
+        }
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.core.handle(
+            now,
+            Input::Control {
+                ticket,
+                request: ControlRequest::Drain,
+            },
+        );
+        self.settle().await?;
+        self.stage = Stage::Ended;
+        tracing::debug!(worker = self.id.0, unanswered = self.unanswered, "ended");
+        Ok(())
+    }
+}

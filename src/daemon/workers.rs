@@ -1,0 +1,209 @@
+//! All workers: starting them, asking them, noticing when one ends, ending them.
+
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::gateway::contract::{ControlAnswer, ControlRequest};
+use crate::net::NetMetrics;
+use crate::types::WorkerId;
+
+use super::build::WorkerParts;
+use super::core::Core;
+use super::metrics::WorkerMetrics;
+use super::worker::{Command, Ports, Worker};
+
+/// Messages that wait for one worker from all others.
+const INBOX: usize = 4096;
+
+/// Commands that wait for one worker.
+const COMMANDS: usize = 16;
+
+/// A worker that ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Which.
+    pub worker: WorkerId,
+    /// Why, when nobody asked it to.
+    pub failure: Option<String>,
+}
+
+/// The running workers.
+pub struct Workers {
+    commands: Vec<mpsc::Sender<Command>>,
+    threads: Vec<JoinHandle<()>>,
+    /// Those whose end was not noticed yet.
+    running: usize,
+    ended: mpsc::UnboundedReceiver<Ended>,
+    metrics: Vec<Arc<WorkerMetrics>>,
+    net: Vec<Arc<NetMetrics>>,
+}
+
+/// Says that a worker ended, however it ends.
+struct Obituary {
+    worker: WorkerId,
+    failure: Option<String>,
+    to: mpsc::UnboundedSender<Ended>,
+}
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        let ended = Ended {
+            worker: self.worker,
+            failure: self.failure.take(),
+        };
+        // Nobody listens any more when the process ends.
+        drop(self.to.send(ended));
+    }
+}
+
+impl Workers {
+    /// Starts a thread for each worker. `groups` holds the sockets of each listener in worker order.
+    ///
+    /// # Errors
+    /// A thread cannot be had.
+    pub fn start<C: Core + 'static>(
+        parts: Vec<WorkerParts<C>>,
+        groups: Vec<Vec<UdpSocket>>,
+    ) -> io::Result<Self> {
+        let (obituaries, ended) = mpsc::unbounded_channel();
+        let (inboxes, inboxes_in): (Vec<_>, Vec<_>) = parts.iter().map(|_| mpsc::channel(INBOX)).unzip();
+        let listeners = groups.len();
+        let mut groups: Vec<_> = groups.into_iter().map(Vec::into_iter).collect();
+        let mut workers = Self {
+            commands: Vec::new(),
+            threads: Vec::new(),
+            running: 0,
+            ended,
+            metrics: Vec::new(),
+            net: Vec::new(),
+        };
+        for ((id, parts), inbox) in (0..).map(WorkerId).zip(parts).zip(inboxes_in) {
+            let sockets: Vec<UdpSocket> = groups.iter_mut().filter_map(Iterator::next).collect();
+            let (commands, commands_in) = mpsc::channel(COMMANDS);
+            let (verdicts_to, verdicts) = mpsc::unbounded_channel();
+            let ports = Ports {
+                commands: commands_in,
+                inbox,
+                workers: inboxes.clone(),
+                broker: parts.broker,
+                auth: parts.auth,
+                verdicts,
+                verdicts_to,
+            };
+            let metrics = Arc::new(WorkerMetrics::default());
+            let net = Arc::new(NetMetrics::new(listeners));
+            workers.metrics.push(metrics.clone());
+            workers.net.push(net.clone());
+            workers.commands.push(commands);
+            let obituary = Obituary {
+                worker: id,
+                failure: Some("it panicked".to_owned()),
+                to: obituaries.clone(),
+            };
+            let body = move || {
+                // As a whole: it has to be dropped on this thread, also when this thread panics.
+                let mut obituary = obituary;
+                let result = run(id, parts.core, ports, sockets, &net, metrics);
+                obituary.failure = result.err();
+            };
+            let name = format!("worker-{}", id.0);
+            workers.running += 1;
+            workers
+                .threads
+                .push(std::thread::Builder::new().name(name).spawn(body)?);
+        }
+        Ok(workers)
+    }
+
+    /// The counters of each worker's loop.
+    #[must_use]
+    pub fn metrics(&self) -> &[Arc<WorkerMetrics>] {
+        &self.metrics
+    }
+
+    /// The counters of each worker's sockets.
+    #[must_use]
+    pub fn net(&self) -> &[Arc<NetMetrics>] {
+        &self.net
+    }
+
+    /// The next worker that ends.
+    pub async fn ended(&mut self) -> Ended {
+        match self.ended.recv().await {
+            Some(ended) => {
+                self.running -= 1;
+                ended
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Asks every worker and waits for all answers; none from a worker that ended meanwhile.
+    pub async fn ask(&self, request: &ControlRequest) -> Vec<Option<ControlAnswer>> {
+        let mut answers = Vec::with_capacity(self.commands.len());
+        for commands in &self.commands {
+            let (reply, answer) = oneshot::channel();
+            let request = request.clone();
+            let sent = commands.send(Command::Control { request, reply }).await;
+            answers.push(sent.is_ok().then_some(answer));
+        }
+        let mut all = Vec::with_capacity(answers.len());
+        for answer in answers {
+            all.push(match answer {
+                Some(answer) => answer.await.ok(),
+                None => None,
+            });
+        }
+        all
+    }
+
+    /// Ends every worker, giving answers in flight up to `grace`. Whether all ended in time and of their own accord.
+    pub async fn stop(mut self, grace: Duration) -> bool {
+        for commands in &self.commands {
+            // One that ended already needs no command.
+            drop(commands.try_send(Command::Stop { grace }));
+        }
+        // Beyond the grace only for what a turn takes.
+        let all = async {
+            let mut clean = true;
+            for _ in 0..self.threads.len() {
+                clean &= self
+                    .ended
+                    .recv()
+                    .await
+                    .is_some_and(|ended| ended.failure.is_none());
+            }
+            clean
+        };
+        let clean = tokio::time::timeout(grace + Duration::from_secs(2), all).await;
+        if clean.is_err() {
+            return false;
+        }
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+        clean.unwrap_or(false)
+    }
+}
+
+fn run<C: Core>(
+    id: WorkerId,
+    core: Box<dyn FnOnce() -> C + Send>,
+    ports: Ports,
+    sockets: Vec<UdpSocket>,
+    net: &Arc<NetMetrics>,
+    metrics: Arc<WorkerMetrics>,
+) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no runtime: {error}"))?;
+    runtime.block_on(async {
+        let worker = Worker::new(id, core(), ports, sockets, net, metrics)
+            .map_err(|error| format!("a socket cannot be used: {error}"))?;
+        worker.run().await.map_err(|error| error.to_string())
+    })
+}

@@ -1,0 +1,363 @@
+//! Opens and seals records: the AEAD suites of TLS 1.2, with and without a Connection ID.
+//!
+//! One cipher context per algorithm and direction is keyed anew for each record, so that a session holds nothing of
+//! OpenSSL's.
+
+use std::ops::Range;
+
+use openssl::cipher::{Cipher, CipherRef};
+use openssl::cipher_ctx::CipherCtx;
+use openssl::error::ErrorStack;
+use zeroize::Zeroize;
+
+use super::prf::prf;
+use super::record::{self, DTLS_1_2, Header, TLS12_CID, epoch_and_sequence};
+use super::suite::Algorithm;
+
+/// Key and fixed part of the nonce of one direction.
+#[derive(Clone, Default)]
+pub struct DirectionKeys {
+    key: [u8; 32],
+    iv: [u8; 12],
+}
+
+impl Drop for DirectionKeys {
+    fn drop(&mut self) {
+        self.key.zeroize();
+        self.iv.zeroize();
+    }
+}
+
+impl DirectionKeys {
+    /// Keys from their bytes; both are cut or filled with zeros to what the algorithm needs.
+    #[must_use]
+    pub fn new(key: &[u8], iv: &[u8]) -> Self {
+        let mut keys = Self::default();
+        for (to, from) in keys.key.iter_mut().zip(key) {
+            *to = *from;
+        }
+        for (to, from) in keys.iv.iter_mut().zip(iv) {
+            *to = *from;
+        }
+        keys
+    }
+
+    fn nonce(&self, algorithm: Algorithm, epoch: u16, sequence: u64, explicit: &[u8]) -> [u8; 12] {
+        let mut nonce = self.iv;
+        if algorithm.explicit_len() == 0 {
+            let number = epoch_and_sequence(epoch, sequence);
+            for (to, from) in nonce.iter_mut().skip(4).zip(number) {
+                *to ^= from;
+            }
+        } else {
+            for (to, from) in nonce.iter_mut().skip(4).zip(explicit) {
+                *to = *from;
+            }
+        }
+        nonce
+    }
+}
+
+/// The keys of both directions of a session.
+#[derive(Clone)]
+pub struct SessionKeys {
+    /// What the keys are for.
+    pub algorithm: Algorithm,
+    /// What the client seals with.
+    pub client: DirectionKeys,
+    /// What the server seals with.
+    pub server: DirectionKeys,
+}
+
+impl SessionKeys {
+    /// The key block of a session (RFC 5246, 6.3).
+    #[must_use]
+    pub fn derive(algorithm: Algorithm, master: &[u8], client_random: &[u8], server_random: &[u8]) -> Self {
+        let mut block = [0; 2 * (32 + 12)];
+        let (key, iv) = (algorithm.key_len(), algorithm.iv_len());
+        prf(
+            master,
+            b"key expansion",
+            [server_random, client_random],
+            &mut block,
+        );
+        let part = |from: usize, len: usize| block.get(from..from + len).unwrap_or_default();
+        let keys = Self {
+            algorithm,
+            client: DirectionKeys::new(part(0, key), part(2 * key, iv)),
+            server: DirectionKeys::new(part(key, key), part(2 * key + iv, iv)),
+        };
+        block.zeroize();
+        keys
+    }
+}
+
+/// An opened record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// Its content type; of a `tls12_cid` record the one inside.
+    pub kind: u8,
+    /// Where the plaintext stands in the record.
+    pub plaintext: Range<usize>,
+}
+
+/// What to seal.
+#[derive(Debug, Clone, Copy)]
+pub struct Seal<'a> {
+    /// Its content type; with a Connection ID it moves inside.
+    pub kind: u8,
+    /// The sequence number in epoch 1.
+    pub sequence: u64,
+    /// The explicit part of the nonce, where the algorithm has one.
+    pub explicit: u64,
+    /// The Connection ID of the receiver; empty for an ordinary record.
+    pub cid: &'a [u8],
+    /// What goes in.
+    pub plaintext: &'a [u8],
+}
+
+/// The additional data of a record, which fits on the stack for any Connection ID.
+struct Aad {
+    bytes: [u8; 280],
+    len: usize,
+}
+
+impl Aad {
+    fn new(kind: u8, epoch: u16, sequence: u64, cid: &[u8], plaintext_len: usize) -> Self {
+        let mut aad = Self {
+            bytes: [0; 280],
+            len: 0,
+        };
+        let number = epoch_and_sequence(epoch, sequence);
+        let length = u16::try_from(plaintext_len).unwrap_or(u16::MAX).to_be_bytes();
+        if kind == TLS12_CID {
+            let cid_len = u8::try_from(cid.len()).unwrap_or(u8::MAX);
+            aad.push(&[0xff; 8]);
+            aad.push(&[TLS12_CID, cid_len, TLS12_CID]);
+            aad.push(&DTLS_1_2);
+            aad.push(&number);
+            aad.push(cid);
+        } else {
+            aad.push(&number);
+            aad.push(&[kind]);
+            aad.push(&DTLS_1_2);
+        }
+        aad.push(&length);
+        aad
+    }
+
+    fn push(&mut self, part: &[u8]) {
+        for (to, from) in self.bytes.iter_mut().skip(self.len).zip(part) {
+            *to = *from;
+        }
+        self.len += part.len();
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&self.bytes)
+    }
+}
+
+#[derive(Default)]
+struct Contexts {
+    open: Option<CipherCtx>,
+    seal: Option<CipherCtx>,
+}
+
+/// The cipher contexts that all sessions of a listener share.
+#[derive(Default)]
+pub struct Aead {
+    gcm: Contexts,
+    ccm: Contexts,
+    ccm8: Contexts,
+    chacha20: Contexts,
+}
+
+impl Aead {
+    /// Opens the record that `header` was read from, in place.
+    /// Nothing when it is not authentic or holds no content type; the record is then spoilt.
+    pub fn open(
+        &mut self,
+        algorithm: Algorithm,
+        keys: &DirectionKeys,
+        header: &Header,
+        record: &mut [u8],
+    ) -> Option<Opened> {
+        let (head, body) = record.split_at_mut_checked(header.header_len)?;
+        let (explicit, rest) = body.split_at_mut_checked(algorithm.explicit_len())?;
+        let inner_len = rest.len().checked_sub(algorithm.tag_len())?;
+        if inner_len > record::MAX_PLAINTEXT + 256 {
+            return None;
+        }
+        let (text, tag) = rest.split_at_mut_checked(inner_len)?;
+        let nonce = keys.nonce(algorithm, header.epoch, header.sequence, explicit);
+        let cid = head.get(11..11 + header.cid_len)?;
+        let aad = Aad::new(header.kind, header.epoch, header.sequence, cid, inner_len);
+        let context = self.context(algorithm, false)?;
+        decrypt(context, algorithm, &keys.key, &nonce, aad.as_slice(), text, tag).ok()?;
+        let start = header.header_len + algorithm.explicit_len();
+        if header.kind != TLS12_CID {
+            return (inner_len <= record::MAX_PLAINTEXT).then(|| Opened {
+                kind: header.kind,
+                plaintext: start..start + inner_len,
+            });
+        }
+        let end = text.iter().rposition(|byte| *byte != 0)?;
+        let kind = text.get(end).copied()?;
+        (end <= record::MAX_PLAINTEXT).then(|| Opened {
+            kind,
+            plaintext: start..start + end,
+        })
+    }
+
+    /// Appends one sealed record of epoch 1 to `out`. On an error `out` is as it was.
+    ///
+    /// # Errors
+    /// When the plaintext is longer than [`record::MAX_PLAINTEXT`], or OpenSSL refuses.
+    pub fn seal(
+        &mut self,
+        algorithm: Algorithm,
+        keys: &DirectionKeys,
+        what: &Seal<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
+        if what.plaintext.len() > record::MAX_PLAINTEXT {
+            return Err(SealError);
+        }
+        let start = out.len();
+        let sealed = self.seal_at(algorithm, keys, what, out);
+        if sealed.is_none() {
+            out.truncate(start);
+        }
+        sealed.ok_or(SealError)
+    }
+
+    fn seal_at(
+        &mut self,
+        algorithm: Algorithm,
+        keys: &DirectionKeys,
+        what: &Seal<'_>,
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
+        let (outer, inner_type) = if what.cid.is_empty() {
+            (what.kind, 0)
+        } else {
+            (TLS12_CID, 1)
+        };
+        let inner_len = what.plaintext.len() + inner_type;
+        let body_len = algorithm.explicit_len() + inner_len + algorithm.tag_len();
+        record::write_header(out, outer, 1, what.sequence, what.cid, body_len);
+        let explicit = what.explicit.to_be_bytes();
+        if algorithm.explicit_len() > 0 {
+            out.extend_from_slice(&explicit);
+        }
+        let text_at = out.len();
+        out.extend_from_slice(what.plaintext);
+        if inner_type > 0 {
+            out.push(what.kind);
+        }
+        let tag_at = out.len();
+        out.resize(tag_at + algorithm.tag_len(), 0);
+        let nonce = keys.nonce(algorithm, 1, what.sequence, &explicit);
+        let aad = Aad::new(outer, 1, what.sequence, what.cid, inner_len);
+        let (text, tag) = out.get_mut(text_at..)?.split_at_mut_checked(tag_at - text_at)?;
+        let context = self.context(algorithm, true)?;
+        encrypt(context, algorithm, &keys.key, &nonce, aad.as_slice(), text, tag).ok()
+    }
+
+    fn context(&mut self, algorithm: Algorithm, seal: bool) -> Option<&mut CipherCtx> {
+        let contexts = match algorithm {
+            Algorithm::Gcm => &mut self.gcm,
+            Algorithm::Ccm => &mut self.ccm,
+            Algorithm::Ccm8 => &mut self.ccm8,
+            Algorithm::ChaCha20 => &mut self.chacha20,
+        };
+        let slot = if seal {
+            &mut contexts.seal
+        } else {
+            &mut contexts.open
+        };
+        if slot.is_none() {
+            *slot = new_context(algorithm, seal).ok();
+        }
+        slot.as_mut()
+    }
+}
+
+/// A record could not be sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealError;
+
+fn new_context(algorithm: Algorithm, seal: bool) -> Result<CipherCtx, ErrorStack> {
+    let name = match algorithm {
+        Algorithm::Gcm => "AES-128-GCM",
+        Algorithm::Ccm | Algorithm::Ccm8 => "AES-128-CCM",
+        Algorithm::ChaCha20 => "ChaCha20-Poly1305",
+    };
+    let cipher = Cipher::fetch(None, name, None)?;
+    let cipher: &CipherRef = &cipher;
+    let mut context = CipherCtx::new()?;
+    if seal {
+        context.encrypt_init(Some(cipher), None, None)?;
+    } else {
+        context.decrypt_init(Some(cipher), None, None)?;
+    }
+    context.set_iv_length(12)?;
+    if is_ccm(algorithm) {
+        context.set_tag_length(algorithm.tag_len())?;
+    }
+    Ok(context)
+}
+
+const fn is_ccm(algorithm: Algorithm) -> bool {
+    matches!(algorithm, Algorithm::Ccm | Algorithm::Ccm8)
+}
+
+fn decrypt(
+    context: &mut CipherCtx,
+    algorithm: Algorithm,
+    key: &[u8],
+    nonce: &[u8],
+    aad: &[u8],
+    text: &mut [u8],
+    tag: &[u8],
+) -> Result<(), ErrorStack> {
+    let len = text.len();
+    if is_ccm(algorithm) {
+        context.decrypt_init(None, Some(key), Some(nonce))?;
+        context.set_tag(tag)?;
+        context.set_data_len(len)?;
+        context.cipher_update(aad, None)?;
+        context.cipher_update_inplace(text, len)?;
+    } else {
+        context.decrypt_init(None, Some(key), Some(nonce))?;
+        context.cipher_update(aad, None)?;
+        context.cipher_update_inplace(text, len)?;
+        context.set_tag(tag)?;
+        context.cipher_final(&mut [])?;
+    }
+    Ok(())
+}
+
+fn encrypt(
+    context: &mut CipherCtx,
+    algorithm: Algorithm,
+    key: &[u8],
+    nonce: &[u8],
+    aad: &[u8],
+    text: &mut [u8],
+    tag: &mut [u8],
+) -> Result<(), ErrorStack> {
+    let len = text.len();
+    context.encrypt_init(None, Some(key), Some(nonce))?;
+    if is_ccm(algorithm) {
+        context.set_data_len(len)?;
+    }
+    context.cipher_update(aad, None)?;
+    context.cipher_update_inplace(text, len)?;
+    context.cipher_final(&mut [])?;
+    context.tag(tag)
+}
+
+#[cfg(test)]
+mod tests;

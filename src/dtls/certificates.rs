@@ -1,0 +1,310 @@
+//! PEM to certificates, keys and revocation lists, with errors that say which file holds what; strength and purpose.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use openssl::asn1::{Asn1Time, Asn1TimeRef};
+use openssl::nid::Nid;
+use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Private};
+use openssl::sha::sha256;
+use openssl::x509::{X509, X509Crl, X509ExtendedKeyUsage, X509KeyUsage, X509Ref};
+use rustls_pemfile::Item;
+
+/// Why a context cannot be built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextError {
+    /// The configuration key that names the culprit: `cert_file`, `key_file`, `ca_file`, `crl_file`, `ciphers`, ...
+    pub key: &'static str,
+    /// What is wrong, without the key's name.
+    pub message: String,
+}
+
+impl ContextError {
+    pub(super) fn new(key: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            key,
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn openssl(key: &'static str, what: &str, error: &openssl::error::ErrorStack) -> Self {
+        let reason = error
+            .errors()
+            .first()
+            .and_then(openssl::error::Error::reason)
+            .unwrap_or("unknown reason");
+        Self::new(key, format!("{what}: {reason}"))
+    }
+}
+
+impl fmt::Display for ContextError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.message)
+    }
+}
+
+impl std::error::Error for ContextError {}
+
+/// What a key can sign in a cipher suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeyKind {
+    Ecdsa,
+    Rsa,
+}
+
+const fn item_name(item: &Item) -> &'static str {
+    match item {
+        Item::X509Certificate(_) => "a certificate",
+        Item::SubjectPublicKeyInfo(_) => "a public key",
+        Item::Pkcs1Key(_) | Item::Pkcs8Key(_) | Item::Sec1Key(_) => "a private key",
+        Item::Crl(_) => "a revocation list",
+        Item::Csr(_) => "a certificate request",
+        _ => "something else",
+    }
+}
+
+fn items(key: &'static str, pem: &[u8]) -> Result<Vec<Item>, ContextError> {
+    let (mut items, mut rest) = (Vec::new(), pem);
+    loop {
+        match rustls_pemfile::read_one_from_slice(rest) {
+            Ok(Some((item, after))) => {
+                items.push(item);
+                rest = after;
+            }
+            Ok(None) => return Ok(items),
+            Err(_) => return Err(ContextError::new(key, "it is not valid PEM")),
+        }
+    }
+}
+
+/// An error that says what was looked for and what stands there instead.
+fn missing(key: &'static str, wanted: &str, pem: &[u8], items: &[Item]) -> ContextError {
+    let found = items.iter().map(item_name).next();
+    let encrypted = pem.windows(9).any(|window| window == b"ENCRYPTED");
+    ContextError::new(
+        key,
+        match found {
+            Some(found) => format!("it holds {found}, not {wanted}"),
+            None if encrypted => format!("it holds an encrypted key, not {wanted}; remove the passphrase"),
+            None => format!("it holds no PEM section with {wanted}"),
+        },
+    )
+}
+
+/// All certificates of a PEM text, in its order; at least one. Other sections are skipped.
+pub(super) fn certificates(key: &'static str, pem: &[u8]) -> Result<Vec<X509>, ContextError> {
+    let items = items(key, pem)?;
+    let mut certificates = Vec::new();
+    for item in &items {
+        if let Item::X509Certificate(der) = item {
+            let number = certificates.len() + 1;
+            let certificate = X509::from_der(der).map_err(|error| {
+                ContextError::openssl(key, &format!("certificate {number} cannot be read"), &error)
+            })?;
+            certificates.push(certificate);
+        }
+    }
+    if certificates.is_empty() {
+        return Err(missing(key, "a certificate", pem, &items));
+    }
+    Ok(certificates)
+}
+
+/// The first private key of a PEM text.
+pub(super) fn private_key(key: &'static str, pem: &[u8]) -> Result<PKey<Private>, ContextError> {
+    let items = items(key, pem)?;
+    let der = items.iter().find_map(|item| match item {
+        Item::Pkcs1Key(der) => Some(der.secret_pkcs1_der()),
+        Item::Pkcs8Key(der) => Some(der.secret_pkcs8_der()),
+        Item::Sec1Key(der) => Some(der.secret_sec1_der()),
+        _ => None,
+    });
+    let der = der.ok_or_else(|| missing(key, "a private key", pem, &items))?;
+    PKey::private_key_from_der(der)
+        .map_err(|error| ContextError::openssl(key, "the private key cannot be read", &error))
+}
+
+/// All revocation lists of a PEM text; at least one.
+pub(super) fn revocation_lists(key: &'static str, pem: &[u8]) -> Result<Vec<X509Crl>, ContextError> {
+    let items = items(key, pem)?;
+    let mut lists = Vec::new();
+    for item in &items {
+        if let Item::Crl(der) = item {
+            let list = X509Crl::from_der(der)
+                .map_err(|error| ContextError::openssl(key, "a revocation list cannot be read", &error))?;
+            lists.push(list);
+        }
+    }
+    if lists.is_empty() {
+        return Err(missing(key, "a revocation list", pem, &items));
+    }
+    Ok(lists)
+}
+
+/// The kind of a key, or why it is too weak or cannot be used. OpenSSL does not do Ed25519 in DTLS.
+pub(super) fn key_kind<T: HasPublic>(key: &PKeyRef<T>) -> Result<KeyKind, String> {
+    match key.id() {
+        Id::RSA | Id::RSA_PSS if key.bits() < 2048 => Err(format!(
+            "an RSA key of {} bits is too weak; 2048 is the least",
+            key.bits()
+        )),
+        Id::RSA | Id::RSA_PSS => Ok(KeyKind::Rsa),
+        Id::EC if curve(key).is_some() => Ok(KeyKind::Ecdsa),
+        Id::EC => Err("its elliptic curve is none of P-256, P-384 and P-521".to_owned()),
+        _ => Err("it is neither an ECDSA nor an RSA key".to_owned()),
+    }
+}
+
+/// The name of the curve of an EC key, as a group list wants it.
+pub(super) fn curve<T: HasPublic>(key: &PKeyRef<T>) -> Option<&'static str> {
+    match key.ec_key().ok()?.group().curve_name()? {
+        Nid::X9_62_PRIME256V1 => Some("P-256"),
+        Nid::SECP384R1 => Some("P-384"),
+        Nid::SECP521R1 => Some("P-521"),
+        _ => None,
+    }
+}
+
+/// Whether the certificate is signed with a hash that is still good.
+pub(super) fn is_signed_well(certificate: &X509Ref) -> bool {
+    let algorithm = certificate.signature_algorithm().object().nid();
+    let digest = algorithm
+        .signature_algorithms()
+        .map(|algorithms| algorithms.digest);
+    !matches!(
+        digest,
+        Some(Nid::MD5 | Nid::SHA1 | Nid::MD4 | Nid::MD2 | Nid::MD5_SHA1 | Nid::RIPEMD160)
+    )
+}
+
+/// Checks our own certificate: its key, its times, its purpose.
+pub(super) fn check_own(certificate: &X509Ref, private: &PKeyRef<Private>) -> Result<KeyKind, ContextError> {
+    let fault = |message: &str| ContextError::new("cert_file", message);
+    let public = certificate
+        .public_key()
+        .map_err(|error| ContextError::openssl("cert_file", "its public key cannot be read", &error))?;
+    if !public.public_eq(private) {
+        return Err(ContextError::new(
+            "key_file",
+            "the private key does not fit the certificate in cert_file",
+        ));
+    }
+    let kind = key_kind(&public).map_err(|message| fault(&message))?;
+    if !is_signed_well(certificate) {
+        return Err(fault("the certificate is signed with a broken hash"));
+    }
+    let now = Asn1Time::days_from_now(0)
+        .map_err(|error| ContextError::openssl("cert_file", "the time cannot be told", &error))?;
+    if *certificate.not_after() < now {
+        return Err(fault(&format!(
+            "the certificate expired on {}",
+            certificate.not_after()
+        )));
+    }
+    if *certificate.not_before() > now {
+        return Err(fault(&format!(
+            "the certificate is not valid before {}",
+            certificate.not_before()
+        )));
+    }
+    let server = X509ExtendedKeyUsage::SSL_SERVER | X509ExtendedKeyUsage::ANYEKU;
+    if certificate
+        .extended_key_usage()
+        .is_some_and(|usage| !usage.intersects(server))
+    {
+        return Err(fault(
+            "the certificate is not for servers: its extended key usage lacks serverAuth",
+        ));
+    }
+    if certificate
+        .key_usage()
+        .is_some_and(|usage| !usage.contains(X509KeyUsage::DIGITAL_SIGNATURE))
+    {
+        return Err(fault(
+            "the certificate may not sign handshakes: its key usage lacks digitalSignature",
+        ));
+    }
+    Ok(kind)
+}
+
+/// A time as seconds since 1970.
+pub(super) fn unix_seconds(time: &Asn1TimeRef) -> Option<i64> {
+    let epoch = Asn1Time::from_unix(0).ok()?;
+    let diff = epoch.diff(time).ok()?;
+    Some(i64::from(diff.days) * 86_400 + i64::from(diff.secs))
+}
+
+/// Whether the certificate is past its time, or that cannot be told.
+pub(super) fn is_expired(certificate: &X509Ref) -> bool {
+    Asn1Time::days_from_now(0).map_or(true, |now| *certificate.not_after() < now)
+}
+
+/// Names one certificate of one issuer, in 32 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct CertificateMark([u8; 32]);
+
+impl CertificateMark {
+    fn from_parts(issuer: &[u8], serial: &[u8]) -> Self {
+        let issuer = sha256(issuer);
+        Self(sha256(&[issuer.as_slice(), serial].concat()))
+    }
+
+    /// The mark of a certificate.
+    pub(super) fn of(certificate: &X509Ref) -> Option<Self> {
+        let issuer = certificate.issuer_name().to_der().ok()?;
+        let serial = certificate.serial_number().to_bn().ok()?.to_vec();
+        Some(Self::from_parts(&issuer, &serial))
+    }
+}
+
+/// What the revocation lists revoke.
+pub(super) fn revoked(lists: &[X509Crl]) -> HashSet<CertificateMark> {
+    let mut marks = HashSet::new();
+    for list in lists {
+        let Ok(issuer) = list.issuer_name().to_der() else {
+            continue;
+        };
+        for entry in list.get_revoked().into_iter().flatten() {
+            if let Ok(serial) = entry.serial_number().to_bn() {
+                marks.insert(CertificateMark::from_parts(&issuer, &serial.to_vec()));
+            }
+        }
+    }
+    marks
+}
+
+/// The name in a client's certificate that is its identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CertIdentity {
+    /// The common name of the subject.
+    #[default]
+    Cn,
+    /// The first DNS name of the subject's alternative names.
+    SanDns,
+    /// The first URI of the subject's alternative names.
+    SanUri,
+}
+
+impl CertIdentity {
+    /// The name: 1 to 255 bytes without NUL, or none.
+    pub(super) fn name(self, certificate: &X509Ref) -> Option<String> {
+        let name = match self {
+            Self::Cn => {
+                let entry = certificate
+                    .subject_name()
+                    .entries_by_nid(Nid::COMMONNAME)
+                    .next()?;
+                entry.data().to_string().ok()?
+            }
+            Self::SanDns => certificate
+                .subject_alt_names()?
+                .iter()
+                .find_map(|name| name.dnsname().map(str::to_owned))?,
+            Self::SanUri => certificate
+                .subject_alt_names()?
+                .iter()
+                .find_map(|name| name.uri().map(str::to_owned))?,
+        };
+        (!name.is_empty() && name.len() <= 255 && !name.contains('\0')).then_some(name)
+    }
+}

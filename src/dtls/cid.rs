@@ -1,0 +1,69 @@
+//! Connection IDs (RFC 9146): what is negotiated, by the extension that OpenSSL does not know.
+
+use std::sync::OnceLock;
+
+use openssl::error::ErrorStack;
+use openssl::ex_data::Index;
+use openssl::ssl::{ExtensionContext, Ssl, SslAlert, SslContextBuilder};
+
+/// Bytes of the Connection IDs that we hand out.
+pub const CID_LEN: usize = 8;
+/// The number of the `connection_id` extension.
+pub const CONNECTION_ID_EXTENSION: u16 = 54;
+
+/// Ours to be found by; the first byte is the worker.
+pub(super) type Cid = [u8; CID_LEN];
+
+/// What the callbacks of one handshake are told and what they note.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// The Connection ID to answer with, if any.
+    pub(super) offer: Option<Cid>,
+    /// What the client wants in the records to it; it may be empty.
+    pub(super) peer_cid: Option<Box<[u8]>>,
+    /// The client named a PSK identity that is not in the store.
+    pub(super) unknown_identity: bool,
+    /// A hash of the key of the PSK identity that the client named.
+    pub(super) psk_mark: Option<u64>,
+}
+
+/// The place of the [`Notes`] in an `Ssl`.
+pub(super) fn notes_index() -> Result<Index<Ssl, Notes>, ErrorStack> {
+    static INDEX: OnceLock<Index<Ssl, Notes>> = OnceLock::new();
+    if let Some(index) = INDEX.get() {
+        return Ok(*index);
+    }
+    let index = Ssl::new_ex_index::<Notes>()?;
+    Ok(*INDEX.get_or_init(|| index))
+}
+
+/// Teaches a server's context the extension.
+pub(super) fn add_extension(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+    let index = notes_index()?;
+    let when =
+        ExtensionContext::CLIENT_HELLO | ExtensionContext::TLS1_2_SERVER_HELLO | ExtensionContext::DTLS_ONLY;
+    context.add_custom_ext(
+        CONNECTION_ID_EXTENSION,
+        when,
+        move |ssl, _, _| {
+            let notes = ssl.ex_data(index).filter(|notes| notes.peer_cid.is_some());
+            Ok(notes.and_then(|notes| notes.offer).map(|cid| {
+                let mut answer = [0; 1 + CID_LEN];
+                let [len, bytes @ ..] = &mut answer;
+                *len = CID_LEN as u8;
+                *bytes = cid;
+                answer
+            }))
+        },
+        move |ssl, _, data, _| {
+            let (len, cid) = data.split_first().ok_or(SslAlert::DECODE_ERROR)?;
+            if usize::from(*len) != cid.len() {
+                return Err(SslAlert::DECODE_ERROR);
+            }
+            if let Some(notes) = ssl.ex_data_mut(index) {
+                notes.peer_cid = notes.offer.map(|_| cid.into());
+            }
+            Ok(())
+        },
+    )
+}

@@ -1,0 +1,194 @@
+//! What the `openssl` crate does not wrap. All unsafe code of this folder is here.
+#![expect(
+    unsafe_code,
+    reason = "OpenSSL functions that the openssl crate does not wrap"
+)]
+
+use std::ffi::{c_int, c_long, c_void};
+use std::ptr;
+use std::time::Duration;
+
+use foreign_types_shared::{ForeignType, ForeignTypeRef};
+use openssl::error::ErrorStack;
+use openssl::ssl::{SslCipher, SslContextBuilder, SslRef, SslStream};
+use openssl::stack::StackRef;
+use openssl::x509::store::X509StoreBuilder;
+use openssl::x509::{X509Crl, X509VerifyResult};
+use openssl_sys::{SSL, SSL_CTX, SSL_SESSION, X509_CRL, X509_STORE, stack_st_SSL_CIPHER};
+
+use super::bio::Pipe;
+use super::cid::notes_index;
+
+const SSL_CTRL_SET_MAX_CERT_LIST: c_int = 51;
+const SSL_CTRL_SET_TICKET_KEYS: c_int = 59;
+const DTLS_CTRL_GET_TIMEOUT: c_int = 73;
+const DTLS_CTRL_HANDLE_TIMEOUT: c_int = 74;
+const SSL_OP_NO_TICKET: u64 = 1 << 14;
+
+unsafe extern "C" {
+    fn DTLSv1_listen(ssl: *mut SSL, client: *mut c_void) -> c_int;
+    fn BIO_ADDR_new() -> *mut c_void;
+    fn BIO_ADDR_free(address: *mut c_void);
+    fn SSL_set_options(ssl: *mut SSL, options: u64) -> u64;
+    fn SSL_CTX_get_ciphers(context: *const SSL_CTX) -> *mut stack_st_SSL_CIPHER;
+    fn SSL_CTX_set_timeout(context: *mut SSL_CTX, seconds: c_long) -> c_long;
+    fn SSL_CTX_set_session_ticket_cb(
+        context: *mut SSL_CTX,
+        on_issue: Option<unsafe extern "C" fn(*mut SSL, *mut c_void) -> c_int>,
+        on_redeem: *const c_void,
+        argument: *mut c_void,
+    ) -> c_int;
+    fn SSL_SESSION_set1_ticket_appdata(session: *mut SSL_SESSION, data: *const c_void, len: usize) -> c_int;
+    fn SSL_SESSION_get0_ticket_appdata(
+        session: *mut SSL_SESSION,
+        data: *mut *mut c_void,
+        len: *mut usize,
+    ) -> c_int;
+    fn X509_STORE_add_crl(store: *mut X509_STORE, crl: *mut X509_CRL) -> c_int;
+}
+
+/// Shows a fresh SSL the ClientHello that its pipe holds, whose cookie is known to be good. Whether it took it.
+pub(super) fn listen(stream: &mut SslStream<Pipe>) -> bool {
+    // SAFETY: the SSL is alive and has its BIOs; the address is allocated here, only written to by the call, freed
+    // once, and its absence is checked.
+    let taken = unsafe {
+        let address = BIO_ADDR_new();
+        if address.is_null() {
+            return false;
+        }
+        let taken = DTLSv1_listen(stream.ssl().as_ptr(), address);
+        BIO_ADDR_free(address);
+        taken
+    };
+    taken == 1
+}
+
+/// How long until this handshake wants [`handle_timeout`]; nothing when it has no flight to repeat.
+pub(super) fn timeout(ssl: &SslRef) -> Option<Duration> {
+    let mut left = libc::timeval {
+        tv_sec: 0,
+        tv_usec: 0,
+    };
+    // SAFETY: the SSL is alive, and this command writes one timeval.
+    let armed = unsafe {
+        openssl_sys::SSL_ctrl(
+            ssl.as_ptr(),
+            DTLS_CTRL_GET_TIMEOUT,
+            0,
+            ptr::from_mut(&mut left).cast::<c_void>(),
+        )
+    };
+    let seconds = u64::try_from(left.tv_sec).unwrap_or(0);
+    let micros = u64::try_from(left.tv_usec).unwrap_or(0);
+    (armed == 1).then(|| Duration::from_secs(seconds) + Duration::from_micros(micros))
+}
+
+/// Repeats the last flight if its time has come. Whether the handshake may go on.
+pub(super) fn handle_timeout(ssl: &SslRef) -> bool {
+    // SAFETY: the SSL is alive, and this command takes no argument.
+    unsafe { openssl_sys::SSL_ctrl(ssl.as_ptr(), DTLS_CTRL_HANDLE_TIMEOUT, 0, ptr::null_mut()) >= 0 }
+}
+
+/// Keeps this handshake from promising a session ticket.
+pub(super) fn refuse_ticket(ssl: &SslRef) {
+    // SAFETY: the SSL is alive; the options are a plain number.
+    unsafe { SSL_set_options(ssl.as_ptr(), SSL_OP_NO_TICKET) };
+}
+
+/// Sets the most bytes of certificates that a peer may send.
+pub(super) fn set_max_cert_list(context: &SslContextBuilder, bytes: usize) {
+    let bytes = c_long::try_from(bytes).unwrap_or(c_long::MAX);
+    // SAFETY: the context is alive; this command reads the number only.
+    unsafe {
+        openssl_sys::SSL_CTX_ctrl(
+            context.as_ptr(),
+            SSL_CTRL_SET_MAX_CERT_LIST,
+            bytes,
+            ptr::null_mut(),
+        )
+    };
+}
+
+/// Sets how long a ticket is good for.
+pub(super) fn set_ticket_lifetime(context: &SslContextBuilder, lifetime: Duration) {
+    let seconds = c_long::try_from(lifetime.as_secs()).unwrap_or(c_long::MAX);
+    // SAFETY: the context is alive; the argument is a plain number.
+    unsafe { SSL_CTX_set_timeout(context.as_ptr(), seconds) };
+}
+
+/// Sets the ticket keys: 16 bytes of name, 32 for the MAC, 32 for AES. Whether OpenSSL took them.
+pub(super) fn set_ticket_keys(context: &SslContextBuilder, keys: &[u8; 80]) -> bool {
+    // SAFETY: the context is alive; this command reads the 80 bytes that it is told of, and only during the call.
+    let taken = unsafe {
+        openssl_sys::SSL_CTX_ctrl(
+            context.as_ptr(),
+            SSL_CTRL_SET_TICKET_KEYS,
+            80,
+            keys.as_ptr().cast::<c_void>().cast_mut(),
+        )
+    };
+    taken == 1
+}
+
+/// Makes every ticket carry [`super::cid::Notes::psk_mark`] of its handshake.
+pub(super) fn mark_tickets(context: &SslContextBuilder) {
+    unsafe extern "C" fn mark(ssl: *mut SSL, _: *mut c_void) -> c_int {
+        // SAFETY: OpenSSL calls this with an SSL that is alive and has a session, and copies the eight bytes.
+        unsafe {
+            let ssl = SslRef::from_ptr(ssl);
+            let notes = notes_index().ok().and_then(|index| ssl.ex_data(index));
+            if let (Some(mark), Some(session)) = (notes.and_then(|notes| notes.psk_mark), ssl.session()) {
+                SSL_SESSION_set1_ticket_appdata(session.as_ptr(), mark.to_be_bytes().as_ptr().cast(), 8);
+            }
+        }
+        1
+    }
+    // SAFETY: the context is alive; the function is static and gets no argument.
+    unsafe { SSL_CTX_set_session_ticket_cb(context.as_ptr(), Some(mark), ptr::null(), ptr::null_mut()) };
+}
+
+/// The mark in the ticket that a session was resumed by.
+pub(super) fn ticket_mark(ssl: &SslRef) -> Option<u64> {
+    let (mut data, mut len) = (ptr::null_mut::<c_void>(), 0);
+    // SAFETY: the session is alive, and what is pointed to belongs to it; it is copied before the borrow ends.
+    unsafe {
+        let found = SSL_SESSION_get0_ticket_appdata(ssl.session()?.as_ptr(), &raw mut data, &raw mut len);
+        (found == 1 && len == 8 && !data.is_null()).then(|| u64::from_be_bytes(*data.cast::<[u8; 8]>()))
+    }
+}
+
+/// The cipher suites of a context, best first, by their numbers at IANA with OpenSSL's names.
+pub(super) fn ciphers(context: &SslContextBuilder) -> Vec<([u8; 2], String)> {
+    // SAFETY: the stack belongs to the context, which outlives this borrow and is not changed meanwhile.
+    let stack = unsafe {
+        let stack = SSL_CTX_get_ciphers(context.as_ptr());
+        if stack.is_null() {
+            return Vec::new();
+        }
+        StackRef::<SslCipher>::from_ptr(stack)
+    };
+    stack
+        .iter()
+        .map(|cipher| (cipher.protocol_id(), cipher.name().to_owned()))
+        .collect()
+}
+
+/// Adds a revocation list to a store of trust anchors.
+///
+/// # Errors
+/// What OpenSSL says.
+pub(super) fn add_crl(store: &mut X509StoreBuilder, crl: &X509Crl) -> Result<(), ErrorStack> {
+    // SAFETY: both are alive; the store takes its own reference to the list.
+    let added = unsafe { X509_STORE_add_crl(store.as_ptr(), crl.as_ptr()) };
+    if added == 1 {
+        Ok(())
+    } else {
+        Err(ErrorStack::get())
+    }
+}
+
+/// OpenSSL's verdict on a certificate, by its number.
+pub(super) fn verify_result(code: i32) -> X509VerifyResult {
+    // SAFETY: the callers' codes are numbers that OpenSSL defines as X509_V_ERR_*.
+    unsafe { X509VerifyResult::from_raw(code) }
+}

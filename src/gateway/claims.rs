@@ -1,0 +1,339 @@
+//! Connections that live on another worker: found through their home worker, fetched, and gone on with here.
+
+use std::time::Instant;
+
+use super::Gateway;
+use super::connection::Admission;
+use super::directory::Directory;
+use super::metrics::ConnectionEvent;
+use super::pending::{CLAIM_TIMEOUT, ClaimInFlight, Parked, Pending, unavailable};
+use super::request::Stage;
+use super::timers::Timer;
+use super::workers::{Claim, ClaimError, ClaimProof, MovedConnection, MovedObservation, WorkerMessage};
+use crate::bridge::contract::{BrokerRequest, Ticket};
+use crate::bridge::subscriptions::Holder;
+use crate::coap::contract::PeerId;
+use crate::policy::connections::{Connection, ConnectionKey, Owner};
+use crate::types::reason::Limit;
+use crate::types::{ClientId, ListenerId, WorkerId};
+
+use super::contract::Output;
+
+/// How many requests of one peer wait for one connection.
+const MAX_PARKED: usize = 16;
+
+impl Gateway {
+    pub(super) fn worker_message(&mut self, now: Instant, message: WorkerMessage) {
+        match message {
+            WorkerMessage::Register {
+                ticket,
+                client,
+                key,
+                worker,
+                owner,
+            } => {
+                self.register(now, ticket, client, key, worker, owner);
+            }
+            WorkerMessage::Registered { ticket, granted } => self.registered(now, ticket, granted),
+            WorkerMessage::Evict { key } => self.end_connection(now, key, ConnectionEvent::Replaced),
+            WorkerMessage::Moved { client, key, worker } => self.directory.moved(&client, key, worker),
+            WorkerMessage::Ended { client, key } => self.directory.ended(&client, key),
+            WorkerMessage::Locate(claim) => self.locate(now, claim),
+            WorkerMessage::Surrender(claim) => self.surrender(now, claim),
+            WorkerMessage::Surrendered { ticket, result } => self.surrendered(now, ticket, result),
+        }
+    }
+
+    /// Fetches the connection that a request names, and sets the request aside until then.
+    pub(super) fn claim(
+        &mut self,
+        now: Instant,
+        client: ClientId,
+        owner: Owner,
+        proof: ClaimProof,
+        parked: Parked,
+    ) {
+        let peer = parked.peer;
+        // A second request of the same peer joins the claim that is under way: it would find the connection gone.
+        let ticket = self.claiming.get(&(peer, client.clone()));
+        let requests = match ticket.and_then(|ticket| self.pending.get_mut(ticket)) {
+            Some(Pending::Claim(claim)) => Some(&mut claim.parked),
+            Some(Pending::Create(creation)) => Some(&mut creation.parked),
+            _ => None,
+        };
+        match requests {
+            Some(requests) if requests.len() < MAX_PARKED => requests.push(parked),
+            Some(_) => {
+                self.metrics.limits.inc(Limit::PendingRequests);
+                self.respond(now, parked.arrived, parked.exchange, unavailable());
+            }
+            None => self.begin_claim(now, client, owner, proof, peer, vec![parked]),
+        }
+    }
+
+    pub(super) fn claim_for_handshake(&mut self, now: Instant, client: ClientId, owner: Owner, peer: PeerId) {
+        self.begin_claim(now, client, owner, ClaimProof::Identity, peer, Vec::new());
+    }
+
+    fn begin_claim(
+        &mut self,
+        now: Instant,
+        client: ClientId,
+        owner: Owner,
+        proof: ClaimProof,
+        peer: PeerId,
+        parked: Vec<Parked>,
+    ) {
+        let implicit = matches!(proof, ClaimProof::Identity);
+        let exchanges: Vec<_> = parked
+            .iter()
+            .map(|parked| (parked.arrived, parked.exchange))
+            .collect();
+        let in_flight = ClaimInFlight {
+            client: client.clone(),
+            peer,
+            implicit,
+            parked,
+        };
+        match self.wait(Pending::Claim(Box::new(in_flight))) {
+            Ok(ticket) => {
+                self.claiming.insert((peer, client.clone()), ticket);
+                self.timers.arm(now + CLAIM_TIMEOUT, Timer::Claim(ticket));
+                let home = Directory::home(&client, self.settings.workers);
+                let claim = Claim {
+                    ticket,
+                    client,
+                    claimant: self.worker,
+                    owner,
+                    proof,
+                };
+                self.tell(now, home, WorkerMessage::Locate(claim));
+            }
+            Err(response) => {
+                for (arrived, exchange) in exchanges {
+                    self.respond(now, arrived, exchange, response.clone());
+                }
+            }
+        }
+    }
+
+    /// At the home worker: passes a claim on to whoever has the connection.
+    fn locate(&mut self, now: Instant, claim: Claim) {
+        match self.directory.find(&claim.client) {
+            Some(worker) => self.tell(now, worker, WorkerMessage::Surrender(claim)),
+            None => {
+                let result = Err(ClaimError::Unknown);
+                self.tell(
+                    now,
+                    claim.claimant,
+                    WorkerMessage::Surrendered {
+                        ticket: claim.ticket,
+                        result,
+                    },
+                );
+            }
+        }
+    }
+
+    /// At the worker that has the connection: hands it over if the claim is good.
+    fn surrender(&mut self, now: Instant, claim: Claim) {
+        let result = match self.connections.of_client(&claim.client) {
+            None => Err(ClaimError::Unknown),
+            Some(connection) if !claim.proof.proves(connection, &claim.owner) => Err(ClaimError::Refused),
+            Some(connection) => {
+                let key = connection.key;
+                self.pack(now, key).ok_or(ClaimError::Unknown)
+            }
+        };
+        self.tell(
+            now,
+            claim.claimant,
+            WorkerMessage::Surrendered {
+                ticket: claim.ticket,
+                result,
+            },
+        );
+    }
+
+    fn pack(&mut self, now: Instant, key: ConnectionKey) -> Option<Box<MovedConnection>> {
+        self.detach(key);
+        let connection = self.connections.remove(key)?;
+        self.metrics.connections.set(self.connections.len() as u64);
+        let ids = self.subscriptions.of(Holder::Connection(key)).to_vec();
+        let mut observations = Vec::with_capacity(ids.len());
+        for id in ids {
+            let waiting = self.backlog.take(now, id);
+            let Some(removed) = self.subscriptions.remove(id) else {
+                continue;
+            };
+            self.unsubscribe(removed.unsubscribe);
+            let observation = removed.observation;
+            observations.push(MovedObservation {
+                terms: observation.terms,
+                sequence: observation.sequence,
+                confirmed_at: observation.confirmed_at,
+                last: observation.last,
+                waiting,
+            });
+        }
+        self.metrics.subscriptions.set(self.subscriptions.len() as u64);
+        let Connection {
+            client,
+            token,
+            owner,
+            username,
+            created_at,
+            grant,
+            ..
+        } = connection;
+        Some(Box::new(MovedConnection {
+            key,
+            client,
+            token,
+            owner,
+            username,
+            created_at,
+            grant,
+            observations,
+        }))
+    }
+
+    /// At the claimant: the connection arrived, or not.
+    fn surrendered(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        result: Result<Box<MovedConnection>, ClaimError>,
+    ) {
+        let Some(Pending::Claim(claim)) = self.pending.remove(&ticket) else {
+            // Given up meanwhile: the connection is taken in all the same, or it would be lost.
+            if let Ok(moved) = result {
+                self.unpack(now, *moved, None);
+            }
+            return;
+        };
+        let ClaimInFlight {
+            client,
+            peer,
+            implicit,
+            parked,
+        } = *claim;
+        self.claiming.remove(&(peer, client.clone()));
+        match result {
+            Ok(moved) => {
+                self.metrics.connection_events.inc(ConnectionEvent::Moved);
+                self.unpack(now, *moved, Some(peer));
+                for parked in parked {
+                    self.process(now, parked, Stage::Claimed);
+                }
+            }
+            Err(ClaimError::Unknown) if implicit => {
+                let waiting: Vec<_> = parked
+                    .iter()
+                    .map(|parked| (parked.arrived, parked.exchange))
+                    .collect();
+                if let Err(response) = self.create(now, client, peer, None, parked, Admission::default()) {
+                    for (arrived, exchange) in waiting {
+                        self.respond(now, arrived, exchange, response.clone());
+                    }
+                }
+            }
+            Err(_) => {
+                let mut parked = parked.into_iter();
+                if let Some(first) = parked.next() {
+                    let response = self.wrong_token(now, first.peer);
+                    self.respond(now, first.arrived, first.exchange, response);
+                }
+                // The others may have presented a better token.
+                for parked in parked {
+                    self.process(now, parked, Stage::Fresh);
+                }
+            }
+        }
+    }
+
+    fn unpack(&mut self, now: Instant, moved: MovedConnection, peer: Option<PeerId>) {
+        let key = moved.key;
+        if self.connections.of_client(&moved.client).is_some() {
+            // Its client created a newer one here while this one was on its way.
+            return;
+        }
+        let home = Directory::home(&moved.client, self.settings.workers);
+        let worker: WorkerId = self.worker;
+        self.tell(
+            now,
+            home,
+            WorkerMessage::Moved {
+                client: moved.client.clone(),
+                key,
+                worker,
+            },
+        );
+        let listener = peer
+            .and_then(|peer| self.peers.get(peer))
+            .map(|peer| peer.listener);
+        let connection = Connection {
+            key,
+            client: moved.client,
+            token: moved.token,
+            owner: moved.owner,
+            username: moved.username,
+            peer: None,
+            listener: listener.unwrap_or(ListenerId(0)),
+            seen_at: now,
+            created_at: moved.created_at,
+            grant: moved.grant,
+        };
+        for observation in moved.observations {
+            self.resume_observation(now, key, observation);
+        }
+        self.adopt(now, connection, peer);
+    }
+
+    fn resume_observation(&mut self, now: Instant, key: ConnectionKey, moved: MovedObservation) {
+        let (filter, qos) = (moved.terms.filter.clone(), moved.terms.subscribe_qos);
+        let inserted = self
+            .subscriptions
+            .insert(now, Holder::Connection(key), moved.terms);
+        if let Some(observation) = self.subscriptions.get_mut(inserted.id) {
+            observation.sequence = moved.sequence;
+            observation.confirmed_at = moved.confirmed_at;
+            observation.last = moved.last;
+        }
+        for notification in moved.waiting {
+            self.keep_for_later(inserted.id, notification);
+        }
+        self.metrics.subscriptions.set(self.subscriptions.len() as u64);
+        self.arm_observation(now, inserted.id);
+        let ticket = self.ticket();
+        let pending = Pending::Subscribe {
+            exchange: None,
+            arrived: now,
+            observation: inserted.id,
+        };
+        self.pending.insert(ticket, pending);
+        let filter_id = inserted.filter_id;
+        let request = BrokerRequest::Subscribe {
+            ticket,
+            filter_id,
+            filter,
+            qos,
+            retained: false,
+        };
+        self.outputs.push_back(Output::Broker(request));
+    }
+
+    /// No worker answered a claim in time.
+    pub(super) fn claim_timed_out(&mut self, now: Instant, ticket: Ticket) {
+        if !matches!(self.pending.get(&ticket), Some(Pending::Claim(_))) {
+            return;
+        }
+        let Some(Pending::Claim(claim)) = self.pending.remove(&ticket) else {
+            return;
+        };
+        self.claiming.remove(&(claim.peer, claim.client));
+        for parked in claim.parked {
+            self.respond(now, parked.arrived, parked.exchange, unavailable());
+        }
+    }
+}

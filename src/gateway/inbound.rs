@@ -1,0 +1,256 @@
+//! Datagram in: to its peer, through DTLS where the listener speaks it, into the message layer.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::Gateway;
+use super::metrics::ConnectionEvent;
+use super::peers::Peer;
+use super::settings::OnClose;
+use crate::bridge::subscriptions::Holder;
+use crate::coap::contract::{Event, NotificationOutcome, PeerId};
+use crate::dtls::DtlsListener;
+use crate::dtls::contract::{DtlsEvent, SessionId};
+use crate::types::reason::{DropReason, Limit};
+use crate::types::{Identity, ListenerId, PeerAddr};
+
+/// A UDP peer that is silent for this long may be forgotten to make room: EXCHANGE_LIFETIME (RFC 7252, 4.8.2).
+pub(super) const UDP_PEER_IDLE: Duration = Duration::from_secs(247);
+
+/// With a full table, one silent for this long has to do.
+const UDP_PEER_IDLE_CROWDED: Duration = Duration::from_secs(2);
+
+impl Gateway {
+    pub(super) fn datagram(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        from: SocketAddr,
+        bytes: &mut [u8],
+    ) {
+        let Some(from) = PeerAddr::new(from) else {
+            return self.dropped(listener, DropReason::SourcePortZero);
+        };
+        if !self
+            .listener_settings(listener)
+            .is_some_and(|settings| settings.access.allows(from.ip()))
+        {
+            return self.dropped(listener, DropReason::AccessDenied);
+        }
+        if bytes.is_empty() {
+            return self.dropped(listener, DropReason::EmptyDatagram);
+        }
+        if let Some(dtls) = self
+            .dtls
+            .get_mut(usize::from(listener.0))
+            .and_then(Option::as_mut)
+        {
+            dtls.handle_datagram(now, from, bytes, &mut self.transmits);
+            self.dtls_events(now, listener, bytes);
+        } else if let Some(peer) = self.udp_peer(now, listener, from) {
+            self.coap.receive(now, peer, bytes);
+        } else {
+            self.metrics.limits.inc(Limit::UdpPeers);
+            self.dropped(listener, DropReason::Limit);
+        }
+    }
+
+    fn dropped(&self, listener: ListenerId, reason: DropReason) {
+        if let Some(metrics) = self.metrics.listeners.get(usize::from(listener.0)) {
+            metrics.dropped.inc(reason);
+        }
+    }
+
+    fn udp_peer(&mut self, now: Instant, listener: ListenerId, from: PeerAddr) -> Option<PeerId> {
+        if let Some(known) = self.peers.seen_at_address(now, listener, from) {
+            return Some(known);
+        }
+        if self.peers.udp_len() >= self.settings.caps.udp_peers
+            && !self.forget_idle_udp_peer(now, UDP_PEER_IDLE_CROWDED)
+        {
+            return None;
+        }
+        let peer = self.peers.insert(Peer {
+            listener,
+            address: from,
+            session: None,
+            identity: None,
+            connections: Vec::new(),
+            client: None,
+            since: now,
+            seen_at: now,
+        });
+        self.coap.add_peer(peer, listener, false);
+        if let Some(metrics) = self.metrics.listeners.get(usize::from(listener.0)) {
+            metrics.udp_peers.add(1);
+        }
+        Some(peer)
+    }
+
+    /// Forgets a UDP peer that has neither connection nor observation and is silent for `idle`.
+    pub(super) fn forget_idle_udp_peer(&mut self, now: Instant, idle: Duration) -> bool {
+        let subscriptions = &self.subscriptions;
+        let needed = |id: PeerId, peer: &Peer| {
+            !peer.connections.is_empty() || !subscriptions.of(Holder::Peer(id)).is_empty()
+        };
+        match self.peers.idle_udp_peer(now, idle, needed) {
+            Some(peer) => {
+                self.peer_gone(now, peer);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Handles what DTLS made of `datagram`, which holds the plaintexts.
+    pub(super) fn dtls_events(&mut self, now: Instant, listener: ListenerId, datagram: &[u8]) {
+        while let Some(event) = self
+            .dtls
+            .get_mut(usize::from(listener.0))
+            .and_then(Option::as_mut)
+            .and_then(DtlsListener::poll_event)
+        {
+            match event {
+                DtlsEvent::Plaintext { session, range } => {
+                    let plaintext = datagram.get(range).unwrap_or_default();
+                    if let Some(peer) = self.peers.seen_on_session(now, session) {
+                        self.coap.receive(now, peer, plaintext);
+                        // The next record may close the session: what this one asked for is answered first.
+                        self.settle(now);
+                    }
+                }
+                DtlsEvent::Established {
+                    session,
+                    address,
+                    identity,
+                } => {
+                    self.session_established(now, listener, session, address, identity);
+                }
+                DtlsEvent::AddressChanged { session, to } => {
+                    if let Some(peer) = self.peers.seen_on_session(now, session)
+                        && let Some(peer) = self.peers.get_mut(peer)
+                    {
+                        peer.address = to;
+                    }
+                }
+                DtlsEvent::Closed { session, .. } => {
+                    if let Some(peer) = self.peers.seen_on_session(now, session) {
+                        self.peer_gone(now, peer);
+                    }
+                }
+            }
+        }
+    }
+
+    fn session_established(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        session: SessionId,
+        address: PeerAddr,
+        identity: Option<Identity>,
+    ) {
+        let peer = self.peers.insert(Peer {
+            listener,
+            address,
+            session: Some(session),
+            identity,
+            connections: Vec::new(),
+            client: None,
+            since: now,
+            seen_at: now,
+        });
+        // The handshake's cookie proved the address.
+        self.coap.add_peer(peer, listener, true);
+        if self.settings.connection_required {
+            self.connect_implicitly(now, peer);
+        }
+    }
+
+    pub(super) fn dtls_timeouts(&mut self, now: Instant) {
+        for index in 0..self.dtls.len() {
+            if let Some(dtls) = self.dtls.get_mut(index).and_then(Option::as_mut) {
+                dtls.handle_timeout(now, &mut self.transmits);
+            }
+            if let Ok(index) = u16::try_from(index) {
+                self.dtls_events(now, ListenerId(index), &[]);
+            }
+        }
+    }
+
+    /// Ends all that belonged to a peer; its connections stay or end as the listener says.
+    pub(super) fn peer_gone(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(id) else {
+            return;
+        };
+        let listener = usize::from(peer.listener.0);
+        let (connections, session) = (std::mem::take(&mut peer.connections), peer.session);
+        let dtls = self
+            .settings
+            .listeners
+            .get(listener)
+            .and_then(|settings| settings.dtls.as_ref());
+        let ends = session.is_some() && dtls.is_some_and(|dtls| dtls.on_close == OnClose::End);
+        for key in connections {
+            self.detach(key);
+            if ends {
+                self.end_connection(now, key, ConnectionEvent::Ended);
+            }
+        }
+        self.end_observations(Holder::Peer(id));
+        self.peers.remove(id);
+        self.coap.remove_peer(id);
+        if session.is_none()
+            && let Some(metrics) = self.metrics.listeners.get(listener)
+        {
+            metrics.udp_peers.sub(1);
+        }
+    }
+
+    /// Handles all that the message layer made of its inputs, and collects what it wants sent.
+    pub(super) fn settle(&mut self, now: Instant) {
+        while let Some(event) = self.coap.poll_event() {
+            match event {
+                Event::Request {
+                    peer,
+                    exchange,
+                    request,
+                } => self.request(now, peer, exchange, request),
+                Event::Notified {
+                    observation, outcome, ..
+                } => {
+                    self.notified(now, observation, outcome);
+                }
+                Event::Alive { peer } => self.alive(now, peer),
+                Event::Answered { request, result } => self.device_answered(request, result),
+            }
+        }
+        self.flush(now);
+    }
+
+    fn notified(
+        &mut self,
+        now: Instant,
+        observation: crate::coap::contract::ObservationId,
+        outcome: NotificationOutcome,
+    ) {
+        match outcome {
+            NotificationOutcome::Acknowledged => {
+                if let Some(observation) = self.subscriptions.get_mut(observation) {
+                    observation.confirmed_at = now;
+                }
+            }
+            NotificationOutcome::Reset | NotificationOutcome::TimedOut => self.end_observation(observation),
+        }
+    }
+
+    /// An acknowledgement or a ping keeps the connections at that address alive (interface 2.3).
+    fn alive(&mut self, now: Instant, peer: PeerId) {
+        let Some(peer) = self.peers.get(peer) else { return };
+        for key in &peer.connections {
+            if let Some(connection) = self.connections.get_mut(*key) {
+                connection.seen_at = now;
+            }
+        }
+    }
+}

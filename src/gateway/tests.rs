@@ -1,0 +1,532 @@
+//! Several workers' gateways side by side, with a virtual clock and a broker that keeps no state but what the test says.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use coap_lite::{CoapOption, MessageClass, MessageType, Packet, RequestType, ResponseType};
+
+use super::contract::{ControlRequest, Input, Output};
+use super::metrics::{ConnectionEvent, GatewayMetrics};
+use super::settings::{DefaultQos, ListenerSettings, NotifyType, Settings};
+use super::{Gateway, Parts};
+use crate::bridge::contract::{BrokerEvent, BrokerRequest, FilterId};
+use crate::clock_for_tests as clock;
+use crate::coap::CoapMetrics;
+use crate::coap::contract::CoapSettings;
+use crate::policy::authentication::{AuthRequest, DenyReason, Verdict};
+use crate::policy::authorization::Authorizer;
+use crate::types::limits::Caps;
+use crate::types::message::Qos;
+use crate::types::{AccessRules, ListenerId, Message, TopicFilter, WorkerId};
+
+fn settings(workers: u8) -> Settings {
+    Settings {
+        node: "test".into(),
+        workers,
+        connection_required: true,
+        heartbeat: Some(Duration::from_secs(30)),
+        notify_type: NotifyType::Qos,
+        publish_qos: DefaultQos::Coap,
+        subscribe_qos: DefaultQos::Coap,
+        mountpoint: "".into(),
+        observe_check: Duration::from_secs(86_400),
+        coap: CoapSettings::default(),
+        caps: Caps::default(),
+        authorizer: Authorizer::default(),
+        requests_per_second: 0,
+        failed_logins_per_minute: 3,
+        listeners: vec![ListenerSettings {
+            name: "default".into(),
+            dtls: None,
+            access: AccessRules::default(),
+            authentication: false,
+            mountpoint: None,
+        }],
+    }
+}
+
+/// Workers that pass messages to each other at once; subscriptions by worker and filter.
+struct Site {
+    now: Instant,
+    workers: Vec<Gateway>,
+    metrics: Vec<Arc<GatewayMetrics>>,
+    subscriptions: Vec<(usize, FilterId, TopicFilter)>,
+    logins: Vec<(usize, AuthRequest)>,
+    next_mid: u16,
+}
+
+impl Site {
+    fn new(workers: u8) -> Self {
+        Self::with(settings(workers))
+    }
+
+    fn with(settings: Settings) -> Self {
+        let now = clock();
+        let settings = Arc::new(settings);
+        let metrics: Vec<_> = (0..settings.workers)
+            .map(|_| Arc::new(GatewayMetrics::new(1)))
+            .collect();
+        let workers = metrics
+            .iter()
+            .zip(0_u8..)
+            .map(|(metrics, worker)| {
+                let parts = Parts {
+                    worker: WorkerId(worker),
+                    settings: Arc::clone(&settings),
+                    dtls: vec![None],
+                    coap_metrics: Arc::new(CoapMetrics::new(1)),
+                    metrics: Arc::clone(metrics),
+                    seed: [worker; 32],
+                };
+                Gateway::new(now, parts)
+            })
+            .collect();
+        Self {
+            now,
+            workers,
+            metrics,
+            subscriptions: Vec::new(),
+            logins: Vec::new(),
+            next_mid: 1,
+        }
+    }
+
+    /// Lets time pass at worker 0, stopping wherever something is due.
+    fn pass(&mut self, duration: Duration) {
+        let until = self.now + duration;
+        while let Some(due) = self.workers[0].poll_timeout().filter(|due| *due <= until) {
+            self.now = self.now.max(due);
+            self.workers[0].handle_timeout(self.now);
+            self.settle();
+        }
+        self.now = until;
+    }
+
+    /// Sends a request from a port to a worker and returns the answer, and what else that port was sent.
+    fn ask(&mut self, worker: usize, port: u16, request: &Packet) -> Vec<Packet> {
+        let mut bytes = request.to_bytes().unwrap();
+        let from = ([127, 0, 0, 1], port).into();
+        let input = Input::Datagram {
+            listener: ListenerId(0),
+            from,
+            bytes: &mut bytes,
+        };
+        self.workers[worker].handle(self.now, input);
+        self.settle();
+        self.sent(worker, port)
+    }
+
+    fn request(&mut self, method: RequestType, path: &str, query: &[&str]) -> Packet {
+        let mut packet = Packet::new();
+        packet.header.set_type(MessageType::Confirmable);
+        packet.header.code = MessageClass::Request(method);
+        packet.header.message_id = self.next_mid;
+        self.next_mid += 1;
+        packet.set_token(b"tok".to_vec());
+        for segment in path.split('/') {
+            packet.add_option(CoapOption::UriPath, segment.as_bytes().to_vec());
+        }
+        for option in query {
+            packet.add_option(CoapOption::UriQuery, option.as_bytes().to_vec());
+        }
+        packet
+    }
+
+    fn create(&mut self, worker: usize, port: u16, client: &str) -> String {
+        let request = self.request(
+            RequestType::Post,
+            "mqtt/connection",
+            &[&format!("clientid={client}")],
+        );
+        let answers = self.ask(worker, port, &request);
+        assert_eq!(code(&answers[0]), ResponseType::Created);
+        String::from_utf8(answers[0].payload.clone()).unwrap()
+    }
+
+    fn credentialed(&mut self, method: RequestType, path: &str, client: &str, token: &str) -> Packet {
+        self.request(
+            method,
+            path,
+            &[&format!("clientid={client}"), &format!("token={token}")],
+        )
+    }
+
+    fn sent(&mut self, worker: usize, port: u16) -> Vec<Packet> {
+        let packets = self.workers[worker]
+            .transmits()
+            .iter()
+            .filter(|(_, to, _)| to.port() == port)
+            .map(|(_, _, bytes)| Packet::from_bytes(bytes).unwrap())
+            .collect();
+        self.workers[worker].transmits_sent();
+        packets
+    }
+
+    fn settle(&mut self) {
+        let mut busy = true;
+        while busy {
+            busy = false;
+            for worker in 0..self.workers.len() {
+                while let Some(output) = self.workers[worker].poll_output() {
+                    busy = true;
+                    match output {
+                        Output::Worker { to, message } => {
+                            self.workers[usize::from(to.0)].handle(self.now, Input::Worker(message));
+                        }
+                        Output::Broker(request) => self.broker(worker, request),
+                        Output::Authenticate { request, .. } => self.logins.push((worker, request)),
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+        }
+    }
+
+    fn broker(&mut self, worker: usize, request: BrokerRequest) {
+        let event = match request {
+            BrokerRequest::Publish { ticket, message } => {
+                self.publish(&message);
+                BrokerEvent::Published {
+                    ticket,
+                    result: Ok(()),
+                }
+            }
+            BrokerRequest::Subscribe {
+                ticket,
+                filter_id,
+                filter,
+                ..
+            } => {
+                self.subscriptions.push((worker, filter_id, filter));
+                BrokerEvent::Subscribed {
+                    ticket,
+                    result: Ok(Vec::new()),
+                }
+            }
+            BrokerRequest::Unsubscribe { filter_id } => {
+                return self.subscriptions.retain(|(_, id, _)| *id != filter_id);
+            }
+            BrokerRequest::ReadRetained { ticket, .. } => BrokerEvent::Retained {
+                ticket,
+                result: Ok(None),
+            },
+        };
+        self.workers[worker].handle(self.now, Input::Broker(event));
+    }
+
+    fn publish(&mut self, message: &Arc<Message>) {
+        for (worker, id, filter) in self.subscriptions.clone() {
+            if filter.matches(&message.topic) {
+                let event = BrokerEvent::Message {
+                    filters: [id].into(),
+                    message: Arc::clone(message),
+                };
+                self.workers[worker].handle(self.now, Input::Broker(event));
+            }
+        }
+    }
+
+    fn message(topic: &str, payload: &'static [u8]) -> Arc<Message> {
+        Arc::new(Message {
+            topic: crate::types::TopicName::new(topic).unwrap(),
+            payload: payload.into(),
+            qos: Qos::AtMostOnce,
+            retain: false,
+            content_type: None,
+            expires_at: None,
+            origin: None,
+        })
+    }
+
+    /// A publish with credentials, without a connection.
+    fn publish_as(&mut self, port: u16, password: &str) -> Vec<ResponseType> {
+        let query = ["u=ann", &format!("p={password}")];
+        let request = self.request(RequestType::Post, "ps/t", &query);
+        self.ask(0, port, &request).iter().map(code).collect()
+    }
+
+    /// Answers the logins that wait: `right` is the password.
+    fn judge(&mut self, port: u16) -> Vec<ResponseType> {
+        for (worker, request) in std::mem::take(&mut self.logins) {
+            let right = request
+                .password
+                .is_some_and(|password| password.expose() == b"right");
+            let verdict = if right {
+                Verdict::allow()
+            } else {
+                Verdict::Deny(DenyReason::BadCredentials)
+            };
+            let ticket = request.ticket;
+            self.workers[worker].handle(self.now, Input::Authenticated { ticket, verdict });
+            self.settle();
+        }
+        self.sent(0, port).iter().map(code).collect()
+    }
+
+    fn events(&self, event: ConnectionEvent) -> u64 {
+        self.metrics
+            .iter()
+            .map(|metrics| metrics.connection_events.get(event))
+            .sum()
+    }
+}
+
+fn code(packet: &Packet) -> ResponseType {
+    match packet.header.code {
+        MessageClass::Response(code) => code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_connection_and_its_observations_follow_their_client_to_another_worker() {
+    let mut site = Site::new(4);
+    let token = site.create(0, 1000, "meter");
+    let mut observe = site.credentialed(RequestType::Get, "ps/t", "meter", &token);
+    observe.set_observe_value(0);
+    let answer = site.ask(0, 1000, &observe);
+    assert_eq!(code(&answer[0]), ResponseType::Content);
+
+    for (worker, port) in [(3, 2000), (1, 3000), (1, 3001), (0, 1000)] {
+        let heartbeat = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
+        let answer = site.ask(worker, port, &heartbeat);
+        assert_eq!(
+            code(&answer[0]),
+            ResponseType::Changed,
+            "worker {worker} port {port}"
+        );
+        site.publish(&Site::message("t", b"hello"));
+        let notified = site.sent(worker, port);
+        assert_eq!(notified.len(), 1);
+        assert_eq!(notified[0].payload, b"hello");
+        assert_eq!(notified[0].get_token(), b"tok");
+        assert_eq!(site.subscriptions.len(), 1);
+    }
+}
+
+#[test]
+fn observe_numbers_go_on_ascending_on_another_worker() {
+    let mut site = Site::new(2);
+    let token = site.create(0, 1000, "c");
+    let mut observe = site.credentialed(RequestType::Get, "ps/t", "c", &token);
+    observe.set_observe_value(0);
+    let mut last = site.ask(0, 1000, &observe)[0]
+        .get_observe_value()
+        .unwrap()
+        .unwrap();
+    for round in 0..6 {
+        let (worker, port) = (round % 2, 1000 + u16::try_from(round % 2).unwrap());
+        let heartbeat = site.credentialed(RequestType::Put, "mqtt/connection", "c", &token);
+        site.ask(worker, port, &heartbeat);
+        site.publish(&Site::message("t", b"x"));
+        let number = site.sent(worker, port)[0].get_observe_value().unwrap().unwrap();
+        assert!(number > last);
+        last = number;
+    }
+}
+
+#[test]
+fn a_wrong_token_moves_nothing_and_is_throttled_for_the_guesser_only() {
+    let mut site = Site::new(2);
+    let token = site.create(0, 1000, "meter");
+    for attempt in 0..5 {
+        let wrong = site.credentialed(
+            RequestType::Put,
+            "mqtt/connection",
+            "meter",
+            "AAAAAAAAAAAAAAAAAAAAAA",
+        );
+        let answer = site.ask(1, 6666, &wrong);
+        let expected = if attempt < 3 {
+            ResponseType::Unauthorized
+        } else {
+            ResponseType::TooManyRequests
+        };
+        assert_eq!(code(&answer[0]), expected);
+    }
+    let good = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
+    assert_eq!(code(&site.ask(0, 1000, &good)[0]), ResponseType::Changed);
+    assert_eq!(site.events(ConnectionEvent::Moved), 0);
+}
+
+#[test]
+fn creating_again_on_another_worker_kills_the_old_token_everywhere() {
+    let mut site = Site::new(3);
+    let old = site.create(0, 1000, "meter");
+    let new = site.create(2, 2000, "meter");
+    assert_eq!(
+        site.workers
+            .iter()
+            .map(|worker| worker.connections.len())
+            .sum::<usize>(),
+        1
+    );
+    for (worker, port) in [(0, 1000), (1, 1500), (2, 2500)] {
+        let dead = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &old);
+        assert_eq!(
+            code(&site.ask(worker, port, &dead)[0]),
+            ResponseType::Unauthorized
+        );
+    }
+    let live = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &new);
+    assert_eq!(code(&site.ask(1, 1500, &live)[0]), ResponseType::Changed);
+}
+
+#[test]
+fn silence_for_one_and_a_half_heartbeats_ends_a_connection_and_rejected_requests_do_not_help() {
+    let mut site = Site::new(1);
+    let token = site.create(0, 1000, "meter");
+    for seconds in [20, 20, 4] {
+        site.pass(Duration::from_secs(seconds));
+        let rejected = site.request(RequestType::Put, "mqtt/connection", &["clientid=meter"]);
+        assert_eq!(code(&site.ask(0, 1000, &rejected)[0]), ResponseType::BadRequest);
+    }
+    assert_eq!(site.workers[0].connections.len(), 1);
+    site.pass(Duration::from_secs(2));
+    assert_eq!(site.events(ConnectionEvent::Expired), 1);
+    let late = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
+    assert_eq!(code(&site.ask(0, 1000, &late)[0]), ResponseType::Unauthorized);
+}
+
+#[test]
+fn an_observer_that_is_never_heard_of_is_checked_with_a_confirmable_notification() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    settings.observe_check = Duration::from_secs(3600);
+    let mut site = Site::with(settings);
+    let mut observe = site.request(RequestType::Get, "ps/t", &[]);
+    observe.set_observe_value(0);
+    site.ask(0, 1000, &observe);
+    site.publish(&Site::message("t", b"last"));
+    assert_eq!(
+        site.sent(0, 1000)[0].header.get_type(),
+        MessageType::NonConfirmable
+    );
+
+    site.pass(Duration::from_secs(5401));
+    let check = site.sent(0, 1000);
+    assert_eq!(check[0].header.get_type(), MessageType::Confirmable);
+    assert_eq!(check[0].payload, b"last");
+    site.pass(Duration::from_secs(200));
+    assert!(site.workers[0].subscriptions.is_empty());
+    assert!(site.subscriptions.is_empty());
+}
+
+#[test]
+fn peers_that_nobody_needs_are_forgotten_and_observers_are_not() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    let mut site = Site::with(settings);
+    let mut observe = site.request(RequestType::Get, "ps/t", &[]);
+    observe.set_observe_value(0);
+    site.ask(0, 1, &observe);
+    for port in 1000..1500 {
+        let publish = site.request(RequestType::Post, "ps/x", &[]);
+        site.ask(0, port, &publish);
+    }
+    assert_eq!(site.metrics[0].listeners[0].udp_peers.get(), 501);
+    site.pass(Duration::from_secs(400));
+    assert_eq!(site.metrics[0].listeners[0].udp_peers.get(), 1);
+}
+
+fn with_logins() -> Site {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    settings.listeners[0].authentication = true;
+    Site::with(settings)
+}
+
+#[test]
+fn right_credentials_are_asked_about_once_and_then_no_burst_of_theirs_is_throttled() {
+    let mut site = with_logins();
+    assert_eq!(site.publish_as(1000, "right"), []);
+    assert_eq!(site.judge(1000), [ResponseType::Changed]);
+    for _ in 0..100 {
+        assert_eq!(site.publish_as(1000, "right"), [ResponseType::Changed]);
+    }
+    assert!(site.logins.is_empty());
+    assert_eq!(site.publish_as(1000, "wrong"), []);
+    assert_eq!(site.logins.len(), 1);
+    site.now += Duration::from_secs(10);
+    assert_eq!(site.publish_as(1000, "right"), []);
+    assert_eq!(site.logins.len(), 2);
+}
+
+#[test]
+fn a_reload_forgets_who_was_right_and_who_was_asked_about_before_it() {
+    let mut site = with_logins();
+    site.publish_as(1000, "right");
+    site.judge(1000);
+    site.publish_as(2000, "wrong");
+    site.publish_as(1000, "other");
+    site.now += Duration::from_secs(1);
+    let settings = Arc::clone(&site.workers[0].settings);
+    let request = ControlRequest::Reconfigure {
+        settings,
+        contexts: Vec::new(),
+    };
+    site.workers[0].handle(site.now, Input::Control { ticket: 1, request });
+    while site.workers[0].poll_output().is_some() {}
+    for (_, request) in std::mem::take(&mut site.logins) {
+        let (ticket, verdict) = (request.ticket, Verdict::allow());
+        site.workers[0].handle(site.now, Input::Authenticated { ticket, verdict });
+        site.settle();
+    }
+    for password in ["right", "other"] {
+        assert_eq!(site.sent(0, 1000).len().min(1), usize::from(password == "right"));
+        assert_eq!(site.publish_as(1000, password), [], "{password}");
+    }
+}
+
+#[test]
+fn wrong_credentials_in_flight_are_throttled_and_right_ones_give_back_what_they_took() {
+    let mut site = with_logins();
+    let burst: Vec<_> = (0..5).flat_map(|_| site.publish_as(1000, "wrong")).collect();
+    assert_eq!(burst, [ResponseType::TooManyRequests; 2]);
+    assert_eq!(site.judge(1000), [ResponseType::Unauthorized; 3]);
+    assert_eq!(site.publish_as(1000, "right"), [ResponseType::TooManyRequests]);
+    site.now += Duration::from_secs(20);
+    for _ in 0..5 {
+        assert_eq!(site.publish_as(1000, "right"), []);
+        assert_eq!(site.judge(1000), [ResponseType::Changed]);
+        site.now += Duration::from_secs(11);
+    }
+}
+
+#[test]
+fn a_full_memory_refuses_everything_and_says_when_to_try_again() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    let mut site = Site::with(settings);
+    let publish = |site: &mut Site, port| {
+        let request = site.request(RequestType::Post, "ps/x", &[]);
+        site.ask(0, port, &request)
+    };
+    let tell = |site: &mut Site, memory| {
+        let request = ControlRequest::Pressure { memory, spool: 0.0 };
+        site.workers[0].handle(site.now, Input::Control { ticket: 1, request });
+        while site.workers[0].poll_output().is_some() {}
+        site.pass(Duration::from_secs(1));
+    };
+    assert_eq!(code(&publish(&mut site, 1)[0]), ResponseType::Changed);
+    tell(&mut site, 0.99);
+    let refused = publish(&mut site, 1);
+    assert_eq!(code(&refused[0]), ResponseType::ServiceUnavailable);
+    assert!(refused[0].get_first_option(CoapOption::MaxAge).is_some());
+    for _ in 0..12 {
+        tell(&mut site, 0.10);
+    }
+    assert_eq!(code(&publish(&mut site, 1)[0]), ResponseType::Changed);
+}
+
+#[test]
+fn one_stall_of_the_machine_is_no_overload() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    let mut site = Site::with(settings);
+    site.pass(Duration::from_secs(10));
+    site.now += Duration::from_secs(30);
+    site.workers[0].handle_timeout(site.now);
+    let request = site.request(RequestType::Post, "ps/x", &[]);
+    assert_eq!(code(&site.ask(0, 1, &request)[0]), ResponseType::Changed);
+}

@@ -1,0 +1,474 @@
+//! Token buckets by source and by client, in tables of a fixed size.
+//!
+//! A bucket is one number: the time at which it will be full again (the generic cell rate algorithm), so an entry whose
+//! time has come says nothing and its place is free. Where a table has no free place, the entry that owes least goes: an
+//! attacker who comes from many sources crowds out those who would be full soon anyhow, never one who owes much, and
+//! nobody is refused for want of room. Sources that have proved their address have a table of their own, which those
+//! who have not cannot touch.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+const WAYS: usize = 8;
+
+/// How much is allowed: `amount` per `per`, all of it at once if none was used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many; 0 is no limit.
+    pub amount: u32,
+    /// In what time; over zero.
+    pub per: Duration,
+}
+
+impl Rate {
+    /// So many a second; 0 is no limit.
+    #[must_use]
+    pub const fn per_second(amount: u32) -> Self {
+        Self {
+            amount,
+            per: Duration::from_secs(1),
+        }
+    }
+
+    /// So many a minute; 0 is no limit.
+    #[must_use]
+    pub const fn per_minute(amount: u32) -> Self {
+        Self {
+            amount,
+            per: Duration::from_secs(60),
+        }
+    }
+
+    /// The same rate `factor` times over; no limit stays no limit.
+    #[must_use]
+    pub const fn times(self, factor: u32) -> Self {
+        Self {
+            amount: self.amount.saturating_mul(factor),
+            per: self.per,
+        }
+    }
+
+    fn interval(self) -> u64 {
+        let per = u64::try_from(self.per.as_nanos()).unwrap_or(u64::MAX);
+        per.checked_div(u64::from(self.amount)).unwrap_or(0)
+    }
+
+    fn tolerance(self) -> u64 {
+        self.interval()
+            .saturating_mul(u64::from(self.amount.saturating_sub(1)))
+    }
+}
+
+/// The Max-Age of a 4.29 or 5.03, in whole seconds, at least 1: after it a new try is not refused at once.
+#[must_use]
+pub fn max_age(retry_after: Duration) -> u32 {
+    let seconds = retry_after
+        .as_secs()
+        .saturating_add(u64::from(retry_after.subsec_nanos() > 0));
+    u32::try_from(seconds.max(1)).unwrap_or(u32::MAX)
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    /// Keyed hash of the key; 0 is a free place.
+    mark: u64,
+    /// When the bucket is full again, in nanoseconds after the table's start.
+    full_at: u64,
+}
+
+/// Buckets of one rate by key. Its memory is taken once: 16 bytes for each place.
+#[derive(Debug)]
+pub struct RateTable {
+    rate: Rate,
+    start: Instant,
+    secret: [u64; 2],
+    slots: Box<[[Slot; WAYS]]>,
+    evicted: u64,
+}
+
+impl RateTable {
+    /// A table for about `capacity` keys that owe something at the same time.
+    #[must_use]
+    pub fn new(now: Instant, rate: Rate, capacity: usize, random: &mut StdRng) -> Self {
+        Self {
+            rate,
+            start: now,
+            secret: [random.random(), random.random()],
+            slots: vec![[Slot::default(); WAYS]; capacity.div_ceil(WAYS).max(1)].into(),
+            evicted: 0,
+        }
+    }
+
+    /// Another rate from now on. What is owed stays owed.
+    pub fn set_rate(&mut self, rate: Rate) {
+        self.rate = rate;
+    }
+
+    /// Takes one from the bucket of `key`.
+    ///
+    /// # Errors
+    /// When it is empty, with the time after which one more may be had.
+    pub fn take(&mut self, now: Instant, key: &impl Hash) -> Result<(), Duration> {
+        self.look(now, key, true)
+    }
+
+    /// Whether one could be taken from the bucket of `key`.
+    ///
+    /// # Errors
+    /// When it is empty, with the time after which one may be had.
+    pub fn peek(&mut self, now: Instant, key: &impl Hash) -> Result<(), Duration> {
+        self.look(now, key, false)
+    }
+
+    /// Puts one back that was taken.
+    pub fn give_back(&mut self, now: Instant, key: &impl Hash) {
+        let interval = self.rate.interval();
+        let now = self.nanos(now);
+        let mark = self.mark(key);
+        if let Some(slot) = self
+            .set(mark)
+            .and_then(|set| set.iter_mut().find(|slot| slot.mark == mark))
+        {
+            slot.full_at = slot.full_at.saturating_sub(interval).max(now);
+        }
+    }
+
+    /// How many entries had to go that still owed something.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    fn look(&mut self, now: Instant, key: &impl Hash, take: bool) -> Result<(), Duration> {
+        if self.rate.amount == 0 {
+            return Ok(());
+        }
+        let now = self.nanos(now);
+        let mark = self.mark(key);
+        let (interval, tolerance) = (self.rate.interval(), self.rate.tolerance());
+        let Some(set) = self.set(mark) else {
+            return Ok(());
+        };
+        let known = set
+            .iter()
+            .position(|slot| slot.mark == mark)
+            .and_then(|at| set.get_mut(at));
+        let full_at = known.as_ref().map_or(now, |slot| slot.full_at.max(now));
+        let owed = full_at - now;
+        if owed > tolerance {
+            return Err(Duration::from_nanos(owed - tolerance));
+        }
+        if !take {
+            return Ok(());
+        }
+        let updated = Slot {
+            mark,
+            full_at: full_at.saturating_add(interval),
+        };
+        if let Some(slot) = known {
+            *slot = updated;
+        } else if let Some(slot) = set.iter_mut().min_by_key(|slot| slot.full_at) {
+            let owed = slot.full_at > now;
+            *slot = updated;
+            self.evicted += u64::from(owed);
+        }
+        Ok(())
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn set(&mut self, mark: u64) -> Option<&mut [Slot; WAYS]> {
+        let sets = u64::try_from(self.slots.len()).unwrap_or(u64::MAX);
+        let at = (mark >> 32).wrapping_mul(sets) >> 32;
+        self.slots.get_mut(usize::try_from(at).ok()?)
+    }
+
+    fn mark(&self, key: &impl Hash) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.secret.hash(&mut hasher);
+        key.hash(&mut hasher);
+        hasher.finish().max(1)
+    }
+}
+
+/// How sure it is that a source is where its datagrams say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Anyone may have written that address on the datagram.
+    Unproven,
+    /// It answered to something that only it was sent: a cookie, a token, an ACK.
+    Proven,
+}
+
+/// One rate by source in both classes; a proven source has ten times the rate of an unproven one where so asked.
+#[derive(Debug)]
+pub struct SourceRate {
+    unproven: RateTable,
+    proven: RateTable,
+    factor: u32,
+}
+
+/// How many sources of each class are held.
+#[derive(Debug, Clone, Copy)]
+pub struct SourceCapacity {
+    /// Those who have not proved their address.
+    pub unproven: usize,
+    /// Those who have.
+    pub proven: usize,
+}
+
+impl Default for SourceCapacity {
+    fn default() -> Self {
+        Self {
+            unproven: 65_536,
+            proven: 16_384,
+        }
+    }
+}
+
+impl SourceRate {
+    /// Tables for `rate`; a proven source gets `factor` times as much.
+    #[must_use]
+    pub fn new(now: Instant, rate: Rate, factor: u32, capacity: SourceCapacity, random: &mut StdRng) -> Self {
+        Self {
+            unproven: RateTable::new(now, rate, capacity.unproven, random),
+            proven: RateTable::new(now, rate.times(factor), capacity.proven, random),
+            factor,
+        }
+    }
+
+    /// Another rate from now on.
+    pub fn set_rate(&mut self, rate: Rate) {
+        self.unproven.set_rate(rate);
+        self.proven.set_rate(rate.times(self.factor));
+    }
+
+    /// Takes one for `source` ([`crate::types::PeerAddr::source`]).
+    ///
+    /// # Errors
+    /// When it has none left, with the time after which it has.
+    pub fn take(&mut self, now: Instant, class: Class, source: IpAddr) -> Result<(), Duration> {
+        self.table(class).take(now, &source)
+    }
+
+    fn table(&mut self, class: Class) -> &mut RateTable {
+        match class {
+            Class::Unproven => &mut self.unproven,
+            Class::Proven => &mut self.proven,
+        }
+    }
+}
+
+/// Failed logins and wrong tokens of a source.
+///
+/// A login is charged before it is given to a backend and given back unless it failed, so what is in flight cannot go
+/// over the rate. A wrong token is charged when it is seen. A right token asks nobody: 128 random bits are not guessed,
+/// and so nobody who writes a neighbour's address on his datagrams can lock that neighbour's connection out.
+#[derive(Debug)]
+pub struct Failures(SourceRate);
+
+impl Failures {
+    /// `rate` failures for each source, alike in both classes.
+    #[must_use]
+    pub fn new(now: Instant, rate: Rate, capacity: SourceCapacity, random: &mut StdRng) -> Self {
+        Self(SourceRate::new(now, rate, 1, capacity, random))
+    }
+
+    /// Another rate from now on.
+    pub fn set_rate(&mut self, rate: Rate) {
+        self.0.set_rate(rate);
+    }
+
+    /// Counts a try of `source` that is wrong, or may turn out to be.
+    ///
+    /// # Errors
+    /// When too many of its tries failed: 4.29, with the time for Max-Age. Then nothing is counted.
+    pub fn charge(&mut self, now: Instant, class: Class, source: IpAddr) -> Result<(), Duration> {
+        self.0.take(now, class, source)
+    }
+
+    /// The try was not wrong after all, or nobody could tell.
+    pub fn give_back(&mut self, now: Instant, class: Class, source: IpAddr) {
+        self.0.table(class).give_back(now, &source);
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some instant to start from"
+)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn table(amount: u32, capacity: usize) -> (RateTable, Instant) {
+        let now = Instant::now();
+        let rate = Rate::per_second(amount);
+        (
+            RateTable::new(now, rate, capacity, &mut StdRng::seed_from_u64(1)),
+            now,
+        )
+    }
+
+    #[test]
+    fn a_full_bucket_gives_all_at_once_and_then_one_by_one() {
+        let (mut table, now) = table(10, 100);
+        for _ in 0..10 {
+            assert_eq!(table.take(now, &"a"), Ok(()));
+        }
+        let wait = table.take(now, &"a").unwrap_err();
+        assert_eq!(wait, Duration::from_millis(100));
+        assert_eq!(table.take(now, &"b"), Ok(()));
+        assert!(table.take(now + wait - Duration::from_nanos(1), &"a").is_err());
+        assert_eq!(table.take(now + wait, &"a"), Ok(()));
+        assert!(table.take(now + wait, &"a").is_err());
+    }
+
+    #[test]
+    fn over_a_long_time_exactly_the_rate_gets_through() {
+        let (mut table, now) = table(20, 100);
+        let passed = (0..100_000u64)
+            .filter(|n| table.take(now + Duration::from_micros(n * 100), &"a").is_ok())
+            .count();
+        assert!((219..=220).contains(&passed), "{passed}");
+    }
+
+    #[test]
+    fn zero_is_no_limit() {
+        let (mut table, now) = table(0, 1);
+        assert!((0..10_000).all(|_| table.take(now, &"a").is_ok()));
+    }
+
+    #[test]
+    fn refused_tries_cost_nothing_more() {
+        let (mut table, now) = table(1, 10);
+        assert!(table.take(now, &"a").is_ok());
+        for _ in 0..1000 {
+            assert!(table.take(now, &"a").is_err());
+        }
+        assert!(table.take(now + Duration::from_secs(1), &"a").is_ok());
+    }
+
+    #[test]
+    fn a_flood_of_sources_neither_frees_the_guesser_nor_refuses_anyone() {
+        let (mut table, now) = table(30, 1024);
+        while table.take(now, &"guesser").is_ok() {}
+        for n in 0..100_000u32 {
+            assert!(table.take(now, &n).is_ok(), "{n}");
+        }
+        assert!(table.take(now, &"guesser").is_err());
+        assert!(table.evicted() > 90_000);
+        assert_eq!(size_of_val(&*table.slots), 1024 * 16);
+    }
+
+    #[test]
+    fn entries_that_owe_nothing_are_not_missed() {
+        let (mut table, now) = table(1, 8);
+        for n in 0..1000u32 {
+            assert!(
+                table
+                    .take(now + Duration::from_secs(u64::from(n) * 2), &n)
+                    .is_ok()
+            );
+        }
+        assert_eq!(table.evicted(), 0);
+    }
+
+    #[test]
+    fn unproven_sources_cannot_touch_proven_ones() {
+        let now = Instant::now();
+        let capacity = SourceCapacity {
+            unproven: 64,
+            proven: 64,
+        };
+        let mut rate = SourceRate::new(
+            now,
+            Rate::per_second(2),
+            10,
+            capacity,
+            &mut StdRng::seed_from_u64(2),
+        );
+        let source = |n: u32| IpAddr::from(n.to_be_bytes());
+        while rate.take(now, Class::Unproven, source(7)).is_ok() {}
+        for _ in 0..20 {
+            assert!(rate.take(now, Class::Proven, source(7)).is_ok());
+        }
+        assert!(rate.take(now, Class::Proven, source(7)).is_err());
+        for n in 100..10_000 {
+            assert!(rate.take(now, Class::Unproven, source(n)).is_ok());
+        }
+        assert!(rate.take(now, Class::Proven, source(7)).is_err());
+    }
+
+    #[test]
+    fn guessing_is_throttled_for_the_guesser_and_nobody_else() {
+        let now = Instant::now();
+        let rate = Rate::per_minute(30);
+        let mut failures = Failures::new(
+            now,
+            rate,
+            SourceCapacity::default(),
+            &mut StdRng::seed_from_u64(3),
+        );
+        let (guesser, neighbour) = (IpAddr::from([127, 0, 0, 2]), IpAddr::from([127, 0, 0, 3]));
+        let mut tries = 0;
+        for second in 0..120 {
+            let now = now + Duration::from_secs(second);
+            for _ in 0..100 {
+                tries += u32::from(failures.charge(now, Class::Unproven, guesser).is_ok());
+                assert_eq!(failures.charge(now, Class::Unproven, neighbour), Ok(()));
+                failures.give_back(now, Class::Unproven, neighbour);
+            }
+        }
+        assert!((85..=90).contains(&tries), "{tries}");
+    }
+
+    #[test]
+    fn logins_in_flight_cannot_go_over_the_rate() {
+        let now = Instant::now();
+        let rate = Rate::per_minute(30);
+        let mut failures = Failures::new(
+            now,
+            rate,
+            SourceCapacity::default(),
+            &mut StdRng::seed_from_u64(4),
+        );
+        let source = IpAddr::from([127, 0, 0, 2]);
+        let in_flight = (0..1000)
+            .filter(|_| failures.charge(now, Class::Proven, source).is_ok())
+            .count();
+        assert_eq!(in_flight, 30);
+        for _ in 0..1000 {
+            failures.give_back(now, Class::Proven, source);
+        }
+        assert_eq!(
+            (0..1000)
+                .filter(|_| failures.charge(now, Class::Proven, source).is_ok())
+                .count(),
+            30
+        );
+    }
+
+    #[test]
+    fn max_age_rounds_up_and_is_at_least_a_second() {
+        assert_eq!(max_age(Duration::ZERO), 1);
+        assert_eq!(max_age(Duration::from_millis(1001)), 2);
+        assert_eq!(max_age(Duration::MAX), u32::MAX);
+    }
+
+    #[test]
+    fn a_lower_rate_holds_at_once() {
+        let (mut table, now) = table(100, 8);
+        table.set_rate(Rate::per_second(1));
+        assert!(table.take(now, &"a").is_ok());
+        assert!(table.take(now, &"a").is_err());
+    }
+}

@@ -1,0 +1,506 @@
+//! Certificates on either side, and what is wrong with them.
+
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use portcullis::dtls::metrics::{Alert, HandshakeResult};
+use portcullis::dtls::{CertIdentity, DtlsContext, DtlsMaterial, PskStore, Verify};
+use portcullis::types::Proof;
+use std::sync::Arc;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+use crate::bench::*;
+use crate::certs::{Certified, Recipe, authority, ec_key, revocation_list, rsa_key};
+use crate::dtls_client::ClientConfig;
+
+const ECDSA: [&str; 4] = [
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES128-CCM8",
+    "ECDHE-ECDSA-AES128-CCM",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+];
+
+pub fn with_certificate(own: &Certified) -> DtlsMaterial {
+    DtlsMaterial {
+        psks: None,
+        cert_pem: Some(own.cert_pem()),
+        key_pem: Some(Zeroizing::new(own.key_pem())),
+        ..material()
+    }
+}
+
+pub fn with_clients(own: &Certified, ca: &Certified, verify: Verify) -> DtlsMaterial {
+    DtlsMaterial {
+        ca_pem: Some(ca.cert_pem()),
+        verify,
+        ..with_certificate(own)
+    }
+}
+
+pub fn client_with(suite: &str, ca: &Certified, own: &Certified) -> ClientConfig {
+    ClientConfig {
+        certificate: Some((own.certificate.clone(), own.key.clone())),
+        ..ClientConfig::certificate(suite, &ca.certificate)
+    }
+}
+
+#[test]
+fn every_certificate_suite_makes_a_session_without_identity() {
+    let ca = authority("ca");
+    let ec = Recipe::new("server").make(Some(&ca));
+    let rsa = Recipe {
+        key: rsa_key(2048),
+        ..Recipe::new("server")
+    }
+    .make(Some(&ca));
+    let p384 = Recipe {
+        key: ec_key(Nid::SECP384R1),
+        ..Recipe::new("server")
+    }
+    .make(Some(&ca));
+    let p521 = Recipe {
+        key: ec_key(Nid::SECP521R1),
+        ..Recipe::new("server")
+    }
+    .make(Some(&ca));
+    let cases = [
+        (&ec, &ECDSA[..]),
+        (&p384, &ECDSA[..1]),
+        (&p521, &ECDSA[..1]),
+        (
+            &rsa,
+            &["ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-CHACHA20-POLY1305"],
+        ),
+    ];
+    for (own, suites) in cases {
+        let mut server = Server::new(&with_certificate(own), settings());
+        for (n, suite) in suites.iter().enumerate() {
+            let at = peer(n as u16);
+            let (mut client, session) =
+                server.establish(&ClientConfig::certificate(suite, &ca.certificate), at);
+            let info = server.listener.session(session).unwrap();
+            assert_eq!((info.suite.openssl_name(), info.identity), (*suite, None));
+            assert!(server.talks(&mut client, session, at), "{suite}");
+        }
+    }
+}
+
+#[test]
+fn a_client_certificate_gives_the_identity_that_is_configured() {
+    let ca = authority("ca");
+    let own = Recipe::new("server").make(Some(&ca));
+    let device = Recipe {
+        uri: Some("urn:dev:7"),
+        ..Recipe::new("device-7")
+    }
+    .make(Some(&ca));
+    for (cert_identity, name) in [
+        (CertIdentity::Cn, "device-7"),
+        (CertIdentity::SanDns, "device.example"),
+        (CertIdentity::SanUri, "urn:dev:7"),
+    ] {
+        let material = DtlsMaterial {
+            cert_identity,
+            ..with_clients(&own, &ca, Verify::Required)
+        };
+        let mut server = Server::new(&material, settings());
+        let (mut client, session) = server.establish(&client_with(ECDSA[0], &ca, &device), peer(1));
+        let identity = server.listener.session(session).unwrap().identity.unwrap();
+        assert_eq!((&*identity.name, identity.proof), (name, Proof::Certificate));
+        assert!(server.talks(&mut client, session, peer(1)));
+    }
+}
+
+#[test]
+fn a_chain_longer_than_a_datagram_arrives_in_small_flights() {
+    let ca = authority("ca");
+    let own = Recipe {
+        key: rsa_key(4096),
+        ..Recipe::new("server")
+    }
+    .make(Some(&ca));
+    let device = Recipe {
+        key: rsa_key(4096),
+        ..Recipe::new("device")
+    }
+    .make(Some(&ca));
+    let material = DtlsMaterial {
+        mtu: 300,
+        ..with_clients(&own, &ca, Verify::Required)
+    };
+    let mut server = Server::new(&material, settings());
+    let config = ClientConfig {
+        mtu: Some(300),
+        ..client_with("ECDHE-RSA-AES128-GCM-SHA256", &ca, &device)
+    };
+    let mut client = crate::dtls_client::DtlsClient::new(&config);
+    client.connect();
+    loop {
+        let out = client.take();
+        if out.is_empty() {
+            break;
+        }
+        for datagram in out {
+            assert!(datagram.len() <= 300);
+            for (_, answer) in server.input(peer(1), &datagram) {
+                assert!(answer.len() <= 300, "{}", answer.len());
+                client.handle(&answer);
+            }
+        }
+    }
+    assert!(client.is_connected(), "{:?}", client.failure());
+    assert_eq!(server.listener.len(), 1);
+}
+
+#[test]
+fn a_client_without_a_good_certificate_gets_the_right_alert() {
+    let (ca, foreign) = (authority("ca"), authority("foreign"));
+    let own = Recipe::new("server").make(Some(&ca));
+    let stranger = Recipe::new("device").make(Some(&foreign));
+    let expired = Recipe {
+        from: -7200,
+        to: -3600,
+        ..Recipe::new("device")
+    }
+    .make(Some(&ca));
+    let server_only = Recipe {
+        client: false,
+        ..Recipe::new("device")
+    }
+    .make(Some(&ca));
+    let weak = Recipe {
+        key: rsa_key(1024),
+        ..Recipe::new("device")
+    }
+    .make(Some(&ca));
+    let sha1 = Recipe {
+        digest: MessageDigest::sha1(),
+        ..Recipe::new("device")
+    }
+    .make(Some(&ca));
+    let nameless = Recipe::new("").make(Some(&ca));
+    let revoked = Recipe::new("device").make(Some(&ca));
+    let device = Recipe::new("device").make(Some(&ca));
+    let material = DtlsMaterial {
+        crl_pem: Some(revocation_list(&ca, &[&revoked]).to_pem().unwrap()),
+        ..with_clients(&own, &ca, Verify::Required)
+    };
+    let mut server = Server::new(&material, settings());
+    let cases = [
+        (None, "handshake failure", Alert::HandshakeFailure),
+        (Some(&stranger), "unknown ca", Alert::UnknownCa),
+        (Some(&expired), "certificate expired", Alert::CertificateExpired),
+        (
+            Some(&server_only),
+            "unsupported certificate",
+            Alert::UnsupportedCertificate,
+        ),
+        (Some(&weak), "bad certificate", Alert::BadCertificate),
+        (Some(&sha1), "bad certificate", Alert::BadCertificate),
+        (Some(&nameless), "bad certificate", Alert::BadCertificate),
+        (Some(&revoked), "certificate revoked", Alert::CertificateRevoked),
+    ];
+    for (n, (certificate, failure, alert)) in cases.into_iter().enumerate() {
+        let config = certificate.map_or(ClientConfig::certificate(ECDSA[0], &ca.certificate), |own| {
+            client_with(ECDSA[0], &ca, own)
+        });
+        let sent = server.metrics.alerts_sent.get(alert);
+        let client = server.handshake(&config, peer(n as u16));
+        let text = client.failure().unwrap_or_default();
+        assert!(
+            !client.is_connected() && text.contains(failure),
+            "case {n}: {text}"
+        );
+        assert_eq!(
+            server.metrics.alerts_sent.get(alert),
+            sent + 1,
+            "case {n}: {text}"
+        );
+        assert_eq!(
+            server.results(HandshakeResult::BadCertificate),
+            n as u64 + 1,
+            "case {n}: {text}"
+        );
+        assert_eq!((server.listener.len(), server.listener.half_open()), (0, 0));
+    }
+    server.establish(&client_with(ECDSA[0], &ca, &device), peer(99));
+}
+
+#[test]
+fn an_optional_certificate_may_be_missing_but_not_foreign() {
+    let (ca, foreign) = (authority("ca"), authority("foreign"));
+    let own = Recipe::new("server").make(Some(&ca));
+    let stranger = Recipe::new("device").make(Some(&foreign));
+    let mut server = Server::new(&with_clients(&own, &ca, Verify::Optional), settings());
+    let (_, session) = server.establish(&ClientConfig::certificate(ECDSA[0], &ca.certificate), peer(1));
+    assert_eq!(server.listener.session(session).unwrap().identity, None);
+    assert!(
+        !server
+            .handshake(&client_with(ECDSA[0], &ca, &stranger), peer(2))
+            .is_connected()
+    );
+}
+
+#[test]
+fn a_client_that_refuses_our_certificate_is_counted_as_such() {
+    let (ca, foreign) = (authority("ca"), authority("foreign"));
+    let own = Recipe::new("server").make(Some(&ca));
+    let mut server = Server::new(&with_certificate(&own), settings());
+    let client = server.handshake(
+        &ClientConfig::certificate(ECDSA[0], &foreign.certificate),
+        peer(1),
+    );
+    assert!(!client.is_connected());
+    assert_eq!(server.metrics.alerts_received.get(Alert::UnknownCa), 1);
+    assert_eq!(server.listener.half_open(), 1);
+    server.advance(Duration::from_secs(4));
+    assert_eq!(server.results(HandshakeResult::BadCertificate), 1);
+    assert_eq!(server.listener.half_open(), 0);
+}
+
+#[test]
+fn broken_material_is_refused_by_name() {
+    let ca = authority("ca");
+    let own = Recipe::new("server").make(Some(&ca));
+    let other = Recipe::new("server").make(Some(&ca));
+    let expired = Recipe {
+        from: -7200,
+        to: -3600,
+        ..Recipe::new("server")
+    }
+    .make(Some(&ca));
+    let early = Recipe {
+        from: 3600,
+        ..Recipe::new("server")
+    }
+    .make(Some(&ca));
+    let for_clients = Recipe {
+        server: false,
+        ..Recipe::new("server")
+    }
+    .make(Some(&ca));
+    let weak = Recipe {
+        key: rsa_key(1024),
+        ..Recipe::new("server")
+    }
+    .make(Some(&ca));
+    let sha1 = Recipe {
+        digest: MessageDigest::sha1(),
+        ..Recipe::new("server")
+    }
+    .make(Some(&ca));
+    let secp256k1 = Recipe {
+        key: ec_key(Nid::SECP256K1),
+        ..Recipe::new("server")
+    }
+    .make(Some(&ca));
+    let ed25519 = openssl::pkey::PKey::generate_ed25519().unwrap();
+    let ed25519 = Recipe {
+        key: ed25519,
+        ..Recipe::new("server")
+    }
+    .make(Some(&ca));
+    let good = with_certificate(&own);
+    let key = |bytes: Vec<u8>| Some(Zeroizing::new(bytes));
+    let sealed = own
+        .key
+        .private_key_to_pem_pkcs8_passphrase(openssl::symm::Cipher::aes_128_cbc(), b"x")
+        .unwrap();
+    let cases = [
+        (
+            with_certificate(&expired),
+            "cert_file: the certificate expired on",
+        ),
+        (
+            with_certificate(&early),
+            "cert_file: the certificate is not valid before",
+        ),
+        (
+            with_certificate(&for_clients),
+            "cert_file: the certificate is not for servers",
+        ),
+        (
+            with_certificate(&weak),
+            "cert_file: an RSA key of 1024 bits is too weak",
+        ),
+        (
+            with_certificate(&sha1),
+            "cert_file: the certificate is signed with a broken hash",
+        ),
+        (
+            with_certificate(&secp256k1),
+            "cert_file: its elliptic curve is none of",
+        ),
+        (
+            with_certificate(&ed25519),
+            "cert_file: it is neither an ECDSA nor an RSA key",
+        ),
+        (
+            DtlsMaterial {
+                key_pem: key(other.key_pem()),
+                ..good.clone()
+            },
+            "key_file: the private key does not fit",
+        ),
+        (
+            DtlsMaterial {
+                key_pem: key(own.cert_pem()),
+                ..good.clone()
+            },
+            "key_file: it holds a certificate, not",
+        ),
+        (
+            DtlsMaterial {
+                cert_pem: Some(own.key_pem()),
+                ..good.clone()
+            },
+            "cert_file: it holds a private key, not",
+        ),
+        (
+            DtlsMaterial {
+                key_pem: key(sealed),
+                ..good.clone()
+            },
+            "key_file: it holds an encrypted key",
+        ),
+        (
+            DtlsMaterial {
+                key_pem: key(b"rubbish".to_vec()),
+                ..good.clone()
+            },
+            "key_file: it holds no PEM section",
+        ),
+        (
+            DtlsMaterial {
+                key_pem: None,
+                ..good.clone()
+            },
+            "key_file: it is needed beside cert_file",
+        ),
+        (
+            DtlsMaterial {
+                cert_pem: None,
+                ..good.clone()
+            },
+            "cert_file: it is needed beside key_file",
+        ),
+        (
+            DtlsMaterial {
+                verify: Verify::Required,
+                ..good.clone()
+            },
+            "ca_file: it is needed",
+        ),
+        (
+            DtlsMaterial {
+                crl_pem: Some(ca.cert_pem()),
+                ..with_clients(&own, &ca, Verify::Required)
+            },
+            "crl_file: it holds a certificate, not a revocation list",
+        ),
+        (
+            DtlsMaterial {
+                cert_pem: None,
+                key_pem: None,
+                ..good.clone()
+            },
+            "psk_file: a DTLS listener needs",
+        ),
+        (
+            DtlsMaterial {
+                ciphers: "nonsense".into(),
+                ..good.clone()
+            },
+            "ciphers: OpenSSL refuses the list",
+        ),
+        (
+            DtlsMaterial {
+                ciphers: "AES256-SHA".into(),
+                ..good.clone()
+            },
+            "ciphers: none of the list can be used",
+        ),
+        (
+            DtlsMaterial {
+                ciphers: "PSK-AES128-CCM8".into(),
+                ..good.clone()
+            },
+            "ciphers: none of the list can be",
+        ),
+        (
+            DtlsMaterial {
+                mtu: 255,
+                ..good.clone()
+            },
+            "mtu: it must be",
+        ),
+    ];
+    for (material, expected) in cases {
+        let error = DtlsContext::new(&material).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error} instead of {expected}");
+    }
+    let days = DtlsContext::new(&good).unwrap().certificate_not_after().unwrap() / 86_400;
+    assert!(days > 20_000, "{days}");
+}
+
+#[test]
+fn a_cipher_list_says_what_it_leaves_out() {
+    let material = DtlsMaterial {
+        ciphers: "PSK-AES128-CBC-SHA256:PSK-AES128-CCM8".into(),
+        ..material()
+    };
+    let context = DtlsContext::new(&material).unwrap();
+    assert_eq!(context.ignored_ciphers(), ["PSK-AES128-CBC-SHA256"]);
+    assert_eq!(context.suites().len(), 1);
+}
+
+#[test]
+fn removing_and_rekeying_an_identity_and_revoking_a_certificate_end_their_sessions_and_no_other() {
+    use portcullis::dtls::contract::CloseReason;
+    let ca = authority("ca");
+    let own = Recipe::new("server").make(Some(&ca));
+    let (bad, good) = (
+        Recipe::new("bad").make(Some(&ca)),
+        Recipe::new("good").make(Some(&ca)),
+    );
+    let keys = |text: &str| Some(Arc::new(PskStore::parse(text).unwrap()));
+    let key = hex(KEY);
+    let mut material = DtlsMaterial {
+        psks: keys(&format!("u1:{key}\nu2:{key}\nu3:{key}")),
+        crl_pem: Some(revocation_list(&ca, &[]).to_pem().unwrap()),
+        ..with_clients(&own, &ca, Verify::Optional)
+    };
+    let mut server = Server::new(&material, settings());
+    let suite = "PSK-AES128-GCM-SHA256";
+    let (_, u1) = server.establish(&ClientConfig::psk(suite, "u1", KEY), peer(1));
+    let (_, u2) = server.establish(&ClientConfig::psk(suite, "u2", KEY), peer(2));
+    let (mut stays, u3) = server.establish(&ClientConfig::psk(suite, "u3", KEY), peer(3));
+    let (_, revoked) = server.establish(&client_with(ECDSA[0], &ca, &bad), peer(4));
+    let (mut also_stays, kept) = server.establish(&client_with(ECDSA[0], &ca, &good), peer(5));
+    material.psks = keys(&format!("u2:00{key}\nu3:{key}"));
+    material.crl_pem = Some(revocation_list(&ca, &[&bad]).to_pem().unwrap());
+    server.seen.clear();
+    let context = Arc::new(DtlsContext::new(&material).unwrap());
+    server
+        .listener
+        .reconfigure(server.now, context, settings(), &mut server.transmits);
+    server.collect_events();
+    assert_eq!(server.output().len(), 3, "close_notify to each");
+    let mut ended: Vec<_> = server
+        .seen
+        .iter()
+        .map(|seen| match seen {
+            Seen::Closed(session, CloseReason::Revoked) => *session,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    ended.sort_unstable();
+    assert_eq!(ended, [u1, u2, revoked]);
+    assert!(server.talks(&mut stays, u3, peer(3)));
+    assert!(server.talks(&mut also_stays, kept, peer(5)));
+    assert!(
+        !server
+            .handshake(&ClientConfig::psk(suite, "u1", KEY), peer(1))
+            .is_connected()
+    );
+}

@@ -1,0 +1,271 @@
+//! Connection IDs (RFC 9146): negotiated, found by, moved by those who may.
+
+use std::time::Duration;
+
+use portcullis::dtls::contract::{CloseReason, DtlsSettings, SessionId};
+use portcullis::dtls::metrics::RecordDrop;
+use portcullis::dtls::{DtlsMaterial, SendError, Verify};
+
+use crate::bench::*;
+use crate::certificates::{client_with, with_clients};
+use crate::certs::{Recipe, authority};
+use crate::dtls_client::{ClientConfig, DtlsClient};
+
+const GCM: &str = "PSK-AES128-GCM-SHA256";
+
+fn with_cid(cid: &[u8]) -> ClientConfig {
+    ClientConfig {
+        cid: Some(cid.to_vec()),
+        ..psk_client(GCM)
+    }
+}
+
+/// A request at `at` that must be heard, and its answer, which must arrive.
+fn exchange(server: &mut Server, client: &mut DtlsClient, session: SessionId, n: u16) {
+    server.now += Duration::from_millis(1);
+    let before = server.seen.len();
+    client.send(b"request of some length");
+    for datagram in client.take() {
+        server.input(peer(n), &datagram);
+    }
+    assert!(server.seen[before..].contains(&Seen::Plaintext(session, b"request of some length".to_vec())));
+    server
+        .listener
+        .send(server.now, session, b"answer", &mut server.transmits)
+        .unwrap();
+    for (to, datagram) in server.output() {
+        assert_eq!(to, peer(n).socket_addr());
+        client.handle(&datagram);
+    }
+    assert_eq!(client.received(), [b"answer".to_vec()]);
+}
+
+#[test]
+fn every_suite_and_length_of_cid_talks() {
+    let ca = authority("ca");
+    let own = Recipe::new("server").make(Some(&ca));
+    let device = Recipe::new("device").make(Some(&ca));
+    let material = DtlsMaterial {
+        psks: material().psks,
+        ..with_clients(&own, &ca, Verify::Optional)
+    };
+    let mut server = Server::of_worker(&material, settings(), 5, start());
+    let long = [9; 255];
+    let mut n = 0;
+    for cid in [&[][..], &[1], &[0xc0, 0xff, 0xee], &[2; 20], &long] {
+        let mut configs: Vec<_> = ALL_PSK
+            .iter()
+            .map(|suite| ClientConfig {
+                cid: Some(cid.to_vec()),
+                ..psk_client(suite)
+            })
+            .collect();
+        configs.push(ClientConfig {
+            cid: Some(cid.to_vec()),
+            ..client_with("ECDHE-ECDSA-AES128-CCM8", &ca, &device)
+        });
+        for config in configs {
+            n += 1;
+            let (mut client, session) = server.establish(&config, peer(n));
+            assert!(server.listener.session(session).unwrap().cid);
+            let ours = client.server_cid().unwrap();
+            assert_eq!((ours.len(), ours[0]), (8, 5));
+            for _ in 0..10 {
+                assert!(server.talks(&mut client, session, peer(n)));
+            }
+        }
+    }
+    assert_eq!(server.metrics.cid_sessions.get(), 30);
+}
+
+#[test]
+fn a_resumed_session_gets_a_new_cid() {
+    let ca = authority("ca");
+    let own = Recipe::new("server").make(Some(&ca));
+    let device = Recipe::new("device").make(Some(&ca));
+    let mut server = Server::new(&with_clients(&own, &ca, Verify::Required), settings());
+    let config = ClientConfig {
+        cid: Some(vec![1, 2]),
+        ..client_with("ECDHE-ECDSA-AES128-GCM-SHA256", &ca, &device)
+    };
+    let (mut client, _) = server.establish(&config, peer(1));
+    let cid = client.server_cid();
+    let config = ClientConfig {
+        session: Some(client.session()),
+        ..config
+    };
+    let (mut client, session) = server.establish(&config, peer(2));
+    assert!(client.is_resumed());
+    assert_ne!(client.server_cid(), cid);
+    for _ in 0..10 {
+        assert!(server.talks(&mut client, session, peer(2)));
+    }
+}
+
+#[test]
+fn it_is_not_negotiated_where_it_is_off_or_not_asked_for() {
+    let mut off = Server::new(
+        &material(),
+        DtlsSettings {
+            cid: false,
+            ..settings()
+        },
+    );
+    let (mut client, session) = off.establish(&with_cid(&[1]), peer(1));
+    assert_eq!(client.server_cid(), None);
+    assert!(off.talks(&mut client, session, peer(1)));
+    let mut off = Server::new(
+        &DtlsMaterial {
+            cid: false,
+            ..material()
+        },
+        settings(),
+    );
+    let (client, _) = off.establish(&with_cid(&[1]), peer(1));
+    assert_eq!(client.server_cid(), None);
+    let mut on = Server::new(&material(), settings());
+    let (_, session) = on.establish(&psk_client(GCM), peer(1));
+    assert!(!on.listener.session(session).unwrap().cid);
+    assert_eq!(on.metrics.cid_sessions.get(), 0);
+}
+
+#[test]
+fn ten_changes_of_port_cost_no_handshake_and_no_exchange() {
+    for cid in [&[][..], &[7, 7]] {
+        let mut server = Server::new(&material(), settings());
+        let (mut client, session) = server.establish(&with_cid(cid), peer(0));
+        for n in 0..=10 {
+            for _ in 0..3 {
+                exchange(&mut server, &mut client, session, n);
+            }
+        }
+        assert_eq!(server.metrics.address_changes.get(), 10);
+        assert_eq!(server.metrics.cookies_sent.get(), 1);
+        assert_eq!(server.listener.session(session).unwrap().address, peer(10));
+        assert_eq!(server.listener.len(), 1);
+    }
+}
+
+#[test]
+fn a_forger_cannot_move_a_session() {
+    let mut server = Server::new(&material(), settings());
+    let (mut client, session) = server.establish(&with_cid(&[1]), peer(1));
+    client.send(b"one");
+    let first = client.take().remove(0);
+    client.send(b"two");
+    let second = client.take().remove(0);
+    let mut flipped = second.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    server.input(peer(66), &flipped);
+    server.input(peer(1), &second);
+    server.seen.clear();
+    server.input(peer(66), &second);
+    assert!(server.seen.is_empty(), "a replay");
+    server.input(peer(66), &first);
+    assert_eq!(
+        server.seen,
+        [Seen::Plaintext(session, b"one".to_vec())],
+        "older than one before: heard, not moved by"
+    );
+    assert_eq!(server.listener.session(session).unwrap().address, peer(1));
+    assert_eq!(server.metrics.address_changes.get(), 0);
+    exchange(&mut server, &mut client, session, 1);
+}
+
+#[test]
+fn a_new_address_gets_three_times_what_came_from_it_until_it_is_confirmed() {
+    let mut server = Server::new(&material(), settings());
+    let (mut client, session) = server.establish(&with_cid(&[1]), peer(1));
+    client.send(&[1; 50]);
+    let record = client.take().remove(0);
+    server.input(peer(2), &record);
+    assert!(server.seen.contains(&Seen::AddressChanged(session, peer(2))));
+    let mut sent = 0;
+    let outcome = loop {
+        match server
+            .listener
+            .send(server.now, session, &[2; 40], &mut server.transmits)
+        {
+            Ok(()) => {
+                sent += server
+                    .output()
+                    .iter()
+                    .map(|(_, bytes)| bytes.len())
+                    .sum::<usize>()
+            }
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(outcome, SendError::Unconfirmed);
+    assert!(
+        sent > record.len() && sent <= 3 * record.len(),
+        "{sent} for {}",
+        record.len()
+    );
+    server.now += Duration::from_millis(1);
+    client.send(&[1; 50]);
+    let record = client.take().remove(0);
+    server.input(peer(2), &record);
+    for _ in 0..100 {
+        server
+            .listener
+            .send(server.now, session, &[2; 400], &mut server.transmits)
+            .unwrap();
+    }
+}
+
+#[test]
+fn records_without_the_cid_are_not_taken_for_its_session() {
+    let mut server = Server::new(&material(), settings());
+    let (mut client, session) = server.establish(&with_cid(&[1]), peer(1));
+    let keys = client.keys();
+    let mut ordinary = Vec::new();
+    let what = portcullis::dtls::aead::Seal {
+        kind: 23,
+        sequence: 99,
+        explicit: 99,
+        cid: &[],
+        plaintext: b"x",
+    };
+    portcullis::dtls::aead::Aead::default()
+        .seal(keys.algorithm, &keys.client, &what, &mut ordinary)
+        .unwrap();
+    server.seen.clear();
+    server.input(peer(1), &ordinary);
+    assert_eq!(server.dropped(RecordDrop::CidRequired), 1);
+    assert!(server.seen.is_empty());
+    exchange(&mut server, &mut client, session, 1);
+}
+
+#[test]
+fn moving_onto_the_address_of_another_session_disturbs_neither() {
+    let mut server = Server::new(&material(), settings());
+    let (mut plain, fixed) = server.establish(&psk_client(GCM), peer(1));
+    let (mut mover, moving) = server.establish(&with_cid(&[1]), peer(2));
+    exchange(&mut server, &mut mover, moving, 1);
+    assert!(server.talks(&mut plain, fixed, peer(1)));
+    exchange(&mut server, &mut mover, moving, 1);
+    assert!(server.talks(&mut plain, fixed, peer(1)));
+    assert_eq!(server.listener.len(), 2);
+}
+
+#[test]
+fn an_address_that_goes_to_another_device_does_not_end_the_session_that_left_it() {
+    let mut server = Server::new(&material(), settings());
+    let (mut sleeper, session) = server.establish(&with_cid(&[1]), peer(1));
+    let other = ClientConfig {
+        cid: Some(vec![2]),
+        ..ClientConfig::psk(GCM, "u2", KEY)
+    };
+    let (mut newcomer, next) = server.establish(&other, peer(1));
+    exchange(&mut server, &mut newcomer, next, 1);
+    exchange(&mut server, &mut sleeper, session, 3);
+    server.seen.clear();
+    let again = ClientConfig {
+        cid: Some(vec![3]),
+        ..ClientConfig::psk(GCM, "u2", KEY)
+    };
+    server.establish(&again, peer(1));
+    assert_eq!(server.seen[0], Seen::Closed(next, CloseReason::Replaced));
+    exchange(&mut server, &mut sleeper, session, 3);
+}

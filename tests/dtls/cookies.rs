@@ -1,0 +1,283 @@
+//! Hellos: proved, not proved, replayed, in pieces, too many.
+
+use std::time::Duration;
+
+use portcullis::dtls::contract::{CloseReason, DtlsSettings};
+use portcullis::dtls::metrics::{HandshakeResult, RecordDrop};
+use portcullis::types::reason::Limit;
+
+use crate::bench::*;
+use crate::dtls_client::{ClientConfig, DtlsClient};
+
+const GCM: &str = "PSK-AES128-GCM-SHA256";
+
+/// A client that has sent its hello with the cookie: both hellos.
+pub fn two_hellos(server: &mut Server, config: &ClientConfig, n: u16) -> (DtlsClient, Vec<u8>, Vec<u8>) {
+    let mut client = DtlsClient::new(config);
+    client.connect();
+    let first = client.take().remove(0);
+    let request = server.input(peer(n), &first).remove(0).1;
+    client.handle(&request);
+    let second = client.take().remove(0);
+    (client, first, second)
+}
+
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[test]
+fn twenty_thousand_hellos_without_a_cookie_leave_nothing() {
+    let mut server = Server::new(&material(), settings());
+    let mut client = DtlsClient::new(&psk_client(GCM));
+    client.connect();
+    let mut hello = client.take().remove(0);
+    server.input(peer(0), &hello);
+    let before = resident();
+    for n in 0..20_000u16 {
+        hello[27..29].copy_from_slice(&n.to_be_bytes());
+        let answers = server.input(peer(n % 200), &hello);
+        assert!(answers.len() == 1 && answers[0].1.len() < hello.len());
+        assert_eq!(server.listener.half_open(), 0);
+    }
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 4 << 20, "{grown} bytes");
+    assert_eq!(server.metrics.cookies_sent.get(), 20_001);
+    assert_eq!(server.listener.poll_timeout(), None);
+    let (mut client, session) = server.establish(&psk_client(GCM), peer(1));
+    assert!(server.talks(&mut client, session, peer(1)));
+}
+
+#[test]
+fn a_cookie_of_another_address_or_time_is_asked_for_again() {
+    let mut server = Server::new(&material(), settings());
+    let (_, _, second) = two_hellos(&mut server, &psk_client(GCM), 1);
+    assert_eq!(server.input(peer(2), &second)[0].1.len(), 44);
+    server.now += Duration::from_secs(400);
+    assert_eq!(server.input(peer(1), &second)[0].1.len(), 44);
+    assert_eq!(server.metrics.cookies_failed.get(), 2);
+    assert_eq!(server.listener.half_open(), 0);
+}
+
+#[test]
+fn a_cookie_of_one_worker_is_good_for_another() {
+    let mut server = Server::new(&material(), settings());
+    let mut other = Server::of_worker(&material(), settings(), 1, server.now);
+    let (mut client, _, second) = two_hellos(&mut server, &psk_client(GCM), 1);
+    for (_, answer) in other.input(peer(1), &second) {
+        client.handle(&answer);
+    }
+    other.exchange(&mut client, peer(1));
+    assert!(client.is_connected());
+    assert_eq!(other.listener.len(), 1);
+}
+
+#[test]
+fn a_replayed_handshake_leaves_the_live_session_alone() {
+    let mut server = Server::new(&material(), settings());
+    let (mut client, first, second) = two_hellos(&mut server, &psk_client(GCM), 1);
+    for (_, answer) in server.input(peer(1), &second) {
+        client.handle(&answer);
+    }
+    server.exchange(&mut client, peer(1));
+    let Some(Seen::Established(session, _)) = server.seen.last().cloned() else {
+        panic!()
+    };
+    for _ in 0..50 {
+        server.input(peer(1), &first);
+        assert!(server.input(peer(1), &second).is_empty());
+        assert!(server.talks(&mut client, session, peer(1)));
+    }
+    assert_eq!(server.dropped(RecordDrop::DuplicateHello), 50);
+    assert_eq!((server.listener.half_open(), server.listener.len()), (0, 1));
+}
+
+#[test]
+fn a_handshake_that_only_begins_at_a_live_address_ends_alone() {
+    let mut server = Server::new(&material(), settings());
+    let (mut client, session) = server.establish(&psk_client(GCM), peer(1));
+    let (_, _, second) = two_hellos(&mut server, &psk_client(GCM), 1);
+    assert!(!server.input(peer(1), &second).is_empty());
+    assert_eq!(server.listener.half_open(), 1);
+    for _ in 0..20 {
+        assert!(server.talks(&mut client, session, peer(1)));
+    }
+    server.advance(Duration::from_secs(16));
+    assert_eq!(server.listener.half_open(), 0);
+    assert!(server.talks(&mut client, session, peer(1)));
+    let wrong = server.handshake(&ClientConfig::psk(GCM, "u1", b"another key"), peer(1));
+    assert!(!wrong.is_connected());
+    assert!(server.talks(&mut client, session, peer(1)));
+    server.advance(Duration::from_secs(16));
+    assert!(server.talks(&mut client, session, peer(1)));
+    assert_eq!(server.results(HandshakeResult::WrongKey), 1);
+}
+
+#[test]
+fn a_rebooted_device_replaces_its_session_at_once() {
+    for cid in [None, Some(vec![5, 6])] {
+        let mut server = Server::new(&material(), settings());
+        let config = ClientConfig {
+            cid,
+            ..psk_client(GCM)
+        };
+        let (mut old, session) = server.establish(&config, peer(1));
+        assert!(server.talks(&mut old, session, peer(1)));
+        server.seen.clear();
+        let (mut new, next) = server.establish(&config, peer(1));
+        assert_eq!(server.seen[0], Seen::Closed(session, CloseReason::Replaced));
+        assert!(matches!(server.seen[1], Seen::Established(id, _) if id == next && id != session));
+        assert!(server.talks(&mut new, next, peer(1)));
+        assert_eq!(server.listener.len(), 1);
+        old.send(b"ghost");
+        let ghost = old.take().remove(0);
+        server.seen.clear();
+        assert!(server.input(peer(1), &ghost).is_empty());
+        assert!(server.seen.is_empty());
+        assert!(server.talks(&mut new, next, peer(1)));
+    }
+}
+
+#[test]
+fn repeated_hellos_from_one_live_address_do_not_disturb_a_hundred_sessions() {
+    let mut server = Server::new(&material(), settings());
+    let mut clients: Vec<_> = (0..100)
+        .map(|n| {
+            let (client, session) = server.establish(&psk_client(GCM), peer(n));
+            (client, session, peer(n))
+        })
+        .collect();
+    for round in 0..20 {
+        let (_, first, second) = two_hellos(&mut server, &psk_client(GCM), 7);
+        for _ in 0..5 {
+            server.input(peer(7), &first);
+            server.input(peer(7), &second);
+        }
+        for (client, session, at) in &mut clients {
+            assert!(server.talks(client, *session, *at), "{round}");
+        }
+        assert_eq!((server.listener.half_open(), server.listener.len()), (1, 100));
+    }
+}
+
+#[test]
+fn a_hello_in_fragments_is_taken_if_the_cookie_is_in_the_first() {
+    let mut server = Server::new(&material(), settings());
+    let many = "PSK-AES128-GCM-SHA256:ALL:PSK";
+    let config = ClientConfig {
+        mtu: Some(256),
+        sigalgs: None,
+        ..psk_client(many)
+    };
+    let mut client = DtlsClient::new(&config);
+    client.connect();
+    let pieces = client.take();
+    assert!(pieces.len() > 1, "the hello is not long enough to be cut");
+    for datagram in pieces {
+        for (_, answer) in server.input(peer(1), &datagram) {
+            client.handle(&answer);
+        }
+    }
+    server.exchange(&mut client, peer(1));
+    assert!(client.is_connected(), "{:?}", client.failure());
+    assert!(server.dropped(RecordDrop::NoHandshake) >= 1);
+}
+
+#[test]
+fn half_open_places_are_capped_and_given_to_the_next_when_stale() {
+    let mut server = Server::new(
+        &material(),
+        DtlsSettings {
+            max_half_open: 10,
+            ..settings()
+        },
+    );
+    let (mut client, session) = server.establish(&psk_client(GCM), peer(500));
+    for n in 0..50 {
+        let (_, _, second) = two_hellos(&mut server, &psk_client(GCM), n);
+        server.input(peer(n), &second);
+        assert!(server.listener.half_open() <= 10);
+    }
+    assert_eq!(server.metrics.half_open.get(), 10);
+    assert_eq!(server.dropped(RecordDrop::HalfOpen), 40);
+    assert_eq!(server.metrics.limits.get(Limit::HalfOpen), 40);
+    assert!(server.talks(&mut client, session, peer(500)));
+    server.now += Duration::from_secs(3);
+    let (mut good, next) = server.establish(&psk_client(GCM), peer(99));
+    assert!(server.talks(&mut good, next, peer(99)));
+    assert!(server.talks(&mut client, session, peer(500)));
+}
+
+#[test]
+fn a_source_has_its_rate_of_handshakes_and_others_have_theirs() {
+    let mut server = Server::new(
+        &material(),
+        DtlsSettings {
+            handshakes_per_second: 5,
+            ..settings()
+        },
+    );
+    let connected = (0..40)
+        .filter(|n| server.handshake(&psk_client(GCM), peer(*n)).is_connected())
+        .count();
+    assert_eq!(connected, 10);
+    assert_eq!(server.results(HandshakeResult::Limit), 30);
+    assert_eq!(server.dropped(RecordDrop::HandshakeRate), 30);
+    assert!(
+        server.handshake(&psk_client(GCM), peer(300)).is_connected(),
+        "another source"
+    );
+    server.now += Duration::from_secs(1);
+    let connected = (0..40)
+        .filter(|n| server.handshake(&psk_client(GCM), peer(*n)).is_connected())
+        .count();
+    assert_eq!(connected, 5);
+}
+
+#[test]
+fn spoofed_hellos_run_into_their_own_limit() {
+    let mut server = Server::new(
+        &material(),
+        DtlsSettings {
+            handshakes_per_second: 5,
+            ..settings()
+        },
+    );
+    let mut client = DtlsClient::new(&psk_client(GCM));
+    client.connect();
+    let hello = client.take().remove(0);
+    let answered = (0..1000)
+        .filter(|n| !server.input(peer(n % 200), &hello).is_empty())
+        .count();
+    assert_eq!(answered, 250);
+    assert_eq!(server.dropped(RecordDrop::HelloRate), 750);
+    server.now += Duration::from_millis(20);
+    assert!(server.handshake(&psk_client(GCM), peer(1)).is_connected());
+}
+
+#[test]
+fn ten_thousand_failed_handshakes_of_each_kind_leave_nothing() {
+    let mut server = Server::new(&material(), settings());
+    let (mut live, session) = server.establish(&psk_client(GCM), peer(500));
+    let kinds = [
+        (psk_client("PSK-AES128-CBC-SHA256"), HandshakeResult::NoCipher),
+        (ClientConfig::psk(GCM, "u1", b"wrong"), HandshakeResult::WrongKey),
+        (
+            ClientConfig::psk(GCM, "u9", b"wrong"),
+            HandshakeResult::UnknownIdentity,
+        ),
+    ];
+    for (config, result) in kinds {
+        for n in 0..10_000 {
+            server.handshake(&config, peer(n % 2000));
+            server.now += Duration::from_millis(100);
+            server.listener.handle_timeout(server.now, &mut server.transmits);
+            server.output();
+        }
+        server.advance(Duration::from_secs(16));
+        assert_eq!(server.results(result), 10_000);
+        assert_eq!((server.listener.half_open(), server.listener.len()), (0, 1));
+        assert!(server.talks(&mut live, session, peer(500)));
+    }
+}

@@ -1,0 +1,22 @@
+//! DTLS through the front door of [`portcullis::dtls`], with OpenSSL as the other side.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::too_many_lines,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+mod bench;
+mod certificates;
+#[path = "../support/certs.rs"]
+mod certs;
+mod connection_ids;
+mod cookies;
+#[path = "../support/dtls_client.rs"]
+mod dtls_client;
+mod handshakes;
+mod hostile;
+mod resumption;

@@ -1,0 +1,48 @@
+//! The gateway from outside: the built binary over real sockets, each test over plain UDP and again over DTLS.
+//!
+//! | file | what of the interface |
+//! |---|---|
+//! | `paths` | resources, methods, codes, topics |
+//! | `query` | parameters |
+//! | `connection` | connection mode |
+//! | `connectionless` | the default mode |
+//! | `identity` | what a DTLS handshake proves |
+//! | `observe` | subscribing, retained messages, cancelling |
+//! | `delivery` | types, order, queues, expiry |
+//! | `blockwise` | long bodies in both directions |
+//! | `message` | duplicates, malformed messages, options |
+//! | `workers` | every subscriber on every worker and transport |
+//! | `amplification` | what an unproven address gets |
+//! | `broker` | what survives a restart |
+//! | `metrics` | the scrape |
+//! | `process` | command line, start, stop |
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    clippy::let_underscore_must_use,
+    unreachable_pub,
+    dead_code,
+    reason = "tests fail by panicking, read the clock, and each test binary uses a part of the support"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod amplification;
+mod blockwise;
+mod broker;
+mod connection;
+mod connectionless;
+mod delivery;
+mod identity;
+mod message;
+mod metrics;
+mod observe;
+mod paths;
+mod process;
+mod query;
+mod workers;

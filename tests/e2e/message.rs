@@ -1,0 +1,364 @@
+//! The message layer: duplicates, ping, malformed messages, critical options, proxying, Accept, No-Response.
+
+use crate::each_transport;
+use crate::support::coap::uint_bytes;
+use crate::support::{Client, Config, Gateway, Kind, Message, Request, code, ms, option, typ};
+
+each_transport!(
+    a_con_answer_is_piggybacked_or_separate_with_the_token,
+    a_non_request_gets_a_non_answer,
+    a_duplicate_con_publishes_once_and_gets_the_same_answer,
+    a_duplicate_non_publishes_once,
+    the_same_id_from_another_peer_is_no_duplicate,
+    a_ping_gets_a_rst,
+    malformed_cons_get_a_rst,
+    malformed_nons_get_silence,
+    other_versions_and_runts_get_silence,
+    stray_acks_resets_and_responses_change_nothing,
+    a_token_of_any_length_comes_back,
+    an_unknown_critical_option_is_refused,
+    an_unknown_elective_option_is_ignored,
+    if_match_and_if_none_match_are_not_passed_over,
+    proxying_is_not_supported,
+    accept_is_honoured,
+    no_response_is_honoured,
+    one_datagram_carries_one_message,
+);
+
+fn gateway() -> Gateway {
+    Gateway::start(Config::new())
+}
+
+fn a_con_answer_is_piggybacked_or_separate_with_the_token(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    let message = client.message(&Request::post("ps/a").token(b"tok").payload("x"));
+    let answer = client
+        .exchange(&message, ms(5000))
+        .expect("an answer")
+        .expect(code::CHANGED);
+    assert_eq!(answer.token, b"tok");
+    if answer.typ == typ::ACK {
+        assert_eq!(answer.id, message.id);
+    }
+}
+
+fn a_non_request_gets_a_non_answer(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    let mut ids = vec![];
+    for _ in 0..4 {
+        let answer = client
+            .request(&Request::get("ps/a").non())
+            .expect(code::NOT_FOUND);
+        assert_eq!(answer.typ, typ::NON);
+        ids.push(answer.id);
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 4, "message ids of the gateway's own");
+}
+
+fn a_duplicate_con_publishes_once_and_gets_the_same_answer(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    let mut observer = gateway.client(kind);
+    let observation = observer.observe("ps/a");
+    let message = client.message(&Request::post("ps/a").payload("once"));
+    let first = client.exchange(&message, ms(5000)).expect("an answer");
+    for _ in 0..3 {
+        let again = client.exchange(&message, ms(5000)).expect("an answer");
+        assert_eq!(again, first);
+    }
+    assert_eq!(observer.notification(&observation.token).text(), "once");
+    observer.no_notification(&observation.token, ms(150));
+    gateway.metric_becomes("coap_duplicates_total", &[], 3.0);
+
+    let refused = client.message(&Request::post("ps/a?qos=abc"));
+    let first = client.exchange(&refused, ms(5000)).expect("an answer");
+    assert_eq!(client.exchange(&refused, ms(5000)).expect("an answer"), first);
+}
+
+fn a_duplicate_non_publishes_once(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    let mut observer = gateway.client(kind);
+    let observation = observer.observe("ps/a");
+    let message = client.message(&Request::post("ps/a").non().payload("once"));
+    for _ in 0..3 {
+        client.send(&message);
+    }
+    assert_eq!(observer.notification(&observation.token).text(), "once");
+    observer.no_notification(&observation.token, ms(150));
+}
+
+fn the_same_id_from_another_peer_is_no_duplicate(kind: Kind) {
+    let gateway = gateway();
+    let mut observer = gateway.client(kind);
+    let observation = observer.observe("ps/a");
+    for payload in ["1", "2", "3"] {
+        let mut client = gateway.client(kind);
+        let mut message = client.message(&Request::post("ps/a").token(b"t").payload(payload));
+        message.id = 4711;
+        client
+            .exchange(&message, ms(5000))
+            .expect("an answer")
+            .expect(code::CHANGED);
+        assert_eq!(observer.notification(&observation.token).text(), payload);
+    }
+}
+
+fn a_ping_gets_a_rst(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    for id in [0, 1, 0xffff] {
+        client.send(&Message::empty(typ::CON, id));
+        assert_eq!(client.recv(ms(5000)), Some(Message::empty(typ::RST, id)));
+    }
+}
+
+/// Messages that RFC 7252 (3, 4.2, 4.3) tells to reject, as type-less bytes: the type is put into the first one.
+fn malformed() -> Vec<(&'static str, Vec<u8>)> {
+    let mut samples = vec![
+        ("a token beyond the end", vec![0x44, 1, 0, 0, 1, 2]),
+        ("a payload marker without payload", vec![0x40, 1, 0, 0, 0xff]),
+        ("the same behind an option", vec![0x40, 1, 0, 0, 0xb1, b'a', 0xff]),
+        ("an option delta of 15", vec![0x40, 1, 0, 0, 0xf1, 0]),
+        ("an option length of 15", vec![0x40, 1, 0, 0, 0x1f, 0]),
+        ("an option beyond the end", vec![0x40, 1, 0, 0, 0xb5, b'a']),
+        ("an extended delta that is missing", vec![0x40, 1, 0, 0, 0xd0]),
+        ("half an extended length", vec![0x40, 1, 0, 0, 0x1e, 0]),
+        (
+            "an option number over 65535",
+            vec![0x40, 1, 0, 0, 0xe0, 0xff, 0xff],
+        ),
+        ("an empty message with a token", vec![0x41, 0, 0, 0, 1]),
+        ("an empty message with an option", vec![0x40, 0, 0, 0, 0xb1, b'a']),
+        ("an empty message with a payload", vec![0x40, 0, 0, 0, 0xff, b'a']),
+        ("a code of the reserved class 1", vec![0x40, 0x21, 0, 0]),
+        ("a code of the reserved class 6", vec![0x40, 0xc1, 0, 0]),
+        ("a code of the class 7", vec![0x40, 0xe1, 0, 0]),
+    ];
+    for length in 9..=15 {
+        samples.push((
+            "a token length over 8",
+            [&[0x40 | length, 1, 0, 0][..], &[7; 16]].concat(),
+        ));
+    }
+    samples
+}
+
+/// The sample as this type and with this message id.
+fn sample(bytes: &[u8], typ: u8, id: u16) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[0] |= typ << 4;
+    bytes[2..4].copy_from_slice(&id.to_be_bytes());
+    bytes
+}
+
+fn malformed_cons_get_a_rst(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    for (what, bytes) in malformed() {
+        let id = client.next_id();
+        client.send_raw(&sample(&bytes, typ::CON, id));
+        assert_eq!(
+            client.recv(ms(5000)),
+            Some(Message::empty(typ::RST, id)),
+            "{what}"
+        );
+    }
+    client.publish("ps/a", "still served");
+}
+
+fn malformed_nons_get_silence(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    for (_, bytes) in malformed() {
+        let id = client.next_id();
+        client.send_raw(&sample(&bytes, typ::NON, id));
+    }
+    // RFC 7252, 4.3 lets a recipient reject a NON with RST, or ignore it; an answer it never gets.
+    while let Some(message) = client.recv(ms(200)) {
+        assert_eq!(
+            (message.typ, message.code),
+            (typ::RST, code::EMPTY),
+            "{message:?}"
+        );
+    }
+    client.publish("ps/a", "still served");
+}
+
+fn other_versions_and_runts_get_silence(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    let good = client.message(&Request::get("ps/a")).encode();
+    for version in [0, 2, 3] {
+        let mut bytes = good.clone();
+        bytes[0] = bytes[0] & 0x3f | version << 6;
+        client.send_raw(&bytes);
+    }
+    for length in 1..4 {
+        client.send_raw(&good[..length]);
+    }
+    client.silence(ms(200));
+    client.publish("ps/a", "still served");
+    let dropped =
+        |reason: &str| gateway.metric("datagrams_dropped_total", &[&format!("reason=\"{reason}\"")]);
+    assert_eq!(dropped("version"), 3.0);
+    assert_eq!(dropped("malformed"), 3.0);
+}
+
+fn stray_acks_resets_and_responses_change_nothing(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    let observation = client.observe("ps/a");
+    for id in [0, 1, 77, 0xffff] {
+        client.send(&Message::empty(typ::ACK, id));
+        client.send(&Message::empty(typ::RST, id));
+        for typ in [typ::NON, typ::ACK] {
+            let mut response = client.message(&Request::new(code::CONTENT, ""));
+            (response.typ, response.id) = (typ, id);
+            client.send(&response);
+        }
+    }
+    // RFC 7252, 4.2: a confirmable message without context is rejected with RST.
+    let mut response = client.message(&Request::new(code::CONTENT, ""));
+    response.typ = typ::CON;
+    client.send(&response);
+    let mut reset = client.recv(ms(5000)).expect("a RST");
+    while reset.id != response.id {
+        assert_eq!(reset.typ, typ::RST, "{reset:?}");
+        reset = client.recv(ms(5000)).expect("a RST");
+    }
+    assert_eq!(reset, Message::empty(typ::RST, response.id));
+    client.publish("ps/a", "x");
+    assert_eq!(client.notification(&observation.token).text(), "x");
+}
+
+fn a_token_of_any_length_comes_back(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    for length in 0..=8 {
+        let token = vec![0xa5; length];
+        let answer = client
+            .request(&Request::get("ps/a").token(&token))
+            .expect(code::NOT_FOUND);
+        assert_eq!(answer.token, token);
+    }
+}
+
+fn an_unknown_critical_option_is_refused(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    let observation = client.observe("ps/a");
+    // 9 is OSCORE, 21 EDHOC, 65001 of the experimental range.
+    for number in [9, 21, 65_001] {
+        let request = Request::post("ps/a").option(number, b"v").payload("x");
+        client.request(&request).expect(code::BAD_OPTION);
+        let message = client.message(&request.non());
+        client.send(&message);
+        // Rejected silently, or with the RST that RFC 7252, 5.4.1 allows too.
+        if let Some(answer) = client.recv(ms(100)) {
+            assert_eq!(answer, Message::empty(typ::RST, message.id));
+        }
+    }
+    client.no_notification(&observation.token, ms(50));
+    assert!(gateway.metric("datagrams_dropped_total", &["reason=\"critical_option\""]) >= 3.0);
+}
+
+fn an_unknown_elective_option_is_ignored(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    for number in [2, 16, 65_000] {
+        let request = Request::post("ps/a").option(number, &[9; 100]).payload("x");
+        client.request(&request).expect(code::CHANGED);
+    }
+}
+
+fn if_match_and_if_none_match_are_not_passed_over(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    // Both are critical: an endpoint that does not implement the condition may not act as if it were not there.
+    for number in [1, 5] {
+        let request = Request::put("ps/a").option(number, &[]).payload("x");
+        let answer = client.request(&request);
+        assert_eq!(answer.code >> 5, 4, "{number}: {answer:?}");
+    }
+}
+
+fn proxying_is_not_supported(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    let uri = b"coap://example.org/a";
+    client
+        .request(&Request::new(code::GET, "").option(option::PROXY_URI, uri))
+        .expect(code::PROXYING_NOT_SUPPORTED);
+    client
+        .request(&Request::get("ps/a").option(option::PROXY_URI, uri))
+        .expect(code::PROXYING_NOT_SUPPORTED);
+    let scheme = Request::get("ps/a").option(option::PROXY_SCHEME, b"http");
+    client.request(&scheme).expect(code::PROXYING_NOT_SUPPORTED);
+}
+
+fn accept_is_honoured(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    client
+        .request(&Request::put("ps/a?retain=1").format(60).payload("x"))
+        .expect(code::CHANGED);
+    let get = |accept: u32| Request::get("ps/a").uint(option::ACCEPT, accept);
+    client.request(&get(60)).expect(code::CONTENT);
+    client.request(&get(50)).expect(code::NOT_ACCEPTABLE);
+    client.request(&get(0)).expect(code::NOT_ACCEPTABLE);
+    let core = |accept: u32| Request::get(".well-known/core").uint(option::ACCEPT, accept);
+    client.request(&core(40)).expect(code::CONTENT);
+    client.request(&core(60)).expect(code::NOT_ACCEPTABLE);
+    client
+        .request(&Request::get("ps/none").uint(option::ACCEPT, 50))
+        .expect(code::NOT_FOUND);
+}
+
+/// What a request with No-Response comes to: the codes of the answers within a while.
+fn answers(client: &mut Client, request: Request, suppress: u32) -> Vec<(u8, u8)> {
+    let message = client.message(&request.option(option::NO_RESPONSE, &uint_bytes(suppress)));
+    client.send(&message);
+    let mut got = vec![];
+    while let Some(answer) = client.recv(ms(300)) {
+        if answer.typ == typ::CON {
+            client.send(&Message::empty(typ::ACK, answer.id));
+        }
+        got.push((answer.typ, answer.code));
+    }
+    got
+}
+
+fn no_response_is_honoured(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    let good = || Request::post("ps/a?retain=1").payload("x");
+    let bad = || Request::post("ps/a?qos=9").payload("x");
+    // 2 suppresses 2.xx, 8 4.xx, 26 everything, 0 nothing.
+    assert_eq!(answers(&mut client, good().non(), 2), []);
+    assert_eq!(
+        answers(&mut client, bad().non(), 2),
+        [(typ::NON, code::BAD_REQUEST)]
+    );
+    assert_eq!(answers(&mut client, bad().non(), 8), []);
+    assert_eq!(answers(&mut client, good().non(), 8), [(typ::NON, code::CHANGED)]);
+    assert_eq!(answers(&mut client, good().non(), 26), []);
+    assert_eq!(answers(&mut client, bad().non(), 26), []);
+    assert_eq!(answers(&mut client, good().non(), 0), [(typ::NON, code::CHANGED)]);
+    // A CON is acknowledged all the same.
+    assert_eq!(answers(&mut client, good(), 26), [(typ::ACK, code::EMPTY)]);
+    assert_eq!(client.read("ps/a"), b"x", "and what it asked for was done");
+}
+
+fn one_datagram_carries_one_message(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    let observation = client.observe("ps/a");
+    let payload = client.message(&Request::post("ps/a").payload("inner")).encode();
+    client.publish("ps/a", &payload);
+    assert_eq!(client.notification(&observation.token).payload, payload);
+    client.no_notification(&observation.token, ms(50));
+}

@@ -1,0 +1,290 @@
+//! Handshakes: wrong keys, floods of hellos, those that stop half-way.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Instant;
+
+use crate::Noise;
+use crate::support::gateway::psk_options;
+use crate::support::{Client, Config, Gateway, Kind, dtls, ms, psk_of, wait_until};
+
+/// Where the random of a ClientHello begins: behind the headers of record and message, and the version.
+const RANDOM: usize = 13 + 12 + 2;
+const SESSION_ID: usize = RANDOM + 32;
+
+/// A ClientHello without cookie, as OpenSSL sends it.
+pub fn client_hello() -> Vec<u8> {
+    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let options = psk_options("dev1").patience(ms(1));
+    assert!(dtls::connect(nobody.local_addr().unwrap(), &options).is_err());
+    let mut buf = vec![0; 2000];
+    let n = nobody.recv(&mut buf).unwrap();
+    buf.truncate(n);
+    assert_eq!(
+        (buf[0], buf[13], buf[SESSION_ID], buf[SESSION_ID + 1]),
+        (22, 1, 0, 0)
+    );
+    buf
+}
+
+/// The hello with another random.
+fn another(hello: &[u8], noise: &mut Noise) -> Vec<u8> {
+    let mut hello = hello.to_vec();
+    hello[RANDOM..SESSION_ID].copy_from_slice(&noise.bytes(32));
+    hello
+}
+
+/// The hello with the cookie of a HelloVerifyRequest (RFC 6347, 4.2.1).
+fn with_cookie(hello: &[u8], verify_request: &[u8]) -> Vec<u8> {
+    let cookie = &verify_request[13 + 12 + 3..];
+    assert_eq!(usize::from(verify_request[13 + 12 + 2]), cookie.len());
+    let mut out = hello.to_vec();
+    out[SESSION_ID + 1] = u8::try_from(cookie.len()).unwrap();
+    out.splice(SESSION_ID + 2..SESSION_ID + 2, cookie.iter().copied());
+    let record = u16::try_from(out.len() - 13).unwrap();
+    let message = u32::from(record) - 12;
+    out[10] = 1;
+    out[11..13].copy_from_slice(&record.to_be_bytes());
+    out[14..17].copy_from_slice(&message.to_be_bytes()[1..]);
+    out[18] = 1;
+    out[22..25].copy_from_slice(&message.to_be_bytes()[1..]);
+    out
+}
+
+fn socket_to(to: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(to).unwrap();
+    socket.set_read_timeout(Some(ms(2000))).unwrap();
+    socket
+}
+
+/// A handshake that goes as far as making the gateway send its first flight, and then stops.
+fn abandoned(to: SocketAddr, hello: &[u8]) -> UdpSocket {
+    let socket = socket_to(to);
+    let mut buf = [0; 2000];
+    socket.send(hello).unwrap();
+    let n = socket.recv(&mut buf).expect("HelloVerifyRequest");
+    socket.send(&with_cookie(hello, &buf[..n])).unwrap();
+    socket
+}
+
+#[test]
+fn a_wrong_key_and_an_unknown_identity_look_the_same_and_disturb_nobody() {
+    let gateway = Gateway::start(Config::new().dtls("handshake_timeout = \"2s\""));
+    let mut live = gateway.client(Kind::Dtls);
+    let attempt = |identity: &str, key: &[u8]| {
+        let options = dtls::Options::psk(identity, key).patience(ms(1500));
+        dtls::connect(gateway.dtls_addr(), &options)
+            .err()
+            .expect("must fail")
+    };
+    let wrong_key = attempt("dev1", b"another-key-1234");
+    let unknown = attempt("nobody", psk_of("dev1").as_bytes());
+    assert_eq!(wrong_key, unknown, "from outside");
+    for identity in [
+        "",
+        "dev",
+        "dev11",
+        "DEV1",
+        "dev1 ",
+        "dev1:",
+        "\u{fc}",
+        "../../etc/passwd",
+    ] {
+        attempt(identity, psk_of("dev1").as_bytes());
+        live.publish("ps/a", "x");
+    }
+    wait_until("the half-open ones are forgotten", 10.0, || {
+        gateway.metric("dtls_half_open", &[]) == 0.0
+    });
+    let count = |result: &str| gateway.metric("dtls_handshakes_total", &[&format!("result=\"{result}\"")]);
+    assert!(count("unknown_identity") >= 1.0, "{}", gateway.metrics());
+    assert!(count("wrong_key") >= 1.0, "{}", gateway.metrics());
+    gateway.assert_serves();
+}
+
+#[test]
+fn an_endless_identity_is_no_identity() {
+    let gateway = Gateway::start(Config::new().dtls("handshake_timeout = \"2s\""));
+    let options = dtls::Options::psk(&"x".repeat(127), b"0123456789abcdef").patience(ms(1000));
+    assert!(dtls::connect(gateway.dtls_addr(), &options).is_err());
+    gateway.assert_serves();
+}
+
+#[test]
+fn suites_that_nobody_should_use_are_refused() {
+    let gateway = Gateway::start(Config::new().dtls("handshake_timeout = \"2s\""));
+    for suite in ["PSK-AES128-CBC-SHA", "PSK-NULL-SHA256", "PSK-3DES-EDE-CBC-SHA"] {
+        let options = psk_options("dev1").ciphers(suite).patience(ms(1000));
+        let outcome = std::panic::catch_unwind(|| dtls::connect(gateway.dtls_addr(), &options).is_err());
+        // OpenSSL's build may not know a suite any more, and then the client cannot even ask for it.
+        assert!(outcome.unwrap_or(true), "{suite}");
+    }
+    gateway.assert_serves();
+}
+
+#[test]
+fn twenty_thousand_hellos_without_cookie_leave_nothing_behind() {
+    let gateway = Gateway::start(Config::new().set("log", "level = \"warn\""));
+    gateway.assert_serves();
+    let hello = client_hello();
+    let mut noise = Noise(4);
+    let sockets: Vec<UdpSocket> = (0..200).map(|_| socket_to(gateway.dtls_addr())).collect();
+    let mut live = gateway.client(Kind::Dtls);
+    let before = gateway.rss_kib();
+    let mut buf = [0; 2000];
+    for i in 0..20_000 {
+        let socket = &sockets[i % sockets.len()];
+        let _ = socket.send(&another(&hello, &mut noise));
+        if i % 100 == 99 {
+            if let Ok(n) = socket.recv(&mut buf) {
+                assert!(n <= hello.len(), "an answer larger than its question");
+                assert_eq!((buf[0], buf[13]), (22, 3), "HelloVerifyRequest");
+            }
+            gateway.metric_becomes("dtls_half_open", &[], 0.0);
+        }
+        if i % 2_000 == 0 {
+            live.publish("ps/a", "x");
+        }
+    }
+    let grown = gateway.rss_kib().saturating_sub(before);
+    assert!(grown < 4 * 1024, "{grown} KiB more than before");
+    gateway.assert_serves();
+}
+
+#[test]
+fn hellos_from_a_live_sessions_address_leave_the_session_alone() {
+    let gateway = Gateway::start(Config::new().set("log", "level = \"warn\""));
+    let mut noise = Noise(5);
+    let hello = client_hello();
+    let mut clients: Vec<Client> = (0..20).map(|_| gateway.client(Kind::Dtls)).collect();
+    let observation = clients[0].observe("ps/a");
+    let socket = clients[0].socket();
+    for i in 0..200 {
+        for _ in 0..5 {
+            let _ = socket.send(&another(&hello, &mut noise));
+        }
+        let talker = i % clients.len();
+        clients[talker].publish("ps/a", format!("{i}"));
+        assert_eq!(clients[0].notification(&observation.token).text(), format!("{i}"));
+    }
+    gateway.metric_becomes("sessions", &["transport=\"dtls\""], 20.0);
+    gateway.assert_serves();
+}
+
+#[test]
+fn a_handshake_begun_at_a_live_sessions_address_leaves_the_session_alone() {
+    let gateway = Gateway::start(Config::new().dtls("handshake_timeout = \"1s\""));
+    let mut live = gateway.client(Kind::Dtls);
+    let observation = live.observe("ps/a");
+    let mut noise = Noise(6);
+    let hello = another(&client_hello(), &mut noise);
+    let socket = live.socket();
+    // The forger would have to see the cookie; suppose that it does.
+    socket.send(&hello).unwrap();
+    socket.set_read_timeout(Some(ms(2000))).unwrap();
+    let mut buf = [0; 2000];
+    let n = socket.recv(&mut buf).expect("HelloVerifyRequest");
+    socket.send(&with_cookie(&hello, &buf[..n])).unwrap();
+    for i in 0..30 {
+        live.publish("ps/a", format!("{i}"));
+        assert_eq!(live.notification(&observation.token).text(), format!("{i}"));
+        std::thread::sleep(ms(50));
+    }
+    wait_until("the pending handshake is forgotten", 5.0, || {
+        gateway.metric("dtls_half_open", &[]) == 0.0
+    });
+    live.publish("ps/a", "after");
+    assert_eq!(live.notification(&observation.token).text(), "after");
+    gateway.assert_serves();
+}
+
+#[test]
+fn a_cookie_is_good_for_its_own_address_only() {
+    let gateway = Gateway::start(Config::new());
+    let hello = client_hello();
+    let thief = socket_to(gateway.dtls_addr());
+    let owner = socket_to(gateway.dtls_addr());
+    let mut buf = [0; 2000];
+    owner.send(&hello).unwrap();
+    let n = owner.recv(&mut buf).expect("HelloVerifyRequest");
+    thief.send(&with_cookie(&hello, &buf[..n])).unwrap();
+    let n = thief.recv(&mut buf).expect("HelloVerifyRequest again");
+    assert_eq!((buf[0], buf[13]), (22, 3), "{:02x?}", &buf[..n]);
+    gateway.metric_becomes("dtls_half_open", &[], 0.0);
+    gateway.assert_serves();
+}
+
+#[test]
+fn handshakes_that_stop_half_way_are_capped_and_forgotten() {
+    let config = Config::new().dtls("max_half_open = 16\nhandshake_timeout = \"1s\"");
+    let gateway = Gateway::start(config);
+    let mut noise = Noise(7);
+    let hello = client_hello();
+    let _sockets: Vec<UdpSocket> = (0..100)
+        .map(|_| abandoned(gateway.dtls_addr(), &another(&hello, &mut noise)))
+        .collect();
+    let half_open = gateway.metric("dtls_half_open", &[]);
+    // The cap is kept by each of the two workers.
+    assert!((1.0..=32.0).contains(&half_open), "{half_open}");
+    assert!(gateway.metric("limits_rejected_total", &["limit=\"max_half_open\""]) >= 1.0);
+    let since = Instant::now();
+    gateway.assert_serves();
+    assert!(since.elapsed() < ms(8000), "{:?}", since.elapsed());
+    wait_until("all are forgotten", 5.0, || {
+        gateway.metric("dtls_half_open", &[]) == 0.0
+    });
+}
+
+#[test]
+fn handshakes_of_one_source_are_rate_limited() {
+    let gateway = Gateway::start(Config::new().set("limits", "handshakes_per_second = 5"));
+    let mut noise = Noise(8);
+    let hello = client_hello();
+    let from = |ip: &str| {
+        let socket = UdpSocket::bind((ip, 0)).unwrap();
+        socket.connect(gateway.dtls_addr()).unwrap();
+        socket.set_read_timeout(Some(ms(1000))).unwrap();
+        socket
+    };
+    let mut begun = 0;
+    for _ in 0..60 {
+        let hello = another(&hello, &mut noise);
+        let socket = from("127.0.0.2");
+        let mut buf = [0; 2000];
+        socket.send(&hello).unwrap();
+        let Ok(n) = socket.recv(&mut buf) else { break };
+        socket.send(&with_cookie(&hello, &buf[..n])).unwrap();
+        begun += 1;
+    }
+    assert!(
+        gateway.metric("limits_rejected_total", &["limit=\"handshakes_per_second\""]) >= 1.0,
+        "of {begun}"
+    );
+    let options = psk_options("dev1").local("127.0.0.3:0".parse().unwrap());
+    Client::dtls(gateway.dtls_addr(), &options).publish("ps/a", "another source is not limited");
+    std::thread::sleep(ms(1000));
+    gateway.assert_serves();
+}
+
+#[test]
+fn a_fragmented_hello_with_absurd_lengths_allocates_nothing() {
+    let gateway = Gateway::start(Config::new().set("log", "level = \"warn\""));
+    gateway.assert_serves();
+    let before = gateway.rss_kib();
+    let hello = client_hello();
+    let socket = socket_to(gateway.dtls_addr());
+    for length in [0xff_ffff_u32, 0x10_0000, 0x1_0000, 20_000, 1, 0] {
+        for offset in [0_u32, 1, 1000, 0xff_ff00] {
+            let mut bytes = hello.clone();
+            bytes[14..17].copy_from_slice(&length.to_be_bytes()[1..]);
+            bytes[19..22].copy_from_slice(&offset.to_be_bytes()[1..]);
+            for _ in 0..20 {
+                let _ = socket.send(&bytes);
+            }
+        }
+    }
+    gateway.assert_serves();
+    gateway.metric_becomes("dtls_half_open", &[], 0.0);
+    let grown = gateway.rss_kib().saturating_sub(before);
+    assert!(grown < 8 * 1024, "{grown} KiB more than before");
+}

@@ -1,0 +1,35 @@
+//! aiocoap from PyPI, plain and through tinydtls.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::{Config, psk_of};
+use crate::tool::{gateway, home, start};
+
+fn script(arguments: &[&str]) {
+    let mut command = Command::new(home().join("venv/bin/python"));
+    command
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/interop/aiocoap_client.py"
+        ))
+        .args(arguments);
+    let done = start(command, b"").wait(Duration::from_secs(60));
+    assert_eq!(done.code, Some(0), "{}\n{}", done.text(), done.stderr);
+    assert!(done.text().ends_with("all good\n"), "{done:?}");
+}
+
+#[test]
+fn plain() {
+    let gateway = gateway(Config::new());
+    script(&[&format!("coap://127.0.0.1:{}", gateway.udp_addr().port())]);
+    gateway.assert_serves();
+}
+
+#[test]
+fn tinydtls_psk() {
+    let gateway = gateway(Config::new());
+    let url = format!("coaps://127.0.0.1:{}", gateway.dtls_addr().port());
+    script(&[&url, "dev1", &psk_of("dev1")]);
+    gateway.assert_serves();
+}

@@ -1,0 +1,60 @@
+"""What aiocoap does with the gateway: publish, read, observe, blocks both ways, errors.
+
+Arguments: the gateway's base URI, and for coaps a PSK identity and its key.
+"""
+
+import asyncio
+import sys
+
+import aiocoap
+from aiocoap import CHANGED, CONTENT, DELETE, DELETED, GET, NOT_FOUND, POST, PUT, BAD_REQUEST
+
+
+def expect(response, code):
+    assert response.code == code, f"{response.code} {response.payload[:100]!r}, not {code}"
+    return response
+
+
+async def main(base, identity=None, key=None):
+    context = await aiocoap.Context.create_client_context()
+    if identity is not None:
+        credentials = {"psk": key.encode(), "client-identity": identity.encode()}
+        context.client_credentials.load_from_dict({f"{base}/*": {"dtls": credentials}})
+
+    async def ask(code, path, payload=b"", **options):
+        message = aiocoap.Message(code=code, uri=base + path, payload=payload, **options)
+        return await asyncio.wait_for(context.request(message).response, 20)
+
+    expect(await ask(PUT, "/ps/py/a?retain=true", b"hello"), CHANGED)
+    assert expect(await ask(GET, "/ps/py/a"), CONTENT).payload == b"hello"
+    expect(await ask(POST, "/ps/py/a?retain=1&qos=2", b"again", content_format=60), CHANGED)
+    response = expect(await ask(GET, "/ps/py/a"), CONTENT)
+    assert response.payload == b"again" and response.opt.content_format == 60
+    expect(await ask(DELETE, "/ps/py/a"), DELETED)
+    expect(await ask(GET, "/ps/py/a"), NOT_FOUND)
+    assert b"qos" in expect(await ask(PUT, "/ps/py/a?qos=abc", b"x"), BAD_REQUEST).payload
+
+    core = expect(await ask(GET, "/.well-known/core"), CONTENT)
+    assert b'rt="core.ps"' in core.payload and core.opt.content_format == 40
+
+    body = bytes(range(256)) * 40
+    expect(await ask(PUT, "/ps/py/long?retain=1", body), CHANGED)
+    assert expect(await ask(GET, "/ps/py/long"), CONTENT).payload == body
+
+    wanted = [b"kept", b"1", b"2", body, b"3"]
+    expect(await ask(PUT, "/ps/py/o?retain=1", b"kept"), CHANGED)
+    request = context.request(aiocoap.Message(code=GET, uri=base + "/ps/py/o", observe=0))
+    first = expect(await asyncio.wait_for(request.response, 20), CONTENT)
+    got = [first.payload]
+    notifications = aiter(request.observation)
+    for payload in wanted[1:]:
+        expect(await ask(PUT, "/ps/py/o", payload), CHANGED)
+        got.append((await asyncio.wait_for(anext(notifications), 20)).payload)
+    assert got == wanted, [payload[:20] for payload in got]
+    request.observation.cancel()
+
+    await context.shutdown()
+    print("all good")
+
+
+asyncio.run(main(*sys.argv[1:]))

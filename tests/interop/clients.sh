@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# CoAP and DTLS clients that no package has, under target/interop: aiocoap with tinydtls and Mbed TLS from PyPI (venv/),
+# node-dtls-client from npm (node/), and a small client over Debian's wolfSSL (wolfssl_client).
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+home="${CARGO_TARGET_DIR:-$here/../../target}/interop"
+mkdir -p "$home"
+home=$(cd "$home" && pwd)
+exec 9>"$home/lock"
+flock 9
+
+# Once for each version of these lists.
+python=(aiocoap==0.4.17 DTLSSocket==0.2.3 python-mbedtls==2.10.1)
+if [ "$(cat "$home/venv/wanted" 2>/dev/null)" != "${python[*]}" ]; then
+    rm -rf "$home/venv"
+    python3 -m venv "$home/venv"
+    "$home/venv/bin/pip" install --quiet --disable-pip-version-check "${python[@]}"
+    echo "${python[*]}" >"$home/venv/wanted"
+fi
+
+node=(node-dtls-client@2.0.3)
+if [ "$(cat "$home/node/wanted" 2>/dev/null)" != "${node[*]}" ]; then
+    rm -rf "$home/node"
+    mkdir "$home/node"
+    npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$home/node" "${node[@]}"
+    echo "${node[*]}" >"$home/node/wanted"
+fi
+
+if [ "$here/wolfssl_client.c" -nt "$home/wolfssl_client" ]; then
+    "${CC:-cc}" -O1 -Wall -Werror -o "$home/wolfssl_client" "$here/wolfssl_client.c" -lwolfssl
+fi

@@ -1,0 +1,29 @@
+//! Other people's clients against the built gateway. A tool that is missing fails the run.
+//!
+//! | file | which |
+//! |---|---|
+//! | `libcoap` | `coap-client-openssl`, `coap-client-gnutls`: every feature of the interface that they speak |
+//! | `quickstart` | the lines that `portcullis run` prints, as printed |
+//! | `aiocoap` | aiocoap, with tinydtls |
+//! | `table` | DTLS stacks by suite and credentials: the table of `docs/interop.md` |
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    clippy::let_underscore_must_use,
+    unreachable_pub,
+    dead_code,
+    reason = "tests fail by panicking, read the clock, and each test binary uses a part of the support"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod aiocoap;
+mod libcoap;
+mod quickstart;
+mod table;
+mod tool;

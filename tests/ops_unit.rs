@@ -1,0 +1,85 @@
+//! The unit file, judged by systemd's own tools. They have to be there: a test that is skipped shows nothing.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(name)
+}
+
+fn analyze(args: &[&str], unit: &Path) -> Output {
+    Command::new("systemd-analyze")
+        .args(args)
+        .arg(unit)
+        .output()
+        .expect("systemd-analyze (Debian: systemd) is needed")
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout[..], &output.stderr[..]]
+        .map(String::from_utf8_lossy)
+        .concat()
+}
+
+/// The unit as it can be judged here: the binary and the user of an installed package are replaced by ones that exist.
+fn installed(dir: &Path) -> PathBuf {
+    let text = std::fs::read_to_string(source("portcullis.service")).unwrap();
+    assert!(text.contains("\nUser=portcullis\nGroup=portcullis\n"));
+    let text = text
+        .replace("/usr/bin/portcullis", env!("CARGO_BIN_EXE_portcullis"))
+        .replace(
+            "\nUser=portcullis\nGroup=portcullis\n",
+            "\nUser=daemon\nGroup=daemon\n",
+        );
+    let path = dir.join("portcullis.service");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn the_exposure_of_the_unit_is_1_1_at_most() {
+    let output = analyze(
+        &["security", "--offline=true", "--threshold=11", "--no-pager"],
+        &source("portcullis.service"),
+    );
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
+fn the_threshold_is_one_that_a_weaker_unit_exceeds() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(source("portcullis.service")).unwrap();
+    let weaker = dir.path().join("portcullis.service");
+    std::fs::write(&weaker, text.replace("PrivateUsers=yes\n", "")).unwrap();
+    let output = analyze(
+        &["security", "--offline=true", "--threshold=11", "--no-pager"],
+        &weaker,
+    );
+    assert!(!output.status.success(), "{}", said(&output));
+}
+
+#[test]
+fn the_unit_has_no_unknown_or_malformed_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = analyze(&["verify", "--man=no"], &installed(dir.path()));
+    assert!(output.status.success(), "{}", said(&output));
+    let said = said(&output);
+    let ours: Vec<_> = said.lines().filter(|line| line.contains("portcullis")).collect();
+    assert!(ours.is_empty(), "{ours:#?}");
+}
+
+#[test]
+fn the_user_of_the_unit_is_declared() {
+    let sysusers = std::fs::read_to_string(source("portcullis.sysusers.conf")).unwrap();
+    assert!(
+        sysusers.lines().any(|line| line.starts_with("u portcullis ")),
+        "{sysusers}"
+    );
+}

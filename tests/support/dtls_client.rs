@@ -1,0 +1,394 @@
+//! A DTLS 1.2 client without a socket: OpenSSL's, with Connection IDs (RFC 9146) put around its records.
+//!
+//! With a Connection ID every protected record of OpenSSL's is opened with the session's keys and sealed again in
+//! the other form, both ways. Datagrams go in by [`DtlsClient::handle`] and come out of [`DtlsClient::take`].
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "support for tests, of which each uses a part"
+)]
+
+use std::sync::OnceLock;
+
+use openssl::ex_data::Index;
+use openssl::pkey::{PKey, Private};
+use openssl::ssl::{
+    ErrorCode, ExtensionContext, ShutdownState, Ssl, SslContextBuilder, SslMethod, SslOptions, SslSession,
+    SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion,
+};
+use openssl::x509::X509;
+use portcullis::dtls::aead::{Aead, Seal, SessionKeys};
+use portcullis::dtls::bio::Pipe;
+use portcullis::dtls::cid::CONNECTION_ID_EXTENSION;
+use portcullis::dtls::record::{Header, TLS12_CID};
+use portcullis::dtls::suite::Suite;
+
+/// What a client is made of.
+#[derive(Clone, Default)]
+pub struct ClientConfig {
+    /// OpenSSL cipher list.
+    pub ciphers: String,
+    /// Identity and key.
+    pub psk: Option<(String, Vec<u8>)>,
+    /// Trust anchor for the server; none is no check.
+    pub ca: Option<X509>,
+    /// Certificate and key.
+    pub certificate: Option<(X509, PKey<Private>)>,
+    /// The Connection ID that this client wants in records to it; empty is allowed.
+    pub cid: Option<Vec<u8>>,
+    /// A session to resume.
+    pub session: Option<SslSession>,
+    /// Largest datagram of its flights.
+    pub mtu: Option<u32>,
+    /// Also offer what is older than DTLS 1.2, and only that.
+    pub dtls1_only: bool,
+    /// Signature algorithms.
+    pub sigalgs: Option<String>,
+}
+
+impl ClientConfig {
+    /// A PSK client.
+    pub fn psk(ciphers: &str, identity: &str, key: &[u8]) -> Self {
+        Self {
+            ciphers: ciphers.into(),
+            psk: Some((identity.into(), key.to_vec())),
+            ..Self::default()
+        }
+    }
+
+    /// A client that checks the server's certificate.
+    pub fn certificate(ciphers: &str, ca: &X509) -> Self {
+        Self {
+            ciphers: ciphers.into(),
+            ca: Some(ca.clone()),
+            ..Self::default()
+        }
+    }
+}
+
+#[derive(Default)]
+struct CidNotes {
+    ours: Option<Vec<u8>>,
+    theirs: Option<Vec<u8>>,
+}
+
+fn notes_index() -> Index<Ssl, CidNotes> {
+    static INDEX: OnceLock<Index<Ssl, CidNotes>> = OnceLock::new();
+    *INDEX.get_or_init(|| Ssl::new_ex_index().unwrap())
+}
+
+/// A DTLS client.
+pub struct DtlsClient {
+    stream: SslStream<Pipe>,
+    connected: bool,
+    failed: Option<String>,
+    aead: Aead,
+    keys: Option<SessionKeys>,
+    cid: Option<Vec<u8>>,
+    waiting: Vec<Vec<u8>>,
+    received: Vec<Vec<u8>>,
+    closed: bool,
+}
+
+impl DtlsClient {
+    /// A client that has not sent anything yet; [`Self::connect`] makes it.
+    pub fn new(config: &ClientConfig) -> Self {
+        let mut context = SslContextBuilder::new(SslMethod::dtls()).unwrap();
+        let version = if config.dtls1_only {
+            SslVersion::DTLS1
+        } else {
+            SslVersion::DTLS1_2
+        };
+        context.set_min_proto_version(Some(version)).unwrap();
+        context.set_max_proto_version(Some(version)).unwrap();
+        context.set_security_level(0);
+        context
+            .set_cipher_list(&format!("{}:@SECLEVEL=0", config.ciphers))
+            .unwrap();
+        context.set_options(SslOptions::NO_QUERY_MTU);
+        context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+        if let Some(sigalgs) = &config.sigalgs {
+            context.set_sigalgs_list(sigalgs).unwrap();
+        }
+        if let Some((identity, key)) = config.psk.clone() {
+            context.set_psk_client_callback(move |_, _, name, secret| {
+                name[..identity.len()].copy_from_slice(identity.as_bytes());
+                name[identity.len()] = 0;
+                secret[..key.len()].copy_from_slice(&key);
+                Ok(key.len())
+            });
+        }
+        if let Some(ca) = &config.ca {
+            context.cert_store_mut().add_cert(ca.clone()).unwrap();
+            context.set_verify(SslVerifyMode::PEER);
+        }
+        if let Some((certificate, key)) = &config.certificate {
+            context.set_certificate(certificate).unwrap();
+            context.set_private_key(key).unwrap();
+        }
+        if config.cid.is_some() {
+            offer_cid(&mut context);
+        }
+        let context = context.build();
+        let mut ssl = Ssl::new(&context).unwrap();
+        ssl.set_mtu(config.mtu.unwrap_or(1280)).unwrap();
+        ssl.set_ex_data(
+            notes_index(),
+            CidNotes {
+                ours: config.cid.clone(),
+                theirs: None,
+            },
+        );
+        if let Some(session) = &config.session {
+            #[allow(unsafe_code, reason = "the session belongs to a context of the same kind")]
+            // SAFETY: the session comes from a client context made by this function, which never shares SSL_CTX state.
+            unsafe {
+                ssl.set_session(session).unwrap();
+            }
+        }
+        ssl.set_connect_state();
+        Self {
+            stream: SslStream::new(ssl, Pipe::default()).unwrap(),
+            connected: false,
+            failed: None,
+            aead: Aead::default(),
+            keys: None,
+            cid: config.cid.clone(),
+            waiting: Vec::new(),
+            received: Vec::new(),
+            closed: false,
+        }
+    }
+
+    /// Starts the handshake, or repeats its last flight when OpenSSL finds it time.
+    pub fn connect(&mut self) {
+        if !self.connected && self.failed.is_none() {
+            match self.stream.do_handshake() {
+                Ok(()) => self.connected = true,
+                Err(error) if error.code() == ErrorCode::WANT_READ => {}
+                Err(error) => self.failed = Some(error.to_string()),
+            }
+        }
+        self.derive();
+        self.collect();
+    }
+
+    /// Takes a datagram from the server.
+    pub fn handle(&mut self, datagram: &[u8]) {
+        let own_len = self.cid.as_ref().map_or(0, Vec::len);
+        let mut rest = datagram;
+        while let Some(header) = Header::parse(rest, own_len) {
+            let (record, after) = rest.split_at(header.record_len());
+            rest = after;
+            if header.kind == TLS12_CID {
+                let Some(ordinary) = self.unwrap_record(&header, record) else {
+                    continue;
+                };
+                self.stream.get_mut().put(&ordinary);
+            } else {
+                self.stream.get_mut().put(record);
+            }
+            if self.connected {
+                self.drain();
+            } else {
+                self.connect();
+            }
+        }
+        self.collect();
+    }
+
+    fn drain(&mut self) {
+        let mut buffer = vec![0; 17_000];
+        loop {
+            match self.stream.ssl_read(&mut buffer) {
+                Ok(len) => self.received.push(buffer[..len].to_vec()),
+                Err(error) => {
+                    self.closed |= error.code() == ErrorCode::ZERO_RETURN;
+                    if !matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::ZERO_RETURN) {
+                        self.failed = Some(error.to_string());
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn derive(&mut self) {
+        let ssl = self.stream.ssl();
+        let Some(cipher) = ssl.current_cipher() else {
+            return;
+        };
+        let Some(session) = ssl.session() else { return };
+        let (mut master, mut client, mut server) = ([0; 48], [0; 32], [0; 32]);
+        if session.master_key(&mut master) != 48 || self.keys.is_some() {
+            return;
+        }
+        ssl.client_random(&mut client);
+        ssl.server_random(&mut server);
+        // A session to be resumed has its secret before the server has spoken.
+        if server == [0; 32] {
+            return;
+        }
+        let Some(suite) = Suite::from_id(cipher.protocol_id()) else {
+            return;
+        };
+        self.keys = Some(SessionKeys::derive(suite.algorithm(), &master, &client, &server));
+    }
+
+    fn unwrap_record(&mut self, header: &Header, record: &[u8]) -> Option<Vec<u8>> {
+        self.derive();
+        let keys = self.keys.as_ref()?;
+        let mut copy = record.to_vec();
+        let opened = self.aead.open(keys.algorithm, &keys.server, header, &mut copy)?;
+        let explicit = u64::from_be_bytes(*record[header.header_len..].first_chunk()?);
+        let what = Seal {
+            kind: opened.kind,
+            sequence: header.sequence,
+            explicit,
+            cid: &[],
+            plaintext: &copy[opened.plaintext],
+        };
+        let mut out = Vec::new();
+        self.aead
+            .seal(keys.algorithm, &keys.server, &what, &mut out)
+            .ok()?;
+        Some(out)
+    }
+
+    /// The Connection ID that the server gave.
+    pub fn server_cid(&self) -> Option<Vec<u8>> {
+        self.stream.ssl().ex_data(notes_index())?.theirs.clone()
+    }
+
+    fn collect(&mut self) {
+        let server_cid = self.server_cid();
+        for bytes in self.stream.get_mut().take() {
+            let Some(cid) = &server_cid else {
+                self.waiting.push(bytes.into());
+                continue;
+            };
+            let (mut rest, mut datagram) = (&*bytes, Vec::new());
+            while let Some(header) = Header::parse(rest, 0) {
+                let (record, after) = rest.split_at(header.record_len());
+                rest = after;
+                if header.epoch == 0 {
+                    datagram.extend_from_slice(record);
+                    continue;
+                }
+                let keys = self.keys.as_ref().unwrap();
+                let mut copy = record.to_vec();
+                let opened = self
+                    .aead
+                    .open(keys.algorithm, &keys.client, &header, &mut copy)
+                    .unwrap();
+                let explicit = u64::from_be_bytes(*record[header.header_len..].first_chunk().unwrap());
+                let what = Seal {
+                    kind: opened.kind,
+                    sequence: header.sequence,
+                    explicit,
+                    cid,
+                    plaintext: &copy[opened.plaintext],
+                };
+                self.aead
+                    .seal(keys.algorithm, &keys.client, &what, &mut datagram)
+                    .unwrap();
+            }
+            self.waiting.push(datagram);
+        }
+    }
+
+    /// The datagrams that go to the server.
+    pub fn take(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Data from the server.
+    pub fn received(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.received)
+    }
+
+    /// Sends data.
+    pub fn send(&mut self, data: &[u8]) {
+        self.stream.ssl_write(data).unwrap();
+        self.collect();
+    }
+
+    /// Sends close_notify.
+    pub fn shutdown(&mut self) {
+        drop(self.stream.shutdown());
+        self.collect();
+    }
+
+    /// Whether the handshake is done.
+    pub const fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Whether the server said goodbye.
+    pub const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Why it failed.
+    pub fn failure(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// Whether the session was resumed.
+    pub fn is_resumed(&self) -> bool {
+        self.stream.ssl().session_reused()
+    }
+
+    /// The session, to be resumed later.
+    pub fn session(&mut self) -> SslSession {
+        let session = self.stream.ssl().session().unwrap().to_owned();
+        self.stream
+            .set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
+        session
+    }
+
+    /// Whether it got a ticket.
+    pub fn has_ticket(&self) -> bool {
+        self.stream.ssl().session().is_some_and(|session| {
+            let der = session.to_der().unwrap();
+            der.len() > 250
+        })
+    }
+
+    /// The keys of the session.
+    pub fn keys(&self) -> SessionKeys {
+        self.keys.clone().unwrap()
+    }
+
+    /// The negotiated suite.
+    pub fn suite(&self) -> Option<Suite> {
+        Suite::from_id(self.stream.ssl().current_cipher()?.protocol_id())
+    }
+}
+
+fn offer_cid(context: &mut SslContextBuilder) {
+    let when =
+        ExtensionContext::CLIENT_HELLO | ExtensionContext::TLS1_2_SERVER_HELLO | ExtensionContext::DTLS_ONLY;
+    let index = notes_index();
+    context
+        .add_custom_ext(
+            CONNECTION_ID_EXTENSION,
+            when,
+            move |ssl, _, _| {
+                let ours = ssl.ex_data(index).and_then(|notes| notes.ours.clone());
+                Ok(ours.map(|cid| {
+                    let mut body = vec![u8::try_from(cid.len()).unwrap()];
+                    body.extend(cid);
+                    body
+                }))
+            },
+            move |ssl, _, data, _| {
+                ssl.ex_data_mut(index).unwrap().theirs = Some(data[1..].to_vec());
+                Ok(())
+            },
+        )
+        .unwrap();
+}
