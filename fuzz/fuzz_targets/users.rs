@@ -17,7 +17,9 @@ fuzz_target!(|data: &[u8]| {
             for (line, message) in errors {
                 let quoted = text.lines().nth(line - 1).unwrap();
                 let hash = quoted.split_once(':').map_or("", |(_, hash)| hash.trim());
-                assert!(hash.len() < 24 || !message.contains(hash), "{message}");
+                // Words with blanks between them may be the message's own; no hash and hardly a password is like that.
+                let secret = hash.len() >= 24 && !hash.contains(char::is_whitespace) && !hash.contains("..");
+                assert!(!secret || !message.contains(hash), "{message}");
             }
         }
     }

@@ -42,7 +42,8 @@ use users::FileError;
 /// A backend's problems are logged at most once in this time.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Called once with the verdict of the request that it was given with, from a task of the runtime. It must not block.
+/// Called once with the verdict of the request that it was given with, from a task of the runtime or at once from
+/// [`AuthHandle::try_submit`]. It must not block.
 pub type Reply = Box<dyn FnOnce(AuthAnswer) + Send>;
 
 /// The verdict on one request.
@@ -149,6 +150,15 @@ impl AuthHandle {
         let judges = Arc::clone(&read(&self.0.judges));
         let judge = Arc::clone(judges.of(request.listener));
         let backend = judge.label();
+        if request.is_proved() && !matches!(*judge, Judge::Http(_)) && !is_oversized(&request) {
+            // Nothing is to be done for it, so it needs no place: a flood of logins keeps no proved device out.
+            self.0.metrics.inc(backend, AuthResult::Allowed);
+            reply(AuthAnswer {
+                ticket: request.ticket,
+                verdict: Verdict::allow(),
+            });
+            return Ok(());
+        }
         let Some(place) = self.place(request.peer.source(), class) else {
             self.0.metrics.inc(backend, AuthResult::Full);
             return Err(Full);
@@ -246,7 +256,6 @@ impl Inner {
                 Ok(_permit) => http.ask(request, listener, clock).await,
                 Err(_) => Ok(Verdict::Unavailable),
             },
-            _ if request.is_proved() => Ok(Verdict::allow()),
             Judge::Identity => Ok(Verdict::Deny(DenyReason::MissingCredentials)),
             Judge::Jwt(jwt) => jwt.judge(request, listener, clock).await,
             Judge::File(file) => match Arc::clone(file).judge(request) {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::bridge::contract::{BrokerError, BrokerEvent, BrokerRequest, FilterId, Ticket};
 use crate::types::message::Qos;
@@ -80,14 +80,14 @@ impl Embedded {
     pub(super) async fn run(
         mut self,
         mut requests: QueueReceiver<Envelope>,
-        mut stop: oneshot::Receiver<()>,
+        mut stop: watch::Receiver<bool>,
     ) {
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                _ = &mut stop => break,
+                _ = stop.wait_for(|stop| *stop) => break,
                 report = report(&mut self.disk) => self.durable(report),
                 request = requests.recv() => match request {
                     Some(first) => self.batch(first, &mut requests),

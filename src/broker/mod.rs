@@ -12,12 +12,15 @@ mod clock;
 mod embedded;
 #[cfg(test)]
 mod embedded_tests;
+mod layout;
 mod link;
 mod metrics;
+mod mqtt;
 mod origin;
 mod record;
 mod retained;
 mod settings;
+mod spool;
 mod start;
 mod status;
 #[cfg(test)]
@@ -29,6 +32,6 @@ pub use clock::Clock;
 pub(crate) use link::Played;
 pub use link::{Events, Requests, WorkerLink};
 pub use metrics::{BrokerMetrics, BrokerSnapshot, ConnectResult, DroppedReason};
-pub use settings::{BrokerKind, BrokerSettings, RetainedLimits};
+pub use settings::{BrokerAddress, BrokerKind, BrokerSettings, MqttSettings, Protocol, RetainedLimits};
 pub use start::{BrokerRuntime, BrokerStartError, start};
 pub use status::Status;

@@ -112,6 +112,21 @@ pub(super) fn decode(bytes: &[u8], moment: Moment) -> Option<Record> {
     Some(Record { message, origin })
 }
 
+/// The topic of the message in `bytes`; `None` when they are damaged.
+pub(super) fn topic(bytes: &[u8]) -> Option<&str> {
+    let (body, crc) = bytes.split_last_chunk::<4>()?;
+    if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    let mut reader = Reader(body);
+    let [_, flags, _] = reader.array::<3>()?;
+    let _expiry = reader.array::<8>()?;
+    if flags & ORIGIN != 0 {
+        let _origin = reader.array::<16>()?;
+    }
+    reader.short()
+}
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {

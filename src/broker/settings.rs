@@ -1,17 +1,20 @@
 //! What the broker is built from: checked values.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::clock::Clock;
 pub use super::retained::RetainedLimits;
+use crate::types::message::Qos;
 
 /// Everything the broker needs to know.
 #[derive(Debug, Clone)]
 pub struct BrokerSettings {
     /// The node's name.
     pub node: Arc<str>,
-    /// Where retained messages and the spool are kept; `None` keeps nothing beyond the process.
+    /// Where retained messages and the spool are kept; `None` keeps nothing beyond the process and has no spool.
     pub state_dir: Option<PathBuf>,
     /// Its clocks.
     pub clock: Clock,
@@ -24,4 +27,169 @@ pub struct BrokerSettings {
 pub enum BrokerKind {
     /// The one inside this process.
     Embedded(RetainedLimits),
+    /// An MQTT broker elsewhere.
+    Mqtt(Box<MqttSettings>),
+}
+
+/// The MQTT version spoken upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// MQTT 3.1.1, `broker.protocol = 4`.
+    V4,
+    /// MQTT 5, `broker.protocol = 5`.
+    V5,
+}
+
+/// Where the upstream broker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerAddress {
+    /// Whether to speak TLS.
+    pub tls: bool,
+    /// Host name or address; an IPv6 address in brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl BrokerAddress {
+    /// The address in `mqtt://host[:1883]` or `mqtts://host[:8883]`; `None` for anything else.
+    #[must_use]
+    pub fn parse(url: &str) -> Option<Self> {
+        let (tls, rest) = match url.strip_prefix("mqtts://") {
+            Some(rest) => (true, rest),
+            None => (false, url.strip_prefix("mqtt://")?),
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (host, port) = match rest
+            .rfind(':')
+            .filter(|colon| !rest.get(*colon..).unwrap_or("]").contains(']'))
+        {
+            Some(colon) => {
+                let (host, port) = rest.split_at(colon);
+                (
+                    host,
+                    port.strip_prefix(':')?.parse().ok().filter(|port| *port != 0)?,
+                )
+            }
+            None => (rest, if tls { 8883 } else { 1883 }),
+        };
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
+        let bracketed = bare.len() != host.len();
+        let odd = |c: char| c.is_whitespace() || c.is_control() || "/?#@[]".contains(c);
+        if bare.is_empty() || bare.contains(odd) || bracketed != bare.contains(':') {
+            return None;
+        }
+        Some(Self {
+            tls,
+            host: host.into(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for BrokerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "mqtts" } else { "mqtt" };
+        write!(f, "{scheme}://{}:{}", self.host, self.port)
+    }
+}
+
+/// How to use an upstream broker.
+#[derive(Debug, Clone)]
+pub struct MqttSettings {
+    /// Where it is.
+    pub address: BrokerAddress,
+    /// Which MQTT to speak.
+    pub protocol: Protocol,
+    /// The client id; connections after the first add `-1`, `-2` and so on.
+    pub client_id: String,
+    /// User name; empty for none.
+    pub username: String,
+    /// File whose first line is the password. Read at each connection.
+    pub password_file: Option<PathBuf>,
+    /// Trust anchors (PEM) in place of the system's. Read at each connection.
+    pub ca_file: Option<PathBuf>,
+    /// Certificate chain (PEM) to present. Read at each connection.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key (PEM). Read at each connection.
+    pub key_file: Option<PathBuf>,
+    /// Parallel connections, at least 1. Topics are spread over them, so order is kept for each topic.
+    pub connections: usize,
+    /// Ping interval, at least 5 seconds; a dead peer is noticed within twice this time.
+    pub keep_alive: Duration,
+    /// Messages of a higher QoS are sent with this one.
+    pub max_qos: Qos,
+    /// Whether to keep `$portcullis/{node}/status` up to date, with a will.
+    pub publish_status: bool,
+    /// What the spool may take on disk in bytes, over all connections; 0 switches it off.
+    pub spool_bytes: u64,
+}
+
+impl MqttSettings {
+    /// The defaults for a broker at `address`.
+    #[must_use]
+    pub fn new(address: BrokerAddress, client_id: &str) -> Self {
+        Self {
+            address,
+            protocol: Protocol::V5,
+            client_id: client_id.into(),
+            username: String::new(),
+            password_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            connections: 1,
+            keep_alive: Duration::from_secs(10),
+            max_qos: Qos::ExactlyOnce,
+            publish_status: true,
+            spool_bytes: 256 << 20,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read_strictly() {
+        let parsed = |url: &str| BrokerAddress::parse(url).map(|address| address.to_string());
+        assert_eq!(
+            parsed("mqtt://localhost").as_deref(),
+            Some("mqtt://localhost:1883")
+        );
+        assert_eq!(
+            parsed("mqtts://b.example/").as_deref(),
+            Some("mqtts://b.example:8883")
+        );
+        assert_eq!(
+            parsed("mqtt://192.0.2.1:18830").as_deref(),
+            Some("mqtt://192.0.2.1:18830")
+        );
+        assert_eq!(
+            parsed("mqtt://[::1]:18830").as_deref(),
+            Some("mqtt://[::1]:18830")
+        );
+        assert_eq!(parsed("mqtt://[::1]").as_deref(), Some("mqtt://[::1]:1883"));
+        for bad in [
+            "localhost",
+            "http://x",
+            "mqtt://",
+            "mqtt://:1883",
+            "mqtt://h:0",
+            "mqtt://h:70000",
+            "mqtt://h:x",
+            "mqtt://u:p@h",
+            "mqtt://h/path",
+            "mqtt://::1",
+            "mqtt://h h",
+            "mqtt://[h]",
+            "mqtt://h:",
+        ] {
+            assert_eq!(parsed(bad), None, "{bad}");
+        }
+    }
 }

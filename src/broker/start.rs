@@ -1,16 +1,21 @@
 //! Starts and stops the broker's thread.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::embedded::Embedded;
-use super::link::{Delivery, Envelope, QueueReceiver, WorkerLink, links};
+use super::layout;
+use super::link::{WorkerLink, links};
 use super::metrics::BrokerMetrics;
+use super::mqtt::{Lane, LaneParts, check_files};
+use super::origin::Origins;
 use super::retained::{Disk, Retained, RetainedLimits};
-use super::settings::{BrokerKind, BrokerSettings};
+use super::settings::{BrokerKind, BrokerSettings, MqttSettings, Protocol};
+use super::spool::Spool;
 use super::status::Status;
 
 /// Why the broker cannot start.
@@ -25,12 +30,16 @@ impl fmt::Display for BrokerStartError {
 
 impl std::error::Error for BrokerStartError {}
 
+fn fail(error: impl fmt::Display) -> BrokerStartError {
+    BrokerStartError(error.to_string())
+}
+
 /// The running broker.
 #[derive(Debug)]
 pub struct BrokerRuntime {
     metrics: Arc<BrokerMetrics>,
     status: watch::Receiver<Status>,
-    stop: oneshot::Sender<()>,
+    stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
 }
 
@@ -59,10 +68,10 @@ impl BrokerRuntime {
         self.metrics.is_connected()
     }
 
-    /// Finishes what is queued, answers it, brings everything to disk and ends.
+    /// Finishes what is queued, answers it, brings everything to the broker or to disk and ends. With an upstream that
+    /// does not answer this takes up to four seconds.
     pub async fn shutdown(self) {
-        // A thread that has already ended needs no telling.
-        let _told = self.stop.send(());
+        self.stop.send_replace(true);
         let thread = self.thread;
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
         if !matches!(joined, Ok(Ok(()))) {
@@ -74,19 +83,23 @@ impl BrokerRuntime {
 /// Starts the broker for `workers` workers: the handle on it, and a link for each worker in their order.
 ///
 /// # Errors
-/// When a store in the state directory cannot be used; the text names the file. An upstream that is away is no error.
+/// When a store in the state directory, or a file that the settings name, cannot be used; the text names the file. An
+/// upstream that is away is no error.
 pub fn start(
     settings: BrokerSettings,
     workers: usize,
 ) -> Result<(BrokerRuntime, Vec<WorkerLink>), BrokerStartError> {
-    match settings.kind {
-        BrokerKind::Embedded(limits) => start_embedded(&settings, limits, workers),
+    let state_dir = settings.state_dir.clone();
+    match &settings.kind {
+        BrokerKind::Embedded(limits) => start_embedded(&settings, *limits, state_dir.as_deref(), workers),
+        BrokerKind::Mqtt(mqtt) => start_mqtt(&settings, mqtt, state_dir.as_deref(), workers),
     }
 }
 
 fn start_embedded(
     settings: &BrokerSettings,
     limits: RetainedLimits,
+    state_dir: Option<&Path>,
     workers: usize,
 ) -> Result<(BrokerRuntime, Vec<WorkerLink>), BrokerStartError> {
     let (worker_links, mut lanes, deliveries) = links(workers, 1);
@@ -95,61 +108,122 @@ fn start_embedded(
         connection: "embedded".into(),
         fault: None,
     });
-    let embedded = open_embedded(settings, limits, deliveries, &metrics, status_sender)?;
-    let (stop, stopped) = oneshot::channel();
-    let Some(requests) = lanes.pop() else {
-        return Err(BrokerStartError("no lane".into()));
-    };
-    let thread = spawn_embedded(embedded, requests, stopped)?;
-    let runtime = BrokerRuntime {
-        metrics,
-        status,
-        stop,
-        thread,
-    };
-    Ok((runtime, worker_links))
-}
-
-fn open_embedded(
-    settings: &BrokerSettings,
-    limits: RetainedLimits,
-    deliveries: Vec<Delivery>,
-    metrics: &BrokerMetrics,
-    status: watch::Sender<Status>,
-) -> Result<Embedded, BrokerStartError> {
     let mut retained = Retained::new(limits);
     let mut disk = None;
-    if let Some(directory) = &settings.state_dir {
-        let moment = settings.clock.moment();
-        let (opened, messages) =
-            Disk::open(directory, moment).map_err(|error| BrokerStartError(error.to_string()))?;
+    if let Some(directory) = state_dir {
+        let (opened, messages) = Disk::open(directory, settings.clock.moment()).map_err(fail)?;
         // Expired ones go in too: the first sweep removes them here and on disk.
         for message in messages {
             retained.insert(Arc::new(message));
         }
         disk = Some(opened);
     }
-    Ok(Embedded::new(
+    let embedded = Embedded::new(
         settings.clock,
         deliveries,
         retained,
         disk,
         metrics.lane(0),
-        status,
-    ))
-}
-
-fn spawn_embedded(
-    embedded: Embedded,
-    requests: QueueReceiver<Envelope>,
-    stopped: oneshot::Receiver<()>,
-) -> Result<JoinHandle<()>, BrokerStartError> {
+        status_sender,
+    );
+    let requests = lanes.pop().ok_or_else(|| fail("no lane"))?;
+    let (stop, stopped) = watch::channel(false);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
-        .map_err(|error| BrokerStartError(format!("cannot start the broker: {error}")))?;
-    std::thread::Builder::new()
+        .map_err(|error| fail(format!("cannot start the broker: {error}")))?;
+    let thread = std::thread::Builder::new()
         .name("broker".into())
         .spawn(move || runtime.block_on(embedded.run(requests, stopped)))
-        .map_err(|error| BrokerStartError(format!("cannot start the broker's thread: {error}")))
+        .map_err(|error| fail(format!("cannot start the broker's thread: {error}")))?;
+    Ok((
+        BrokerRuntime {
+            metrics,
+            status,
+            stop,
+            thread,
+        },
+        worker_links,
+    ))
+}
+
+fn start_mqtt(
+    settings: &BrokerSettings,
+    mqtt: &MqttSettings,
+    state_dir: Option<&Path>,
+    workers: usize,
+) -> Result<(BrokerRuntime, Vec<WorkerLink>), BrokerStartError> {
+    check_files(mqtt).map_err(fail)?;
+    let count = mqtt.connections.max(1);
+    let spool_bytes = state_dir.map_or(0, |_| mqtt.spool_bytes);
+    let mut spools = open_spools(settings, state_dir, count, spool_bytes)?;
+    let (worker_links, lanes, deliveries) = links(workers, count);
+    let metrics = Arc::new(BrokerMetrics::new(count, spool_bytes));
+    let (status_sender, status) = watch::channel(Status {
+        connection: format!("connecting to {}", mqtt.address),
+        fault: None,
+    });
+    let (stop, stopped) = watch::channel(false);
+    let (status_sender, mqtt) = (Arc::new(status_sender), Arc::new(mqtt.clone()));
+    let origins = Origins::new(mqtt.protocol == Protocol::V4);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(count.min(16))
+        .thread_name("broker")
+        .enable_all()
+        .build()
+        .map_err(|error| fail(format!("cannot start the broker: {error}")))?;
+    let mut tasks = Vec::new();
+    for (index, requests) in lanes.into_iter().enumerate() {
+        let lane = Lane::new(LaneParts {
+            index,
+            settings: Arc::clone(&mqtt),
+            node: Arc::clone(&settings.node),
+            clock: settings.clock,
+            workers: deliveries.clone(),
+            spool: spools.pop_front(),
+            origins: origins.clone(),
+            metrics: metrics.lane(index),
+            status: Arc::clone(&status_sender),
+        });
+        tasks.push(runtime.spawn(lane.run(requests, stopped.clone())));
+    }
+    let wait_for_all = async {
+        for task in tasks {
+            if task.await.is_err() {
+                tracing::error!("a connection's task ended abnormally");
+            }
+        }
+    };
+    let thread = std::thread::Builder::new()
+        .name("broker".into())
+        .spawn(move || runtime.block_on(wait_for_all))
+        .map_err(|error| fail(format!("cannot start the broker's thread: {error}")))?;
+    Ok((
+        BrokerRuntime {
+            metrics,
+            status,
+            stop,
+            thread,
+        },
+        worker_links,
+    ))
+}
+
+type Spools = std::collections::VecDeque<(Spool, super::spool::SpoolState)>;
+
+fn open_spools(
+    settings: &BrokerSettings,
+    state_dir: Option<&Path>,
+    count: usize,
+    spool_bytes: u64,
+) -> Result<Spools, BrokerStartError> {
+    let Some(directory) = state_dir.filter(|_| spool_bytes > 0) else {
+        return Ok(Spools::new());
+    };
+    let directories = layout::prepare(&directory.join("spool"), count).map_err(fail)?;
+    let share = spool_bytes / count as u64;
+    directories
+        .iter()
+        .map(|directory| Spool::open(directory, share, settings.clock).map_err(fail))
+        .collect()
 }

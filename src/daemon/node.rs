@@ -15,7 +15,8 @@ use crate::admin::expose::dtls::ExposeDtls;
 use crate::admin::expose::gateway::ExposeGateway;
 use crate::auth::{self, AuthHandle};
 use crate::broker::{
-    self, BrokerKind, BrokerMetrics, BrokerRuntime, BrokerSettings, RetainedLimits, WorkerLink,
+    self, BrokerAddress, BrokerKind, BrokerMetrics, BrokerRuntime, BrokerSettings, MqttSettings, Protocol,
+    RetainedLimits, WorkerLink,
 };
 use crate::coap::CoapMetrics;
 use crate::config::{self, BrokerUrl, Config};
@@ -149,8 +150,40 @@ fn broker_settings(config: &Config) -> BrokerSettings {
             wall: clock::wall,
         },
         kind: match &config.broker.url {
-            BrokerUrl::Embedded | BrokerUrl::Mqtt { .. } => BrokerKind::Embedded(RetainedLimits::default()),
+            BrokerUrl::Embedded => BrokerKind::Embedded(RetainedLimits::default()),
+            BrokerUrl::Mqtt { tls, host, port } => {
+                let host = if host.contains(':') {
+                    format!("[{host}]")
+                } else {
+                    host.clone()
+                };
+                let address = BrokerAddress {
+                    tls: *tls,
+                    host,
+                    port: *port,
+                };
+                BrokerKind::Mqtt(Box::new(mqtt_settings(config, address)))
+            }
         },
+    }
+}
+
+fn mqtt_settings(config: &Config, address: BrokerAddress) -> MqttSettings {
+    let broker = &config.broker;
+    MqttSettings {
+        protocol: match broker.protocol {
+            config::broker::Protocol::V4 => Protocol::V4,
+            config::broker::Protocol::V5 => Protocol::V5,
+        },
+        username: broker.username.clone(),
+        password_file: broker.password_file.clone(),
+        ca_file: broker.ca_file.clone(),
+        cert_file: broker.cert_file.clone(),
+        key_file: broker.key_file.clone(),
+        connections: usize::try_from(broker.connections).unwrap_or(1),
+        keep_alive: broker.keep_alive,
+        spool_bytes: broker.spool.max_bytes.0,
+        ..MqttSettings::new(address, &broker.client_id.replace("${node}", &config.node.name))
     }
 }
 

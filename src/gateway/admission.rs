@@ -1,5 +1,6 @@
 //! Who may come in and what they may do: credentials to a backend, failures counted by source, the ACL asked.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -45,43 +46,56 @@ impl Gateway {
         let asked = listener
             .and_then(|listener| self.listener_settings(listener))
             .is_some_and(|settings| settings.authentication);
-        let proved = asked
-            && self
-                .auth_request(Ticket(0), parked.peer, client, params)
-                .is_some_and(|request| request.is_proved());
-        if !asked || proved {
+        if !asked {
             return Ok(Some(Grant::default()));
         }
-        // Charged before it is asked, so that tries in flight cannot go over the rate.
-        self.charge_failure(now, parked.peer)?;
+        let Some(request) = self.auth_request(Ticket(0), parked.peer, client, params) else {
+            return Ok(None);
+        };
+        if let Some(verdict) = self.verdicts.get(now, &self.verdicts.hash(&request)) {
+            return Ok(grant(now, verdict));
+        }
+        if !request.is_proved() {
+            // Charged before it is asked, so that tries in flight cannot go over the rate.
+            self.charge_failure(now, parked.peer)?;
+        }
         Ok(None)
     }
 
     /// Sends a request's credentials to the backend and sets it aside until the answer.
     pub(super) fn authenticate(&mut self, now: Instant, parked: Parked) {
         let (peer, exchange, arrived) = (parked.peer, parked.exchange, parked.arrived);
-        let ticket = match self.wait(Pending::Authenticate {
-            parked: Box::new(parked),
-        }) {
+        let asked = self.asked(Ticket(0), &parked);
+        let charged = asked.as_ref().is_some_and(|request| !request.is_proved());
+        let class = self.class_of(peer);
+        let charge = charged
+            .then(|| self.peers.get(peer).map(|peer| (class, peer.address.source())))
+            .flatten();
+        let parked = Box::new(parked);
+        let ticket = match self.wait(Pending::Authenticate { parked, charge }) {
             Ok(ticket) => ticket,
-            Err(response) => return self.respond(now, arrived, exchange, response),
-        };
-        let request = match self.pending.get(&ticket) {
-            Some(Pending::Authenticate { parked }) => {
-                Params::parse(&parked.request.query).ok().and_then(|params| {
-                    let client = self.client_of(peer, &params).ok().flatten();
-                    self.auth_request(ticket, peer, client.as_ref(), &params)
-                })
+            Err(response) => {
+                self.forgive_failure(now, charge);
+                return self.respond(now, arrived, exchange, response);
             }
-            _ => None,
         };
-        match request {
+        match asked {
             Some(request) => {
-                let class = self.class_of(peer);
+                let request = AuthRequest {
+                    ticket: ticket.0,
+                    ..request
+                };
                 self.outputs.push_back(Output::Authenticate { request, class });
             }
             None => self.authenticated(now, ticket.0, Verdict::Unavailable),
         }
+    }
+
+    /// What a backend is asked for a request that waits.
+    fn asked(&self, ticket: Ticket, parked: &Parked) -> Option<AuthRequest> {
+        let params = Params::parse(&parked.request.query).ok()?;
+        let client = self.client_of(parked.peer, &params).ok()?;
+        self.auth_request(ticket, parked.peer, client.as_ref(), &params)
     }
 
     fn auth_request(
@@ -111,29 +125,23 @@ impl Gateway {
 
     /// The backend's word.
     pub(super) fn authenticated(&mut self, now: Instant, ticket: u64, verdict: Verdict) {
-        let Some(Pending::Authenticate { parked }) = self.pending.remove(&Ticket(ticket)) else {
+        let Some(Pending::Authenticate { parked, charge }) = self.pending.remove(&Ticket(ticket)) else {
             return;
         };
         if !matches!(verdict, Verdict::Deny(_)) {
-            self.forgive_failure(now, parked.peer);
+            self.forgive_failure(now, charge);
+        }
+        // A verdict that was asked for before the last reload may be one of backends that are gone.
+        if parked.arrived >= self.verdicts_since
+            && let Some(request) = self.asked(Ticket(0), &parked)
+        {
+            let hash = self.verdicts.hash(&request);
+            self.verdicts.put(now, hash, &verdict);
         }
         match verdict {
-            Verdict::Allow {
-                expires_in,
-                superuser,
-                acl,
-                attributes: _,
-            } => {
-                let until = expires_in.and_then(|good_for| now.checked_add(good_for));
-                self.process(
-                    now,
-                    *parked,
-                    Stage::Admitted(Grant {
-                        superuser,
-                        acl,
-                        until,
-                    }),
-                );
+            verdict @ Verdict::Allow { .. } => {
+                let grant = grant(now, verdict).unwrap_or_default();
+                self.process(now, *parked, Stage::Admitted(grant));
             }
             Verdict::Deny(reason) => {
                 let create = matches!(uri::resource(&parked.request.path), Ok(Resource::Connection));
@@ -164,10 +172,10 @@ impl Gateway {
             })
     }
 
-    fn forgive_failure(&mut self, now: Instant, peer: PeerId) {
-        if let Some(address) = self.peers.get(peer).map(|peer| peer.address) {
-            let class = self.class_of(peer);
-            self.failures.give_back(now, class, address.source());
+    /// Gives a charge back to the source and class that it was taken from, wherever the peer is now.
+    fn forgive_failure(&mut self, now: Instant, charge: Option<(Class, IpAddr)>) {
+        if let Some((class, source)) = charge {
+            self.failures.give_back(now, class, source);
         }
     }
 
@@ -201,4 +209,23 @@ impl Gateway {
             Err(unauthorized("not authorised"))
         }
     }
+}
+
+/// What a verdict that lets in grants.
+fn grant(now: Instant, verdict: Verdict) -> Option<Grant> {
+    let Verdict::Allow {
+        expires_in,
+        superuser,
+        acl,
+        attributes: _,
+    } = verdict
+    else {
+        return None;
+    };
+    let until = expires_in.and_then(|good_for| now.checked_add(good_for));
+    Some(Grant {
+        superuser,
+        acl,
+        until,
+    })
 }

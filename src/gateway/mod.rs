@@ -29,7 +29,7 @@ pub mod workers;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
@@ -42,6 +42,7 @@ use crate::coap::{CoapMetrics, Endpoint};
 use crate::dtls::{DtlsContext, DtlsListener, DtlsMetrics, DtlsSecrets};
 use crate::policy::connections::{ConnectionKey, Connections};
 use crate::policy::rate::{Failures, Rate, RateTable, SourceCapacity};
+use crate::policy::verdict_cache::VerdictCache;
 use crate::types::{ClientId, ListenerId, Transmits, WorkerId};
 
 use contract::{Input, Output};
@@ -56,6 +57,10 @@ use timers::Timers;
 
 /// Clients whose request rate is watched at the same time, per worker; 16 bytes each.
 const REQUEST_RATE_PLACES: usize = 65_536;
+
+/// Verdicts that are remembered, and for how long; a credential's own end comes first.
+const VERDICTS: usize = 16_384;
+const VERDICT_TIME: Duration = Duration::from_secs(10);
 
 /// What one DTLS listener of one worker is made of.
 pub struct DtlsParts {
@@ -107,6 +112,11 @@ pub struct Gateway {
     /// Requests to devices under way, by the ticket of who asked.
     device_requests: HashMap<RequestId, u64>,
     failures: Failures,
+    /// Logins that were right just now, so that a client whose every request carries its credentials is not asked about
+    /// each time.
+    verdicts: VerdictCache,
+    /// When the backends were last replaced.
+    verdicts_since: Instant,
     request_rates: RateTable,
     metrics: Arc<GatewayMetrics>,
     next_ticket: u64,
@@ -175,6 +185,8 @@ impl Gateway {
                 SourceCapacity::default(),
                 &mut rng,
             ),
+            verdicts: VerdictCache::new(random_seed(&mut rng), VERDICTS, VERDICT_TIME),
+            verdicts_since: now,
             request_rates: RateTable::new(
                 now,
                 Rate::per_second(settings.requests_per_second),

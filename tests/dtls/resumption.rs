@@ -202,3 +202,25 @@ fn a_ticket_with_foreign_parameters_gets_nothing_for_free() {
     let (mut client, session) = server.establish(&config, peer(2));
     assert!(server.talks(&mut client, session, peer(2)));
 }
+
+#[test]
+fn a_session_without_a_client_certificate_resumes() {
+    let ca = authority("ca");
+    let own = Recipe::new("server").make(Some(&ca));
+    let mut server = Server::new(&with_certificate(&own), settings());
+    for suite in [ECDSA, "ECDHE-ECDSA-AES128-GCM-SHA256"] {
+        let config = ClientConfig::certificate(suite, &ca.certificate);
+        let (mut client, _) = server.establish(&config, peer(1));
+        assert!(client.has_ticket());
+        let config = ClientConfig {
+            session: Some(client.session()),
+            ..config
+        };
+        for n in 2..5 {
+            let (mut client, session) = server.establish(&config, peer(n));
+            assert!(client.is_resumed());
+            assert!(server.talks(&mut client, session, peer(n)));
+            client.session();
+        }
+    }
+}

@@ -137,9 +137,9 @@ impl Endpoint {
             }
         }
         if let Some(observing) = gone.observing {
-            for waiting in observing.waiting() {
-                let result = NotificationResult::Dropped;
-                self.metrics.notification(waiting.confirmable, result);
+            for confirmable in observing.unsettled() {
+                self.metrics
+                    .notification(confirmable, NotificationResult::Dropped);
             }
             self.queued_bytes = self.queued_bytes.saturating_sub(observing.waiting_weight());
             self.metrics.queued_bytes.set(self.queued_bytes as u64);

@@ -81,6 +81,8 @@ impl Endpoint {
         };
         let limit = match peer.proven {
             true => usize::MAX,
+            // It goes several times if nobody acknowledges it.
+            false if exchange.acknowledged => SMALL,
             false => exchange.limit,
         };
         let piggybacked = exchange.confirmable && !exchange.acknowledged;

@@ -1,107 +1,21 @@
 //! Notifications: in order for each observation, one confirmable at a time for each peer, the rest in bounded queues
 //! (RFC 7641, 4.5; RFC 7252, 4.7).
 
+mod outcome;
+mod state;
+
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::types::reason::Limit;
 
-use super::contract::{Event, Notification, NotificationOutcome, ObservationId, PeerId};
-use super::endpoint::Endpoint;
-use super::hash::IdMap;
-use super::metrics::{MessageType, NotificationResult};
-use super::reliability::Purpose;
+use crate::coap::contract::{Notification, ObservationId, PeerId};
+use crate::coap::endpoint::Endpoint;
+use crate::coap::metrics::{MessageType, NotificationResult};
+use crate::coap::reliability::Purpose;
 
-/// Notifications that an unproven peer gets before it must acknowledge one.
-const UNCONFIRMED: u32 = 16;
-
-/// What a waiting notification weighs beside its payload.
-const OVERHEAD: usize = 128;
-
-/// Message ids of non-confirmable notifications that a RST may still name, for each observation.
-const RECENT: usize = 8;
-
-/// The observations of one peer.
-#[derive(Debug, Default)]
-pub(crate) struct Observing {
-    observations: IdMap<ObservationId, Observation>,
-    /// Observations whose next notification waits for its turn.
-    ready: VecDeque<ObservationId>,
-    /// Confirmable notifications that wait for their ACK.
-    outstanding: usize,
-    /// Those of them that were retransmitted.
-    stalled: usize,
-    /// Notifications since the peer was last known to be where it says.
-    unconfirmed: u32,
-    /// Weight of what waits.
-    weight: usize,
-}
-
-#[derive(Debug, Default)]
-struct Observation {
-    queue: VecDeque<Notification>,
-    in_flight: Option<InFlight>,
-    is_ready: bool,
-    recent: [u16; RECENT],
-    sent: usize,
-    last_sent: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct InFlight {
-    mid: u16,
-    stalled: bool,
-    notification: Notification,
-}
-
-fn weight(notification: &Notification) -> usize {
-    notification.payload.len() + OVERHEAD
-}
-
-impl Observing {
-    /// Whether a notification may go now, and if so whether as CON.
-    fn permits(&self, proven: bool, confirmable: bool) -> Option<bool> {
-        if !proven && self.unconfirmed >= UNCONFIRMED {
-            return (self.outstanding == 0).then_some(true);
-        }
-        match confirmable {
-            true => (self.outstanding == 0 || self.stalled > 0).then_some(true),
-            false => Some(false),
-        }
-    }
-
-    /// The CON of an observation is settled, one way or the other.
-    fn landed(&mut self, id: ObservationId) -> Option<Notification> {
-        let landed = self.observations.get_mut(&id)?.in_flight.take()?;
-        self.outstanding = self.outstanding.saturating_sub(1);
-        self.stalled = self.stalled.saturating_sub(usize::from(landed.stalled));
-        Some(landed.notification)
-    }
-
-    fn forget(&mut self, id: ObservationId) -> VecDeque<Notification> {
-        let queue = self
-            .observations
-            .remove(&id)
-            .map(|it| it.queue)
-            .unwrap_or_default();
-        self.ready.retain(|ready| *ready != id);
-        self.weight = self.weight.saturating_sub(queue.iter().map(weight).sum());
-        queue
-    }
-
-    /// Whether nothing of it is worth keeping. An unproven peer does not lose its count by observing anew.
-    fn is_idle(&self, proven: bool) -> bool {
-        self.observations.is_empty() && (proven || self.unconfirmed == 0)
-    }
-
-    pub(super) fn waiting(&self) -> impl Iterator<Item = &Notification> {
-        self.observations.values().flat_map(|it| it.queue.iter())
-    }
-
-    pub(super) fn waiting_weight(&self) -> usize {
-        self.weight
-    }
-}
+pub(crate) use state::Observing;
+use state::{InFlight, OVERHEAD, RECENT, weight};
 
 impl Endpoint {
     /// Sends a notification, or queues it behind those of its observation and until the peer may get it.
@@ -157,16 +71,12 @@ impl Endpoint {
         let Some(observing) = self.observing(slot) else {
             return Vec::new();
         };
-        let mid = observing
-            .observations
-            .get(&observation)
-            .and_then(|it| it.in_flight.as_ref())
-            .map(|it| it.mid);
-        let mut pending: Vec<Notification> = observing.landed(observation).into_iter().collect();
-        pending.extend(self.forget(slot, observation));
-        if let Some(mid) = mid {
-            self.settle(slot, mid);
+        let mut pending = Vec::new();
+        if let Some(landed) = observing.landed(observation) {
+            self.settle(slot, landed.mid);
+            pending.push(landed.notification);
         }
+        pending.extend(self.forget(slot, observation));
         if let Some(now) = self.now {
             self.pump(now, slot);
         }
@@ -267,7 +177,7 @@ impl Endpoint {
     }
 
     /// Lets the observations of a peer that wait have their turn, as far as they may.
-    pub(super) fn pump(&mut self, now: Instant, slot: usize) {
+    pub(in crate::coap) fn pump(&mut self, now: Instant, slot: usize) {
         while let Some(observing) = self.observing(slot)
             && let Some(id) = observing.ready.pop_front()
         {
@@ -329,106 +239,6 @@ impl Endpoint {
         match confirmable {
             true => self.send_confirmable(now, slot, mid, datagram, Purpose::Notification(id)),
             false => self.transmit(slot, &datagram),
-        }
-    }
-
-    pub(super) fn notification_acknowledged(&mut self, now: Instant, slot: usize, id: ObservationId) {
-        if let Some(observing) = self.observing(slot) {
-            observing.landed(id);
-            observing.unconfirmed = 0;
-        }
-        self.metrics.con_notifications.inc(NotificationResult::Acked);
-        self.tell(slot, id, NotificationOutcome::Acknowledged);
-        self.advance(now, slot, id, true);
-        self.pump(now, slot);
-    }
-
-    pub(super) fn notification_reset(&mut self, now: Instant, slot: usize, id: ObservationId) {
-        self.end(now, slot, id, NotificationOutcome::Reset);
-    }
-
-    pub(super) fn notification_timed_out(&mut self, now: Instant, slot: usize, id: ObservationId) {
-        self.end(now, slot, id, NotificationOutcome::TimedOut);
-    }
-
-    /// One retransmission time-out went by without an answer: the other observations wait no longer for this one.
-    pub(super) fn notification_stalled(&mut self, now: Instant, slot: usize, id: ObservationId) {
-        let Some(observing) = self.observing(slot) else {
-            return;
-        };
-        if let Some(entry) = observing.observations.get_mut(&id)
-            && let Some(in_flight) = &mut entry.in_flight
-            && !std::mem::replace(&mut in_flight.stalled, true)
-        {
-            observing.stalled += 1;
-        }
-        self.pump(now, slot);
-    }
-
-    /// A RST that names no confirmable message of ours may name a notification that was sent as NON (RFC 7641, 3.6).
-    pub(super) fn non_notification_reset(&mut self, now: Instant, slot: usize, mid: u16) -> bool {
-        let lifetime = self.parameters.non_lifetime;
-        let Some(observing) = self.observing(slot) else {
-            return false;
-        };
-        let named = observing.observations.iter().filter(|(_, it)| {
-            it.recent.iter().take(it.sent).any(|recent| *recent == mid)
-                && it.last_sent.is_some_and(|at| now < at + lifetime)
-        });
-        let Some(id) = named
-            .max_by_key(|(id, it)| (it.last_sent, **id))
-            .map(|(id, _)| *id)
-        else {
-            return false;
-        };
-        self.end_with(now, slot, id, NotificationOutcome::Reset, false);
-        true
-    }
-
-    fn end(&mut self, now: Instant, slot: usize, id: ObservationId, outcome: NotificationOutcome) {
-        self.end_with(now, slot, id, outcome, true);
-    }
-
-    fn end_with(
-        &mut self,
-        now: Instant,
-        slot: usize,
-        id: ObservationId,
-        outcome: NotificationOutcome,
-        confirmable: bool,
-    ) {
-        let mut in_flight = None;
-        if let Some(observing) = self.observing(slot) {
-            in_flight = observing
-                .observations
-                .get(&id)
-                .and_then(|it| it.in_flight.as_ref())
-                .map(|it| it.mid);
-            observing.landed(id);
-        }
-        if let Some(mid) = in_flight {
-            self.settle(slot, mid);
-        }
-        for notification in self.forget(slot, id) {
-            let result = NotificationResult::Dropped;
-            self.metrics.notification(notification.confirmable, result);
-        }
-        let result = match outcome {
-            NotificationOutcome::TimedOut => NotificationResult::Timeout,
-            _ => NotificationResult::Reset,
-        };
-        self.metrics.notification(confirmable, result);
-        self.tell(slot, id, outcome);
-        self.pump(now, slot);
-    }
-
-    fn tell(&mut self, slot: usize, observation: ObservationId, outcome: NotificationOutcome) {
-        if let Some(peer) = self.peers.get(slot).map(|peer| peer.id) {
-            self.events.push_back(Event::Notified {
-                peer,
-                observation,
-                outcome,
-            });
         }
     }
 }

@@ -1,0 +1,684 @@
+//! One upstream subscription for each distinct filter, whoever holds it.
+//!
+//! A new observer of a known filter still gets the retained messages: the filter is subscribed again, and what the broker
+//! sends because of that (it carries the retain flag, live messages do not) goes to the asking observer alone. The same
+//! way reads a retained message for nobody who stays. Such a *round* is over when nothing more came for a moment after
+//! the broker answered a request sent behind the subscribe.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::bridge::contract::{BrokerError, BrokerEvent, FilterId, Ticket};
+use crate::broker::link::Delivery;
+use crate::broker::metrics::LaneMetrics;
+use crate::broker::topics::{FilterTable, too_deep};
+use crate::types::message::{Message, Qos};
+use crate::types::{TopicFilter, TopicName};
+
+use super::duplicates::Duplicates;
+use super::packet_ids::PacketIds;
+use super::wire::{Client, Refusal, Subscription};
+
+/// A round is over when no retained message came for so long after the fence.
+const QUIET: Duration = Duration::from_millis(50);
+/// A round is over then at the latest.
+const LONGEST_ROUND: Duration = Duration::from_secs(5);
+/// Messages that one round collects.
+const MAX_COLLECTED: usize = 100_000;
+/// Payload bytes that one round collects.
+const MAX_COLLECTED_BYTES: usize = 64 << 20;
+/// Live messages that wait for a new observer until its subscription is answered.
+const MAX_HELD: usize = 4_096;
+/// Unsubscribed to learn that the broker has worked off what was sent before; nobody ever subscribes it.
+const FENCE: &str = "$portcullis/fence";
+/// The largest subscription identifier (MQTT 5, 3.8.2.1.2).
+const MAX_NUMBER: u32 = 268_435_455;
+
+type Holder = (usize, FilterId);
+
+/// What a worker waits for.
+#[derive(Debug)]
+struct Ask {
+    worker: usize,
+    ticket: Ticket,
+    kind: AskKind,
+    collected: BTreeMap<TopicName, Arc<Message>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AskKind {
+    /// It observes from now on.
+    Subscribe { filter_id: FilterId, retained: bool },
+    /// It wants the retained message.
+    Read,
+}
+
+#[derive(Debug)]
+struct HolderState {
+    holder: Holder,
+    /// Its subscribe was answered: messages go to it.
+    active: bool,
+    /// Messages for after the answer.
+    held: Vec<Arc<Message>>,
+}
+
+#[derive(Debug)]
+struct Round {
+    /// Tells it from other rounds of the filter.
+    serial: u64,
+    bytes: usize,
+    asks: Vec<Ask>,
+    begun: Instant,
+    acknowledged: bool,
+    fenced: bool,
+    quiet_since: Instant,
+}
+
+#[derive(Debug)]
+struct Entry {
+    filter: TopicFilter,
+    qos: Qos,
+    holders: Vec<HolderState>,
+    /// The broker has acknowledged it on this connection (or kept it).
+    standing: bool,
+    round: Option<Round>,
+    /// Asks for the next round.
+    next: Vec<Ask>,
+}
+
+/// A request to the broker that waits its turn, or its acknowledgement.
+#[derive(Debug, Clone)]
+enum Request {
+    Subscribe {
+        number: u32,
+        retained: bool,
+        serial: u64,
+    },
+    Unsubscribe(TopicFilter),
+    Fence {
+        number: u32,
+        serial: u64,
+    },
+}
+
+/// The subscriptions of one lane.
+#[derive(Debug)]
+pub(super) struct Subscriptions {
+    workers: Vec<Delivery>,
+    metrics: Arc<LaneMetrics>,
+    entries: HashMap<u32, Entry>,
+    by_filter: HashMap<TopicFilter, u32>,
+    by_holder: HashMap<Holder, u32>,
+    table: FilterTable<u32>,
+    last_number: u32,
+    connected: bool,
+    names_subscriptions: bool,
+    waiting: VecDeque<Request>,
+    /// Handed to the client, packet identifier unknown; subscribes and unsubscribes apart.
+    subscribing: VecDeque<(Request, u64)>,
+    unsubscribing: VecDeque<(Request, u64)>,
+    by_packet: HashMap<u16, (Request, u64)>,
+    /// Filters that have a round, and some that had one.
+    in_round: Vec<u32>,
+    last_serial: u64,
+    /// Filters that were given up while the broker was away and keeps the session.
+    gone: Vec<TopicFilter>,
+    found: Vec<u32>,
+    targets: Vec<Holder>,
+    duplicates: Duplicates,
+}
+
+impl Subscriptions {
+    pub(super) fn new(workers: Vec<Delivery>, metrics: Arc<LaneMetrics>) -> Self {
+        Self {
+            workers,
+            metrics,
+            entries: HashMap::new(),
+            by_filter: HashMap::new(),
+            by_holder: HashMap::new(),
+            table: FilterTable::default(),
+            last_number: 0,
+            connected: false,
+            names_subscriptions: false,
+            waiting: VecDeque::new(),
+            subscribing: VecDeque::new(),
+            unsubscribing: VecDeque::new(),
+            by_packet: HashMap::new(),
+            in_round: Vec::new(),
+            last_serial: 0,
+            gone: Vec::new(),
+            found: Vec::new(),
+            targets: Vec::new(),
+            duplicates: Duplicates::default(),
+        }
+    }
+
+    /// A worker observes a filter once more.
+    pub(super) fn subscribe(
+        &mut self,
+        now: Instant,
+        (worker, filter_id): Holder,
+        ticket: Ticket,
+        filter: TopicFilter,
+        qos: Qos,
+        retained: bool,
+    ) {
+        let kind = AskKind::Subscribe { filter_id, retained };
+        let ask = Ask {
+            worker,
+            ticket,
+            kind,
+            collected: BTreeMap::new(),
+        };
+        if too_deep(filter.as_str()) || filter.as_str().starts_with("$share/") {
+            return self.answer(ask, Err(BrokerError::Refused));
+        }
+        if !self.connected {
+            return self.answer(ask, Err(BrokerError::Unavailable));
+        }
+        let number = self.enter(filter);
+        let Some(entry) = self.entries.get_mut(&number) else {
+            return;
+        };
+        let holder = (worker, filter_id);
+        if !entry.holders.iter().any(|known| known.holder == holder) {
+            entry.holders.push(HolderState {
+                holder,
+                active: false,
+                held: Vec::new(),
+            });
+            self.by_holder.insert(holder, number);
+        }
+        // QoS 2 would bring an observer nothing: QoS 1 and 2 reach it alike, as a confirmable notification.
+        let qos = qos.min(Qos::AtLeastOnce);
+        let satisfied = entry.standing && !retained && qos <= entry.qos;
+        entry.qos = entry.qos.max(qos);
+        if satisfied {
+            self.finish(number, ask, Ok(()));
+        } else {
+            self.ask(now, number, ask);
+        }
+    }
+
+    /// A worker wants to know a retained message.
+    pub(super) fn read(&mut self, now: Instant, worker: usize, ticket: Ticket, topic: &TopicName) {
+        let ask = Ask {
+            worker,
+            ticket,
+            kind: AskKind::Read,
+            collected: BTreeMap::new(),
+        };
+        let Ok(filter) = TopicFilter::new(topic.as_str()) else {
+            return self.answer(ask, Err(BrokerError::Refused));
+        };
+        if too_deep(filter.as_str()) || filter.as_str().starts_with("$share/") {
+            return self.answer(ask, Err(BrokerError::Refused));
+        }
+        if !self.connected {
+            return self.answer(ask, Err(BrokerError::Unavailable));
+        }
+        let number = self.enter(filter);
+        self.ask(now, number, ask);
+    }
+
+    /// The last observation of a worker's filter is gone.
+    pub(super) fn unsubscribe(&mut self, holder: Holder) {
+        let Some(number) = self.by_holder.remove(&holder) else {
+            return;
+        };
+        if let Some(entry) = self.entries.get_mut(&number) {
+            entry.holders.retain(|known| known.holder != holder);
+        }
+        self.leave_if_unused(number);
+    }
+
+    fn enter(&mut self, filter: TopicFilter) -> u32 {
+        if let Some(number) = self.by_filter.get(&filter) {
+            return *number;
+        }
+        while self.last_number == 0 || self.entries.contains_key(&self.last_number) {
+            self.last_number = self.last_number % MAX_NUMBER + 1;
+        }
+        let number = self.last_number;
+        self.table.insert(&filter, number);
+        self.by_filter.insert(filter.clone(), number);
+        let entry = Entry {
+            filter,
+            qos: Qos::AtMostOnce,
+            holders: Vec::new(),
+            standing: false,
+            round: None,
+            next: Vec::new(),
+        };
+        self.entries.insert(number, entry);
+        self.metrics.subscriptions.set(self.entries.len() as u64);
+        number
+    }
+
+    fn leave_if_unused(&mut self, number: u32) {
+        let unused =
+            |entry: &Entry| entry.holders.is_empty() && entry.round.is_none() && entry.next.is_empty();
+        if !self.entries.get(&number).is_some_and(unused) {
+            return;
+        }
+        let Some(entry) = self.entries.remove(&number) else {
+            return;
+        };
+        self.table.remove(&entry.filter, number);
+        self.by_filter.remove(&entry.filter);
+        self.metrics.subscriptions.set(self.entries.len() as u64);
+        if self.connected {
+            self.waiting.push_back(Request::Unsubscribe(entry.filter));
+        } else if entry.standing {
+            self.gone.push(entry.filter);
+        }
+    }
+
+    fn ask(&mut self, now: Instant, number: u32, ask: Ask) {
+        let Some(entry) = self.entries.get_mut(&number) else {
+            return;
+        };
+        entry.next.push(ask);
+        if entry.round.is_none() {
+            self.begin_round(now, number);
+        }
+    }
+
+    fn begin_round(&mut self, now: Instant, number: u32) {
+        let Some(entry) = self.entries.get_mut(&number) else {
+            return;
+        };
+        let asks = std::mem::take(&mut entry.next);
+        let retained = asks.iter().any(Ask::wants_retained);
+        self.last_serial += 1;
+        let serial = self.last_serial;
+        entry.round = Some(Round {
+            serial,
+            bytes: 0,
+            asks,
+            begun: now,
+            acknowledged: false,
+            fenced: !retained,
+            quiet_since: now,
+        });
+        self.in_round.push(number);
+        self.waiting.push_back(Request::Subscribe {
+            number,
+            retained,
+            serial,
+        });
+        if retained {
+            self.waiting.push_back(Request::Fence { number, serial });
+        }
+    }
+
+    /// The broker is there. What it does not remember is subscribed again.
+    pub(super) fn connected(&mut self, session_present: bool, names_subscriptions: bool) {
+        self.connected = true;
+        self.names_subscriptions = names_subscriptions;
+        let gone = std::mem::take(&mut self.gone);
+        if session_present {
+            self.waiting.extend(gone.into_iter().map(Request::Unsubscribe));
+        }
+        for (number, entry) in &mut self.entries {
+            entry.standing &= session_present;
+            if !entry.standing {
+                self.waiting.push_back(Request::Subscribe {
+                    number: *number,
+                    retained: false,
+                    serial: 0,
+                });
+            }
+        }
+    }
+
+    /// The broker is gone: nobody waits for it, observers stay.
+    pub(super) fn disconnected(&mut self) {
+        self.connected = false;
+        self.waiting.clear();
+        self.subscribing.clear();
+        self.unsubscribing.clear();
+        self.by_packet.clear();
+        let numbers: Vec<u32> = self.entries.keys().copied().collect();
+        for number in numbers {
+            let Some(entry) = self.entries.get_mut(&number) else {
+                continue;
+            };
+            let round = entry.round.take();
+            let asks: Vec<Ask> = round
+                .into_iter()
+                .flat_map(|round| round.asks)
+                .chain(std::mem::take(&mut entry.next))
+                .collect();
+            for ask in asks {
+                self.finish(number, ask, Err(BrokerError::Unavailable));
+            }
+            self.leave_if_unused(number);
+        }
+    }
+
+    /// Hands waiting requests to the client.
+    pub(super) fn send(&mut self, client: &Client, ids: &mut PacketIds) {
+        while ids.free()
+            && let Some(request) = self.waiting.front()
+        {
+            let taken = match request {
+                Request::Subscribe { number, retained, .. } => {
+                    let Some(entry) = self.entries.get(number) else {
+                        self.waiting.pop_front();
+                        continue;
+                    };
+                    client.subscribe(&Subscription {
+                        filter: entry.filter.as_str(),
+                        qos: entry.qos,
+                        number: self.names_subscriptions.then_some(*number),
+                        retained: *retained,
+                    })
+                }
+                Request::Unsubscribe(filter) => client.unsubscribe(filter.as_str()),
+                Request::Fence { .. } => client.unsubscribe(FENCE),
+            };
+            if !taken {
+                return;
+            }
+            if let Some(request) = self.waiting.pop_front() {
+                let queue = match request {
+                    Request::Subscribe { .. } => &mut self.subscribing,
+                    _ => &mut self.unsubscribing,
+                };
+                queue.push_back((request, ids.take()));
+            }
+        }
+    }
+
+    pub(super) fn on_subscribing(&mut self, packet: u16) {
+        if let Some(request) = self.subscribing.pop_front() {
+            self.by_packet.insert(packet, request);
+        }
+    }
+
+    pub(super) fn on_unsubscribing(&mut self, packet: u16) {
+        if let Some(request) = self.unsubscribing.pop_front() {
+            self.by_packet.insert(packet, request);
+        }
+    }
+
+    pub(super) fn on_unsubscribed(&mut self, now: Instant, packet: u16, ids: &mut PacketIds) {
+        let Some((request, id)) = self.by_packet.remove(&packet) else {
+            return;
+        };
+        ids.done(id);
+        if let Request::Fence { number, serial } = request
+            && let Some(round) = self.round(number).filter(|round| round.serial == serial)
+        {
+            round.fenced = true;
+            round.quiet_since = now;
+        }
+    }
+
+    pub(super) fn on_subscribed(
+        &mut self,
+        now: Instant,
+        packet: u16,
+        result: Result<(), Refusal>,
+        ids: &mut PacketIds,
+    ) {
+        let Some((request, id)) = self.by_packet.remove(&packet) else {
+            return;
+        };
+        ids.done(id);
+        let Request::Subscribe { number, serial, .. } = request else {
+            return;
+        };
+        let Some(entry) = self.entries.get_mut(&number) else {
+            return;
+        };
+        if let Err(refusal) = result {
+            return self.refused(now, number, refusal.error);
+        }
+        entry.standing = true;
+        let Some(round) = entry.round.as_mut().filter(|round| round.serial == serial) else {
+            return;
+        };
+        round.acknowledged = true;
+        let (waiting, ready): (Vec<Ask>, Vec<Ask>) = std::mem::take(&mut round.asks)
+            .into_iter()
+            .partition(Ask::wants_retained);
+        round.asks = waiting;
+        for ask in ready {
+            self.finish(number, ask, Ok(()));
+        }
+        self.end_round_if_over(now, number);
+    }
+
+    /// The broker refuses a filter: those who ask are told, and on a first subscribe or a renewed one so are its holders.
+    fn refused(&mut self, now: Instant, number: u32, error: BrokerError) {
+        let Some(entry) = self.entries.get_mut(&number) else {
+            return;
+        };
+        let asks = entry.round.take().map(|round| round.asks).unwrap_or_default();
+        let lost: Vec<Holder> = if entry.standing {
+            Vec::new()
+        } else {
+            entry
+                .holders
+                .iter()
+                .filter(|known| known.active)
+                .map(|known| known.holder)
+                .collect()
+        };
+        entry.holders.retain(|known| !lost.contains(&known.holder));
+        for holder in lost {
+            self.by_holder.remove(&holder);
+            self.tell(
+                holder.0,
+                BrokerEvent::SubscriptionLost {
+                    filter_id: holder.1,
+                    error,
+                },
+            );
+        }
+        for ask in asks {
+            self.finish(number, ask, Err(error));
+        }
+        self.after_round(now, number);
+    }
+
+    fn after_round(&mut self, now: Instant, number: u32) {
+        if self
+            .entries
+            .get(&number)
+            .is_some_and(|entry| !entry.next.is_empty())
+        {
+            self.begin_round(now, number);
+        } else {
+            self.leave_if_unused(number);
+        }
+    }
+
+    fn end_round_if_over(&mut self, now: Instant, number: u32) {
+        let Some(entry) = self.entries.get_mut(&number) else {
+            return;
+        };
+        let Some(round) = &entry.round else { return };
+        let single = !entry.filter.has_wildcard() && round.asks.iter().all(|ask| !ask.collected.is_empty());
+        let quiet = round.fenced && now.saturating_duration_since(round.quiet_since) >= QUIET;
+        let over = round.asks.is_empty() || single || quiet;
+        let late = now.saturating_duration_since(round.begun) >= LONGEST_ROUND;
+        if !(round.acknowledged && (over || late)) {
+            return;
+        }
+        let asks = entry.round.take().map(|round| round.asks).unwrap_or_default();
+        for ask in asks {
+            self.finish(number, ask, Ok(()));
+        }
+        self.after_round(now, number);
+    }
+
+    /// Answers an ask and, on success, lets messages through to its holder.
+    fn finish(&mut self, number: u32, ask: Ask, result: Result<(), BrokerError>) {
+        let (worker, kind) = (ask.worker, ask.kind);
+        let succeeded = result.is_ok();
+        self.answer(ask, result);
+        let AskKind::Subscribe { filter_id, .. } = kind else {
+            return;
+        };
+        let Some(entry) = self.entries.get_mut(&number) else {
+            return;
+        };
+        let holder = (worker, filter_id);
+        let Some(known) = entry.holders.iter_mut().find(|known| known.holder == holder) else {
+            return;
+        };
+        if known.active {
+            return;
+        }
+        if !succeeded {
+            entry.holders.retain(|known| known.holder != holder);
+            self.by_holder.remove(&holder);
+            return;
+        }
+        known.active = true;
+        for message in std::mem::take(&mut known.held) {
+            self.deliver_to(worker, Box::new([filter_id]), &message);
+        }
+    }
+
+    fn answer(&self, ask: Ask, result: Result<(), BrokerError>) {
+        let ticket = ask.ticket;
+        let event = match ask.kind {
+            AskKind::Subscribe { .. } => BrokerEvent::Subscribed {
+                ticket,
+                result: result.map(|()| ask.collected.into_values().collect()),
+            },
+            AskKind::Read => BrokerEvent::Retained {
+                ticket,
+                result: result.map(|()| ask.collected.into_values().next()),
+            },
+        };
+        self.tell(ask.worker, event);
+    }
+
+    fn tell(&self, worker: usize, event: BrokerEvent) {
+        if let Some(worker) = self.workers.get(worker) {
+            worker.answer(event);
+        }
+    }
+
+    fn deliver_to(&self, worker: usize, filters: Box<[FilterId]>, message: &Arc<Message>) {
+        let delivered = self
+            .workers
+            .get(worker)
+            .is_some_and(|worker| worker.message(filters, message));
+        let counter = if delivered {
+            &self.metrics.received
+        } else {
+            &self.metrics.undelivered
+        };
+        counter.inc();
+    }
+
+    /// Passes on a message; `named` are the subscriptions that the broker says it matches.
+    pub(super) fn on_message(&mut self, now: Instant, message: Message, retained: bool, named: &[usize]) {
+        let mut found = std::mem::take(&mut self.found);
+        found.clear();
+        if named.is_empty() {
+            self.table.matching(&message.topic, &mut found);
+            if !retained && found.len() > 1 && self.duplicates.is_duplicate(now, &message, found.len()) {
+                found.clear();
+            }
+        } else {
+            found.extend(named.iter().filter_map(|number| u32::try_from(*number).ok()));
+            found.sort_unstable();
+            found.dedup();
+        }
+        let message = Arc::new(message);
+        if retained {
+            self.collect(now, &found, &message);
+        } else {
+            self.pass_on(&found, &message);
+        }
+        self.found = found;
+    }
+
+    fn collect(&mut self, now: Instant, found: &[u32], message: &Arc<Message>) {
+        for number in found {
+            let Some(round) = self.round(*number) else {
+                continue;
+            };
+            round.quiet_since = now;
+            round.bytes = round.bytes.saturating_add(message.payload.len());
+            for ask in round.asks.iter_mut().filter(|ask| ask.wants_retained()) {
+                if ask.collected.len() < MAX_COLLECTED && round.bytes < MAX_COLLECTED_BYTES {
+                    ask.collected.insert(message.topic.clone(), Arc::clone(message));
+                }
+            }
+            self.end_round_if_over(now, *number);
+        }
+    }
+
+    fn pass_on(&mut self, found: &[u32], message: &Arc<Message>) {
+        let mut targets = std::mem::take(&mut self.targets);
+        targets.clear();
+        for number in found {
+            let Some(entry) = self.entries.get_mut(number) else {
+                continue;
+            };
+            for known in &mut entry.holders {
+                if known.active {
+                    targets.push(known.holder);
+                } else if known.held.len() < MAX_HELD {
+                    known.held.push(Arc::clone(message));
+                }
+            }
+            let Some(round) = &mut entry.round else { continue };
+            for ask in &mut round.asks {
+                // A further observer of a filter that its worker holds already sees the newest message of each topic.
+                let further = matches!(ask.kind, AskKind::Subscribe { filter_id, retained: true }
+                    if entry.holders.iter().any(|known| known.active && known.holder == (ask.worker, filter_id)));
+                if further && ask.collected.len() < MAX_COLLECTED {
+                    ask.collected.insert(message.topic.clone(), Arc::clone(message));
+                }
+            }
+        }
+        targets.sort_unstable();
+        targets.dedup();
+        for group in targets.chunk_by(|a, b| a.0 == b.0) {
+            let Some((worker, _)) = group.first() else {
+                continue;
+            };
+            self.deliver_to(
+                *worker,
+                group.iter().map(|(_, filter)| *filter).collect(),
+                message,
+            );
+        }
+        self.targets = targets;
+    }
+
+    /// Ends rounds whose time has come.
+    pub(super) fn tick(&mut self, now: Instant) {
+        for number in std::mem::take(&mut self.in_round) {
+            self.end_round_if_over(now, number);
+            if self.round(number).is_some() && !self.in_round.contains(&number) {
+                self.in_round.push(number);
+            }
+        }
+    }
+
+    /// Whether [`Self::tick`] is to be called soon.
+    pub(super) fn is_collecting(&self) -> bool {
+        !self.in_round.is_empty()
+    }
+
+    fn round(&mut self, number: u32) -> Option<&mut Round> {
+        self.entries.get_mut(&number)?.round.as_mut()
+    }
+}
+
+impl Ask {
+    fn wants_retained(&self) -> bool {
+        !matches!(self.kind, AskKind::Subscribe { retained: false, .. })
+    }
+}

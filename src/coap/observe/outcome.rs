@@ -1,0 +1,107 @@
+//! How notifications end: acknowledged, reset, given up (RFC 7641, 3.6 and 4.5).
+
+use std::time::Instant;
+
+use crate::coap::contract::{Event, NotificationOutcome, ObservationId};
+use crate::coap::endpoint::Endpoint;
+use crate::coap::metrics::NotificationResult;
+
+impl Endpoint {
+    pub(in crate::coap) fn notification_acknowledged(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        id: ObservationId,
+    ) {
+        if let Some(observing) = self.observing(slot) {
+            observing.landed(id);
+            observing.unconfirmed = 0;
+        }
+        self.metrics.con_notifications.inc(NotificationResult::Acked);
+        self.tell(slot, id, NotificationOutcome::Acknowledged);
+        self.advance(now, slot, id, true);
+        self.pump(now, slot);
+    }
+
+    pub(in crate::coap) fn notification_reset(&mut self, now: Instant, slot: usize, id: ObservationId) {
+        self.end(now, slot, id, NotificationOutcome::Reset);
+    }
+
+    pub(in crate::coap) fn notification_timed_out(&mut self, now: Instant, slot: usize, id: ObservationId) {
+        self.end(now, slot, id, NotificationOutcome::TimedOut);
+    }
+
+    /// One retransmission time-out went by without an answer: the other observations wait no longer for this one.
+    pub(in crate::coap) fn notification_stalled(&mut self, now: Instant, slot: usize, id: ObservationId) {
+        let Some(observing) = self.observing(slot) else {
+            return;
+        };
+        if let Some(entry) = observing.observations.get_mut(&id)
+            && let Some(in_flight) = &mut entry.in_flight
+            && !std::mem::replace(&mut in_flight.stalled, true)
+        {
+            observing.stalled += 1;
+        }
+        self.pump(now, slot);
+    }
+
+    /// A RST that names no confirmable message of ours may name a notification that was sent as NON (RFC 7641, 3.6).
+    pub(in crate::coap) fn non_notification_reset(&mut self, now: Instant, slot: usize, mid: u16) -> bool {
+        let lifetime = self.parameters.non_lifetime;
+        let Some(observing) = self.observing(slot) else {
+            return false;
+        };
+        let named = observing.observations.iter().filter(|(_, it)| {
+            it.recent.iter().take(it.sent).any(|recent| *recent == mid)
+                && it.last_sent.is_some_and(|at| now < at + lifetime)
+        });
+        let Some(id) = named
+            .max_by_key(|(id, it)| (it.last_sent, **id))
+            .map(|(id, _)| *id)
+        else {
+            return false;
+        };
+        self.end_with(now, slot, id, NotificationOutcome::Reset, false);
+        true
+    }
+
+    fn end(&mut self, now: Instant, slot: usize, id: ObservationId, outcome: NotificationOutcome) {
+        self.end_with(now, slot, id, outcome, true);
+    }
+
+    fn end_with(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        id: ObservationId,
+        outcome: NotificationOutcome,
+        confirmable: bool,
+    ) {
+        let landed = self.observing(slot).and_then(|observing| observing.landed(id));
+        if let Some(landed) = landed.filter(|_| !confirmable) {
+            self.settle(slot, landed.mid);
+            self.metrics.con_notifications.inc(NotificationResult::Dropped);
+        }
+        for notification in self.forget(slot, id) {
+            let result = NotificationResult::Dropped;
+            self.metrics.notification(notification.confirmable, result);
+        }
+        let result = match outcome {
+            NotificationOutcome::TimedOut => NotificationResult::Timeout,
+            _ => NotificationResult::Reset,
+        };
+        self.metrics.notification(confirmable, result);
+        self.tell(slot, id, outcome);
+        self.pump(now, slot);
+    }
+
+    fn tell(&mut self, slot: usize, observation: ObservationId, outcome: NotificationOutcome) {
+        if let Some(peer) = self.peers.get(slot).map(|peer| peer.id) {
+            self.events.push_back(Event::Notified {
+                peer,
+                observation,
+                outcome,
+            });
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What is known of the observations of one peer, and whether the next notification may go.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::coap::contract::{Notification, ObservationId};
+use crate::coap::hash::IdMap;
+
+/// Notifications that an unproven peer gets before it must acknowledge one.
+const UNCONFIRMED: u32 = 16;
+
+/// What a waiting notification weighs beside its payload.
+pub(super) const OVERHEAD: usize = 128;
+
+/// Message ids of non-confirmable notifications that a RST may still name, for each observation.
+pub(super) const RECENT: usize = 8;
+
+/// The observations of one peer.
+#[derive(Debug, Default)]
+pub(crate) struct Observing {
+    pub(super) observations: IdMap<ObservationId, Observation>,
+    /// Observations whose next notification waits for its turn.
+    pub(super) ready: VecDeque<ObservationId>,
+    /// Confirmable notifications that wait for their ACK.
+    pub(super) outstanding: usize,
+    /// Those of them that were retransmitted.
+    pub(super) stalled: usize,
+    /// Notifications since the peer was last known to be where it says.
+    pub(super) unconfirmed: u32,
+    /// Weight of what waits.
+    pub(super) weight: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Observation {
+    pub(super) queue: VecDeque<Notification>,
+    pub(super) in_flight: Option<InFlight>,
+    pub(super) is_ready: bool,
+    pub(super) recent: [u16; RECENT],
+    pub(super) sent: usize,
+    pub(super) last_sent: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) mid: u16,
+    pub(super) stalled: bool,
+    pub(super) notification: Notification,
+}
+
+pub(super) fn weight(notification: &Notification) -> usize {
+    notification.payload.len() + OVERHEAD
+}
+
+impl Observing {
+    /// Whether a notification may go now, and if so whether as CON.
+    pub(super) fn permits(&self, proven: bool, confirmable: bool) -> Option<bool> {
+        if !proven && self.unconfirmed >= UNCONFIRMED {
+            return (self.outstanding == 0).then_some(true);
+        }
+        match confirmable {
+            true => (self.outstanding == 0 || self.stalled > 0).then_some(true),
+            false => Some(false),
+        }
+    }
+
+    /// The CON of an observation is settled, one way or the other.
+    pub(super) fn landed(&mut self, id: ObservationId) -> Option<InFlight> {
+        let landed = self.observations.get_mut(&id)?.in_flight.take()?;
+        self.outstanding = self.outstanding.saturating_sub(1);
+        self.stalled = self.stalled.saturating_sub(usize::from(landed.stalled));
+        Some(landed)
+    }
+
+    pub(super) fn forget(&mut self, id: ObservationId) -> VecDeque<Notification> {
+        let queue = self
+            .observations
+            .remove(&id)
+            .map(|it| it.queue)
+            .unwrap_or_default();
+        self.ready.retain(|ready| *ready != id);
+        self.weight = self.weight.saturating_sub(queue.iter().map(weight).sum());
+        queue
+    }
+
+    /// Whether nothing of it is worth keeping. An unproven peer does not lose its count by observing anew.
+    pub(super) fn is_idle(&self, proven: bool) -> bool {
+        self.observations.is_empty() && (proven || self.unconfirmed == 0)
+    }
+
+    /// Whether each notification is confirmable that waits, or for whose ACK we wait.
+    pub(crate) fn unsettled(&self) -> impl Iterator<Item = bool> {
+        self.observations.values().flat_map(|it| {
+            let waiting = it.queue.iter().map(|notification| notification.confirmable);
+            waiting.chain(it.in_flight.iter().map(|_| true))
+        })
+    }
+
+    pub(crate) fn waiting_weight(&self) -> usize {
+        self.weight
+    }
+}

@@ -1,0 +1,205 @@
+//! Publishing: QoS, retain, expiry, content type, refusals.
+
+use std::time::{Duration, Instant};
+
+use portcullis::bridge::contract::BrokerError;
+use portcullis::broker::Protocol;
+use rumqttc::v5::mqttbytes::QoS;
+
+use crate::harness::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_qos_arrives_as_it_was_published() {
+    for protocol in BOTH {
+        let mosquitto = Mosquitto::start();
+        let mut peer = Peer::connect(mosquitto.port).await;
+        peer.subscribe("t/#", 2).await;
+        let mut gateway = Gateway::connected(mqtt(mosquitto.port, protocol), None, 1).await;
+        for qos in 0..=2 {
+            let worker = &mut gateway.workers[0];
+            worker
+                .publish(message("t/x", &format!("qos{qos}"), qos))
+                .await
+                .unwrap();
+            let received = peer.next().await;
+            assert_eq!(payload(&received), format!("qos{qos}"));
+            assert_eq!(received.qos as u8, qos);
+        }
+        let snapshot = gateway.assert_conserved().await;
+        assert_eq!(
+            (snapshot.accepted, snapshot.acknowledged, snapshot.refused),
+            (3, 3, 0)
+        );
+        gateway.runtime.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retain_expiry_and_content_type_go_along() {
+    let mosquitto = Mosquitto::start();
+    let mut gateway = Gateway::connected(mqtt(mosquitto.port, Protocol::V5), None, 1).await;
+    let mut sent = retained("t/x", "21.5");
+    sent.expires_at = Some(Instant::now() + Duration::from_secs(100));
+    sent.content_type = Some("application/cbor".into());
+    gateway.workers[0].publish(sent).await.unwrap();
+    let mut peer = Peer::connect(mosquitto.port).await;
+    peer.subscribe("t/x", 1).await;
+    let received = peer.next().await;
+    assert!(received.retain);
+    let properties = received.properties.unwrap();
+    assert_eq!(properties.content_type.as_deref(), Some("application/cbor"));
+    let expiry = properties.message_expiry_interval.unwrap();
+    assert!((98..=100).contains(&expiry), "{expiry}");
+    gateway.workers[0].publish(retained("t/x", "")).await.unwrap();
+    assert_eq!(gateway.workers[0].read("t/x").await, Ok(None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_subscriber_is_success() {
+    for protocol in BOTH {
+        let mosquitto = Mosquitto::start();
+        let mut gateway = Gateway::connected(mqtt(mosquitto.port, protocol), None, 1).await;
+        for qos in 0..=2 {
+            gateway.workers[0]
+                .publish(message("nobody/listens", "x", qos))
+                .await
+                .unwrap();
+        }
+    }
+}
+
+fn with_acl() -> Mosquitto {
+    Mosquitto::prepared("allow_anonymous true\nacl_file DIR/acl", |directory| {
+        let rules = "topic readwrite open/#\ntopic read closed/#\ntopic readwrite $portcullis/#\n";
+        std::fs::write(directory.join("acl"), rules).unwrap();
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_publish_is_told_so_and_stalls_nothing() {
+    let mosquitto = with_acl();
+    let mut gateway = Gateway::connected(mqtt(mosquitto.port, Protocol::V5), None, 1).await;
+    let worker = &mut gateway.workers[0];
+    assert_eq!(
+        worker.publish(message("closed/x", "x", 1)).await,
+        Err(BrokerError::NotAuthorized)
+    );
+    // Far more than the broker's receive maximum of 20, at which rumqttc alone would stop for good.
+    for _ in 0..300 {
+        assert_eq!(
+            worker.publish(message("closed/x", "x", 2)).await,
+            Err(BrokerError::NotAuthorized)
+        );
+    }
+    let mut tickets = Vec::new();
+    for number in 0..300u32 {
+        let (topic, qos) = if number % 2 == 0 {
+            ("closed/x", 2)
+        } else {
+            ("open/x", 1 + (number % 3 % 2) as u8)
+        };
+        tickets.push((topic, worker.send(message(topic, "x", qos))));
+    }
+    for (topic, ticket) in tickets {
+        let wanted = if topic == "open/x" {
+            Ok(())
+        } else {
+            Err(BrokerError::NotAuthorized)
+        };
+        assert_eq!(worker.result(ticket).await, wanted, "{topic}");
+    }
+    let snapshot = gateway.assert_conserved().await;
+    assert_eq!((snapshot.accepted, snapshot.refused), (150, 451));
+    assert_eq!(
+        snapshot.connects.iter().map(|(_, n)| n).sum::<u64>(),
+        1,
+        "one connection all along"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_larger_than_the_broker_takes_is_refused_alone() {
+    let mosquitto = Mosquitto::with("allow_anonymous true\nmax_packet_size 2000");
+    let mut gateway = Gateway::connected(mqtt(mosquitto.port, Protocol::V5), None, 1).await;
+    let worker = &mut gateway.workers[0];
+    assert_eq!(
+        worker.publish(message("t", &"x".repeat(3000), 1)).await,
+        Err(BrokerError::TooLarge)
+    );
+    worker.publish(message("t", &"x".repeat(1000), 1)).await.unwrap();
+    assert_eq!(gateway.snapshot().connects.iter().map(|(_, n)| n).sum::<u64>(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_at_which_mosquitto_would_hang_up_is_refused_before() {
+    let mosquitto = Mosquitto::start();
+    let mut gateway = Gateway::connected(mqtt(mosquitto.port, Protocol::V5), None, 1).await;
+    let deep = vec!["a"; 300].join("/");
+    let worker = &mut gateway.workers[0];
+    assert_eq!(
+        worker.publish(message(&deep, "x", 1)).await,
+        Err(BrokerError::Refused)
+    );
+    worker.publish(message("t", "x", 1)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_of_mixed_qos_keeps_its_order_and_never_stalls() {
+    let mosquitto = Mosquitto::start();
+    let mut peer = Peer::connect(mosquitto.port).await;
+    peer.subscribe("t", 2).await;
+    let mut gateway = Gateway::connected(mqtt(mosquitto.port, Protocol::V5), None, 1).await;
+    let worker = &mut gateway.workers[0];
+    let tickets: Vec<u64> = (0..2_000)
+        .map(|number| worker.send(message("t", &number.to_string(), (number % 3) as u8)))
+        .collect();
+    for ticket in tickets {
+        worker.result(ticket).await.unwrap();
+    }
+    let mut last: [i64; 3] = [-1; 3];
+    for _ in 0..2_000 {
+        let received = peer.next().await;
+        let number: i64 = payload(&received).parse().unwrap();
+        let qos = received.qos;
+        assert!(number > last[qos as usize], "order is kept for each QoS");
+        assert_eq!(
+            qos,
+            [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][number as usize % 3]
+        );
+        last[qos as usize] = number;
+    }
+    gateway.assert_conserved().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_connections_share_the_topics() {
+    let mosquitto = Mosquitto::start();
+    let mut peer = Peer::connect(mosquitto.port).await;
+    peer.subscribe("t/#", 1).await;
+    let mut settings = mqtt(mosquitto.port, Protocol::V5);
+    settings.connections = 3;
+    let mut gateway = Gateway::connected(settings, None, 2).await;
+    assert_eq!(gateway.snapshot().connections, 3);
+    gateway.workers[1].subscribe(1, "t/+", true).await.unwrap();
+    gateway.workers[1].subscribe(2, "t/#", true).await.unwrap();
+    for number in 0..90 {
+        gateway.workers[0]
+            .publish(message(&format!("t/{}", number % 9), &number.to_string(), 1))
+            .await
+            .unwrap();
+    }
+    let mut last = [-1i64; 9];
+    for _ in 0..90 {
+        let number: i64 = payload(&peer.next().await).parse().unwrap();
+        assert!(number > last[number as usize % 9], "order is kept for each topic");
+        last[number as usize % 9] = number;
+    }
+    let mut seen = [0; 3];
+    while seen[1] + seen[2] < 180 {
+        for filter in gateway.workers[1].message().await.0 {
+            seen[filter as usize] += 1;
+        }
+    }
+    assert_eq!(seen, [0, 90, 90]);
+    gateway.workers[1].assert_silence().await;
+}
