@@ -17,6 +17,7 @@ use crate::admin::expose::certificates::{Certificates, ExposeCertificates};
 use crate::admin::expose::coap::ExposeCoap;
 use crate::admin::expose::dtls::ExposeDtls;
 use crate::admin::expose::gateway::ExposeGateway;
+use crate::admin::expose::reload::{ExposeReloads, Reloads};
 use crate::auth::{self, AuthHandle};
 use crate::broker::{
     self, BrokerAddress, BrokerKind, BrokerMetrics, BrokerRuntime, BrokerSettings, MqttSettings, Protocol,
@@ -65,6 +66,7 @@ pub struct Node {
     /// By listener, then by worker.
     dtls: Vec<Vec<Arc<DtlsMetrics>>>,
     certificates: Arc<Certificates>,
+    reloads: Arc<Reloads>,
     on_ready: Option<OnReady>,
 }
 
@@ -102,6 +104,7 @@ impl Node {
             coaps: Vec::new(),
             dtls: vec![Vec::new(); config.listeners.len()],
             certificates,
+            reloads: Arc::new(Reloads::new(clock::wall())),
             on_ready: Some(on_ready),
             in_force: Arc::new(Mutex::new(Arc::clone(&config))),
             admin: None,
@@ -119,8 +122,36 @@ impl Node {
             .collect()
     }
 
+<<<<<<< HEAD
     /// The configuration as it is on disk now, with what cannot change while the process runs as it was.
     fn read_again(&self) -> Result<(Config, Reloaded), Problems> {
+=======
+    /// Puts what is on disk now in force, all of it or nothing.
+    fn renew(&mut self) -> Result<ControlRequest, Vec<String>> {
+        let config = self.read_again()?;
+        let tickets = state::ticket_keys(&config.node.state_dir).unwrap_or_else(|error| {
+            tracing::warn!("the ticket keys stay as they are: {error}");
+            self.tickets.clone()
+        });
+        let materials = materials::load(&config, &tickets)?;
+        if let Some((auth, _)) = &self.auth
+            && let Some(settings) = materials::auth_settings(&config)?
+        {
+            auth.reload(&settings)
+                .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        }
+        self.certificates.set(&config, &materials.contexts);
+        self.config = config;
+        self.tickets = tickets;
+        let settings = Arc::clone(&materials.settings);
+        let contexts = materials.contexts.clone();
+        self.materials = materials;
+        Ok(ControlRequest::Reconfigure { settings, contexts })
+    }
+
+    /// The configuration as it is on disk now. What cannot change while it runs stays as it was, and is named.
+    fn read_again(&self) -> Result<Config, Vec<String>> {
+>>>>>>> ops
         let Some(source) = &self.config.source else {
             return Ok((Config::clone(&self.config), Reloaded::default()));
         };
@@ -281,6 +312,7 @@ impl Assembly for Node {
             Box::new(ExposeDtls { listeners: dtls }),
             Box::new(ExposeBroker(Arc::clone(&self.broker_metrics))),
             Box::new(ExposeCertificates(Arc::clone(&self.certificates))),
+            Box::new(ExposeReloads(Arc::clone(&self.reloads))),
         ];
         exposes.push(Box::new(ExposeAuth(
             self.auth.as_ref().map(|(handle, _)| handle.clone()),
@@ -337,6 +369,7 @@ impl Assembly for Node {
         format!("broker: {}", status.unwrap_or_default())
     }
 
+<<<<<<< HEAD
     fn reload(&mut self) -> Result<Renewed, Problems> {
         let (config, report) = self.read_again()?;
         let tickets = state::ticket_keys(&config.node.state_dir).unwrap_or_else(|error| {
@@ -359,6 +392,15 @@ impl Assembly for Node {
             request: ControlRequest::Reconfigure { settings, contexts },
             report,
         })
+=======
+    fn reload(&mut self) -> Result<ControlRequest, Vec<String>> {
+        let outcome = self.renew();
+        match &outcome {
+            Ok(_) => self.reloads.success(clock::wall()),
+            Err(_) => self.reloads.failure(),
+        }
+        outcome
+>>>>>>> ops
     }
 
     fn store_fullness(&self) -> f64 {
