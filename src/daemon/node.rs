@@ -122,36 +122,33 @@ impl Node {
             .collect()
     }
 
-<<<<<<< HEAD
-    /// The configuration as it is on disk now, with what cannot change while the process runs as it was.
-    fn read_again(&self) -> Result<(Config, Reloaded), Problems> {
-=======
     /// Puts what is on disk now in force, all of it or nothing.
-    fn renew(&mut self) -> Result<ControlRequest, Vec<String>> {
-        let config = self.read_again()?;
+    fn renew(&mut self) -> Result<Renewed, Problems> {
+        let (config, report) = self.read_again()?;
         let tickets = state::ticket_keys(&config.node.state_dir).unwrap_or_else(|error| {
             tracing::warn!("the ticket keys stay as they are: {error}");
             self.tickets.clone()
         });
-        let materials = materials::load(&config, &tickets)?;
-        if let Some((auth, _)) = &self.auth
-            && let Some(settings) = materials::auth_settings(&config)?
-        {
+        let materials = materials::load(&config, &tickets).map_err(|lines| self.problems(lines))?;
+        let auth_settings = materials::auth_settings(&config).map_err(|lines| self.problems(lines))?;
+        if let (Some((auth, _)), Some(settings)) = (&self.auth, auth_settings) {
             auth.reload(&settings)
-                .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+                .map_err(|errors| self.problems(errors.iter().map(ToString::to_string).collect()))?;
         }
         self.certificates.set(&config, &materials.contexts);
-        self.config = config;
+        self.put_in_force(config);
         self.tickets = tickets;
         let settings = Arc::clone(&materials.settings);
         let contexts = materials.contexts.clone();
         self.materials = materials;
-        Ok(ControlRequest::Reconfigure { settings, contexts })
+        Ok(Renewed {
+            request: ControlRequest::Reconfigure { settings, contexts },
+            report,
+        })
     }
 
-    /// The configuration as it is on disk now. What cannot change while it runs stays as it was, and is named.
-    fn read_again(&self) -> Result<Config, Vec<String>> {
->>>>>>> ops
+    /// The configuration as it is on disk now, with what cannot change while the process runs as it was.
+    fn read_again(&self) -> Result<(Config, Reloaded), Problems> {
         let Some(source) = &self.config.source else {
             return Ok((Config::clone(&self.config), Reloaded::default()));
         };
@@ -369,38 +366,13 @@ impl Assembly for Node {
         format!("broker: {}", status.unwrap_or_default())
     }
 
-<<<<<<< HEAD
     fn reload(&mut self) -> Result<Renewed, Problems> {
-        let (config, report) = self.read_again()?;
-        let tickets = state::ticket_keys(&config.node.state_dir).unwrap_or_else(|error| {
-            tracing::warn!("the ticket keys stay as they are: {error}");
-            self.tickets.clone()
-        });
-        let materials = materials::load(&config, &tickets).map_err(|lines| self.problems(lines))?;
-        let auth_settings = materials::auth_settings(&config).map_err(|lines| self.problems(lines))?;
-        if let (Some((auth, _)), Some(settings)) = (&self.auth, auth_settings) {
-            auth.reload(&settings)
-                .map_err(|errors| self.problems(errors.iter().map(ToString::to_string).collect()))?;
-        }
-        self.certificates.set(&config, &materials.contexts);
-        self.put_in_force(config);
-        self.tickets = tickets;
-        let settings = Arc::clone(&materials.settings);
-        let contexts = materials.contexts.clone();
-        self.materials = materials;
-        Ok(Renewed {
-            request: ControlRequest::Reconfigure { settings, contexts },
-            report,
-        })
-=======
-    fn reload(&mut self) -> Result<ControlRequest, Vec<String>> {
         let outcome = self.renew();
         match &outcome {
             Ok(_) => self.reloads.success(clock::wall()),
             Err(_) => self.reloads.failure(),
         }
         outcome
->>>>>>> ops
     }
 
     fn store_fullness(&self) -> f64 {
