@@ -234,7 +234,7 @@ fn used_folders(path: &str, code: &str) -> Vec<String> {
 }
 
 fn direction(path: &str, source: &str) -> Vec<String> {
-    let Some(own) = folder(path).filter(|own| is_placed(own)) else {
+    let Some(own) = folder(path).filter(|own| is_placed(own) && !is_test_file(path)) else {
         return vec![];
     };
     let code = without_tests(&code_only(source));
@@ -419,6 +419,7 @@ fn a_wrong_import_is_seen() {
         ("src/coap/x.rs", "use super::super::policy::A;", 1),
         ("src/coap/x.rs", "use super::policy::A;", 0),
         ("src/coap/mod.rs", "use super::policy::A;", 1),
+        ("src/coap/tests.rs", "use crate::policy::A;", 0),
         ("src/main.rs", "use portcullis::policy::A;", 0),
     ];
     for (path, source, complaints) in cases {

@@ -68,6 +68,9 @@ impl Gateway {
     }
 
     fn subscribed(&mut self, now: Instant, ticket: Ticket, result: Result<Vec<Arc<Message>>, BrokerError>) {
+        if let Some((connection, observation)) = self.take_resumption(ticket) {
+            return self.resumed(now, connection, observation, result.err());
+        }
         let Some(Pending::Subscribe {
             exchange,
             arrived,
@@ -133,7 +136,7 @@ impl Gateway {
     }
 
     /// Ends an observation that the broker does not want, and tells its client.
-    fn refuse_observation(&mut self, now: Instant, id: ObservationId, error: BrokerError) {
+    pub(super) fn refuse_observation(&mut self, now: Instant, id: ObservationId, error: BrokerError) {
         let response = self.refusal(error);
         self.send_last(now, id, response);
         self.end_observation(id);

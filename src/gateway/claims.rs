@@ -10,14 +10,12 @@ use super::pending::{CLAIM_TIMEOUT, ClaimInFlight, Parked, Pending, unavailable}
 use super::request::Stage;
 use super::timers::Timer;
 use super::workers::{Claim, ClaimError, ClaimProof, MovedConnection, MovedObservation, WorkerMessage};
-use crate::bridge::contract::{BrokerRequest, Ticket};
+use crate::bridge::contract::Ticket;
 use crate::bridge::subscriptions::Holder;
 use crate::coap::contract::PeerId;
 use crate::policy::connections::{Connection, ConnectionKey, Owner};
 use crate::types::reason::Limit;
 use crate::types::{ClientId, ListenerId, WorkerId};
-
-use super::contract::Output;
 
 /// How many requests of one peer wait for one connection.
 const MAX_PARKED: usize = 16;
@@ -222,10 +220,9 @@ impl Gateway {
         match result {
             Ok(moved) => {
                 self.metrics.connection_events.inc(ConnectionEvent::Moved);
-                self.unpack(now, *moved, Some(peer));
-                for parked in parked {
-                    self.process(now, parked, Stage::Claimed);
-                }
+                let key = moved.key;
+                let resuming = self.unpack(now, *moved, Some(peer));
+                self.go_on_when_resumed(now, key, resuming, parked);
             }
             Err(ClaimError::Unknown) if implicit => {
                 let waiting: Vec<_> = parked
@@ -252,11 +249,12 @@ impl Gateway {
         }
     }
 
-    fn unpack(&mut self, now: Instant, moved: MovedConnection, peer: Option<PeerId>) {
+    /// Takes a connection in; how many of its observations the broker has yet to confirm.
+    fn unpack(&mut self, now: Instant, moved: MovedConnection, peer: Option<PeerId>) -> usize {
         let key = moved.key;
         if self.connections.of_client(&moved.client).is_some() {
             // Its client created a newer one here while this one was on its way.
-            return;
+            return 0;
         }
         let home = Directory::home(&moved.client, self.settings.workers);
         let worker: WorkerId = self.worker;
@@ -284,43 +282,12 @@ impl Gateway {
             created_at: moved.created_at,
             grant: moved.grant,
         };
+        let resuming = moved.observations.len();
         for observation in moved.observations {
             self.resume_observation(now, key, observation);
         }
         self.adopt(now, connection, peer);
-    }
-
-    fn resume_observation(&mut self, now: Instant, key: ConnectionKey, moved: MovedObservation) {
-        let (filter, qos) = (moved.terms.filter.clone(), moved.terms.subscribe_qos);
-        let inserted = self
-            .subscriptions
-            .insert(now, Holder::Connection(key), moved.terms);
-        if let Some(observation) = self.subscriptions.get_mut(inserted.id) {
-            observation.sequence = moved.sequence;
-            observation.confirmed_at = moved.confirmed_at;
-            observation.last = moved.last;
-        }
-        for notification in moved.waiting {
-            self.keep_for_later(inserted.id, notification);
-        }
-        self.metrics.subscriptions.set(self.subscriptions.len() as u64);
-        self.arm_observation(now, inserted.id);
-        let ticket = self.ticket();
-        let pending = Pending::Subscribe {
-            exchange: None,
-            arrived: now,
-            observation: inserted.id,
-        };
-        self.pending.insert(ticket, pending);
-        let filter_id = inserted.filter_id;
-        let request = BrokerRequest::Subscribe {
-            ticket,
-            filter_id,
-            filter,
-            qos,
-            retained: false,
-        };
-        self.outputs.push_back(Output::Broker(request));
+        resuming
     }
 
     /// No worker answered a claim in time.

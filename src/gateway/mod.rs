@@ -19,6 +19,7 @@ pub mod peers;
 mod pending;
 mod pressure;
 mod request;
+mod resume;
 pub mod settings;
 #[cfg(test)]
 mod tests;
@@ -39,7 +40,7 @@ use crate::bridge::subscriptions::Subscriptions;
 use crate::coap::contract::{PeerId, RequestId};
 use crate::coap::{CoapMetrics, Endpoint};
 use crate::dtls::{DtlsContext, DtlsListener, DtlsMetrics, DtlsSecrets};
-use crate::policy::connections::Connections;
+use crate::policy::connections::{ConnectionKey, Connections};
 use crate::policy::rate::{Failures, Rate, RateTable, SourceCapacity};
 use crate::policy::verdict_cache::VerdictCache;
 use crate::types::{ClientId, ListenerId, Transmits, WorkerId};
@@ -50,6 +51,7 @@ use metrics::GatewayMetrics;
 use peers::Peers;
 use pending::Pending;
 use pressure::Pressure;
+use resume::Resuming;
 use settings::Settings;
 use timers::Timers;
 
@@ -96,6 +98,8 @@ pub struct Gateway {
     dtls: Vec<Option<DtlsListener>>,
     coap: Endpoint,
     peers: Peers,
+    /// By listener: whether an operator stopped it.
+    disabled: Vec<bool>,
     connections: Connections,
     subscriptions: Subscriptions,
     backlog: Backlog,
@@ -103,6 +107,8 @@ pub struct Gateway {
     pending: HashMap<Ticket, Pending>,
     /// Claims and implicit creations under way, by who waits for them.
     claiming: HashMap<(PeerId, ClientId), Ticket>,
+    /// Connections that moved here and whose observations do not stand yet.
+    resuming: HashMap<ConnectionKey, Resuming>,
     timers: Timers,
     pressure: Pressure,
     /// Requests to devices under way, by the ticket of who asked.
@@ -165,12 +171,14 @@ impl Gateway {
             dtls,
             coap,
             peers: Peers::new(worker),
+            disabled: vec![false; settings.listeners.len()],
             connections: Connections::default(),
             subscriptions: Subscriptions::new(first_id),
             backlog: Backlog::default(),
             directory: Directory::default(),
             pending: HashMap::new(),
             claiming: HashMap::new(),
+            resuming: HashMap::new(),
             timers: Timers::new(now),
             pressure: Pressure::new(now),
             device_requests: HashMap::new(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Gateway;
 use crate::bridge::contract::Ticket;
 use crate::coap::contract::{Code, ExchangeId, ObservationId, PeerId, Request, Response};
-use crate::policy::connections::Connection;
+use crate::policy::connections::{Connection, ConnectionKey};
 use crate::policy::rate::{self, Class};
 use crate::types::ClientId;
 use crate::types::reason::Limit;
@@ -40,10 +40,15 @@ pub(super) enum Pending {
         arrived: Instant,
         accept: Option<u16>,
     },
-    /// The broker's word on a subscription; no exchange when the observation only moved here.
+    /// The broker's word on a subscription; no exchange when an operator asked for it.
     Subscribe {
         exchange: Option<ExchangeId>,
         arrived: Instant,
+        observation: ObservationId,
+    },
+    /// The broker's word on the subscription of an observation that moved here.
+    Resume {
+        connection: ConnectionKey,
         observation: ObservationId,
     },
     /// The home worker's word on a new connection.

@@ -51,6 +51,8 @@ struct Site {
     workers: Vec<Gateway>,
     metrics: Vec<Arc<GatewayMetrics>>,
     subscriptions: Vec<(usize, FilterId, TopicFilter)>,
+    /// What the broker has not said yet, while it takes its time with subscriptions.
+    held: Option<Vec<(usize, BrokerEvent)>>,
     logins: Vec<(usize, AuthRequest)>,
     next_mid: u16,
 }
@@ -86,6 +88,7 @@ impl Site {
             workers,
             metrics,
             subscriptions: Vec::new(),
+            held: None,
             logins: Vec::new(),
             next_mid: 1,
         }
@@ -198,10 +201,14 @@ impl Site {
                 ..
             } => {
                 self.subscriptions.push((worker, filter_id, filter));
-                BrokerEvent::Subscribed {
+                let event = BrokerEvent::Subscribed {
                     ticket,
                     result: Ok(Vec::new()),
+                };
+                if let Some(held) = &mut self.held {
+                    return held.push((worker, event));
                 }
+                event
             }
             BrokerRequest::Unsubscribe { filter_id } => {
                 return self.subscriptions.retain(|(_, id, _)| *id != filter_id);
@@ -302,6 +309,51 @@ fn a_connection_and_its_observations_follow_their_client_to_another_worker() {
         assert_eq!(notified[0].get_token(), b"tok");
         assert_eq!(site.subscriptions.len(), 1);
     }
+}
+
+/// A connection with two observations on worker 0, and the answer on worker 1 that waits for a slow broker.
+fn slowly_moved() -> Site {
+    let mut site = Site::new(2);
+    let token = site.create(0, 1000, "meter");
+    for (topic, coap_token) in [("ps/t", b"t"), ("ps/u", b"u")] {
+        let mut observe = site.credentialed(RequestType::Get, topic, "meter", &token);
+        observe.set_observe_value(0);
+        observe.set_token(coap_token.to_vec());
+        site.ask(0, 1000, &observe);
+    }
+    site.held = Some(Vec::new());
+    let heartbeat = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
+    assert_eq!(site.ask(1, 2000, &heartbeat), [], "nothing stands yet");
+    site
+}
+
+#[test]
+fn a_client_that_moved_is_answered_when_its_observations_stand() {
+    let mut site = slowly_moved();
+    let held = site.held.take().unwrap();
+    assert_eq!(held.len(), 2);
+    for (worker, event) in held {
+        assert_eq!(site.sent(1, 2000), []);
+        site.workers[worker].handle(site.now, Input::Broker(event));
+    }
+    let answer = site.sent(1, 2000);
+    assert_eq!(code(&answer[0]), ResponseType::Changed);
+    site.publish(&Site::message("t", b"hello"));
+    assert_eq!(site.sent(1, 2000).len(), 1);
+}
+
+#[test]
+fn a_client_that_moved_is_answered_though_the_broker_is_silent() {
+    let mut site = slowly_moved();
+    site.now += Duration::from_secs(3);
+    let now = site.now;
+    site.workers[1].handle_timeout(now);
+    let answers = site.sent(1, 2000);
+    assert!(
+        answers
+            .iter()
+            .any(|answer| answer.header.code == MessageClass::Response(ResponseType::Changed))
+    );
 }
 
 #[test]

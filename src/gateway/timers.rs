@@ -22,6 +22,7 @@ pub(super) enum Timer {
     Connection(ConnectionKey),
     Observation(ObservationId),
     Claim(Ticket),
+    Resume(ConnectionKey),
     Sweep,
     Pressure,
 }
@@ -65,6 +66,7 @@ impl Gateway {
                 Timer::Connection(key) => self.check_connection(now, key),
                 Timer::Observation(id) => self.check_observation(now, id),
                 Timer::Claim(ticket) => self.claim_timed_out(now, ticket),
+                Timer::Resume(key) => self.stop_waiting_for(now, key),
                 Timer::Pressure => self.check_pressure(now),
                 Timer::Sweep => {
                     let idle = self.pressure.idle(UDP_PEER_IDLE);

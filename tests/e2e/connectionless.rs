@@ -67,13 +67,14 @@ fn a_silent_observer_of_non_notifications_stays(kind: Kind) {
 }
 
 fn a_silent_observer_is_checked_with_a_con(kind: Kind) {
-    let gateway = Gateway::start(Config::new().coap("observe_check = \"1s\""));
+    let gateway = Gateway::start(Config::new().coap("observe_check = \"2s\""));
     let mut client = gateway.client(kind);
     let observation = client.observe("ps/a?qos=0");
     let mut publisher = gateway.client(kind);
     publisher.publish("ps/a", "soon");
     assert_eq!(client.notification(&observation.token).typ, typ::NON);
-    sleep(ms(1200));
+    // Behind the check, and before the gateway loses patience and checks without news, at one and a half times that.
+    sleep(ms(2300));
     publisher.publish("ps/a", "late");
     let late = client.notification(&observation.token);
     assert_eq!((late.typ, late.text().as_str()), (typ::CON, "late"));

@@ -262,12 +262,16 @@ fn a_wrong_key_is_refused_and_the_right_one_served() {
             "put",
             "-e",
             "x",
-            &url,
+            &format!("{url}?retain=1"),
         ]);
-        let attempt = start(wrong, b"").wait(Duration::from_secs(4));
-        assert_eq!(attempt.text(), "");
+        start(wrong, b"").wait(Duration::from_secs(4));
+        assert!(
+            way.run(&gateway, &["-m", "get"], "ps/a").stderr.contains("4.04"),
+            "nothing came through"
+        );
         way.put(&gateway, "ps/a?retain=1", program);
         assert_eq!(way.get(&gateway, "ps/a"), program);
+        way.run(&gateway, &["-m", "delete"], "ps/a");
     }
 }
 
