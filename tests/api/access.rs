@@ -208,7 +208,12 @@ fn the_page_holds_no_inline_code_and_nothing_from_elsewhere() {
     for import in script.split(" from \"./").skip(1) {
         let file = import.split('"').next().unwrap();
         let answer = get(served.address, &format!("/{file}")).expect(200);
-        assert!(answer.header("content-type").unwrap().starts_with("text/javascript"));
+        assert!(
+            answer
+                .header("content-type")
+                .unwrap()
+                .starts_with("text/javascript")
+        );
     }
 }
 
@@ -279,6 +284,10 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one change after the other, each with its line"
+)]
 fn each_change_leaves_one_line_and_no_secret() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
