@@ -2,12 +2,14 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | [`api`] | the HTTP API |
 //! | [`exposition`] | samples of all workers merged into Prometheus families |
 //! | [`expose`] | which numbers of which layer become which family |
 //! | [`health`] | whether the process lives and serves |
 //! | [`monitoring`] | `/metrics`, `/healthz`, `/readyz` |
 //! | [`server`] | HTTP with time-outs and a cap on connections |
 
+pub mod api;
 pub mod expose;
 pub mod exposition;
 pub mod health;

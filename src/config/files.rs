@@ -17,7 +17,7 @@ use super::document::Document;
 use super::listeners::{Dtls, Verify};
 use super::problem::Severity;
 use super::secrets::{SecretError, read_public, read_secret};
-use super::{Config, pem};
+use super::{Config, pem, tokens};
 
 /// Wrong lines of one file that are shown one by one.
 const SHOWN_LINES: usize = 20;
@@ -40,10 +40,24 @@ pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
     }
     check_authentication(config, doc);
     check_broker(config, doc);
-    if let (Some(_), Some(path)) = (config.admin.bind, &config.admin.token_file) {
-        check_one_line(path, "admin.token_file", "token", doc);
+    if config.admin.bind.is_some() {
+        check_admin(config, doc);
     }
     check_acl(config, doc);
+}
+
+fn check_admin(config: &Config, doc: &mut Document<'_>) {
+    let key = "admin.token_file";
+    if let Some(path) = &config.admin.token_file
+        && let Some(content) = read(path, key, read_secret, doc)
+        && let Err(errors) = tokens::parse(&content)
+    {
+        let lines = errors.into_iter().map(|wrong| (wrong.line, wrong.message)).collect();
+        complain_of_lines(path, key, lines, doc);
+    }
+    if let (Some(cert_file), Some(key_file)) = (&config.admin.cert_file, &config.admin.key_file) {
+        check_pair(cert_file, "admin.cert_file", key_file, "admin.key_file", doc);
+    }
 }
 
 fn check_dtls(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 pub mod access;
+pub mod atomic;
 pub mod broker;
 mod check;
 mod document;
@@ -25,6 +26,7 @@ mod section;
 pub mod sections;
 mod settings;
 mod suggest;
+pub mod tokens;
 pub mod users_file;
 mod value;
 

@@ -212,14 +212,33 @@ fn broker(config: &Config, doc: &mut Document<'_>) {
 }
 
 fn admin(config: &Config, doc: &mut Document<'_>) {
-    if let Some(bind) = config.admin.bind
-        && !bind.ip().to_canonical().is_loopback()
-        && config.admin.token_file.is_none()
-    {
+    let admin = &config.admin;
+    match (&admin.cert_file, &admin.key_file) {
+        (Some(_), None) => doc.complain(
+            &["admin.cert_file", "admin.key_file"],
+            "cert_file needs key_file, the certificate's private key",
+        ),
+        (None, Some(_)) => doc.complain(
+            &["admin.key_file", "admin.cert_file"],
+            "key_file needs cert_file, the certificate of this key",
+        ),
+        _ => {}
+    }
+    let Some(bind) = admin.bind.filter(|bind| !bind.ip().to_canonical().is_loopback()) else {
+        return;
+    };
+    let otherwise = "bind to 127.0.0.1 or [::1], or switch it off with \"\"";
+    if admin.token_file.is_none() {
         doc.complain(
             &["admin.bind", "admin.token_file"],
+            format!("{bind} can be reached from other machines: set admin.token_file, {otherwise}"),
+        );
+    } else if admin.cert_file.is_none() {
+        doc.complain(
+            &["admin.bind", "admin.cert_file"],
             format!(
-                "{bind} can be reached from other machines: set admin.token_file, bind to 127.0.0.1 or [::1], or switch it off with \"\""
+                "{bind} can be reached from other machines, and tokens may not cross a network in the clear: set admin.cert_file \
+                 and admin.key_file, {otherwise}"
             ),
         );
     }

@@ -80,8 +80,13 @@ section! {
     pub struct Admin {
         /// Where they are served; "" is off.
         bind: Option<SocketAddr> = "127.0.0.1:8683";
-        /// File with the bearer token; required unless bound to loopback.
+        /// File with bearer tokens, lines `admin:TOKEN` or `readonly:TOKEN`, a bare token is an admin's; required unless bound to
+        /// loopback.
         token_file: Option<PathBuf> = "";
+        /// Certificate chain in PEM for HTTPS, the server's own first; required unless bound to loopback.
+        cert_file: Option<PathBuf> = "";
+        /// Private key of the certificate, PEM.
+        key_file: Option<PathBuf> = "";
     }
 }
 

@@ -263,6 +263,8 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
     ("metrics", "bind", "\"\"", "9683", "\"9683\""),
     ("admin", "bind", "\"\"", "8683", "\"0.0.0.0:8683\""),
     ("admin", "token_file", "\"t\"", "1", ""),
+    ("admin", "cert_file", "\"c\"", "1", ""),
+    ("admin", "key_file", "\"k\"", "1", ""),
     ("limits", "handshakes_per_second", "0", "\"20\"", "-1"),
     ("limits", "requests_per_second", "100", "1.5", "4294967296"),
     ("limits", "failed_logins_per_minute", "5", "false", "-5"),
@@ -321,7 +323,7 @@ fn each_key_takes_its_default_and_another_value() {
             assert!(
                 matches!(
                     (*section, *key),
-                    ("authentication", "backend") | ("admin", "token_file")
+                    ("authentication", "backend") | ("admin", "token_file" | "cert_file" | "key_file")
                 ),
                 "{section}.{key}: {changed:?}"
             );
@@ -541,6 +543,12 @@ fn what_belongs_together_is_asked_for_together() {
         ),
         ("[admin]\nbind = \"[::]:8683\"\n", "token_file"),
         (
+            "[admin]\nbind = \"[::]:8683\"\ntoken_file = \"t\"\n",
+            "in the clear",
+        ),
+        ("[admin]\ncert_file = \"c\"\n", "needs key_file"),
+        ("[admin]\nkey_file = \"k\"\n", "needs cert_file"),
+        (
             "[admin]\nbind = \"127.0.0.1:1\"\n[metrics]\nbind = \"127.0.0.1:1\"\n",
             "metrics.bind already",
         ),
@@ -550,5 +558,6 @@ fn what_belongs_together_is_asked_for_together() {
         assert!(problems.to_string().contains(wanted), "{text}{problems}");
     }
     parse("[listeners.dtls.a]\npsk_file = \"p\"\nidentity = \"username\"\nauthentication = true\n").unwrap();
-    parse("[admin]\nbind = \"0.0.0.0:8683\"\ntoken_file = \"t\"\n").unwrap();
+    let files = "token_file = \"t\"\ncert_file = \"c\"\nkey_file = \"k\"\n";
+    parse(&format!("[admin]\nbind = \"0.0.0.0:8683\"\n{files}")).unwrap();
 }

@@ -26,6 +26,8 @@ use verdict::judge;
 /// After a Finished that does not open, or an alert in the clear, a handshake has this long left: the record may be
 /// forged, so the peer itself must still have its chance.
 const DOUBTFUL: Duration = Duration::from_secs(3);
+/// A flight is not repeated sooner after the last sign of the peer.
+const FLIGHT_PAUSE: Duration = Duration::from_millis(200);
 /// Records that one handshake may take: a long chain in small fragments, some times over.
 const MAX_RECORDS: u32 = 1024;
 /// A protected record that overtakes ChangeCipherSpec is kept if it is not longer than this.
@@ -289,19 +291,17 @@ impl Pending {
     }
 
     /// Takes what OpenSSL wrote, in the form in which it leaves: protected records carry the client's Connection ID.
-    /// The flight of a last step is kept to be repeated.
-    pub(super) fn take_output(
-        &mut self,
-        aead: &mut Aead,
-        is_last: bool,
-        mut each: impl FnMut(&[u8]),
-    ) -> Vec<Alert> {
+    /// The flight is kept to be repeated.
+    pub(super) fn take_output(&mut self, aead: &mut Aead, mut each: impl FnMut(&[u8])) -> Vec<Alert> {
         let written = self.stream.get_mut().take();
         let peer_cid: Option<Box<[u8]>> = self
             .cids()
             .filter(|(_, cid)| !cid.is_empty())
             .map(|(_, cid)| cid.into());
         let (mut alerts, mut datagram) = (Vec::new(), Vec::new());
+        if !written.is_empty() {
+            self.flight.clear();
+        }
         for bytes in written {
             datagram.clear();
             let mut rest = &*bytes;
@@ -321,12 +321,20 @@ impl Pending {
             }
             if !datagram.is_empty() {
                 each(&datagram);
-                if is_last {
-                    self.flight.push(datagram.as_slice().into());
-                }
+                self.flight.push(datagram.as_slice().into());
             }
         }
         alerts
+    }
+
+    /// The flight once more for a client that repeats its hello (RFC 6347, 4.2.4), which OpenSSL does not answer.
+    /// The same bytes again use no nonce for anything else. Nothing when there is none, or it just left.
+    pub(super) fn repeat_for_hello(&mut self, now: Instant) -> Option<&[Box<[u8]>]> {
+        if self.flight.is_empty() || now < self.heard + FLIGHT_PAUSE {
+            return None;
+        }
+        self.heard = now;
+        Some(&self.flight)
     }
 
     fn watch(&mut self, header: &Header, record: &[u8], alerts: &mut Vec<Alert>) {

@@ -1,6 +1,7 @@
 //! Certificates made on the spot.
 #![allow(
     dead_code,
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::missing_panics_doc,
     reason = "support for tests, of which each uses a part"

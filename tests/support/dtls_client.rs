@@ -4,6 +4,7 @@
 //! the other form, both ways. Datagrams go in by [`DtlsClient::handle`] and come out of [`DtlsClient::take`].
 #![allow(
     dead_code,
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::missing_panics_doc,

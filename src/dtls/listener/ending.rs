@@ -69,7 +69,7 @@ impl DtlsListener {
             return;
         }
         let alive = pending.repeat_flight();
-        self.flush(&mut pending, false, transmits);
+        self.flush(&mut pending, transmits);
         if alive {
             self.pendings.put(now, pending);
         } else {

@@ -48,7 +48,15 @@ impl DtlsListener {
             .get(from)
             .is_some_and(|pending| pending.random == *hello.random)
         {
-            let pending = self.pendings.take(from).ok_or(RecordDrop::NoHandshake)?;
+            let mut pending = self.pendings.take(from).ok_or(RecordDrop::NoHandshake)?;
+            if let Some(flight) = pending.repeat_for_hello(now) {
+                for datagram in flight {
+                    transmits.push(self.listener, from, datagram);
+                }
+                self.metrics.flights_repeated.inc();
+                self.pendings.put(now, pending);
+                return Ok(());
+            }
             return self.feed(now, pending, transmits, |pending, _| {
                 pending.feed_clear(header, record)
             });
@@ -161,14 +169,14 @@ impl DtlsListener {
         if outcome.is_ok() {
             pending.heard = now;
         }
-        self.flush(&mut pending, outcome == Ok(Progress::Done), transmits);
+        self.flush(&mut pending, transmits);
         if outcome == Ok(Progress::Waiting)
             && let Some(early) = pending.take_early()
             && let Some(header) = Header::parse(&early, CID_LEN)
         {
             let late = pending.feed_protected(&mut self.aead, now, &header, &early);
             outcome = Ok(late.unwrap_or(Progress::Waiting));
-            self.flush(&mut pending, outcome == Ok(Progress::Done), transmits);
+            self.flush(&mut pending, transmits);
         }
         let result = match outcome {
             Ok(Progress::Waiting) => {
@@ -196,11 +204,9 @@ impl DtlsListener {
         result
     }
 
-    pub(super) fn flush(&mut self, pending: &mut Pending, is_last: bool, transmits: &mut Transmits) {
+    pub(super) fn flush(&mut self, pending: &mut Pending, transmits: &mut Transmits) {
         let (listener, address) = (self.listener, pending.address);
-        let alerts = pending.take_output(&mut self.aead, is_last, |bytes| {
-            transmits.push(listener, address, bytes)
-        });
+        let alerts = pending.take_output(&mut self.aead, |bytes| transmits.push(listener, address, bytes));
         for alert in alerts {
             self.metrics.alerts_sent.inc(alert);
         }

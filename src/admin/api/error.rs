@@ -1,0 +1,145 @@
+//! What is answered when a request cannot be done.
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::config::{Problem, Problems, Severity};
+
+/// Why a request was not done.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+/// Why a request was not done.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Error)]
+pub struct ErrorBody {
+    /// A word for programs, such as `bad_request` or `not_found`.
+    #[schema(example = "not_found")]
+    pub code: String,
+    /// A sentence for people.
+    pub message: String,
+    /// What is wrong with a configuration, each with its place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<ProblemView>,
+}
+
+/// One thing that is wrong with a configuration.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemView {
+    /// The file.
+    pub file: String,
+    /// Line from 1, where the file says anything about it.
+    pub line: Option<usize>,
+    /// Column in characters from 1.
+    pub column: Option<usize>,
+    /// How many characters are meant.
+    pub width: Option<usize>,
+    /// The dotted key; empty for what is no key.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+    /// `error`, or `outdated` for what ran out and does not forbid a start.
+    pub severity: String,
+}
+
+impl ProblemView {
+    fn of(problem: &Problem) -> Self {
+        let place = problem.place.as_ref();
+        Self {
+            file: problem.file.display().to_string(),
+            line: place.map(|place| place.line),
+            column: place.map(|place| place.column),
+            width: place.map(|place| place.width),
+            key: problem.key.clone(),
+            message: problem.message.clone(),
+            severity: match problem.severity {
+                Severity::Error => "error",
+                Severity::Outdated => "outdated",
+            }
+            .to_owned(),
+        }
+    }
+
+    pub(super) fn all(problems: &Problems) -> Vec<Self> {
+        problems.iter().map(Self::of).collect()
+    }
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            body: ErrorBody {
+                code: code.to_owned(),
+                message: message.into(),
+                problems: Vec::new(),
+            },
+        }
+    }
+
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    pub(super) fn unauthorized() -> Self {
+        let message = "a bearer token is needed: Authorization: Bearer TOKEN";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+    }
+
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    pub(super) fn conflict(code: &str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, message)
+    }
+
+    pub(super) fn bad_gateway(code: &str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, code, message)
+    }
+
+    pub(super) fn timeout(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message)
+    }
+
+    /// What the operating system refused to do.
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    }
+
+    pub(super) fn worker_gone() -> Self {
+        Self::bad_gateway("worker_gone", "a worker has ended")
+    }
+
+    pub(super) fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
+    pub(super) fn with(mut self, problems: &Problems) -> Self {
+        self.body.problems = ProblemView::all(problems);
+        self
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let unauthorized = self.status == StatusCode::UNAUTHORIZED;
+        let mut response = (self.status, Json(self.body)).into_response();
+        if unauthorized {
+            let scheme = header::HeaderValue::from_static("Bearer realm=\"portcullis\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
+}

@@ -1,0 +1,114 @@
+//! Writing files so that a reader, or a crash at any moment, sees the old or the new content and never a mixture.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// Permission bits of a file that holds secrets.
+pub const SECRET: u32 = 0o600;
+
+/// Keeps other writers, commands and the running gateway alike, from changing files of one directory as long as it lives.
+#[derive(Debug)]
+pub struct DirectoryLock(File);
+
+impl DirectoryLock {
+    /// Waits until nobody else holds the lock of the directory that `file` is in.
+    ///
+    /// # Errors
+    /// The directory cannot be opened or locked.
+    pub fn of(file: &Path) -> io::Result<Self> {
+        // Of a link, the directory of what it names: that is where the writing happens.
+        let target = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+        let handle = File::open(directory_of(&target))?;
+        handle.lock()?;
+        Ok(Self(handle))
+    }
+}
+
+/// The directory that a file is in.
+#[must_use]
+pub fn directory_of(file: &Path) -> &Path {
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
+/// Replaces `path` by `content` with permission bits `mode`. A file that is there keeps its owner, and a link stays a link.
+///
+/// # Errors
+/// The content could not be made durable; the old one is still there.
+pub fn write(lock: &DirectoryLock, path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    // Renaming onto a link would replace the link and leave the file it names as it was.
+    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let temporary = temporary_name(&target);
+    let outcome = write_new(&temporary, &target, content, mode)
+        .and_then(|()| std::fs::rename(&temporary, &target))
+        .and_then(|()| lock.0.sync_all());
+    if outcome.is_err() {
+        drop(std::fs::remove_file(&temporary));
+    }
+    outcome
+}
+
+/// The permission bits of a file, or `otherwise` when there is none.
+#[must_use]
+pub fn mode_of(path: &Path, otherwise: u32) -> u32 {
+    std::fs::metadata(path).map_or(otherwise, |metadata| metadata.permissions().mode() & 0o7777)
+}
+
+fn write_new(temporary: &Path, target: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    // The lock is held, so a file of this name is what a killed writer left behind.
+    match std::fs::remove_file(temporary) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(temporary)?;
+    if let Ok(old) = std::fs::metadata(target) {
+        let new = file.metadata()?;
+        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+            std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        }
+    }
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+fn temporary_name(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.new"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_written_secret_is_its_owners_alone_and_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("psk.txt");
+        std::fs::write(&path, "old").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        std::fs::write(directory.path().join(".psk.txt.new"), "left by a killed writer").unwrap();
+        let lock = DirectoryLock::of(&path).unwrap();
+        write(&lock, &path, b"new", SECRET).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(mode_of(&path, 0), SECRET);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_stays_a_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let (real, link) = (directory.path().join("real"), directory.path().join("link"));
+        std::fs::write(&real, "old").unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let lock = DirectoryLock::of(&link).unwrap();
+        write(&lock, &link, b"new", SECRET).unwrap();
+        assert_eq!(std::fs::read(&real).unwrap(), b"new");
+        assert!(link.is_symlink());
+    }
+}

@@ -1,0 +1,358 @@
+//! Who may do what.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
+
+use serde_json::json;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::PLAIN;
+use crate::http::{ask, get, send};
+use crate::site::Served;
+
+const ADMIN: &str = "0123456789abcdef-admin";
+const READER: &str = "0123456789abcdef-reader";
+
+fn guarded() -> Served {
+    let config = format!("{PLAIN}[admin]\nbind = \"127.0.0.1:0\"\ntoken_file = \"tokens\"\n");
+    let tokens = format!("readonly:{READER}\n{ADMIN}\n");
+    Served::with_files(&config, &[("tokens", &tokens)])
+}
+
+fn with_token(served: &Served, method: &str, path: &str, token: &str) -> crate::http::Answer {
+    let bearer = format!("Bearer {token}");
+    ask(served.address, method, path, &[("Authorization", &bearer)], b"")
+}
+
+#[test]
+fn without_the_token_nothing_is_told() {
+    let served = guarded();
+    for (method, path) in [
+        ("GET", "/api/v1/status"),
+        ("GET", "/api/v1/openapi.json"),
+        ("POST", "/api/v1/reload"),
+        ("GET", "/api/v1/nothing"),
+    ] {
+        let answer = ask(served.address, method, path, &[], b"");
+        assert!(answer.header("www-authenticate").unwrap().starts_with("Bearer"));
+        answer.error(401, "unauthorized");
+        for wrong in [
+            "",
+            "x",
+            &ADMIN[1..],
+            &format!("{ADMIN}x"),
+            &format!("admin:{ADMIN}"),
+        ] {
+            with_token(&served, method, path, wrong).error(401, "unauthorized");
+        }
+    }
+    let basic = [("Authorization", "Basic MDEyMzQ1Njc4OWFiY2RlZi1hZG1pbg==")];
+    ask(served.address, "GET", "/api/v1/status", &basic, b"").error(401, "unauthorized");
+}
+
+#[test]
+fn a_reader_reads_and_changes_nothing() {
+    let served = guarded();
+    with_token(&served, "GET", "/api/v1/status", READER).expect(200);
+    with_token(&served, "GET", "/api/v1/config", READER).expect(200);
+    for (method, path) in [
+        ("POST", "/api/v1/reload"),
+        ("PUT", "/api/v1/config"),
+        ("DELETE", "/api/v1/clients/x"),
+        ("POST", "/api/v1/clients/x/request"),
+        ("PUT", "/api/v1/listeners/udp/default/enable/false"),
+    ] {
+        with_token(&served, method, path, READER).error(403, "forbidden");
+    }
+    assert_eq!(
+        with_token(&served, "GET", "/api/v1/listeners", READER).json()[0]["enabled"],
+        true
+    );
+    with_token(&served, "POST", "/api/v1/reload", ADMIN).expect(200);
+}
+
+#[test]
+fn new_tokens_hold_after_a_reload_and_old_ones_do_not() {
+    let served = guarded();
+    std::fs::write(served.path("tokens"), "fedcba9876543210-admin\n").unwrap();
+    with_token(&served, "GET", "/api/v1/status", ADMIN).expect(200);
+    with_token(&served, "POST", "/api/v1/reload", ADMIN).expect(200);
+    with_token(&served, "GET", "/api/v1/status", ADMIN).error(401, "unauthorized");
+    with_token(&served, "GET", "/api/v1/status", "fedcba9876543210-admin").expect(200);
+}
+
+#[test]
+fn a_broken_file_of_tokens_keeps_the_old_ones() {
+    let served = guarded();
+    std::fs::write(served.path("tokens"), "short\n").unwrap();
+    let error = with_token(&served, "POST", "/api/v1/reload", ADMIN).error(409, "reload_failed");
+    assert!(
+        error["message"].as_str().unwrap().contains("at least 16"),
+        "{error}"
+    );
+    with_token(&served, "GET", "/api/v1/status", ADMIN).expect(200);
+}
+
+#[test]
+fn a_token_makes_any_host_name_good() {
+    let served = guarded();
+    let bearer = format!("Bearer {ADMIN}");
+    let headers = [("Authorization", bearer.as_str()), ("Host", "gateway.example")];
+    ask(served.address, "GET", "/api/v1/status", &headers, b"").expect(200);
+}
+
+#[test]
+fn a_rebound_name_and_a_page_of_another_site_are_refused() {
+    let served = Served::start(PLAIN);
+    let port = served.address.port();
+    for host in [
+        "evil.example".to_owned(),
+        format!("evil.example:{port}"),
+        format!("192.0.2.1:{port}"),
+    ] {
+        ask(served.address, "GET", "/api/v1/status", &[("Host", &host)], b"").error(403, "forbidden");
+    }
+    for host in [
+        format!("localhost:{port}"),
+        format!("127.0.0.1:{port}"),
+        "[::1]".to_owned(),
+    ] {
+        ask(served.address, "GET", "/api/v1/status", &[("Host", &host)], b"").expect(200);
+    }
+    let own = format!("http://127.0.0.1:{port}");
+    ask(served.address, "POST", "/api/v1/reload", &[("Origin", &own)], b"").expect(200);
+    for origin in ["http://evil.example", "null", "http://127.0.0.1:1"] {
+        ask(
+            served.address,
+            "POST",
+            "/api/v1/reload",
+            &[("Origin", origin)],
+            b"",
+        )
+        .error(403, "forbidden");
+    }
+    ask(
+        served.address,
+        "GET",
+        "/api/v1/status",
+        &[("Sec-Fetch-Site", "cross-site")],
+        b"",
+    )
+    .error(403, "forbidden");
+}
+
+#[test]
+fn what_a_form_of_another_site_could_send_is_no_request() {
+    let served = Served::start(PLAIN);
+    for kind in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+    ] {
+        let headers = [("Content-Type", kind)];
+        ask(
+            served.address,
+            "POST",
+            "/api/v1/users",
+            &headers,
+            b"{\"name\":\"a\",\"password\":\"b\"}",
+        )
+        .error(400, "bad_request");
+    }
+}
+
+#[test]
+fn answers_carry_the_headers_that_browsers_heed() {
+    let served = Served::start(PLAIN);
+    for path in ["/", "/app.js", "/style.css", "/api/v1/status", "/nothing"] {
+        let answer = get(served.address, path);
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"), "{path}");
+        let policy = answer.header("content-security-policy").unwrap();
+        assert!(
+            policy.starts_with("default-src 'none'") && policy.contains("frame-ancestors 'none'"),
+            "{path}"
+        );
+        assert!(!policy.contains("unsafe"), "{policy}");
+        assert!(answer.header("access-control-allow-origin").is_none());
+    }
+    assert_eq!(
+        get(served.address, "/api/v1/status").header("cache-control"),
+        Some("no-store")
+    );
+}
+
+#[test]
+fn the_page_holds_no_inline_code_and_nothing_from_elsewhere() {
+    let served = Served::start(PLAIN);
+    let page = get(served.address, "/").expect(200).body;
+    assert!(!page.contains("http://") && !page.contains("https://") && !page.contains(" style="));
+    for script in page.split("<script").skip(1) {
+        let (tag, rest) = script.split_once('>').unwrap();
+        assert!(
+            tag.contains("src=\"/") && rest.starts_with("</script>"),
+            "{script}"
+        );
+    }
+    for word in page.split(['"', ' ']) {
+        assert!(!word.starts_with("on") || !word.contains('='), "{word}");
+        if let Some(path) = word.strip_prefix('/').filter(|path| path.contains('.')) {
+            get(served.address, &format!("/{path}")).expect(200);
+        }
+    }
+}
+
+#[test]
+fn nothing_and_wrong_methods_are_said_in_the_form_of_errors() {
+    let served = Served::start(PLAIN);
+    get(served.address, "/api/v1/nothing").error(404, "not_found");
+    get(served.address, "/nothing").error(404, "not_found");
+    ask(served.address, "DELETE", "/api/v1/status", &[], b"").error(405, "method_not_allowed");
+    ask(served.address, "PATCH", "/api/v1/config", &[], b"").error(405, "method_not_allowed");
+}
+
+#[test]
+fn a_body_that_is_too_large_or_no_json_is_refused() {
+    let served = Served::start(PLAIN);
+    let json = [("Content-Type", "application/json")];
+    let large = vec![b' '; 3 << 20];
+    ask(served.address, "POST", "/api/v1/users", &json, &large).error(413, "too_large");
+    ask(served.address, "POST", "/api/v1/users", &json, b"{").error(400, "bad_request");
+    ask(served.address, "POST", "/api/v1/users", &json, b"\xff").error(400, "bad_request");
+}
+
+#[test]
+fn clients_that_say_nothing_do_not_lock_out_others_for_long() {
+    let served = Served::start(PLAIN);
+    let silent: Vec<TcpStream> = (0..64)
+        .map(|_| TcpStream::connect(served.address).unwrap())
+        .collect();
+    let mut over = TcpStream::connect(served.address).unwrap();
+    drop(over.write_all(b"GET / HTTP/1.1\r\n\r\n"));
+    let mut answer = Vec::new();
+    drop(over.read_to_end(&mut answer));
+    assert!(
+        answer.is_empty(),
+        "beyond the cap a connection is closed unanswered"
+    );
+    drop(silent);
+    crate::support::wait_until("places are free again", 5.0, || {
+        let mut stream = TcpStream::connect(served.address).unwrap();
+        drop(stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+        let mut answer = Vec::new();
+        drop(stream.read_to_end(&mut answer));
+        answer.starts_with(b"HTTP/1.1 200")
+    });
+}
+
+/// What is logged while a test runs, of every thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+#[test]
+fn each_change_leaves_one_line_and_no_secret() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(log.clone())
+        .with_ansi(false)
+        .finish();
+    tracing::subscriber::set_global_default(subscriber).unwrap();
+    let config = format!(
+        "{PLAIN}[admin]\nbind = \"127.0.0.1:0\"\ntoken_file = \"tokens\"\n\
+         [authentication]\nbackend = \"file\"\nfile = \"users\"\n"
+    );
+    let admin = "audit-0123456789abcdef-audit";
+    let served = Served::with_files(&config, &[("tokens", admin), ("users", "")]);
+    let bearer = format!("Bearer {admin}");
+    let json = [
+        ("Content-Type", "application/json"),
+        ("Authorization", bearer.as_str()),
+    ];
+    let body = json!({"name": "audited\nuser", "password": "hunter2-audit"});
+    ask(
+        served.address,
+        "POST",
+        "/api/v1/users",
+        &json,
+        body.to_string().as_bytes(),
+    )
+    .expect(400);
+    let body = json!({"name": "audited-user", "password": "hunter2-audit"});
+    ask(
+        served.address,
+        "POST",
+        "/api/v1/users",
+        &json,
+        body.to_string().as_bytes(),
+    )
+    .expect(201);
+    ask(served.address, "DELETE", "/api/v1/users/audited-user", &json, b"").expect(204);
+    ask(served.address, "GET", "/api/v1/users?audit-read", &json, b"").expect(200);
+    send(
+        served.address,
+        "DELETE",
+        "/api/v1/users/audited-unknown",
+        &json!({}),
+    )
+    .expect(401);
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("portcullis::audit") && line.contains("/users"))
+        .filter(|line| line.contains("audited") || line.contains("status=400"))
+        .collect();
+    let wanted = [
+        ["role=\"admin\"", "method=POST", "subject=\"\"", "status=400"],
+        [
+            "role=\"admin\"",
+            "method=POST",
+            "subject=\"audited-user\"",
+            "status=201",
+        ],
+        [
+            "role=\"admin\"",
+            "method=DELETE",
+            "path=\"/api/v1/users/audited-user\"",
+            "status=204",
+        ],
+        [
+            "role=\"nobody\"",
+            "method=DELETE",
+            "path=\"/api/v1/users/audited-unknown\"",
+            "status=401",
+        ],
+    ];
+    for words in wanted {
+        let found = lines
+            .iter()
+            .filter(|line| words.iter().all(|word| line.contains(word)))
+            .count();
+        assert!(found >= 1, "{words:?} is not in\n{text}");
+    }
+    assert!(
+        lines.iter().all(|line| line.contains("peer=127.0.0.1:")),
+        "{text}"
+    );
+    assert!(!text.contains("hunter2") && !text.contains(admin), "{text}");
+    assert!(!text.contains("audit-read"), "reading is no change");
+}

@@ -1,0 +1,34 @@
+//! The management interface, served as it is by the daemon, over real gateways.
+//!
+//! | file | what |
+//! |---|---|
+//! | `access` | tokens, roles, pages of other sites, the audit line, bounds |
+//! | `clients` | listing, showing, kicking, subscribing, asking devices |
+//! | `changes` | configuration, listeners, users, keys, reload |
+//! | `document` | OpenAPI against what is served |
+//! | `tls` | HTTPS |
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::unreachable,
+    unreachable_pub,
+    dead_code,
+    reason = "tests fail by panicking, read the clock, and each test binary uses a part of the support"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod access;
+mod changes;
+mod clients;
+mod document;
+mod http;
+mod site;
+mod tls;
+
+/// One UDP listener; the API without tokens.
+const PLAIN: &str = "[listeners.udp.default]\nbind = \"127.0.0.1:0\"\n";
