@@ -19,12 +19,15 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use portcullis::admin::Exposes;
+use portcullis::admin::api::handle::Reloaded;
 use portcullis::broker::{BrokerKind, BrokerRuntime, BrokerSettings, Clock, RetainedLimits, WorkerLink};
-use portcullis::daemon::build::{Assembly, ExitReason, StartError, WorkerParts};
+use portcullis::config::Problems;
+use portcullis::daemon::build::{Assembly, ExitReason, Renewed, StartError, WorkerParts};
 use portcullis::daemon::clock;
 use portcullis::daemon::core::Core;
 use portcullis::daemon::echo::Echo;
 use portcullis::daemon::plan::{ListenerPlan, LogFormat, Plan};
+use portcullis::daemon::site::Controls;
 use portcullis::gateway::contract::{ControlRequest, Cursor, Input, Output};
 use portcullis::net::{GroupSpec, open_groups};
 use portcullis::types::{Transmits, Transport, WorkerId};
@@ -101,15 +104,20 @@ impl Assembly for EchoAssembly {
     fn status(&self) -> String {
         format!("{} reloads", self.reloads)
     }
-    fn serving(&mut self) {}
-    fn reload(&mut self) -> Result<ControlRequest, Vec<String>> {
+    fn serving(&mut self, _controls: Controls) -> Result<(), StartError> {
+        Ok(())
+    }
+    fn reload(&mut self) -> Result<Renewed, Problems> {
         self.reloads += 1;
         if self.reloads == 2 {
-            Err(vec!["psk.txt:3: no colon".to_owned()])
+            Err(Problems::unreadable("psk.txt".as_ref(), "line 3: no colon"))
         } else {
-            Ok(ControlRequest::Page {
-                from: Cursor::Peers(0),
-                places: 0,
+            Ok(Renewed {
+                request: ControlRequest::Page {
+                    from: Cursor::Peers(0),
+                    places: 0,
+                },
+                report: Reloaded::default(),
             })
         }
     }

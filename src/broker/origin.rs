@@ -71,10 +71,10 @@ impl Origins {
         let content = if self.by_content { self.content(message) } else { 0 };
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         if latest.origins.len() == REMEMBERED {
-            if let Some((_, content)) = latest.origins.pop_front() {
-                if latest.by_content.get(&content) == Some(&latest.first) {
-                    latest.by_content.remove(&content);
-                }
+            if let Some((_, content)) = latest.origins.pop_front()
+                && latest.by_content.get(&content) == Some(&latest.first)
+            {
+                latest.by_content.remove(&content);
             }
             latest.first += 1;
         }

@@ -1,6 +1,6 @@
 //! Writing files so that a reader, or a crash at any moment, sees the old or the new content and never a mixture.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -25,7 +25,8 @@ impl DirectoryLock {
     }
 }
 
-/// Replaces `path` by `content`, readable by its owner alone; the owner of a file that is there keeps it.
+/// Replaces `path` by `content`, readable by its owner alone; the owner of a file that is there keeps it, a new one belongs to
+/// the owner of its directory where that is possible.
 pub(super) fn write_secret(lock: &DirectoryLock, path: &Path, content: &[u8]) -> Result<(), Failure> {
     write(lock, path, content, 0o600)
 }
@@ -55,10 +56,20 @@ fn write_new(temporary: &Path, target: &Path, content: &[u8], mode: u32) -> std:
         .create_new(true)
         .mode(mode)
         .open(temporary)?;
-    if let Ok(old) = std::fs::metadata(target) {
-        let new = file.metadata()?;
-        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-            std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
+    let new = file.metadata()?;
+    let differs = |like: &Metadata| (new.uid(), new.gid()) != (like.uid(), like.gid());
+    let give_to = |like: &Metadata| std::os::unix::fs::fchown(&file, Some(like.uid()), Some(like.gid()));
+    match std::fs::metadata(target) {
+        Ok(old) if differs(&old) => give_to(&old)?,
+        Ok(_) => {}
+        // What root makes in the directory of a service belongs to the service, which could not read it otherwise. Other
+        // users cannot give files away and keep theirs.
+        Err(_) => {
+            if let Ok(directory) = std::fs::metadata(parent(target))
+                && differs(&directory)
+            {
+                drop(give_to(&directory));
+            }
         }
     }
     file.write_all(content)?;

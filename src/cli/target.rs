@@ -93,7 +93,7 @@ pub(super) fn users_file(args: &UsersFile) -> Result<PathBuf, Failure> {
 
 /// The file of access rules that a configuration names, and what holds where none matches.
 pub(super) fn acl_file(config: Option<&Path>) -> Result<(PathBuf, NoMatch), Failure> {
-    let (Some(file), _) | (None, Some(file)) = (config, installed()) else {
+    let ((Some(file), _) | (None, Some(file))) = (config, installed()) else {
         let message = format!("there is no {DEFAULT_FILE}: name a file with --config or --acl-file");
         return Err(Failure::new(USAGE, message));
     };

@@ -52,7 +52,10 @@ fn check_admin(config: &Config, doc: &mut Document<'_>) {
         && let Some(content) = read(path, key, read_secret, doc)
         && let Err(errors) = tokens::parse(&content)
     {
-        let lines = errors.into_iter().map(|wrong| (wrong.line, wrong.message)).collect();
+        let lines = errors
+            .into_iter()
+            .map(|wrong| (wrong.line, wrong.message))
+            .collect();
         complain_of_lines(path, key, lines, doc);
     }
     if let (Some(cert_file), Some(key_file)) = (&config.admin.cert_file, &config.admin.key_file) {

@@ -4,12 +4,15 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::admin::Exposes;
+use crate::admin::api::handle::Reloaded;
 use crate::auth::AuthHandle;
 use crate::broker::WorkerLink;
+use crate::config::Problems;
 use crate::gateway::contract::ControlRequest;
 use crate::types::WorkerId;
 
 use super::core::Core;
+use super::site::Controls;
 
 /// Makes the parts of the process and renews them on reload. Lives on the main thread.
 pub trait Assembly {
@@ -26,7 +29,10 @@ pub trait Assembly {
     fn exposes(&mut self) -> Vec<Box<dyn Exposes>>;
 
     /// Everything serves; called once.
-    fn serving(&mut self);
+    ///
+    /// # Errors
+    /// What manages the process cannot be had: it ends.
+    fn serving(&mut self, controls: Controls) -> Result<(), StartError>;
 
     /// Whether what the process depends on is there, for `/readyz`; the error says what is missing. Called by another
     /// thread.
@@ -38,14 +44,23 @@ pub trait Assembly {
     /// Reads the files again. What is broken stays as it was. Every worker is asked what is returned.
     ///
     /// # Errors
-    /// One line for each thing that is wrong.
-    fn reload(&mut self) -> Result<ControlRequest, Vec<String>>;
+    /// Everything that is wrong.
+    fn reload(&mut self) -> Result<Renewed, Problems>;
 
     /// How full the store on disk is, 0.0 to 1.0.
     fn store_fullness(&self) -> f64;
 
     /// The workers have ended: write what has to be kept, within `patience`.
     fn finish(&mut self, patience: Duration) -> impl Future<Output = ()>;
+}
+
+/// What a reload brings.
+#[derive(Debug)]
+pub struct Renewed {
+    /// What every worker is asked.
+    pub request: ControlRequest,
+    /// What whoever asked for the reload is told.
+    pub report: Reloaded,
 }
 
 /// The parts of one worker.

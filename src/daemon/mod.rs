@@ -6,6 +6,7 @@
 //! | [`plan`] | what it needs to know of the configuration |
 //! | [`build`] | the seam at which core and broker are put in |
 //! | [`node`] | those parts: core, broker, authentication |
+//! | [`site`] | the process as the management interface sees it |
 //! | [`workers`] | all workers: start, ask, notice, end |
 //! | [`worker`] | one worker: its loop |
 //! | [`core`] | what a worker drives |
@@ -28,6 +29,7 @@ pub mod plan;
 pub mod pulse;
 mod reload;
 pub mod run;
+pub mod site;
 mod state;
 pub mod worker;
 pub mod workers;

@@ -1,25 +1,30 @@
 //! The parts of a node put together: core, broker, authentication.
 
+use std::net::TcpListener;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
 use crate::admin::Exposes;
+use crate::admin::api::handle::Reloaded;
+use crate::admin::api::restart::needs_restart;
+use crate::admin::api::serve::AdminServer;
 use crate::admin::expose::auth::ExposeAuth;
 use crate::admin::expose::broker::ExposeBroker;
 use crate::admin::expose::certificates::{Certificates, ExposeCertificates};
 use crate::admin::expose::coap::ExposeCoap;
 use crate::admin::expose::dtls::ExposeDtls;
 use crate::admin::expose::gateway::ExposeGateway;
+use crate::admin::expose::reload::{ExposeReloads, Reloads};
 use crate::auth::{self, AuthHandle};
 use crate::broker::{
     self, BrokerAddress, BrokerKind, BrokerMetrics, BrokerRuntime, BrokerSettings, MqttSettings, Protocol,
     RetainedLimits, WorkerLink,
 };
 use crate::coap::CoapMetrics;
-use crate::config::{self, BrokerUrl, Config};
+use crate::config::{self, BrokerUrl, Config, Loaded, Problem, Problems, Severity};
 use crate::dtls::{DtlsMetrics, DtlsSecrets, TicketKeys};
 use crate::gateway::contract::ControlRequest;
 use crate::gateway::metrics::GatewayMetrics;
@@ -27,9 +32,10 @@ use crate::gateway::{DtlsParts, Gateway, Parts};
 use crate::policy::overload::fullness;
 use crate::types::{Transport, WorkerId};
 
-use super::build::{Assembly, ExitReason, StartError, WorkerParts};
+use super::build::{Assembly, ExitReason, Renewed, StartError, WorkerParts};
 use super::materials::{self, Materials};
 use super::plan::Plan;
+use super::site::{Controls, NodeSite};
 use super::{clock, run, state};
 
 /// Called once every listener is up.
@@ -44,7 +50,10 @@ pub fn serve(config: Config, on_ready: OnReady) -> ExitCode {
 
 /// One node.
 pub struct Node {
-    config: Config,
+    config: Arc<Config>,
+    /// The same, for those who manage the process.
+    in_force: Arc<Mutex<Arc<Config>>>,
+    admin: Option<AdminServer>,
     materials: Materials,
     tickets: TicketKeys,
     secrets: Arc<DtlsSecrets>,
@@ -57,6 +66,7 @@ pub struct Node {
     /// By listener, then by worker.
     dtls: Vec<Vec<Arc<DtlsMetrics>>>,
     certificates: Arc<Certificates>,
+    reloads: Arc<Reloads>,
     on_ready: Option<OnReady>,
 }
 
@@ -82,6 +92,7 @@ impl Node {
         let (broker, links) = broker::start(broker_settings(&config), workers)
             .map_err(|error| StartError::new(ExitReason::Config, error.to_string()))?;
         let certificates = Arc::new(Certificates::default());
+        let config = Arc::new(config);
         certificates.set(&config, &materials.contexts);
         Ok(Self {
             secrets: DtlsSecrets::new(random()?, clock::now()),
@@ -93,7 +104,10 @@ impl Node {
             coaps: Vec::new(),
             dtls: vec![Vec::new(); config.listeners.len()],
             certificates,
+            reloads: Arc::new(Reloads::new(clock::wall())),
             on_ready: Some(on_ready),
+            in_force: Arc::new(Mutex::new(Arc::clone(&config))),
+            admin: None,
             config,
             materials,
             tickets,
@@ -108,20 +122,68 @@ impl Node {
             .collect()
     }
 
-    /// The configuration as it is on disk now. What cannot change while it runs stays as it was, and is named.
-    fn read_again(&self) -> Result<Config, Vec<String>> {
+    /// Puts what is on disk now in force, all of it or nothing.
+    fn renew(&mut self) -> Result<Renewed, Problems> {
+        let (config, report) = self.read_again()?;
+        let tickets = state::ticket_keys(&config.node.state_dir).unwrap_or_else(|error| {
+            tracing::warn!("the ticket keys stay as they are: {error}");
+            self.tickets.clone()
+        });
+        let materials = materials::load(&config, &tickets).map_err(|lines| self.problems(lines))?;
+        let auth_settings = materials::auth_settings(&config).map_err(|lines| self.problems(lines))?;
+        if let (Some((auth, _)), Some(settings)) = (&self.auth, auth_settings) {
+            auth.reload(&settings)
+                .map_err(|errors| self.problems(errors.iter().map(ToString::to_string).collect()))?;
+        }
+        self.certificates.set(&config, &materials.contexts);
+        self.put_in_force(config);
+        self.tickets = tickets;
+        let settings = Arc::clone(&materials.settings);
+        let contexts = materials.contexts.clone();
+        self.materials = materials;
+        Ok(Renewed {
+            request: ControlRequest::Reconfigure { settings, contexts },
+            report,
+        })
+    }
+
+    /// The configuration as it is on disk now, with what cannot change while the process runs as it was.
+    fn read_again(&self) -> Result<(Config, Reloaded), Problems> {
         let Some(source) = &self.config.source else {
-            return Ok(self.config.clone());
+            return Ok((Config::clone(&self.config), Reloaded::default()));
         };
-        let loaded = config::load(source).map_err(|problems| vec![problems.to_string()])?;
-        for warning in &loaded.warnings.0 {
-            tracing::warn!("{warning}");
-        }
-        let mut new = loaded.config;
-        for key in super::reload::keep_fixed(&self.config, &mut new) {
-            tracing::warn!(%key, "changed in the file, but takes effect at the next start only");
-        }
-        Ok(new)
+        let Loaded {
+            config: mut new,
+            warnings,
+        } = config::load(source)?;
+        let needs_restart = needs_restart(&self.config, &new);
+        super::reload::keep_fixed(&self.config, &mut new);
+        Ok((
+            new,
+            Reloaded {
+                needs_restart,
+                warnings,
+            },
+        ))
+    }
+
+    /// Lines about files, as problems of the configuration that names them.
+    fn problems(&self, lines: Vec<String>) -> Problems {
+        let file = self.config.source.clone().unwrap_or_default();
+        let problem = |message| Problem {
+            file: file.clone(),
+            place: None,
+            key: String::new(),
+            message,
+            severity: Severity::Error,
+            unreadable: false,
+        };
+        Problems(lines.into_iter().map(problem).collect())
+    }
+
+    fn put_in_force(&mut self, config: Config) {
+        self.config = Arc::new(config);
+        *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&self.config);
     }
 }
 
@@ -247,6 +309,7 @@ impl Assembly for Node {
             Box::new(ExposeDtls { listeners: dtls }),
             Box::new(ExposeBroker(Arc::clone(&self.broker_metrics))),
             Box::new(ExposeCertificates(Arc::clone(&self.certificates))),
+            Box::new(ExposeReloads(Arc::clone(&self.reloads))),
         ];
         exposes.push(Box::new(ExposeAuth(
             self.auth.as_ref().map(|(handle, _)| handle.clone()),
@@ -254,10 +317,34 @@ impl Assembly for Node {
         exposes
     }
 
-    fn serving(&mut self) {
+    fn serving(&mut self, controls: Controls) -> Result<(), StartError> {
+        if let (Some(bind), Some(broker)) = (self.config.admin.bind, &self.broker) {
+            let listener = TcpListener::bind(bind).map_err(|error| {
+                let line =
+                    format!("admin.bind: cannot listen on {bind}: {error}; choose another address or port");
+                StartError::new(ExitReason::Unavailable, line)
+            })?;
+            let site = NodeSite {
+                enabled: Mutex::new(vec![true; controls.addresses.len()]),
+                controls,
+                config: Arc::clone(&self.in_force),
+                started: clock::wall(),
+                broker: broker.watch_status(),
+                broker_metrics: Arc::clone(&self.broker_metrics),
+            };
+            let server = AdminServer::start(listener, Arc::new(site)).map_err(|error| {
+                StartError::new(
+                    ExitReason::System,
+                    format!("no thread for the management interface: {error}"),
+                )
+            })?;
+            tracing::info!(addr = %server.address(), "dashboard and HTTP API");
+            self.admin = Some(server);
+        }
         if let Some(on_ready) = self.on_ready.take() {
             on_ready();
         }
+        Ok(())
     }
 
     fn readiness(&self) -> Box<dyn Fn() -> Result<(), String> + Send + Sync> {
@@ -279,26 +366,13 @@ impl Assembly for Node {
         format!("broker: {}", status.unwrap_or_default())
     }
 
-    fn reload(&mut self) -> Result<ControlRequest, Vec<String>> {
-        let config = self.read_again()?;
-        let tickets = state::ticket_keys(&config.node.state_dir).unwrap_or_else(|error| {
-            tracing::warn!("the ticket keys stay as they are: {error}");
-            self.tickets.clone()
-        });
-        let materials = materials::load(&config, &tickets)?;
-        if let Some((auth, _)) = &self.auth
-            && let Some(settings) = materials::auth_settings(&config)?
-        {
-            auth.reload(&settings)
-                .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    fn reload(&mut self) -> Result<Renewed, Problems> {
+        let outcome = self.renew();
+        match &outcome {
+            Ok(_) => self.reloads.success(clock::wall()),
+            Err(_) => self.reloads.failure(),
         }
-        self.certificates.set(&config, &materials.contexts);
-        self.config = config;
-        self.tickets = tickets;
-        let settings = Arc::clone(&materials.settings);
-        let contexts = materials.contexts.clone();
-        self.materials = materials;
-        Ok(ControlRequest::Reconfigure { settings, contexts })
+        outcome
     }
 
     fn store_fullness(&self) -> f64 {
@@ -307,6 +381,8 @@ impl Assembly for Node {
     }
 
     async fn finish(&mut self, patience: Duration) {
+        // First: it asks workers that have ended.
+        self.admin = None;
         if let Some(broker) = self.broker.take()
             && tokio::time::timeout(patience, broker.shutdown()).await.is_err()
         {

@@ -6,28 +6,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use tracing::{error, info, warn};
 
+use crate::admin::api::handle::Reloaded;
 use crate::admin::expose::net::ExposeNet;
 use crate::admin::expose::process::{ExposeProcess, Process};
 use crate::admin::health::Readiness;
 use crate::admin::monitoring::Monitoring;
 use crate::admin::server::{Bounds, Server};
 use crate::admin::{Exposes, Health};
+use crate::config::Problems;
 use crate::gateway::contract::ControlRequest;
 use crate::net::group::bound_addresses;
 use crate::types::WorkerId;
 
-use super::build::{Assembly, ExitReason, StartError};
+use super::build::{Assembly, ExitReason, Renewed, StartError};
 use super::memory::Memory;
 use super::metrics::ExposeWorkers;
 use super::pulse::Pulse;
+use super::site::{Controls, Manage};
 use super::workers::Workers;
 use super::{clock, logging, manager, plan::Plan};
 
 /// How long the broker may take to write what has to be kept.
 const FINISH: Duration = Duration::from_secs(5);
+
+/// Orders of the management interface that wait.
+const MANAGE: usize = 16;
 
 /// How often the workers are told how full memory and spool are.
 const PRESSURE: Duration = Duration::from_secs(1);
@@ -94,6 +101,8 @@ impl Signals {
 struct Serving {
     workers: Workers,
     health: Arc<Health>,
+    manage: mpsc::Receiver<Manage>,
+    controls: Option<Controls>,
     // Ends with this.
     _monitoring: Option<Server>,
 }
@@ -114,33 +123,42 @@ fn start<A: Assembly>(
     let parts = (0..plan.workers.get())
         .map(|worker| assembly.worker(WorkerId(worker)))
         .collect::<Result<Vec<_>, _>>()?;
-    for (listener, addr) in plan.listeners.iter().zip(bound_addresses(&groups)) {
-        let addr = addr.unwrap_or(listener.bind);
+    let bound = bound_addresses(&groups);
+    let bound = plan
+        .listeners
+        .iter()
+        .zip(bound)
+        .map(|(listener, addr)| addr.unwrap_or(listener.bind));
+    let addresses: Vec<SocketAddr> = bound.collect();
+    for (listener, addr) in plan.listeners.iter().zip(&addresses) {
         info!(name = listener.name, transport = listener.transport.label(), %addr, "listening");
     }
     manager::keep(&plan.groups(), &groups);
     let workers = Workers::start(parts, groups).map_err(|error| system("no thread for a worker", &error))?;
     let health = Arc::<Health>::default();
+    let shown = Arc::new(Monitoring {
+        exposes: exposes(plan, assembly, &workers),
+        health: health.clone(),
+        ready: assembly.readiness(),
+        process: Process::default(),
+    });
     let monitoring = monitoring
-        .map(|listener| {
-            let monitoring = Monitoring {
-                exposes: exposes(plan, assembly, &workers),
-                health: health.clone(),
-                ready: assembly.readiness(),
-                process: Process::default(),
-            };
-            Server::start(
-                "monitoring",
-                listener,
-                Arc::new(monitoring).router(),
-                Bounds::default(),
-            )
-        })
+        .map(|listener| Server::start("monitoring", listener, shown.clone().router(), Bounds::default()))
         .transpose()
         .map_err(|error| system("no thread for metrics", &error))?;
+    let (to_manage, manage) = mpsc::channel(MANAGE);
+    let controls = Controls {
+        workers: workers.commands(),
+        manage: to_manage,
+        monitoring: shown,
+        health: health.clone(),
+        addresses,
+    };
     Ok(Serving {
         workers,
         health,
+        manage,
+        controls: Some(controls),
         _monitoring: monitoring,
     })
 }
@@ -191,15 +209,25 @@ async fn serve<A: Assembly>(
     serving.health.set_readiness(Readiness::Ready);
     manager::ready(&status(plan, assembly));
     info!(workers = plan.workers.get(), "serving");
-    assembly.serving();
+    if let Some(controls) = serving.controls.take()
+        && let Err(error) = assembly.serving(controls)
+    {
+        let stopped = stop(plan, assembly, serving, signals, None).await;
+        return stopped.and(Err(error));
+    }
     let failure = loop {
         tokio::select! {
             _ = signals.terminate.recv() => break None,
             _ = signals.interrupt.recv() => break None,
             _ = signals.hang_up.recv() => {
                 manager::reloading();
-                reload(assembly, &serving.workers).await;
+                // What came of it is in the log.
+                let _report = reload(assembly, &serving.workers).await;
                 manager::ready(&status(plan, assembly));
+            }
+            Some(Manage::Reload(reply)) = serving.manage.recv() => {
+                // Whoever asked may have gone.
+                drop(reply.send(reload(assembly, &serving.workers).await));
             }
             ended = serving.workers.ended() => {
                 let why = ended.failure.unwrap_or_else(|| "it ended".to_owned());
@@ -267,19 +295,27 @@ fn check_pulse(pulse: &mut Pulse, health: &Health) {
     health.set_stuck(&stuck);
 }
 
-async fn reload<A: Assembly>(assembly: &mut A, workers: &Workers) {
+async fn reload<A: Assembly>(assembly: &mut A, workers: &Workers) -> Result<Reloaded, Problems> {
     match assembly.reload() {
-        Ok(request) => {
+        Ok(Renewed { request, report }) => {
             let answers = timeout(RECONFIGURE, workers.ask(&request)).await;
             if !answers.is_ok_and(|answers| answers.iter().all(Option::is_some)) {
                 warn!("a worker did not confirm the new settings");
             }
-            info!("reloaded");
-        }
-        Err(lines) => {
-            for line in lines {
-                error!("not reloaded, the old stays in force: {line}");
+            for warning in report.warnings.iter() {
+                warn!("{warning}");
             }
+            for key in &report.needs_restart {
+                warn!(%key, "changed in the file, but takes effect at the next start only");
+            }
+            info!("reloaded");
+            Ok(report)
+        }
+        Err(problems) => {
+            for problem in problems.iter() {
+                error!("not reloaded, the old stays in force: {problem}");
+            }
+            Err(problems)
         }
     }
 }

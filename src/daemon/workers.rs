@@ -120,6 +120,12 @@ impl Workers {
         Ok(workers)
     }
 
+    /// The way to each worker.
+    #[must_use]
+    pub fn commands(&self) -> Vec<mpsc::Sender<Command>> {
+        self.commands.clone()
+    }
+
     /// The counters of each worker's loop.
     #[must_use]
     pub fn metrics(&self) -> &[Arc<WorkerMetrics>] {

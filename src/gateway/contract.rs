@@ -95,6 +95,13 @@ pub enum ControlRequest {
     },
     /// Say goodbye to every DTLS session (close_notify).
     Drain,
+    /// Lets a listener serve or not. One that does not takes nothing in, and what is connected through it ends.
+    SetListener {
+        /// Which.
+        listener: ListenerId,
+        /// Whether it serves.
+        enabled: bool,
+    },
     /// How full memory and spool are: 0.0 empty, 1.0 full.
     Pressure {
         /// Resident memory of the process.

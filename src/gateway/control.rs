@@ -36,6 +36,7 @@ impl Gateway {
                 }
                 ControlAnswer::Done
             }
+            ControlRequest::SetListener { listener, enabled } => self.set_listener(now, listener, enabled),
             ControlRequest::Pressure { memory, spool } => {
                 (self.pressure.memory, self.pressure.spool) = (memory, spool);
                 ControlAnswer::Done
@@ -92,6 +93,29 @@ impl Gateway {
                 }
             }
         }
+    }
+
+    fn set_listener(&mut self, now: Instant, listener: ListenerId, enabled: bool) -> ControlAnswer {
+        let index = usize::from(listener.0);
+        let Some(place) = self.disabled.get_mut(index) else {
+            return ControlAnswer::NotFound;
+        };
+        *place = !enabled;
+        if enabled {
+            return ControlAnswer::Done;
+        }
+        if let Some(dtls) = self.dtls.get_mut(index).and_then(Option::as_mut) {
+            dtls.close_all(now, CloseReason::Kicked, &mut self.transmits);
+        }
+        let (peers, _) = self.peers.page(0, usize::MAX);
+        let there: Vec<PeerId> = peers
+            .filter(|(_, peer)| peer.listener == listener)
+            .map(|(id, _)| id)
+            .collect();
+        for peer in there {
+            self.peer_gone(now, peer);
+        }
+        ControlAnswer::Done
     }
 
     fn page(&self, from: Cursor, places: usize) -> ControlAnswer {

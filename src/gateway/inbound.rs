@@ -37,6 +37,14 @@ impl Gateway {
         {
             return self.dropped(listener, DropReason::AccessDenied);
         }
+        if self
+            .disabled
+            .get(usize::from(listener.0))
+            .copied()
+            .unwrap_or(true)
+        {
+            return self.dropped(listener, DropReason::ListenerStopped);
+        }
         if bytes.is_empty() {
             return self.dropped(listener, DropReason::EmptyDatagram);
         }

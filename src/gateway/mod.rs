@@ -98,6 +98,8 @@ pub struct Gateway {
     dtls: Vec<Option<DtlsListener>>,
     coap: Endpoint,
     peers: Peers,
+    /// By listener: whether an operator stopped it.
+    disabled: Vec<bool>,
     connections: Connections,
     subscriptions: Subscriptions,
     backlog: Backlog,
@@ -169,6 +171,7 @@ impl Gateway {
             dtls,
             coap,
             peers: Peers::new(worker),
+            disabled: vec![false; settings.listeners.len()],
             connections: Connections::default(),
             subscriptions: Subscriptions::new(first_id),
             backlog: Backlog::default(),

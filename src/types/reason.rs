@@ -8,19 +8,27 @@ pub trait Label: Copy + 'static {
     fn index(self) -> usize;
     /// The metric label: lower case, words joined by `_`.
     fn label(self) -> &'static str;
+    /// What the value means; the reference pages are made of it.
+    fn about(self) -> String;
 }
 
 /// Declares a closed list of reasons with their metric labels.
 #[macro_export]
 macro_rules! labels {
-    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$doc:meta])* $variant:ident = $label:literal,)+ }) => {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident {
+        $($(#[doc = $doc:literal])+ $variant:ident = $label:literal,)+
+    }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        $vis enum $name { $($(#[$doc])* $variant,)+ }
+        $vis enum $name { $($(#[doc = $doc])+ $variant,)+ }
         impl $crate::types::reason::Label for $name {
             const ALL: &'static [Self] = &[$(Self::$variant,)+];
             fn index(self) -> usize { self as usize }
             fn label(self) -> &'static str { match self { $(Self::$variant => $label,)+ } }
+            fn about(self) -> String {
+                let lines: &[&str] = match self { $(Self::$variant => &[$($doc),+],)+ };
+                lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+            }
         }
     };
 }
@@ -36,6 +44,8 @@ labels! {
         Truncated = "truncated",
         /// The listener's access rules deny the source.
         AccessDenied = "access_denied",
+        /// An operator stopped the listener.
+        ListenerStopped = "listener_stopped",
         /// Under four bytes, a bad option, a marker without payload: no CoAP message.
         Malformed = "malformed",
         /// The version is not 1 (RFC 7252, 3).

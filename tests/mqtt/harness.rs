@@ -50,8 +50,9 @@ impl Mosquitto {
         prepare(directory.path());
         let port = free_port();
         let extra = extra.replace("DIR", directory.path().to_str().unwrap());
-        let config =
-            format!("user root\nlistener {port} 127.0.0.1\nsys_interval 1\nmax_queued_messages 0\n{extra}\n");
+        let config = format!(
+            "user root\nlistener {port} 127.0.0.1\nsys_interval 1\nmax_queued_messages 100000\n{extra}\n"
+        );
         let mut mosquitto = Self {
             port,
             directory,
@@ -90,6 +91,25 @@ impl Mosquitto {
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// An orderly end, at which mosquitto saves what it holds.
+    pub fn terminate(&mut self) {
+        self.signal("TERM");
+        if let Some(mut child) = self.child.take() {
             child.wait().unwrap();
         }
     }
@@ -134,7 +154,10 @@ pub struct Gateway {
 
 impl Gateway {
     pub fn start(mqtt: MqttSettings, state_dir: Option<&Path>, workers: usize) -> Self {
-        let (runtime, links) = start(settings(mqtt, state_dir), workers).unwrap();
+        Self::of(start(settings(mqtt, state_dir), workers).unwrap())
+    }
+
+    pub fn of((runtime, links): (BrokerRuntime, Vec<WorkerLink>)) -> Self {
         Self {
             runtime,
             workers: links.into_iter().map(Worker::new).collect(),

@@ -5,6 +5,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
+    clippy::print_stdout,
     missing_docs,
     unreachable_pub,
     reason = "tests stop at the first surprise and run on the real clock"
@@ -16,5 +17,6 @@ mod harness;
 mod outage;
 mod proxy;
 mod publish;
+mod script;
 mod subscribe;
 mod transport;

@@ -85,11 +85,10 @@ async fn a_refused_publish_is_told_so_and_stalls_nothing() {
         Err(BrokerError::NotAuthorized)
     );
     // Far more than the broker's receive maximum of 20, at which rumqttc alone would stop for good.
-    for _ in 0..300 {
-        assert_eq!(
-            worker.publish(message("closed/x", "x", 2)).await,
-            Err(BrokerError::NotAuthorized)
-        );
+    for number in 0..300 {
+        let result = worker.publish(message("closed/x", "x", 2)).await;
+        let state = (number, gateway.runtime.status(), mosquitto.log());
+        assert_eq!(result, Err(BrokerError::NotAuthorized), "{state:?}");
     }
     let mut tickets = Vec::new();
     for number in 0..300u32 {

@@ -117,7 +117,8 @@ pub(super) async fn add(
         replace,
     } = wanted;
     let password = Zeroizing::new(password);
-    named_lines::check_name(&name, &users_file::FORM).map_err(|why| ApiError::bad_request(format!("name: {why}")))?;
+    named_lines::check_name(&name, &users_file::FORM)
+        .map_err(|why| ApiError::bad_request(format!("name: {why}")))?;
     let path = file(&api.site.config())?;
     let hash = files::blocking(move || hash_password(password.as_bytes()))
         .await?

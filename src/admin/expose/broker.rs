@@ -105,7 +105,7 @@ fn spool(out: &mut Exposition, now: &BrokerSnapshot) {
     out.gauge("spool_messages", messages, &[], now.spool_messages as f64);
     out.gauge(
         "spool_bytes",
-        "Bytes of those messages.",
+        "Bytes of the messages in the spool.",
         &[],
         now.spool_bytes as f64,
     );
@@ -151,7 +151,7 @@ fn retained(out: &mut Exposition, now: &BrokerSnapshot) {
     );
     out.gauge(
         "retained_bytes",
-        "Bytes of those messages.",
+        "Bytes of the retained messages.",
         &[],
         now.retained_bytes as f64,
     );

@@ -8,6 +8,7 @@ pub mod dtls;
 pub mod gateway;
 pub mod net;
 pub mod process;
+pub mod reload;
 
 use super::exposition::Exposition;
 

@@ -85,7 +85,11 @@ fn expose_listener(out: &mut Exposition, name: &str, transport: Transport, count
         out.counter(
             "datagrams_dropped_total",
             DATAGRAMS_DROPPED,
-            &[("listener", name), ("reason", reason.label())],
+            &[
+                ("listener", name),
+                ("transport", transport.label()),
+                ("reason", reason.label()),
+            ],
             value,
         );
     }

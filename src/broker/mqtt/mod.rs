@@ -16,6 +16,7 @@ mod packet_ids;
 mod pipeline;
 mod spooling;
 mod subscriptions;
+mod suspicion;
 mod v4;
 mod v5;
 mod wire;

@@ -18,6 +18,7 @@ use crate::types::message::{Message, Qos};
 
 use super::packet_ids::PacketIds;
 use super::spooling::Spooling;
+use super::suspicion::Suspicion;
 use super::wire::{Client, Greeting, Outbound, Refusal};
 
 /// Messages in the window beyond which later ones go to the spool, or are refused without one.
@@ -57,6 +58,8 @@ pub(super) struct Entry {
     pub(super) done: bool,
     /// Its identifier on this connection, once sent at QoS 1 or 2.
     request: Option<u64>,
+    /// It was sent at QoS 2 and is not settled.
+    at_qos2: bool,
 }
 
 /// The window, and the spool behind it.
@@ -75,6 +78,8 @@ pub(super) struct Pipeline {
     by_packet: HashMap<u16, u64>,
     pub(super) ids: PacketIds,
     greeting: Option<Greeting>,
+    /// Messages under way at QoS 2.
+    at_qos2: usize,
     max_qos: Qos,
     /// The broker's quota is exceeded: nothing is sent until then.
     paused: Option<Instant>,
@@ -83,20 +88,6 @@ pub(super) struct Pipeline {
     /// How the last connections ended while a message was on its way.
     suspicion: Suspicion,
 }
-
-/// A message that makes the broker hang up would do so for ever. After three connections that ended right after something
-/// was sent and before anything was acknowledged, messages go out one at a time; one that ends three more is given up.
-#[derive(Debug, Default)]
-struct Suspicion {
-    fruitless: u32,
-    alone: Option<(Arc<str>, usize)>,
-    strikes: u32,
-    last_send: Option<Instant>,
-}
-
-const FRUITLESS: u32 = 3;
-const STRIKES: u32 = 3;
-const RIGHT_AFTER: Duration = Duration::from_secs(2);
 
 impl Pipeline {
     pub(super) fn new(
@@ -118,6 +109,7 @@ impl Pipeline {
             by_packet: HashMap::new(),
             ids: PacketIds::new(1),
             greeting: None,
+            at_qos2: 0,
             max_qos,
             paused: None,
             quota_refusals: 0,
@@ -193,6 +185,7 @@ impl Pipeline {
             since: now,
             done: false,
             request: None,
+            at_qos2: false,
         });
     }
 
@@ -222,7 +215,7 @@ impl Pipeline {
             return;
         }
         self.paused = None;
-        let alone = self.suspicion.fruitless >= FRUITLESS;
+        let alone = self.suspicion.one_at_a_time();
         while let Some(entry) = self.window.get(self.sent) {
             let message = &entry.message;
             let size = message.topic.as_str().len()
@@ -237,11 +230,15 @@ impl Pipeline {
                 self.settle(token, now, Settled::Dropped(DroppedReason::Expired));
             } else if size > greeting.max_packet {
                 self.settle(token, now, Settled::Refused(BrokerError::TooLarge));
-            } else if self.is_condemned(message) {
+            } else if self.suspicion.condemns(message) {
                 self.condemn(token, now, qos);
             } else {
                 let waiting = alone && self.window.iter().take(self.sent).any(|before| !before.done);
-                let free = qos == Qos::AtMostOnce || self.ids.free();
+                let free = match qos {
+                    Qos::AtMostOnce => true,
+                    Qos::AtLeastOnce => self.ids.free(),
+                    Qos::ExactlyOnce => self.ids.free() && self.at_qos2 < usize::from(greeting.at_qos2),
+                };
                 if waiting || !free || !self.hand_over(now, client, qos) {
                     return;
                 }
@@ -268,10 +265,12 @@ impl Pipeline {
         }
         if qos != Qos::AtMostOnce {
             entry.request = Some(self.ids.take());
+            entry.at_qos2 = qos == Qos::ExactlyOnce;
+            self.at_qos2 += usize::from(entry.at_qos2);
         }
         self.unnamed.push_back(entry.token);
         self.sent += 1;
-        self.suspicion.last_send = Some(now);
+        self.suspicion.sent(now);
         self.metrics.sent.inc();
         true
     }
@@ -296,8 +295,7 @@ impl Pipeline {
         let Some(entry) = self.entry(token) else { return };
         let (spooled, internal) = (entry.number.is_some(), entry.internal);
         if !internal {
-            self.suspicion.strikes = 0;
-            self.suspicion.fruitless = 0;
+            self.suspicion.acknowledged();
         }
         match result {
             Ok(()) => {
@@ -322,9 +320,11 @@ impl Pipeline {
         let Some(entry) = self.window.get_mut(at) else {
             return;
         };
+        let at_qos2 = std::mem::take(&mut entry.at_qos2);
         if let Some(request) = entry.request.take() {
             self.ids.done(request);
         }
+        self.at_qos2 -= usize::from(at_qos2);
         // What was sent behind it stays sent: the broker took it, or will say that it did not.
         let Some(mut entry) = self.window.remove(at) else {
             return;
@@ -355,9 +355,11 @@ impl Pipeline {
         entry.done = true;
         let (answer, internal, number, writing) =
             (entry.answer.take(), entry.internal, entry.number, entry.writing);
+        let at_qos2 = std::mem::take(&mut entry.at_qos2);
         if let Some(request) = entry.request.take() {
             self.ids.done(request);
         }
+        self.at_qos2 -= usize::from(at_qos2);
         let answered_before = answer.is_none();
         match (&settled, answer) {
             (Settled::Refused(error), Some(answer)) => self.refuse(answer, *error),
@@ -418,49 +420,21 @@ impl Pipeline {
     /// The connection is lost. What waits is spooled, or refused without a spool; nothing is in flight any more.
     pub(super) fn disconnected(&mut self, now: Instant, by_broker: bool) {
         if self.greeting.take().is_some() {
-            self.suspect(now, by_broker);
+            let under_way = self
+                .window
+                .iter()
+                .take(self.sent)
+                .find(|entry| !entry.done && !entry.internal);
+            self.suspicion
+                .lost(now, by_broker, under_way.map(|entry| &*entry.message));
         }
         self.unnamed.clear();
         self.by_packet.clear();
         self.sent = 0;
+        self.at_qos2 = 0;
         self.window_bytes = 0;
         self.paused = None;
         self.keep_window();
-    }
-
-    fn suspect(&mut self, now: Instant, by_broker: bool) {
-        let just_sent = self
-            .suspicion
-            .last_send
-            .take()
-            .is_some_and(|at| now.saturating_duration_since(at) < RIGHT_AFTER);
-        let oldest = self
-            .window
-            .iter()
-            .take(self.sent)
-            .find(|entry| !entry.done && !entry.internal);
-        let Some(entry) = oldest.filter(|_| by_broker && just_sent) else {
-            return;
-        };
-        let content = (
-            Arc::from(entry.message.topic.as_str()),
-            entry.message.payload.len(),
-        );
-        if self.suspicion.fruitless < FRUITLESS {
-            self.suspicion.fruitless += 1;
-        } else if self.suspicion.alone.as_ref() == Some(&content) {
-            self.suspicion.strikes += 1;
-        } else {
-            self.suspicion.strikes = 1;
-            self.suspicion.alone = Some(content);
-        }
-    }
-
-    fn is_condemned(&self, message: &Message) -> bool {
-        self.suspicion.strikes >= STRIKES
-            && self.suspicion.alone.as_ref().is_some_and(|(topic, length)| {
-                **topic == *message.topic.as_str() && *length == message.payload.len()
-            })
     }
 
     /// Gives up a message at which the broker hangs up each time; first of all its QoS, if that may be the cause.

@@ -228,13 +228,20 @@ impl Pipeline {
 
     /// Follows up on what the spool did.
     pub(super) fn on_report(&mut self, now: Instant, report: Report) {
+        let failure = &report.state.failure;
+        if let Some(reason) = failure.as_ref().filter(|_| self.spooling.state.failure.is_none()) {
+            tracing::error!(%reason, "the spool failed and takes nothing more until a restart");
+            self.metrics.spool_failed.set(1);
+        }
+        self.spooling.state = report.state;
+        self.show_spool();
         for result in report.appended {
             self.on_appended(now, result);
         }
         self.spooling.rewinding = self.spooling.rewinding.saturating_sub(report.rewinds);
         if let Some(loaded) = report.loaded.filter(|_| self.spooling.rewinding == 0) {
             self.spooling.loading = false;
-            if loaded.is_empty() && report.state.unread > 0 {
+            if loaded.is_empty() && self.spooling.state.unread > 0 {
                 self.spooling.read_again = now.checked_add(EXPIRE_EVERY);
             }
             for loaded in loaded {
@@ -256,13 +263,6 @@ impl Pipeline {
             );
             self.metrics.dropped.add(DroppedReason::Corrupt, report.lost);
         }
-        let failure = &report.state.failure;
-        if let Some(reason) = failure.as_ref().filter(|_| self.spooling.state.failure.is_none()) {
-            tracing::error!(%reason, "the spool failed and takes nothing more until a restart");
-            self.metrics.spool_failed.set(1);
-        }
-        self.spooling.state = report.state;
-        self.show_spool();
     }
 
     /// Brings the spool's gauges up to date.

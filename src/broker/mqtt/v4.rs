@@ -14,8 +14,8 @@ use crate::broker::metrics::ConnectResult;
 use crate::types::message::Qos;
 
 use super::wire::{
-    CLIENT_QUEUE, Client, Ending, Greeting, Happening, Inbound, Link, MAX_IN_FLIGHT, Outbound, Refusal,
-    Subscription,
+    CLIENT_QUEUE, Client, Ending, Greeting, Happening, Inbound, Link, MAX_AT_QOS2, MAX_IN_FLIGHT, Outbound,
+    Refusal, Subscription,
 };
 
 /// Starts a connection. `patience` is the longest time in which nothing at all may happen on it.
@@ -97,6 +97,7 @@ fn received(packet: Packet) -> Option<Happening> {
         Packet::ConnAck(connack) => Happening::Connected(Greeting {
             session_present: connack.session_present,
             in_flight: MAX_IN_FLIGHT,
+            at_qos2: MAX_AT_QOS2,
             max_qos: Qos::ExactlyOnce,
             retain: true,
             names_subscriptions: false,

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnectReturnCode, Filter, Packet, PubAckReason, PubComp, PubCompReason, PubRecReason, PubRel,
+    ConnAck, ConnectReturnCode, Filter, Packet, PubAckReason, PubCompReason, PubRecReason, Publish,
     PublishProperties, RetainForwardRule, SubscribeProperties, SubscribeReasonCode,
 };
-use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Request, StateError};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, MqttState, StateError};
 use tokio::sync::mpsc;
 
 use crate::bridge::contract::BrokerError;
@@ -81,17 +82,16 @@ pub(super) fn subscribe(client: &AsyncClient, subscription: &Subscription<'_>) -
 }
 
 async fn pump(mut events: EventLoop, patience: Duration, out: mpsc::Sender<Vec<Happening>>) {
-    let mut connected = false;
+    let mut flight = Flight::default();
     loop {
         let polled = tokio::time::timeout(patience, events.poll()).await;
         let mut batch = Vec::new();
         let ending = match polled {
             Ok(Ok(first)) => {
-                connected = true;
-                take(first, &mut events, &mut batch);
+                flight.take(first, &mut batch);
                 None
             }
-            Ok(Err(error)) => Some(ending(&error, connected)),
+            Ok(Err(error)) => Some(ending(&error, flight.connack.is_some())),
             Err(_) => Some(Ending {
                 result: ConnectResult::Unreachable,
                 text: "nothing was sent or received for too long".into(),
@@ -101,9 +101,10 @@ async fn pump(mut events: EventLoop, patience: Duration, out: mpsc::Sender<Vec<H
         while let Some(next) = events.state.events.pop_front() {
             // What was to be sent when the connection broke was not sent.
             if ending.is_none() || matches!(next, Event::Incoming(_)) {
-                take(next, &mut events, &mut batch);
+                flight.take(next, &mut batch);
             }
         }
+        flight.free_leaked(&mut events);
         let over = ending.is_some();
         batch.extend(ending.map(Happening::Ended));
         if !batch.is_empty() && out.send(batch).await.is_err() || over {
@@ -112,90 +113,122 @@ async fn pump(mut events: EventLoop, patience: Duration, out: mpsc::Sender<Vec<H
     }
 }
 
-fn take(event: Event, events: &mut EventLoop, batch: &mut Vec<Happening>) {
-    match event {
-        Event::Outgoing(outgoing) => batch.extend(super::sent(&outgoing)),
-        Event::Incoming(packet) => batch.extend(received(packet, events)),
+/// What is under way at QoS 1 and 2.
+///
+/// rumqttc leaves the slot of a QoS 2 publish taken when the broker ends it with an error (a PUBREC of 0x80 and above,
+/// an unknown packet identifier); with all slots taken nothing is sent any more. So these are counted here, and once
+/// nothing else is under way its state is replaced by a fresh one. That moment comes: with slots taken ever less is sent,
+/// at last nothing, and then all that was sent is soon acknowledged.
+#[derive(Default)]
+struct Flight {
+    connack: Option<ConnAck>,
+    sent: u64,
+    leaked: u64,
+}
+
+impl Flight {
+    fn take(&mut self, event: Event, batch: &mut Vec<Happening>) {
+        match event {
+            Event::Outgoing(outgoing) => {
+                self.sent += u64::from(matches!(outgoing, Outgoing::Publish(1..)));
+                batch.extend(super::sent(&outgoing));
+            }
+            Event::Incoming(packet) => batch.extend(self.received(packet)),
+        }
+    }
+
+    fn ended(&mut self, leaked: bool) {
+        self.sent = self.sent.saturating_sub(1);
+        self.leaked += u64::from(leaked);
+    }
+
+    fn received(&mut self, packet: Packet) -> Option<Happening> {
+        Some(match packet {
+            Packet::ConnAck(connack) => {
+                let greeting = greeting(&connack);
+                self.connack = Some(connack);
+                Happening::Connected(greeting)
+            }
+            Packet::PubAck(ack) => {
+                self.ended(false);
+                Happening::Acknowledged(ack.pkid, puback(ack.reason))
+            }
+            Packet::PubRec(rec) => {
+                let result = pubrec(rec.reason);
+                if result.is_ok() {
+                    return None;
+                }
+                self.ended(true);
+                Happening::Acknowledged(rec.pkid, result)
+            }
+            Packet::PubComp(comp) => {
+                self.ended(comp.reason != PubCompReason::Success);
+                Happening::Acknowledged(comp.pkid, Ok(()))
+            }
+            Packet::SubAck(ack) => {
+                let refused = ack.return_codes.iter().find_map(|code| suback(*code).err());
+                Happening::Subscribed(ack.pkid, refused.map_or(Ok(()), Err))
+            }
+            Packet::UnsubAck(ack) => Happening::Unsubscribed(ack.pkid),
+            Packet::Publish(publish) => Happening::Message(inbound(publish)),
+            _ => return None,
+        })
+    }
+
+    fn free_leaked(&mut self, events: &mut EventLoop) {
+        let Some(connack) = &self.connack else { return };
+        let slots = u64::from(greeting(connack).in_flight);
+        if self.sent > 0 || self.leaked == 0 || self.leaked < slots / 2 {
+            return;
+        }
+        let mut fresh = MqttState::new(MAX_IN_FLIGHT, false);
+        if fresh
+            .handle_incoming_packet(Packet::ConnAck(connack.clone()))
+            .is_err()
+        {
+            return;
+        }
+        fresh.events.clear();
+        fresh.await_pingresp = events.state.await_pingresp;
+        events.state = fresh;
+        self.leaked = 0;
     }
 }
 
-fn received(packet: Packet, events: &mut EventLoop) -> Option<Happening> {
-    Some(match packet {
-        Packet::ConnAck(connack) => Happening::Connected(greeting(&connack)),
-        Packet::PubAck(ack) => Happening::Acknowledged(ack.pkid, puback(ack.reason)),
-        Packet::PubRec(rec) => {
-            let result = pubrec(rec.reason);
-            if result.is_ok() {
-                return None;
-            }
-            release(events, rec.pkid);
-            Happening::Acknowledged(rec.pkid, result)
-        }
-        Packet::PubComp(comp) => {
-            if comp.reason != PubCompReason::Success {
-                release(events, comp.pkid);
-            }
-            Happening::Acknowledged(comp.pkid, Ok(()))
-        }
-        Packet::SubAck(ack) => {
-            let refused = ack.return_codes.iter().find_map(|code| suback(*code).err());
-            Happening::Subscribed(ack.pkid, refused.map_or(Ok(()), Err))
-        }
-        Packet::UnsubAck(ack) => Happening::Unsubscribed(ack.pkid),
-        Packet::Publish(publish) => {
-            let properties = publish.properties.unwrap_or_default();
-            let origin = properties
-                .user_properties
-                .iter()
-                .find(|(name, _)| name == ORIGIN_PROPERTY)
-                .and_then(|(_, text)| OriginTag::from_text(text));
-            Happening::Message(Inbound {
-                topic: publish.topic,
-                payload: publish.payload,
-                qos: match publish.qos {
-                    QoS::AtMostOnce => Qos::AtMostOnce,
-                    QoS::AtLeastOnce => Qos::AtLeastOnce,
-                    QoS::ExactlyOnce => Qos::ExactlyOnce,
-                },
-                retained: publish.retain,
-                content_type: properties.content_type.map(Into::into),
-                expiry: properties.message_expiry_interval,
-                subscriptions: properties.subscription_identifiers,
-                origin,
-            })
-        }
-        _ => return None,
-    })
-}
-
-/// rumqttc leaves the slot of a QoS 2 publish taken when the broker ends it with an error (a PUBREC of 0x80 and above,
-/// an unknown packet identifier): enough of them and nothing is sent any more. Playing the rest of the exchange to its
-/// state, and to nobody else, frees the slot.
-fn release(events: &mut EventLoop, pkid: u16) {
-    let kept = std::mem::take(&mut events.state.events);
-    let released = events
-        .state
-        .handle_outgoing_packet(Request::PubRel(PubRel::new(pkid, None)))
-        .and_then(|_| {
-            events
-                .state
-                .handle_incoming_packet(Packet::PubComp(PubComp::new(pkid, None)))
-        });
-    events.state.events = kept;
-    if let Err(error) = released {
-        tracing::debug!(%error, pkid, "a refused publish was not in flight");
+fn inbound(publish: Publish) -> Inbound {
+    let properties = publish.properties.unwrap_or_default();
+    let origin = properties
+        .user_properties
+        .iter()
+        .find(|(name, _)| name == ORIGIN_PROPERTY)
+        .and_then(|(_, text)| OriginTag::from_text(text));
+    Inbound {
+        topic: publish.topic,
+        payload: publish.payload,
+        qos: match publish.qos {
+            QoS::AtMostOnce => Qos::AtMostOnce,
+            QoS::AtLeastOnce => Qos::AtLeastOnce,
+            QoS::ExactlyOnce => Qos::ExactlyOnce,
+        },
+        retained: publish.retain,
+        content_type: properties.content_type.map(Into::into),
+        expiry: properties.message_expiry_interval,
+        subscriptions: properties.subscription_identifiers,
+        origin,
     }
 }
 
 fn greeting(connack: &ConnAck) -> Greeting {
     let properties = connack.properties.as_ref();
     let available = |value: Option<u8>| value != Some(0);
+    let in_flight = properties
+        .and_then(|p| p.receive_max)
+        .unwrap_or(u16::MAX)
+        .clamp(1, MAX_IN_FLIGHT);
     Greeting {
         session_present: connack.session_present,
-        in_flight: properties
-            .and_then(|p| p.receive_max)
-            .unwrap_or(u16::MAX)
-            .clamp(1, MAX_IN_FLIGHT),
+        in_flight,
+        at_qos2: in_flight,
         max_qos: properties
             .and_then(|p| p.max_qos)
             .and_then(Qos::from_number)

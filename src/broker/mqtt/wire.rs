@@ -14,6 +14,8 @@ use super::{v4, v5};
 
 /// Most publishes that wait for their acknowledgement.
 pub(super) const MAX_IN_FLIGHT: u16 = 1_000;
+/// Most publishes at QoS 2 to a broker that does not tell how many it takes: mosquitto takes 20 and reorders more.
+pub(super) const MAX_AT_QOS2: u16 = 20;
 /// Requests that the client takes before the event loop has sent them.
 pub(super) const CLIENT_QUEUE: usize = MAX_IN_FLIGHT as usize + 256;
 
@@ -24,6 +26,8 @@ pub(super) struct Greeting {
     pub(super) session_present: bool,
     /// Packet identifiers before they repeat: the publishes it takes without acknowledging one.
     pub(super) in_flight: u16,
+    /// How many of these at QoS 2.
+    pub(super) at_qos2: u16,
     /// The highest QoS it takes.
     pub(super) max_qos: Qos,
     /// Whether it keeps retained messages.

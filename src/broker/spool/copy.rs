@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::disk::Directory;
 use super::log::{Append, Log};
@@ -74,14 +74,14 @@ pub(in crate::broker) fn copy_all(
     Ok(())
 }
 
-fn flush(path: &PathBuf, log: &mut Log<Directory>, batch: &mut Vec<Append>) -> Result<(), CopyError> {
+fn flush(path: &Path, log: &mut Log<Directory>, batch: &mut Vec<Append>) -> Result<(), CopyError> {
     let written = log.append(&std::mem::take(batch));
     if written.iter().all(Result::is_ok) {
         return Ok(());
     }
     let reason = log.failure().unwrap_or("no space is left").to_owned();
     Err(CopyError {
-        path: path.clone(),
+        path: path.to_path_buf(),
         error: io::Error::other(reason),
     })
 }

@@ -8,6 +8,7 @@ use std::io;
 
 use super::disk::Disk;
 use super::frame::{self, Frame, FrameReader, HEADER};
+use super::recovery::{SLOT, head_slot, read_head, scan};
 
 /// Why a record was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,8 +88,6 @@ pub(in crate::broker) struct Log<D> {
     slot: u64,
     written_head: (u64, u64),
 }
-
-const SLOT: usize = 20;
 
 impl<D: Disk> Log<D> {
     /// Opens the log and reads all of it once: finds the tail, cuts off what a crash left behind it, counts damage.
@@ -426,10 +425,7 @@ impl<D: Disk> Log<D> {
         if self.written_head == now {
             return;
         }
-        let mut slot = Vec::with_capacity(SLOT);
-        slot.extend_from_slice(&self.head.to_le_bytes());
-        slot.extend_from_slice(&self.next.to_le_bytes());
-        slot.extend_from_slice(&crc32fast::hash(&slot).to_le_bytes());
+        let slot = head_slot(self.head, self.next);
         // Two slots in turn: a torn write leaves the other. Without any the log is sent again from its beginning.
         if self.disk.write_head(self.slot * SLOT as u64, &slot).is_ok() {
             self.written_head = now;
@@ -491,48 +487,4 @@ impl<D: Disk> Log<D> {
     pub(in crate::broker) fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
     }
-}
-
-/// What one segment holds.
-struct Scan {
-    length: u64,
-    /// Where its last whole record ends.
-    end: u64,
-    /// The number after its last whole record.
-    next: u64,
-    /// Bytes of whole records from the head on.
-    live_bytes: u64,
-    damaged: u64,
-}
-
-fn scan(disk: &mut impl Disk, segment: u64, head: u64) -> io::Result<Scan> {
-    let mut reader = FrameReader::default();
-    let mut scan = Scan {
-        length: disk.length(segment)?,
-        end: 0,
-        next: segment,
-        live_bytes: 0,
-        damaged: 0,
-    };
-    loop {
-        let (frame, damaged) = reader.next(disk, segment, scan.end, scan.length)?;
-        scan.damaged += damaged;
-        let Some(frame) = frame else { return Ok(scan) };
-        if frame.number >= head {
-            scan.live_bytes += (HEADER + frame.body.len()) as u64;
-        }
-        scan.end = frame.end;
-        scan.next = frame.number + 1;
-    }
-}
-
-/// Head and next number of the newer whole slot.
-fn read_head(bytes: &[u8]) -> (u64, u64) {
-    let slots = bytes.chunks_exact(SLOT).filter_map(|slot| {
-        let (body, crc) = slot.split_last_chunk::<4>()?;
-        let head = u64::from_le_bytes(*body.first_chunk()?);
-        let next = u64::from_le_bytes(*body.last_chunk()?);
-        (crc32fast::hash(body).to_le_bytes() == *crc && head <= next).then_some((head, next))
-    });
-    slots.max().unwrap_or((0, 0))
 }

@@ -9,6 +9,7 @@ mod copy;
 mod disk;
 mod frame;
 mod log;
+mod recovery;
 mod thread;
 
 #[cfg(test)]

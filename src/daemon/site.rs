@@ -1,0 +1,147 @@
+//! The process as the management interface sees it.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::admin::Health;
+use crate::admin::api::handle::{Answer, ListenerState, Moment, Reloaded, Site, SiteState};
+use crate::admin::monitoring::Monitoring;
+use crate::broker::{BrokerMetrics, Status};
+use crate::config::{Config, Problems};
+use crate::gateway::contract::{ControlAnswer, ControlRequest};
+use crate::types::{ListenerId, WorkerId};
+
+use super::clock;
+use super::worker::Command;
+
+/// What the management interface asks of the main thread.
+#[derive(Debug)]
+pub enum Manage {
+    /// Reload, and say what came of it.
+    Reload(oneshot::Sender<Result<Reloaded, Problems>>),
+}
+
+/// What [`super::run`] hands to those who manage the process.
+pub struct Controls {
+    /// To each worker.
+    pub workers: Vec<mpsc::Sender<Command>>,
+    /// To the main thread.
+    pub manage: mpsc::Sender<Manage>,
+    /// What a scrape shows.
+    pub monitoring: Arc<Monitoring>,
+    /// Whether the process lives and serves.
+    pub health: Arc<Health>,
+    /// Where each listener listens.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// The running node.
+pub(super) struct NodeSite {
+    pub(super) controls: Controls,
+    pub(super) config: Arc<Mutex<Arc<Config>>>,
+    pub(super) started: SystemTime,
+    pub(super) broker: watch::Receiver<Status>,
+    pub(super) broker_metrics: Arc<BrokerMetrics>,
+    /// By listener.
+    pub(super) enabled: Mutex<Vec<bool>>,
+}
+
+impl NodeSite {
+    async fn ask_one(&self, worker: usize, request: ControlRequest) -> Option<ControlAnswer> {
+        let (reply, answer) = oneshot::channel();
+        self.controls
+            .workers
+            .get(worker)?
+            .send(Command::Control { request, reply })
+            .await
+            .ok()?;
+        answer.await.ok()
+    }
+}
+
+impl Site for NodeSite {
+    fn now(&self) -> Moment {
+        Moment {
+            steady: clock::now(),
+            wall: clock::wall(),
+        }
+    }
+
+    fn workers(&self) -> u8 {
+        u8::try_from(self.controls.workers.len()).unwrap_or(u8::MAX)
+    }
+
+    fn ask(&self, worker: WorkerId, request: ControlRequest) -> Answer<'_, Option<ControlAnswer>> {
+        Box::pin(self.ask_one(usize::from(worker.0), request))
+    }
+
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn state(&self) -> SiteState {
+        let ready = self
+            .controls
+            .health
+            .ready()
+            .and_then(|()| (self.controls.monitoring.ready)());
+        SiteState {
+            started: self.started,
+            ready,
+            broker: self.broker.borrow().clone(),
+            numbers: self.broker_metrics.snapshot(),
+        }
+    }
+
+    fn listeners(&self) -> Vec<ListenerState> {
+        let config = self.config();
+        let enabled = self.enabled.lock().unwrap_or_else(PoisonError::into_inner);
+        config
+            .listeners
+            .iter()
+            .zip(&self.controls.addresses)
+            .zip(enabled.iter())
+            .map(|((listener, bind), enabled)| ListenerState {
+                transport: listener.transport(),
+                name: listener.name.clone(),
+                bind: *bind,
+                enabled: *enabled,
+            })
+            .collect()
+    }
+
+    fn set_listener(&self, listener: ListenerId, enabled: bool) -> Answer<'_, Result<(), String>> {
+        Box::pin(async move {
+            for worker in 0..self.controls.workers.len() {
+                let request = ControlRequest::SetListener { listener, enabled };
+                if self.ask_one(worker, request).await.is_none() {
+                    return Err("a worker is gone".to_owned());
+                }
+            }
+            let mut all = self.enabled.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(place) = all.get_mut(usize::from(listener.0)) {
+                *place = enabled;
+            }
+            Ok(())
+        })
+    }
+
+    fn reload(&self) -> Answer<'_, Result<Reloaded, Problems>> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let sent = self.controls.manage.send(Manage::Reload(reply)).await;
+            let gone = || Problems::unreadable("reload".as_ref(), "the process is stopping");
+            if sent.is_err() {
+                return Err(gone());
+            }
+            answer.await.unwrap_or_else(|_| Err(gone()))
+        })
+    }
+
+    fn metrics_text(&self) -> String {
+        self.controls.monitoring.render().unwrap_or_default()
+    }
+}

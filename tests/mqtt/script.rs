@@ -1,0 +1,105 @@
+//! A broker that answers by script, for answers that no broker at hand gives on demand.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+type Decide = Arc<Mutex<Box<dyn Fn(&str) -> u8 + Send>>>;
+
+/// Speaks MQTT 5. The script gives the reason code for each topic published or subscribed.
+pub struct Script {
+    pub port: u16,
+    decide: Decide,
+    cut: watch::Sender<u64>,
+    pub published: Arc<Mutex<Vec<String>>>,
+}
+
+/// At this code the script hangs up instead of answering.
+pub const HANG_UP: u8 = 0xFF;
+
+impl Script {
+    pub async fn start(decide: impl Fn(&str) -> u8 + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let decide: Decide = Arc::new(Mutex::new(Box::new(decide)));
+        let (cut, cuts) = watch::channel(0);
+        let published = Arc::default();
+        let (shared, seen) = (Arc::clone(&decide), Arc::clone(&published));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (shared, seen, mut cuts) = (Arc::clone(&shared), Arc::clone(&seen), cuts.clone());
+                cuts.mark_unchanged();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = serve(stream, shared, seen) => {}
+                        _ = cuts.changed() => {}
+                    }
+                });
+            }
+        });
+        Self {
+            port,
+            decide,
+            cut,
+            published,
+        }
+    }
+
+    pub fn decide(&self, decide: impl Fn(&str) -> u8 + Send + 'static) {
+        *self.decide.lock().unwrap() = Box::new(decide);
+    }
+
+    pub fn cut(&self) {
+        self.cut.send_modify(|count| *count += 1);
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    decide: Decide,
+    published: Arc<Mutex<Vec<String>>>,
+) -> std::io::Result<()> {
+    loop {
+        let first = stream.read_u8().await?;
+        let mut length = 0usize;
+        for shift in (0..28).step_by(7) {
+            let byte = stream.read_u8().await?;
+            length |= usize::from(byte & 0x7F) << shift;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await?;
+        let text = |at: usize| {
+            let length = usize::from(u16::from_be_bytes([body[at], body[at + 1]]));
+            String::from_utf8(body[at + 2..at + 2 + length].to_vec()).unwrap()
+        };
+        let answer = match first >> 4 {
+            1 => vec![0x20, 3, 0, 0, 0],
+            3 => {
+                let topic = text(0);
+                let code = decide.lock().unwrap()(&topic);
+                if code == HANG_UP {
+                    return Ok(());
+                }
+                if code < 0x80 {
+                    published.lock().unwrap().push(topic.clone());
+                }
+                let at = 2 + topic.len();
+                vec![0x40, 4, body[at], body[at + 1], code, 0]
+            }
+            8 => {
+                let filter = text(3 + usize::from(body[2]));
+                let code = decide.lock().unwrap()(&filter);
+                vec![0x90, 4, body[0], body[1], 0, code]
+            }
+            10 => vec![0xB0, 4, body[0], body[1], 0, 0x11],
+            12 => vec![0xD0, 0],
+            _ => continue,
+        };
+        stream.write_all(&answer).await?;
+    }
+}

@@ -1,0 +1,209 @@
+//! The pages that are made of the code: configuration, metrics, reasons. `UPDATE_DOCS=1` writes them.
+
+use std::fmt::Write as _;
+
+use portcullis::types::reason::Label;
+
+use crate::scrape::{busy_gateway, families};
+use crate::{repository, text_of};
+
+const BEGIN: &str = "<!-- made of the code: UPDATE_DOCS=1 cargo test --test ops reference -->\n";
+const END: &str = "<!-- end -->\n";
+
+/// Compares what stands between the two marks of a page with what should, or writes it.
+#[track_caller]
+fn page(path: &str, wanted: &str) {
+    let text = text_of(path);
+    let (head, rest) = text
+        .split_once(BEGIN)
+        .unwrap_or_else(|| panic!("{path} has no {BEGIN}"));
+    let (have, tail) = rest
+        .split_once(END)
+        .unwrap_or_else(|| panic!("{path} has no {END}"));
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(repository(path), format!("{head}{BEGIN}{wanted}{END}{tail}")).unwrap();
+    } else {
+        assert!(
+            have == wanted,
+            "{path} is out of date: UPDATE_DOCS=1 cargo test --test ops reference\n{}",
+            difference(have, wanted)
+        );
+    }
+}
+
+fn difference(have: &str, wanted: &str) -> String {
+    let missing = wanted
+        .lines()
+        .filter(|line| !have.lines().any(|other| other == *line));
+    let stale = have
+        .lines()
+        .filter(|line| !wanted.lines().any(|other| other == *line));
+    let mut text = String::new();
+    missing.for_each(|line| writeln!(text, "+ {line}").unwrap());
+    stale.for_each(|line| writeln!(text, "- {line}").unwrap());
+    text
+}
+
+/// Text as a cell of a table.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}
+
+#[test]
+fn the_configuration_page_is_that_of_the_code() {
+    let mut text = String::new();
+    let mut section = String::new();
+    for key in portcullis::config::reference() {
+        if key.section != section {
+            section.clone_from(&key.section);
+            let heading = section.replace(".*", ".NAME");
+            write!(
+                text,
+                "\n## [{heading}]\n\n| key | value | default | meaning |\n|---|---|---|---|\n"
+            )
+            .unwrap();
+        }
+        writeln!(
+            text,
+            "| `{}` | {} | {} | {} |",
+            key.name,
+            cell(key.kind),
+            match key.default {
+                "unset" => "none".to_owned(),
+                default => format!("`{}`", cell(default)),
+            },
+            cell(&key.about)
+        )
+        .unwrap();
+    }
+    text.push('\n');
+    page("docs/configuration.md", &text);
+}
+
+#[test]
+fn the_metrics_page_is_that_of_a_live_scrape() {
+    let gateway = busy_gateway();
+    let mut text = String::from("\n| metric | type | labels | meaning |\n|---|---|---|---|\n");
+    for (name, family) in families(&gateway.metrics()) {
+        let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        writeln!(
+            text,
+            "| `{name}` | {} | {} | {} |",
+            family.kind,
+            labels.join(", "),
+            cell(&family.help)
+        )
+        .unwrap();
+    }
+    text.push('\n');
+    page("docs/metrics.md", &text);
+}
+
+fn reasons<L: Label>(text: &mut String, title: &str, metric: &str) {
+    write!(
+        text,
+        "\n## {title}\n\n`{metric}`\n\n| value | meaning |\n|---|---|\n"
+    )
+    .unwrap();
+    for label in L::ALL {
+        writeln!(text, "| `{}` | {} |", label.label(), cell(&label.about())).unwrap();
+    }
+}
+
+#[test]
+fn the_reasons_page_is_that_of_the_code() {
+    use portcullis::auth::metrics::{AuthResult, Backend};
+    use portcullis::broker::{ConnectResult, DroppedReason};
+    use portcullis::coap::metrics::{NotificationResult, TransferResult};
+    use portcullis::dtls::contract::CloseReason;
+    use portcullis::dtls::metrics::{Alert, HandshakeResult, RecordDrop};
+    use portcullis::dtls::suite::Suite;
+    use portcullis::gateway::metrics::{ConnectionEvent, PublishResult};
+    use portcullis::net::errno::SendError;
+    use portcullis::policy::authentication::DenyReason;
+    use portcullis::policy::authorization::{Action, Reason};
+    use portcullis::policy::overload::Step;
+    use portcullis::types::reason::{DropReason, Limit};
+
+    let mut text = String::new();
+    let out = &mut text;
+    reasons::<DropReason>(
+        out,
+        "Datagrams that went no further",
+        "portcullis_datagrams_dropped_total{reason}",
+    );
+    reasons::<Limit>(out, "Caps and rates", "portcullis_limits_rejected_total{limit}");
+    reasons::<RecordDrop>(
+        out,
+        "DTLS records that went no further",
+        "portcullis_dtls_records_dropped_total{reason}",
+    );
+    reasons::<HandshakeResult>(out, "DTLS handshakes", "portcullis_dtls_handshakes_total{result}");
+    reasons::<CloseReason>(
+        out,
+        "Ends of DTLS sessions",
+        "portcullis_dtls_sessions_closed_total{reason}",
+    );
+    reasons::<Alert>(out, "DTLS alerts", "portcullis_dtls_alerts_total{description}");
+    reasons::<Suite>(out, "Cipher suites", "portcullis_dtls_negotiated_total{cipher}");
+    reasons::<ConnectionEvent>(out, "Connections", "portcullis_connections_total{result}");
+    reasons::<Backend>(
+        out,
+        "Who decides about logins",
+        "portcullis_authentications_total{backend}",
+    );
+    reasons::<AuthResult>(out, "Logins", "portcullis_authentications_total{result}");
+    reasons::<DenyReason>(out, "Refused logins, in the log", "reason=");
+    reasons::<Action>(
+        out,
+        "Access rules: what was wanted",
+        "portcullis_authorizations_total{action}",
+    );
+    reasons::<Reason>(
+        out,
+        "Access rules: what decided, in `portcullis acl check`",
+        "reason",
+    );
+    reasons::<PublishResult>(out, "Publishes", "portcullis_publishes_total{result}");
+    reasons::<NotificationResult>(out, "Notifications", "portcullis_notifications_total{result}");
+    reasons::<TransferResult>(
+        out,
+        "Block-wise transfers",
+        "portcullis_block_transfers_total{result}",
+    );
+    reasons::<ConnectResult>(
+        out,
+        "Attempts to reach the broker",
+        "portcullis_broker_connects_total{result}",
+    );
+    reasons::<DroppedReason>(
+        out,
+        "Acknowledged messages that were lost",
+        "portcullis_spool_dropped_total{reason}",
+    );
+    reasons::<Step>(
+        out,
+        "Steps against overload",
+        "portcullis_overload_active{action}",
+    );
+    reasons::<SendError>(
+        out,
+        "Datagrams that could not be sent",
+        "portcullis_udp_send_errors_total{error}",
+    );
+    text.push('\n');
+    page("docs/reasons.md", &text);
+
+    // A closed list that a metric shows must be on the page: its values are those of the scrape.
+    let scrape = busy_gateway().metrics();
+    for line in scrape.lines().filter(|line| !line.starts_with('#')) {
+        for label in ["reason", "limit", "result", "error"] {
+            if let Some((_, rest)) = line.split_once(&format!("{label}=\"")) {
+                let (value, _) = rest.split_once('"').unwrap();
+                let known = text.contains(&format!("| `{value}` |"))
+                    || line.starts_with("portcullis_config_reloads_total");
+                assert!(known, "{label}=\"{value}\" is not in docs/reasons.md: {line}");
+            }
+        }
+    }
+}
