@@ -1,3 +1,5 @@
+//! The spool as a whole: order, expiry, restart, damage.
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
