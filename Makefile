@@ -23,7 +23,7 @@ build: packages-build ## Build the release binary
 	$(CARGO) build --release --locked
 
 test: packages-test clients ## Run every test: unit, end to end, hostile, interoperability
-	$(CARGO) test --locked
+	$(CARGO) test --locked --no-fail-fast
 
 check: fmt lint doc ## Formatting, lints and documentation, warnings being errors
 
