@@ -208,7 +208,12 @@ fn the_page_holds_no_inline_code_and_nothing_from_elsewhere() {
     for import in script.split(" from \"./").skip(1) {
         let file = import.split('"').next().unwrap();
         let answer = get(served.address, &format!("/{file}")).expect(200);
-        assert!(answer.header("content-type").unwrap().starts_with("text/javascript"));
+        assert!(
+            answer
+                .header("content-type")
+                .unwrap()
+                .starts_with("text/javascript")
+        );
     }
 }
 
