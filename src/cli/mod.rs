@@ -1,6 +1,6 @@
 //! The commands.
 //!
-//! Each command is a function from its arguments to `Result<(), Failure>`; a [`Failure`] carries a message and the exit code
+//! Each command is a function from its arguments to `Result<(), Failure>`; a `Failure` carries a message and the exit code
 //! of sysexits(3) that fits it. Results go to standard output, everything else to standard error.
 
 use std::process::ExitCode;

@@ -284,6 +284,10 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one change after the other, each with its line"
+)]
 fn each_change_leaves_one_line_and_no_secret() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()

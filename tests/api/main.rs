@@ -14,6 +14,8 @@
     clippy::indexing_slicing,
     clippy::disallowed_methods,
     clippy::unreachable,
+    clippy::let_underscore_must_use,
+    clippy::print_stderr,
     unreachable_pub,
     dead_code,
     reason = "tests fail by panicking, read the clock, and each test binary uses a part of the support"
