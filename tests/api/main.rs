@@ -5,6 +5,7 @@
 //! | `access` | tokens, roles, pages of other sites, the audit line, bounds |
 //! | `clients` | listing, showing, kicking, subscribing, asking devices |
 //! | `changes` | configuration, listeners, users, keys, reload |
+//! | `commands` | the command line and the built gateway |
 //! | `document` | OpenAPI against what is served |
 //! | `tls` | HTTPS |
 #![allow(
@@ -27,6 +28,7 @@ mod support;
 mod access;
 mod changes;
 mod clients;
+mod commands;
 mod document;
 mod http;
 mod site;

@@ -115,7 +115,7 @@ export function clients(selected) {
   }
   return {
     element: split,
-    // Every fifth beat: a list is worth more work than a number.
+    // Every third beat: a list is more work than a number.
     every: 3,
     async update() {
       await Promise.all([update(), side?.update()]);

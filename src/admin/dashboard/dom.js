@@ -22,7 +22,7 @@ export function svg(tag, attributes = {}, ...children) {
 export function toast(text) {
   const element = h("div", { class: "toast" }, text);
   document.getElementById("toasts").append(element);
-  setTimeout(() => element.remove(), 6000);
+  setTimeout(() => element.remove(), 4500);
 }
 
 /** Asks before something that cannot be undone. */

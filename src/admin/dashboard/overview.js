@@ -23,6 +23,8 @@ function derive(before, after, time) {
     resumed: per("portcullis_dtls_resumed_total"),
     dtls: sum(after, "portcullis_sessions", { transport: "dtls" }),
     udp: sum(after, "portcullis_sessions", { transport: "udp" }),
+    sent: per("portcullis_broker_messages_total", { direction: "sent" }),
+    received: per("portcullis_broker_messages_total", { direction: "received" }),
     dropped: per("portcullis_datagrams_dropped_total") + per("portcullis_dtls_records_dropped_total"),
     retransmitted: per("portcullis_coap_retransmissions_total"),
     limited: per("portcullis_limits_rejected_total"),
@@ -48,14 +50,14 @@ function tiles({ status, metrics }) {
   const share = spool.capacity_bytes > 0 ? ` of ${bytes(spool.capacity_bytes)}` : "";
   const pressure = sum(metrics, "portcullis_overload_pressure_ratio");
   return [
-    tile("DTLS sessions", count(sessions.dtls), `${count(sessions.dtls_cid)} with CID, ${count(sessions.dtls_half_open)} half-open`),
+    tile("DTLS sessions", count(sessions.dtls), `${count(sessions.dtls_cid)} CID, ${count(sessions.dtls_half_open)} half-open`),
     tile("UDP peers", count(sessions.udp)),
     tile("Connections", count(status.connections), status.connection_required ? "connection mode" : "connectionless mode"),
-    tile("Observations", count(status.subscriptions), `${count(broker.filters)} filters at the broker`),
+    tile("Observations", count(status.subscriptions), `${count(broker.filters)} filters`),
     tile("Requests", now ? `${rate(now.requests)}/s` : "–", now ? `${rate(now.dropped)} dropped/s` : ""),
     tile("Latency p95", seconds(now?.p95), now?.p50 === undefined ? "no requests" : `median ${seconds(now.p50)}`),
     tile("Broker", broker.connected ? "connected" : "away", broker.fault ?? broker.state, broker.connected ? "good" : "bad"),
-    tile("Spool", spool.failed ? "failed" : count(spool.messages), spool.capacity_bytes > 0 ? bytes(spool.bytes) + share : "off",
+    tile("Spool", spool.failed ? "failed" : spool.capacity_bytes > 0 ? count(spool.messages) : "off", spool.capacity_bytes > 0 ? bytes(spool.bytes) + share : "",
       spool.failed || spool.dropped > 0 ? "bad" : undefined),
     tile("Pressure", `${Math.round(pressure * 100)} %`, "of the nearest cap", pressure >= 0.75 ? "bad" : pressure >= 0.6 ? "warn" : undefined),
   ];
@@ -102,6 +104,7 @@ export function overview() {
     new Chart("Time to the answer", [["p50", "median"], ["p95", "p95"], ["p99", "p99"]], seconds, 0.001),
     new Chart("Sessions", [["dtls", "DTLS"], ["udp", "UDP"]], count, 4),
     new Chart("DTLS handshakes per second", [["handshakes", "done"], ["resumed", "resumed"], ["failed", "failed"]], rate, 1),
+    new Chart("Broker messages per second", [["sent", "to"], ["received", "from"]], rate, 1),
     new Chart("Trouble per second", [["dropped", "dropped"], ["retransmitted", "retransmitted"], ["limited", "refused by a limit"]], rate, 1),
   ];
   const numbers = h("dl", { class: "panel tiles" });
@@ -110,7 +113,6 @@ export function overview() {
   const facts = h("p", { class: "soft" });
   const element = h("div", {},
     h("div", { class: "grid" }, numbers, charts.map((chart) => chart.element), lower), facts);
-  charts.at(-1).element.classList.remove("half");
   return {
     element,
     update() {
