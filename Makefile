@@ -66,7 +66,7 @@ reproducible: packages-ops ## Build the commit twice, in two places, and compare
 
 deny: ## Check licences, bans and sources of all dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
-	$(CARGO) deny --locked check --config .deny.toml bans licenses sources
+	$(CARGO) deny --locked check bans licenses sources
 
 sbom: ## Write the software bill of materials (target/sbom)
 	@command -v cargo-cyclonedx >/dev/null || $(CARGO) install --locked cargo-cyclonedx
