@@ -11,7 +11,7 @@ TEST_PACKAGES := libcoap3-bin gnutls-bin openssl prometheus mosquitto mosquitto-
 	systemd curl jq procps python3-venv python3-dev autoconf automake nodejs npm libwolfssl-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check fmt lint doc packages-build packages-test clients
+.PHONY: help run build test test-browser check fmt lint doc packages-build packages-test clients
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,12 @@ build: packages-build ## Build the release binary
 	$(CARGO) build --release --locked
 
 test: packages-test clients ## Run every test: unit, end to end, hostile, interoperability
-	$(CARGO) test --locked
+	$(CARGO) test --locked --no-fail-fast
+
+test-browser: packages-build ## Try the dashboard in headless Chromium; pictures in target/browser/
+	@tests/support/packages.sh chromium nodejs npm
+	npm ci --no-audit --no-fund --prefix tests/browser
+	$(CARGO) test --locked --test browser -- --ignored
 
 check: fmt lint doc ## Formatting, lints and documentation, warnings being errors
 

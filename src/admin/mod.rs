@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`api`] | the HTTP API |
+//! | `dashboard` | the page at `/` |
 //! | [`exposition`] | samples of all workers merged into Prometheus families |
 //! | [`expose`] | which numbers of which layer become which family |
 //! | [`health`] | whether the process lives and serves |
@@ -10,6 +11,7 @@
 //! | [`server`] | HTTP with time-outs and a cap on connections |
 
 pub mod api;
+mod dashboard;
 pub mod expose;
 pub mod exposition;
 pub mod health;

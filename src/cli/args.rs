@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::remote::args::{ClientsCommand, DoctorArgs, StatusArgs, TopArgs};
+
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!(
         "{}\nOpenSSL: built with {}{}, running with {}",
@@ -45,6 +47,15 @@ pub(super) enum Command {
     /// Certificates
     #[command(subcommand)]
     Certs(CertsCommand),
+    /// Clients of the running gateway
+    #[command(subcommand)]
+    Clients(ClientsCommand),
+    /// Show how the running gateway is
+    Status(StatusArgs),
+    /// Follow the running gateway's rates and latencies
+    Top(TopArgs),
+    /// Check whether this machine and the configuration suit each other
+    Doctor(DoctorArgs),
     /// Print the completion script of a shell
     Completions {
         /// Which shell

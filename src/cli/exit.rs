@@ -14,6 +14,8 @@ pub(super) const DATA_ERROR: u8 = 65;
 pub(super) const NO_INPUT: u8 = 66;
 /// An identity or user is not there.
 pub(super) const NO_USER: u8 = 67;
+/// The gateway, or something it needs, cannot be reached.
+pub(super) const UNAVAILABLE: u8 = 69;
 /// What must not happen did.
 pub(super) const SOFTWARE: u8 = 70;
 /// A file cannot be made.

@@ -1,6 +1,6 @@
 //! The commands.
 //!
-//! Each command is a function from its arguments to `Result<(), Failure>`; a [`Failure`] carries a message and the exit code
+//! Each command is a function from its arguments to `Result<(), Failure>`; a `Failure` carries a message and the exit code
 //! of sysexits(3) that fits it. Results go to standard output, everything else to standard error.
 
 use std::process::ExitCode;
@@ -12,11 +12,13 @@ mod args;
 mod atomic;
 mod certs;
 mod check;
+mod doctor;
 mod exit;
 mod hints;
 mod output;
 mod psk;
 mod quickstart;
+mod remote;
 mod run;
 mod shell;
 mod target;
@@ -66,6 +68,10 @@ fn dispatch(command: Command, serve: Serve) -> Result<ExitCode, Failure> {
         Command::User(command) => user::run(&command)?,
         Command::Acl(command) => acl::run(&command)?,
         Command::Certs(command) => certs::run(&command)?,
+        Command::Clients(command) => remote::clients::run(&command)?,
+        Command::Status(args) => remote::status::run(&args)?,
+        Command::Top(args) => remote::top::run(&args)?,
+        Command::Doctor(args) => doctor::run(&args)?,
         Command::Completions { shell } => shell::completions(shell)?,
         Command::Man { dir } => shell::man(dir.as_deref())?,
     }

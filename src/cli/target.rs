@@ -111,13 +111,13 @@ pub(super) fn acl_file(config: Option<&Path>) -> Result<(PathBuf, NoMatch), Fail
     Ok((path, no_match))
 }
 
-fn installed() -> Option<&'static Path> {
+pub(super) fn installed() -> Option<&'static Path> {
     let file = Path::new(DEFAULT_FILE);
     file.exists().then_some(file)
 }
 
 /// The configuration without the files that it names: this command may be about to make one of them.
-fn read_config(file: &Path) -> Result<Config, Failure> {
+pub(super) fn read_config(file: &Path) -> Result<Config, Failure> {
     let content = read_public(file).map_err(|error| Failure::new(NO_INPUT, error.to_string()))?;
     let text = String::from_utf8_lossy(&content);
     Ok(config::parse(&text, file, &PathBase::of_file(file))?)

@@ -15,10 +15,12 @@ use crate::types::Transport;
 
 use super::{mmsg, options};
 
-/// What is asked of the kernel for each direction, in bytes. It doubles the number for its own use and cuts it at
-/// net.core.rmem_max or wmem_max.
-const RECEIVE_BUFFER: usize = 4 << 20;
-const SEND_BUFFER: usize = 1 << 20;
+/// What is asked of the kernel for receiving, in bytes. It doubles the number for its own use and cuts it at
+/// net.core.rmem_max.
+pub const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// The same for sending, cut at net.core.wmem_max.
+pub const SEND_BUFFER: usize = 1 << 20;
 
 /// The sockets that one listener needs.
 #[derive(Debug, Clone)]

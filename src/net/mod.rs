@@ -22,7 +22,7 @@ pub mod mmsg;
 pub mod options;
 pub mod socket;
 
-pub use group::{BindError, GroupSpec, open_groups};
+pub use group::{BindError, GroupSpec, RECEIVE_BUFFER, SEND_BUFFER, open_groups};
 pub use metrics::{ListenerNet, NetMetrics};
 pub use mmsg::RecvBatch;
 pub use socket::{Outbox, Socket};

@@ -195,11 +195,25 @@ fn the_page_holds_no_inline_code_and_nothing_from_elsewhere() {
             "{script}"
         );
     }
-    for word in page.split(['"', ' ']) {
-        assert!(!word.starts_with("on") || !word.contains('='), "{word}");
-        if let Some(path) = word.strip_prefix('/').filter(|path| path.contains('.')) {
-            get(served.address, &format!("/{path}")).expect(200);
+    // What stands between quotes is the value of an attribute.
+    for (at, value) in page.split('"').enumerate().filter(|(at, _)| at % 2 == 1) {
+        let name = page.split('"').nth(at - 1).unwrap();
+        let name = name.trim_end_matches('=').rsplit([' ', '<']).next().unwrap();
+        assert!(!name.starts_with("on") && name != "style", "{name}={value}");
+        if matches!(name, "href" | "src") && !value.starts_with('#') {
+            get(served.address, value).expect(200);
         }
+    }
+    let script = get(served.address, "/app.js").expect(200).body;
+    for import in script.split(" from \"./").skip(1) {
+        let file = import.split('"').next().unwrap();
+        let answer = get(served.address, &format!("/{file}")).expect(200);
+        assert!(
+            answer
+                .header("content-type")
+                .unwrap()
+                .starts_with("text/javascript")
+        );
     }
 }
 
@@ -270,6 +284,10 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one change after the other, each with its line"
+)]
 fn each_change_leaves_one_line_and_no_secret() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()

@@ -5,6 +5,7 @@
 //! | `access` | tokens, roles, pages of other sites, the audit line, bounds |
 //! | `clients` | listing, showing, kicking, subscribing, asking devices |
 //! | `changes` | configuration, listeners, users, keys, reload |
+//! | `commands` | the command line and the built gateway |
 //! | `document` | OpenAPI against what is served |
 //! | `tls` | HTTPS |
 #![allow(
@@ -14,6 +15,8 @@
     clippy::indexing_slicing,
     clippy::disallowed_methods,
     clippy::unreachable,
+    clippy::let_underscore_must_use,
+    clippy::print_stderr,
     unreachable_pub,
     dead_code,
     reason = "tests fail by panicking, read the clock, and each test binary uses a part of the support"
@@ -25,6 +28,7 @@ mod support;
 mod access;
 mod changes;
 mod clients;
+mod commands;
 mod document;
 mod http;
 mod site;

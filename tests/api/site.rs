@@ -11,6 +11,11 @@ use std::time::{Duration, Instant, SystemTime};
 use portcullis::admin::api::handle::{Answer, ListenerState, Moment, Reloaded, Site, SiteState};
 use portcullis::admin::api::restart::needs_restart;
 use portcullis::admin::api::serve::AdminServer;
+use portcullis::admin::expose::broker::ExposeBroker;
+use portcullis::admin::expose::coap::ExposeCoap;
+use portcullis::admin::expose::gateway::ExposeGateway;
+use portcullis::admin::expose::process::Process;
+use portcullis::admin::monitoring::Monitoring;
 use portcullis::bridge::contract::{BrokerError, BrokerEvent, BrokerRequest};
 use portcullis::broker::{self, BrokerKind, BrokerRuntime, BrokerSettings, RetainedLimits, WorkerLink};
 use portcullis::coap::CoapMetrics;
@@ -48,7 +53,7 @@ pub struct TestSite {
     told: Vec<mpsc::Sender<Told>>,
     binds: Vec<SocketAddr>,
     enabled: Arc<AtomicBool>,
-    metrics: Vec<Arc<GatewayMetrics>>,
+    monitoring: Monitoring,
     broker: BrokerRuntime,
     started: SystemTime,
     pub ready: Mutex<Result<(), String>>,
@@ -126,6 +131,10 @@ impl TestSite {
         let metrics: Vec<_> = (0..WORKERS)
             .map(|_| Arc::new(GatewayMetrics::new(listeners)))
             .collect();
+        let coap_metrics: Vec<_> = (0..WORKERS)
+            .map(|_| Arc::new(CoapMetrics::new(listeners)))
+            .collect();
+        let monitoring = monitoring(&config, metrics.clone(), coap_metrics.clone(), &broker);
         let mut coap = Vec::new();
         let mut threads = Vec::new();
         for ((index, link), hears) in (0..WORKERS).zip(links).zip(hears) {
@@ -136,7 +145,7 @@ impl TestSite {
                 worker: WorkerId(index),
                 settings: settings.clone(),
                 dtls: settings.listeners.iter().map(|_| None).collect(),
-                coap_metrics: Arc::new(CoapMetrics::new(listeners)),
+                coap_metrics: coap_metrics[usize::from(index)].clone(),
                 metrics: metrics[usize::from(index)].clone(),
                 seed: [index; 32],
             };
@@ -157,7 +166,7 @@ impl TestSite {
             config: Mutex::new(Arc::new(config)),
             told,
             enabled,
-            metrics,
+            monitoring,
             broker,
             started: SystemTime::now(),
             ready: Mutex::new(Ok(())),
@@ -240,19 +249,36 @@ impl Site for TestSite {
     }
 
     fn metrics_text(&self) -> String {
-        let sum =
-            |of: &dyn Fn(&GatewayMetrics) -> u64| -> u64 { self.metrics.iter().map(|own| of(own)).sum() };
-        format!(
-            "# TYPE portcullis_sessions gauge\nportcullis_sessions{{listener=\"default\",transport=\"udp\"}} {}\n\
-             portcullis_connections {}\nportcullis_subscriptions {}\n",
-            sum(&|own| own
-                .listeners
-                .iter()
-                .map(|listener| listener.udp_peers.get())
-                .sum()),
-            sum(&|own| own.connections.get()),
-            sum(&|own| own.subscriptions.get()),
-        )
+        self.monitoring.render().unwrap()
+    }
+}
+
+fn monitoring(
+    config: &Config,
+    gateways: Vec<Arc<GatewayMetrics>>,
+    coaps: Vec<Arc<CoapMetrics>>,
+    broker: &BrokerRuntime,
+) -> Monitoring {
+    let listeners: Vec<_> = config
+        .listeners
+        .iter()
+        .map(|listener| (listener.name.clone(), listener.transport()))
+        .collect();
+    Monitoring {
+        exposes: vec![
+            Box::new(ExposeGateway {
+                listeners: listeners.clone(),
+                workers: gateways,
+            }),
+            Box::new(ExposeCoap {
+                listeners,
+                workers: coaps,
+            }),
+            Box::new(ExposeBroker(broker.metrics())),
+        ],
+        health: Arc::default(),
+        ready: Box::new(|| Ok(())),
+        process: Process::default(),
     }
 }
 

@@ -111,6 +111,7 @@ fn reasons<L: Label>(text: &mut String, title: &str, metric: &str) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of every closed enum")]
 fn the_reasons_page_is_that_of_the_code() {
     use portcullis::auth::metrics::{AuthResult, Backend};
     use portcullis::broker::{ConnectResult, DroppedReason};

@@ -177,6 +177,7 @@ fn router(site: Arc<dyn Site>, bound: SocketAddr) -> Router {
     let (router, _) = routes().split_for_parts();
     router
         .with_state(api.clone())
+        .merge(crate::admin::dashboard::router())
         .fallback(async || ApiError::not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             ApiError::new(

@@ -9,22 +9,30 @@ use axum::routing::get;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
+/// Path, type and content of every file.
+const FILES: &[(&str, &str, &str)] = &[
+    ("/", "text/html; charset=utf-8", include_str!("index.html")),
+    ("/style.css", "text/css; charset=utf-8", include_str!("style.css")),
+    ("/icon.svg", "image/svg+xml", include_str!("icon.svg")),
+    ("/api.js", SCRIPT, include_str!("api.js")),
+    ("/app.js", SCRIPT, include_str!("app.js")),
+    ("/charts.js", SCRIPT, include_str!("charts.js")),
+    ("/client.js", SCRIPT, include_str!("client.js")),
+    ("/clients.js", SCRIPT, include_str!("clients.js")),
+    ("/credentials.js", SCRIPT, include_str!("credentials.js")),
+    ("/dom.js", SCRIPT, include_str!("dom.js")),
+    ("/history.js", SCRIPT, include_str!("history.js")),
+    ("/overview.js", SCRIPT, include_str!("overview.js")),
+    ("/settings.js", SCRIPT, include_str!("settings.js")),
+];
+
 /// The routes of the page. They need no token: the page holds nothing of the gateway's.
-pub(super) fn router() -> Router {
-    Router::new()
-        .route("/", get(async || file(HTML, include_str!("index.html"))))
-        .route("/style.css", get(async || file("text/css; charset=utf-8", include_str!("style.css"))))
-        .route("/icon.svg", get(async || file("image/svg+xml", include_str!("icon.svg"))))
-        .route("/app.js", get(async || file(SCRIPT, include_str!("app.js"))))
-        .route("/api.js", get(async || file(SCRIPT, include_str!("api.js"))))
-        .route("/charts.js", get(async || file(SCRIPT, include_str!("charts.js"))))
-        .route("/overview.js", get(async || file(SCRIPT, include_str!("overview.js"))))
-        .route("/clients.js", get(async || file(SCRIPT, include_str!("clients.js"))))
-        .route("/credentials.js", get(async || file(SCRIPT, include_str!("credentials.js"))))
-        .route("/settings.js", get(async || file(SCRIPT, include_str!("settings.js"))))
+pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    FILES.iter().fold(Router::new(), |router, (path, kind, content)| {
+        router.route(path, get(async || file(kind, content)))
+    })
 }
 
 fn file(kind: &'static str, content: &'static str) -> Response {

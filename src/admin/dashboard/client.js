@@ -1,0 +1,136 @@
+// One client: what is known of it, its observations, and a request to the device.
+
+import { call, get, name } from "./api.js";
+import { kick } from "./clients.js";
+import { age, field, h, seconds, showError, toast } from "./dom.js";
+
+function facts(client) {
+  const list = [
+    ["Address", client.address ?? "away"],
+    ["Listener", `${client.transport}:${client.listener}`],
+    ["Mode", client.connection ? "connection" : "connectionless"],
+    ["User name", client.username],
+    ["Identity", client.identity && `${client.identity.name} (${client.identity.proof === "psk" ? "pre-shared key" : "certificate"})`],
+    ["Cipher", client.dtls?.cipher],
+    ["Connection ID", client.dtls && (client.dtls.cid ? "yes (RFC 9146)" : "no")],
+    ["Handshake", client.dtls && `${age(client.dtls.age_seconds)} ago${client.dtls.resumed ? ", resumed" : ""}`],
+    ["First seen", `${age(client.age_seconds)} ago`],
+    ["Heard of", `${age(client.idle_seconds)} ago`],
+  ];
+  return list.filter(([, value]) => value).flatMap(([label, value]) => [h("dt", {}, label), h("dd", {}, value)]);
+}
+
+function subscriptions(id, changed) {
+  const rows = h("tbody");
+  const topic = h("input", { placeholder: "sensors/+/temperature", required: true });
+  const qos = h("select", {}, ["0", "1", "2"].map((value) => h("option", { value }, value)));
+  const token = h("input", { placeholder: "random", class: "mono" });
+  const fields = { topic: field("Topic filter", topic), qos: field("QoS", qos), token: field("CoAP token (hex)", token) };
+  const wrong = h("span", { class: "bad" });
+  const uri = `clients/${name(id)}/subscriptions`;
+  const form = h("form", { class: "form" },
+    h("div", { class: "fields" }, Object.values(fields)),
+    h("div", { class: "row" }, h("button", {}, "Observe for this client"), wrong));
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const wanted = { topic: topic.value, qos: Number(qos.value) };
+    if (token.value) wanted.token = token.value;
+    try {
+      await call("POST", uri, { json: wanted });
+      showError(undefined, fields, wrong);
+      topic.value = token.value = "";
+      changed();
+    } catch (error) {
+      showError(error, fields, wrong);
+    }
+  });
+  async function remove(filter) {
+    try {
+      await call("DELETE", `${uri}/${name(filter)}`);
+    } catch (error) {
+      toast(error.message);
+    }
+    changed();
+  }
+  return {
+    element: h("section", {}, h("div", { class: "head" }, h("h2", {}, "Observations")),
+      h("table", { class: "plain" }, rows), h("details", {}, h("summary", {}, "Add one"), form)),
+    show(observations) {
+      rows.replaceChildren(...observations.map((one) => h("tr", {},
+        h("td", { class: "mono wrap" }, one.topic),
+        h("td", { class: "soft" }, `QoS ${one.qos}`),
+        h("td", { class: "soft num", title: `token ${one.token}` }, `#${one.sequence}`),
+        h("td", { class: "num" }, h("button", { class: "small", onclick: () => remove(one.topic) }, "End")))));
+      if (observations.length === 0) rows.append(h("tr", {}, h("td", { class: "soft" }, "None.")));
+    },
+  };
+}
+
+function requests(id) {
+  const method = h("select", {}, ["get", "put", "post", "delete", "fetch", "patch", "ipatch"].map((word) => h("option", { value: word }, word.toUpperCase())));
+  const path = h("input", { placeholder: "/sensors/temperature", class: "mono" });
+  const query = h("input", { placeholder: "unit=c", class: "mono" });
+  const format = h("input", { placeholder: "application/json" });
+  const timeout = h("input", { value: "10s" });
+  const payload = h("textarea", { rows: 2 });
+  const fields = {
+    method: field("Method", method),
+    path: field("Path", path),
+    query: field("Query", query),
+    content_format: field("Content-Format", format),
+    timeout: field("Give up after", timeout),
+    payload: field("Payload", payload),
+  };
+  const wrong = h("span", { class: "bad" });
+  const send = h("button", { class: "primary" }, "Send");
+  const answer = h("div", { role: "status" });
+  const form = h("form", { class: "form" },
+    h("div", { class: "fields" }, fields.method, fields.path, fields.query, fields.content_format, fields.timeout), fields.payload,
+    h("div", { class: "row" }, send, wrong), answer);
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const wanted = { method: method.value, path: path.value, query: query.value, timeout: timeout.value };
+    const number = /^\d+$/.test(format.value);
+    if (format.value) wanted.content_format = number ? Number(format.value) : format.value;
+    if (payload.value) wanted.payload = payload.value;
+    send.disabled = true;
+    answer.replaceChildren();
+    const started = performance.now();
+    try {
+      const got = await call("POST", `clients/${name(id)}/request`, { json: wanted });
+      showError(undefined, fields, wrong);
+      const kind = got.code.startsWith("2") ? "good" : "warn";
+      const took = seconds((performance.now() - started) / 1000);
+      answer.append(
+        h("p", {}, h("b", { class: kind }, got.code), ` in ${took}`, got.content_format !== undefined && `, Content-Format ${got.content_format}`),
+        (got.payload ?? got.payload_base64) && h("pre", {}, got.payload ?? `Base64: ${got.payload_base64}`));
+    } catch (error) {
+      showError(error, fields, wrong);
+    } finally {
+      send.disabled = false;
+    }
+  });
+  return h("section", {}, h("div", { class: "head" }, h("h2", {}, "Send a request")), form);
+}
+
+export function panel(id, { close, kicked }) {
+  const known = h("dl", { class: "facts" });
+  const gone = h("p", { class: "warn" });
+  const observations = subscriptions(id, () => update());
+  const element = h("aside", { class: "panel side", "aria-label": `Client ${id}` },
+    h("div", { class: "row" }, h("h1", { class: "grow wrap mono" }, id),
+      h("button", { class: "danger", onclick: async () => { if (await kick(id)) kicked(); } }, "Kick"),
+      h("button", { onclick: close }, "Close")),
+    gone, known, observations.element, requests(id));
+  async function update() {
+    try {
+      const client = await get(`clients/${name(id)}`);
+      gone.textContent = "";
+      known.replaceChildren(...facts(client));
+      observations.show(client.observations);
+    } catch (error) {
+      gone.textContent = error.status === 404 ? "This client is not here now." : error.message;
+    }
+  }
+  return { element, update };
+}

@@ -1,0 +1,108 @@
+//! What can be said to the running gateway.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// Where the gateway's management interface is, and how to print what it says.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Remote {
+    /// Address of the management interface, such as http://127.0.0.1:8683; without it, that of the configuration
+    #[arg(long, value_name = "URL")]
+    pub(super) url: Option<String>,
+    /// File with the token; without it, admin.token_file of the configuration
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// File with the certificates that https is trusted by; without it, the system's
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub(super) ca_file: Option<PathBuf>,
+    /// Configuration file of the gateway
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Which clients.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Which {
+    /// Only client ids with this in them
+    #[arg(long, value_name = "TEXT")]
+    pub(super) like: Option<String>,
+    /// Only this user name
+    #[arg(long, value_name = "NAME")]
+    pub(super) username: Option<String>,
+    /// Only this listener
+    #[arg(long, value_name = "NAME")]
+    pub(super) listener: Option<String>,
+    /// Only udp or dtls
+    #[arg(long, value_parser = ["udp", "dtls"])]
+    pub(super) transport: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum ClientsCommand {
+    /// List the clients
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// At most so many
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Show one client with its observations
+    Show {
+        /// Its client id
+        client: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// End a client's connection and DTLS session
+    Kick {
+        /// Its client id
+        client: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Print who comes, goes and moves, until stopped
+    Watch {
+        #[command(flatten)]
+        which: Which,
+        /// Seconds between two looks
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        interval: u64,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct StatusArgs {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct TopArgs {
+    /// Seconds between two looks
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(super) interval: u64,
+    /// Look twice, print once and end
+    #[arg(long)]
+    pub(super) once: bool,
+    #[command(flatten)]
+    pub(super) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct DoctorArgs {
+    /// Configuration file; without it the installed one, else the quick start's
+    #[arg(short, long, value_name = "FILE")]
+    pub(in crate::cli) config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}

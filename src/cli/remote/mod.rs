@@ -1,0 +1,8 @@
+//! The commands that talk to the running gateway over its management interface.
+
+pub(super) mod args;
+pub(super) mod clients;
+pub(super) mod http;
+pub(super) mod status;
+pub(super) mod table;
+pub(super) mod top;

@@ -1,0 +1,93 @@
+//! `status`.
+
+use serde_json::json;
+
+use crate::admin::api::Status;
+use crate::cli::exit::{Failure, UNAVAILABLE};
+use crate::cli::output;
+
+use super::args::StatusArgs;
+use super::http::Api;
+use super::table::{age, printable};
+
+/// Prints how the gateway is; fails when it does not serve.
+pub(in crate::cli) fn run(args: &StatusArgs) -> Result<(), Failure> {
+    let status: Status = Api::find(&args.remote)?.get("status")?;
+    if args.remote.json {
+        output::json(&json!(status))?;
+    } else {
+        output::print(&words(&status))?;
+    }
+    match &status.not_ready {
+        Some(why) if !status.ready => Err(Failure::new(UNAVAILABLE, format!("not serving: {why}"))),
+        _ => Ok(()),
+    }
+}
+
+fn words(status: &Status) -> String {
+    let serving = if status.ready {
+        "serving".to_owned()
+    } else {
+        format!(
+            "not serving: {}",
+            status.not_ready.as_deref().unwrap_or("unknown")
+        )
+    };
+    let sessions = &status.sessions;
+    let broker = &status.broker;
+    let spool = &broker.spool;
+    let spooled = match (spool.failed, spool.capacity_bytes) {
+        (true, _) => "failed: it accepts nothing more".to_owned(),
+        (false, 0) => "off".to_owned(),
+        (false, capacity) => format!(
+            "{} messages, {} of {capacity} bytes, {} lost",
+            spool.messages, spool.bytes, spool.dropped
+        ),
+    };
+    let fault = broker
+        .fault
+        .as_ref()
+        .map(|fault| format!("; {}", printable(fault)))
+        .unwrap_or_default();
+    let mode = if status.connection_required {
+        "connection mode"
+    } else {
+        "connectionless mode"
+    };
+    let facts = [
+        ("node", status.node.clone()),
+        ("state", serving),
+        ("version", format!("{} with {}", status.version, status.openssl)),
+        ("up", age(status.uptime_seconds)),
+        (
+            "workers",
+            format!("{}, {} listeners serve", status.workers, status.listeners),
+        ),
+        (
+            "sessions",
+            format!(
+                "{} DTLS ({} with CID, {} half-open), {} UDP",
+                sessions.dtls, sessions.dtls_cid, sessions.dtls_half_open, sessions.udp
+            ),
+        ),
+        ("connections", format!("{} ({mode})", status.connections)),
+        ("observations", status.subscriptions.to_string()),
+        ("broker", format!("{}{fault}", printable(&broker.state))),
+        (
+            "messages",
+            format!("{} to the broker, {} from it", broker.sent, broker.received),
+        ),
+        ("spool", spooled),
+        (
+            "configuration",
+            status
+                .config_file
+                .clone()
+                .unwrap_or_else(|| "quick start".to_owned()),
+        ),
+    ];
+    facts
+        .iter()
+        .map(|(name, value)| format!("{name:14}{value}\n"))
+        .collect()
+}

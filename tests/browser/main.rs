@@ -1,0 +1,148 @@
+//! The dashboard in headless Chromium, over the built gateway with devices on both transports.
+//!
+//! `make test-browser` runs it: it needs Chromium, Node.js and what `tests/browser/package-lock.json` names. The steps are in
+//! `steps.mjs`; pictures are left in `target/browser/`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    clippy::let_underscore_must_use,
+    unreachable_pub,
+    dead_code,
+    reason = "tests fail by panicking, read the clock, and each test binary uses a part of the support"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use support::coap::{Message, code, option, typ};
+use support::gateway::hex;
+use support::{Client, Config, Gateway, Kind, dtls, ms, ports};
+
+const TOKEN: &str = "browser-0123456789abcdef";
+
+/// Devices over DTLS, by their PSK identity.
+const FLEET: [&str; 6] = [
+    "meter-0017",
+    "meter-0018",
+    "valve-north",
+    "pump-2",
+    "gate-east",
+    "urn:dev:ops:32473-Refrigerator-5002",
+];
+
+fn key_of(identity: &str) -> String {
+    format!("key-of-{identity}")
+}
+
+fn config(admin: u16) -> Config {
+    let keys: String = FLEET
+        .iter()
+        .map(|identity| format!("{identity}:{}\n", hex(key_of(identity).as_bytes())))
+        .collect();
+    Config::new()
+        .set("node", "name = \"edge-7\" # the barn")
+        .set(
+            "admin",
+            &format!("bind = \"127.0.0.1:{admin}\"\ntoken_file = \"tokens\""),
+        )
+        .set("authentication", "backend = \"file\"\nfile = \"users.txt\"")
+        .udp("authentication = false")
+        .dtls("authentication = false\nidentity = \"clientid\"")
+        .file("tokens", format!("admin:{TOKEN}\n"))
+        .file("users.txt", "")
+        .file("psk.txt", keys)
+}
+
+/// Observes, then publishes and answers requests until told to stop.
+fn device(mut client: Client, id: String, stop: Arc<AtomicBool>) -> JoinHandle<()> {
+    thread::spawn(move || {
+        client.observe(&format!("ps/commands/{id}?clientid={id}"));
+        client.observe(&format!("ps/weather/+?clientid={id}"));
+        for n in 0_u32.. {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let topic = if n % 40 == 0 {
+                "weather/barn".to_owned()
+            } else {
+                format!("sensors/{}", id.replace(':', "-"))
+            };
+            let reading = format!("ps/{topic}?q=1&clientid={id}");
+            let request = support::Request::post(&reading).payload(format!("{}.{}", 18 + n % 5, n % 10));
+            // A device that was kicked has nobody to talk to.
+            if client.try_request(&request, ms(1500)).is_none() {
+                return;
+            }
+            while let Some(message) = client.recv(ms(120)) {
+                if message.typ != typ::CON {
+                    continue;
+                }
+                let answer = if message.code >> 5 == 0 {
+                    let mut answer = Message::empty(typ::ACK, message.id);
+                    answer.code = code::CONTENT;
+                    answer.token = message.token.clone();
+                    answer.options.push((option::CONTENT_FORMAT, vec![50]));
+                    answer.payload = b"{\"model\":\"T-1000\",\"battery\":0.87}".to_vec();
+                    answer
+                } else {
+                    Message::empty(typ::ACK, message.id)
+                };
+                client.send(&answer);
+            }
+        }
+    })
+}
+
+#[test]
+#[ignore = "needs Chromium and Node.js: make test-browser"]
+fn the_dashboard_does_what_it_shows() {
+    let admin = ports::reserve();
+    let gateway = Gateway::start(config(admin.number));
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut devices = Vec::new();
+    for identity in FLEET {
+        let options = dtls::Options::psk(identity, key_of(identity).as_bytes());
+        let client = Client::dtls(gateway.dtls_addr(), &options);
+        devices.push(device(client, identity.to_owned(), stop.clone()));
+    }
+    for n in 1..=8 {
+        let client = gateway.client(Kind::Udp);
+        devices.push(device(client, format!("tracker-{n:02}"), stop.clone()));
+    }
+    // A device with the wrong key, for the table of handshakes.
+    let wrong = dtls::Options::psk("meter-0017", b"not the key that it has");
+    assert!(dtls::connect(gateway.dtls_addr(), &wrong).is_err());
+
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pictures = root.join("target/browser");
+    std::fs::create_dir_all(&pictures).unwrap();
+    let status = Command::new("node")
+        .arg(root.join("tests/browser/steps.mjs"))
+        .env("URL", format!("http://127.0.0.1:{}", admin.number))
+        .env("TOKEN", TOKEN)
+        .env("PICTURES", &pictures)
+        .status()
+        .expect("Node.js is needed");
+    stop.store(true, Ordering::Relaxed);
+    for device in devices {
+        device.join().unwrap();
+    }
+    assert!(status.success(), "{status}");
+    let text = std::fs::read_to_string(gateway.path("portcullis.toml")).unwrap();
+    assert!(
+        text.contains("heartbeat = \"45s\"") && text.contains("# the barn"),
+        "{text}"
+    );
+    let keys = std::fs::read_to_string(gateway.path("psk.txt")).unwrap();
+    assert!(keys.contains("lamp-1:"), "the identity that the page added");
+}
