@@ -206,6 +206,45 @@ async fn subscriptions_are_made_again_after_a_lost_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_a_lost_session_observers_learn_what_changed_and_nothing_twice() {
+    for protocol in BOTH {
+        let mosquitto = Mosquitto::start();
+        let proxy = Proxy::start(mosquitto.port).await;
+        let mut peer = Peer::connect(mosquitto.port).await;
+        peer.publish("t/same", "1", true).await;
+        peer.publish("t/changed", "1", true).await;
+        peer.publish("t/exact", "1", true).await;
+        let mut gateway = Gateway::connected(mqtt(proxy.port, protocol), None, 1).await;
+        gateway.workers[0].subscribe(1, "t/+", true).await.unwrap();
+        gateway.workers[0].subscribe(2, "t/exact", false).await.unwrap();
+        peer.publish("t/live", "1", true).await;
+        assert_eq!(gateway.workers[0].message().await.0, [1]);
+        proxy.down();
+        gateway.until_connected(false).await;
+        // Another client takes the session over and ends it.
+        Peer::named(mosquitto.port, "gateway", true).await.stop().await;
+        peer.publish("t/changed", "2", true).await;
+        peer.publish("t/new", "1", true).await;
+        peer.publish("t/exact", "2", true).await;
+        proxy.up();
+        let mut seen = Vec::new();
+        while seen.len() < 4 {
+            let (filters, message) = gateway.workers[0].message().await;
+            seen.extend(filters.into_iter().map(|filter| (filter, described(&message))));
+        }
+        seen.sort();
+        let wanted = [
+            (1, "t/changed=2"),
+            (1, "t/exact=2"),
+            (1, "t/new=1"),
+            (2, "t/exact=2"),
+        ];
+        assert_eq!(seen, wanted.map(|(filter, text)| (filter, text.to_string())));
+        gateway.workers[0].assert_silence().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_published_while_only_the_line_is_cut_is_delivered_afterwards() {
     let mosquitto = Mosquitto::start();
     let proxy = Proxy::start(mosquitto.port).await;
