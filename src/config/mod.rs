@@ -47,6 +47,9 @@ use section::Section as _;
 /// Where the package puts the configuration.
 pub const DEFAULT_FILE: &str = "/etc/portcullis/portcullis.toml";
 
+/// Where dashboard and HTTP API are served when the configuration does not say.
+pub const DEFAULT_ADMIN: &str = "127.0.0.1:8683";
+
 /// A checked configuration. It holds no secret, only paths of files that do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {

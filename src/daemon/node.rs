@@ -1,6 +1,6 @@
 //! The parts of a node put together: core, broker, authentication.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -181,10 +181,42 @@ impl Node {
         Problems(lines.into_iter().map(problem).collect())
     }
 
+    /// Starts the management interface.
+    fn manage(&self, bind: SocketAddr, controls: Controls) -> Result<Option<AdminServer>, StartError> {
+        let Some(broker) = &self.broker else {
+            return Ok(None);
+        };
+        let listener = TcpListener::bind(bind).map_err(|error| {
+            let line =
+                format!("admin.bind: cannot listen on {bind}: {error}; choose another address or port");
+            StartError::new(ExitReason::Unavailable, line)
+        })?;
+        let site = NodeSite {
+            enabled: Mutex::new(vec![true; controls.addresses.len()]),
+            controls,
+            config: Arc::clone(&self.in_force),
+            started: clock::wall(),
+            broker: broker.watch_status(),
+            broker_metrics: Arc::clone(&self.broker_metrics),
+        };
+        let server = AdminServer::start(listener, Arc::new(site)).map_err(|error| {
+            StartError::new(
+                ExitReason::System,
+                format!("no thread for the management interface: {error}"),
+            )
+        })?;
+        tracing::info!(addr = %server.address(), "dashboard and HTTP API");
+        Ok(Some(server))
+    }
+
     fn put_in_force(&mut self, config: Config) {
         self.config = Arc::new(config);
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&self.config);
     }
+}
+
+fn is_default(admin: SocketAddr) -> bool {
+    admin.to_string() == config::DEFAULT_ADMIN
 }
 
 fn auth_runtime() -> Result<Runtime, StartError> {
@@ -318,28 +350,13 @@ impl Assembly for Node {
     }
 
     fn serving(&mut self, controls: Controls) -> Result<(), StartError> {
-        if let (Some(bind), Some(broker)) = (self.config.admin.bind, &self.broker) {
-            let listener = TcpListener::bind(bind).map_err(|error| {
-                let line =
-                    format!("admin.bind: cannot listen on {bind}: {error}; choose another address or port");
-                StartError::new(ExitReason::Unavailable, line)
-            })?;
-            let site = NodeSite {
-                enabled: Mutex::new(vec![true; controls.addresses.len()]),
-                controls,
-                config: Arc::clone(&self.in_force),
-                started: clock::wall(),
-                broker: broker.watch_status(),
-                broker_metrics: Arc::clone(&self.broker_metrics),
-            };
-            let server = AdminServer::start(listener, Arc::new(site)).map_err(|error| {
-                StartError::new(
-                    ExitReason::System,
-                    format!("no thread for the management interface: {error}"),
-                )
-            })?;
-            tracing::info!(addr = %server.address(), "dashboard and HTTP API");
-            self.admin = Some(server);
+        if let Some(bind) = self.config.admin.bind {
+            match self.manage(bind, controls) {
+                Ok(server) => self.admin = server,
+                // Two gateways on one machine that do not care for it have the same default: devices are served all the same.
+                Err(error) if is_default(bind) => tracing::warn!("no dashboard and no HTTP API: {error}"),
+                Err(error) => return Err(error),
+            }
         }
         if let Some(on_ready) = self.on_ready.take() {
             on_ready();
