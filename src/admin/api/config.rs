@@ -269,7 +269,7 @@ mod tests {
         );
         assert_eq!(
             new,
-            "[listeners.udp.b]\nbind = \"[::]:1\"\naccess_rules = [\"deny all\"]\n"
+            "[listeners.udp.b]\naccess_rules = [\"deny all\"]\nbind = \"[::]:1\"\n"
         );
     }
 
