@@ -7,11 +7,13 @@ export RUST_TEST_THREADS ?= 8
 
 # What building needs, and what the tests drive the gateway with (Debian's names).
 BUILD_PACKAGES := build-essential pkg-config libssl-dev
+OPS_PACKAGES := mmdebstrap binutils jq
 TEST_PACKAGES := libcoap3-bin gnutls-bin openssl prometheus mosquitto mosquitto-clients nats-server \
 	systemd curl jq procps python3-venv python3-dev autoconf automake nodejs npm libwolfssl-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-browser check fmt lint doc packages-build packages-test clients
+.PHONY: help run build test test-browser check fmt lint doc packages-build packages-test clients \
+	deb test-deb test-systemd reproducible deny sbom packages-ops
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +25,7 @@ build: packages-build ## Build the release binary
 	$(CARGO) build --release --locked
 
 test: packages-test clients ## Run every test: unit, end to end, hostile, interoperability
-	$(CARGO) test --locked
+	$(CARGO) test --locked --no-fail-fast
 
 test-browser: packages-build ## Try the dashboard in headless Chromium; pictures in target/browser/
 	@tests/support/packages.sh chromium nodejs npm
@@ -49,3 +51,28 @@ packages-build: ## Install what building needs, where apt is there
 
 packages-test: ## Install what the tests need, where apt is there
 	@tests/support/packages.sh $(BUILD_PACKAGES) $(TEST_PACKAGES)
+
+packages-ops: packages-build
+	@tests/support/packages.sh $(OPS_PACKAGES)
+
+deb: packages-build ## Build the Debian package (target/package/debian)
+	@command -v cargo-deb >/dev/null || $(CARGO) install --locked cargo-deb
+	tests/ops/build.sh
+
+test-deb: packages-ops deb ## Install, upgrade and purge the package in a clean Debian tree (as root)
+	tests/ops/deb.sh target/package/debian/*.deb
+
+test-systemd: packages-ops build ## Run the unit under a booted systemd: start, reload, watchdog, restart, stop (as root)
+	tests/ops/systemd.sh target/release/portcullis
+
+reproducible: packages-ops ## Build the commit twice, in two places, and compare the bytes
+	@command -v cargo-deb >/dev/null || $(CARGO) install --locked cargo-deb
+	tests/ops/reproducible.sh
+
+deny: ## Check licences, bans and sources of all dependencies
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --locked check bans licenses sources
+
+sbom: ## Write the software bill of materials (target/sbom)
+	@command -v cargo-cyclonedx >/dev/null || $(CARGO) install --locked cargo-cyclonedx
+	tests/ops/sbom.sh

@@ -96,6 +96,7 @@ impl Embedded {
                 _ = sweep.tick() => self.sweep(),
             }
         }
+        requests.close();
         while let Some(first) = requests.try_recv() {
             self.batch(first, &mut requests);
         }

@@ -103,6 +103,11 @@ impl<T> QueueReceiver<T> {
             .map(|item| item.map(|item| self.taken(item)))
     }
 
+    /// Takes no more; what is there can still be read.
+    pub(super) fn close(&mut self) {
+        self.rx.close();
+    }
+
     /// The next item, if one is there.
     pub(super) fn try_recv(&mut self) -> Option<T> {
         let item = self.rx.try_recv().ok()?;

@@ -217,6 +217,9 @@ async fn serve<A: Assembly>(
     }
     let failure = loop {
         tokio::select! {
+            // In this order: a worker that is stuck makes the last branch take a second each time, and by chance it could
+            // go before a signal or the beat again and again.
+            biased;
             _ = signals.terminate.recv() => break None,
             _ = signals.interrupt.recv() => break None,
             _ = signals.hang_up.recv() => {
@@ -233,6 +236,10 @@ async fn serve<A: Assembly>(
                 let why = ended.failure.unwrap_or_else(|| "it ended".to_owned());
                 break Some(format!("worker {} failed: {why}", ended.worker.0));
             }
+            _ = beat.tick() => {
+                check_pulse(&mut pulse, &serving.health);
+                manager::status(&status(plan, assembly));
+            }
             _ = pressure.tick() => {
                 let request = ControlRequest::Pressure {
                     memory: memory.fullness(),
@@ -240,10 +247,6 @@ async fn serve<A: Assembly>(
                 };
                 // A worker that does not take it is stuck, which the watchdog sees.
                 let _answers = timeout(PRESSURE, serving.workers.ask(&request)).await;
-            }
-            _ = beat.tick() => {
-                check_pulse(&mut pulse, &serving.health);
-                manager::status(&status(plan, assembly));
             }
         }
     };

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::Gateway;
 use super::contract::Output;
 use super::directory::{Directory, Registration};
+use super::events::Told;
 use super::metrics::ConnectionEvent;
 use super::pending::{Creation, Parked, Pending, bad_request, unauthorized, unavailable};
 use super::request::{Found, Stage, Step};
@@ -19,7 +20,7 @@ use crate::bridge::subscriptions::Holder;
 use crate::bridge::uri::Params;
 use crate::coap::contract::{Code, ExchangeId, PeerId, Response};
 use crate::policy::connections::{Connection, ConnectionKey, ConnectionToken, Grant, Owner};
-use crate::types::reason::Limit;
+use crate::types::reason::{Label as _, Limit};
 use crate::types::{ClientId, WorkerId};
 
 /// What a client was let in as.
@@ -189,6 +190,7 @@ impl Gateway {
         };
         self.metrics.connection_events.inc(event);
         self.adopt(now, connection, Some(peer));
+        self.announce_connection(key, None);
         if self.peers.get(peer).is_none() {
             // Its peer went away meanwhile: nobody knows the token.
             return self.end_connection(now, key, ConnectionEvent::Ended);
@@ -267,8 +269,26 @@ impl Gateway {
         }
     }
 
+    fn announce_connection(&mut self, key: ConnectionKey, reason: Option<&'static str>) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let (client, username) = (connection.client.clone(), connection.username.clone());
+        let peer = connection.peer.and_then(|peer| self.peers.get(peer));
+        let news = self.news(
+            &Told {
+                client: &client,
+                username: username.as_deref(),
+                peer,
+            },
+            reason,
+        );
+        self.announce(news);
+    }
+
     /// Ends a connection and its observations, here and at its home worker.
     pub(super) fn end_connection(&mut self, now: Instant, key: ConnectionKey, event: ConnectionEvent) {
+        self.announce_connection(key, Some(event.label()));
         self.detach(key);
         self.end_observations(Holder::Connection(key));
         let Some(connection) = self.connections.remove(key) else {

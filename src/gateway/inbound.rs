@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Gateway;
+use super::events::Told;
 use super::metrics::ConnectionEvent;
 use super::peers::Peer;
 use super::settings::OnClose;
@@ -173,6 +174,7 @@ impl Gateway {
         if self.settings.connection_required {
             self.connect_implicitly(now, peer);
         }
+        self.announce_session(peer, None);
     }
 
     pub(super) fn dtls_timeouts(&mut self, now: Instant) {
@@ -186,8 +188,25 @@ impl Gateway {
         }
     }
 
+    fn announce_session(&mut self, id: PeerId, reason: Option<&'static str>) {
+        let Some(peer) = self.peers.get(id) else { return };
+        let Some(client) = self.client_of_session(peer) else {
+            return;
+        };
+        let news = self.news(
+            &Told {
+                client: &client,
+                username: None,
+                peer: Some(peer),
+            },
+            reason,
+        );
+        self.announce(news);
+    }
+
     /// Ends all that belonged to a peer; its connections stay or end as the listener says.
     pub(super) fn peer_gone(&mut self, now: Instant, id: PeerId) {
+        self.announce_session(id, Some("session_ended"));
         let Some(peer) = self.peers.get_mut(id) else {
             return;
         };

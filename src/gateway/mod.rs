@@ -11,6 +11,7 @@ mod connection;
 pub mod contract;
 mod control;
 pub mod directory;
+mod events;
 mod inbound;
 pub mod metrics;
 mod notify;

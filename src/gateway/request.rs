@@ -110,7 +110,9 @@ impl Gateway {
             Ok(Step::Waiting) => {}
             Ok(Step::Authenticate) => self.authenticate(now, parked),
             Ok(Step::Claim { client, owner, proof }) => {
-                if may_claim && self.settings.workers > 1 {
+                // A connection that the handshake proves is made anew when nobody has it, so it is always asked for.
+                let implicit = matches!(proof, ClaimProof::Identity);
+                if may_claim && (implicit || self.settings.workers > 1) {
                     self.claim(now, client, owner, proof, parked);
                 } else {
                     let response = self.wrong_token(now, parked.peer);

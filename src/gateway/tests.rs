@@ -582,3 +582,32 @@ fn one_stall_of_the_machine_is_no_overload() {
     let request = site.request(RequestType::Post, "ps/x", &[]);
     assert_eq!(code(&site.ask(0, 1, &request)[0]), ResponseType::Changed);
 }
+
+#[test]
+fn who_comes_and_goes_is_published() {
+    let mut site = Site::new(2);
+    let token = site.create(0, 1000, "watcher");
+    let mut observe = site.credentialed(
+        RequestType::Get,
+        "ps/$portcullis/test/clients/+/+",
+        "watcher",
+        &token,
+    );
+    observe.set_observe_value(0);
+    site.ask(0, 1000, &observe);
+    let other = site.create(1, 2000, "a/b");
+    let close = site.credentialed(RequestType::Delete, "mqtt/connection", "a/b", &other);
+    site.ask(1, 2000, &close);
+    let told: Vec<String> = site
+        .sent(0, 1000)
+        .iter()
+        .map(|packet| String::from_utf8(packet.payload.clone()).unwrap())
+        .collect();
+    // Confirmable, one at a time: the second waits for the acknowledgement of the first.
+    assert_eq!(told.len(), 1);
+    assert!(
+        told[0].contains(r#""clientid":"a/b""#) && told[0].contains("127.0.0.1:2000"),
+        "{}",
+        told[0]
+    );
+}

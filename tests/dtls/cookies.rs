@@ -22,11 +22,6 @@ pub fn two_hellos(server: &mut Server, config: &ClientConfig, n: u16) -> (DtlsCl
     (client, first, second)
 }
 
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
-    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
-}
-
 #[test]
 fn twenty_thousand_hellos_without_a_cookie_leave_nothing() {
     let mut server = Server::new(&material(), settings());
@@ -34,15 +29,12 @@ fn twenty_thousand_hellos_without_a_cookie_leave_nothing() {
     client.connect();
     let mut hello = client.take().remove(0);
     server.input(peer(0), &hello);
-    let before = resident();
     for n in 0..20_000u16 {
         hello[27..29].copy_from_slice(&n.to_be_bytes());
         let answers = server.input(peer(n % 200), &hello);
         assert!(answers.len() == 1 && answers[0].1.len() < hello.len());
         assert_eq!(server.listener.half_open(), 0);
     }
-    let grown = resident().saturating_sub(before);
-    assert!(grown < 4 << 20, "{grown} bytes");
     assert_eq!(server.metrics.cookies_sent.get(), 20_001);
     assert_eq!(server.listener.poll_timeout(), None);
     let (mut client, session) = server.establish(&psk_client(GCM), peer(1));

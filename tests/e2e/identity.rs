@@ -29,6 +29,22 @@ fn identity_clientid_makes_the_handshake_the_connection() {
 }
 
 #[test]
+fn a_silent_device_goes_on_in_its_session_after_its_heartbeat_ran_out() {
+    for workers in ["workers = 1", "workers = 2"] {
+        let config = Config::new()
+            .connection_mode()
+            .coap("heartbeat = \"200ms\"")
+            .set("node", workers)
+            .dtls("identity = \"clientid\"");
+        let gateway = Gateway::start(config);
+        let mut client = client_as(&gateway, "dev1");
+        client.publish("ps/t?retain=true", "x");
+        sleep(ms(700));
+        assert_eq!(client.read("ps/t"), b"x");
+    }
+}
+
+#[test]
 fn identity_clientid_is_the_clientid_of_a_create() {
     let gateway = Gateway::start(Config::new().dtls("identity = \"clientid\""));
     let mut client = client_as(&gateway, "dev1");

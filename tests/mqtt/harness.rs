@@ -395,6 +395,7 @@ pub struct Peer {
     client: AsyncClient,
     received: mpsc::UnboundedReceiver<Publish>,
     acks: mpsc::UnboundedReceiver<Packet>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Peer {
@@ -419,7 +420,7 @@ impl Peer {
             assert!(begun.elapsed() < PATIENCE, "cannot connect");
             connected = matches!(events.poll().await, Ok(Event::Incoming(Packet::ConnAck(_))));
         }
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             loop {
                 match events.poll().await {
                     Ok(Event::Incoming(Packet::Publish(publish))) => drop(sender.send(publish)),
@@ -433,7 +434,15 @@ impl Peer {
             client,
             received,
             acks,
+            task,
         }
+    }
+
+    /// Ends the connection, and with it a clean session.
+    pub async fn stop(self) {
+        self.client.disconnect().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        self.task.abort();
     }
 
     async fn ack(&mut self) -> Packet {

@@ -11,6 +11,7 @@
     reason = "tests stop at the first surprise and run on the real clock"
 )]
 
+mod cluster;
 mod crash;
 mod delivery;
 mod harness;

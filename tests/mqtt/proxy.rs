@@ -19,6 +19,11 @@ pub struct Proxy {
 
 impl Proxy {
     pub async fn start(to: u16) -> Self {
+        Self::to_first_alive(vec![to]).await
+    }
+
+    /// Leads each connection to the first of the ports that takes it.
+    pub async fn to_first_alive(ports: Vec<u16>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let mode = Arc::new(AtomicU8::new(PASS));
@@ -29,9 +34,13 @@ impl Proxy {
                 if shared.load(Ordering::SeqCst) == REFUSE {
                     continue;
                 }
-                let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else {
-                    continue;
-                };
+                let mut server = None;
+                for port in &ports {
+                    if server.is_none() {
+                        server = TcpStream::connect(("127.0.0.1", *port)).await.ok();
+                    }
+                }
+                let Some(server) = server else { continue };
                 tokio::spawn(relay(client, server, Arc::clone(&shared), cuts.clone()));
             }
         });

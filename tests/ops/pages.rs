@@ -1,1 +1,220 @@
+//! All pages: links lead somewhere, and commands are run.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{repository, text_of};
+
+/// README and all of `docs/`.
+fn pages() -> Vec<String> {
+    fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = vec![repository("README.md")];
+    walk(&repository("docs"), &mut found);
+    found.sort();
+    let root = repository("");
+    let relative = |path: &PathBuf| path.strip_prefix(&root).unwrap().display().to_string();
+    found.iter().map(relative).collect()
+}
+
+/// A fenced block: what stands after the fence, its lines, and where it begins.
+struct Block {
+    info: String,
+    text: String,
+    line: usize,
+}
+
+fn blocks(text: &str) -> Vec<Block> {
+    let mut found = Vec::new();
+    let mut open: Option<Block> = None;
+    for (number, line) in text.lines().enumerate() {
+        match (line.trim().strip_prefix("```"), open.as_mut()) {
+            (Some(info), None) => {
+                open = Some(Block {
+                    info: info.to_owned(),
+                    text: String::new(),
+                    line: number + 1,
+                });
+            }
+            (Some(_), Some(_)) => found.extend(open.take()),
+            (None, Some(block)) => {
+                block.text.push_str(line);
+                block.text.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(open.is_none(), "a block is not closed");
+    found
+}
+
+fn headings(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| {
+            line.trim_start_matches('#')
+                .trim()
+                .to_lowercase()
+                .chars()
+                .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+                .map(|c| if c == ' ' { '-' } else { c })
+                .collect()
+        })
+        .collect()
+}
+
+#[test]
+fn links_lead_to_files_and_headings_that_exist() {
+    let mut broken = Vec::new();
+    for page in pages() {
+        let text = text_of(&page);
+        let directory = Path::new(&page).parent().unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") || link.contains(char::is_whitespace) {
+                continue;
+            }
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() {
+                PathBuf::from(&page)
+            } else {
+                directory.join(file)
+            };
+            let path = repository(&target.display().to_string());
+            let known = heading.is_empty()
+                || std::fs::read_to_string(&path).is_ok_and(|text| headings(&text).contains(heading));
+            if !path.exists() || !known {
+                broken.push(format!("{page}: {link}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn every_page_is_in_the_index() {
+    let index = text_of("docs/README.md");
+    for page in pages() {
+        let Some(name) = page.strip_prefix("docs/") else {
+            continue;
+        };
+        assert!(
+            name == "README.md" || name.starts_with("decisions/") || index.contains(&format!("({name})")),
+            "{page} is not in docs/README.md"
+        );
+    }
+}
+
+#[test]
+fn every_command_is_run_by_some_test() {
+    for page in pages() {
+        for block in blocks(&text_of(&page)) {
+            let mut words = block.info.split_whitespace();
+            let language = words.next().unwrap_or_default();
+            assert!(!language.is_empty(), "{page}:{}: a block of what?", block.line);
+            if !["sh", "python", "console", "bash"].contains(&language) {
+                continue;
+            }
+            let by = words.next().unwrap_or_default();
+            let known = match language {
+                "sh" => ["test", "deb", "systemd", "make"].contains(&by),
+                "python" => by == "test",
+                _ => false,
+            };
+            assert!(
+                known,
+                "{page}:{}: ```{} is run by no test",
+                block.line, block.info
+            );
+            for target in block.text.lines().filter(|_| by == "make") {
+                let target = target.split('#').next().unwrap().trim();
+                let words: Vec<&str> = target.split_whitespace().collect();
+                match words.as_slice() {
+                    ["make", targets @ ..] => is_a_target(targets),
+                    ["cargo", "test" | "bench", rest @ ..] => is_a_cargo_target(rest),
+                    ["UPDATE_DOCS=1", "cargo", "test", rest @ ..] => is_a_cargo_target(rest),
+                    _ => panic!("{page}:{}: not make or cargo: {target}", block.line),
+                }
+            }
+        }
+    }
+}
+
+fn is_a_target(targets: &[&str]) {
+    let makefile = text_of("Makefile");
+    for target in targets {
+        let known = makefile
+            .lines()
+            .any(|line| line.starts_with(&format!("{target}:")));
+        assert!(known, "make {target}: no such target");
+    }
+}
+
+/// What follows `--test`, `--bench` or `--lib` exists.
+fn is_a_cargo_target(words: &[&str]) {
+    for pair in words.windows(2) {
+        match pair {
+            ["--test", name] => assert!(
+                repository(&format!("tests/{name}.rs")).exists()
+                    || repository(&format!("tests/{name}/main.rs")).exists(),
+                "no test {name}"
+            ),
+            ["--bench", name] => assert!(
+                repository(&format!("benches/{name}.rs")).exists(),
+                "no bench {name}"
+            ),
+            _ => {}
+        }
+    }
+}
+
+/// All `test` blocks of all pages, against a gateway with the packaged configuration, in a network of its own.
+#[test]
+fn commands_of_the_pages_work() {
+    let work = tempfile::tempdir().unwrap();
+    let mut count = 0;
+    for page in pages() {
+        for block in blocks(&text_of(&page)) {
+            let extension = match block.info.as_str() {
+                "sh test" => "sh",
+                "python test" => "py",
+                _ => continue,
+            };
+            let name = format!(
+                "{:02}-{}-{}.{extension}",
+                count,
+                page.replace('/', "_"),
+                block.line
+            );
+            std::fs::write(work.path().join(name), block.text).unwrap();
+            count += 1;
+        }
+    }
+    assert!(count >= 10, "{count}");
+    let output = Command::new("bash")
+        .arg(repository("tests/ops/pages.sh"))
+        .arg(env!("CARGO_BIN_EXE_portcullis"))
+        .arg(work.path())
+        .arg(repository("config/portcullis.toml"))
+        .arg(interop().join("venv/bin/python"))
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains(&format!("{count} blocks worked")), "{said}");
+}
+
+/// Where `make clients` put the Python that has aiocoap.
+fn interop() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository("target"), PathBuf::from);
+    target.join("interop")
+}

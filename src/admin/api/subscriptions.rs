@@ -181,6 +181,7 @@ fn filter(topic: &str) -> Result<TopicFilter, ApiError> {
 
 fn parse_token(digits: &str) -> Result<Token, ApiError> {
     let wrong = || ApiError::bad_request("token is 1 to 8 bytes in hexadecimal digits");
+    // from_str_radix would take a sign.
     let hexadecimal = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     if digits.is_empty() || !hexadecimal || !digits.len().is_multiple_of(2) {
         return Err(wrong());

@@ -92,7 +92,7 @@ fn workers_are_summed_and_silent_labels_are_there() {
         "portcullis_udp_datagrams_received_total{listener=\"default\",transport=\"dtls\"} 10",
         "portcullis_udp_datagrams_received_total{listener=\"default\",transport=\"udp\"} 0",
         "portcullis_udp_send_errors_total{listener=\"default\",transport=\"udp\",error=\"no_buffers\"} 0",
-        "portcullis_datagrams_dropped_total{listener=\"default\",reason=\"send_failed\"} 2",
+        "portcullis_datagrams_dropped_total{listener=\"default\",transport=\"dtls\",reason=\"send_failed\"} 2",
         "portcullis_request_seconds_count 1",
     ] {
         assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");

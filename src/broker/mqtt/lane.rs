@@ -122,6 +122,7 @@ impl Lane {
                 () = tokio::time::sleep(tick) => {}
             }
         }
+        requests.close();
         while let Some(first) = requests.try_recv() {
             self.on_requests(first, &mut requests);
         }
@@ -317,7 +318,7 @@ impl Lane {
         self.pipeline.connected(greeting);
         self.publish_status(now, "online");
         self.subscriptions
-            .connected(greeting.session_present, greeting.names_subscriptions);
+            .connected(now, greeting.session_present, greeting.names_subscriptions);
     }
 
     fn say(&self, connection: String) {
@@ -412,7 +413,13 @@ impl Lane {
 /// What happens on the connection; for ever pending without one. Cancel safe.
 async fn happenings(state: &mut State) -> Option<Vec<Happening>> {
     match state {
-        State::Linked { link, .. } => link.happenings.recv().await,
+        State::Linked { link, .. } => {
+            let mut all = link.happenings.recv().await?;
+            while let Ok(more) = link.happenings.try_recv() {
+                all.extend(more);
+            }
+            Some(all)
+        }
         State::Away { .. } => std::future::pending().await,
     }
 }

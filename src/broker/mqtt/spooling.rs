@@ -15,6 +15,7 @@ use super::pipeline::{Answer, Pipeline};
 
 /// A publish that the broker has not acknowledged for this long is written to the spool and answered from there.
 const SPILL_AFTER: Duration = Duration::from_secs(1);
+const SPILL_EVERY: Duration = Duration::from_millis(200);
 /// Records on their way into the spool beyond which publishes are refused.
 const MAX_WRITING: usize = 16_384;
 const MAX_WRITING_BYTES: usize = 64 << 20;
@@ -51,6 +52,7 @@ pub(super) struct Spooling {
     /// When to read again after a read that failed.
     read_again: Option<Instant>,
     expire_at: Option<Instant>,
+    spill_at: Option<Instant>,
 }
 
 impl Spooling {
@@ -66,6 +68,7 @@ impl Spooling {
             loading: false,
             read_again: None,
             expire_at: None,
+            spill_at: None,
         }
     }
 
@@ -314,7 +317,10 @@ impl Pipeline {
     pub(super) fn tick(&mut self, now: Instant, connected: bool) {
         let spooling = &mut self.spooling;
         if connected {
-            self.spill(now, SPILL_AFTER);
+            if spooling.spill_at.is_none_or(|at| at <= now) {
+                spooling.spill_at = now.checked_add(SPILL_EVERY);
+                self.spill(now, SPILL_AFTER);
+            }
             return self.read_ahead(now);
         }
         if spooling.state.live > 0 && spooling.rewinding == 0 && spooling.expire_at.is_none_or(|at| at <= now)

@@ -1,3 +1,5 @@
+//! The spool against a plain model, on a disk that fails.
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -13,6 +13,15 @@ impl Subscriptions {
     pub(super) fn finish(&mut self, number: u32, ask: Ask, result: Result<(), BrokerError>) {
         let (worker, kind) = (ask.worker, ask.kind);
         let succeeded = result.is_ok();
+        if let Some(entry) = self
+            .entries
+            .get_mut(&number)
+            .filter(|entry| !entry.holders.is_empty())
+        {
+            for message in ask.collected.values() {
+                entry.seen.note(&self.hasher, message);
+            }
+        }
         self.answer(ask, result);
         let AskKind::Subscribe { filter_id, .. } = kind else {
             return;
@@ -95,10 +104,20 @@ impl Subscriptions {
         let message = Arc::new(message);
         if retained {
             self.collect(now, &found, &message);
-        } else {
-            self.pass_on(&found, &message);
+            self.keep_news(now, &mut found, &message);
         }
+        self.pass_on(&found, &message);
         self.found = found;
+    }
+
+    /// Of a retained message the subscriptions to which it is news after a lost session.
+    fn keep_news(&self, now: Instant, found: &mut Vec<u32>, message: &Message) {
+        found.retain(|number| {
+            self.entries.get(number).is_some_and(|entry| {
+                entry.renewed_until.is_some_and(|until| now < until)
+                    && entry.seen.is_news(&self.hasher, message)
+            })
+        });
     }
 
     pub(super) fn pass_on(&mut self, found: &[u32], message: &Arc<Message>) {
@@ -108,6 +127,9 @@ impl Subscriptions {
             let Some(entry) = self.entries.get_mut(number) else {
                 continue;
             };
+            if !entry.holders.is_empty() {
+                entry.seen.note(&self.hasher, message);
+            }
             for known in &mut entry.holders {
                 if known.active {
                     targets.push(known.holder);

@@ -6,6 +6,7 @@
 //! the broker answered a request sent behind the subscribe.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,10 @@ use crate::types::message::{Message, Qos};
 use crate::types::{TopicFilter, TopicName};
 
 mod delivery;
+mod last_seen;
 mod rounds;
+
+use last_seen::LastSeen;
 
 use super::duplicates::Duplicates;
 use super::packet_ids::PacketIds;
@@ -88,6 +92,9 @@ struct Entry {
     round: Option<Round>,
     /// Asks for the next round.
     next: Vec<Ask>,
+    seen: LastSeen,
+    /// It is being made again after a lost session: until then retained messages may be news to all.
+    renewed_until: Option<Instant>,
 }
 
 /// A request to the broker that waits its turn, or its acknowledgement.
@@ -130,6 +137,7 @@ pub(super) struct Subscriptions {
     found: Vec<u32>,
     targets: Vec<Holder>,
     duplicates: Duplicates,
+    hasher: RandomState,
 }
 
 impl Subscriptions {
@@ -154,6 +162,7 @@ impl Subscriptions {
             found: Vec::new(),
             targets: Vec::new(),
             duplicates: Duplicates::default(),
+            hasher: RandomState::new(),
         }
     }
 
@@ -240,7 +249,9 @@ impl Subscriptions {
         if let Some(number) = self.by_filter.get(&filter) {
             return *number;
         }
-        while self.last_number == 0 || self.entries.contains_key(&self.last_number) {
+        // Numbers are not used again soon: a message on its way may still name an old one.
+        self.last_number = self.last_number % MAX_NUMBER + 1;
+        while self.entries.contains_key(&self.last_number) {
             self.last_number = self.last_number % MAX_NUMBER + 1;
         }
         let number = self.last_number;
@@ -253,6 +264,8 @@ impl Subscriptions {
             standing: false,
             round: None,
             next: Vec::new(),
+            seen: LastSeen::default(),
+            renewed_until: None,
         };
         self.entries.insert(number, entry);
         self.metrics.subscriptions.set(self.entries.len() as u64);
@@ -279,7 +292,7 @@ impl Subscriptions {
     }
 
     /// The broker is there. What it does not remember is subscribed again.
-    pub(super) fn connected(&mut self, session_present: bool, names_subscriptions: bool) {
+    pub(super) fn connected(&mut self, now: Instant, session_present: bool, names_subscriptions: bool) {
         self.connected = true;
         self.names_subscriptions = names_subscriptions;
         let gone = std::mem::take(&mut self.gone);
@@ -289,9 +302,10 @@ impl Subscriptions {
         for (number, entry) in &mut self.entries {
             entry.standing &= session_present;
             if !entry.standing {
+                entry.renewed_until = now.checked_add(LONGEST_ROUND);
                 self.waiting.push_back(Request::Subscribe {
                     number: *number,
-                    retained: false,
+                    retained: entry.seen.is_useful(),
                     serial: 0,
                 });
             }
@@ -301,10 +315,23 @@ impl Subscriptions {
     /// The broker is gone: nobody waits for it, observers stay.
     pub(super) fn disconnected(&mut self) {
         self.connected = false;
-        self.waiting.clear();
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        let handed_over = std::mem::take(&mut self.unsubscribing)
+            .into_iter()
+            .map(|(request, _)| request);
+        let sent = std::mem::take(&mut self.by_packet)
+            .into_values()
+            .map(|(request, _)| request);
+        self.gone.extend(
+            waiting
+                .chain(handed_over)
+                .chain(sent)
+                .filter_map(|request| match request {
+                    Request::Unsubscribe(filter) => Some(filter),
+                    _ => None,
+                }),
+        );
         self.subscribing.clear();
-        self.unsubscribing.clear();
-        self.by_packet.clear();
         let numbers: Vec<u32> = self.entries.keys().copied().collect();
         for number in numbers {
             let Some(entry) = self.entries.get_mut(&number) else {

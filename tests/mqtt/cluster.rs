@@ -1,0 +1,209 @@
+//! Several gateways in front of one clustered broker: three nats-server nodes (MQTT 3.1.1), one killed under load.
+
+use std::collections::HashSet;
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use portcullis::broker::Protocol;
+use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
+use tokio::sync::mpsc;
+
+use crate::harness::*;
+use crate::proxy::Proxy;
+
+struct Cluster {
+    nodes: Vec<Option<Child>>,
+    ports: Vec<u16>,
+    _directory: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let routes: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let list: Vec<String> = routes
+            .iter()
+            .map(|port| format!("nats://127.0.0.1:{port}"))
+            .collect();
+        let nodes = (0..3)
+            .map(|node| {
+                let config = directory.path().join(format!("{node}.conf"));
+                let text = format!(
+                    "server_name: n{node}\nlisten: \"127.0.0.1:{}\"\n\
+                     jetstream {{ store_dir: \"{}\" }}\n\
+                     cluster {{ name: c, listen: \"127.0.0.1:{}\", routes: [{}] }}\n\
+                     mqtt {{ listen: \"127.0.0.1:{}\", stream_replicas: 3 }}\n",
+                    free_port(),
+                    directory.path().join(format!("store{node}")).display(),
+                    routes[node],
+                    list.join(", "),
+                    ports[node],
+                );
+                std::fs::write(&config, text).unwrap();
+                let log = std::fs::File::create(directory.path().join(format!("{node}.log"))).unwrap();
+                let child = Command::new("nats-server")
+                    .arg("-c")
+                    .arg(&config)
+                    .stdout(Stdio::null())
+                    .stderr(log)
+                    .spawn()
+                    .expect("nats-server is installed");
+                Some(child)
+            })
+            .collect();
+        let begun = Instant::now();
+        for port in &ports {
+            while TcpStream::connect(("127.0.0.1", *port)).is_err() {
+                assert!(begun.elapsed() < PATIENCE, "nats-server does not listen");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        Self {
+            nodes,
+            ports,
+            _directory: directory,
+        }
+    }
+
+    fn kill(&mut self, node: usize) {
+        if let Some(mut child) = self.nodes[node].take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.kill(node);
+        }
+    }
+}
+
+/// A persistent 3.1.1 session that goes on wherever the balancer leads.
+fn observer(port: u16) -> mpsc::UnboundedReceiver<String> {
+    let mut options = MqttOptions::new("observer", "127.0.0.1", port);
+    options
+        .set_clean_session(false)
+        .set_keep_alive(Duration::from_secs(5));
+    let (client, mut events) = AsyncClient::new(options, 100);
+    let (sender, receiver) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            match events.poll().await {
+                Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                    client.try_subscribe("load/#", QoS::AtLeastOnce).unwrap();
+                }
+                Ok(Event::Incoming(Packet::SubAck(_))) => drop(sender.send(String::new())),
+                Ok(Event::Incoming(Packet::Publish(publish))) => {
+                    drop(sender.send(String::from_utf8(publish.payload.to_vec()).unwrap()));
+                }
+                Ok(_) => {}
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    });
+    receiver
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_node_of_the_cluster_costs_no_accepted_message() {
+    if Command::new("nats-server").arg("--version").output().is_err() {
+        return assert!(std::env::var_os("CI").is_none(), "nats-server is missing");
+    }
+    let mut cluster = Cluster::start();
+    // Each gateway reaches the cluster through a balancer that prefers another node.
+    let mut balancers = Vec::new();
+    for first in 0..3 {
+        let ports: Vec<u16> = (0..3).map(|n| cluster.ports[(first + n) % 3]).collect();
+        balancers.push(Proxy::to_first_alive(ports).await);
+    }
+    let states: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let mut gateways = Vec::new();
+    for (number, balancer) in balancers.iter().enumerate() {
+        let mut settings = mqtt(balancer.port, Protocol::V4);
+        settings.client_id = format!("gateway-{number}");
+        gateways.push(Gateway::start(settings, Some(states[number].path()), 1));
+    }
+    for gateway in &gateways {
+        gateway.until_connected(true).await;
+    }
+    let mut received = observer(balancers[1].port);
+    assert_eq!(
+        tokio::time::timeout(PATIENCE, received.recv())
+            .await
+            .unwrap()
+            .as_deref(),
+        Some("")
+    );
+    gateways[2].workers[0].subscribe(1, "load/#", true).await.unwrap();
+
+    let mut tickets = Vec::new();
+    for number in 0..3_000u32 {
+        let gateway = number as usize % 3;
+        let ticket =
+            gateways[gateway].workers[0].send(message(&format!("load/{gateway}"), &number.to_string(), 1));
+        tickets.push((gateway, number, ticket));
+        if number % 6 == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if number == 1_200 {
+            cluster.kill(0);
+        }
+    }
+    let mut accepted = HashSet::new();
+    for (gateway, number, ticket) in tickets {
+        if gateways[gateway].workers[0].result(ticket).await.is_ok() {
+            accepted.insert(number.to_string());
+        }
+    }
+    assert_eq!(accepted.len(), 3_000, "the spool bridges the failover");
+    for gateway in &gateways {
+        gateway
+            .until(|snapshot| snapshot.connected && snapshot.spool_messages == 0)
+            .await;
+        gateway.assert_conserved().await;
+    }
+    let mut missing = accepted;
+    while !missing.is_empty() {
+        let Ok(Some(payload)) = tokio::time::timeout(Duration::from_secs(15), received.recv()).await else {
+            break;
+        };
+        missing.remove(&payload);
+    }
+    assert!(
+        missing.is_empty(),
+        "{} accepted messages are missing",
+        missing.len()
+    );
+    // Observers of every gateway hear the others again, the moved one included.
+    gateways[2].workers[0].drain();
+    gateways[2].workers[0].messages.clear();
+    gateways[0].workers[0]
+        .publish(message("load/0", "after", 1))
+        .await
+        .unwrap();
+    while text(&gateways[2].workers[0].message().await.1) != "after" {}
+    for gateway in gateways {
+        gateway.runtime.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_broker_without_mqtt_5_is_answered_with_the_setting_that_helps() {
+    let cluster = Cluster::start();
+    let gateway = Gateway::start(mqtt(cluster.ports[0], Protocol::V5), None, 1);
+    gateway
+        .until(|snapshot| {
+            snapshot
+                .connects
+                .iter()
+                .any(|(result, n)| *result == "protocol" && *n > 0)
+        })
+        .await;
+    let status = gateway.runtime.status().to_string();
+    assert!(status.contains("broker.protocol = 4"), "{status}");
+}

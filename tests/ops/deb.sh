@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Installs, upgrades, removes and purges the package in a clean Debian tree.
+#
+#   deb.sh PACKAGE.deb [SUITE]     as root; SUITE is bookworm unless said otherwise
+set -euo pipefail
+package=$(realpath "$1")
+suite=${2:-bookworm}
+work=$(mktemp -d)
+root=$work/root
+trap 'umount -q "$root/proc" || true; rm -rf "$work"' EXIT
+
+step() { echo "== $*"; }
+fail() { echo "FAILED: $*" >&2; exit 1; }
+inside() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "$@"; }
+as_service() { inside setpriv --reuid=portcullis --regid=portcullis --clear-groups "$@"; }
+version_of() { inside dpkg-query -W -f '${Version}' portcullis; }
+
+step "a clean $suite"
+mmdebstrap --quiet --mode=root --variant=minbase "$suite" "$root"
+cp /etc/resolv.conf "$root/etc/resolv.conf"
+mount -t proc proc "$root/proc"
+printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+chmod +x "$root/usr/sbin/policy-rc.d"
+cp "$package" "$root/tmp/portcullis.deb"
+inside apt-get update -qq
+
+step "install"
+inside apt-get install -y -qq --no-install-recommends /tmp/portcullis.deb >"$work/log" 2>&1 || { cat "$work/log"; fail install; }
+grep -q "Portcullis is installed and not started" "$work/log" || { cat "$work/log"; fail "no word on what to do next"; }
+inside portcullis --version
+[ "$(inside stat -c '%U %a' /etc/portcullis)" = "portcullis 750" ] || fail "owner of /etc/portcullis"
+[ "$(inside stat -c '%U' /etc/portcullis/portcullis.toml)" = portcullis ] || fail "owner of the configuration"
+for file in /usr/lib/sysusers.d/portcullis.sysusers.conf /usr/share/man/man1/portcullis-psk-add.1.gz \
+    /usr/share/portcullis/prometheus/alerts.yml /usr/share/portcullis/grafana/portcullis.json \
+    /usr/share/bash-completion/completions/portcullis /usr/share/zsh/vendor-completions/_portcullis; do
+    inside test -s "$file" || fail "no $file"
+done
+unit=$(inside dpkg -L portcullis | grep 'portcullis\.service$') || fail "no unit"
+cmp "$(dirname "$0")/../../systemd/portcullis.service" "$root$unit"
+
+step "without keys it is not accepted, and says which are missing"
+if as_service portcullis check-config >"$work/log" 2>&1; then fail "accepted without keys"; fi
+grep -q 'psk.txt' "$work/log" || { cat "$work/log"; fail "psk.txt is not named"; }
+
+step "root makes keys, the service can read them"
+inside portcullis certs dev --dir /etc/portcullis >/dev/null
+inside portcullis psk add device-1 --config /etc/portcullis/portcullis.toml | sed 's/-k [^ ]*/-k .../; s/^key.*/key .../'
+[ "$(inside stat -c '%U %a' /etc/portcullis/psk.txt)" = "portcullis 600" ] || fail "owner of psk.txt"
+as_service portcullis check-config
+
+step "the commands of the documents"
+# Blocks marked `sh deb`.
+awk 'FNR == 1 { on = 0 } /^```/ { on = ($0 == "```sh deb"); next } on' "$(dirname "$0")"/../../docs/*.md \
+    "$(dirname "$0")/../../README.md" >"$root/tmp/commands"
+[ -s "$root/tmp/commands" ] || fail "no commands found"
+inside sh -e -x /tmp/commands
+as_service portcullis check-config
+
+step "upgrade: a changed configuration is kept"
+rebuild() { # VERSION
+    dpkg-deb -R "$package" "$work/again"
+    sed -i "s/^Version: .*/Version: $1/" "$work/again/DEBIAN/control"
+    dpkg-deb -b "$work/again" "$root/tmp/newer.deb" >/dev/null
+}
+rebuild 99.0.0-1
+sed -i 's/^name = "portcullis"/name = "mine"/' "$root/etc/portcullis/portcullis.toml"
+key=$(sha256sum <"$root/etc/portcullis/psk.txt")
+inside apt-get install -y -qq /tmp/newer.deb >"$work/log" 2>&1 || { cat "$work/log"; fail upgrade; }
+[ "$(version_of)" = 99.0.0-1 ] || fail "still $(version_of)"
+grep -q '^name = "mine"' "$root/etc/portcullis/portcullis.toml" || fail "the configuration was overwritten"
+[ "$(sha256sum <"$root/etc/portcullis/psk.txt")" = "$key" ] || fail "the keys changed"
+as_service portcullis check-config
+
+step "remove keeps configuration and keys, purge does not"
+mkdir -p "$root/var/lib/portcullis"
+touch "$root/var/lib/portcullis/retained.redb"
+inside apt-get remove -y -qq portcullis >/dev/null 2>&1
+inside test -e /etc/portcullis/portcullis.toml || fail "remove took the configuration"
+inside test ! -e /usr/bin/portcullis || fail "remove left the binary"
+inside apt-get purge -y -qq portcullis >/dev/null 2>&1
+left=$(inside find / -xdev -path /proc -prune -o -path /tmp -prune -o -iname '*portcullis*' -print)
+[ -z "$left" ] || fail "purge left $left"
+
+step "install again after purge"
+inside apt-get install -y -qq --no-install-recommends /tmp/portcullis.deb >/dev/null 2>&1 || fail "install again"
+inside portcullis --version >/dev/null
+echo "the package is fine on $suite"

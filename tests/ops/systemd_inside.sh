@@ -1,0 +1,165 @@
+#!/usr/bin/env bash
+# What is tried with the unit under a booted systemd; started there by systemd.sh.
+set -euo pipefail
+config=/etc/portcullis/portcullis.toml
+unit=portcullis.service
+
+step() { echo "== $*"; }
+fail() {
+    echo "FAILED: $*"
+    systemctl status --no-pager -l $unit || true
+    journalctl --no-pager -u $unit -n 40 -o cat || true
+    exit 1
+}
+show() { systemctl show --value -p "$1" $unit; }
+metric() { curl -fsS http://127.0.0.1:9683/metrics | awk -v name="$1" '$1 == name { print $2 }'; }
+becomes() { # SECONDS COMMAND...: until it succeeds
+    local until=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        [ $SECONDS -lt $until ] || return 1
+        sleep 0.1
+    done
+}
+ready() { curl -fsS -o /dev/null http://127.0.0.1:9683/readyz 2>/dev/null; }
+coap() { coap-client-openssl -v 4 -B 5 "$@"; }
+key_of() { sed -n "s/^$1://p" /etc/portcullis/psk.txt | xxd_text; }
+xxd_text() { python3 -c 'import sys; print(bytes.fromhex(sys.stdin.read().strip()).decode())'; }
+said() { # PATTERN: the last line of the log that has it
+    journalctl --no-pager -u $unit -o cat >/test/log
+    grep -- "$1" /test/log | tail -1
+    grep -q -- "$1" /test/log
+}
+publish_and_read() {
+    local key
+    key=$(key_of device-1)
+    coap -m put -e "$1" "coap://127.0.0.1/ps/state?retain=1"
+    [ "$(coap -m get -u device-1 -k "$key" coaps://127.0.0.1/ps/state)" = "$1" ] || fail "read over DTLS"
+}
+
+step "keys, as the package's words after installing say"
+systemd-sysusers portcullis.sysusers.conf
+chown -R portcullis:portcullis /etc/portcullis
+chmod 750 /etc/portcullis
+if systemctl start $unit 2>/dev/null; then fail "started without keys"; fi
+sleep 1.5
+[ "$(show ActiveState) $(show ExecMainStatus) $(show NRestarts)" = "failed 78 0" ] || fail "it is tried again and again"
+echo "without keys: $(show ActiveState), exit code $(show ExecMainStatus), not tried again"
+portcullis certs dev --dir /etc/portcullis >/dev/null
+portcullis psk add device-1 --config $config >/dev/null
+sed -i 's/^workers = 0 /workers = 2 /' $config
+
+step "start: back when it serves"
+systemctl reset-failed $unit
+systemctl start $unit || fail "start"
+ready || fail "READY before it serves"
+echo "$(show ActiveState), status: $(show StatusText)"
+[[ $(show StatusText) == "serving 2 listeners with 2 workers; broker: "* ]] || fail "status text"
+publish_and_read first
+if [ -s /test/documents.sh ]; then
+    step "the commands of the documents"
+    bash -euo pipefail -c 'PAGER=cat SYSTEMD_PAGER=cat; export PAGER SYSTEMD_PAGER; . /test/documents.sh' >/test/documents.out 2>&1 ||
+        { cat /test/documents.out; fail "a command of the documents"; }
+    wc -l </test/documents.out | sed 's/$/ lines of output/'
+    becomes 10 ready || fail "not ready after the commands of the documents"
+fi
+
+step "hardening, from inside"
+pid=$(show MainPID)
+grep -E '^(CapEff|NoNewPrivs|Seccomp):' "/proc/$pid/status" | tr '\n' ' '; echo
+grep -qE '^CapEff:\s0+$' "/proc/$pid/status" || fail capabilities
+grep -qE '^NoNewPrivs:\s1$' "/proc/$pid/status" || fail NoNewPrivs
+grep -qE '^Seccomp:\s2$' "/proc/$pid/status" || fail seccomp
+[ "$(stat -c %U "/proc/$pid")" = portcullis ] || fail user
+# The same unit with another program in it says what is possible there.
+sed -e 's|^Type=.*|Type=oneshot|' -e '/^ExecReload=/d' -e '/^WatchdogSec=/d' -e '/^Restart/d' -e '/^FileDescriptorStoreMax=/d' \
+    -e 's|^ExecStart=.*|ExecStart=/usr/bin/python3 /usr/lib/probe.py|' -e 's|^\(ExecPaths=.*\)|\1 /usr/bin/python3.11 /usr/bin/python3|' \
+    /lib/systemd/system/$unit >/run/systemd/system/probe.service
+ln -sf "$(readlink -f /usr/bin/python3)" /usr/bin/python3.11 2>/dev/null || true
+cp /test/systemd_probe.py /usr/lib/probe.py
+systemctl daemon-reload
+systemctl start probe.service || { journalctl --no-pager -u probe -o cat; fail probe; }
+journalctl --no-pager -u probe -o cat _COMM=python3 | grep -v '^$' || journalctl --no-pager -u probe -o cat
+systemd-analyze security --no-pager --threshold=11 $unit | tail -1 || fail "exposure"
+
+step "reload: a new key counts, what runs goes on"
+portcullis psk add device-2 --config $config >/dev/null
+systemctl reload $unit
+new_key_works() { [ "$(coap -m get -u device-2 -k "$(key_of device-2)" coaps://127.0.0.1/ps/state 2>/dev/null)" = first ]; }
+becomes 5 new_key_works || fail "the new key"
+[ "$(show MainPID)" = "$pid" ] || fail "another process"
+
+step "reload of a broken file: refused, told, the old in force"
+cp $config /test/good.toml
+sed -i 's/^max_sessions = .*/max_session = 3/' $config
+systemctl reload $unit
+refused() { [ "$(metric portcullis_config_last_reload_successful)" = 0 ]; }
+becomes 5 refused || fail "the metric of the reload"
+said 'max_session'
+publish_and_read second
+cat /test/good.toml >$config
+systemctl reload $unit
+accepted() { [ "$(metric portcullis_config_last_reload_successful)" = 1 ]; }
+becomes 5 accepted || fail "the good file again"
+
+step "restart under load: every datagram is answered"
+python3 /test/systemd_peer.py 5683 600 5 >/test/peer.out 2>&1 &
+peer=$!
+sleep 1
+systemctl restart $unit
+wait $peer || { cat /test/peer.out; fail "datagrams were lost"; }
+cat /test/peer.out
+[ "$(show NRestarts)" = 0 ] || fail "it restarted by itself"
+publish_and_read third
+
+step "SIGKILL: the sockets stay, the next process takes them"
+pid=$(show MainPID)
+kill -KILL "$pid"
+python3 /test/systemd_peer.py 5683 200 10 || fail "datagrams were lost"
+[ "$(show MainPID)" != "$pid" ] || fail "the same process"
+echo "restarts: $(show NRestarts), sockets in store: $(show NFileDescriptorStore)"
+
+step "watchdog: one worker that stands still"
+mkdir -p /run/systemd/system/$unit.d
+printf '[Service]\nWatchdogSec=9s\n' >/run/systemd/system/$unit.d/watchdog.conf
+systemctl daemon-reload
+systemctl restart $unit
+pid=$(show MainPID)
+worker=$(grep -l '^worker' /proc/"$pid"/task/*/comm | head -1 | cut -d/ -f5)
+[ -n "$worker" ] || { cat /proc/"$pid"/task/*/comm; fail "no thread of a worker"; }
+before=$(show NRestarts)
+python3 /test/systemd_peer.py stop-thread "$worker" &
+tracer=$!
+restarted() { [ "$(show NRestarts)" -gt "$before" ] && ready; }
+from=$(date +%s%N)
+becomes 40 restarted || fail "no restart"
+echo "thread $worker of $pid stopped; new process $(show MainPID) serves after $((($(date +%s%N) - from) / 1000000)) ms"
+kill $tracer 2>/dev/null || true
+said 'Watchdog timeout' || fail 'no watchdog in the log'
+said 'workers are stuck' || fail "the log does not name the worker"
+publish_and_read fourth
+
+step "another number of workers: sockets that do not fit are closed, it serves"
+sed -i 's/^workers = 2 /workers = 1 /' $config
+systemctl restart $unit || fail "restart with one worker"
+said 'do not fit' || fail 'the log does not name the sockets'
+publish_and_read fifth
+
+step "stop: peers are told, the process ends by itself"
+key=$(sed -n 's/^device-1://p' /etc/portcullis/psk.txt)
+mkfifo /test/open
+(sleep 30 >/test/open & echo $! >/test/sleeper)
+openssl s_client -dtls1_2 -connect 127.0.0.1:5684 -psk_identity device-1 -psk "$key" -cipher PSK -quiet </test/open >/test/s_client 2>&1 &
+client=$!
+session() { [ "$(metric 'portcullis_sessions{listener="default",transport="dtls"}')" != 0 ]; }
+becomes 5 session || { cat /test/s_client; fail "no session"; }
+from=$(date +%s%N)
+systemctl stop $unit
+took=$((($(date +%s%N) - from) / 1000000))
+told() { ! kill -0 $client 2>/dev/null; }
+becomes 3 told || fail "the client was not told"
+kill "$(cat /test/sleeper)" 2>/dev/null || true
+[ "$(show Result)" = success ] || fail "ended with $(show Result)"
+said '^ *INFO portcullis::daemon::run: stopped' || fail "no word of the end"
+echo "stopped in $took ms, result $(show Result); the DTLS client got close_notify and ended"
+echo "all is well"
