@@ -503,7 +503,7 @@ fn the_files_of_the_other_sections_are_read_too() {
         78,
         &[
             "u.txt, line 1: ",
-            "t.txt: expected a token",
+            "t.txt, line 1: expected a token",
             "p.txt: expected a password on one line",
             "a.acl, line 2: ",
         ],

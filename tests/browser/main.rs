@@ -26,7 +26,7 @@ use std::thread::{self, JoinHandle};
 
 use support::coap::{Message, code, option, typ};
 use support::gateway::hex;
-use support::{Client, Config, Gateway, Kind, dtls, ms, ports};
+use support::{Client, Config, Gateway, Kind, Reaction, dtls, ms, ports};
 
 const TOKEN: &str = "browser-0123456789abcdef";
 
@@ -66,8 +66,10 @@ fn config(admin: u16) -> Config {
 /// Observes, then publishes and answers requests until told to stop.
 fn device(mut client: Client, id: String, stop: Arc<AtomicBool>) -> JoinHandle<()> {
     thread::spawn(move || {
+        // Observations are begun with acknowledgements; after that each CON is answered below, once.
         client.observe(&format!("ps/commands/{id}?clientid={id}"));
         client.observe(&format!("ps/weather/+?clientid={id}"));
+        client.reaction = Reaction::Ignore;
         for n in 0_u32.. {
             if stop.load(Ordering::Relaxed) {
                 return;

@@ -52,7 +52,7 @@ export function clients(selected) {
     wrong,
     h("div", { class: "scroll" }, h("table", {},
       h("thead", {}, h("tr", {},
-        h("th", {}, "Client id"), h("th", {}, "Identity"), h("th", { class: "optional" }, "Listener"), h("th", { class: "optional" }, "Address"),
+        h("th", {}, "Client id"), h("th", { class: "wide" }, "Identity"), h("th", { class: "optional" }, "Listener"), h("th", { class: "optional" }, "Address"),
         h("th", { class: "optional" }, "Cipher"), h("th", { class: "num optional" }, "Age"), h("th", { class: "num" }, "Heard of"),
         h("th", { class: "num" }, "Obs."), h("th", {}))),
       rows)),
@@ -68,7 +68,7 @@ export function clients(selected) {
     const proof = client.identity && [client.identity.name, " ", h("span", { class: "tag" }, client.identity.proof === "psk" ? "PSK" : "cert")];
     return h("tr", { "aria-selected": id !== null && id === selected },
       h("td", { class: "id", title: id ?? "" }, label),
-      h("td", { class: "id" }, proof ?? h("span", { class: "soft" }, "–")),
+      h("td", { class: "id wide" }, proof ?? h("span", { class: "soft" }, "–")),
       h("td", { class: "optional" }, `${client.transport}:${client.listener}`),
       h("td", { class: "mono optional" }, client.address ?? h("span", { class: "warn" }, "away")),
       h("td", { class: "optional" }, client.dtls ? [cipher(client.dtls.cipher), " ", client.dtls.cid && h("span", { class: "tag" }, "CID")] : h("span", { class: "soft" }, "–")),

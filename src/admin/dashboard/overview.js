@@ -14,7 +14,7 @@ function derive(before, after, time) {
   return {
     requests: per("portcullis_request_seconds_count"),
     published: per("portcullis_publishes_total", { result: "accepted" }),
-    notified: per("portcullis_notifications_total", { result: "sent" }),
+    notified: per("portcullis_notifications_total", { result: "acked" }) + per("portcullis_notifications_total", { type: "non", result: "sent" }),
     p50: quantile(before, after, "portcullis_request_seconds", 0.5),
     p95: quantile(before, after, "portcullis_request_seconds", 0.95),
     p99: quantile(before, after, "portcullis_request_seconds", 0.99),
