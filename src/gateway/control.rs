@@ -259,6 +259,8 @@ impl Gateway {
             self.peer_gone(now, id);
         } else if matches!(holder, Holder::Peer(_)) {
             self.peer_gone(now, id);
+        } else if let Some(peer) = self.peers.get_mut(id) {
+            peer.client = None;
         }
         ControlAnswer::Done
     }
