@@ -110,30 +110,19 @@ fn reasons<L: Label>(text: &mut String, title: &str, metric: &str) {
     }
 }
 
-#[test]
-#[expect(clippy::too_many_lines, reason = "a list of every closed enum")]
-fn the_reasons_page_is_that_of_the_code() {
-    use portcullis::auth::metrics::{AuthResult, Backend};
-    use portcullis::broker::{ConnectResult, DroppedReason};
-    use portcullis::coap::metrics::{NotificationResult, TransferResult};
+/// What sockets, DTLS and caps say.
+fn reasons_of_transports(out: &mut String) {
     use portcullis::dtls::contract::CloseReason;
     use portcullis::dtls::metrics::{Alert, HandshakeResult, RecordDrop};
     use portcullis::dtls::suite::Suite;
-    use portcullis::gateway::metrics::{ConnectionEvent, PublishResult};
     use portcullis::net::errno::SendError;
-    use portcullis::policy::authentication::DenyReason;
-    use portcullis::policy::authorization::{Action, Reason};
-    use portcullis::policy::overload::Step;
-    use portcullis::types::reason::{DropReason, Limit};
+    use portcullis::types::reason::DropReason;
 
-    let mut text = String::new();
-    let out = &mut text;
     reasons::<DropReason>(
         out,
         "Datagrams that went no further",
         "portcullis_datagrams_dropped_total{reason}",
     );
-    reasons::<Limit>(out, "Caps and rates", "portcullis_limits_rejected_total{limit}");
     reasons::<RecordDrop>(
         out,
         "DTLS records that went no further",
@@ -147,6 +136,25 @@ fn the_reasons_page_is_that_of_the_code() {
     );
     reasons::<Alert>(out, "DTLS alerts", "portcullis_dtls_alerts_total{description}");
     reasons::<Suite>(out, "Cipher suites", "portcullis_dtls_negotiated_total{cipher}");
+    reasons::<SendError>(
+        out,
+        "Datagrams that could not be sent",
+        "portcullis_udp_send_errors_total{error}",
+    );
+}
+
+/// What is said above them.
+fn reasons_of_requests(out: &mut String) {
+    use portcullis::auth::metrics::{AuthResult, Backend};
+    use portcullis::broker::{ConnectResult, DroppedReason};
+    use portcullis::coap::metrics::{NotificationResult, TransferResult};
+    use portcullis::gateway::metrics::{ConnectionEvent, PublishResult};
+    use portcullis::policy::authentication::DenyReason;
+    use portcullis::policy::authorization::{Action, Reason};
+    use portcullis::policy::overload::Step;
+    use portcullis::types::reason::Limit;
+
+    reasons::<Limit>(out, "Caps and rates", "portcullis_limits_rejected_total{limit}");
     reasons::<ConnectionEvent>(out, "Connections", "portcullis_connections_total{result}");
     reasons::<Backend>(
         out,
@@ -187,11 +195,13 @@ fn the_reasons_page_is_that_of_the_code() {
         "Steps against overload",
         "portcullis_overload_active{action}",
     );
-    reasons::<SendError>(
-        out,
-        "Datagrams that could not be sent",
-        "portcullis_udp_send_errors_total{error}",
-    );
+}
+
+#[test]
+fn the_reasons_page_is_that_of_the_code() {
+    let mut text = String::new();
+    reasons_of_transports(&mut text);
+    reasons_of_requests(&mut text);
     text.push('\n');
     page("docs/reasons.md", &text);
 
