@@ -17,8 +17,6 @@ labels! {
         TooLarge = "too_large",
         /// It was damaged on disk.
         Corrupt = "corrupt",
-        /// It was published at QoS 0 and the connection was lost with it.
-        Qos0 = "qos0",
     }
 }
 

@@ -160,7 +160,11 @@ async fn a_window_of_mixed_qos_keeps_its_order_and_never_stalls() {
         let received = peer.next().await;
         let number: i64 = payload(&received).parse().unwrap();
         let qos = received.qos;
-        assert!(number > last[qos as usize], "order is kept for each QoS");
+        assert!(
+            number > last[qos as usize],
+            "order is kept for each QoS: {number} at {qos:?} (dup {}) after {last:?}",
+            received.dup
+        );
         assert_eq!(
             qos,
             [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][number as usize % 3]
