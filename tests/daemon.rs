@@ -332,7 +332,7 @@ fn a_reload_is_announced_and_ended_and_a_broken_one_ends_nothing() {
         let line = manager.logs.recv_timeout(Duration::from_secs(10)).unwrap();
         if line["message"]
             .as_str()
-            .is_some_and(|text| text.contains("psk.txt:3: no colon"))
+            .is_some_and(|text| text.contains("line 3: no colon"))
         {
             break;
         }
