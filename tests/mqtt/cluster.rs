@@ -19,7 +19,14 @@ struct Cluster {
 }
 
 impl Cluster {
+    /// A free port may be taken by another test before a node has it: then that node ends, and others are tried.
     fn start() -> Self {
+        (0..5)
+            .find_map(|_| Self::try_start())
+            .expect("three nodes of nats-server")
+    }
+
+    fn try_start() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
         let routes: Vec<u16> = (0..3).map(|_| free_port()).collect();
@@ -53,18 +60,25 @@ impl Cluster {
                 Some(child)
             })
             .collect();
-        let begun = Instant::now();
-        for port in &ports {
-            while TcpStream::connect(("127.0.0.1", *port)).is_err() {
-                assert!(begun.elapsed() < PATIENCE, "nats-server does not listen");
-                std::thread::sleep(Duration::from_millis(50));
-            }
-        }
-        Self {
+        let mut cluster = Self {
             nodes,
             ports,
             _directory: directory,
+        };
+        let begun = Instant::now();
+        for port in cluster.ports.clone() {
+            while TcpStream::connect(("127.0.0.1", port)).is_err() {
+                let ended = |node: &mut Option<Child>| {
+                    node.as_mut()
+                        .is_some_and(|child| child.try_wait().unwrap().is_some())
+                };
+                if begun.elapsed() > PATIENCE || cluster.nodes.iter_mut().any(ended) {
+                    return None;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
         }
+        Some(cluster)
     }
 
     fn kill(&mut self, node: usize) {
