@@ -223,7 +223,6 @@ mod tests {
     fn nothing_of_a_key_is_printed() {
         let store = PskStore::parse("u1:deadbeef").unwrap();
         let text = format!("{store:?} {:?}", store.get(b"u1"));
-        assert!(!text.contains("de") || !text.contains("222"), "{text}");
         assert!(!text.contains("deadbeef") && !text.contains("222, 173"), "{text}");
     }
 }
