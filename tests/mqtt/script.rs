@@ -19,6 +19,9 @@ pub struct Script {
 /// At this code the script hangs up instead of answering.
 pub const HANG_UP: u8 = 0xFF;
 
+/// At this code the script says nothing to it, and goes on answering the rest, pings among it.
+pub const SILENCE: u8 = 0xFE;
+
 impl Script {
     pub async fn start(decide: impl Fn(&str) -> u8 + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -85,6 +88,9 @@ async fn serve(
                 if code == HANG_UP {
                     return Ok(());
                 }
+                if code == SILENCE {
+                    continue;
+                }
                 if code < 0x80 {
                     published.lock().unwrap().push(topic.clone());
                 }
@@ -94,9 +100,17 @@ async fn serve(
             8 => {
                 let filter = text(3 + usize::from(body[2]));
                 let code = decide.lock().unwrap()(&filter);
+                if code == SILENCE {
+                    continue;
+                }
                 vec![0x90, 4, body[0], body[1], 0, code]
             }
-            10 => vec![0xB0, 4, body[0], body[1], 0, 0x11],
+            10 => {
+                if decide.lock().unwrap()(&text(3)) == SILENCE {
+                    continue;
+                }
+                vec![0xB0, 4, body[0], body[1], 0, 0x11]
+            }
             12 => vec![0xD0, 0],
             _ => continue,
         };

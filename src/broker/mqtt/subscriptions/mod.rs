@@ -351,7 +351,7 @@ impl Subscriptions {
     }
 
     /// Hands waiting requests to the client.
-    pub(super) fn send(&mut self, client: &Client, ids: &mut PacketIds) {
+    pub(super) fn send(&mut self, now: Instant, client: &Client, ids: &mut PacketIds) {
         while ids.free()
             && let Some(request) = self.waiting.front()
         {
@@ -379,7 +379,7 @@ impl Subscriptions {
                     Request::Subscribe { .. } => &mut self.subscribing,
                     _ => &mut self.unsubscribing,
                 };
-                queue.push_back((request, ids.take()));
+                queue.push_back((request, ids.take(now)));
             }
         }
     }

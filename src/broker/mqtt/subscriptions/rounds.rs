@@ -60,7 +60,7 @@ impl Subscriptions {
         let Some((request, id)) = self.by_packet.remove(&packet) else {
             return;
         };
-        ids.done(id);
+        ids.done(now, id);
         if let Request::Fence { number, serial } = request
             && let Some(round) = self.round(number).filter(|round| round.serial == serial)
         {
@@ -79,7 +79,7 @@ impl Subscriptions {
         let Some((request, id)) = self.by_packet.remove(&packet) else {
             return;
         };
-        ids.done(id);
+        ids.done(now, id);
         let Request::Subscribe { number, serial, .. } = request else {
             return;
         };
