@@ -1,6 +1,8 @@
 //! Subscriptions: one upstream for each filter, retained messages to whom they belong, lost sessions.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use portcullis::bridge::contract::BrokerError;
 use portcullis::broker::Protocol;
@@ -318,4 +320,53 @@ async fn a_subscription_that_is_refused_when_it_is_made_again_is_reported_lost()
         .await;
     gateway.workers[0].drain();
     assert_eq!(gateway.workers[0].lost, [(1, BrokerError::NotAuthorized)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn observers_keep_a_subscription_that_a_shaken_cluster_does_not_take_again_at_once() {
+    for protocol in BOTH {
+        let script = Script::start(|_| 0).await;
+        let mut gateway = Gateway::connected(mqtt(script.port, protocol), None, 1).await;
+        gateway.workers[0].subscribe(1, "a", false).await.unwrap();
+        gateway.workers[0].subscribe(2, "b", false).await.unwrap();
+        let asked = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&asked);
+        script.decide(move |topic| {
+            // Twice not, and then as if nothing had been.
+            let refused = topic == "a" && counted.fetch_add(1, Ordering::SeqCst) < 2;
+            if refused { 0x80 } else { 0 }
+        });
+        script.cut();
+        let begun = Instant::now();
+        while asked.load(Ordering::SeqCst) < 3 {
+            assert!(begun.elapsed() < PATIENCE * 2, "asked {asked:?} times");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let worker = &mut gateway.workers[0];
+        worker.subscribe(3, "c", false).await.unwrap();
+        worker.drain();
+        assert_eq!(worker.lost, [], "{protocol:?}");
+        assert_eq!(gateway.snapshot().subscriptions, 3);
+        // It stands: a further observer needs no word of the broker.
+        script.decide(|topic| if topic == "a" { 0x80 } else { 0 });
+        gateway.workers[0].subscribe(4, "a", false).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_while_a_subscription_waits_to_be_made_again_is_answered() {
+    let script = Script::start(|_| 0).await;
+    let mut gateway = Gateway::connected(mqtt(script.port, Protocol::V4), None, 1).await;
+    gateway.workers[0].subscribe(1, "a", false).await.unwrap();
+    script.decide(|topic| if topic == "a" { 0x80 } else { 0 });
+    script.cut();
+    gateway.until_connected(false).await;
+    gateway.until_connected(true).await;
+    let worker = &mut gateway.workers[0];
+    assert_eq!(
+        worker.subscribe(2, "a", false).await,
+        Err(BrokerError::NotAuthorized)
+    );
+    worker.unsubscribe(1);
+    gateway.until(|snapshot| snapshot.subscriptions == 0).await;
 }

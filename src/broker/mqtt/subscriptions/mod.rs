@@ -19,9 +19,11 @@ use crate::types::{TopicFilter, TopicName};
 
 mod delivery;
 mod last_seen;
+mod renewals;
 mod rounds;
 
 use last_seen::LastSeen;
+use renewals::Renewal;
 
 use super::duplicates::Duplicates;
 use super::packet_ids::PacketIds;
@@ -95,6 +97,8 @@ struct Entry {
     seen: LastSeen,
     /// It is being made again after a lost session: until then retained messages may be news to all.
     renewed_until: Option<Instant>,
+    /// The broker does not take it again yet.
+    renewal: Option<Renewal>,
 }
 
 /// A request to the broker that waits its turn, or its acknowledgement.
@@ -132,6 +136,8 @@ pub(super) struct Subscriptions {
     /// Filters that have a round, and some that had one.
     in_round: Vec<u32>,
     last_serial: u64,
+    /// Filters whose renewal waits for its time.
+    renewing: Vec<u32>,
     /// Filters that were given up while the broker was away and keeps the session.
     gone: Vec<TopicFilter>,
     found: Vec<u32>,
@@ -158,6 +164,7 @@ impl Subscriptions {
             by_packet: HashMap::new(),
             in_round: Vec::new(),
             last_serial: 0,
+            renewing: Vec::new(),
             gone: Vec::new(),
             found: Vec::new(),
             targets: Vec::new(),
@@ -266,6 +273,7 @@ impl Subscriptions {
             next: Vec::new(),
             seen: LastSeen::default(),
             renewed_until: None,
+            renewal: None,
         };
         self.entries.insert(number, entry);
         self.metrics.subscriptions.set(self.entries.len() as u64);
@@ -302,12 +310,7 @@ impl Subscriptions {
         for (number, entry) in &mut self.entries {
             entry.standing &= session_present;
             if !entry.standing {
-                entry.renewed_until = now.checked_add(LONGEST_ROUND);
-                self.waiting.push_back(Request::Subscribe {
-                    number: *number,
-                    retained: entry.seen.is_useful(),
-                    serial: 0,
-                });
+                self.waiting.push_back(entry.renewed(now, *number));
             }
         }
     }
@@ -332,11 +335,13 @@ impl Subscriptions {
                 }),
         );
         self.subscribing.clear();
+        self.renewing.clear();
         let numbers: Vec<u32> = self.entries.keys().copied().collect();
         for number in numbers {
             let Some(entry) = self.entries.get_mut(&number) else {
                 continue;
             };
+            entry.renewal = None;
             let round = entry.round.take();
             let asks: Vec<Ask> = round
                 .into_iter()

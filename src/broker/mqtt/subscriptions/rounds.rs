@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::bridge::contract::{BrokerError, BrokerEvent};
+use crate::bridge::contract::BrokerEvent;
 use crate::types::message::Message;
 
 use super::super::packet_ids::PacketIds;
@@ -87,9 +87,10 @@ impl Subscriptions {
             return;
         };
         if let Err(refusal) = result {
-            return self.refused(now, number, refusal.error);
+            return self.refused(now, number, refusal);
         }
         entry.standing = true;
+        entry.renewal = None;
         let Some(round) = entry.round.as_mut().filter(|round| round.serial == serial) else {
             return;
         };
@@ -104,13 +105,16 @@ impl Subscriptions {
         self.end_round_if_over(now, number);
     }
 
-    /// The broker refuses a filter: those who ask are told, and on a first subscribe or a renewed one so are its holders.
-    pub(super) fn refused(&mut self, now: Instant, number: u32, error: BrokerError) {
+    /// The broker refuses a filter: those who ask are told, and so are its holders when it was to be made again and will not
+    /// be.
+    pub(super) fn refused(&mut self, now: Instant, number: u32, refusal: Refusal) {
+        let error = refusal.error;
+        let kept = self.renew_later(now, number, refusal);
         let Some(entry) = self.entries.get_mut(&number) else {
             return;
         };
         let asks = entry.round.take().map(|round| round.asks).unwrap_or_default();
-        let lost: Vec<Holder> = if entry.standing {
+        let lost: Vec<Holder> = if entry.standing || kept {
             Vec::new()
         } else {
             entry
@@ -186,6 +190,7 @@ impl Subscriptions {
 
     /// Ends rounds whose time has come.
     pub(in crate::broker::mqtt) fn tick(&mut self, now: Instant) {
+        self.renew(now);
         for number in std::mem::take(&mut self.in_round) {
             self.end_round_if_over(now, number);
             if self.round(number).is_some() && !self.in_round.contains(&number) {
