@@ -2,8 +2,9 @@
 //!
 //! A new observer of a known filter still gets the retained messages: the filter is subscribed again, and what the broker
 //! sends because of that (it carries the retain flag, live messages do not) goes to the asking observer alone. The same
-//! way reads a retained message for nobody who stays. Such a *round* is over when nothing more came for a moment after
-//! the broker answered a request sent behind the subscribe.
+//! way reads a retained message for nobody who stays. Such a *round* is over when the broker answered a request (a
+//! *fence*) sent behind the subscribe, and behind the acknowledgement of all that came because of it, without sending more:
+//! a broker holds back what is beyond its window until we acknowledge, and may be slow.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::RandomState;
@@ -29,10 +30,13 @@ use super::duplicates::Duplicates;
 use super::packet_ids::PacketIds;
 use super::wire::{Client, Subscription};
 
-/// A round is over when no retained message came for so long after the fence.
+/// A round is over when no retained message came for so long after the last fence: some brokers look for them beside
+/// answering.
 const QUIET: Duration = Duration::from_millis(50);
+/// A round in which nothing happened for so long is over.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A round is over then at the latest.
-const LONGEST_ROUND: Duration = Duration::from_secs(5);
+const LONGEST_ROUND: Duration = Duration::from_secs(60);
 /// Messages that one round collects.
 const MAX_COLLECTED: usize = 100_000;
 /// Payload bytes that one round collects.
@@ -80,7 +84,10 @@ struct Round {
     asks: Vec<Ask>,
     begun: Instant,
     acknowledged: bool,
+    /// The last fence was answered, and nothing came since it was asked for.
     fenced: bool,
+    /// A retained message came since the last fence was asked for.
+    stirred: bool,
     quiet_since: Instant,
 }
 

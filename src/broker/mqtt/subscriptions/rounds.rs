@@ -9,7 +9,8 @@ use crate::types::message::Message;
 use super::super::packet_ids::PacketIds;
 use super::super::wire::Refusal;
 use super::{
-    Ask, Holder, LONGEST_ROUND, MAX_COLLECTED, MAX_COLLECTED_BYTES, QUIET, Request, Round, Subscriptions,
+    Ask, Holder, LONGEST_PAUSE, LONGEST_ROUND, MAX_COLLECTED, MAX_COLLECTED_BYTES, QUIET, Request, Round,
+    Subscriptions,
 };
 
 impl Subscriptions {
@@ -38,6 +39,7 @@ impl Subscriptions {
             begun: now,
             acknowledged: false,
             fenced: !retained,
+            stirred: false,
             quiet_since: now,
         });
         self.in_round.push(number);
@@ -64,8 +66,11 @@ impl Subscriptions {
         if let Request::Fence { number, serial } = request
             && let Some(round) = self.round(number).filter(|round| round.serial == serial)
         {
-            round.fenced = true;
             round.quiet_since = now;
+            round.fenced = !std::mem::take(&mut round.stirred);
+            if !round.fenced {
+                self.waiting.push_back(Request::Fence { number, serial });
+            }
         }
     }
 
@@ -161,7 +166,8 @@ impl Subscriptions {
         let single = !entry.filter.has_wildcard() && round.asks.iter().all(|ask| !ask.collected.is_empty());
         let quiet = round.fenced && now.saturating_duration_since(round.quiet_since) >= QUIET;
         let over = round.asks.is_empty() || single || quiet;
-        let late = now.saturating_duration_since(round.begun) >= LONGEST_ROUND;
+        let late = now.saturating_duration_since(round.quiet_since) >= LONGEST_PAUSE
+            || now.saturating_duration_since(round.begun) >= LONGEST_ROUND;
         if !(round.acknowledged && (over || late)) {
             return;
         }
@@ -178,11 +184,20 @@ impl Subscriptions {
                 continue;
             };
             round.quiet_since = now;
+            let fence_again = std::mem::take(&mut round.fenced) && round.asks.iter().any(Ask::wants_retained);
+            round.stirred = !fence_again;
+            let serial = round.serial;
             round.bytes = round.bytes.saturating_add(message.payload.len());
             for ask in round.asks.iter_mut().filter(|ask| ask.wants_retained()) {
                 if ask.collected.len() < MAX_COLLECTED && round.bytes < MAX_COLLECTED_BYTES {
                     ask.collected.insert(message.topic.clone(), Arc::clone(message));
                 }
+            }
+            if fence_again {
+                self.waiting.push_back(Request::Fence {
+                    number: *number,
+                    serial,
+                });
             }
             self.end_round_if_over(now, *number);
         }
