@@ -84,9 +84,10 @@ impl Embedded {
     ) {
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        while !*stop.borrow() {
+            // In random order, and a bounded amount of each: requests may come without a pause, and must not keep the disk's
+            // reports (the answers to what is durable) or the sweep from their turn. The end is looked at first, above.
             tokio::select! {
-                biased;
                 _ = stop.wait_for(|stop| *stop) => break,
                 report = report(&mut self.disk) => self.durable(report),
                 request = requests.recv() => match request {

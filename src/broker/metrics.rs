@@ -39,6 +39,7 @@ labels! {
 pub(super) struct LaneMetrics {
     pub(super) connected: Counter,
     pub(super) connects: Family<ConnectResult>,
+    pub(super) stalls: Counter,
     pub(super) received: Counter,
     pub(super) sent: Counter,
     pub(super) subscriptions: Counter,
@@ -66,6 +67,7 @@ impl Default for LaneMetrics {
         Self {
             connected: Counter::default(),
             connects: Family::default(),
+            stalls: Counter::default(),
             received: Counter::default(),
             sent: Counter::default(),
             subscriptions: Counter::default(),
@@ -109,6 +111,8 @@ pub struct BrokerSnapshot {
     pub connections: u64,
     /// Attempts to connect, by `result`.
     pub connects: Vec<(&'static str, u64)>,
+    /// Connections that were given up because the broker did not acknowledge.
+    pub stalls: u64,
     /// Messages from the broker: `broker_messages_total{direction="received"}`.
     pub received: u64,
     /// Messages to the broker: `broker_messages_total{direction="sent"}`.
@@ -196,6 +200,7 @@ impl BrokerMetrics {
             connected: self.is_connected(),
             connections: self.sum(|lane| &lane.connected),
             connects: self.labelled(|lane| lane.connects.iter().collect()),
+            stalls: self.sum(|lane| &lane.stalls),
             received: self.sum(|lane| &lane.received),
             sent: self.sum(|lane| &lane.sent),
             subscriptions: self.sum(|lane| &lane.subscriptions),

@@ -120,6 +120,9 @@ pub struct MqttSettings {
     pub connections: usize,
     /// Ping interval, at least 5 seconds; a dead peer is noticed within twice this time.
     pub keep_alive: Duration,
+    /// How long the broker may owe an acknowledgement (of a publish at QoS 1 or 2, a subscribe, an unsubscribe) before the
+    /// connection is given up, even though it answers pings. A request's time begins when the one before it is done.
+    pub ack_patience: Duration,
     /// Messages of a higher QoS are sent with this one.
     pub max_qos: Qos,
     /// Whether to keep `$portcullis/{node}/status` up to date, with a will.
@@ -143,6 +146,7 @@ impl MqttSettings {
             key_file: None,
             connections: 1,
             keep_alive: Duration::from_secs(10),
+            ack_patience: Duration::from_secs(20),
             max_qos: Qos::ExactlyOnce,
             publish_status: true,
             spool_bytes: 256 << 20,

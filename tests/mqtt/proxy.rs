@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 const PASS: u8 = 0;
 const REFUSE: u8 = 1;
 const SWALLOW: u8 = 2;
+const DELAY: u8 = 3;
 
 pub struct Proxy {
     pub port: u16,
@@ -62,6 +64,11 @@ impl Proxy {
     pub fn swallow(&self) {
         self.mode.store(SWALLOW, Ordering::SeqCst);
     }
+
+    /// Passes everything on 150 ms late, as a long way does.
+    pub fn delay(&self) {
+        self.mode.store(DELAY, Ordering::SeqCst);
+    }
 }
 
 async fn relay(client: TcpStream, server: TcpStream, mode: Arc<AtomicU8>, mut cuts: watch::Receiver<u64>) {
@@ -85,7 +92,11 @@ async fn pipe(
         if read == 0 {
             return;
         }
-        if mode.load(Ordering::SeqCst) == PASS && to.write_all(&buffer[..read]).await.is_err() {
+        let now = mode.load(Ordering::SeqCst);
+        if now == DELAY {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+        if matches!(now, PASS | DELAY) && to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
     }

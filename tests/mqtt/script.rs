@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 type Decide = Arc<Mutex<Box<dyn Fn(&str) -> u8 + Send>>>;
 
-/// Speaks MQTT 5. The script gives the reason code for each topic published or subscribed.
+/// Speaks MQTT 5, and 3.1.1 to who begins with it. The script gives the reason code for each topic published or subscribed.
 pub struct Script {
     pub port: u16,
     decide: Decide,
@@ -18,6 +18,9 @@ pub struct Script {
 
 /// At this code the script hangs up instead of answering.
 pub const HANG_UP: u8 = 0xFF;
+
+/// At this code the script says nothing to it, and goes on answering the rest, pings among it.
+pub const SILENCE: u8 = 0xFE;
 
 impl Script {
     pub async fn start(decide: impl Fn(&str) -> u8 + Send + 'static) -> Self {
@@ -61,6 +64,7 @@ async fn serve(
     decide: Decide,
     published: Arc<Mutex<Vec<String>>>,
 ) -> std::io::Result<()> {
+    let mut mqtt5 = true;
     loop {
         let first = stream.read_u8().await?;
         let mut length = 0usize;
@@ -77,29 +81,53 @@ async fn serve(
             let length = usize::from(u16::from_be_bytes([body[at], body[at + 1]]));
             String::from_utf8(body[at + 2..at + 2 + length].to_vec()).unwrap()
         };
-        let answer = match first >> 4 {
-            1 => vec![0x20, 3, 0, 0, 0],
+        let mut answer = match first >> 4 {
+            1 => {
+                mqtt5 = body[6] == 5;
+                vec![0x20, 0, 0, 0, 0]
+            }
             3 => {
                 let topic = text(0);
                 let code = decide.lock().unwrap()(&topic);
                 if code == HANG_UP {
                     return Ok(());
                 }
+                if code == SILENCE {
+                    continue;
+                }
                 if code < 0x80 {
                     published.lock().unwrap().push(topic.clone());
                 }
                 let at = 2 + topic.len();
-                vec![0x40, 4, body[at], body[at + 1], code, 0]
+                vec![0x40, 0, body[at], body[at + 1], code, 0]
             }
             8 => {
-                let filter = text(3 + usize::from(body[2]));
+                let filter = text(if mqtt5 { 3 + usize::from(body[2]) } else { 2 });
                 let code = decide.lock().unwrap()(&filter);
-                vec![0x90, 4, body[0], body[1], 0, code]
+                if code == SILENCE {
+                    continue;
+                }
+                vec![0x90, 0, body[0], body[1], 0, code]
             }
-            10 => vec![0xB0, 4, body[0], body[1], 0, 0x11],
+            10 => {
+                if decide.lock().unwrap()(&text(if mqtt5 { 3 } else { 2 })) == SILENCE {
+                    continue;
+                }
+                vec![0xB0, 0, body[0], body[1], 0, 0x11]
+            }
             12 => vec![0xD0, 0],
             _ => continue,
         };
+        if !mqtt5 {
+            // No properties, and reasons only for subscribes.
+            match answer[0] {
+                0x40 | 0xB0 => answer.truncate(4),
+                0x90 => drop(answer.remove(4)),
+                0x20 => drop(answer.pop()),
+                _ => {}
+            }
+        }
+        answer[1] = u8::try_from(answer.len() - 2).unwrap();
         stream.write_all(&answer).await?;
     }
 }

@@ -1,6 +1,8 @@
 //! Subscriptions: one upstream for each filter, retained messages to whom they belong, lost sessions.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use portcullis::bridge::contract::BrokerError;
 use portcullis::broker::Protocol;
@@ -67,6 +69,24 @@ async fn many_observers_at_once_all_get_the_retained_messages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_sends_retained_messages_by_and_by_over_a_long_way_leaves_none_out() {
+    for protocol in BOTH {
+        // mosquitto sends 20, and more as these are acknowledged.
+        let mosquitto = Mosquitto::start();
+        let proxy = Proxy::start(mosquitto.port).await;
+        let mut gateway = Gateway::connected(mqtt(proxy.port, protocol), None, 1).await;
+        for number in 0..100 {
+            gateway.workers[0].send(retained(&format!("t/{number:03}"), &number.to_string()));
+        }
+        gateway.until(|snapshot| snapshot.acknowledged == 100).await;
+        proxy.delay();
+        let found = gateway.workers[0].subscribe(1, "t/+", true).await.unwrap();
+        assert_eq!(found.len(), 100, "{protocol:?}");
+        gateway.workers[0].assert_silence().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn overlapping_filters_deliver_once_for_each_filter() {
     for protocol in BOTH {
         let mosquitto = Mosquitto::start();
@@ -110,7 +130,7 @@ async fn the_last_departure_unsubscribes_and_no_earlier_one() {
     peer.publish("t/x", "still", false).await;
     assert_eq!(text(&gateway.workers[1].message().await.1), "still");
     gateway.workers[0].assert_silence().await;
-    assert!(!unsubscribed(&mosquitto, "t/x"));
+    assert!(!unsubscribed(&mosquitto.log(), "t/x"));
     gateway.workers[1].unsubscribe(1);
     gateway.until(|snapshot| snapshot.subscriptions == 0).await;
     until_unsubscribed(&mosquitto, "t/x").await;
@@ -119,18 +139,19 @@ async fn the_last_departure_unsubscribes_and_no_earlier_one() {
     assert_eq!(gateway.workers[1].subscribe(2, "t/x", true).await, Ok(vec![]));
 }
 
-async fn until_unsubscribed(mosquitto: &Mosquitto, filter: &str) {
-    for _ in 0..200 {
-        if unsubscribed(mosquitto, filter) {
-            return;
-        }
+async fn until_logged(mosquitto: &Mosquitto, condition: impl Fn(&str) -> bool) {
+    let begun = Instant::now();
+    while !condition(&mosquitto.log()) {
+        assert!(begun.elapsed() < PATIENCE, "not in the log: {}", mosquitto.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("no UNSUBSCRIBE of {filter}: {}", mosquitto.log());
 }
 
-fn unsubscribed(mosquitto: &Mosquitto, filter: &str) -> bool {
-    let log = mosquitto.log();
+async fn until_unsubscribed(mosquitto: &Mosquitto, filter: &str) {
+    until_logged(mosquitto, |log| unsubscribed(log, filter)).await;
+}
+
+fn unsubscribed(log: &str, filter: &str) -> bool {
     let mut lines = log.lines();
     while let Some(line) = lines.next() {
         if line.contains("Received UNSUBSCRIBE from gateway")
@@ -190,7 +211,10 @@ async fn subscriptions_are_made_again_after_a_lost_session() {
             gateway.until_connected(false).await;
             mosquitto.up();
             gateway.until_connected(true).await;
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            until_logged(&mosquitto, |log| {
+                log.matches("Sending SUBACK to gateway").count() >= 49
+            })
+            .await;
             let mut peer = Peer::connect(mosquitto.port).await;
             for id in 0..50 {
                 peer.publish(&format!("t/{id}"), &round.to_string(), id % 2 == 0)
@@ -318,4 +342,53 @@ async fn a_subscription_that_is_refused_when_it_is_made_again_is_reported_lost()
         .await;
     gateway.workers[0].drain();
     assert_eq!(gateway.workers[0].lost, [(1, BrokerError::NotAuthorized)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn observers_keep_a_subscription_that_a_shaken_cluster_does_not_take_again_at_once() {
+    for protocol in BOTH {
+        let script = Script::start(|_| 0).await;
+        let mut gateway = Gateway::connected(mqtt(script.port, protocol), None, 1).await;
+        gateway.workers[0].subscribe(1, "a", false).await.unwrap();
+        gateway.workers[0].subscribe(2, "b", false).await.unwrap();
+        let asked = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&asked);
+        script.decide(move |topic| {
+            // Twice not, and then as if nothing had been.
+            let refused = topic == "a" && counted.fetch_add(1, Ordering::SeqCst) < 2;
+            if refused { 0x80 } else { 0 }
+        });
+        script.cut();
+        let begun = Instant::now();
+        while asked.load(Ordering::SeqCst) < 3 {
+            assert!(begun.elapsed() < PATIENCE * 2, "asked {asked:?} times");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let worker = &mut gateway.workers[0];
+        worker.subscribe(3, "c", false).await.unwrap();
+        worker.drain();
+        assert_eq!(worker.lost, [], "{protocol:?}");
+        assert_eq!(gateway.snapshot().subscriptions, 3);
+        // It stands: a further observer needs no word of the broker.
+        script.decide(|topic| if topic == "a" { 0x80 } else { 0 });
+        gateway.workers[0].subscribe(4, "a", false).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_while_a_subscription_waits_to_be_made_again_is_answered() {
+    let script = Script::start(|_| 0).await;
+    let mut gateway = Gateway::connected(mqtt(script.port, Protocol::V4), None, 1).await;
+    gateway.workers[0].subscribe(1, "a", false).await.unwrap();
+    script.decide(|topic| if topic == "a" { 0x80 } else { 0 });
+    script.cut();
+    gateway.until_connected(false).await;
+    gateway.until_connected(true).await;
+    let worker = &mut gateway.workers[0];
+    assert_eq!(
+        worker.subscribe(2, "a", false).await,
+        Err(BrokerError::NotAuthorized)
+    );
+    worker.unsubscribe(1);
+    gateway.until(|snapshot| snapshot.subscriptions == 0).await;
 }

@@ -13,6 +13,7 @@ use portcullis::broker::{BrokerAddress, Protocol, start};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::*;
+use crate::outage::FOR_EVER;
 use crate::proxy::Proxy;
 
 fn key() -> PKey<Private> {
@@ -184,7 +185,9 @@ async fn a_broker_that_refuses_mqtt_5_is_answered_with_the_setting_that_helps() 
 async fn a_broker_that_stops_reading_is_noticed() {
     let state = tempfile::tempdir().unwrap();
     let mosquitto = Mosquitto::start();
-    let mut gateway = Gateway::connected(mqtt(mosquitto.port, Protocol::V5), Some(state.path()), 1).await;
+    let mut settings = mqtt(mosquitto.port, Protocol::V5);
+    settings.ack_patience = FOR_EVER;
+    let mut gateway = Gateway::connected(settings, Some(state.path()), 1).await;
     mosquitto.signal("STOP");
     // Enough to fill every buffer on the way.
     let payload = "x".repeat(1 << 20);

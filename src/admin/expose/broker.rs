@@ -41,6 +41,12 @@ fn connection(out: &mut Exposition, now: &BrokerSnapshot) {
         "result",
         connects,
     );
+    out.counter(
+        "broker_stalls_total",
+        "Connections that were given up because the broker did not acknowledge.",
+        &[],
+        now.stalls,
+    );
     let messages = "Messages exchanged with the broker.";
     out.counter(
         "broker_messages_total",

@@ -26,6 +26,8 @@ use super::wire::{Ending, Greeting, Happening, Inbound, Link};
 
 /// Requests taken before the connection is looked at again.
 const BATCH: usize = 256;
+/// Groups of happenings taken before the requests are looked at again.
+const HAPPENINGS: usize = 64;
 const TICK: Duration = Duration::from_millis(250);
 const TICK_COLLECTING: Duration = Duration::from_millis(10);
 /// How long a shutdown waits for acknowledgements before the rest goes to the spool.
@@ -106,12 +108,14 @@ impl Lane {
         mut requests: QueueReceiver<Envelope>,
         mut stop: watch::Receiver<bool>,
     ) {
-        loop {
+        while !*stop.borrow() {
             let now = (self.clock.now)();
             self.proceed(now);
             let tick = self.next_tick(now);
+            // In random order, and a bounded amount of each: messages from the broker may come without a pause, and so may
+            // requests, and neither may keep the other, or the spool's reports, from their turn. The end is looked at
+            // first, above, whatever else is ready.
             tokio::select! {
-                biased;
                 _ = stop.wait_for(|stop| *stop) => break,
                 happenings = happenings(&mut self.state) => self.on_happenings(happenings),
                 report = self.pipeline.spooling.report() => self.on_report(report),
@@ -155,11 +159,31 @@ impl Lane {
         self.pipeline.tick(now, connected);
         self.subscriptions.tick(now);
         self.send(now);
+        self.give_up_if_stalled(now);
+    }
+
+    /// Ends a connection on which the broker answers pings and acknowledges nothing (a cluster without a leader, a plugin
+    /// that hangs): what waits is spooled or answered, and another connection may lead to a node that works.
+    fn give_up_if_stalled(&mut self, now: Instant) {
+        let owed = self.since().and(self.pipeline.ids.owed_since());
+        if owed.is_none_or(|since| now.saturating_duration_since(since) < self.settings.ack_patience) {
+            return;
+        }
+        self.metrics.stalls.inc();
+        self.on_ended(
+            now,
+            &Ending {
+                result: ConnectResult::Unreachable,
+                text: "the broker does not acknowledge".into(),
+                // It did not hang up: no message is to be suspected of being the cause.
+                by_broker: false,
+            },
+        );
     }
 
     fn send(&mut self, now: Instant) {
         if let State::Linked { link, since: Some(_) } = &self.state {
-            self.subscriptions.send(&link.client, &mut self.pipeline.ids);
+            self.subscriptions.send(now, &link.client, &mut self.pipeline.ids);
             self.pipeline.send(now, &link.client);
         }
     }
@@ -334,7 +358,9 @@ impl Lane {
         if since.is_none() {
             self.metrics.connects.inc(ending.result);
         }
-        let wait = self.backoff.wait(since, now);
+        // A connection on which the broker acknowledged nothing was no success, however long it stood.
+        let stood = since.filter(|_| self.pipeline.ids.were_of_use());
+        let wait = self.backoff.wait(stood, now);
         let text = format!("disconnected from {}: {}", self.settings.address, ending.text);
         if ending.result == ConnectResult::Protocol && since.is_none() {
             tracing::error!(connection = self.index, "{text}");
@@ -415,7 +441,10 @@ async fn happenings(state: &mut State) -> Option<Vec<Happening>> {
     match state {
         State::Linked { link, .. } => {
             let mut all = link.happenings.recv().await?;
-            while let Ok(more) = link.happenings.try_recv() {
+            for _ in 1..HAPPENINGS {
+                let Ok(more) = link.happenings.try_recv() else {
+                    break;
+                };
                 all.extend(more);
             }
             Some(all)

@@ -264,7 +264,7 @@ impl Pipeline {
             return false;
         }
         if qos != Qos::AtMostOnce {
-            entry.request = Some(self.ids.take());
+            entry.request = Some(self.ids.take(now));
             entry.at_qos2 = qos == Qos::ExactlyOnce;
             self.at_qos2 += usize::from(entry.at_qos2);
         }
@@ -322,7 +322,7 @@ impl Pipeline {
         };
         let at_qos2 = std::mem::take(&mut entry.at_qos2);
         if let Some(request) = entry.request.take() {
-            self.ids.done(request);
+            self.ids.done(now, request);
         }
         self.at_qos2 -= usize::from(at_qos2);
         // What was sent behind it stays sent: the broker took it, or will say that it did not.
@@ -357,7 +357,7 @@ impl Pipeline {
             (entry.answer.take(), entry.internal, entry.number, entry.writing);
         let at_qos2 = std::mem::take(&mut entry.at_qos2);
         if let Some(request) = entry.request.take() {
-            self.ids.done(request);
+            self.ids.done(now, request);
         }
         self.at_qos2 -= usize::from(at_qos2);
         let answered_before = answer.is_none();

@@ -107,9 +107,10 @@ fn received(packet: Packet) -> Option<Happening> {
         Packet::PubComp(comp) => Happening::Acknowledged(comp.pkid, Ok(())),
         Packet::SubAck(ack) => {
             let refused = ack.return_codes.contains(&SubscribeReasonCode::Failure);
-            // 3.1.1 has one code for all refusals; brokers use it for what a client may not read.
+            // 3.1.1 has one code for all refusals. Most brokers use it for what a client may not read; a cluster without a
+            // leader says it too.
             let result = if refused {
-                Err(Refusal::now(BrokerError::NotAuthorized))
+                Err(Refusal::for_now(BrokerError::NotAuthorized))
             } else {
                 Ok(())
             };

@@ -245,10 +245,7 @@ fn puback(reason: PubAckReason) -> Result<(), Refusal> {
     Err(match reason {
         PubAckReason::Success | PubAckReason::NoMatchingSubscribers => return Ok(()),
         PubAckReason::NotAuthorized => Refusal::now(BrokerError::NotAuthorized),
-        PubAckReason::QuotaExceeded => Refusal {
-            error: BrokerError::Quota,
-            later: true,
-        },
+        PubAckReason::QuotaExceeded => Refusal::for_now(BrokerError::Quota),
         PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
             Refusal::now(BrokerError::Refused)
         }
@@ -262,10 +259,7 @@ fn pubrec(reason: PubRecReason) -> Result<(), Refusal> {
     Err(match reason {
         PubRecReason::Success | PubRecReason::NoMatchingSubscribers => return Ok(()),
         PubRecReason::NotAuthorized => Refusal::now(BrokerError::NotAuthorized),
-        PubRecReason::QuotaExceeded => Refusal {
-            error: BrokerError::Quota,
-            later: true,
-        },
+        PubRecReason::QuotaExceeded => Refusal::for_now(BrokerError::Quota),
         PubRecReason::TopicNameInvalid | PubRecReason::PayloadFormatInvalid => {
             Refusal::now(BrokerError::Refused)
         }
@@ -279,10 +273,7 @@ fn suback(code: SubscribeReasonCode) -> Result<(), Refusal> {
     Err(match code {
         SubscribeReasonCode::Success(_) => return Ok(()),
         SubscribeReasonCode::NotAuthorized => Refusal::now(BrokerError::NotAuthorized),
-        SubscribeReasonCode::QuotaExceeded => Refusal {
-            error: BrokerError::Quota,
-            later: true,
-        },
+        SubscribeReasonCode::QuotaExceeded => Refusal::for_now(BrokerError::Quota),
         SubscribeReasonCode::TopicFilterInvalid
         | SubscribeReasonCode::SharedSubscriptionsNotSupported
         | SubscribeReasonCode::SubscriptionIdNotSupported
@@ -290,7 +281,7 @@ fn suback(code: SubscribeReasonCode) -> Result<(), Refusal> {
         SubscribeReasonCode::Failure
         | SubscribeReasonCode::Unspecified
         | SubscribeReasonCode::ImplementationSpecific
-        | SubscribeReasonCode::PkidInUse => Refusal::now(BrokerError::Unavailable),
+        | SubscribeReasonCode::PkidInUse => Refusal::for_now(BrokerError::Unavailable),
     })
 }
 

@@ -43,13 +43,17 @@ pub(super) struct Greeting {
 pub(super) struct Refusal {
     /// What the worker is told.
     pub(super) error: BrokerError,
-    /// Whether the broker may take it later (quota exceeded).
+    /// Whether the broker may take it later: its quota is exceeded, or it is not up to it now.
     pub(super) later: bool,
 }
 
 impl Refusal {
     pub(super) const fn now(error: BrokerError) -> Self {
         Self { error, later: false }
+    }
+
+    pub(super) const fn for_now(error: BrokerError) -> Self {
+        Self { error, later: true }
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! A new observer of a known filter still gets the retained messages: the filter is subscribed again, and what the broker
 //! sends because of that (it carries the retain flag, live messages do not) goes to the asking observer alone. The same
-//! way reads a retained message for nobody who stays. Such a *round* is over when nothing more came for a moment after
-//! the broker answered a request sent behind the subscribe.
+//! way reads a retained message for nobody who stays. Such a *round* is over when the broker answered a request (a
+//! *fence*) sent behind the subscribe, and behind the acknowledgement of all that came because of it, without sending more:
+//! a broker holds back what is beyond its window until we acknowledge, and may be slow.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::RandomState;
@@ -19,18 +20,23 @@ use crate::types::{TopicFilter, TopicName};
 
 mod delivery;
 mod last_seen;
+mod renewals;
 mod rounds;
 
 use last_seen::LastSeen;
+use renewals::Renewal;
 
 use super::duplicates::Duplicates;
 use super::packet_ids::PacketIds;
 use super::wire::{Client, Subscription};
 
-/// A round is over when no retained message came for so long after the fence.
+/// A round is over when no retained message came for so long after the last fence: some brokers look for them beside
+/// answering.
 const QUIET: Duration = Duration::from_millis(50);
+/// A round in which nothing happened for so long is over.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A round is over then at the latest.
-const LONGEST_ROUND: Duration = Duration::from_secs(5);
+const LONGEST_ROUND: Duration = Duration::from_secs(60);
 /// Messages that one round collects.
 const MAX_COLLECTED: usize = 100_000;
 /// Payload bytes that one round collects.
@@ -78,7 +84,10 @@ struct Round {
     asks: Vec<Ask>,
     begun: Instant,
     acknowledged: bool,
+    /// The last fence was answered, and nothing came since it was asked for.
     fenced: bool,
+    /// A retained message came since the last fence was asked for.
+    stirred: bool,
     quiet_since: Instant,
 }
 
@@ -95,6 +104,8 @@ struct Entry {
     seen: LastSeen,
     /// It is being made again after a lost session: until then retained messages may be news to all.
     renewed_until: Option<Instant>,
+    /// The broker does not take it again yet.
+    renewal: Option<Renewal>,
 }
 
 /// A request to the broker that waits its turn, or its acknowledgement.
@@ -132,6 +143,8 @@ pub(super) struct Subscriptions {
     /// Filters that have a round, and some that had one.
     in_round: Vec<u32>,
     last_serial: u64,
+    /// Filters whose renewal waits for its time.
+    renewing: Vec<u32>,
     /// Filters that were given up while the broker was away and keeps the session.
     gone: Vec<TopicFilter>,
     found: Vec<u32>,
@@ -158,6 +171,7 @@ impl Subscriptions {
             by_packet: HashMap::new(),
             in_round: Vec::new(),
             last_serial: 0,
+            renewing: Vec::new(),
             gone: Vec::new(),
             found: Vec::new(),
             targets: Vec::new(),
@@ -266,6 +280,7 @@ impl Subscriptions {
             next: Vec::new(),
             seen: LastSeen::default(),
             renewed_until: None,
+            renewal: None,
         };
         self.entries.insert(number, entry);
         self.metrics.subscriptions.set(self.entries.len() as u64);
@@ -302,12 +317,7 @@ impl Subscriptions {
         for (number, entry) in &mut self.entries {
             entry.standing &= session_present;
             if !entry.standing {
-                entry.renewed_until = now.checked_add(LONGEST_ROUND);
-                self.waiting.push_back(Request::Subscribe {
-                    number: *number,
-                    retained: entry.seen.is_useful(),
-                    serial: 0,
-                });
+                self.waiting.push_back(entry.renewed(now, *number));
             }
         }
     }
@@ -332,11 +342,13 @@ impl Subscriptions {
                 }),
         );
         self.subscribing.clear();
+        self.renewing.clear();
         let numbers: Vec<u32> = self.entries.keys().copied().collect();
         for number in numbers {
             let Some(entry) = self.entries.get_mut(&number) else {
                 continue;
             };
+            entry.renewal = None;
             let round = entry.round.take();
             let asks: Vec<Ask> = round
                 .into_iter()
@@ -351,7 +363,7 @@ impl Subscriptions {
     }
 
     /// Hands waiting requests to the client.
-    pub(super) fn send(&mut self, client: &Client, ids: &mut PacketIds) {
+    pub(super) fn send(&mut self, now: Instant, client: &Client, ids: &mut PacketIds) {
         while ids.free()
             && let Some(request) = self.waiting.front()
         {
@@ -379,7 +391,7 @@ impl Subscriptions {
                     Request::Subscribe { .. } => &mut self.subscribing,
                     _ => &mut self.unsubscribing,
                 };
-                queue.push_back((request, ids.take()));
+                queue.push_back((request, ids.take(now)));
             }
         }
     }

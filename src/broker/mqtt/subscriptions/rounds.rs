@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::bridge::contract::{BrokerError, BrokerEvent};
+use crate::bridge::contract::BrokerEvent;
 use crate::types::message::Message;
 
 use super::super::packet_ids::PacketIds;
 use super::super::wire::Refusal;
 use super::{
-    Ask, Holder, LONGEST_ROUND, MAX_COLLECTED, MAX_COLLECTED_BYTES, QUIET, Request, Round, Subscriptions,
+    Ask, Holder, LONGEST_PAUSE, LONGEST_ROUND, MAX_COLLECTED, MAX_COLLECTED_BYTES, QUIET, Request, Round,
+    Subscriptions,
 };
 
 impl Subscriptions {
@@ -38,6 +39,7 @@ impl Subscriptions {
             begun: now,
             acknowledged: false,
             fenced: !retained,
+            stirred: false,
             quiet_since: now,
         });
         self.in_round.push(number);
@@ -60,12 +62,15 @@ impl Subscriptions {
         let Some((request, id)) = self.by_packet.remove(&packet) else {
             return;
         };
-        ids.done(id);
+        ids.done(now, id);
         if let Request::Fence { number, serial } = request
             && let Some(round) = self.round(number).filter(|round| round.serial == serial)
         {
-            round.fenced = true;
             round.quiet_since = now;
+            round.fenced = !std::mem::take(&mut round.stirred);
+            if !round.fenced {
+                self.waiting.push_back(Request::Fence { number, serial });
+            }
         }
     }
 
@@ -79,7 +84,7 @@ impl Subscriptions {
         let Some((request, id)) = self.by_packet.remove(&packet) else {
             return;
         };
-        ids.done(id);
+        ids.done(now, id);
         let Request::Subscribe { number, serial, .. } = request else {
             return;
         };
@@ -87,9 +92,10 @@ impl Subscriptions {
             return;
         };
         if let Err(refusal) = result {
-            return self.refused(now, number, refusal.error);
+            return self.refused(now, number, refusal);
         }
         entry.standing = true;
+        entry.renewal = None;
         let Some(round) = entry.round.as_mut().filter(|round| round.serial == serial) else {
             return;
         };
@@ -104,13 +110,16 @@ impl Subscriptions {
         self.end_round_if_over(now, number);
     }
 
-    /// The broker refuses a filter: those who ask are told, and on a first subscribe or a renewed one so are its holders.
-    pub(super) fn refused(&mut self, now: Instant, number: u32, error: BrokerError) {
+    /// The broker refuses a filter: those who ask are told, and so are its holders when it was to be made again and will not
+    /// be.
+    pub(super) fn refused(&mut self, now: Instant, number: u32, refusal: Refusal) {
+        let error = refusal.error;
+        let kept = self.renew_later(now, number, refusal);
         let Some(entry) = self.entries.get_mut(&number) else {
             return;
         };
         let asks = entry.round.take().map(|round| round.asks).unwrap_or_default();
-        let lost: Vec<Holder> = if entry.standing {
+        let lost: Vec<Holder> = if entry.standing || kept {
             Vec::new()
         } else {
             entry
@@ -157,7 +166,8 @@ impl Subscriptions {
         let single = !entry.filter.has_wildcard() && round.asks.iter().all(|ask| !ask.collected.is_empty());
         let quiet = round.fenced && now.saturating_duration_since(round.quiet_since) >= QUIET;
         let over = round.asks.is_empty() || single || quiet;
-        let late = now.saturating_duration_since(round.begun) >= LONGEST_ROUND;
+        let late = now.saturating_duration_since(round.quiet_since) >= LONGEST_PAUSE
+            || now.saturating_duration_since(round.begun) >= LONGEST_ROUND;
         if !(round.acknowledged && (over || late)) {
             return;
         }
@@ -174,11 +184,20 @@ impl Subscriptions {
                 continue;
             };
             round.quiet_since = now;
+            let fence_again = std::mem::take(&mut round.fenced) && round.asks.iter().any(Ask::wants_retained);
+            round.stirred = !fence_again;
+            let serial = round.serial;
             round.bytes = round.bytes.saturating_add(message.payload.len());
             for ask in round.asks.iter_mut().filter(|ask| ask.wants_retained()) {
                 if ask.collected.len() < MAX_COLLECTED && round.bytes < MAX_COLLECTED_BYTES {
                     ask.collected.insert(message.topic.clone(), Arc::clone(message));
                 }
+            }
+            if fence_again {
+                self.waiting.push_back(Request::Fence {
+                    number: *number,
+                    serial,
+                });
             }
             self.end_round_if_over(now, *number);
         }
@@ -186,6 +205,7 @@ impl Subscriptions {
 
     /// Ends rounds whose time has come.
     pub(in crate::broker::mqtt) fn tick(&mut self, now: Instant) {
+        self.renew(now);
         for number in std::mem::take(&mut self.in_round) {
             self.end_round_if_over(now, number);
             if self.round(number).is_some() && !self.in_round.contains(&number) {
