@@ -293,6 +293,33 @@ async fn what_is_published_while_only_the_line_is_cut_is_delivered_afterwards() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_observer_that_changes_workers_while_the_broker_is_away_keeps_its_subscription() {
+    for protocol in BOTH {
+        let mut mosquitto = Mosquitto::start();
+        let mut gateway = Gateway::connected(mqtt(mosquitto.port, protocol), None, 2).await;
+        gateway.workers[0].subscribe(1, "t/x", true).await.unwrap();
+        mosquitto.kill();
+        gateway.until_connected(false).await;
+        assert_eq!(gateway.workers[1].subscribe(2, "t/x", false).await, Ok(vec![]));
+        gateway.workers[0].unsubscribe(1);
+        mosquitto.up();
+        gateway.until_connected(true).await;
+        let begun = Instant::now();
+        // The first ones may come before the subscription is made again.
+        while gateway.workers[1].messages.is_empty() && begun.elapsed() < PATIENCE {
+            gateway.workers[0]
+                .publish(message("t/x", "there", 1))
+                .await
+                .unwrap();
+            gateway.workers[1].drain();
+        }
+        let (filters, received) = gateway.workers[1].message().await;
+        assert_eq!((filters, text(&received)), (vec![2], "there".to_owned()));
+        assert!(gateway.workers[0].messages.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn asking_while_the_broker_is_away_is_answered_at_once() {
     let mut mosquitto = Mosquitto::start();
     let mut gateway = Gateway::connected(mqtt(mosquitto.port, Protocol::V5), None, 1).await;

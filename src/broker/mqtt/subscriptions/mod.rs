@@ -200,7 +200,20 @@ impl Subscriptions {
         if too_deep(filter.as_str()) || filter.as_str().starts_with("$share/") {
             return self.answer(ask, Err(BrokerError::Refused));
         }
-        if !self.connected {
+        // QoS 2 would bring an observer nothing: QoS 1 and 2 reach it alike, as a confirmable notification.
+        let qos = qos.min(Qos::AtLeastOnce);
+        // What has observers is made again when the broker is back, for one more as for them: an observer that comes from
+        // another worker meanwhile keeps what it has.
+        let known = self
+            .by_filter
+            .get(&filter)
+            .and_then(|number| self.entries.get(number));
+        let satisfied = !retained
+            && known.is_some_and(|entry| {
+                let kept = !self.connected && entry.holders.iter().any(|known| known.active);
+                qos <= entry.qos && (entry.standing || kept)
+            });
+        if !self.connected && !satisfied {
             return self.answer(ask, Err(BrokerError::Unavailable));
         }
         let number = self.enter(filter);
@@ -216,9 +229,6 @@ impl Subscriptions {
             });
             self.by_holder.insert(holder, number);
         }
-        // QoS 2 would bring an observer nothing: QoS 1 and 2 reach it alike, as a confirmable notification.
-        let qos = qos.min(Qos::AtLeastOnce);
-        let satisfied = entry.standing && !retained && qos <= entry.qos;
         entry.qos = entry.qos.max(qos);
         if satisfied {
             self.finish(number, ask, Ok(()));
