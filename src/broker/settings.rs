@@ -129,6 +129,9 @@ pub struct MqttSettings {
     pub publish_status: bool,
     /// What the spool may take on disk in bytes, over all connections; 0 switches it off.
     pub spool_bytes: u64,
+    /// Whether a full spool gives up its oldest messages for new ones. Else, and as long as some are on their way to the
+    /// broker, new ones are refused.
+    pub spool_drops_oldest: bool,
 }
 
 impl MqttSettings {
@@ -150,6 +153,7 @@ impl MqttSettings {
             max_qos: Qos::ExactlyOnce,
             publish_status: true,
             spool_bytes: 256 << 20,
+            spool_drops_oldest: false,
         }
     }
 }

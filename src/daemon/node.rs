@@ -277,6 +277,7 @@ fn mqtt_settings(config: &Config, address: BrokerAddress) -> MqttSettings {
         connections: usize::try_from(broker.connections).unwrap_or(1),
         keep_alive: broker.keep_alive,
         spool_bytes: broker.spool.max_bytes.0,
+        spool_drops_oldest: broker.spool.when_full == config::broker::WhenFull::DropOldest,
         ..MqttSettings::new(address, &broker.client_id.replace("${node}", &config.node.name))
     }
 }
