@@ -394,6 +394,10 @@ impl Assembly for Node {
     }
 
     fn store_fullness(&self) -> f64 {
+        // A spool that makes room for itself is full in ordinary times.
+        if self.config.broker.spool.when_full == config::broker::WhenFull::DropOldest {
+            return 0.0;
+        }
         let now = self.broker_metrics.snapshot();
         fullness(now.spool_bytes, now.spool_capacity_bytes)
     }
