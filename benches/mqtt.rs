@@ -133,7 +133,11 @@ async fn rumqttc_alone(port: u16, qos: QoS, count: u64, window: usize) -> (Durat
 }
 
 fn gateway(port: u16, state: Option<&Path>) -> (BrokerRuntime, WorkerLink) {
-    let address = BrokerAddress::parse(&format!("mqtt://127.0.0.1:{port}")).unwrap();
+    let address = BrokerAddress {
+        tls: false,
+        host: "127.0.0.1".into(),
+        port,
+    };
     let settings = BrokerSettings {
         node: "bench".into(),
         state_dir: state.map(Into::into),

@@ -74,7 +74,7 @@ mod tests {
     use crate::broker::testing::{clock, message};
 
     async fn fill(directory: &Path, topics: &[String]) {
-        let (spool, _) = Spool::open(directory, 1 << 20, clock()).unwrap();
+        let (spool, _) = Spool::open(directory, 1 << 20, false, clock()).unwrap();
         for (index, topic) in topics.iter().enumerate() {
             let mut body = Vec::new();
             record::encode(
@@ -93,7 +93,7 @@ mod tests {
     }
 
     async fn content(directory: &Path) -> Vec<(String, String)> {
-        let (spool, _) = Spool::open(directory, 1 << 20, clock()).unwrap();
+        let (spool, _) = Spool::open(directory, 1 << 20, false, clock()).unwrap();
         spool.send(Command::Read {
             max_records: 10_000,
             max_bytes: 1 << 20,

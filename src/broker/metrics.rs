@@ -15,6 +15,8 @@ labels! {
         Refused = "refused",
         /// It is larger than the broker takes.
         TooLarge = "too_large",
+        /// It was among the oldest in a full spool (`when_full = "drop_oldest"`).
+        SpoolFull = "spool_full",
         /// It was damaged on disk.
         Corrupt = "corrupt",
     }

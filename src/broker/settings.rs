@@ -51,45 +51,6 @@ pub struct BrokerAddress {
     pub port: u16,
 }
 
-impl BrokerAddress {
-    /// The address in `mqtt://host[:1883]` or `mqtts://host[:8883]`; `None` for anything else.
-    #[must_use]
-    pub fn parse(url: &str) -> Option<Self> {
-        let (tls, rest) = match url.strip_prefix("mqtts://") {
-            Some(rest) => (true, rest),
-            None => (false, url.strip_prefix("mqtt://")?),
-        };
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, port) = match rest
-            .rfind(':')
-            .filter(|colon| !rest.get(*colon..).unwrap_or("]").contains(']'))
-        {
-            Some(colon) => {
-                let (host, port) = rest.split_at(colon);
-                (
-                    host,
-                    port.strip_prefix(':')?.parse().ok().filter(|port| *port != 0)?,
-                )
-            }
-            None => (rest, if tls { 8883 } else { 1883 }),
-        };
-        let bare = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .unwrap_or(host);
-        let bracketed = bare.len() != host.len();
-        let odd = |c: char| c.is_whitespace() || c.is_control() || "/?#@[]".contains(c);
-        if bare.is_empty() || bare.contains(odd) || bracketed != bare.contains(':') {
-            return None;
-        }
-        Some(Self {
-            tls,
-            host: host.into(),
-            port,
-        })
-    }
-}
-
 impl fmt::Display for BrokerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.tls { "mqtts" } else { "mqtt" };
@@ -129,6 +90,9 @@ pub struct MqttSettings {
     pub publish_status: bool,
     /// What the spool may take on disk in bytes, over all connections; 0 switches it off.
     pub spool_bytes: u64,
+    /// Whether a full spool gives up its oldest messages for new ones. Else, and as long as some are on their way to the
+    /// broker, new ones are refused.
+    pub spool_drops_oldest: bool,
 }
 
 impl MqttSettings {
@@ -150,50 +114,7 @@ impl MqttSettings {
             max_qos: Qos::ExactlyOnce,
             publish_status: true,
             spool_bytes: 256 << 20,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_are_read_strictly() {
-        let parsed = |url: &str| BrokerAddress::parse(url).map(|address| address.to_string());
-        assert_eq!(
-            parsed("mqtt://localhost").as_deref(),
-            Some("mqtt://localhost:1883")
-        );
-        assert_eq!(
-            parsed("mqtts://b.example/").as_deref(),
-            Some("mqtts://b.example:8883")
-        );
-        assert_eq!(
-            parsed("mqtt://192.0.2.1:18830").as_deref(),
-            Some("mqtt://192.0.2.1:18830")
-        );
-        assert_eq!(
-            parsed("mqtt://[::1]:18830").as_deref(),
-            Some("mqtt://[::1]:18830")
-        );
-        assert_eq!(parsed("mqtt://[::1]").as_deref(), Some("mqtt://[::1]:1883"));
-        for bad in [
-            "localhost",
-            "http://x",
-            "mqtt://",
-            "mqtt://:1883",
-            "mqtt://h:0",
-            "mqtt://h:70000",
-            "mqtt://h:x",
-            "mqtt://u:p@h",
-            "mqtt://h/path",
-            "mqtt://::1",
-            "mqtt://h h",
-            "mqtt://[h]",
-            "mqtt://h:",
-        ] {
-            assert_eq!(parsed(bad), None, "{bad}");
+            spool_drops_oldest: false,
         }
     }
 }

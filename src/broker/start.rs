@@ -156,7 +156,7 @@ fn start_mqtt(
     check_files(mqtt).map_err(fail)?;
     let count = mqtt.connections.max(1);
     let spool_bytes = state_dir.map_or(0, |_| mqtt.spool_bytes);
-    let mut spools = open_spools(settings, state_dir, count, spool_bytes)?;
+    let mut spools = open_spools(settings, state_dir, count, spool_bytes, mqtt.spool_drops_oldest)?;
     let (worker_links, lanes, deliveries) = links(workers, count);
     let metrics = Arc::new(BrokerMetrics::new(count, spool_bytes));
     let (status_sender, status) = watch::channel(Status {
@@ -216,6 +216,7 @@ fn open_spools(
     state_dir: Option<&Path>,
     count: usize,
     spool_bytes: u64,
+    drops_oldest: bool,
 ) -> Result<Spools, BrokerStartError> {
     let Some(directory) = state_dir.filter(|_| spool_bytes > 0) else {
         return Ok(Spools::new());
@@ -224,6 +225,6 @@ fn open_spools(
     let share = spool_bytes / count as u64;
     directories
         .iter()
-        .map(|directory| Spool::open(directory, share, settings.clock).map_err(fail))
+        .map(|directory| Spool::open(directory, share, drops_oldest, settings.clock).map_err(fail))
         .collect()
 }

@@ -237,6 +237,11 @@ mod tests {
             "mqtt://[::1]1883",
             "mqtt://me:pw@x",
             "mqtt://x/path",
+            "mqtt://:1883",
+            "mqtt://x:",
+            "mqtt://x:y",
+            "mqtt://x y",
+            "mqtt://[x]",
         ] {
             assert!(BrokerUrl::parse(text).is_err(), "{text}");
         }

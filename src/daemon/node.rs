@@ -277,6 +277,7 @@ fn mqtt_settings(config: &Config, address: BrokerAddress) -> MqttSettings {
         connections: usize::try_from(broker.connections).unwrap_or(1),
         keep_alive: broker.keep_alive,
         spool_bytes: broker.spool.max_bytes.0,
+        spool_drops_oldest: broker.spool.when_full == config::broker::WhenFull::DropOldest,
         ..MqttSettings::new(address, &broker.client_id.replace("${node}", &config.node.name))
     }
 }
@@ -393,6 +394,10 @@ impl Assembly for Node {
     }
 
     fn store_fullness(&self) -> f64 {
+        // A spool that makes room for itself is full in ordinary times.
+        if self.config.broker.spool.when_full == config::broker::WhenFull::DropOldest {
+            return 0.0;
+        }
         let now = self.broker_metrics.snapshot();
         fullness(now.spool_bytes, now.spool_capacity_bytes)
     }

@@ -66,7 +66,7 @@ fn spawn(state: &Path, port: &str, from: u64) -> Child {
         .env("PORT", port)
         .env("FROM", from.to_string())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::inherit())
         .spawn()
         .unwrap()
 }

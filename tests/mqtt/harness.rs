@@ -127,7 +127,11 @@ impl Drop for Mosquitto {
 }
 
 pub fn mqtt(port: u16, protocol: Protocol) -> MqttSettings {
-    let address = BrokerAddress::parse(&format!("mqtt://127.0.0.1:{port}")).unwrap();
+    let address = BrokerAddress {
+        tls: false,
+        host: "127.0.0.1".into(),
+        port,
+    };
     let mut settings = MqttSettings::new(address, "gateway");
     settings.protocol = protocol;
     settings.keep_alive = Duration::from_secs(5);

@@ -13,15 +13,17 @@ use crate::script::{HANG_UP, SILENCE, Script};
 /// For a connection that something else than missing acknowledgements is to end.
 pub const FOR_EVER: Duration = Duration::from_secs(3_600);
 
-const PERSISTENT: &str = "allow_anonymous true\npersistence true\npersistence_location DIR/";
+/// A mosquitto that keeps what it holds over an orderly end.
+pub const PERSISTENT: &str = "allow_anonymous true\npersistence true\npersistence_location DIR/";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_accepted_while_the_broker_is_away_arrives_in_order() {
     for protocol in BOTH {
         let state = tempfile::tempdir().unwrap();
-        let mut mosquitto = Mosquitto::start();
-        mosquitto.kill();
-        let mut gateway = Gateway::start(mqtt(mosquitto.port, protocol), Some(state.path()), 1);
+        let mosquitto = Mosquitto::start();
+        let proxy = Proxy::start(mosquitto.port).await;
+        proxy.down();
+        let mut gateway = Gateway::start(mqtt(proxy.port, protocol), Some(state.path()), 1);
         let worker = &mut gateway.workers[0];
         for number in 0..200 {
             worker
@@ -36,9 +38,9 @@ async fn what_is_accepted_while_the_broker_is_away_arrives_in_order() {
         let snapshot = gateway.assert_conserved().await;
         assert_eq!((snapshot.accepted, snapshot.spool_messages), (200, 200));
         assert!(snapshot.spool_oldest_timestamp_seconds > 1e9);
-        mosquitto.up();
         let mut peer = Peer::connect(mosquitto.port).await;
         peer.subscribe("t/x", 2).await;
+        proxy.up();
         for number in 0..200 {
             assert_eq!(payload(&peer.next().await), number.to_string());
         }
@@ -166,9 +168,10 @@ async fn without_a_spool_nothing_is_promised_while_the_broker_is_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn expiry_goes_on_in_the_spool() {
     let state = tempfile::tempdir().unwrap();
-    let mut mosquitto = Mosquitto::start();
-    mosquitto.kill();
-    let mut gateway = Gateway::start(mqtt(mosquitto.port, Protocol::V5), Some(state.path()), 1);
+    let mosquitto = Mosquitto::start();
+    let proxy = Proxy::start(mosquitto.port).await;
+    proxy.down();
+    let mut gateway = Gateway::start(mqtt(proxy.port, Protocol::V5), Some(state.path()), 1);
     for (payload, seconds) in [("short", 1), ("long", 60), ("short", 1)] {
         let mut sent = message("t/x", payload, 1);
         sent.expires_at = Some(Instant::now() + Duration::from_secs(seconds));
@@ -177,9 +180,9 @@ async fn expiry_goes_on_in_the_spool() {
     tokio::time::sleep(Duration::from_millis(3_200)).await;
     // The oldest expires while the broker is away.
     gateway.until(|snapshot| snapshot.spool_messages == 2).await;
-    mosquitto.up();
     let mut peer = Peer::connect(mosquitto.port).await;
     peer.subscribe("t/x", 1).await;
+    proxy.up();
     let received = peer.next().await;
     assert_eq!(payload(&received), "long");
     let left = received.properties.unwrap().message_expiry_interval.unwrap();

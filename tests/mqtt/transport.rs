@@ -61,7 +61,7 @@ fn certificate(name: &str, key: &PKey<Private>, issuer: Option<(&X509Ref, &PKey<
     builder.build()
 }
 
-fn write_pki(directory: &Path) {
+pub fn write_pki(directory: &Path) {
     let (ca_key, server_key, client_key) = (key(), key(), key());
     let ca = certificate("test ca", &ca_key, None);
     let server = certificate("localhost", &server_key, Some((&ca, &ca_key)));
@@ -89,7 +89,11 @@ async fn tls_with_a_client_certificate() {
         let mosquitto = Mosquitto::prepared(TLS, write_pki);
         let file = |name: &str| Some(mosquitto.directory.path().join(name));
         let mut settings = mqtt(mosquitto.port, protocol);
-        settings.address = BrokerAddress::parse(&format!("mqtts://localhost:{}", mosquitto.port)).unwrap();
+        settings.address = BrokerAddress {
+            tls: true,
+            host: "localhost".into(),
+            port: mosquitto.port,
+        };
         settings.ca_file = file("ca.pem");
         settings.cert_file = file("client.pem");
         settings.key_file = file("client.key");

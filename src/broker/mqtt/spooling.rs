@@ -259,6 +259,7 @@ impl Pipeline {
             }
         }
         self.metrics.dropped.add(DroppedReason::Expired, report.expired);
+        self.metrics.dropped.add(DroppedReason::SpoolFull, report.dropped);
         if report.lost > 0 {
             tracing::error!(
                 messages = report.lost,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -83,19 +83,10 @@ impl Disk {
             .mode(0o700)
             .create(directory)
             .map_err(|error| fail(format!("cannot make the directory: {error}")))?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| fail(format!("cannot open it: {error}")))?;
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .set_check_integrity_on_open(true)
-            .create_with_backend(FileBackend::new(file).map_err(|error| fail(explain(&error)))?)
-            .map_err(|error| fail(explain(&error)))?;
+        if !path.exists() {
+            make(&path).map_err(fail)?;
+        }
+        let database = open_file(open_or_create(&path).map_err(fail)?).map_err(fail)?;
         let messages = load(&database, moment).map_err(fail)?;
         let (writes, waiting) = sync_channel(MAX_WAITING);
         let (reporter, reports) = unbounded_channel();
@@ -146,6 +137,47 @@ impl Disk {
         }
         rest
     }
+}
+
+/// Makes an empty store under another name first: redb would not open what a kill leaves of one that is being made.
+fn make(path: &Path) -> Result<(), String> {
+    let unfinished = path.with_extension("new");
+    let file = open_or_create(&unfinished)?;
+    let io = |error: std::io::Error| format!("cannot make it: {error}");
+    let again = file.try_clone().map_err(io)?;
+    let backend = FileBackend::new(file).map_err(|error| explain(&error))?;
+    // Locked from here on. What an earlier attempt left there is worth nothing.
+    again.set_len(0).map_err(io)?;
+    drop(
+        Database::builder()
+            .create_with_backend(backend)
+            .map_err(|error| explain(&error))?,
+    );
+    again.sync_all().map_err(io)?;
+    std::fs::rename(&unfinished, path).map_err(io)?;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(io)
+}
+
+fn open_or_create(path: &Path) -> Result<File, String> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| format!("cannot open it: {error}"))
+}
+
+fn open_file(file: File) -> Result<Database, String> {
+    Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .set_check_integrity_on_open(true)
+        .create_with_backend(FileBackend::new(file).map_err(|error| explain(&error))?)
+        .map_err(|error| explain(&error))
 }
 
 fn explain(error: &redb::DatabaseError) -> String {
@@ -270,6 +302,24 @@ mod tests {
         let error = Disk::open(directory.path(), clock().moment()).unwrap_err();
         assert!(error.to_string().contains("another process"), "{error}");
         assert!(error.to_string().contains("retained.redb"), "{error}");
+    }
+
+    #[test]
+    fn what_a_kill_left_of_a_store_that_was_being_made_is_made_anew() {
+        let finished = tempfile::tempdir().unwrap();
+        filled(finished.path(), 1);
+        let whole = std::fs::read(finished.path().join(FILE)).unwrap();
+        for length in [0, 100, 4096, whole.len()] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join(FILE);
+            // redb writes its magic number last.
+            let mut half = whole[..length].to_vec();
+            half.iter_mut().take(64).for_each(|byte| *byte = 0);
+            std::fs::write(path.with_extension("new"), half).unwrap();
+            let (_disk, messages) = Disk::open(directory.path(), clock().moment()).unwrap();
+            assert_eq!(messages.len(), 0);
+            assert!(path.exists() && !path.with_extension("new").exists());
+        }
     }
 
     #[test]

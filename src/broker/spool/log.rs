@@ -47,7 +47,7 @@ struct Position {
 }
 
 #[derive(Debug)]
-struct Held {
+pub(super) struct Held {
     length: u64,
     accepted_millis: u64,
 }
@@ -66,7 +66,7 @@ pub(in crate::broker) struct Found {
 pub(in crate::broker) struct Log<D> {
     disk: D,
     segments: VecDeque<Segment>,
-    max_bytes: u64,
+    pub(super) max_bytes: u64,
     segment_bytes: u64,
     /// The number of the next record.
     next: u64,
@@ -79,7 +79,7 @@ pub(in crate::broker) struct Log<D> {
     /// The record before the cursor, when it was looked at but not read.
     peeked: Option<Frame>,
     /// Records that were read or are held by the caller, and are not done.
-    held: BTreeMap<u64, Held>,
+    pub(super) held: BTreeMap<u64, Held>,
     /// Damaged records that were passed over and not yet told.
     lost: u64,
     live_bytes: u64,
@@ -116,7 +116,7 @@ impl<D: Disk> Log<D> {
             disk,
             segments,
             max_bytes,
-            segment_bytes: (max_bytes / 16).clamp(64 << 10, 8 << 20),
+            segment_bytes: (max_bytes / 16).clamp(4 << 10, 8 << 20),
             next,
             head,
             done: BTreeSet::new(),
@@ -369,15 +369,6 @@ impl<D: Disk> Log<D> {
         let before = self.live();
         self.done(number);
         self.lost += before - self.live();
-    }
-
-    /// The oldest record, when nothing is held: what [`Self::read`] would give.
-    pub(in crate::broker) fn peek_head(&mut self) -> io::Result<Option<&Frame>> {
-        if self.held.is_empty() {
-            self.peek()
-        } else {
-            Ok(None)
-        }
     }
 
     /// How many damaged records were passed over since the last call.

@@ -10,6 +10,7 @@ mod disk;
 mod frame;
 mod log;
 mod recovery;
+mod room;
 mod thread;
 
 #[cfg(test)]

@@ -308,7 +308,7 @@ async fn a_spool_survives_a_restart_and_forgets_what_expired_when_it_is_full() {
             held: false,
         })
     };
-    let (spool, state) = Spool::open(directory.path(), 100_000, clock).unwrap();
+    let (spool, state) = Spool::open(directory.path(), 100_000, false, clock).unwrap();
     assert_eq!(state.live, 0);
     for number in 0..15 {
         spool.send(append(&format!("short/{number}"), Some(50)));
@@ -322,9 +322,9 @@ async fn a_spool_survives_a_restart_and_forgets_what_expired_when_it_is_full() {
         .count();
     assert_eq!(taken, 16);
     assert_eq!(reports.last().unwrap().state.oldest_millis, 9);
-    assert!(Spool::open(directory.path(), 100_000, clock).is_ok());
+    assert!(Spool::open(directory.path(), 100_000, false, clock).is_ok());
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let (spool, state) = Spool::open(directory.path(), 100_000, clock).unwrap();
+    let (spool, state) = Spool::open(directory.path(), 100_000, false, clock).unwrap();
     assert_eq!(state.live, 16);
     for number in 0..10 {
         spool.send(append(&format!("new/{number}"), None));
@@ -351,10 +351,95 @@ async fn a_spool_survives_a_restart_and_forgets_what_expired_when_it_is_full() {
     assert_eq!(topics.len(), 11);
 }
 
+fn kept(body: usize, number: u32) -> Command {
+    let mut message = message(&number.to_string(), &"x".repeat(body));
+    message.expires_at = None;
+    let mut bytes = Vec::new();
+    record::encode(&message, None, clock().moment(), &mut bytes);
+    Command::Append(Append {
+        accepted_millis: 9,
+        body: bytes,
+        held: false,
+    })
+}
+
+#[tokio::test]
+async fn a_full_spool_gives_up_the_oldest_if_that_is_wanted() {
+    let directory = tempfile::tempdir().unwrap();
+    let (spool, _) = Spool::open(directory.path(), 100_000, true, clock()).unwrap();
+    for number in 0..100 {
+        spool.send(kept(5_000, number));
+    }
+    // More than fits at all: refused, and nothing is given up for it.
+    spool.send(kept(200_000, 100));
+    spool.send(Command::Read {
+        max_records: 1_000,
+        max_bytes: 1 << 30,
+    });
+    let reports = spool.close().await;
+    let results: Vec<bool> = reports
+        .iter()
+        .flat_map(|report| report.appended.iter().map(Result::is_ok))
+        .collect();
+    assert_eq!(results.len(), 101);
+    assert!(results[..100].iter().all(|ok| *ok) && !results[100]);
+    let dropped: u64 = reports.iter().map(|report| report.dropped).sum();
+    let left: Vec<u32> = reports
+        .iter()
+        .filter_map(|report| report.loaded.as_ref())
+        .flatten()
+        .map(|loaded| loaded.record.message.topic.as_str().parse().unwrap())
+        .collect();
+    assert_eq!(left.len() as u64 + dropped, 100);
+    assert!(left.len() >= 16, "only as many as must be: {left:?}");
+    assert_eq!(left, (100 - left.len() as u32..100).collect::<Vec<_>>());
+    let state = &reports.last().unwrap().state;
+    assert_eq!(state.live, left.len() as u64);
+    assert!(
+        state.disk_bytes <= 100_000 && state.live_bytes <= state.disk_bytes,
+        "{state:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_full_spool_never_gives_up_what_is_on_its_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let (spool, _) = Spool::open(directory.path(), 100_000, true, clock()).unwrap();
+    for number in 0..18 {
+        spool.send(kept(5_000, number));
+    }
+    spool.send(Command::Read {
+        max_records: 1,
+        max_bytes: 1,
+    });
+    for number in 18..30 {
+        spool.send(kept(5_000, number));
+    }
+    let reports = spool.close().await;
+    assert_eq!(reports.iter().map(|report| report.dropped).sum::<u64>(), 0);
+    let state = &reports.last().unwrap().state;
+    let taken = reports
+        .iter()
+        .flat_map(|report| &report.appended)
+        .filter(|result| result.is_ok())
+        .count();
+    assert!(taken < 30);
+    assert_eq!((state.live, state.unread), (taken as u64, taken as u64 - 1));
+}
+
+#[test]
+fn a_disk_that_is_full_with_other_things_costs_no_record() {
+    let disk = FaultyDisk::default();
+    let mut log = filled(&disk, 10);
+    disk.state().room = Some(10 * (HEADER + 4));
+    assert_eq!(log.append(&[record(b"0010")]), [Err(AppendError::Full)]);
+    assert!(!log.is_too_full_for(4));
+}
+
 #[test]
 fn a_second_process_is_told_that_the_spool_is_in_use() {
     let directory = tempfile::tempdir().unwrap();
-    let (_spool, _) = Spool::open(directory.path(), MAX, clock()).unwrap();
-    let error = Spool::open(directory.path(), MAX, clock()).unwrap_err();
+    let (_spool, _) = Spool::open(directory.path(), MAX, false, clock()).unwrap();
+    let error = Spool::open(directory.path(), MAX, false, clock()).unwrap_err();
     assert!(error.to_string().contains("another process"), "{error}");
 }

@@ -68,6 +68,8 @@ pub(in crate::broker) struct Report {
     pub(in crate::broker) rewinds: u64,
     /// Records whose time was over.
     pub(in crate::broker) expired: u64,
+    /// Records that were given up because the spool was full.
+    pub(in crate::broker) dropped: u64,
     /// Records that turned out to be damaged.
     pub(in crate::broker) lost: u64,
     /// Where it stands after that.
@@ -96,10 +98,12 @@ pub(in crate::broker) struct Spool {
 }
 
 impl Spool {
-    /// Opens or makes the spool in `directory`, of at most `max_bytes` on disk.
+    /// Opens or makes the spool in `directory`, of at most `max_bytes` on disk. When it is full it refuses records, or with
+    /// `drops_oldest` gives up the oldest ones.
     pub(in crate::broker) fn open(
         directory: &Path,
         max_bytes: u64,
+        drops_oldest: bool,
         clock: Clock,
     ) -> Result<(Self, SpoolState), SpoolError> {
         let fail = |error| SpoolError {
@@ -115,16 +119,16 @@ impl Spool {
                 "bytes in the spool belong to no whole record; what is whole is kept"
             );
         }
-        Self::start(log, clock).map_err(fail)
+        Self::start(log, drops_oldest, clock).map_err(fail)
     }
 
-    fn start<D: Disk>(mut log: Log<D>, clock: Clock) -> io::Result<(Self, SpoolState)> {
+    fn start<D: Disk>(mut log: Log<D>, drops_oldest: bool, clock: Clock) -> io::Result<(Self, SpoolState)> {
         let state = SpoolState::of(&mut log);
         let (commands, waiting) = channel();
         let (reporter, reports) = unbounded_channel();
         let thread = std::thread::Builder::new()
             .name("spool".into())
-            .spawn(move || serve(log, clock, &waiting, &reporter))?;
+            .spawn(move || serve(log, drops_oldest, clock, &waiting, &reporter))?;
         let spool = Self {
             commands,
             reports,
@@ -174,13 +178,17 @@ impl SpoolState {
 
 fn serve<D: Disk>(
     mut log: Log<D>,
+    drops_oldest: bool,
     clock: Clock,
     waiting: &Receiver<Command>,
     reports: &UnboundedSender<Report>,
 ) {
     let mut stopped = false;
     while !stopped && let Ok(first) = waiting.recv() {
-        let mut round = Round::default();
+        let mut round = Round {
+            drops_oldest,
+            ..Round::default()
+        };
         stopped |= round.take(first, &mut log, clock);
         for command in waiting.try_iter().take(MAX_BATCH) {
             stopped |= round.take(command, &mut log, clock);
@@ -198,6 +206,7 @@ fn serve<D: Disk>(
 
 #[derive(Default)]
 struct Round {
+    drops_oldest: bool,
     appends: Vec<Append>,
     report: Report,
 }
@@ -240,15 +249,32 @@ impl Round {
         }
         let mut appends = std::mem::take(&mut self.appends);
         let mut results = log.append(&appends);
-        let full = |result: &Result<u64, AppendError>| *result == Err(AppendError::Full);
-        if results.iter().any(full) && self.expire(log, clock) > 0 {
+        while results.contains(&Err(AppendError::Full)) {
             // Refused ones come after taken ones or in between; only a refused rest is tried again, so order stays.
             let taken = results.iter().rposition(Result::is_ok).map_or(0, |last| last + 1);
-            let again = log.append(&appends.split_off(taken));
-            results.truncate(taken);
-            results.extend(again);
+            let rest = appends.split_off(taken);
+            if rest.is_empty() || !self.make_room(log, clock, &rest) {
+                break;
+            }
+            self.report.appended.extend(results.drain(..taken));
+            results = log.append(&rest);
+            appends = rest;
         }
         self.report.appended.extend(results);
+    }
+
+    /// Forgets what has expired, or gives up what is oldest if that is wanted; whether anything was.
+    fn make_room<D: Disk>(&mut self, log: &mut Log<D>, clock: Clock, refused: &[Append]) -> bool {
+        if self.expire(log, clock) > 0 {
+            return true;
+        }
+        let fits = |append: &Append| log.is_too_full_for(append.body.len());
+        if !self.drops_oldest || !refused.iter().any(fits) {
+            return false;
+        }
+        let dropped = log.drop_oldest();
+        self.report.dropped += dropped;
+        dropped > 0
     }
 
     fn read<D: Disk>(&mut self, log: &mut Log<D>, clock: Clock, max_records: usize, max_bytes: usize) {
@@ -281,13 +307,22 @@ impl Round {
         let mut expired = 0;
         while let Ok(Some(frame)) = log.peek_head() {
             let number = frame.number;
-            match record::decode(&frame.body, moment) {
-                Some(record) if record.message.is_expired(moment.now) => {
-                    log.done(number);
-                    expired += 1;
-                }
-                Some(_) => break,
-                None => log.lose_one(number),
+            let record = record::decode(&frame.body, moment);
+            if record
+                .as_ref()
+                .is_some_and(|record| !record.message.is_expired(moment.now))
+            {
+                break;
+            }
+            // Read, so that the log knows how long is what it is done with.
+            if log.read().is_err() {
+                break;
+            }
+            if record.is_some() {
+                log.done(number);
+                expired += 1;
+            } else {
+                log.lose_one(number);
             }
         }
         self.report.expired += expired;
