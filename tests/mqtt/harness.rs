@@ -296,12 +296,16 @@ impl Worker {
     }
 
     pub fn send_subscribe(&mut self, id: u64, filter: &str, retained: bool) -> u64 {
+        self.send_subscribe_at(id, filter, retained, Qos::AtLeastOnce)
+    }
+
+    fn send_subscribe_at(&mut self, id: u64, filter: &str, retained: bool, qos: Qos) -> u64 {
         let ticket = self.next_ticket();
         let request = BrokerRequest::Subscribe {
             ticket: Ticket(ticket),
             filter_id: FilterId(id),
             filter: TopicFilter::new(filter).unwrap(),
-            qos: Qos::AtLeastOnce,
+            qos,
             retained,
         };
         self.link.requests.try_send(request).expect("room for a request");
@@ -324,6 +328,17 @@ impl Worker {
         retained: bool,
     ) -> Result<Vec<String>, BrokerError> {
         let ticket = self.send_subscribe(id, filter, retained);
+        self.subscribed(ticket).await
+    }
+
+    /// Subscribes at a QoS of its own, without the retained messages.
+    pub async fn subscribe_at(
+        &mut self,
+        id: u64,
+        filter: &str,
+        qos: Qos,
+    ) -> Result<Vec<String>, BrokerError> {
+        let ticket = self.send_subscribe_at(id, filter, false, qos);
         self.subscribed(ticket).await
     }
 

@@ -326,9 +326,16 @@ impl Subscriptions {
         }
         for (number, entry) in &mut self.entries {
             entry.standing &= session_present;
-            if !entry.standing {
-                self.waiting.push_back(entry.renewed(now, *number));
-            }
+            self.waiting.push_back(if entry.standing {
+                // Asked for all the same: a cluster that failed over may know the session and have lost what it stood for.
+                Request::Subscribe {
+                    number: *number,
+                    retained: false,
+                    serial: 0,
+                }
+            } else {
+                entry.renewed(now, *number)
+            });
         }
     }
 
