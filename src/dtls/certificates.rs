@@ -10,6 +10,8 @@ use openssl::sha::sha256;
 use openssl::x509::{X509, X509Crl, X509ExtendedKeyUsage, X509KeyUsage, X509Ref};
 use rustls_pemfile::Item;
 
+use super::ffi;
+
 /// Why a context cannot be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContextError {
@@ -157,10 +159,10 @@ pub(super) fn key_kind<T: HasPublic>(key: &PKeyRef<T>) -> Result<KeyKind, String
 
 /// The name of the curve of an EC key, as a group list wants it.
 pub(super) fn curve<T: HasPublic>(key: &PKeyRef<T>) -> Option<&'static str> {
-    match key.ec_key().ok()?.group().curve_name()? {
-        Nid::X9_62_PRIME256V1 => Some("P-256"),
-        Nid::SECP384R1 => Some("P-384"),
-        Nid::SECP521R1 => Some("P-521"),
+    match ffi::group_name(key)?.as_str() {
+        "prime256v1" | "P-256" => Some("P-256"),
+        "secp384r1" | "P-384" => Some("P-384"),
+        "secp521r1" | "P-521" => Some("P-521"),
         _ => None,
     }
 }

@@ -20,7 +20,8 @@ use super::super::psk::PskStore;
 use super::super::suite::{KeyExchange, Suite};
 use super::{DtlsMaterial, Verify, psk_mark};
 
-pub(super) const GROUPS: &str = "P-256:X25519:P-384";
+/// X25519 first: it costs OpenSSL 3.0 two thirds of what P-256 does. Clients that have P-256 only get that.
+pub(super) const GROUPS: &str = "X25519:P-256:P-384";
 const SIGNATURES: &str = "ECDSA+SHA256:RSA-PSS+SHA256:RSA+SHA256:ECDSA+SHA384:RSA-PSS+SHA384:RSA+SHA384:\
                           ECDSA+SHA512:RSA-PSS+SHA512:RSA+SHA512";
 const X509_V_ERR_CERT_REJECTED: i32 = 28;
