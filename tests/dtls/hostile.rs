@@ -7,6 +7,7 @@ use portcullis::dtls::aead::{Aead, Seal};
 use portcullis::dtls::contract::{CloseReason, DtlsSettings};
 use portcullis::dtls::metrics::{Alert, HandshakeResult, RecordDrop};
 use portcullis::dtls::record::{ALERT, APPLICATION_DATA, HANDSHAKE, write_header};
+use portcullis::dtls::suite::Algorithm;
 use portcullis::dtls::{DtlsListener, SendError};
 use portcullis::types::reason::Limit;
 use rand::rngs::StdRng;
@@ -137,21 +138,83 @@ fn replayed_cut_and_flipped_records_are_dropped_and_the_session_goes_on() {
     }
 }
 
+/// A record that nobody sealed, at the next sequence number that its receiver expects.
+fn forged(n: u32) -> Vec<u8> {
+    let mut body = vec![0; 40];
+    body[..4].copy_from_slice(&n.to_be_bytes());
+    plain(APPLICATION_DATA, 1, &body)
+}
+
 #[test]
-fn ccm_8_gives_up_its_keys_after_128_forgeries() {
+fn whoever_writes_a_devices_address_on_forgeries_cannot_end_its_ccm_8_session() {
     let mut server = Server::new(&material(), settings());
     let (mut client, session) = server.establish(&psk_client(CCM8), peer(1));
-    for _ in 0..127 {
-        server.input(peer(1), &plain(APPLICATION_DATA, 1, &[0; 40]));
-    }
-    assert!(server.talks(&mut client, session, peer(1)));
     server.seen.clear();
-    assert_eq!(
-        server.input(peer(1), &plain(APPLICATION_DATA, 1, &[0; 40])).len(),
-        1
-    );
+    for second in 0..40 {
+        for n in 0..1000 {
+            assert!(server.input(peer(1), &forged(second << 10 | n)).is_empty());
+        }
+        server.now += Duration::from_secs(1);
+        assert!(
+            server.talks(&mut client, session, peer(1)),
+            "after second {second}"
+        );
+    }
+    assert_eq!(server.dropped(RecordDrop::NotAuthentic), 40 * 128);
+    assert_eq!(server.dropped(RecordDrop::ForgeryRate), 40 * (1000 - 128));
+    assert!(!server.seen.iter().any(|seen| matches!(seen, Seen::Closed(..))));
+}
+
+#[test]
+fn forgeries_slower_than_the_limit_cost_a_ccm_8_session_no_record() {
+    let mut server = Server::new(&material(), settings());
+    let (mut client, session) = server.establish(&psk_client(CCM8), peer(1));
+    for n in 0..20_000 {
+        server.input(peer(1), &forged(n));
+        server.now += Duration::from_micros(7_900);
+        if n % 50 == 0 {
+            assert!(server.talks(&mut client, session, peer(1)), "after {n}");
+        }
+    }
+    assert_eq!(server.dropped(RecordDrop::ForgeryRate), 0);
+}
+
+#[test]
+fn ccm_8_gives_up_its_keys_after_a_million_forgeries() {
+    let mut server = Server::new(&material(), settings());
+    let (_, session) = server.establish(&psk_client(CCM8), peer(1));
+    server.seen.clear();
+    let limit = Algorithm::Ccm8.failure_limit();
+    for n in 0..limit - 1 {
+        server.input(peer(1), &forged(n as u32));
+        if n % 128 == 127 {
+            server.now += Duration::from_secs(1);
+        }
+        if n % 65_536 == 0 {
+            assert!(server.seen.is_empty(), "after {n}");
+        }
+    }
+    assert_eq!(server.input(peer(1), &forged(0)).len(), 1, "close_notify");
     assert_eq!(server.seen, [Seen::Closed(session, CloseReason::KeyLimit)]);
-    server.establish(&psk_client(CCM8), peer(1));
+    let (mut client, session) = server.establish(&psk_client(CCM8), peer(1));
+    assert!(server.talks(&mut client, session, peer(1)));
+}
+
+#[test]
+fn a_device_that_starts_again_amid_forgeries_gets_its_new_session() {
+    let mut server = Server::new(&material(), settings());
+    let (_, old) = server.establish(&psk_client(CCM8), peer(1));
+    for n in 0..200 {
+        server.input(peer(1), &forged(n));
+    }
+    let (mut client, session) = server.establish(&psk_client(CCM8), peer(1));
+    assert_ne!(session, old);
+    assert!(
+        server.talks(&mut client, session, peer(1)),
+        "{:?} {:?}",
+        server.seen,
+        client.failure()
+    );
 }
 
 #[test]
