@@ -32,6 +32,7 @@ const X509_V_ERR_CA_MD_TOO_WEAK: i32 = 68;
 /// The server's certificate, checked.
 pub(super) struct OwnCertificate {
     pub(super) kind: KeyKind,
+    pub(super) not_before: Option<i64>,
     pub(super) not_after: Option<i64>,
     pub(super) curve: Option<&'static str>,
 }
@@ -80,6 +81,7 @@ pub(super) fn set_certificate(
     }
     Ok(Some(OwnCertificate {
         kind,
+        not_before: certificates::unix_seconds(own.not_before()),
         not_after: certificates::unix_seconds(own.not_after()),
         curve: certificates::curve(&key),
     }))
