@@ -414,6 +414,30 @@ fn an_expired_certificate_is_refused_by_the_check() {
 }
 
 #[test]
+fn the_check_says_which_suites_of_a_list_are_left_out() {
+    let place = Place::new();
+    place
+        .run(&["psk", "add", "a", "--psk-file", "psk.txt"])
+        .succeeded();
+    let said = place.check_dtls(
+        "psk_file = \"psk.txt\"\nciphers = \"PSK-AES128-CCM8:PSK-AES128-CBC-SHA256:ECDHE-ECDSA-AES128-CCM8\"\n",
+    );
+    assert_eq!(
+        (said.code, said.stdout.as_str()),
+        (0, "c.toml: ok\n"),
+        "{}",
+        said.stderr
+    );
+    for part in [
+        "note at line 4, column 11",
+        "PSK-AES128-CBC-SHA256, ECDHE-ECDSA-AES128-CCM8",
+    ] {
+        assert!(said.stderr.contains(part), "{}", said.stderr);
+    }
+    assert!(!said.stderr.contains("PSK-AES128-CCM8,"), "{}", said.stderr);
+}
+
+#[test]
 fn a_revocation_list_must_be_of_the_authority_and_in_time() {
     let place = Place::new();
     place.certificates();

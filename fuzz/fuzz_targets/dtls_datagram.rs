@@ -100,7 +100,6 @@ fuzz_target!(|data: &[u8]| {
     let (mut aead, mut transmits) = (Aead::default(), Transmits::default());
     let mut sequence = 10u64;
     let mut authentic = false;
-    let mut ccm8_failures = 0;
     while let Some(([how, l0, l1], after)) = rest.split_first_chunk::<3>() {
         let len = usize::from(u16::from_be_bytes([*l0 & 0x0f, *l1])).min(after.len());
         let (bytes, after) = after.split_at(len);
@@ -121,7 +120,6 @@ fuzz_target!(|data: &[u8]| {
             aead.seal(keys.algorithm, &keys.client, &what, &mut datagram).unwrap();
             authentic = true;
         }
-        ccm8_failures += datagram.len() / 13;
         listener.handle_datagram(now, peer(how % 4), &mut datagram, &mut transmits);
         while let Some(event) = listener.poll_event() {
             if let DtlsEvent::Plaintext { range, .. } = &event {
@@ -133,5 +131,5 @@ fuzz_target!(|data: &[u8]| {
         transmits.clear();
         assert!(listener.half_open() <= 4);
     }
-    assert!(authentic || ccm8_failures >= 128 || listener.len() == 2);
+    assert!(authentic || listener.len() == 2);
 });

@@ -17,7 +17,10 @@ pub(super) fn check_config(args: &CheckArgs) -> Result<(), Failure> {
     if args.json {
         output::json(&as_json(&problems))?;
     }
-    if problems.0.is_empty() {
+    if problems.only_notes() {
+        if !problems.0.is_empty() {
+            output::note(&problems.to_string());
+        }
         if !args.json {
             output::print(&format!("{}: ok\n", args.config.display()))?;
         }
@@ -38,6 +41,7 @@ fn as_json(problems: &Problems) -> serde_json::Value {
                 "severity": match problem.severity {
                     Severity::Error => "error",
                     Severity::Outdated => "outdated",
+                    Severity::Note => "note",
                 },
                 "message": problem.message,
             })

@@ -48,9 +48,10 @@ impl<'t> Document<'t> {
         keys.iter().any(|key| self.broken.contains(*key))
     }
 
-    /// How many problems were found so far.
-    pub(super) fn problem_count(&self) -> usize {
-        self.found.len()
+    /// How many problems were found so far that forbid a start.
+    pub(super) fn error_count(&self) -> usize {
+        let errors = self.found.iter().map(|(_, problem)| problem.severity);
+        errors.filter(|severity| *severity == Severity::Error).count()
     }
 
     /// A problem at a byte range.

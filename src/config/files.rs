@@ -1,7 +1,6 @@
 //! The files that a configuration names: read, checked, and reported at the key that names them.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::{SslContextBuilder, SslMethod};
@@ -9,7 +8,7 @@ use openssl::x509::X509;
 use zeroize::Zeroizing;
 
 use crate::auth;
-use crate::dtls::{self, DtlsContext, DtlsMaterial, PskStore, TicketKeys};
+use crate::dtls::{PskStore, TicketKeys};
 use crate::policy::acl::Acl;
 
 use super::access::Backend;
@@ -65,11 +64,10 @@ fn check_admin(config: &Config, doc: &mut Document<'_>) {
 
 fn check_dtls(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     let field = |name: &str| format!("{key}.{name}");
-    let before = doc.problem_count();
-    let psks = dtls
-        .psk_file
-        .as_ref()
-        .map(|path| psk_store(path, &field("psk_file"), doc));
+    let before = doc.error_count();
+    if let Some(path) = &dtls.psk_file {
+        check_psks(path, &field("psk_file"), doc);
+    }
     if let (Some(cert_file), Some(key_file)) = (&dtls.cert_file, &dtls.key_file) {
         check_pair(cert_file, &field("cert_file"), key_file, &field("key_file"), doc);
     }
@@ -85,53 +83,41 @@ fn check_dtls(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
         doc.complain(&[&field("ciphers")], message);
     }
     // What is wrong already has been said better than a whole context can.
-    if doc.problem_count() == before {
-        check_context(dtls, psks.flatten(), key, doc);
+    if doc.error_count() == before {
+        check_context(dtls, key, doc);
     }
 }
 
 /// Makes what the handshakes of the listener will be made with, for what no single file shows: key strength, usage, whether
 /// suites and keys fit.
-fn check_context(dtls: &Dtls, psks: Option<PskStore>, key: &str, doc: &mut Document<'_>) {
-    let pem = |path: &Option<PathBuf>| path.as_deref().and_then(|path| read_public(path).ok());
-    let verifies = dtls.verify != Verify::None;
-    let material = DtlsMaterial {
-        psks: psks.map(Arc::new),
-        cert_pem: pem(&dtls.cert_file).map(|content| content.to_vec()),
-        key_pem: dtls.cert_file.as_ref().and_then(|_| pem(&dtls.key_file)),
-        ca_pem: pem(&dtls.ca_file)
-            .filter(|_| verifies)
-            .map(|content| content.to_vec()),
-        crl_pem: pem(&dtls.crl_file)
-            .filter(|_| verifies)
-            .map(|content| content.to_vec()),
-        verify: match dtls.verify {
-            Verify::None => dtls::Verify::None,
-            Verify::Optional => dtls::Verify::Optional,
-            Verify::Required => dtls::Verify::Required,
-        },
-        cert_identity: dtls::CertIdentity::Cn,
-        ciphers: dtls.ciphers.clone(),
-        mtu: super::handshake_datagram(dtls),
-        cid: dtls.cid,
-        // No handshake is made with it.
-        ticket_keys: TicketKeys::new([0; 80]),
-    };
-    if let Err(error) = DtlsContext::new(&material) {
-        doc.complain(&[&format!("{key}.{}", error.key)], error.message);
+fn check_context(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
+    // No handshake is made with these.
+    let tickets = TicketKeys::new([0; 80]);
+    match super::dtls_context(dtls, &tickets) {
+        Ok(context) if !context.ignored_ciphers().is_empty() => doc.complain_as(
+            Severity::Note,
+            &[&format!("{key}.ciphers")],
+            format!(
+                "left out, because they are not AEAD with SHA-256 or there is no key for them: {}",
+                context.ignored_ciphers().join(", ")
+            ),
+        ),
+        Ok(_) => {}
+        Err(errors) => {
+            for error in errors {
+                doc.complain(&[&format!("{key}.{}", error.key)], error.message);
+            }
+        }
     }
 }
 
-fn psk_store(path: &Path, key: &str, doc: &mut Document<'_>) -> Option<PskStore> {
-    let content = read(path, key, read_secret, doc)?;
-    let text = text(path, key, &content, doc)?;
-    match PskStore::parse(text) {
-        Ok(store) => Some(store),
-        Err(errors) => {
-            let errors = errors.into_iter().map(|error| (error.line, error.message));
-            complain_of_lines(path, key, errors.collect(), doc);
-            None
-        }
+fn check_psks(path: &Path, key: &str, doc: &mut Document<'_>) {
+    if let Some(content) = read(path, key, read_secret, doc)
+        && let Some(text) = text(path, key, &content, doc)
+        && let Err(errors) = PskStore::parse(text)
+    {
+        let errors = errors.into_iter().map(|error| (error.line, error.message));
+        complain_of_lines(path, key, errors.collect(), doc);
     }
 }
 

@@ -12,6 +12,7 @@ pub mod atomic;
 pub mod broker;
 mod check;
 mod document;
+mod dtls_material;
 mod files;
 pub mod listeners;
 pub mod named_lines;
@@ -32,6 +33,7 @@ mod value;
 
 pub use access::{Authentication, Authorization, Backend};
 pub use broker::{Broker, BrokerUrl};
+pub use dtls_material::{MaterialError, dtls_context};
 pub use files::certificate_is_current;
 pub use listeners::{CertIdentity, Dtls, Listener, Verify};
 pub use paths::PathBase;
@@ -82,7 +84,7 @@ pub struct Config {
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// What ran out ([`Severity::Outdated`]); may be empty.
+    /// What ran out ([`Severity::Outdated`]) or is worth knowing ([`Severity::Note`]); may be empty.
     pub warnings: Problems,
 }
 

@@ -12,6 +12,8 @@ pub enum Severity {
     /// Something ran out (a certificate, a CRL): `check-config` refuses it, a start or reload says so and goes on, because
     /// what does not depend on it still works.
     Outdated,
+    /// It works, but not all of it does what it seems to. `check-config` says so and is content.
+    Note,
 }
 
 /// Where in the file a problem stands.
@@ -47,8 +49,12 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = self.file.display();
+        let kind = match self.severity {
+            Severity::Error | Severity::Outdated => "error",
+            Severity::Note => "note",
+        };
         let Some(place) = &self.place else {
-            return write!(f, "{file}: error\n{}", self.message);
+            return write!(f, "{file}: {kind}\n{}", self.message);
         };
         let line = place.line.to_string();
         let gutter = " ".repeat(line.len() + 1);
@@ -56,7 +62,7 @@ impl fmt::Display for Problem {
         let carets = "^".repeat(place.width);
         write!(
             f,
-            "{file}: error at line {line}, column {}\n{gutter}|\n{line} | {}\n{gutter}|{indent}{carets}\n{}",
+            "{file}: {kind} at line {line}, column {}\n{gutter}|\n{line} | {}\n{gutter}|{indent}{carets}\n{}",
             place.column, place.excerpt, self.message
         )
     }
@@ -83,6 +89,12 @@ impl Problems {
     /// The problems one by one.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter()
+    }
+
+    /// Whether there is nothing that an operator has to mend.
+    #[must_use]
+    pub fn only_notes(&self) -> bool {
+        self.0.iter().all(|problem| problem.severity == Severity::Note)
     }
 
     /// Whether any of them forbids a start.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
 
@@ -11,10 +11,9 @@ use crate::auth::settings::{
     JwtSettings, TlsSettings, TokenFrom,
 };
 use crate::config::access::{self, Backend, JwtAlgorithm, JwtFrom};
-use crate::config::secrets::{read_public, read_secret};
+use crate::config::secrets::read_public;
 use crate::config::{self, Config, Dtls, Listener};
-use crate::dtls::{CertIdentity, Verify};
-use crate::dtls::{DtlsContext, DtlsMaterial, PskStore, TicketKeys};
+use crate::dtls::{DtlsContext, TicketKeys};
 use crate::gateway::settings::Settings;
 use crate::policy::acl::Acl;
 use crate::policy::authorization::{Authorizer, NoMatch};
@@ -82,65 +81,36 @@ fn authorizer(config: &Config) -> Result<Authorizer, Vec<String>> {
     Ok(Authorizer::new(Some(Arc::new(acl)), no_match))
 }
 
-fn context(listener: &Listener, dtls: &Dtls, tickets: &TicketKeys) -> Result<DtlsContext, Vec<String>> {
-    let key = |name: &str| format!("{}.{name}", listener.key());
-    let psks = match &dtls.psk_file {
-        None => None,
-        Some(path) => Some(Arc::new(psks(path, &key("psk_file"))?)),
-    };
-    let pem = |path: &Option<std::path::PathBuf>, name: &str| match path {
-        None => Ok(None),
-        Some(path) => public(path, &key(name)).map(|content| Some(content.to_vec())),
-    };
-    let verifies = dtls.verify != config::Verify::None;
-    let material = DtlsMaterial {
-        psks,
-        cert_pem: pem(&dtls.cert_file, "cert_file")?,
-        key_pem: match (&dtls.cert_file, &dtls.key_file) {
-            (Some(_), Some(path)) => Some(secret(path, &key("key_file"))?),
-            _ => None,
-        },
-        ca_pem: if verifies {
-            pem(&dtls.ca_file, "ca_file")?
-        } else {
-            None
-        },
-        crl_pem: if verifies {
-            pem(&dtls.crl_file, "crl_file")?
-        } else {
-            None
-        },
-        verify: match dtls.verify {
-            config::Verify::None => Verify::None,
-            config::Verify::Optional => Verify::Optional,
-            config::Verify::Required => Verify::Required,
-        },
-        cert_identity: match dtls.cert_identity {
-            config::CertIdentity::Cn => CertIdentity::Cn,
-            config::CertIdentity::SanDns => CertIdentity::SanDns,
-            config::CertIdentity::SanUri => CertIdentity::SanUri,
-        },
-        ciphers: dtls.ciphers.clone(),
-        mtu: config::handshake_datagram(dtls),
-        cid: dtls.cid,
-        ticket_keys: tickets.clone(),
-    };
-    DtlsContext::new(&material).map_err(|error| vec![format!("{}: {error}", listener.key())])
+/// One line for each certificate that is valid and would give way to one that is not. One that ran out in force keeps nothing
+/// else from being renewed.
+pub(super) fn out_of_time(config: &Config, old: &Materials, new: &Materials) -> Vec<String> {
+    let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let contexts = old.contexts.iter().zip(&new.contexts);
+    let lines = config.listeners.iter().zip(contexts);
+    lines
+        .filter_map(|(listener, (old, new))| {
+            let file = listener.dtls.as_ref()?.cert_file.as_ref()?;
+            let worse =
+                old.as_ref()?.certificate_is_current(now) && !new.as_ref()?.certificate_is_current(now);
+            worse.then(|| {
+                format!(
+                    "{}.cert_file: {}: the certificate is out of time, and the one in force is not",
+                    listener.key(),
+                    file.display()
+                )
+            })
+        })
+        .collect()
 }
 
-fn psks(path: &Path, key: &str) -> Result<PskStore, Vec<String>> {
-    let content = secret(path, key)?;
-    let text = std::str::from_utf8(&content).map_err(|_| vec![format!("{}: not UTF-8", path.display())])?;
-    PskStore::parse(text).map_err(|errors| {
+fn context(listener: &Listener, dtls: &Dtls, tickets: &TicketKeys) -> Result<DtlsContext, Vec<String>> {
+    config::dtls_context(dtls, tickets).map_err(|errors| {
         errors
             .iter()
-            .map(|error| format!("{}:{}: {}", path.display(), error.line, error.message))
+            .map(|error| format!("{}.{}: {}", listener.key(), error.key, error.message))
             .collect()
     })
-}
-
-fn secret(path: &Path, key: &str) -> Result<Zeroizing<Vec<u8>>, Vec<String>> {
-    read_secret(path).map_err(|error| vec![format!("{key}: {error}")])
 }
 
 fn public(path: &Path, key: &str) -> Result<Zeroizing<Vec<u8>>, Vec<String>> {

@@ -130,6 +130,10 @@ impl Node {
             self.tickets.clone()
         });
         let materials = materials::load(&config, &tickets).map_err(|lines| self.problems(lines))?;
+        let out_of_time = materials::out_of_time(&config, &self.materials, &materials);
+        if !out_of_time.is_empty() {
+            return Err(self.problems(out_of_time));
+        }
         let auth_settings = materials::auth_settings(&config).map_err(|lines| self.problems(lines))?;
         if let (Some((auth, _)), Some(settings)) = (&self.auth, auth_settings) {
             auth.reload(&settings)

@@ -113,6 +113,7 @@ pub struct DtlsContext {
     revoked: HashSet<CertificateMark>,
     cert_identity: CertIdentity,
     asks_certificates: bool,
+    own_not_before: Option<i64>,
     own_not_after: Option<i64>,
     crl_next_update: Option<i64>,
     cid: bool,
@@ -170,6 +171,7 @@ impl DtlsContext {
             revoked: certificates::revoked(&crls),
             cert_identity: material.cert_identity,
             asks_certificates: material.verify != Verify::None,
+            own_not_before: own.as_ref().and_then(|own| own.not_before),
             own_not_after: own.and_then(|own| own.not_after),
             crl_next_update: next_updates.min(),
             cid: material.cid,
@@ -181,6 +183,12 @@ impl DtlsContext {
     #[must_use]
     pub const fn certificate_not_after(&self) -> Option<i64> {
         self.own_not_after
+    }
+
+    /// Whether the server's certificate is valid at `now`, in seconds since 1970; so it is when there is none.
+    #[must_use]
+    pub fn certificate_is_current(&self, now: i64) -> bool {
+        self.own_not_before.is_none_or(|from| from <= now) && self.own_not_after.is_none_or(|to| now <= to)
     }
 
     /// When the first of the revocation lists is out of date, in seconds since 1970. From then on client

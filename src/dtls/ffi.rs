@@ -4,17 +4,18 @@
     reason = "OpenSSL functions that the openssl crate does not wrap"
 )]
 
-use std::ffi::{c_int, c_long, c_void};
+use std::ffi::{c_char, c_int, c_long, c_void};
 use std::ptr;
 use std::time::Duration;
 
 use foreign_types_shared::{ForeignType, ForeignTypeRef};
 use openssl::error::ErrorStack;
+use openssl::pkey::{HasPublic, PKeyRef};
 use openssl::ssl::{SslCipher, SslContextBuilder, SslRef, SslStream};
 use openssl::stack::StackRef;
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::{X509Crl, X509VerifyResult};
-use openssl_sys::{SSL, SSL_CTX, SSL_SESSION, X509_CRL, X509_STORE, stack_st_SSL_CIPHER};
+use openssl_sys::{EVP_PKEY, SSL, SSL_CTX, SSL_SESSION, X509_CRL, X509_STORE, stack_st_SSL_CIPHER};
 
 use super::bio::Pipe;
 use super::cid::notes_index;
@@ -26,6 +27,12 @@ const DTLS_CTRL_HANDLE_TIMEOUT: c_int = 74;
 const SSL_OP_NO_TICKET: u64 = 1 << 14;
 
 unsafe extern "C" {
+    fn EVP_PKEY_get_group_name(
+        key: *const EVP_PKEY,
+        name: *mut c_char,
+        size: usize,
+        len: *mut usize,
+    ) -> c_int;
     fn DTLSv1_listen(ssl: *mut SSL, client: *mut c_void) -> c_int;
     fn BIO_ADDR_new() -> *mut c_void;
     fn BIO_ADDR_free(address: *mut c_void);
@@ -191,4 +198,15 @@ pub(super) fn add_crl(store: &mut X509StoreBuilder, crl: &X509Crl) -> Result<(),
 pub(super) fn verify_result(code: i32) -> X509VerifyResult {
     // SAFETY: the callers' codes are numbers that OpenSSL defines as X509_V_ERR_*.
     unsafe { X509VerifyResult::from_raw(code) }
+}
+
+/// The name of an EC key's group. Asking the crate for the group would make OpenSSL copy the key first, which costs as
+/// much as a signature.
+pub(super) fn group_name<T: HasPublic>(key: &PKeyRef<T>) -> Option<String> {
+    let (mut name, mut len) = ([0_u8; 64], 0_usize);
+    // SAFETY: the key is alive; at most the length of the buffer is written to it, and the length to the number.
+    let told =
+        unsafe { EVP_PKEY_get_group_name(key.as_ptr(), name.as_mut_ptr().cast(), name.len(), &raw mut len) };
+    let name = name.get(..len).filter(|_| told == 1)?;
+    str::from_utf8(name).ok().map(str::to_owned)
 }

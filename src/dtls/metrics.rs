@@ -72,6 +72,8 @@ labels! {
         Replay = "replay",
         /// A record that does not open.
         NotAuthentic = "not_authentic",
+        /// A record that was not tried: too many of its session did not open within the second.
+        ForgeryRate = "forgery_rate",
         /// A protected handshake message after the handshake: renegotiation is refused.
         Renegotiation = "renegotiation",
         /// The client's last flight once more.

@@ -58,6 +58,34 @@ pub(super) struct Moved {
     pub(super) at: Instant,
 }
 
+/// The records of a session that did not open.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Failures {
+    total: u64,
+    /// Those of the second that began then.
+    recent: u32,
+    since: Option<Instant>,
+}
+
+impl Failures {
+    const SPAN: Duration = Duration::from_secs(1);
+
+    /// Whether one more record may be tried now.
+    pub(super) fn may_try(&self, now: Instant, per_second: u32) -> bool {
+        self.recent < per_second || self.since.is_none_or(|since| now >= since + Self::SPAN)
+    }
+
+    /// One more. How many there were in all.
+    pub(super) fn count(&mut self, now: Instant) -> u64 {
+        if self.since.is_none_or(|since| now >= since + Self::SPAN) {
+            (self.since, self.recent) = (Some(now), 0);
+        }
+        self.recent = self.recent.saturating_add(1);
+        self.total += 1;
+        self.total
+    }
+}
+
 /// The Connection IDs of a session.
 pub(super) struct CidState {
     pub(super) ours: Cid,
@@ -77,7 +105,7 @@ pub(super) struct Session {
     pub(super) window: ReplayWindow,
     pub(super) next_sequence: u64,
     pub(super) next_explicit: u64,
-    pub(super) failures: u64,
+    pub(super) failures: Failures,
     pub(super) established_at: Instant,
     /// When its idleness began, to within [`SessionTable::grain`].
     pub(super) heard: Instant,
@@ -120,7 +148,7 @@ impl Session {
             window: finished.window,
             next_sequence: finished.write.sequence,
             next_explicit: finished.write.explicit,
-            failures: 0,
+            failures: Failures::default(),
             established_at: new.now,
             heard: new.now,
             random: new.random,

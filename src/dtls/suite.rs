@@ -99,13 +99,24 @@ impl Algorithm {
         }
     }
 
-    /// How many records may fail to open before the keys are given up (RFC 9147, 4.5.3 and appendix B).
+    /// How many records may fail to open before the keys are given up (RFC 9147, 4.5.3 and appendix B). For CCM_8 the
+    /// RFC leaves the number to what else keeps forgers away, which is [`Self::failures_per_second`].
     #[must_use]
     pub const fn failure_limit(self) -> u64 {
         match self {
             Self::Gcm | Self::ChaCha20 => 1 << 36,
             Self::Ccm => 11_863_283,
-            Self::Ccm8 => 1 << 7,
+            Self::Ccm8 => 1 << 20,
+        }
+    }
+
+    /// How many records of one session may fail to open within a second; what comes then is not tried. Only a tag of 8
+    /// bytes needs it.
+    #[must_use]
+    pub const fn failures_per_second(self) -> Option<u32> {
+        match self {
+            Self::Gcm | Self::Ccm | Self::ChaCha20 => None,
+            Self::Ccm8 => Some(1 << 7),
         }
     }
 }

@@ -247,29 +247,3 @@ fn spoofed_hellos_run_into_their_own_limit() {
     server.now += Duration::from_millis(20);
     assert!(server.handshake(&psk_client(GCM), peer(1)).is_connected());
 }
-
-#[test]
-fn ten_thousand_failed_handshakes_of_each_kind_leave_nothing() {
-    let mut server = Server::new(&material(), settings());
-    let (mut live, session) = server.establish(&psk_client(GCM), peer(500));
-    let kinds = [
-        (psk_client("PSK-AES128-CBC-SHA256"), HandshakeResult::NoCipher),
-        (ClientConfig::psk(GCM, "u1", b"wrong"), HandshakeResult::WrongKey),
-        (
-            ClientConfig::psk(GCM, "u9", b"wrong"),
-            HandshakeResult::UnknownIdentity,
-        ),
-    ];
-    for (config, result) in kinds {
-        for n in 0..10_000 {
-            server.handshake(&config, peer(n % 2000));
-            server.now += Duration::from_millis(100);
-            server.listener.handle_timeout(server.now, &mut server.transmits);
-            server.output();
-        }
-        server.advance(Duration::from_secs(16));
-        assert_eq!(server.results(result), 10_000);
-        assert_eq!((server.listener.half_open(), server.listener.len()), (0, 1));
-        assert!(server.talks(&mut live, session, peer(500)));
-    }
-}

@@ -42,6 +42,7 @@ mod identity;
 mod message;
 mod metrics;
 mod observe;
+mod outdated;
 mod paths;
 mod process;
 mod query;

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{Config, Gateway, ms, psk_of, wait_until};
+use crate::support::{Config, Gateway, ms, ports, psk_of, wait_until};
 use crate::tool::{Done, Running, gateway, run, start};
 
 /// One way to call the client: which build, and with what proof.
@@ -312,4 +312,48 @@ fn observers_of_both_builds_and_transports_see_the_same() {
         );
     }
     std::thread::sleep(ms(1));
+}
+
+#[test]
+fn both_builds_are_served_over_ipv6() {
+    let port = ports::reserve();
+    let keys = "psk_file = \"psk.txt\"\ncert_file = \"server.pem\"\nkey_file = \"server.key\"\n\
+                ca_file = \"ca.pem\"\nverify = \"optional\"";
+    let config = Config::new().set(
+        "listeners.dtls.six",
+        &format!("bind = \"[::1]:{}\"\n{keys}", port.number),
+    );
+    let gateway = gateway(config);
+    let base = format!("coaps://[::1]:{}", port.number);
+    let key = psk_of("dev2");
+    let proofs: [&[&str]; 3] = [
+        &["-u", "dev2", "-k", &key],
+        &["-C", "ca.pem"],
+        &["-c", "client.pem", "-j", "client.key", "-C", "ca.pem"],
+    ];
+    for program in PROGRAMS {
+        for proof in proofs {
+            let call = |arguments: &[&str]| {
+                let mut command = Command::new(program);
+                command
+                    .current_dir(gateway.directory())
+                    .args(["-B", "10", "-w"])
+                    .args(proof)
+                    .args(arguments)
+                    .arg(format!("{base}/ps/six?retain=1"));
+                let done = run(command);
+                assert_eq!(
+                    (done.code, done.stderr.trim()),
+                    (Some(0), ""),
+                    "{program} {proof:?}: {done:?}"
+                );
+                done.text().trim().to_owned()
+            };
+            let payload = format!("{program} {}", proof.len());
+            call(&["-m", "put", "-e", &payload]);
+            assert_eq!(call(&["-m", "get"]), payload);
+        }
+    }
+    let handshakes = gateway.metric("dtls_handshakes_total", &["listener=\"six\"", "result=\"ok\""]);
+    assert!(handshakes >= 12.0, "{}", gateway.metrics());
 }

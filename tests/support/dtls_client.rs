@@ -16,8 +16,8 @@ use std::sync::OnceLock;
 use openssl::ex_data::Index;
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::{
-    ErrorCode, ExtensionContext, ShutdownState, Ssl, SslContextBuilder, SslMethod, SslOptions, SslSession,
-    SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion,
+    ErrorCode, ExtensionContext, ShutdownState, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions,
+    SslSession, SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion,
 };
 use openssl::x509::X509;
 use portcullis::dtls::aead::{Aead, Seal, SessionKeys};
@@ -67,6 +67,47 @@ impl ClientConfig {
             ..Self::default()
         }
     }
+
+    /// What many clients of this kind can be made within.
+    pub fn context(&self) -> SslContext {
+        let mut context = SslContextBuilder::new(SslMethod::dtls()).unwrap();
+        let version = if self.dtls1_only {
+            SslVersion::DTLS1
+        } else {
+            SslVersion::DTLS1_2
+        };
+        context.set_min_proto_version(Some(version)).unwrap();
+        context.set_max_proto_version(Some(version)).unwrap();
+        context.set_security_level(0);
+        context
+            .set_cipher_list(&format!("{}:@SECLEVEL=0", self.ciphers))
+            .unwrap();
+        context.set_options(SslOptions::NO_QUERY_MTU);
+        context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+        if let Some(sigalgs) = &self.sigalgs {
+            context.set_sigalgs_list(sigalgs).unwrap();
+        }
+        if let Some((identity, key)) = self.psk.clone() {
+            context.set_psk_client_callback(move |_, _, name, secret| {
+                name[..identity.len()].copy_from_slice(identity.as_bytes());
+                name[identity.len()] = 0;
+                secret[..key.len()].copy_from_slice(&key);
+                Ok(key.len())
+            });
+        }
+        if let Some(ca) = &self.ca {
+            context.cert_store_mut().add_cert(ca.clone()).unwrap();
+            context.set_verify(SslVerifyMode::PEER);
+        }
+        if let Some((certificate, key)) = &self.certificate {
+            context.set_certificate(certificate).unwrap();
+            context.set_private_key(key).unwrap();
+        }
+        if self.cid.is_some() {
+            offer_cid(&mut context);
+        }
+        context.build()
+    }
 }
 
 #[derive(Default)]
@@ -96,44 +137,12 @@ pub struct DtlsClient {
 impl DtlsClient {
     /// A client that has not sent anything yet; [`Self::connect`] makes it.
     pub fn new(config: &ClientConfig) -> Self {
-        let mut context = SslContextBuilder::new(SslMethod::dtls()).unwrap();
-        let version = if config.dtls1_only {
-            SslVersion::DTLS1
-        } else {
-            SslVersion::DTLS1_2
-        };
-        context.set_min_proto_version(Some(version)).unwrap();
-        context.set_max_proto_version(Some(version)).unwrap();
-        context.set_security_level(0);
-        context
-            .set_cipher_list(&format!("{}:@SECLEVEL=0", config.ciphers))
-            .unwrap();
-        context.set_options(SslOptions::NO_QUERY_MTU);
-        context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
-        if let Some(sigalgs) = &config.sigalgs {
-            context.set_sigalgs_list(sigalgs).unwrap();
-        }
-        if let Some((identity, key)) = config.psk.clone() {
-            context.set_psk_client_callback(move |_, _, name, secret| {
-                name[..identity.len()].copy_from_slice(identity.as_bytes());
-                name[identity.len()] = 0;
-                secret[..key.len()].copy_from_slice(&key);
-                Ok(key.len())
-            });
-        }
-        if let Some(ca) = &config.ca {
-            context.cert_store_mut().add_cert(ca.clone()).unwrap();
-            context.set_verify(SslVerifyMode::PEER);
-        }
-        if let Some((certificate, key)) = &config.certificate {
-            context.set_certificate(certificate).unwrap();
-            context.set_private_key(key).unwrap();
-        }
-        if config.cid.is_some() {
-            offer_cid(&mut context);
-        }
-        let context = context.build();
-        let mut ssl = Ssl::new(&context).unwrap();
+        Self::within(&config.context(), config)
+    }
+
+    /// As [`Self::new`], with a context that was made of the same `config` before.
+    pub fn within(context: &SslContext, config: &ClientConfig) -> Self {
+        let mut ssl = Ssl::new(context).unwrap();
         ssl.set_mtu(config.mtu.unwrap_or(1280)).unwrap();
         ssl.set_ex_data(
             notes_index(),

@@ -36,6 +36,20 @@ pub enum Role {
 
 /// A P-256 certificate valid for a day. Without `issuer` it signs itself. `names` are `DNS:...`, `IP:...`, `URI:...`.
 pub fn certificate(role: Role, common_name: &str, names: &[&str], issuer: Option<&Pair>) -> Pair {
+    let today = Asn1Time::days_from_now(0).unwrap();
+    let tomorrow = Asn1Time::days_from_now(1).unwrap();
+    certificate_valid(role, common_name, names, issuer, &today, &tomorrow)
+}
+
+/// As [`certificate`], valid between these times.
+pub fn certificate_valid(
+    role: Role,
+    common_name: &str,
+    names: &[&str],
+    issuer: Option<&Pair>,
+    from: &Asn1Time,
+    to: &Asn1Time,
+) -> Pair {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
     let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
     let mut name = X509NameBuilder::new().unwrap();
@@ -55,12 +69,8 @@ pub fn certificate(role: Role, common_name: &str, names: &[&str], issuer: Option
         .set_issuer_name(issuer.map_or(&name, |pair| pair.cert.subject_name()))
         .unwrap();
     builder.set_pubkey(&key).unwrap();
-    builder
-        .set_not_before(&Asn1Time::days_from_now(0).unwrap())
-        .unwrap();
-    builder
-        .set_not_after(&Asn1Time::days_from_now(1).unwrap())
-        .unwrap();
+    builder.set_not_before(from).unwrap();
+    builder.set_not_after(to).unwrap();
     extensions(&mut builder, role, names, issuer);
     builder
         .sign(issuer.map_or(&key, |pair| &pair.key), MessageDigest::sha256())

@@ -45,7 +45,7 @@ pub struct ProblemView {
     pub key: String,
     /// What is wrong and what would be right.
     pub message: String,
-    /// `error`, or `outdated` for what ran out and does not forbid a start.
+    /// `error`; `outdated` for what ran out and does not forbid a start; `note` for what works, but not as it seems.
     pub severity: String,
 }
 
@@ -62,6 +62,7 @@ impl ProblemView {
             severity: match problem.severity {
                 Severity::Error => "error",
                 Severity::Outdated => "outdated",
+                Severity::Note => "note",
             }
             .to_owned(),
         }

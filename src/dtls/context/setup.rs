@@ -20,7 +20,8 @@ use super::super::psk::PskStore;
 use super::super::suite::{KeyExchange, Suite};
 use super::{DtlsMaterial, Verify, psk_mark};
 
-pub(super) const GROUPS: &str = "P-256:X25519:P-384";
+/// X25519 first: it costs OpenSSL 3.0 two thirds of what P-256 does. Clients that have P-256 only get that.
+pub(super) const GROUPS: &str = "X25519:P-256:P-384";
 const SIGNATURES: &str = "ECDSA+SHA256:RSA-PSS+SHA256:RSA+SHA256:ECDSA+SHA384:RSA-PSS+SHA384:RSA+SHA384:\
                           ECDSA+SHA512:RSA-PSS+SHA512:RSA+SHA512";
 const X509_V_ERR_CERT_REJECTED: i32 = 28;
@@ -31,6 +32,7 @@ const X509_V_ERR_CA_MD_TOO_WEAK: i32 = 68;
 /// The server's certificate, checked.
 pub(super) struct OwnCertificate {
     pub(super) kind: KeyKind,
+    pub(super) not_before: Option<i64>,
     pub(super) not_after: Option<i64>,
     pub(super) curve: Option<&'static str>,
 }
@@ -79,6 +81,7 @@ pub(super) fn set_certificate(
     }
     Ok(Some(OwnCertificate {
         kind,
+        not_before: certificates::unix_seconds(own.not_before()),
         not_after: certificates::unix_seconds(own.not_after()),
         curve: certificates::curve(&key),
     }))

@@ -133,9 +133,15 @@ impl DtlsListener {
         let mut spare = std::mem::take(&mut self.spare);
         spare.clear();
         spare.extend_from_slice(inbound.datagram.get(record.clone()).unwrap_or_default());
-        let failures = self.sessions.get(key).map_or(0, |session| session.failures);
+        let before = self
+            .sessions
+            .get(key)
+            .map(|session| (session.id, session.failures));
         let mut result = self.open(inbound, at, header, key, transmits);
-        if matches!(result, Err(RecordDrop::NotAuthentic | RecordDrop::Replay)) {
+        if matches!(
+            result,
+            Err(RecordDrop::NotAuthentic | RecordDrop::ForgeryRate | RecordDrop::Replay)
+        ) {
             if let Some(place) = inbound.datagram.get_mut(record)
                 && place.len() == spare.len()
             {
@@ -144,7 +150,10 @@ impl DtlsListener {
             let fed = self.feed_protected(inbound, at, header, transmits);
             if fed.is_ok() {
                 result = fed;
-                if let Some(session) = self.sessions.get_mut(key) {
+                // The handshake may have ended, and its session have the place of the old one.
+                if let (Some(session), Some((id, failures))) = (self.sessions.get_mut(key), before)
+                    && session.id == id
+                {
                     session.failures = failures;
                 }
             }
