@@ -30,7 +30,7 @@ pub mod tokens;
 pub mod users_file;
 mod value;
 
-pub use access::{Authentication, Authorization, Backend};
+pub use access::{Authentication, Authorization, Backend, Login};
 pub use broker::{Broker, BrokerUrl};
 pub use files::certificate_is_current;
 pub use listeners::{CertIdentity, Dtls, Listener, Verify};

@@ -60,6 +60,7 @@ pub struct Node {
     broker: Option<BrokerRuntime>,
     broker_metrics: Arc<BrokerMetrics>,
     links: Vec<WorkerLink>,
+    /// Until the end: without a backend too, so that a reload can bring one.
     auth: Option<(AuthHandle, Runtime)>,
     gateways: Vec<Arc<GatewayMetrics>>,
     coaps: Vec<Arc<CoapMetrics>>,
@@ -79,15 +80,10 @@ impl Node {
         state::prepare(&config.node.state_dir).map_err(|line| wrong(vec![line]))?;
         let tickets = state::ticket_keys(&config.node.state_dir).map_err(|line| wrong(vec![line]))?;
         let materials = materials::load(&config, &tickets).map_err(wrong)?;
-        let auth = match materials::auth_settings(&config).map_err(wrong)? {
-            None => None,
-            Some(settings) => {
-                let runtime = auth_runtime()?;
-                let handle = auth::start(&settings, runtime.handle().clone())
-                    .map_err(|errors| wrong(errors.iter().map(ToString::to_string).collect()))?;
-                Some((handle, runtime))
-            }
-        };
+        let auth_settings = materials::auth_settings(&config).map_err(wrong)?;
+        let runtime = auth_runtime()?;
+        let auth = auth::start(&auth_settings, runtime.handle().clone())
+            .map_err(|errors| wrong(errors.iter().map(ToString::to_string).collect()))?;
         let workers = usize::from(materials.settings.workers);
         let (broker, links) = broker::start(broker_settings(&config), workers)
             .map_err(|error| StartError::new(ExitReason::Config, error.to_string()))?;
@@ -99,7 +95,7 @@ impl Node {
             broker_metrics: broker.metrics(),
             broker: Some(broker),
             links: links.into_iter().rev().collect(),
-            auth,
+            auth: Some((auth, runtime)),
             gateways: Vec::new(),
             coaps: Vec::new(),
             dtls: vec![Vec::new(); config.listeners.len()],
@@ -131,8 +127,8 @@ impl Node {
         });
         let materials = materials::load(&config, &tickets).map_err(|lines| self.problems(lines))?;
         let auth_settings = materials::auth_settings(&config).map_err(|lines| self.problems(lines))?;
-        if let (Some((auth, _)), Some(settings)) = (&self.auth, auth_settings) {
-            auth.reload(&settings)
+        if let Some((auth, _)) = &self.auth {
+            auth.reload(&auth_settings)
                 .map_err(|errors| self.problems(errors.iter().map(ToString::to_string).collect()))?;
         }
         self.certificates.set(&config, &materials.contexts);
