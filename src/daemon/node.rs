@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use tokio::runtime::Runtime;
 
 use crate::admin::Exposes;
@@ -29,6 +31,7 @@ use crate::dtls::{DtlsMetrics, DtlsSecrets, TicketKeys};
 use crate::gateway::contract::ControlRequest;
 use crate::gateway::metrics::GatewayMetrics;
 use crate::gateway::{DtlsParts, Gateway, Parts};
+use crate::policy::failures::{Failures, SourceCapacity};
 use crate::policy::overload::fullness;
 use crate::types::{Transport, WorkerId};
 
@@ -57,6 +60,7 @@ pub struct Node {
     materials: Materials,
     tickets: TicketKeys,
     secrets: Arc<DtlsSecrets>,
+    failures: Arc<Failures>,
     broker: Option<BrokerRuntime>,
     broker_metrics: Arc<BrokerMetrics>,
     links: Vec<WorkerLink>,
@@ -92,6 +96,12 @@ impl Node {
         certificates.set(&config, &materials.contexts);
         Ok(Self {
             secrets: DtlsSecrets::new(random()?, clock::now()),
+            failures: Arc::new(Failures::new(
+                clock::now(),
+                materials.settings.failed_logins_per_minute,
+                SourceCapacity::default(),
+                &mut StdRng::from_seed(random()?),
+            )),
             broker_metrics: broker.metrics(),
             broker: Some(broker),
             links: links.into_iter().rev().collect(),
@@ -301,6 +311,7 @@ impl Assembly for Node {
         let parts = Parts {
             worker,
             settings: Arc::clone(&self.materials.settings),
+            failures: Arc::clone(&self.failures),
             dtls,
             coap_metrics,
             metrics: gateway_metrics,

@@ -183,6 +183,8 @@ fn jwt_backend(lines: &str) -> Config {
     backend("backend = \"jwt\"").set("authentication.jwt", lines)
 }
 
+type Sign<'a> = &'a dyn Fn(&Value) -> String;
+
 fn a_token_ends_the_connection_when_it_expires(kind: Kind) {
     let key = Es256::new("k1");
     let shared = jwt_backend("key_file = \"jwt.key\"\nrequired_claims = { sub = \"${clientid}\" }")
@@ -194,7 +196,7 @@ fn a_token_ends_the_connection_when_it_expires(kind: Kind) {
     let by_secret = |claims: &Value| hs256(SECRET, claims);
     let by_key = |claims: &Value| key.sign(claims);
     let stranger = Es256::new("k1");
-    let signers: [(Config, &dyn Fn(&Value) -> String, String); 2] = [
+    let signers: [(Config, Sign<'_>, String); 2] = [
         (shared, &by_secret, hs256("another secret", &json!({"sub": "c1"}))),
         (public, &by_key, stranger.sign(&json!({"sub": "c1"}))),
     ];
@@ -216,6 +218,40 @@ fn a_token_ends_the_connection_when_it_expires(kind: Kind) {
         });
         assert_eq!(client.heartbeat("c2", &forever), code::CHANGED);
     }
+}
+
+/// A source port decides which worker a datagram reaches, and a guesser has 65,535 of them.
+#[test]
+fn a_guesser_with_many_ports_has_no_more_tries_than_with_one() {
+    const ALLOWED: usize = 5;
+    let config = file_backend(&users(&[("ann", "one")]))
+        .connection_mode()
+        .set("node", "workers = 4")
+        .set("limits", &format!("failed_logins_per_minute = {ALLOWED}"));
+    let gateway = Gateway::start(config);
+    let mut honest = gateway.client(Kind::Udp);
+    let token = create_as(&mut honest, "c1", "ann", "one")
+        .expect(code::CREATED)
+        .text();
+    let from = |source: [u8; 4]| Client::udp_from(gateway.udp_addr(), (source, 0).into());
+    let judged = |source: [u8; 4], guess: &dyn Fn(&mut Client) -> Message| {
+        let answers = (0..40).map(|_| guess(&mut from(source)).code);
+        let judged = answers.filter(|code| {
+            assert!([code::UNAUTHORIZED, code::TOO_MANY_REQUESTS].contains(code));
+            *code == code::UNAUTHORIZED
+        });
+        judged.count()
+    };
+    let tokens = judged([127, 0, 2, 1], &|client| {
+        client.request(&Request::put("mqtt/connection?clientid=c1&token=guessed"))
+    });
+    assert_eq!(tokens, ALLOWED);
+    let logins = judged([127, 0, 2, 2], &|client| {
+        create_as(client, "c2", "ann", "guessed")
+    });
+    assert_eq!(logins, ALLOWED);
+    assert_eq!(honest.heartbeat("c1", &token), code::CHANGED);
+    create_as(&mut from([127, 0, 2, 3]), "c3", "ann", "one").expect(code::CREATED);
 }
 
 #[test]
