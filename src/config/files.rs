@@ -10,7 +10,6 @@ use zeroize::Zeroizing;
 
 use crate::auth;
 use crate::dtls::{self, DtlsContext, DtlsMaterial, PskStore, TicketKeys};
-use crate::policy::acl::Acl;
 
 use super::access::{Authentication, Backend};
 use super::document::Document;
@@ -296,14 +295,20 @@ fn check_jwt_key(path: &Path, key: &str, doc: &mut Document<'_>) {
 
 fn check_acl(config: &Config, doc: &mut Document<'_>) {
     let key = "authorization.acl_file";
-    if let Some(path) = &config.authorization.acl_file
-        && let Some(content) = read(path, key, read_public, doc)
-        && let Some(text) = text(path, key, &content, doc)
-        && let Err(errors) = Acl::parse(text)
-    {
-        let errors = errors.into_iter().map(|error| (error.line, error.message));
-        complain_of_lines(path, key, errors.collect(), doc);
+    let Some(path) = &config.authorization.acl_file else {
+        return;
+    };
+    let Err(errors) = auth::load_acl(path) else {
+        return;
+    };
+    let mut lines = Vec::new();
+    for error in errors {
+        match error.line {
+            Some(line) => lines.push((line, error.message)),
+            None => doc.complain(&[key], error.to_string()),
+        }
     }
+    complain_of_lines(path, key, lines, doc);
 }
 
 fn check_broker(config: &Config, doc: &mut Document<'_>) {
