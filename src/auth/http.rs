@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request};
-use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::policy::authentication::{AuthRequest, DenyReason, Verdict};
@@ -121,7 +120,10 @@ impl HttpBackend {
                 }
                 (Method::GET, None)
             }
-            HttpMethod::Post if self.is_form => (Method::POST, Some((self.form(values)?, FORM))),
+            HttpMethod::Post if self.is_form => {
+                let form = std::mem::take(&mut *self.form(values)?).into_bytes();
+                (Method::POST, Some((Zeroizing::new(form), FORM)))
+            }
             HttpMethod::Post => (Method::POST, Some((self.json(values)?, "application/json"))),
         };
         let mut request = Request::builder().method(method).uri(path.as_str());
@@ -143,31 +145,53 @@ impl HttpBackend {
                 headers.insert(name, value);
             }
         }
-        let bytes = body.map_or_else(Bytes::new, |(text, _)| Bytes::copy_from_slice(text.as_bytes()));
+        // Wiped when the last that holds it lets go.
+        let bytes = body.map_or_else(Bytes::new, |(text, _)| Bytes::from_owner(text));
         request.body(Full::new(bytes)).map_err(|_| NotText)
     }
 
-    fn json(&self, values: &Values<'_>) -> Result<Zeroizing<String>, NotText> {
-        let mut object = Map::new();
+    fn json(&self, values: &Values<'_>) -> Result<Zeroizing<Vec<u8>>, NotText> {
+        let mut fields = Vec::with_capacity(self.body.len());
         for (name, template) in &self.body {
-            let value = template.render_or_none(values)?;
-            object.insert(
-                name.clone(),
-                value.map_or(Value::Null, |text| Value::String(text.to_string())),
-            );
+            fields.push((name.as_str(), template.render_or_none(values)?));
         }
-        Ok(Zeroizing::new(Value::Object(object).to_string()))
+        // A character takes six bytes at most. A text that grows would leave copies of passwords behind.
+        let length = |text: &str| 6 * text.len() + 4;
+        let room = fields
+            .iter()
+            .map(|(name, value)| length(name) + value.as_ref().map_or(4, |value| length(value)));
+        let mut text = Zeroizing::new(Vec::with_capacity(2 + room.sum::<usize>()));
+        text.push(b'{');
+        for (at, (name, value)) in fields.iter().enumerate() {
+            if at > 0 {
+                text.push(b',');
+            }
+            serde_json::to_writer(&mut *text, name).map_err(|_| NotText)?;
+            text.push(b':');
+            let value = value.as_ref().map(|value| value.as_str());
+            serde_json::to_writer(&mut *text, &value).map_err(|_| NotText)?;
+        }
+        text.push(b'}');
+        Ok(text)
     }
 
     fn form(&self, values: &Values<'_>) -> Result<Zeroizing<String>, NotText> {
-        let mut text = Zeroizing::new(String::new());
+        let mut fields = Vec::with_capacity(self.body.len());
         for (name, template) in &self.body {
+            fields.push((name.as_str(), template.render(values, plain)?));
+        }
+        // A byte takes three at most. A text that grows would leave copies of passwords behind.
+        let room = fields
+            .iter()
+            .map(|(name, value)| 3 * (name.len() + value.len()) + 2);
+        let mut text = Zeroizing::new(String::with_capacity(room.sum()));
+        for (name, value) in &fields {
             if !text.is_empty() {
                 text.push('&');
             }
             percent(name, &mut text);
             text.push('=');
-            percent(&template.render(values, plain)?, &mut text);
+            percent(value, &mut text);
         }
         Ok(text)
     }

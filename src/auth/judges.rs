@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use crate::policy::acl::{Acl, AclError};
 use crate::types::ListenerId;
 
@@ -95,12 +97,20 @@ fn judge(settings: &BackendSettings, decoy_key: [u8; 32], max_kib: u32) -> Resul
 /// Largest ACL file in bytes.
 const MAX_ACL: u64 = 16 << 20;
 
+/// The text of an ACL file, at most 16 MiB of it.
+///
+/// # Errors
+/// When it cannot be read, is larger, or is not UTF-8; then with the line.
+pub fn read_acl(path: &Path) -> Result<Zeroizing<String>, FileError> {
+    users::read_text(path, MAX_ACL)
+}
+
 /// Reads an ACL file.
 ///
 /// # Errors
 /// When it cannot be read, or every line that is wrong; then the rules that are in force should stay so.
 pub fn load_acl(path: &Path) -> Result<Acl, Vec<FileError>> {
-    let text = users::read_text(path, MAX_ACL).map_err(|error| vec![error])?;
+    let text = read_acl(path).map_err(|error| vec![error])?;
     let at = |error: AclError| FileError::at(path, error.line, error.message);
     Acl::parse(&text).map_err(|errors| errors.into_iter().map(at).collect())
 }

@@ -33,8 +33,8 @@ mod template;
 pub mod users;
 
 use file::Comparison;
-pub use judges::load_acl;
 use judges::{Judge, Judges};
+pub use judges::{load_acl, read_acl};
 use metrics::{AuthMetrics, AuthResult, Backend};
 use settings::{AuthCaps, AuthSettings, WallClock};
 use users::FileError;

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use argon2::{Argon2, PasswordHasher};
@@ -11,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::policy::authentication::{MAX_PASSWORD, MAX_USERNAME};
 
-use super::hash::{Scheme, StoredHash};
+use super::hash::StoredHash;
 
 /// Largest users file in bytes.
 pub const MAX_FILE: u64 = 64 << 20;
@@ -61,16 +60,23 @@ impl FileError {
 /// # Errors
 /// When it cannot be read, is larger, or is not UTF-8; then with the line.
 pub fn read_text(file: &Path, limit: u64) -> Result<Zeroizing<String>, FileError> {
-    let size = std::fs::metadata(file)
-        .map_err(|error| FileError::whole(file, error))?
-        .len();
-    if size > limit {
+    let whole = |error: std::io::Error| FileError::whole(file, error);
+    // Asked before it is opened: opening a pipe would wait for somebody to write to it.
+    if !std::fs::metadata(file).map_err(whole)?.is_file() {
+        return Err(FileError::whole(file, "this is no file"));
+    }
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(file).map_err(whole)?;
+    opened
+        .take(limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(whole)?;
+    if bytes.len() as u64 > limit {
         return Err(FileError::whole(
             file,
             format!("the file is larger than {limit} bytes"),
         ));
     }
-    let bytes = std::fs::read(file).map_err(|error| FileError::whole(file, error))?;
     String::from_utf8(bytes).map(Zeroizing::new).map_err(|error| {
         let good = error
             .as_bytes()
@@ -169,125 +175,11 @@ pub fn hash_password(password: &[u8]) -> Result<String, String> {
         .map_err(|_| "the password could not be hashed".to_owned())
 }
 
-/// One user, as `user list` shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UserEntry {
-    /// The name.
-    pub name: String,
-    /// How the password is hashed.
-    pub scheme: Scheme,
-    /// Why the hash is weak, if it is.
-    pub weakness: Option<String>,
-}
-
-/// The users of `file`, by name.
-///
-/// # Errors
-/// When the file cannot be read or a line is wrong.
-pub fn list(file: &Path) -> Result<Vec<UserEntry>, Vec<FileError>> {
-    let text = read_text(file, MAX_FILE).map_err(|error| vec![error])?;
-    let users = parse(&text).map_err(|errors| at(file, errors))?;
-    let mut entries: Vec<_> = users
-        .into_iter()
-        .map(|(name, hash)| UserEntry {
-            name: name.into(),
-            scheme: hash.scheme(),
-            weakness: hash.weakness(),
-        })
-        .collect();
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(entries)
-}
-
 pub(super) fn at(file: &Path, errors: Vec<LineError>) -> Vec<FileError> {
     errors
         .into_iter()
         .map(|(line, message)| FileError::at(file, line, message))
         .collect()
-}
-
-/// What [`add`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Added {
-    /// The user is new.
-    Created,
-    /// The user was there and has a new password.
-    Replaced,
-}
-
-/// Gives `name` this password, in a file that is made if there is none. All other lines stay as they are; the file is
-/// replaced as a whole, so that a reader sees the old or the new one.
-///
-/// # Errors
-/// When the name or password cannot be used, or the file cannot be read or written.
-pub fn add(file: &Path, name: &str, password: &[u8]) -> Result<Added, FileError> {
-    let fail = |message| FileError::whole(file, message);
-    check_name(name).map_err(fail)?;
-    let line = format!("{name}:{}", hash_password(password).map_err(fail)?);
-    let text = match read_text(file, MAX_FILE) {
-        Ok(text) => text,
-        Err(_) if !file.exists() => Zeroizing::default(),
-        Err(error) => return Err(error),
-    };
-    let mut lines: Vec<&str> = text.lines().collect();
-    let found = lines.iter_mut().find(|line| names(line, name));
-    let added = match found {
-        Some(place) => {
-            *place = &line;
-            Added::Replaced
-        }
-        None => {
-            lines.push(&line);
-            Added::Created
-        }
-    };
-    write(file, &lines).map_err(|error| FileError::whole(file, error))?;
-    Ok(added)
-}
-
-/// Takes `name` out of the file. Whether it was there.
-///
-/// # Errors
-/// When the file cannot be read or written.
-pub fn remove(file: &Path, name: &str) -> Result<bool, FileError> {
-    let text = read_text(file, MAX_FILE)?;
-    let lines: Vec<&str> = text.lines().filter(|line| !names(line, name)).collect();
-    if lines.len() == text.lines().count() {
-        return Ok(false);
-    }
-    write(file, &lines).map_err(|error| FileError::whole(file, error))?;
-    Ok(true)
-}
-
-fn names(line: &str, name: &str) -> bool {
-    matches!(entry(line), Some(Ok((found, _))) if found == name)
-}
-
-/// Writes beside the file and puts it in its place, readable by the owner only unless the file was otherwise.
-fn write(file: &Path, lines: &[&str]) -> io::Result<()> {
-    let mode = std::fs::metadata(file).map_or(0o600, |data| data.permissions().mode() & 0o777);
-    let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let beside = file.with_file_name(name);
-    let result = write_beside(&beside, mode, lines).and_then(|()| std::fs::rename(&beside, file));
-    if result.is_err() {
-        drop(std::fs::remove_file(&beside));
-    }
-    result
-}
-
-fn write_beside(beside: &Path, mode: u32, lines: &[&str]) -> io::Result<()> {
-    let mut out = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(beside)?;
-    // The umask took bits from the mode that the file had.
-    out.set_permissions(std::fs::Permissions::from_mode(mode))?;
-    for line in lines {
-        writeln!(out, "{line}")?;
-    }
-    out.sync_all()
 }
 
 #[cfg(test)]
@@ -304,44 +196,11 @@ mod tests {
     }
 
     #[test]
-    fn users_are_added_replaced_listed_and_removed_and_comments_stay() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("users.txt");
-        assert_eq!(add(&file, "ann", b"one"), Ok(Added::Created));
-        assert_eq!(
-            std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        let mut text = std::fs::read_to_string(&file).unwrap();
-        text.insert_str(0, "# keep me\n");
-        std::fs::write(&file, text).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o660)).unwrap();
-        assert_eq!(add(&file, "bob", b"two"), Ok(Added::Created));
-        assert_eq!(add(&file, "ann", b"three"), Ok(Added::Replaced));
-        let names: Vec<_> = list(&file).unwrap().into_iter().map(|user| user.name).collect();
-        assert_eq!(names, ["ann", "bob"]);
-        let users = parse(&std::fs::read_to_string(&file).unwrap()).unwrap();
-        assert!(users["ann"].verify(b"three") && !users["ann"].verify(b"one"));
-        assert_eq!(remove(&file, "ann"), Ok(true));
-        assert_eq!(remove(&file, "ann"), Ok(false));
-        let text = std::fs::read_to_string(&file).unwrap();
-        assert!(text.starts_with("# keep me\nbob:"), "{text}");
-        assert_eq!(
-            std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-            0o660
-        );
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-
-    #[test]
     fn names_that_would_make_another_line_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("users.txt");
         for bad in ["", "a:b", "a\nb", "#a", " a", "a\0", &"x".repeat(513)] {
-            assert!(add(&file, bad, b"pw").is_err(), "{bad:?}");
+            assert!(check_name(bad).is_err(), "{bad:?}");
         }
-        assert!(!file.exists());
-        assert!(add(&file, "ann", b"").is_err());
+        assert!(hash_password(b"").is_err());
     }
 
     #[test]

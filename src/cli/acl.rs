@@ -2,13 +2,13 @@
 
 use serde_json::json;
 
-use crate::config::secrets::read_public;
+use crate::auth;
 use crate::policy::acl;
 use crate::policy::authorization::{Action, NoMatch};
 use crate::policy::pattern::Subject;
 
 use super::args::{AclCommand, AclFile};
-use super::exit::{DATA_ERROR, Failure, USAGE};
+use super::exit::{DATA_ERROR, Failure, NO_INPUT, USAGE};
 use super::{output, target};
 
 pub(super) fn run(command: &AclCommand) -> Result<(), Failure> {
@@ -28,13 +28,19 @@ pub(super) fn run(command: &AclCommand) -> Result<(), Failure> {
         )
     })?;
     let (path, no_match) = rules(file)?;
-    let content = read_public(&path).map_err(Failure::from)?;
+    let text = auth::read_acl(&path).map_err(|error| {
+        let code = if error.line.is_some() {
+            DATA_ERROR
+        } else {
+            NO_INPUT
+        };
+        Failure::new(code, error.to_string())
+    })?;
     let subject = Subject {
         user: Some(user.as_str()).filter(|user| *user != "-"),
         client: client.as_deref(),
         identity: identity.as_deref(),
     };
-    let text = String::from_utf8_lossy(&content);
     let explained = acl::explain(&text, no_match, &subject, action, topic).map_err(|errors| {
         let lines: Vec<String> = errors
             .iter()

@@ -138,6 +138,9 @@ pub(super) struct UsersFile {
     /// Configuration file that names the file of users
     #[arg(short, long, value_name = "FILE", conflicts_with = "users_file")]
     pub(super) config: Option<PathBuf>,
+    /// The listener, when several have files of users
+    #[arg(long, value_name = "NAME", conflicts_with = "users_file")]
+    pub(super) listener: Option<String>,
     /// File of users, lines user:hash
     #[arg(long, value_name = "FILE")]
     pub(super) users_file: Option<PathBuf>,

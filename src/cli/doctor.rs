@@ -224,8 +224,10 @@ fn secret_files(config: &Config) -> Vec<Finding> {
             files.extend([&dtls.psk_file, &dtls.key_file]);
         }
     }
+    for (_, authentication) in config.authentications() {
+        files.extend([&authentication.file, &authentication.http.token_file]);
+    }
     files.extend([
-        &config.authentication.file,
         &config.broker.password_file,
         &config.broker.key_file,
         &config.admin.token_file,

@@ -69,6 +69,7 @@ pub(super) fn quote(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Login;
     use crate::types::AccessRules;
 
     fn listener(bind: &str) -> Listener {
@@ -76,7 +77,7 @@ mod tests {
             name: "default".to_owned(),
             bind: bind.parse().unwrap(),
             access_rules: AccessRules::default(),
-            authentication: None,
+            authentication: Login::Inherited,
             mountpoint: None,
             dtls: None,
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::access;
 use crate::config::secrets::read_public;
-use crate::config::{self, Config, DEFAULT_FILE, Listener, PathBase};
+use crate::config::{self, Config, DEFAULT_FILE, Listener, Login, PathBase};
 
 use crate::policy::authorization::NoMatch;
 
@@ -85,10 +85,50 @@ pub(super) fn users_file(args: &UsersFile) -> Result<PathBuf, Failure> {
             ));
         }
     };
-    read_config(file)?
-        .authentication
-        .file
-        .ok_or_else(|| Failure::new(CONFIG, "authentication.file names no file"))
+    of_logins(&read_config(file)?, args.listener.as_deref())
+}
+
+/// The users file of the listener called `name`; without a name the only one in use, or the one that `[authentication]` names
+/// although another backend, or none yet, decides.
+fn of_logins(config: &Config, name: Option<&str>) -> Result<PathBuf, Failure> {
+    let common = || {
+        config
+            .authentication
+            .file
+            .clone()
+            .ok_or_else(|| Failure::new(CONFIG, "authentication.file names no file"))
+    };
+    if let Some(name) = name {
+        let mut files = Vec::new();
+        for listener in config.listeners.iter().filter(|listener| listener.name == name) {
+            files.push(match &listener.authentication {
+                Login::Own(own) => own.file.clone().ok_or_else(|| {
+                    let key = listener.key();
+                    Failure::new(CONFIG, format!("{key}.authentication.file names no file"))
+                })?,
+                Login::Inherited | Login::Required | Login::Off => common()?,
+            });
+        }
+        files.dedup();
+        return match files.as_slice() {
+            [file] => Ok(file.clone()),
+            [] => Err(Failure::new(CONFIG, format!("no listener is called `{name}`"))),
+            _ => Err(Failure::new(
+                USAGE,
+                format!(
+                    "the listeners called `{name}` have different files of users: name one with --users-file"
+                ),
+            )),
+        };
+    }
+    match config.users_files().as_slice() {
+        [] => common(),
+        [file] => Ok(file.to_path_buf()),
+        _ => Err(Failure::new(
+            USAGE,
+            "the listeners have different files of users: say which with --listener NAME",
+        )),
+    }
 }
 
 /// The file of access rules that a configuration names, and what holds where none matches.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::check::{at_most, between, hours, millis, placeholders, secs, web_url};
+use super::document::{Document, Table};
 use super::paths::PathBase;
 use super::section::section;
 use super::value::{Complaint, Value, expected, items, word, words};
@@ -105,6 +106,65 @@ section! {
     }
 }
 
+/// Who decides about the logins of one listener.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Login {
+    /// What `[authentication]` says.
+    Inherited,
+    /// What `[authentication]` says, or, where that is `none`, the identity of the handshake alone.
+    Required,
+    /// Nobody is asked for credentials.
+    Off,
+    /// A backend of its own.
+    Own(Box<Authentication>),
+}
+
+/// What the key `authentication` of a listener holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switch {
+    /// The file does not give it.
+    Unset,
+    /// Whether logins are asked for.
+    Set(bool),
+    /// A table, which is read as [`Authentication`].
+    Table,
+}
+
+impl Value for Switch {
+    const KIND: &'static str = "boolean or table";
+
+    fn read(value: &DeValue<'_>, _: &PathBase) -> Result<Self, Vec<Complaint>> {
+        match value {
+            DeValue::Boolean(switch) => Ok(Self::Set(*switch)),
+            DeValue::Table(_) => Ok(Self::Table),
+            _ => Err(expected("`true`, `false`, or a table as [authentication]", value)),
+        }
+    }
+
+    fn unset() -> Option<Self> {
+        Some(Self::Unset)
+    }
+}
+
+impl Login {
+    /// Reads what follows from the key `authentication` of the listener in `table`.
+    pub(super) fn read(switch: Switch, table: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Self> {
+        Some(match switch {
+            Switch::Unset => Self::Inherited,
+            Switch::Set(true) => Self::Required,
+            Switch::Set(false) => Self::Off,
+            Switch::Table => {
+                let own = table.section::<Authentication>(doc, "authentication")?;
+                let backend = format!("{}.backend", table.key("authentication"));
+                if !doc.has(&backend) {
+                    doc.complain(&[&backend], "a listener's own authentication names its backend");
+                }
+                Self::Own(Box::new(own))
+            }
+        })
+    }
+}
+
 section! {
     /// Asking an HTTP service, in the manner of EMQX's HTTP authenticator.
     pub struct Http {
@@ -138,6 +198,8 @@ section! {
         key_file: Option<PathBuf> = "";
         /// Where a JSON Web Key Set is fetched from instead of `key_file`.
         jwks_url: String = "", web_url;
+        /// Trust anchors of an `https` key set, PEM; "" are those of the system.
+        ca_file: Option<PathBuf> = "";
         /// How often it is fetched, "10s" to "24h".
         refresh: Duration = "5m", between(secs(10), hours(24));
         /// Claims that a token must have with these values; may hold ${clientid} and ${username}.

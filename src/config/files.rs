@@ -9,9 +9,8 @@ use zeroize::Zeroizing;
 
 use crate::auth;
 use crate::dtls::{PskStore, TicketKeys};
-use crate::policy::acl::Acl;
 
-use super::access::Backend;
+use super::access::{Authentication, Backend};
 use super::document::Document;
 use super::listeners::{Dtls, Verify};
 use super::problem::Severity;
@@ -37,7 +36,9 @@ pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
             check_dtls(dtls, &listener.key(), doc);
         }
     }
-    check_authentication(config, doc);
+    for (key, authentication) in config.authentications() {
+        check_authentication(authentication, &key, doc);
+    }
     check_broker(config, doc);
     if config.admin.bind.is_some() {
         check_admin(config, doc);
@@ -212,31 +213,34 @@ fn check_ciphers(list: &str) -> Result<(), String> {
     try_list(list).map_err(|_| "the list leaves no cipher suite".to_owned())
 }
 
-fn check_authentication(config: &Config, doc: &mut Document<'_>) {
-    let authentication = &config.authentication;
+fn check_authentication(authentication: &Authentication, key: &str, doc: &mut Document<'_>) {
+    let field = |name: &str| format!("{key}.{name}");
     match authentication.backend {
         Backend::None => {}
         Backend::File => {
-            let key = "authentication.file";
+            let key = field("file");
             if let Some(path) = &authentication.file
-                && let Some(content) = read(path, key, read_secret, doc)
-                && let Some(text) = text(path, key, &content, doc)
+                && let Some(content) = read(path, &key, read_secret, doc)
+                && let Some(text) = text(path, &key, &content, doc)
                 && let Err(errors) = auth::users::parse(text)
             {
-                complain_of_lines(path, key, errors, doc);
+                complain_of_lines(path, &key, errors, doc);
             }
         }
         Backend::Http => {
             if let Some(path) = &authentication.http.token_file {
-                check_one_line(path, "authentication.http.token_file", "token", doc);
+                check_one_line(path, &field("http.token_file"), "token", doc);
             }
             if let Some(path) = &authentication.http.ca_file {
-                certificates(path, "authentication.http.ca_file", doc);
+                certificates(path, &field("http.ca_file"), doc);
             }
         }
         Backend::Jwt => {
             if let Some(path) = &authentication.jwt.key_file {
-                check_jwt_key(path, "authentication.jwt.key_file", doc);
+                check_jwt_key(path, &field("jwt.key_file"), doc);
+            }
+            if let Some(path) = &authentication.jwt.ca_file {
+                certificates(path, &field("jwt.ca_file"), doc);
             }
         }
     }
@@ -277,14 +281,20 @@ fn check_jwt_key(path: &Path, key: &str, doc: &mut Document<'_>) {
 
 fn check_acl(config: &Config, doc: &mut Document<'_>) {
     let key = "authorization.acl_file";
-    if let Some(path) = &config.authorization.acl_file
-        && let Some(content) = read(path, key, read_public, doc)
-        && let Some(text) = text(path, key, &content, doc)
-        && let Err(errors) = Acl::parse(text)
-    {
-        let errors = errors.into_iter().map(|error| (error.line, error.message));
-        complain_of_lines(path, key, errors.collect(), doc);
+    let Some(path) = &config.authorization.acl_file else {
+        return;
+    };
+    let Err(errors) = auth::load_acl(path) else {
+        return;
+    };
+    let mut lines = Vec::new();
+    for error in errors {
+        match error.line {
+            Some(line) => lines.push((line, error.message)),
+            None => doc.complain(&[key], error.to_string()),
+        }
     }
+    complain_of_lines(path, key, lines, doc);
 }
 
 fn check_broker(config: &Config, doc: &mut Document<'_>) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::gateway::settings::{IdentityUse, OnClose};
 use crate::types::{AccessRules, Transport};
 
+use super::access::{Login, Switch};
 use super::check::{between, hours, own_mountpoint, secs};
 use super::document::{Document, Table};
 use super::section::{Section, section};
@@ -21,8 +22,8 @@ pub struct Listener {
     pub bind: SocketAddr,
     /// Which sources it serves.
     pub access_rules: AccessRules,
-    /// Whether its requests must be authenticated; `None`: yes unless the backend is `none`.
-    pub authentication: Option<bool>,
+    /// Who decides about its logins.
+    pub authentication: Login,
     /// Overrides the mountpoint of `[coap]`.
     pub mountpoint: Option<String>,
     /// What a DTLS listener has beside; `None` is a plain UDP listener.
@@ -135,8 +136,9 @@ section! {
         bind: SocketAddr = "[::]:5683";
         /// Which sources it serves, first match decides; sources that no rule matches are served.
         access_rules: AccessRules = [];
-        /// Whether requests must be authenticated; without it, they must unless `authentication.backend` is "none".
-        authentication: Option<bool> = unset;
+        /// Whether requests must be authenticated; without it, they must unless `authentication.backend` is "none". Or a table
+        /// with the keys of `[authentication]`: a backend of this listener's own.
+        authentication: Switch = unset;
         /// Overrides `coap.mountpoint`.
         mountpoint: Option<String> = unset, own_mountpoint;
     }
@@ -149,8 +151,9 @@ section! {
         bind: SocketAddr = "[::]:5684";
         /// Which sources it serves, first match decides; sources that no rule matches are served.
         access_rules: AccessRules = [];
-        /// Whether requests must be authenticated; without it, they must unless `authentication.backend` is "none".
-        authentication: Option<bool> = unset;
+        /// Whether requests must be authenticated; without it, they must unless `authentication.backend` is "none". Or a table
+        /// with the keys of `[authentication]`: a backend of this listener's own.
+        authentication: Switch = unset;
         /// Overrides `coap.mountpoint`.
         mountpoint: Option<String> = unset, own_mountpoint;
         /// Pre-shared keys, lines `identity:hexkey`. The defaults of this and the three files below hold only while neither
@@ -190,12 +193,12 @@ section! {
 }
 
 impl UdpTable {
-    fn into_listener(self, name: String) -> Listener {
+    fn into_listener(self, name: String, authentication: Login) -> Listener {
         Listener {
             name,
             bind: self.bind,
             access_rules: self.access_rules,
-            authentication: self.authentication,
+            authentication,
             mountpoint: self.mountpoint,
             dtls: None,
         }
@@ -203,15 +206,16 @@ impl UdpTable {
 }
 
 impl DtlsTable {
-    fn into_listener(self, name: String, own_files: bool, doc: &Document<'_>) -> Listener {
+    fn into_listener(self, name: String, authentication: Login, doc: &Document<'_>) -> Listener {
         let key = format!("listeners.dtls.{name}");
+        let own_files = doc.has(&format!("{key}.psk_file")) || doc.has(&format!("{key}.cert_file"));
         let given = |field: &str, path: Option<PathBuf>| {
             path.filter(|_| !own_files || doc.has(&format!("{key}.{field}")))
         };
         Listener {
             bind: self.bind,
             access_rules: self.access_rules,
-            authentication: self.authentication,
+            authentication,
             mountpoint: self.mountpoint,
             dtls: Some(Dtls {
                 psk_file: given("psk_file", self.psk_file),
@@ -295,11 +299,15 @@ fn read_one(
     doc: &mut Document<'_>,
 ) -> Option<Listener> {
     let listener = match transport {
-        Transport::Udp => UdpTable::read(&mut table, doc)?.into_listener(name),
+        Transport::Udp => {
+            let read = UdpTable::read(&mut table, doc)?;
+            let login = Login::read(read.authentication, &mut table, doc)?;
+            read.into_listener(name, login)
+        }
         Transport::Dtls => {
             let read = DtlsTable::read(&mut table, doc)?;
-            let own_files = doc.has(&table.key("psk_file")) || doc.has(&table.key("cert_file"));
-            read.into_listener(name, own_files, doc)
+            let login = Login::read(read.authentication, &mut table, doc)?;
+            read.into_listener(name, login, doc)
         }
     };
     table.finish(doc);

@@ -31,7 +31,7 @@ pub mod tokens;
 pub mod users_file;
 mod value;
 
-pub use access::{Authentication, Authorization, Backend};
+pub use access::{Authentication, Authorization, Backend, Login};
 pub use broker::{Broker, BrokerUrl};
 pub use dtls_material::{MaterialError, dtls_context};
 pub use files::certificate_is_current;

@@ -18,6 +18,8 @@ pub struct LineError {
 pub struct Form {
     /// Which colon ends the name: the last, where the secret has none, else the first.
     pub last_colon: bool,
+    /// Whether blanks around a name do not belong to it.
+    pub trims: bool,
     /// Longest name in bytes.
     pub max_name: usize,
     /// Checks the secret; what it says is shown, so it never repeats it.
@@ -26,11 +28,12 @@ pub struct Form {
 
 impl Form {
     fn split<'l>(&self, line: &'l str) -> Option<(&'l str, &'l str)> {
-        if self.last_colon {
+        let (name, secret) = if self.last_colon {
             line.rsplit_once(':')
         } else {
             line.split_once(':')
-        }
+        }?;
+        Some((if self.trims { name.trim() } else { name }, secret))
     }
 }
 
@@ -221,6 +224,7 @@ mod tests {
 
     const FORM: Form = Form {
         last_colon: false,
+        trims: false,
         max_name: 8,
         check_secret: |secret| {
             if secret.is_empty() {

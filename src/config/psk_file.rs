@@ -8,6 +8,7 @@ pub const MAX_KEY: usize = 64;
 /// Lines `identity:hexkey`. Hexadecimal digits hold no colon, so identities may: `urn:dev:ops:32473-1`.
 pub const FORM: Form = Form {
     last_colon: true,
+    trims: false,
     max_name: 255,
     check_secret: check_key,
 };

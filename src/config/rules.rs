@@ -7,7 +7,7 @@ use crate::gateway::settings::IdentityUse;
 use crate::types::Transport;
 
 use super::Config;
-use super::access::{Backend, JwtAlgorithm};
+use super::access::{Authentication, Backend, Jwt, JwtAlgorithm, Login};
 use super::broker::{BrokerUrl, Protocol};
 use super::document::Document;
 use super::listeners::{Dtls, Listener, Verify};
@@ -23,7 +23,9 @@ pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
         }
         authentication_of(listener, config, &key, doc);
     }
-    backend(config, doc);
+    for (key, authentication) in config.authentications() {
+        backend(authentication, &key, doc);
+    }
     broker(config, doc);
     admin(config, doc);
 }
@@ -115,7 +117,10 @@ fn authentication_of(listener: &Listener, config: &Config, key: &str, doc: &mut 
         .dtls
         .as_ref()
         .is_some_and(|dtls| dtls.identity != IdentityUse::None);
-    if listener.authentication != Some(true) || config.authentication.backend != Backend::None || identified {
+    if listener.authentication != Login::Required
+        || config.authentication.backend != Backend::None
+        || identified
+    {
         return;
     }
     let hint = match listener.transport() {
@@ -129,41 +134,60 @@ fn authentication_of(listener: &Listener, config: &Config, key: &str, doc: &mut 
     );
 }
 
-fn backend(config: &Config, doc: &mut Document<'_>) {
-    let authentication = &config.authentication;
+fn backend(authentication: &Authentication, key: &str, doc: &mut Document<'_>) {
+    let field = |name: &str| format!("{key}.{name}");
+    let chosen = field("backend");
     match authentication.backend {
         Backend::None => {}
         Backend::File => {
             if authentication.file.is_none() {
                 doc.complain(
-                    &["authentication.file", "authentication.backend"],
+                    &[&field("file"), &chosen],
                     "backend = \"file\" needs the file with users and password hashes",
                 );
             }
         }
         Backend::Http => {
-            if authentication.http.url.is_empty() {
+            let http = &authentication.http;
+            if http.url.is_empty() {
                 doc.complain(
-                    &["authentication.http.url", "authentication.backend"],
+                    &[&field("http.url"), &chosen],
                     "backend = \"http\" needs the URL of the service",
                 );
             }
+            anchors(
+                http.ca_file.is_some(),
+                &http.url,
+                [&field("http.ca_file"), &field("http.url")],
+                doc,
+            );
         }
-        Backend::Jwt => jwt(config, doc),
+        Backend::Jwt => {
+            let jwt = &authentication.jwt;
+            jwt_keys(jwt, &field("jwt"), doc);
+            let keys = [&field("jwt.ca_file"), &field("jwt.jwks_url")];
+            anchors(jwt.ca_file.is_some(), &jwt.jwks_url, keys, doc);
+        }
     }
 }
 
-fn jwt(config: &Config, doc: &mut Document<'_>) {
-    let jwt = &config.authentication.jwt;
-    let keys = ["authentication.jwt.key_file", "authentication.jwt.jwks_url"];
+fn anchors(given: bool, url: &str, [ca_file, key]: [&String; 2], doc: &mut Document<'_>) {
+    if given && !url.starts_with("https://") {
+        doc.complain(&[ca_file, key], "is for servers behind https:// only");
+    }
+}
+
+fn jwt_keys(jwt: &Jwt, key: &str, doc: &mut Document<'_>) {
+    let field = |name: &str| format!("{key}.{name}");
+    let (file, url) = (field("key_file"), field("jwks_url"));
     match (jwt.key_file.is_some(), jwt.jwks_url.is_empty()) {
         (false, true) => doc.complain(
-            &keys,
+            &[&file, &url],
             "backend = \"jwt\" needs key_file or jwks_url, to verify tokens with",
         ),
-        (true, false) => doc.complain(&keys, "key_file and jwks_url exclude each other"),
+        (true, false) => doc.complain(&[&file, &url], "key_file and jwks_url exclude each other"),
         (false, false) if jwt.algorithms == [JwtAlgorithm::Hs256] => doc.complain(
-            &["authentication.jwt.algorithms", "authentication.jwt.jwks_url"],
+            &[&field("algorithms"), &url],
             "HS256 needs a shared secret in key_file: a key set holds public keys",
         ),
         _ => {}

@@ -93,11 +93,11 @@ section! {
 section! {
     /// Limits per source address (IPv6: per /64) unless said otherwise; 0 is no limit.
     pub struct Limits {
-        /// DTLS handshakes per second.
+        /// DTLS handshakes per second, counted by each worker and listener for itself.
         handshakes_per_second: u32 = 20;
         /// Requests per second of one client.
         requests_per_second: u32 = 0;
-        /// Failed logins and wrong tokens per minute.
+        /// Failed logins and wrong tokens per minute, whichever port they come from.
         failed_logins_per_minute: u32 = 30;
         /// How to answer a UDP peer that has not proved its address: in small blocks, or with an Echo challenge (RFC 9175).
         unproven: Unproven = "small";

@@ -1,6 +1,7 @@
 //! From the configuration to what the core is built from.
 
 use std::num::NonZero;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::coap::contract::CoapSettings;
@@ -9,7 +10,7 @@ use crate::gateway::settings::{DtlsListenerSettings, ListenerSettings, Settings}
 use crate::policy::authorization::Authorizer;
 use crate::types::limits::Caps;
 
-use super::access::Backend;
+use super::access::{Authentication, Backend, Login};
 use super::listeners::{Dtls, Listener};
 use super::sections::Unproven;
 use super::{Config, Limits};
@@ -28,6 +29,43 @@ impl Config {
                 .unwrap_or(u8::MAX),
             workers => workers,
         }
+    }
+
+    /// Whether requests to `listener` must be authenticated.
+    #[must_use]
+    pub fn asks_for_login(&self, listener: &Listener) -> bool {
+        match &listener.authentication {
+            Login::Inherited => self.authentication.backend != Backend::None,
+            Login::Required => true,
+            Login::Off => false,
+            Login::Own(own) => own.backend != Backend::None,
+        }
+    }
+
+    /// Every `authentication` table with its dotted name: the common one, then those of listeners.
+    pub fn authentications(&self) -> impl Iterator<Item = (String, &Authentication)> {
+        let own = self
+            .listeners
+            .iter()
+            .filter_map(|listener| match &listener.authentication {
+                Login::Own(own) => Some((format!("{}.authentication", listener.key()), &**own)),
+                Login::Inherited | Login::Required | Login::Off => None,
+            });
+        std::iter::once(("authentication".to_owned(), &self.authentication)).chain(own)
+    }
+
+    /// The users files that decide about logins, each once: that of `[authentication]`, then those of listeners.
+    #[must_use]
+    pub fn users_files(&self) -> Vec<&Path> {
+        let mut files = Vec::new();
+        for (_, authentication) in self.authentications() {
+            if let (Backend::File, Some(file)) = (authentication.backend, &authentication.file)
+                && !files.contains(&file.as_path())
+            {
+                files.push(file.as_path());
+            }
+        }
+        files
     }
 }
 
@@ -77,9 +115,7 @@ fn listener_settings(listener: &Listener, config: &Config, workers: u8) -> Liste
             on_close: dtls.on_close,
         }),
         access: listener.access_rules.clone(),
-        authentication: listener
-            .authentication
-            .unwrap_or(config.authentication.backend != Backend::None),
+        authentication: config.asks_for_login(listener),
         mountpoint: listener.mountpoint.as_deref().map(Arc::from),
     }
 }

@@ -201,6 +201,7 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
         "1",
         "\"https://me:pw@a/jwks\"",
     ),
+    ("authentication.jwt", "ca_file", "\"ca\"", "1", ""),
     ("authentication.jwt", "refresh", "\"1m\"", "60", "\"1s\""),
     (
         "authentication.jwt",
@@ -538,6 +539,22 @@ fn what_belongs_together_is_asked_for_together() {
             "shared secret",
         ),
         (
+            "[authentication]\nbackend = \"jwt\"\njwt = { ca_file = \"c\", jwks_url = \"http://x\" }\n",
+            "https:// only",
+        ),
+        (
+            "[listeners.udp.a]\nauthentication = { backend = \"http\" }\n",
+            "needs the URL",
+        ),
+        (
+            "[listeners.udp.a]\nauthentication = { file = \"users\" }\n",
+            "names its backend",
+        ),
+        (
+            "[listeners.udp.a]\nauthentication = { backend = \"file\", flie = \"users\" }\n",
+            "did you mean `file`",
+        ),
+        (
             "[broker]\nurl = \"mqtt://x\"\nprotocol = 4\npassword_file = \"p\"\n",
             "set username",
         ),
@@ -560,4 +577,60 @@ fn what_belongs_together_is_asked_for_together() {
     parse("[listeners.dtls.a]\npsk_file = \"p\"\nidentity = \"username\"\nauthentication = true\n").unwrap();
     let files = "token_file = \"t\"\ncert_file = \"c\"\nkey_file = \"k\"\n";
     parse(&format!("[admin]\nbind = \"0.0.0.0:8683\"\n{files}")).unwrap();
+}
+
+#[test]
+fn a_listener_may_have_a_backend_of_its_own() {
+    let config = parse(
+        r#"
+        [authentication]
+        backend = "file"
+        file = "everyone"
+        [listeners.udp.inherits]
+        [listeners.udp.off]
+        bind = "127.0.0.1:1"
+        authentication = false
+        [listeners.udp.own]
+        bind = "127.0.0.1:2"
+        [listeners.udp.own.authentication]
+        backend = "file"
+        file = "/few"
+        [listeners.udp.own.authentication.jwt]
+        from = "username"
+        [listeners.dtls.none]
+        psk_file = "p"
+        authentication = { backend = "none" }
+        "#,
+    )
+    .unwrap();
+    let asked: Vec<bool> = config
+        .listeners
+        .iter()
+        .map(|listener| config.asks_for_login(listener))
+        .collect();
+    assert_eq!(asked, [true, false, true, false]);
+    let tables: Vec<String> = config.authentications().map(|(key, _)| key).collect();
+    assert_eq!(
+        tables,
+        [
+            "authentication",
+            "listeners.udp.own.authentication",
+            "listeners.dtls.none.authentication"
+        ]
+    );
+    let files = config.users_files();
+    assert_eq!(files, [Path::new("/etc/portcullis/everyone"), Path::new("/few")]);
+}
+
+#[test]
+fn what_is_wrong_with_a_listeners_own_backend_is_shown_where_it_stands() {
+    let text = "[listeners.udp.a]\n[listeners.udp.a.authentication]\nbackend = \"jwt\"\n[listeners.udp.a.authentication.jwt]\n\
+                key_file = \"k\"\nrefresh = \"1s\"\n";
+    let problems = parse(text).unwrap_err();
+    let [problem] = &problems.0[..] else {
+        panic!("{problems}")
+    };
+    assert_eq!(problem.key, "listeners.udp.a.authentication.jwt.refresh");
+    let place = problem.place.as_ref().unwrap();
+    assert_eq!((place.line, place.column), (6, 11), "{problem}");
 }

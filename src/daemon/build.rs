@@ -69,7 +69,7 @@ pub struct WorkerParts<C> {
     pub core: Box<dyn FnOnce() -> C + Send>,
     /// Its way to the broker and back.
     pub broker: WorkerLink,
-    /// The authentication backends; `None` when nobody has to log in.
+    /// The authentication backends; without them no login can be decided.
     pub auth: Option<AuthHandle>,
 }
 

@@ -6,17 +6,18 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
 
+use crate::auth;
 use crate::auth::settings::{
     Algorithm, AuthCaps, AuthSettings, BackendSettings, FileSettings, HttpMethod, HttpSettings, JwtKeys,
     JwtSettings, TlsSettings, TokenFrom,
 };
 use crate::config::access::{self, Backend, JwtAlgorithm, JwtFrom};
 use crate::config::secrets::read_public;
-use crate::config::{self, Config, Dtls, Listener};
+use crate::config::{self, Authentication, Config, Dtls, Listener, Login};
 use crate::dtls::{DtlsContext, TicketKeys};
 use crate::gateway::settings::Settings;
-use crate::policy::acl::Acl;
 use crate::policy::authorization::{Authorizer, NoMatch};
+use crate::types::ListenerId;
 
 use super::clock;
 
@@ -71,13 +72,8 @@ fn authorizer(config: &Config) -> Result<Authorizer, Vec<String>> {
     let Some(path) = &config.authorization.acl_file else {
         return Ok(Authorizer::new(None, no_match));
     };
-    let content = public(path, "authorization.acl_file")?;
-    let acl = Acl::parse(&String::from_utf8_lossy(&content)).map_err(|errors| {
-        errors
-            .iter()
-            .map(|error| format!("{}:{}: {}", path.display(), error.line, error.message))
-            .collect::<Vec<_>>()
-    })?;
+    let acl =
+        auth::load_acl(path).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     Ok(Authorizer::new(Some(Arc::new(acl)), no_match))
 }
 
@@ -113,33 +109,32 @@ fn context(listener: &Listener, dtls: &Dtls, tickets: &TicketKeys) -> Result<Dtl
     })
 }
 
-fn public(path: &Path, key: &str) -> Result<Zeroizing<Vec<u8>>, Vec<String>> {
-    read_public(path).map_err(|error| vec![format!("{key}: {error}")])
-}
-
-/// What the authentication backends are built from; `None` when nobody has to log in.
+/// What the authentication backends are built from.
 ///
 /// # Errors
-/// One line for each file that cannot be read.
-pub(super) fn auth_settings(config: &Config) -> Result<Option<AuthSettings>, Vec<String>> {
-    let authentication = &config.authentication;
-    let required = config
-        .listeners
-        .iter()
-        .any(|listener| listener.authentication == Some(true));
-    let backend = match authentication.backend {
-        Backend::None if required => BackendSettings::Identity,
-        Backend::None => return Ok(None),
-        Backend::File => match &authentication.file {
-            Some(path) => BackendSettings::File(FileSettings { path: path.clone() }),
-            None => return Err(vec!["authentication.file: name a users file".to_owned()]),
-        },
-        Backend::Http => BackendSettings::Http(http(&authentication.http)),
-        Backend::Jwt => BackendSettings::Jwt(jwt(&authentication.jwt)),
+/// One line for each file that is missing.
+pub(super) fn auth_settings(config: &Config) -> Result<AuthSettings, Vec<String>> {
+    let mut wrong = Vec::new();
+    let mut read = |authentication: &Authentication| match backend(authentication) {
+        Ok(backend) => backend,
+        Err(line) => {
+            wrong.push(line);
+            BackendSettings::Identity
+        }
     };
-    Ok(Some(AuthSettings {
-        backend,
-        per_listener: std::collections::BTreeMap::new(),
+    let common = read(&config.authentication);
+    let own = (0..).map(ListenerId).zip(&config.listeners);
+    let per_listener = own.filter_map(|(id, listener)| match &listener.authentication {
+        Login::Own(own) => Some((id, read(own))),
+        Login::Inherited | Login::Required | Login::Off => None,
+    });
+    let per_listener = per_listener.collect();
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    Ok(AuthSettings {
+        backend: common,
+        per_listener,
         listeners: config
             .listeners
             .iter()
@@ -148,7 +143,20 @@ pub(super) fn auth_settings(config: &Config) -> Result<Option<AuthSettings>, Vec
         caps: AuthCaps::default(),
         cache: VERDICT_CACHE,
         clock: clock::wall,
-    }))
+    })
+}
+
+/// A backend; with none configured the identity of the handshake alone, for listeners that ask for a login all the same.
+fn backend(authentication: &Authentication) -> Result<BackendSettings, String> {
+    Ok(match authentication.backend {
+        Backend::None => BackendSettings::Identity,
+        Backend::File => match &authentication.file {
+            Some(path) => BackendSettings::File(FileSettings { path: path.clone() }),
+            None => return Err("authentication.file: name a users file".to_owned()),
+        },
+        Backend::Http => BackendSettings::Http(http(&authentication.http)),
+        Backend::Jwt => BackendSettings::Jwt(jwt(&authentication.jwt)),
+    })
 }
 
 fn http(http: &access::Http) -> HttpSettings {
@@ -175,7 +183,10 @@ fn jwt(jwt: &access::Jwt) -> JwtSettings {
         None => JwtKeys::Jwks {
             url: jwt.jwks_url.clone(),
             refresh: jwt.refresh,
-            tls: TlsSettings::default(),
+            tls: TlsSettings {
+                ca_file: jwt.ca_file.clone(),
+                ..TlsSettings::default()
+            },
         },
     };
     let algorithms = jwt.algorithms.iter().map(|algorithm| match algorithm {

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use tokio::runtime::Runtime;
 
 use crate::admin::Exposes;
@@ -29,6 +31,7 @@ use crate::dtls::{DtlsMetrics, DtlsSecrets, TicketKeys};
 use crate::gateway::contract::ControlRequest;
 use crate::gateway::metrics::GatewayMetrics;
 use crate::gateway::{DtlsParts, Gateway, Parts};
+use crate::policy::failures::{Failures, SourceCapacity};
 use crate::policy::overload::fullness;
 use crate::types::{Transport, WorkerId};
 
@@ -57,9 +60,11 @@ pub struct Node {
     materials: Materials,
     tickets: TicketKeys,
     secrets: Arc<DtlsSecrets>,
+    failures: Arc<Failures>,
     broker: Option<BrokerRuntime>,
     broker_metrics: Arc<BrokerMetrics>,
     links: Vec<WorkerLink>,
+    /// Until the end: without a backend too, so that a reload can bring one.
     auth: Option<(AuthHandle, Runtime)>,
     gateways: Vec<Arc<GatewayMetrics>>,
     coaps: Vec<Arc<CoapMetrics>>,
@@ -79,15 +84,10 @@ impl Node {
         state::prepare(&config.node.state_dir).map_err(|line| wrong(vec![line]))?;
         let tickets = state::ticket_keys(&config.node.state_dir).map_err(|line| wrong(vec![line]))?;
         let materials = materials::load(&config, &tickets).map_err(wrong)?;
-        let auth = match materials::auth_settings(&config).map_err(wrong)? {
-            None => None,
-            Some(settings) => {
-                let runtime = auth_runtime()?;
-                let handle = auth::start(&settings, runtime.handle().clone())
-                    .map_err(|errors| wrong(errors.iter().map(ToString::to_string).collect()))?;
-                Some((handle, runtime))
-            }
-        };
+        let auth_settings = materials::auth_settings(&config).map_err(wrong)?;
+        let runtime = auth_runtime()?;
+        let auth = auth::start(&auth_settings, runtime.handle().clone())
+            .map_err(|errors| wrong(errors.iter().map(ToString::to_string).collect()))?;
         let workers = usize::from(materials.settings.workers);
         let (broker, links) = broker::start(broker_settings(&config), workers)
             .map_err(|error| StartError::new(ExitReason::Config, error.to_string()))?;
@@ -96,10 +96,16 @@ impl Node {
         certificates.set(&config, &materials.contexts);
         Ok(Self {
             secrets: DtlsSecrets::new(random()?, clock::now()),
+            failures: Arc::new(Failures::new(
+                clock::now(),
+                materials.settings.failed_logins_per_minute,
+                SourceCapacity::default(),
+                &mut StdRng::from_seed(random()?),
+            )),
             broker_metrics: broker.metrics(),
             broker: Some(broker),
             links: links.into_iter().rev().collect(),
-            auth,
+            auth: Some((auth, runtime)),
             gateways: Vec::new(),
             coaps: Vec::new(),
             dtls: vec![Vec::new(); config.listeners.len()],
@@ -135,8 +141,8 @@ impl Node {
             return Err(self.problems(out_of_time));
         }
         let auth_settings = materials::auth_settings(&config).map_err(|lines| self.problems(lines))?;
-        if let (Some((auth, _)), Some(settings)) = (&self.auth, auth_settings) {
-            auth.reload(&settings)
+        if let Some((auth, _)) = &self.auth {
+            auth.reload(&auth_settings)
                 .map_err(|errors| self.problems(errors.iter().map(ToString::to_string).collect()))?;
         }
         self.certificates.set(&config, &materials.contexts);
@@ -310,6 +316,7 @@ impl Assembly for Node {
         let parts = Parts {
             worker,
             settings: Arc::clone(&self.materials.settings),
+            failures: Arc::clone(&self.failures),
             dtls,
             coap_metrics,
             metrics: gateway_metrics,

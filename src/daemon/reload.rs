@@ -9,11 +9,6 @@ pub(super) fn keep_fixed(old: &Config, new: &mut Config) {
     new.metrics.clone_from(&old.metrics);
     new.admin.bind.clone_from(&old.admin.bind);
     new.log.clone_from(&old.log);
-    // Whether there are backends at all decides what the workers were given.
-    let logs_in = |config: &Config| config.authentication.backend != crate::config::Backend::None;
-    if logs_in(old) != logs_in(new) {
-        new.authentication.clone_from(&old.authentication);
-    }
     let shape = |config: &Config| -> Vec<_> {
         config
             .listeners

@@ -65,7 +65,7 @@ impl Gateway {
         let heartbeat_changed = settings.heartbeat != self.settings.heartbeat;
         self.settings = settings;
         self.failures
-            .set_rate(Rate::per_minute(self.settings.failed_logins_per_minute));
+            .set_per_minute(self.settings.failed_logins_per_minute);
         self.request_rates
             .set_rate(Rate::per_second(self.settings.requests_per_second));
         self.verdicts.clear();

@@ -42,7 +42,8 @@ use crate::coap::contract::{PeerId, RequestId};
 use crate::coap::{CoapMetrics, Endpoint};
 use crate::dtls::{DtlsContext, DtlsListener, DtlsMetrics, DtlsSecrets};
 use crate::policy::connections::{ConnectionKey, Connections};
-use crate::policy::rate::{Failures, Rate, RateTable, SourceCapacity};
+use crate::policy::failures::Failures;
+use crate::policy::rate::{Rate, RateTable};
 use crate::policy::verdict_cache::VerdictCache;
 use crate::types::{ClientId, ListenerId, Transmits, WorkerId};
 
@@ -79,6 +80,8 @@ pub struct Parts {
     pub worker: WorkerId,
     /// The settings, shared by all workers.
     pub settings: Arc<Settings>,
+    /// Failed logins and wrong tokens, counted by all workers together.
+    pub failures: Arc<Failures>,
     /// For each listener what it needs to speak DTLS; `None` for plain UDP.
     pub dtls: Vec<Option<DtlsParts>>,
     /// This worker's counters of the CoAP layer.
@@ -116,7 +119,7 @@ pub struct Gateway {
     pressure: Pressure,
     /// Requests to devices under way, by the ticket of who asked.
     device_requests: HashMap<RequestId, u64>,
-    failures: Failures,
+    failures: Arc<Failures>,
     /// Logins that were right just now, so that a client whose every request carries its credentials is not asked about
     /// each time.
     verdicts: VerdictCache,
@@ -134,6 +137,7 @@ impl Gateway {
         let Parts {
             worker,
             settings,
+            failures,
             dtls,
             coap_metrics,
             metrics,
@@ -186,12 +190,7 @@ impl Gateway {
             timers: Timers::new(now),
             pressure: Pressure::new(now),
             device_requests: HashMap::new(),
-            failures: Failures::new(
-                now,
-                Rate::per_minute(settings.failed_logins_per_minute),
-                SourceCapacity::default(),
-                &mut rng,
-            ),
+            failures,
             verdicts: VerdictCache::new(random_seed(&mut rng), VERDICTS, VERDICT_TIME),
             verdicts_since: now,
             request_rates: RateTable::new(

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coap_lite::{CoapOption, MessageClass, MessageType, Packet, RequestType, ResponseType};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 
 use super::contract::{ControlRequest, Input, Output};
 use super::metrics::{ConnectionEvent, GatewayMetrics};
@@ -17,6 +19,7 @@ use crate::coap::CoapMetrics;
 use crate::coap::contract::CoapSettings;
 use crate::policy::authentication::{AuthRequest, DenyReason, Verdict};
 use crate::policy::authorization::Authorizer;
+use crate::policy::failures::{Failures, SourceCapacity};
 use crate::types::limits::Caps;
 use crate::types::message::Qos;
 use crate::types::{AccessRules, ListenerId, Message, TopicFilter, WorkerId};
@@ -70,6 +73,12 @@ impl Site {
         let metrics: Vec<_> = (0..settings.workers)
             .map(|_| Arc::new(GatewayMetrics::new(1)))
             .collect();
+        let failures = Arc::new(Failures::new(
+            now,
+            settings.failed_logins_per_minute,
+            SourceCapacity::default(),
+            &mut StdRng::seed_from_u64(1),
+        ));
         let workers = metrics
             .iter()
             .zip(0_u8..)
@@ -77,6 +86,7 @@ impl Site {
                 let parts = Parts {
                     worker: WorkerId(worker),
                     settings: Arc::clone(&settings),
+                    failures: Arc::clone(&failures),
                     dtls: vec![None],
                     coap_metrics: Arc::new(CoapMetrics::new(1)),
                     metrics: Arc::clone(metrics),

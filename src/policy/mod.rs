@@ -5,6 +5,7 @@ pub mod authentication;
 pub mod authorization;
 pub mod connections;
 pub mod extra_acl;
+pub mod failures;
 pub mod overload;
 pub mod pattern;
 pub mod rate;

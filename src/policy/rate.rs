@@ -7,7 +7,6 @@
 //! who have not cannot touch.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
@@ -31,24 +30,6 @@ impl Rate {
         Self {
             amount,
             per: Duration::from_secs(1),
-        }
-    }
-
-    /// So many a minute; 0 is no limit.
-    #[must_use]
-    pub const fn per_minute(amount: u32) -> Self {
-        Self {
-            amount,
-            per: Duration::from_secs(60),
-        }
-    }
-
-    /// The same rate `factor` times over; no limit stays no limit.
-    #[must_use]
-    pub const fn times(self, factor: u32) -> Self {
-        Self {
-            amount: self.amount.saturating_mul(factor),
-            per: self.per,
         }
     }
 
@@ -124,19 +105,6 @@ impl RateTable {
         self.look(now, key, false)
     }
 
-    /// Puts one back that was taken.
-    pub fn give_back(&mut self, now: Instant, key: &impl Hash) {
-        let interval = self.rate.interval();
-        let now = self.nanos(now);
-        let mark = self.mark(key);
-        if let Some(slot) = self
-            .set(mark)
-            .and_then(|set| set.iter_mut().find(|slot| slot.mark == mark))
-        {
-            slot.full_at = slot.full_at.saturating_sub(interval).max(now);
-        }
-    }
-
     /// How many entries had to go that still owed something.
     #[must_use]
     pub fn evicted(&self) -> u64 {
@@ -204,99 +172,6 @@ pub enum Class {
     Unproven,
     /// It answered to something that only it was sent: a cookie, a token, an ACK.
     Proven,
-}
-
-/// One rate by source in both classes; a proven source has ten times the rate of an unproven one where so asked.
-#[derive(Debug)]
-pub struct SourceRate {
-    unproven: RateTable,
-    proven: RateTable,
-    factor: u32,
-}
-
-/// How many sources of each class are held.
-#[derive(Debug, Clone, Copy)]
-pub struct SourceCapacity {
-    /// Those who have not proved their address.
-    pub unproven: usize,
-    /// Those who have.
-    pub proven: usize,
-}
-
-impl Default for SourceCapacity {
-    fn default() -> Self {
-        Self {
-            unproven: 65_536,
-            proven: 16_384,
-        }
-    }
-}
-
-impl SourceRate {
-    /// Tables for `rate`; a proven source gets `factor` times as much.
-    #[must_use]
-    pub fn new(now: Instant, rate: Rate, factor: u32, capacity: SourceCapacity, random: &mut StdRng) -> Self {
-        Self {
-            unproven: RateTable::new(now, rate, capacity.unproven, random),
-            proven: RateTable::new(now, rate.times(factor), capacity.proven, random),
-            factor,
-        }
-    }
-
-    /// Another rate from now on.
-    pub fn set_rate(&mut self, rate: Rate) {
-        self.unproven.set_rate(rate);
-        self.proven.set_rate(rate.times(self.factor));
-    }
-
-    /// Takes one for `source` ([`crate::types::PeerAddr::source`]).
-    ///
-    /// # Errors
-    /// When it has none left, with the time after which it has.
-    pub fn take(&mut self, now: Instant, class: Class, source: IpAddr) -> Result<(), Duration> {
-        self.table(class).take(now, &source)
-    }
-
-    fn table(&mut self, class: Class) -> &mut RateTable {
-        match class {
-            Class::Unproven => &mut self.unproven,
-            Class::Proven => &mut self.proven,
-        }
-    }
-}
-
-/// Failed logins and wrong tokens of a source.
-///
-/// A login is charged before it is given to a backend and given back unless it failed, so what is in flight cannot go
-/// over the rate. A wrong token is charged when it is seen. A right token asks nobody: 128 random bits are not guessed,
-/// and so nobody who writes a neighbour's address on his datagrams can lock that neighbour's connection out.
-#[derive(Debug)]
-pub struct Failures(SourceRate);
-
-impl Failures {
-    /// `rate` failures for each source, alike in both classes.
-    #[must_use]
-    pub fn new(now: Instant, rate: Rate, capacity: SourceCapacity, random: &mut StdRng) -> Self {
-        Self(SourceRate::new(now, rate, 1, capacity, random))
-    }
-
-    /// Another rate from now on.
-    pub fn set_rate(&mut self, rate: Rate) {
-        self.0.set_rate(rate);
-    }
-
-    /// Counts a try of `source` that is wrong, or may turn out to be.
-    ///
-    /// # Errors
-    /// When too many of its tries failed: 4.29, with the time for Max-Age. Then nothing is counted.
-    pub fn charge(&mut self, now: Instant, class: Class, source: IpAddr) -> Result<(), Duration> {
-        self.0.take(now, class, source)
-    }
-
-    /// The try was not wrong after all, or nobody could tell.
-    pub fn give_back(&mut self, now: Instant, class: Class, source: IpAddr) {
-        self.0.table(class).give_back(now, &source);
-    }
 }
 
 #[cfg(test)]
@@ -380,81 +255,6 @@ mod tests {
             );
         }
         assert_eq!(table.evicted(), 0);
-    }
-
-    #[test]
-    fn unproven_sources_cannot_touch_proven_ones() {
-        let now = Instant::now();
-        let capacity = SourceCapacity {
-            unproven: 64,
-            proven: 64,
-        };
-        let mut rate = SourceRate::new(
-            now,
-            Rate::per_second(2),
-            10,
-            capacity,
-            &mut StdRng::seed_from_u64(2),
-        );
-        let source = |n: u32| IpAddr::from(n.to_be_bytes());
-        while rate.take(now, Class::Unproven, source(7)).is_ok() {}
-        for _ in 0..20 {
-            assert!(rate.take(now, Class::Proven, source(7)).is_ok());
-        }
-        assert!(rate.take(now, Class::Proven, source(7)).is_err());
-        for n in 100..10_000 {
-            assert!(rate.take(now, Class::Unproven, source(n)).is_ok());
-        }
-        assert!(rate.take(now, Class::Proven, source(7)).is_err());
-    }
-
-    #[test]
-    fn guessing_is_throttled_for_the_guesser_and_nobody_else() {
-        let now = Instant::now();
-        let rate = Rate::per_minute(30);
-        let mut failures = Failures::new(
-            now,
-            rate,
-            SourceCapacity::default(),
-            &mut StdRng::seed_from_u64(3),
-        );
-        let (guesser, neighbour) = (IpAddr::from([127, 0, 0, 2]), IpAddr::from([127, 0, 0, 3]));
-        let mut tries = 0;
-        for second in 0..120 {
-            let now = now + Duration::from_secs(second);
-            for _ in 0..100 {
-                tries += u32::from(failures.charge(now, Class::Unproven, guesser).is_ok());
-                assert_eq!(failures.charge(now, Class::Unproven, neighbour), Ok(()));
-                failures.give_back(now, Class::Unproven, neighbour);
-            }
-        }
-        assert!((85..=90).contains(&tries), "{tries}");
-    }
-
-    #[test]
-    fn logins_in_flight_cannot_go_over_the_rate() {
-        let now = Instant::now();
-        let rate = Rate::per_minute(30);
-        let mut failures = Failures::new(
-            now,
-            rate,
-            SourceCapacity::default(),
-            &mut StdRng::seed_from_u64(4),
-        );
-        let source = IpAddr::from([127, 0, 0, 2]);
-        let in_flight = (0..1000)
-            .filter(|_| failures.charge(now, Class::Proven, source).is_ok())
-            .count();
-        assert_eq!(in_flight, 30);
-        for _ in 0..1000 {
-            failures.give_back(now, Class::Proven, source);
-        }
-        assert_eq!(
-            (0..1000)
-                .filter(|_| failures.charge(now, Class::Proven, source).is_ok())
-                .count(),
-            30
-        );
     }
 
     #[test]

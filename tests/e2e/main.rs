@@ -2,6 +2,7 @@
 //!
 //! | file | what of the interface |
 //! |---|---|
+//! | `authentication` | users files, HTTP servers, tokens |
 //! | `paths` | resources, methods, codes, topics |
 //! | `query` | parameters |
 //! | `connection` | connection mode |
@@ -33,6 +34,7 @@
 mod support;
 
 mod amplification;
+mod authentication;
 mod blockwise;
 mod broker;
 mod connection;

@@ -9,12 +9,11 @@ use portcullis::auth::metrics::{AuthResult, Backend};
 use portcullis::auth::settings::{
     AuthSettings, BackendSettings, FileSettings, HttpSettings, JwtKeys, JwtSettings,
 };
-use portcullis::auth::users;
 use portcullis::policy::authentication::{AuthRequest, DenyReason, Verdict};
 use portcullis::policy::rate::Class;
 use portcullis::types::PeerAddr;
 
-use super::support::{Server, judge, request, settings, start, submit};
+use super::support::{Server, add_user, judge, request, settings, start, submit};
 
 fn from(source: &str) -> AuthRequest {
     let peer = PeerAddr::new(source.parse().unwrap()).unwrap();
@@ -89,7 +88,7 @@ async fn a_login_that_takes_too_long_is_unavailable_and_leaves_its_room() {
 async fn eight_parallel_logins_hold_up_nobody_who_hands_one_in() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("users.txt");
-    users::add(&path, "ann", b"right").unwrap();
+    add_user(&path, "ann", "right");
     let mut settings = settings(BackendSettings::File(FileSettings { path }));
     settings.caps.hashers = 1;
     // Memory for one hash only: the others wait for it.
@@ -139,7 +138,7 @@ fn secrets_are_in_no_log_at_any_level() {
     runtime.block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("users.txt");
-        users::add(&file, "ann", b"hunter2-password").unwrap();
+        add_user(&file, "ann", "hunter2-password");
         let secret = dir.path().join("secret");
         std::fs::write(&secret, "hunter2-secret").unwrap();
         let server = Server::start(None, Duration::ZERO, |_| (500, "hunter2-answer".to_owned())).await;
@@ -188,7 +187,7 @@ fn secrets_are_in_no_log_at_any_level() {
 async fn a_wrong_user_a_wrong_password_and_a_wrong_token_are_told_alike() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("users.txt");
-    users::add(&path, "ann", b"right").unwrap();
+    add_user(&path, "ann", "right");
     let auth = start(&settings(BackendSettings::File(FileSettings { path })));
     let mut wordings = vec![DenyReason::BadToken.wording(), DenyReason::Refused.wording()];
     for (user, password) in [("ann", "wrong"), ("bob", "right")] {

@@ -283,6 +283,14 @@ impl Gateway {
     pub fn reload(&self) {
         self.signal("HUP");
     }
+
+    /// SIGHUP, and waits until it is done: whether what is on disk is in force.
+    pub fn reloaded(&self) -> bool {
+        let before = self.metric("config_reloads_total", &[]);
+        self.reload();
+        self.metric_becomes("config_reloads_total", &[], before + 1.0);
+        self.metric("config_last_reload_successful", &[]) == 1.0
+    }
 }
 
 impl Drop for Gateway {

@@ -10,8 +10,10 @@ pub mod config;
 pub mod dtls;
 pub mod gateway;
 pub mod http;
+pub mod jwt;
 pub mod pki;
 pub mod ports;
+pub mod web;
 
 pub use client::{Client, Reaction};
 pub use coap::{Message, Request, code, option, typ};

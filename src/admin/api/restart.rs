@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Backend, Config};
+use crate::config::Config;
 
 /// Dotted keys, or tables, that differ and that a reload does not touch.
 #[must_use]
@@ -21,9 +21,6 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     note(old.admin.bind != new.admin.bind, "admin.bind");
     note(old.log.level != new.log.level, "log.level");
     note(old.log.format != new.log.format, "log.format");
-    // The workers were given a way to the backends at the start, or none.
-    let logs_in = |config: &Config| config.authentication.backend != Backend::None;
-    note(logs_in(old) != logs_in(new), "authentication.backend");
     keys.extend(listeners(old, new));
     keys
 }

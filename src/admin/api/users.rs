@@ -55,18 +55,26 @@ pub(super) struct StoredUser {
     pub name: String,
 }
 
+/// The file that is kept here: that of `[authentication]`, else the only one that some listener has.
 fn file(config: &Config) -> Result<PathBuf, ApiError> {
-    config
+    let files = config.users_files();
+    let common = config
         .authentication
         .file
-        .clone()
-        .filter(|_| config.authentication.backend == Backend::File)
-        .ok_or_else(|| {
-            ApiError::conflict(
-                "no_users_file",
-                "users are kept here only while authentication.backend is \"file\"",
-            )
-        })
+        .as_deref()
+        .filter(|_| config.authentication.backend == Backend::File);
+    match (common, files.as_slice()) {
+        (Some(file), _) => Ok(file.to_owned()),
+        (None, [file]) => Ok(file.to_path_buf()),
+        (None, []) => Err(ApiError::conflict(
+            "no_users_file",
+            "users are kept here only while the authentication backend is \"file\"",
+        )),
+        (None, _) => Err(ApiError::conflict(
+            "several_users_files",
+            "several listeners have files of users of their own: use `portcullis user` with --listener",
+        )),
+    }
 }
 
 /// List the users

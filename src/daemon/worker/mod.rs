@@ -70,7 +70,7 @@ pub struct Ports {
     pub workers: Vec<mpsc::Sender<WorkerMessage>>,
     /// To and from the broker. The worker fails when the broker is gone.
     pub broker: WorkerLink,
-    /// To the authentication backends; `None` when nobody has to log in.
+    /// To the authentication backends; without them no login can be decided.
     pub auth: Option<AuthHandle>,
     /// From the authentication backends, whose caps bound it.
     pub verdicts: mpsc::UnboundedReceiver<AuthAnswer>,

@@ -1,0 +1,591 @@
+//! Who may come in: users files, HTTP servers, tokens, each by the listener that asks for it.
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use argon2::{Argon2, Params, PasswordHasher};
+use serde_json::{Value, json};
+
+use crate::each_transport;
+use crate::support::gateway::psk_options;
+use crate::support::jwt::{Es256, hs256, in_seconds};
+use crate::support::pki::Pki;
+use crate::support::ports::{self, Port};
+use crate::support::web::{Got, WebServer};
+use crate::support::{Client, Config, Gateway, Kind, Message, Request, code, ms, option, wait_until};
+
+each_transport!(
+    files_of_mosquitto_passwd_let_in,
+    an_http_server_lets_in,
+    what_an_http_server_says_ends_with_its_time,
+    a_token_ends_the_connection_when_it_expires,
+    logins_in_progress_do_not_delay_a_publisher,
+    a_guesser_is_throttled_and_nobody_else,
+);
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+fn backend(lines: &str) -> Config {
+    Config::new().set("authentication", lines)
+}
+
+fn file_backend(users: &str) -> Config {
+    backend("backend = \"file\"\nfile = \"users.txt\"").file("users.txt", users)
+}
+
+/// A users file made by mosquitto's own command.
+fn users(people: &[(&str, &str)]) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("users");
+    for (at, (user, password)) in people.iter().enumerate() {
+        let mut command = Command::new("mosquitto_passwd");
+        command.args(["-b"]).args((at == 0).then_some("-c"));
+        let output = command.arg(&path).args([user, password]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    std::fs::read_to_string(path).unwrap()
+}
+
+fn publish(client: &mut Client, credentials: &[&str]) -> Message {
+    let mut request = Request::post("ps/t").payload("x");
+    for parameter in credentials {
+        request = request.query(parameter);
+    }
+    client.request(&request)
+}
+
+fn login(user: &str, password: &str) -> [String; 2] {
+    [format!("username={user}"), format!("password={password}")]
+}
+
+fn publish_as(client: &mut Client, user: &str, password: &str) -> Message {
+    let [user, password] = login(user, password);
+    publish(client, &[&user, &password])
+}
+
+fn create_as(client: &mut Client, clientid: &str, user: &str, password: &str) -> Message {
+    let [user, password] = login(user, password);
+    let request = Request::post(&format!("mqtt/connection?clientid={clientid}"));
+    client.request(&request.query(user).query(password))
+}
+
+fn files_of_mosquitto_passwd_let_in(kind: Kind) {
+    let people = users(&[("ann", "p&w=ü"), ("bob", "two")]);
+    assert!(people.starts_with("ann:$7$"), "{people}");
+    let gateway = Gateway::start(file_backend(&people));
+    let mut client = gateway.client(kind);
+    publish_as(&mut client, "ann", "p&w=ü").expect(code::CHANGED);
+    publish_as(&mut client, "bob", "two").expect(code::CHANGED);
+    let wrong = publish_as(&mut client, "ann", "two").expect(code::UNAUTHORIZED);
+    let unknown = publish_as(&mut client, "eve", "two").expect(code::UNAUTHORIZED);
+    assert_eq!(wrong.text(), "Login Failed: bad username or password");
+    assert_eq!(wrong.payload, unknown.payload, "who exists is not told");
+    publish(&mut client, &[]).expect(code::UNAUTHORIZED);
+    publish(&mut client, &["username=ann"]).expect(code::UNAUTHORIZED);
+    let subscribe = |password: &str| {
+        let [user, password] = login("bob", password);
+        Request::get("ps/t").observe(0).query(user).query(password)
+    };
+    client.request(&subscribe("ann")).expect(code::UNAUTHORIZED);
+    client.observe_with(subscribe("two"));
+    let refused = create_as(&mut client, "c1", "bob", "no").expect(code::UNAUTHORIZED);
+    assert_eq!(refused.text(), "Login Failed: bad username or password");
+    let token = create_as(&mut client, "c1", "bob", "two")
+        .expect(code::CREATED)
+        .text();
+    assert_eq!(client.heartbeat("c1", &token), code::CHANGED);
+}
+
+/// Lets `right` in; what else to say stands in the user name.
+fn http_answer(got: &Got) -> (u16, String) {
+    let said: Value = serde_json::from_str(&got.body).unwrap();
+    match (said["username"].as_str(), said["password"].as_str()) {
+        (Some("nobody-home"), _) => (503, String::new()),
+        (Some("no-json"), _) => (200, "allow".to_owned()),
+        (Some("quiet"), Some("right")) => (204, String::new()),
+        (Some("short"), Some("right")) => {
+            let answer = json!({"result": "allow", "expire_at": in_seconds(2)});
+            (200, answer.to_string())
+        }
+        (Some("narrow"), Some("right")) => {
+            let acl = json!([{"permission": "allow", "action": "publish", "topic": "own/${clientid}"},
+                {"permission": "deny", "action": "all", "topic": "#"}]);
+            (200, json!({"result": "allow", "acl": acl}).to_string())
+        }
+        (_, Some("right")) => (200, json!({"result": "allow"}).to_string()),
+        _ => (200, json!({"result": "deny"}).to_string()),
+    }
+}
+
+fn http_backend(server: &WebServer) -> Config {
+    let url = server.url("/auth");
+    backend(&format!("backend = \"http\"\nhttp = {{ url = \"{url}\" }}"))
+}
+
+fn an_http_server_lets_in(kind: Kind) {
+    let server = WebServer::start(http_answer);
+    let gateway = Gateway::start(http_backend(&server).connection_mode());
+    let mut client = gateway.client(kind);
+    for user in ["ann", "quiet"] {
+        create_as(&mut client, "c1", user, "right").expect(code::CREATED);
+        create_as(&mut client, "c1", user, "wrong").expect(code::UNAUTHORIZED);
+    }
+    for user in ["nobody-home", "no-json"] {
+        let answer = create_as(&mut client, "c1", user, "right");
+        assert_eq!(answer.status(), "5.03", "{answer:?}");
+        assert!(answer.uint(option::MAX_AGE).is_some(), "{answer:?}");
+    }
+    let asked = server.got();
+    let first: Value = serde_json::from_str(&asked[0].body).unwrap();
+    assert_eq!(
+        first,
+        json!({"clientid": "c1", "username": "ann", "password": "right"})
+    );
+    let token = create_as(&mut client, "c2", "narrow", "right")
+        .expect(code::CREATED)
+        .text();
+    let publish = |topic: &str| Request::post(&format!("ps/{topic}?clientid=c2&token={token}")).payload("x");
+    client.request(&publish("own/c2")).expect(code::CHANGED);
+    client.request(&publish("own/c1")).expect(code::UNAUTHORIZED);
+    client
+        .request(&Request::get(&format!("ps/%23?clientid=c2&token={token}").replace("%23", "#")).observe(0))
+        .expect(code::UNAUTHORIZED);
+    gateway.metric_becomes(
+        "authentications_total",
+        &["backend=\"http\"", "result=\"unavailable\""],
+        2.0,
+    );
+    drop(server);
+    let answer = create_as(&mut client, "c3", "ann", "never-asked-before");
+    assert_eq!(answer.status(), "5.03", "a server that is gone lets nobody in");
+}
+
+fn what_an_http_server_says_ends_with_its_time(kind: Kind) {
+    let server = WebServer::start(http_answer);
+    let gateway = Gateway::start(http_backend(&server).connection_mode());
+    let mut client = gateway.client(kind);
+    let short = create_as(&mut client, "c1", "short", "right")
+        .expect(code::CREATED)
+        .text();
+    let long = create_as(&mut client, "c2", "ann", "right")
+        .expect(code::CREATED)
+        .text();
+    assert_eq!(client.heartbeat("c1", &short), code::CHANGED);
+    wait_until("the connection ends with the credential", 4.0, || {
+        client.heartbeat("c1", &short) == code::UNAUTHORIZED
+    });
+    assert_eq!(client.heartbeat("c2", &long), code::CHANGED);
+}
+
+fn jwt_backend(lines: &str) -> Config {
+    backend("backend = \"jwt\"").set("authentication.jwt", lines)
+}
+
+type Sign<'a> = &'a dyn Fn(&Value) -> String;
+
+fn a_token_ends_the_connection_when_it_expires(kind: Kind) {
+    let key = Es256::new("k1");
+    let shared = jwt_backend("key_file = \"jwt.key\"\nrequired_claims = { sub = \"${clientid}\" }")
+        .file("jwt.key", SECRET)
+        .connection_mode();
+    let public = jwt_backend("key_file = \"jwt.pem\"\nrequired_claims = { sub = \"${clientid}\" }")
+        .file("jwt.pem", key.public_pem())
+        .connection_mode();
+    let by_secret = |claims: &Value| hs256(SECRET, claims);
+    let by_key = |claims: &Value| key.sign(claims);
+    let stranger = Es256::new("k1");
+    let signers: [(Config, Sign<'_>, String); 2] = [
+        (shared, &by_secret, hs256("another secret", &json!({"sub": "c1"}))),
+        (public, &by_key, stranger.sign(&json!({"sub": "c1"}))),
+    ];
+    for (config, sign, forged) in signers {
+        let gateway = Gateway::start(config);
+        let mut client = gateway.client(kind);
+        let mut create = |clientid: &str, token: &str| create_as(&mut client, clientid, "u", token);
+        create("c1", &forged).expect(code::UNAUTHORIZED);
+        create("c1", &sign(&json!({"sub": "c2"}))).expect(code::UNAUTHORIZED);
+        create("c1", &sign(&json!({"sub": "c1", "exp": 1}))).expect(code::UNAUTHORIZED);
+        let forever = create("c2", &sign(&json!({"sub": "c2"})))
+            .expect(code::CREATED)
+            .text();
+        let claims = json!({"sub": "c1", "exp": in_seconds(2), "acl": {"pub": ["a/${clientid}"]}});
+        let token = create("c1", &sign(&claims)).expect(code::CREATED).text();
+        client.publish(&format!("ps/a/c1?clientid=c1&token={token}"), "x");
+        wait_until("the connection ends with its token", 4.0, || {
+            client.heartbeat("c1", &token) == code::UNAUTHORIZED
+        });
+        assert_eq!(client.heartbeat("c2", &forever), code::CHANGED);
+    }
+}
+
+/// A source port decides which worker a datagram reaches, and a guesser has 65,535 of them.
+#[test]
+fn a_guesser_with_many_ports_has_no_more_tries_than_with_one() {
+    const ALLOWED: usize = 5;
+    let config = file_backend(&users(&[("ann", "one")]))
+        .connection_mode()
+        .set("node", "workers = 4")
+        .set("limits", &format!("failed_logins_per_minute = {ALLOWED}"));
+    let gateway = Gateway::start(config);
+    let mut honest = gateway.client(Kind::Udp);
+    let token = create_as(&mut honest, "c1", "ann", "one")
+        .expect(code::CREATED)
+        .text();
+    let from = |source: [u8; 4]| Client::udp_from(gateway.udp_addr(), (source, 0).into());
+    let judged = |source: [u8; 4], guess: &dyn Fn(&mut Client) -> Message| {
+        let answers = (0..40).map(|_| guess(&mut from(source)).code);
+        let judged = answers.filter(|code| {
+            assert!([code::UNAUTHORIZED, code::TOO_MANY_REQUESTS].contains(code));
+            *code == code::UNAUTHORIZED
+        });
+        judged.count()
+    };
+    let tokens = judged([127, 0, 2, 1], &|client| {
+        client.request(&Request::put("mqtt/connection?clientid=c1&token=guessed"))
+    });
+    assert_eq!(tokens, ALLOWED);
+    let logins = judged([127, 0, 2, 2], &|client| {
+        create_as(client, "c2", "ann", "guessed")
+    });
+    assert_eq!(logins, ALLOWED);
+    assert_eq!(honest.heartbeat("c1", &token), code::CHANGED);
+    create_as(&mut from([127, 0, 2, 3]), "c3", "ann", "one").expect(code::CREATED);
+}
+
+#[test]
+fn the_acl_in_a_token_holds_beside_the_file() {
+    let acl = "user u\ntopic readwrite own/#\n";
+    let gateway = Gateway::start(
+        jwt_backend("key_file = \"jwt.key\"")
+            .file("jwt.key", SECRET)
+            .set("authorization", "acl_file = \"acl\"")
+            .file("acl", acl),
+    );
+    let mut client = gateway.client(Kind::Udp);
+    let token = hs256(SECRET, &json!({"acl": {"pub": ["more/#"]}}));
+    let plain = hs256(SECRET, &json!({"sub": "x"}));
+    let mut publish = |topic: &str, token: &str| {
+        let request = Request::post(&format!("ps/{topic}?username=u&password={token}")).payload("x");
+        client.request(&request).status()
+    };
+    assert_eq!(publish("more/a", &plain), "4.01");
+    assert_eq!(publish("more/a", &token), "2.04");
+    assert_eq!(publish("own/a", &plain), "2.04");
+    assert_eq!(publish("other", &token), "4.01");
+}
+
+#[test]
+fn keys_of_a_key_set_change_while_it_serves() {
+    let pki = Pki::new();
+    let (old, new) = (Es256::new("old"), Es256::new("new"));
+    let fetched = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&fetched);
+    let sets = [json!({"keys": [old.jwk()]}), json!({"keys": [new.jwk()]})].map(|set| set.to_string());
+    let server = WebServer::start_tls(&pki.server, move |got| {
+        assert_eq!((got.method.as_str(), got.uri.as_str()), ("GET", "/keys"));
+        let nth = usize::try_from(count.fetch_add(1, Ordering::AcqRel)).unwrap();
+        (200, sets[nth.min(1)].clone())
+    });
+    let config = jwt_backend(&format!(
+        "jwks_url = \"{}\"\nca_file = \"ca.pem\"",
+        server.url("/keys")
+    ));
+    let gateway = Gateway::start(config.file("ca.pem", pki.ca.cert_pem()));
+    let mut client = gateway.client(Kind::Udp);
+    let (by_old, by_new) = (old.sign(&json!({})), new.sign(&json!({})));
+    publish_as(&mut client, "u", &by_old).expect(code::CHANGED);
+    // A token of an unknown key is a reason to fetch, but not each time.
+    for _ in 0..3 {
+        publish_as(&mut client, "u", &by_new).expect(code::UNAUTHORIZED);
+    }
+    assert_eq!(fetched.load(Ordering::Acquire), 1);
+    wait_until("the new key is fetched", 15.0, || {
+        std::thread::sleep(ms(500));
+        publish_as(&mut client, "u", &by_new).code == code::CHANGED
+    });
+    publish_as(&mut client, "u", &by_old).expect(code::UNAUTHORIZED);
+    assert_eq!(fetched.load(Ordering::Acquire), 2);
+}
+
+#[test]
+fn a_key_set_from_a_server_that_nobody_vouches_for_is_not_used() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let key = Es256::new("k");
+    let set = json!({"keys": [key.jwk()]}).to_string();
+    let server = WebServer::start_tls(&pki.server, move |_| (200, set.clone()));
+    let config = jwt_backend(&format!(
+        "jwks_url = \"{}\"\nca_file = \"ca.pem\"",
+        server.url("/keys")
+    ));
+    let gateway = Gateway::start(config.file("ca.pem", other.ca.cert_pem()));
+    let mut client = gateway.client(Kind::Udp);
+    let answer = publish_as(&mut client, "u", &key.sign(&json!({})));
+    assert_eq!(answer.status(), "5.03", "{answer:?}");
+    assert!(server.got().is_empty());
+}
+
+/// Gateways with `default`, whose users are in a file, and `second`, which takes tokens.
+fn two_backends(more: &Port) -> Config {
+    file_backend(&users(&[("ann", "one")]))
+        .file("jwt.key", SECRET)
+        .dtls("authentication = false")
+        .set(
+            "listeners.udp.second",
+            &format!(
+                "bind = \"127.0.0.1:{}\"\n[listeners.udp.second.authentication]\nbackend = \"jwt\"\n\
+                 jwt = {{ key_file = \"jwt.key\" }}",
+                more.number
+            ),
+        )
+}
+
+#[test]
+fn each_listener_asks_its_own_backend() {
+    let more = ports::reserve();
+    let gateway = Gateway::start(two_backends(&more));
+    let mut first = gateway.client(Kind::Udp);
+    let mut second = Client::udp(([127, 0, 0, 1], more.number).into());
+    let token = hs256(SECRET, &json!({"sub": "ann"}));
+    // What one backend lets in is no word of the other's, remembered verdicts included.
+    for _ in 0..3 {
+        publish_as(&mut first, "ann", "one").expect(code::CHANGED);
+        publish_as(&mut second, "ann", "one").expect(code::UNAUTHORIZED);
+        publish_as(&mut second, "ann", &token).expect(code::CHANGED);
+        publish_as(&mut first, "ann", &token).expect(code::UNAUTHORIZED);
+    }
+    publish(&mut gateway.client(Kind::Dtls), &[]).expect(code::CHANGED);
+    publish(&mut first, &[]).expect(code::UNAUTHORIZED);
+    publish(&mut second, &[]).expect(code::UNAUTHORIZED);
+    for backend in ["file", "jwt"] {
+        let label = format!("backend=\"{backend}\"");
+        assert!(gateway.metric("authentications_total", &[&label, "result=\"denied\""]) >= 3.0);
+    }
+}
+
+#[test]
+fn a_listeners_own_backend_changes_with_a_reload_and_a_broken_one_changes_nothing() {
+    let more = ports::reserve();
+    let gateway = Gateway::start(two_backends(&more));
+    let mut second = Client::udp(([127, 0, 0, 1], more.number).into());
+    let token = hs256(SECRET, &json!({"sub": "ann"}));
+    publish_as(&mut second, "ann", &token).expect(code::CHANGED);
+
+    gateway.write("jwt.key", b"short");
+    assert!(!gateway.reloaded());
+    let log = gateway.log();
+    assert!(
+        log.contains("jwt = { key_file = \"jwt.key\" }") && log.contains("shorter than the 32 bytes"),
+        "the place in the file is shown: {log}"
+    );
+    publish_as(&mut second, "ann", &token).expect(code::CHANGED);
+
+    let other = "fedcba9876543210fedcba9876543210";
+    gateway.write("jwt.key", other.as_bytes());
+    assert!(gateway.reloaded());
+    publish_as(&mut second, "ann", &token).expect(code::UNAUTHORIZED);
+    let token = hs256(other, &json!({"sub": "ann"}));
+    publish_as(&mut second, "ann", &token).expect(code::CHANGED);
+
+    // A gateway that asked nobody asks after a reload.
+    let text = std::fs::read_to_string(gateway.path("portcullis.toml")).unwrap();
+    let mut sealed = gateway.client(Kind::Dtls);
+    publish(&mut sealed, &[]).expect(code::CHANGED);
+    gateway.write(
+        "portcullis.toml",
+        text.replace(
+            "authentication = false",
+            "authentication = { backend = \"file\" }",
+        )
+        .as_bytes(),
+    );
+    assert!(gateway.reloaded());
+    publish(&mut sealed, &[]).expect(code::UNAUTHORIZED);
+    publish_as(&mut sealed, "ann", "one").expect(code::CHANGED);
+}
+
+#[test]
+fn a_gateway_without_a_backend_gets_one_by_a_reload() {
+    let mut config = Config::new();
+    let gateway = Gateway::start(config.clone());
+    let mut client = gateway.client(Kind::Udp);
+    publish(&mut client, &[]).expect(code::CHANGED);
+    config = config.set("authentication", "backend = \"file\"");
+    gateway.write("users.txt", users(&[("ann", "one")]).as_bytes());
+    gateway.configure(&config);
+    assert!(gateway.reloaded());
+    publish(&mut client, &[]).expect(code::UNAUTHORIZED);
+    publish_as(&mut client, "ann", "one").expect(code::CHANGED);
+}
+
+#[test]
+fn check_config_shows_what_is_wrong_with_a_listeners_own_backend() {
+    let config = Config::new().file("own.txt", "ann:plain\n").set(
+        "listeners.udp.second",
+        "bind = \"127.0.0.1:0\"\nauthentication = { backend = \"file\", file = \"own.txt\" }",
+    );
+    let gateway = Gateway::prepare(&config);
+    let output = gateway.command("check-config").output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let text = std::fs::read_to_string(gateway.path("portcullis.toml")).unwrap();
+    let (line, content) = (1..)
+        .zip(text.lines())
+        .find(|(_, line)| line.starts_with("authentication ="))
+        .unwrap();
+    let column = content.find("\"own.txt\"").unwrap() + 1;
+    assert!(
+        said.contains(&format!("line {line}, column {column}")) && said.contains("own.txt, line 1"),
+        "{said}"
+    );
+    assert!(!said.contains("plain"), "{said}");
+}
+
+#[test]
+fn user_add_finds_the_file_of_a_listener() {
+    let config = file_backend("").set(
+        "listeners.udp.second",
+        "bind = \"127.0.0.1:0\"\nauthentication = { backend = \"file\", file = \"own.txt\" }",
+    );
+    let gateway = Gateway::prepare(&config);
+    let add = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.args(["user", "add", "ann"]).args(more);
+        command.arg("--config").arg(gateway.path("portcullis.toml"));
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        // A command that refuses does not read it.
+        drop(std::io::Write::write_all(&mut input, b"one\n"));
+        drop(input);
+        child.wait_with_output().unwrap()
+    };
+    let output = add(&[]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("--listener"), "{said}");
+    assert!(add(&["--listener", "second"]).status.success());
+    let read = |file: &str| std::fs::read_to_string(gateway.path(file)).unwrap_or_default();
+    assert!(read("own.txt").starts_with("ann:$argon2id$") && read("users.txt").is_empty());
+    assert!(add(&["--listener", "default"]).status.success());
+    assert!(read("users.txt").starts_with("ann:$argon2id$"));
+    assert!(!add(&["--listener", "third"]).status.success());
+}
+
+#[test]
+fn users_change_with_a_reload_and_a_broken_file_keeps_those_before() {
+    let gateway = Gateway::start(file_backend(&users(&[("ann", "one")])));
+    let mut client = gateway.client(Kind::Udp);
+    publish_as(&mut client, "ann", "one").expect(code::CHANGED);
+    gateway.write("users.txt", b"# broken\nann:hunter2\n");
+    assert!(!gateway.reloaded());
+    let log = gateway.log();
+    assert!(
+        log.contains("users.txt, line 2") && !log.contains("hunter2"),
+        "{log}"
+    );
+    publish_as(&mut client, "ann", "one").expect(code::CHANGED);
+    gateway.write("users.txt", users(&[("bob", "two")]).as_bytes());
+    assert!(gateway.reloaded());
+    publish_as(&mut client, "ann", "one").expect(code::UNAUTHORIZED);
+    publish_as(&mut client, "bob", "two").expect(code::CHANGED);
+}
+
+/// A line of a users file whose password takes long to check.
+fn slow_user(name: &str, password: &str) -> String {
+    let params = Params::new(48 << 10, 6, 1, None).unwrap();
+    let hasher = Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    let hash = hasher
+        .hash_password_with_salt(password.as_bytes(), b"salt-of-the-test")
+        .unwrap();
+    format!("{name}:{hash}\n")
+}
+
+/// Publishes until the logins of eight others are done; nearly all of it has to come through while they are not.
+fn logins_in_progress_do_not_delay_a_publisher(kind: Kind) {
+    const LOGINS: u8 = 8;
+    const PUBLISHES: usize = 50;
+    let gateway = Gateway::start(file_backend(&slow_user("ann", "one")).connection_mode());
+    let mut publisher = gateway.client(kind);
+    let token = create_as(&mut publisher, "publisher", "ann", "one")
+        .expect(code::CREATED)
+        .text();
+    let mut others: Vec<Client> = (0..LOGINS)
+        .map(|n| Client::udp_from(gateway.udp_addr(), ([127, 0, 1, n], 0).into()))
+        .collect();
+    for (n, other) in others.iter_mut().enumerate() {
+        let create = Request::post(&format!(
+            "mqtt/connection?clientid=c{n}&username=ann&password=one"
+        ));
+        let message = other.message(&create);
+        other.send(&message);
+    }
+    wait_until("all logins wait", 2.0, || {
+        gateway.metric("authentications_waiting", &[]) >= f64::from(LOGINS) - 1.0
+    });
+    let uri = format!("ps/t?clientid=publisher&token={token}");
+    for _ in 0..PUBLISHES {
+        let answer = publisher.try_request(&Request::post(&uri).payload("x"), Duration::from_millis(900));
+        answer
+            .expect("an answer before a retransmission")
+            .expect(code::CHANGED);
+    }
+    let waiting = gateway.metric("authentications_waiting", &[]);
+    assert!(
+        waiting >= f64::from(LOGINS) / 2.0,
+        "{PUBLISHES} publishes were answered when {waiting} of {LOGINS} logins were not"
+    );
+    for other in &mut others {
+        wait_until("the login is answered", 20.0, || {
+            other
+                .recv(ms(500))
+                .is_some_and(|message| message.code == code::CREATED)
+        });
+    }
+}
+
+fn a_guesser_is_throttled_and_nobody_else(kind: Kind) {
+    let people = users(&[("ann", "one")]);
+    let config = file_backend(&people).set("limits", "failed_logins_per_minute = 5");
+    let gateway = Gateway::start(config);
+    let client_at = |address: [u8; 4]| match kind {
+        Kind::Udp => Client::udp_from(gateway.udp_addr(), (address, 0).into()),
+        Kind::Dtls => Client::dtls(
+            gateway.dtls_addr(),
+            &psk_options("dev1").local((address, 0).into()),
+        ),
+    };
+    let mut neighbour = client_at([127, 0, 2, 2]);
+    publish_as(&mut neighbour, "ann", "one").expect(code::CHANGED);
+    let mut guesser = client_at([127, 0, 2, 1]);
+    let answers: Vec<Message> = (0..12)
+        .map(|n| publish_as(&mut guesser, "ann", &format!("guess{n}")))
+        .collect();
+    let judged = answers
+        .iter()
+        .filter(|answer| answer.code == code::UNAUTHORIZED)
+        .count();
+    assert_eq!(judged, 5, "{answers:?}");
+    for answer in &answers[judged..] {
+        assert_eq!(answer.status(), "4.29");
+        assert!(
+            answer.uint(option::MAX_AGE).is_some_and(|age| age <= 12),
+            "{answer:?}"
+        );
+    }
+    let right = publish_as(&mut guesser, "ann", "one");
+    assert_eq!(right.status(), "4.29", "who guesses is not told when it is right");
+    for _ in 0..20 {
+        publish_as(&mut neighbour, "ann", "one").expect(code::CHANGED);
+    }
+    publish_as(&mut client_at([127, 0, 2, 3]), "ann", "one").expect(code::CHANGED);
+    gateway.metric_becomes(
+        "limits_rejected_total",
+        &["limit=\"failed_logins_per_minute\""],
+        8.0,
+    );
+}
