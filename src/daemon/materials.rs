@@ -1,10 +1,7 @@
 //! From the files that a configuration names to what the core and the backends are built from.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
-
-use zeroize::Zeroizing;
 
 use crate::auth;
 use crate::auth::settings::{
@@ -12,7 +9,6 @@ use crate::auth::settings::{
     JwtSettings, TlsSettings, TokenFrom,
 };
 use crate::config::access::{self, Backend, JwtAlgorithm, JwtFrom};
-use crate::config::secrets::read_public;
 use crate::config::{self, Authentication, Config, Dtls, Listener, Login};
 use crate::dtls::{DtlsContext, TicketKeys};
 use crate::gateway::settings::Settings;
