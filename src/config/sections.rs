@@ -97,6 +97,9 @@ section! {
         handshakes_per_second: u32 = 20;
         /// Requests per second of one client.
         requests_per_second: u32 = 0;
+        /// Datagrams per second over plain UDP of a source that has not proved its address, counted by each worker for itself; more
+        /// are dropped unread.
+        unproven_datagrams_per_second: u32 = 0;
         /// Failed logins and wrong tokens per minute, whichever port they come from.
         failed_logins_per_minute: u32 = 30;
         /// How to answer a UDP peer that has not proved its address: in small blocks, or with an Echo challenge (RFC 9175).

@@ -86,6 +86,7 @@ pub fn to_gateway_settings(config: &Config) -> Settings {
         coap: coap_settings(config),
         caps: Caps::default(),
         requests_per_second: config.limits.requests_per_second,
+        unproven_datagrams_per_second: config.limits.unproven_datagrams_per_second,
         authorizer: Authorizer::default(),
         failed_logins_per_minute: config.limits.failed_logins_per_minute,
         listeners: config

@@ -268,6 +268,7 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
     ("admin", "key_file", "\"k\"", "1", ""),
     ("limits", "handshakes_per_second", "0", "\"20\"", "-1"),
     ("limits", "requests_per_second", "100", "1.5", "4294967296"),
+    ("limits", "unproven_datagrams_per_second", "50", "\"50\"", "-1"),
     ("limits", "failed_logins_per_minute", "5", "false", "-5"),
     ("limits", "unproven", "\"echo\"", "true", "\"big\""),
     ("log", "level", "\"trace\"", "1", "\"verbose\""),

@@ -68,6 +68,8 @@ impl Gateway {
             .set_per_minute(self.settings.failed_logins_per_minute);
         self.request_rates
             .set_rate(Rate::per_second(self.settings.requests_per_second));
+        self.unproven_rates
+            .set_rate(Rate::per_second(self.settings.unproven_datagrams_per_second));
         self.verdicts.clear();
         self.verdicts_since = now;
         self.coap.reconfigure(self.settings.coap.clone());

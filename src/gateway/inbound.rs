@@ -56,12 +56,26 @@ impl Gateway {
         {
             dtls.handle_datagram(now, from, bytes, &mut self.transmits);
             self.dtls_events(now, listener, bytes);
+        } else if !self.may_send(now, listener, from) {
+            self.metrics.limits.inc(Limit::UnprovenRate);
+            self.dropped(listener, DropReason::Rate);
         } else if let Some(peer) = self.udp_peer(now, listener, from) {
             self.coap.receive(now, peer, bytes);
         } else {
             self.metrics.limits.inc(Limit::UdpPeers);
             self.dropped(listener, DropReason::Limit);
         }
+    }
+
+    /// Whether a datagram over plain UDP is within the rate of its source, which one that has proved its address has not. Asked
+    /// before anything is kept or read of it, so that a flood costs little more than receiving it.
+    fn may_send(&mut self, now: Instant, listener: ListenerId, from: PeerAddr) -> bool {
+        if self.settings.unproven_datagrams_per_second == 0 {
+            return true;
+        }
+        let known = self.peers.at_address(listener, from);
+        known.is_some_and(|peer| self.coap.is_proven(peer))
+            || self.unproven_rates.take(now, &from.source()).is_ok()
     }
 
     fn dropped(&self, listener: ListenerId, reason: DropReason) {

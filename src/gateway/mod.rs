@@ -60,6 +60,9 @@ use timers::Timers;
 /// Clients whose request rate is watched at the same time, per worker; 16 bytes each.
 const REQUEST_RATE_PLACES: usize = 65_536;
 
+/// Sources whose rate is known before they have proved their address.
+const UNPROVEN_RATE_PLACES: usize = 65_536;
+
 /// Verdicts that are remembered, and for how long; a credential's own end comes first.
 const VERDICTS: usize = 16_384;
 const VERDICT_TIME: Duration = Duration::from_secs(10);
@@ -126,6 +129,7 @@ pub struct Gateway {
     /// When the backends were last replaced.
     verdicts_since: Instant,
     request_rates: RateTable,
+    unproven_rates: RateTable,
     metrics: Arc<GatewayMetrics>,
     next_ticket: u64,
 }
@@ -193,6 +197,12 @@ impl Gateway {
             failures,
             verdicts: VerdictCache::new(random_seed(&mut rng), VERDICTS, VERDICT_TIME),
             verdicts_since: now,
+            unproven_rates: RateTable::new(
+                now,
+                Rate::per_second(settings.unproven_datagrams_per_second),
+                UNPROVEN_RATE_PLACES,
+                &mut rng,
+            ),
             request_rates: RateTable::new(
                 now,
                 Rate::per_second(settings.requests_per_second),

@@ -64,6 +64,11 @@ impl Peers {
         }
     }
 
+    /// The peer at a UDP address, if known.
+    pub fn at_address(&self, listener: ListenerId, address: PeerAddr) -> Option<PeerId> {
+        self.by_address.get(&(listener, address)).copied()
+    }
+
     /// The peer at a UDP address, if known; notes that it was seen.
     pub fn seen_at_address(
         &mut self,

@@ -26,7 +26,7 @@ pub(super) struct Pressure {
     /// Memory and spool, as the process last said.
     pub(super) memory: f64,
     pub(super) spool: f64,
-    due: Instant,
+    pub(super) due: Instant,
     delays: VecDeque<Duration>,
 }
 

@@ -38,6 +38,8 @@ pub struct Settings {
     pub authorizer: Authorizer,
     /// Requests per second of one client; 0 is no limit.
     pub requests_per_second: u32,
+    /// Datagrams per second over plain UDP of one source that has not proved its address; 0 is no limit.
+    pub unproven_datagrams_per_second: u32,
     /// Failed logins and wrong tokens per minute of one source; 0 is no limit.
     pub failed_logins_per_minute: u32,
     /// The listeners, in the order of their [`crate::types::ListenerId`].

@@ -39,6 +39,7 @@ fn settings(workers: u8) -> Settings {
         caps: Caps::default(),
         authorizer: Authorizer::default(),
         requests_per_second: 0,
+        unproven_datagrams_per_second: 0,
         failed_logins_per_minute: 3,
         listeners: vec![ListenerSettings {
             name: "default".into(),
@@ -626,3 +627,5 @@ fn who_comes_and_goes_is_published() {
         told[0]
     );
 }
+
+mod overload;

@@ -66,8 +66,8 @@ labels! {
         Dtls = "dtls",
         /// The socket would not take the answer.
         SendFailed = "send_failed",
-        /// Overload: dropped before any work.
-        Overload = "overload",
+        /// Its source sent more than it may before it has proved its address; dropped unread.
+        Rate = "rate",
     }
 }
 
@@ -76,6 +76,8 @@ labels! {
     pub enum Limit {
         /// Requests per second of one client.
         RequestRate = "requests_per_second",
+        /// Datagrams per second of one source that has not proved its address.
+        UnprovenRate = "unproven_datagrams_per_second",
         /// Handshakes per second of one source.
         HandshakeRate = "handshakes_per_second",
         /// Failed logins and wrong tokens per minute of one source.

@@ -3,6 +3,8 @@
 //! | file | what of the interface |
 //! |---|---|
 //! | `authentication` | users files, HTTP servers, tokens |
+//! | `authorization` | the ACL file |
+//! | `overload` | steps against overload |
 //! | `paths` | resources, methods, codes, topics |
 //! | `query` | parameters |
 //! | `connection` | connection mode |
@@ -35,6 +37,7 @@ mod support;
 
 mod amplification;
 mod authentication;
+mod authorization;
 mod blockwise;
 mod broker;
 mod connection;
@@ -45,6 +48,7 @@ mod message;
 mod metrics;
 mod observe;
 mod outdated;
+mod overload;
 mod paths;
 mod process;
 mod query;

@@ -6,6 +6,7 @@
 //! | `monitoring` | rules and dashboard, against promtool, a live scrape and a running Prometheus |
 //! | `reference` | the generated pages of `docs/`, against the code and a live scrape |
 //! | `pages` | links and commands of all pages, against the files and a running gateway |
+//! | `threats` | the tests that the threat model names, against the tests that there are |
 //! | `*.sh` | what needs a system of its own: `make test-deb`, `make test-systemd`, `make reproducible` |
 #![allow(
     clippy::unwrap_used,
@@ -27,6 +28,7 @@ mod monitoring;
 mod pages;
 mod reference;
 mod scrape;
+mod threats;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,163 @@
+//! Every step against overload, begun by each thing that may run short and ended again.
+
+use super::*;
+use crate::policy::overload::Step;
+use crate::types::reason::{DropReason, Label as _, Limit};
+
+/// The pressure at which each step begins, and a little more.
+const BEGIN: [f64; 4] = [0.61, 0.76, 0.86, 0.96];
+
+fn connectionless() -> Site {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    Site::with(settings)
+}
+
+fn held(site: &Site) -> Vec<Step> {
+    let is_held = |step: &Step| site.metrics[0].overload.get(*step) == 1;
+    Step::ALL.iter().copied().filter(is_held).collect()
+}
+
+fn tell(site: &mut Site, memory: f64, spool: f64) {
+    let request = ControlRequest::Pressure { memory, spool };
+    site.workers[0].handle(site.now, Input::Control { ticket: 1, request });
+    while site.workers[0].poll_output().is_some() {}
+    site.pass(Duration::from_secs(1));
+}
+
+/// Raises the pressure to each step and lets it fall again; `press` sets it and lets a reading be taken.
+fn each_step_begins_and_ends(site: &mut Site, mut press: impl FnMut(&mut Site, f64)) {
+    for (level, pressure) in BEGIN.into_iter().enumerate() {
+        press(site, pressure);
+        assert_eq!(held(site), Step::ALL[..=level], "at {pressure}");
+    }
+    for level in (0..BEGIN.len()).rev() {
+        press(site, BEGIN[level] - 0.03);
+        press(site, BEGIN[level] - 0.03);
+        press(site, BEGIN[level] - 0.03);
+        assert_eq!(
+            held(site),
+            Step::ALL[..=level],
+            "held a little under its beginning"
+        );
+        press(site, BEGIN[level] - 0.08);
+        assert_eq!(held(site), Step::ALL[..level], "ended");
+    }
+    assert!(site.metrics[0].pressure_millis.get() < 600);
+}
+
+#[test]
+fn memory_begins_and_ends_each_step() {
+    each_step_begins_and_ends(&mut connectionless(), |site, pressure| tell(site, pressure, 0.0));
+}
+
+#[test]
+fn the_spool_begins_and_ends_each_step() {
+    each_step_begins_and_ends(&mut connectionless(), |site, pressure| tell(site, 0.0, pressure));
+}
+
+#[test]
+fn a_queue_that_stands_begins_and_ends_each_step() {
+    let tolerable = Duration::from_millis(250);
+    each_step_begins_and_ends(&mut connectionless(), |site, pressure| {
+        // Three readings in a row that are late by as much.
+        for _ in 0..3 {
+            site.pass(Duration::ZERO);
+            site.now = site.workers[0].pressure.due + tolerable.mul_f64(pressure);
+            site.workers[0].handle_timeout(site.now);
+        }
+    });
+}
+
+#[test]
+fn connections_begin_and_end_each_step() {
+    let mut settings = settings(1);
+    settings.caps.connections = 100;
+    settings.heartbeat = None;
+    let mut site = Site::with(settings);
+    let mut tokens: Vec<(u16, String)> = Vec::new();
+    each_step_begins_and_ends(&mut site, |site, pressure| {
+        let wanted = (0..100).take_while(|n| f64::from(*n) < pressure * 100.0).count();
+        while tokens.len() < wanted {
+            let port = 1000 + u16::try_from(tokens.len()).unwrap();
+            let token = site.create(0, port, &format!("c{port}"));
+            tokens.push((port, token));
+        }
+        while tokens.len() > wanted {
+            let (port, _) = tokens.pop().unwrap();
+            let client = crate::types::ClientId::new(&format!("c{port}")).unwrap();
+            let request = ControlRequest::Kick { client };
+            site.workers[0].handle(site.now, Input::Control { ticket: 1, request });
+            while site.workers[0].poll_output().is_some() {}
+        }
+        site.pass(Duration::from_secs(1));
+    });
+}
+
+#[test]
+fn the_first_step_shortens_how_long_silent_peers_are_known() {
+    for (memory, known) in [(0.1, 1), (0.61, 0)] {
+        let mut site = connectionless();
+        let publish = site.request(RequestType::Post, "ps/x", &[]);
+        site.ask(0, 1, &publish);
+        tell(&mut site, memory, 0.0);
+        site.pass(Duration::from_secs(200));
+        assert_eq!(
+            site.metrics[0].listeners[0].udp_peers.get(),
+            known,
+            "memory {memory}"
+        );
+    }
+}
+
+#[test]
+fn the_third_step_refuses_qos_0_and_nothing_else() {
+    let mut site = connectionless();
+    tell(&mut site, 0.86, 0.0);
+    let mut publish = |query: &str| {
+        let request = site.request(RequestType::Post, "ps/x", &[query]);
+        code(&site.ask(0, 1, &request)[0])
+    };
+    assert_eq!(publish("qos=0"), ResponseType::ServiceUnavailable);
+    assert_eq!(publish("qos=1"), ResponseType::Changed);
+    assert_eq!(site.metrics[0].limits.get(Limit::Overload), 1);
+    tell(&mut site, 0.1, 0.0);
+    tell(&mut site, 0.1, 0.0);
+    tell(&mut site, 0.1, 0.0);
+    let request = site.request(RequestType::Post, "ps/x", &["qos=0"]);
+    assert_eq!(code(&site.ask(0, 1, &request)[0]), ResponseType::Changed);
+}
+
+#[test]
+fn who_has_not_proved_his_address_is_dropped_over_his_rate_and_who_has_is_not() {
+    let mut settings = settings(1);
+    settings.unproven_datagrams_per_second = 10;
+    let mut site = Site::with(settings);
+    let token = site.create(0, 1000, "honest");
+    let heartbeat = |site: &mut Site| {
+        let request = site.credentialed(RequestType::Put, "mqtt/connection", "honest", &token);
+        site.ask(0, 1000, &request)
+    };
+    assert_eq!(code(&heartbeat(&mut site)[0]), ResponseType::Changed);
+    // From many ports of the same address: the rate is that of the address.
+    let answered = (2000..2100)
+        .filter(|port| {
+            let request = site.request(RequestType::Get, "ps/x", &[]);
+            !site.ask(0, *port, &request).is_empty()
+        })
+        .count();
+    assert_eq!(
+        answered, 8,
+        "two were the honest client's, before it had proved its address"
+    );
+    assert_eq!(site.metrics[0].listeners[0].dropped.get(DropReason::Rate), 92);
+    assert_eq!(site.metrics[0].limits.get(Limit::UnprovenRate), 92);
+    assert_eq!(
+        site.metrics[0].listeners[0].udp_peers.get(),
+        9,
+        "nothing is kept of them"
+    );
+    for _ in 0..100 {
+        assert_eq!(code(&heartbeat(&mut site)[0]), ResponseType::Changed);
+    }
+}
