@@ -128,7 +128,10 @@ async fn the_last_departure_unsubscribes_and_no_earlier_one() {
     gateway.workers[1].subscribe(1, "t/x", true).await.unwrap();
     gateway.workers[0].unsubscribe(1);
     // Answered behind the unsubscribe: until that is done a message may still come.
-    gateway.workers[0].publish(message("other", "x", 1)).await.unwrap();
+    gateway.workers[0]
+        .publish(message("other", "x", 1))
+        .await
+        .unwrap();
     peer.publish("t/x", "still", false).await;
     assert_eq!(text(&gateway.workers[1].message().await.1), "still");
     gateway.workers[0].assert_silence().await;
