@@ -5,6 +5,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::too_many_lines,
+    clippy::disallowed_methods,
     unreachable_pub,
     reason = "tests"
 )]
