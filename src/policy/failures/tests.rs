@@ -1,3 +1,5 @@
+//! Throttling by source: who is refused, who is not, and when again.
+
 use rand::SeedableRng;
 
 use super::*;
