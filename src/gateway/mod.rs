@@ -26,6 +26,7 @@ pub mod settings;
 mod tests;
 mod timers;
 mod topic;
+pub mod trace;
 pub mod workers;
 
 use std::collections::{HashMap, VecDeque};
@@ -55,6 +56,7 @@ use pressure::Pressure;
 use resume::Resuming;
 use settings::Settings;
 use timers::Timers;
+use trace::Traces;
 
 /// Clients whose request rate is watched at the same time, per worker; 16 bytes each.
 const REQUEST_RATE_PLACES: usize = 65_536;
@@ -121,6 +123,7 @@ pub struct Gateway {
     /// When the backends were last replaced.
     verdicts_since: Instant,
     request_rates: RateTable,
+    traces: Traces,
     metrics: Arc<GatewayMetrics>,
     next_ticket: u64,
 }
@@ -197,6 +200,7 @@ impl Gateway {
                 REQUEST_RATE_PLACES,
                 &mut rng,
             ),
+            traces: Traces::default(),
             metrics,
             next_ticket: first_id,
             settings,

@@ -19,7 +19,7 @@ use crate::types::limits::Caps;
 use crate::types::message::Qos;
 use crate::types::{AccessRules, ListenerId, Message, TopicFilter, WorkerId};
 
-fn settings(workers: u8) -> Settings {
+pub(super) fn settings(workers: u8) -> Settings {
     Settings {
         node: "test".into(),
         workers,

@@ -25,6 +25,7 @@ pub(super) enum Timer {
     Resume(ConnectionKey),
     Sweep,
     Pressure,
+    Traces,
 }
 
 /// What is due when. An entry is looked at when its time comes and put back when the thing it is about lives on, so that
@@ -68,6 +69,7 @@ impl Gateway {
                 Timer::Claim(ticket) => self.claim_timed_out(now, ticket),
                 Timer::Resume(key) => self.stop_waiting_for(now, key),
                 Timer::Pressure => self.check_pressure(now),
+                Timer::Traces => self.check_traces(now),
                 Timer::Sweep => {
                     let idle = self.pressure.idle(UDP_PEER_IDLE);
                     let forgotten = (0..SWEEP_BATCH)

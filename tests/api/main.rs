@@ -8,6 +8,7 @@
 //! | `commands` | the command line and the built gateway |
 //! | `document` | OpenAPI against what is served |
 //! | `tls` | HTTPS |
+//! | `trace` | following one device |
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -33,6 +34,7 @@ mod document;
 mod http;
 mod site;
 mod tls;
+mod trace;
 
 /// One UDP listener; the API without tokens.
 const PLAIN: &str = "[listeners.udp.default]\nbind = \"127.0.0.1:0\"\n";

@@ -5,7 +5,7 @@
 //! | [`handle`] | the seam: what the process does for this interface |
 //! | `access` | tokens, roles, the guard against pages of other sites |
 //! | `audit` | a line in the log for each change |
-//! | `listing`, `clients`, `subscriptions`, `device` | clients |
+//! | `listing`, `clients`, `subscriptions`, `device`, `trace` | clients |
 //! | `status`, `metrics` | how the gateway is |
 //! | `config`, `listeners`, `psk`, `users`, `files` | changes |
 //! | [`restart`] | which changes a reload does not do |
@@ -38,6 +38,8 @@ pub mod restart;
 pub mod serve;
 mod status;
 mod subscriptions;
+mod trace;
+mod trace_event;
 mod users;
 
 use std::net::SocketAddr;
@@ -69,6 +71,7 @@ pub use error::{ErrorBody, ProblemView};
 pub use metrics::{Metrics, Sample};
 pub use status::{Broker, ReloadReport, Sessions, Spool, Status};
 pub use subscriptions::Subscription;
+pub use trace_event::{TraceEvent, TraceMessage, TraceOption, TraceSession};
 
 /// How long a worker may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -87,6 +90,8 @@ struct Api {
     changes: Mutex<()>,
     /// Walks through all clients.
     walks: Semaphore,
+    /// Places for traces.
+    traces: Arc<Semaphore>,
     openapi: String,
 }
 
@@ -136,6 +141,7 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(subscriptions::list, subscriptions::add))
         .routes(routes!(subscriptions::remove))
         .routes(routes!(device::request))
+        .routes(routes!(trace::start))
         .routes(routes!(config::get, config::put))
         .routes(routes!(status::post_reload))
         .routes(routes!(listeners::list))
@@ -172,6 +178,7 @@ fn router(site: Arc<dyn Site>, bound: SocketAddr) -> Router {
         site,
         changes: Mutex::new(()),
         walks: Semaphore::new(1),
+        traces: Arc::new(Semaphore::new(trace::TRACES)),
         openapi: openapi().to_json().unwrap_or_default(),
     });
     let (router, _) = routes().split_for_parts();
