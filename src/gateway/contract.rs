@@ -21,6 +21,7 @@ use crate::policy::rate::Class;
 use crate::types::message::Qos;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, TopicFilter, Transport, WorkerId};
 
+use super::DtlsParts;
 use super::settings::Settings;
 use super::trace::TraceRecord;
 use super::workers::WorkerMessage;
@@ -96,6 +97,13 @@ pub enum ControlRequest {
     },
     /// Say goodbye to every DTLS session (close_notify).
     Drain,
+    /// Makes a listener known that the settings have and that was not there at the start. It serves at once.
+    AddListener {
+        /// The next id; [`ControlRequest::Reconfigure`] brought its settings.
+        listener: ListenerId,
+        /// What it needs to speak DTLS; `None` for plain UDP.
+        dtls: Option<DtlsParts>,
+    },
     /// Lets a listener serve or not. One that does not takes nothing in, and what is connected through it ends.
     SetListener {
         /// Which.

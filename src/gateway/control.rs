@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Gateway;
 use super::contract::{ClientInfo, ControlAnswer, ControlRequest, Cursor, ObservationInfo, Output};
 use super::metrics::ConnectionEvent;
 use super::peers::Peer;
@@ -11,6 +10,7 @@ use super::pending::Pending;
 use super::settings::Settings;
 use super::timers::Timer;
 use super::trace::Traced;
+use super::{DtlsParts, Gateway};
 use crate::bridge::contract::BrokerRequest;
 use crate::bridge::subscriptions::{Holder, Terms};
 use crate::coap::contract::{OutgoingRequest, PeerId, RequestId, ResourceKey, Token};
@@ -37,6 +37,7 @@ impl Gateway {
                 }
                 ControlAnswer::Done
             }
+            ControlRequest::AddListener { listener, dtls } => self.add_listener(listener, dtls),
             ControlRequest::SetListener { listener, enabled } => self.set_listener(now, listener, enabled),
             ControlRequest::Pressure { memory, spool } => {
                 (self.pressure.memory, self.pressure.spool) = (memory, spool);
@@ -97,6 +98,23 @@ impl Gateway {
                 }
             }
         }
+    }
+
+    fn add_listener(&mut self, listener: ListenerId, parts: Option<DtlsParts>) -> ControlAnswer {
+        let index = usize::from(listener.0);
+        let Some(settings) = self.settings.listeners.get(index) else {
+            return ControlAnswer::NotFound;
+        };
+        if index != self.disabled.len() {
+            return ControlAnswer::Unavailable;
+        }
+        let dtls = parts
+            .and_then(|parts| super::dtls_listener(listener, self.worker, settings, parts, &mut self.rng));
+        self.dtls.push(dtls);
+        self.disabled.push(false);
+        self.watch_dtls();
+        self.take_steps();
+        ControlAnswer::Done
     }
 
     fn set_listener(&mut self, now: Instant, listener: ListenerId, enabled: bool) -> ControlAnswer {

@@ -54,7 +54,7 @@ use peers::Peers;
 use pending::Pending;
 use pressure::Pressure;
 use resume::Resuming;
-use settings::Settings;
+use settings::{ListenerSettings, Settings};
 use timers::Timers;
 use trace::Traces;
 
@@ -66,6 +66,7 @@ const VERDICTS: usize = 16_384;
 const VERDICT_TIME: Duration = Duration::from_secs(10);
 
 /// What one DTLS listener of one worker is made of.
+#[derive(Clone)]
 pub struct DtlsParts {
     /// Suites, keys, certificates; shared by all workers.
     pub context: Arc<DtlsContext>,
@@ -73,6 +74,12 @@ pub struct DtlsParts {
     pub secrets: Arc<DtlsSecrets>,
     /// This worker's counters.
     pub metrics: Arc<DtlsMetrics>,
+}
+
+impl std::fmt::Debug for DtlsParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DtlsParts(..)")
+    }
 }
 
 /// What one worker's gateway is made of.
@@ -146,18 +153,8 @@ impl Gateway {
             .zip(&settings.listeners)
             .enumerate()
             .map(|(index, (parts, listener))| {
-                let (parts, dtls) = (parts?, listener.dtls.as_ref()?);
                 let id = ListenerId(u16::try_from(index).ok()?);
-                let seed = random_seed(&mut rng);
-                let transport = dtls.transport.clone();
-                let DtlsParts {
-                    context,
-                    secrets,
-                    metrics,
-                } = parts;
-                Some(DtlsListener::new(
-                    id, worker, context, transport, seed, secrets, metrics,
-                ))
+                dtls_listener(id, worker, listener, parts?, &mut rng)
             })
             .collect();
         let coap = Endpoint::new(
@@ -267,6 +264,25 @@ impl Gateway {
         self.next_ticket += 1;
         Ticket(self.next_ticket)
     }
+}
+
+fn dtls_listener(
+    id: ListenerId,
+    worker: WorkerId,
+    settings: &ListenerSettings,
+    parts: DtlsParts,
+    rng: &mut StdRng,
+) -> Option<DtlsListener> {
+    let transport = settings.dtls.as_ref()?.transport.clone();
+    let DtlsParts {
+        context,
+        secrets,
+        metrics,
+    } = parts;
+    let seed = random_seed(rng);
+    Some(DtlsListener::new(
+        id, worker, context, transport, seed, secrets, metrics,
+    ))
 }
 
 fn random_seed(rng: &mut StdRng) -> [u8; 32] {

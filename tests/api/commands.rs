@@ -26,8 +26,13 @@ pub fn start_with(config: Config, lines: &str) -> Managed {
     let port = ports::reserve();
     let admin = SocketAddr::from(([127, 0, 0, 1], port.number));
     let config = config.set("admin", &format!("bind = \"{admin}\"\n{lines}"));
+    let gateway = Gateway::start(config);
+    // It is ready for devices before it is for operators.
+    wait_until("the management interface", 10.0, || {
+        std::net::TcpStream::connect(admin).is_ok()
+    });
     Managed {
-        gateway: Gateway::start(config),
+        gateway,
         admin,
         _port: port,
     }

@@ -24,6 +24,8 @@ const CONTRACT: &[(&str, &str)] = &[
     ("get", "/api/v1/config"),
     ("put", "/api/v1/config"),
     ("get", "/api/v1/listeners"),
+    ("post", "/api/v1/listeners"),
+    ("delete", "/api/v1/listeners/{kind}/{name}"),
     ("put", "/api/v1/listeners/{kind}/{name}/enable/{enabled}"),
     ("get", "/api/v1/users"),
     ("post", "/api/v1/users"),

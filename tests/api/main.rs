@@ -6,6 +6,7 @@
 //! | `clients` | listing, showing, kicking, subscribing, asking devices |
 //! | `changes` | configuration, listeners, users, keys, reload |
 //! | `commands` | the command line and the built gateway |
+//! | `listeners` | listeners that come and go |
 //! | `document` | OpenAPI against what is served |
 //! | `tls` | HTTPS |
 //! | `trace` | following one device |
@@ -32,6 +33,7 @@ mod clients;
 mod commands;
 mod document;
 mod http;
+mod listeners;
 mod site;
 mod tls;
 mod trace;
