@@ -23,6 +23,7 @@ const CONTRACT: &[(&str, &str)] = &[
     ("post", "/api/v1/trace"),
     ("get", "/api/v1/config"),
     ("put", "/api/v1/config"),
+    ("get", "/api/v1/config/schema"),
     ("get", "/api/v1/listeners"),
     ("post", "/api/v1/listeners"),
     ("delete", "/api/v1/listeners/{kind}/{name}"),

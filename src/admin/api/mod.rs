@@ -7,7 +7,7 @@
 //! | `audit` | a line in the log for each change |
 //! | `listing`, `clients`, `subscriptions`, `device`, `trace` | clients |
 //! | `status`, `metrics` | how the gateway is |
-//! | `config`, `listeners`, `psk`, `users`, `files` | changes |
+//! | `config`, `schema`, `listeners`, `psk`, `users`, `files` | changes |
 //! | [`restart`] | which changes a reload does not do |
 //! | [`serve`] | connections, TLS, time-outs |
 //!
@@ -35,6 +35,7 @@ mod metrics;
 )]
 mod psk;
 pub mod restart;
+mod schema;
 pub mod serve;
 mod status;
 mod subscriptions;
@@ -143,6 +144,7 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(device::request))
         .routes(routes!(trace::start))
         .routes(routes!(config::get, config::put))
+        .routes(routes!(schema::get))
         .routes(routes!(status::post_reload))
         .routes(routes!(listeners::list, listeners::add))
         .routes(routes!(listeners::remove))
