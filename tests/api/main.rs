@@ -8,6 +8,7 @@
 //! | `commands` | the command line and the built gateway |
 //! | `listeners` | listeners that come and go |
 //! | `document` | OpenAPI against what is served |
+//! | `scale` | a hundred thousand sessions |
 //! | `tls` | HTTPS |
 //! | `trace` | following one device |
 #![allow(
@@ -34,6 +35,7 @@ mod commands;
 mod document;
 mod http;
 mod listeners;
+mod scale;
 mod site;
 mod tls;
 mod trace;

@@ -70,7 +70,11 @@ fn the_configuration_page_is_that_of_the_code() {
             cell(key.kind),
             match key.default {
                 "unset" => "none".to_owned(),
-                default => format!("`{}`", cell(default)),
+                // A long one is broken into lines where it stands in the source.
+                default => format!(
+                    "`{}`",
+                    cell(&default.split_whitespace().collect::<Vec<_>>().join(" "))
+                ),
             },
             cell(&key.about)
         )

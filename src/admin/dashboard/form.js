@@ -70,8 +70,8 @@ export function setting(key, value) {
   }
   return {
     name: key.name,
-    element: h("div", { class: "field" }, h("label", { for: id }, h("code", {}, key.name), " ", h("span", { class: "soft" }, key.kind.replaceAll("`", ""))),
-      input, h("small", { class: "soft", id: hint }, key.about), wrong),
+    element: h("div", { class: "field" }, h("label", { for: id }, h("code", {}, key.name), " ", h("span", { class: "soft" }, key.choices.length > 0 ? "choice" : key.kind.replaceAll("`", ""))),
+      input, h("small", { class: "soft", id: hint }, key.about.replaceAll("`", "")), wrong),
     input,
     changed: () => input.value !== before,
     value: () => meant(key.type, input.value),
