@@ -162,7 +162,7 @@ fn a_hundred_thousand_sessions_make_neither_a_scrape_longer_nor_a_question_slowe
         crowd.ask(ControlRequest::Kick { client }).0,
         ControlAnswer::Done
     ));
-    println!(
+    eprintln!(
         "{SESSIONS} sessions: a scrape {scrape:?}, {steps} steps of the list with {longest:?} for the longest, \
          one client by its id {looked_up:?}"
     );
