@@ -25,6 +25,8 @@
     reason = "tests fail by panicking, read the clock, and each test binary uses a part of the support"
 )]
 
+#[path = "../support/dtls_client.rs"]
+mod dtls_client;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -1,12 +1,14 @@
 //! `portcullis trace` against the built gateway: what devices send and get, and never a secret.
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::UdpSocket;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
 use serde_json::{Value, json};
 
 use crate::commands::{Managed, start};
+use crate::dtls_client::{ClientConfig, DtlsClient};
 use crate::http::{ask, send};
 use crate::support::{Config, Kind, Request, dtls, ms, wait_until};
 
@@ -165,6 +167,60 @@ fn a_device_that_fails_in_the_handshake_is_found_by_the_identity_that_it_names()
     known.line(&["--> alert close_notify"]);
     known.line(&["session ended: close_notify"]);
     known.stop();
+}
+
+/// Carries datagrams between a client and the gateway until both are silent.
+fn carry(client: &mut DtlsClient, socket: &UdpSocket) {
+    let mut buffer = [0; 2048];
+    loop {
+        for datagram in client.take() {
+            socket.send(&datagram).unwrap();
+        }
+        match socket.recv(&mut buffer) {
+            Ok(len) => client.handle(&buffer[..len]),
+            Err(_) if client.is_connected() => return,
+            Err(_) => client.connect(),
+        }
+    }
+}
+
+#[test]
+fn a_device_that_moves_with_its_connection_id_and_resumes_is_told_of() {
+    let managed = start(Config::new());
+    let mut trace = Tracing::start(&managed, &["dev3"]);
+    let socket = || {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(managed.gateway.dtls_addr()).unwrap();
+        socket.set_read_timeout(Some(ms(200))).unwrap();
+        socket
+    };
+    let key = crate::support::gateway::psk_of("dev3");
+    let config = ClientConfig {
+        cid: Some(vec![7]),
+        ..ClientConfig::psk("ECDHE-PSK-CHACHA20-POLY1305", "dev3", key.as_bytes())
+    };
+    let (before, after) = (socket(), socket());
+    let mut client = DtlsClient::new(&config);
+    client.connect();
+    carry(&mut client, &before);
+    trace.line(&["handshake ok: TLS_ECDHE_PSK_WITH_CHACHA20_POLY1305_SHA256, Connection ID"]);
+    client.send(&[0x40, 0, 0, 1]);
+    carry(&mut client, &after);
+    let moved = trace.line(&["moved to this address"]);
+    assert!(
+        moved.contains(&after.local_addr().unwrap().to_string()),
+        "{moved}"
+    );
+    trace.line(&[&after.local_addr().unwrap().to_string(), "--> CON mid=1"]);
+    trace.line(&["<-- RST mid=1"]);
+    let session = client.session();
+    let mut again = DtlsClient::new(&ClientConfig {
+        session: Some(session),
+        ..config
+    });
+    again.connect();
+    carry(&mut again, &socket());
+    trace.line(&["resumed, Connection ID"]);
 }
 
 #[test]
