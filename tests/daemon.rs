@@ -116,6 +116,7 @@ impl Assembly for EchoAssembly {
             Err(Problems::unreadable("psk.txt".as_ref(), "line 3: no colon"))
         } else {
             Ok(Renewed {
+                listeners: Vec::new(),
                 request: ControlRequest::Page {
                     from: Cursor::Peers(0),
                     places: 0,

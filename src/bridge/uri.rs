@@ -65,6 +65,35 @@ fn ampersand() -> BadUri {
     BadUri("parameters stand in the path: begin them with '?', not with '&'".into())
 }
 
+/// Whom a parameter names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// The client id.
+    Client,
+    /// The user name.
+    User,
+}
+
+/// Whom the parameter of this name names, if anyone.
+#[must_use]
+pub fn who(name: &str) -> Option<Who> {
+    match Name::parse(name.as_bytes())? {
+        Name::ClientId => Some(Who::Client),
+        Name::Username => Some(Who::User),
+        _ => None,
+    }
+}
+
+/// Whether the value of the parameter of this name is a secret, or was meant to be one: what devices misspell is masked too.
+#[must_use]
+pub fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    matches!(Name::parse(name.as_bytes()), Some(Name::Token | Name::Password))
+        || ["token", "pass", "pwd", "secret", "psk", "key"]
+            .iter()
+            .any(|word| name.contains(word))
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Name {
     ClientId,

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::remote::args::{ClientsCommand, DoctorArgs, StatusArgs, TopArgs};
+use super::remote::args::{ClientsCommand, DoctorArgs, StatusArgs, TopArgs, TraceArgs};
 
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!(
@@ -54,6 +54,8 @@ pub(super) enum Command {
     Status(StatusArgs),
     /// Follow the running gateway's rates and latencies
     Top(TopArgs),
+    /// Follow what one device sends and gets, decoded, with secrets masked
+    Trace(TraceArgs),
     /// Check whether this machine and the configuration suit each other
     Doctor(DoctorArgs),
     /// Print the completion script of a shell

@@ -71,6 +71,7 @@ fn dispatch(command: Command, serve: Serve) -> Result<ExitCode, Failure> {
         Command::Clients(command) => remote::clients::run(&command)?,
         Command::Status(args) => remote::status::run(&args)?,
         Command::Top(args) => remote::top::run(&args)?,
+        Command::Trace(args) => remote::trace::run(&args)?,
         Command::Doctor(args) => doctor::run(&args)?,
         Command::Completions { shell } => shell::completions(shell)?,
         Command::Man { dir } => shell::man(dir.as_deref())?,

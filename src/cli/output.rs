@@ -17,6 +17,19 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Writes a part of a result that goes on; whether anyone still reads.
+pub(super) fn stream(text: &str) -> Result<bool, Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::new(
+            IO_ERROR,
+            format!("cannot write to standard output: {error}"),
+        )),
+    }
+}
+
 /// Writes a line for a person to standard error.
 pub(super) fn note(text: &str) {
     let mut stderr = std::io::stderr().lock();

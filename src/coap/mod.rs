@@ -13,6 +13,7 @@
 //! | `endpoint` | all of these for the peers of one worker |
 
 pub mod contract;
+pub mod describe;
 pub mod metrics;
 
 mod blockwise;

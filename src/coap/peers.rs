@@ -36,6 +36,8 @@ pub(crate) struct Peer {
     pub(crate) separate: usize,
     /// Requests of it that wait for an answer, as slots of the endpoint's exchanges.
     pub(crate) exchanges: Vec<usize>,
+    /// How often something was sent to it again.
+    pub(crate) retransmissions: u64,
     pub(crate) observing: Option<Box<Observing>>,
     pub(crate) client: Option<Box<Client>>,
     pub(crate) echo: Option<Box<Echo>>,
@@ -92,6 +94,7 @@ impl Peers {
             outstanding: IdMap::default(),
             separate: 0,
             exchanges: Vec::new(),
+            retransmissions: 0,
             observing: None,
             client: None,
             echo: None,

@@ -159,6 +159,7 @@ impl Endpoint {
             .timers
             .set(now + outstanding.timeout, Timer::Retransmit { slot, mid });
         let datagram = std::mem::take(&mut outstanding.datagram);
+        peer.retransmissions += 1;
         self.metrics.retransmissions.inc();
         self.transmit(slot, &datagram);
         if let Some(outstanding) = self

@@ -12,6 +12,7 @@ use crate::gateway::contract::ControlRequest;
 use crate::types::WorkerId;
 
 use super::core::Core;
+use super::listeners::ListenerStep;
 use super::site::Controls;
 
 /// Makes the parts of the process and renews them on reload. Lives on the main thread.
@@ -41,6 +42,11 @@ pub trait Assembly {
     /// One line on how it goes, for the service manager: for example how the broker is.
     fn status(&self) -> String;
 
+    /// How many listeners serve, when that can change.
+    fn listeners(&self) -> Option<usize> {
+        None
+    }
+
     /// Reads the files again. What is broken stays as it was. Every worker is asked what is returned.
     ///
     /// # Errors
@@ -59,6 +65,8 @@ pub trait Assembly {
 pub struct Renewed {
     /// What every worker is asked.
     pub request: ControlRequest,
+    /// Then, which listeners come and go.
+    pub listeners: Vec<ListenerStep>,
     /// What whoever asked for the reload is told.
     pub report: Reloaded,
 }

@@ -66,7 +66,7 @@ pub fn sockets(specs: &[GroupSpec]) -> Result<Vec<Vec<UdpSocket>>, Vec<BindError
     let Inherited { groups, stale } = match_groups(specs, stored);
     if !stale.is_empty() {
         info!(sockets = ?stale, "the service manager kept sockets that do not fit the configuration; they are closed");
-        forget(&stale);
+        forget_names(&stale);
     }
     let missing: Vec<GroupSpec> = specs
         .iter()
@@ -95,8 +95,16 @@ pub fn keep(specs: &[GroupSpec], groups: &[Vec<UdpSocket>]) {
     }
 }
 
+/// Makes the service manager close the sockets of a listener that ended.
+pub fn forget(spec: &GroupSpec) {
+    let names: Vec<String> = (0..spec.workers)
+        .map(|worker| stored_name(spec, worker))
+        .collect();
+    forget_names(&names);
+}
+
 /// Makes the service manager close stored sockets, and waits until it has: their ports are taken as long.
-fn forget(names: &[String]) {
+fn forget_names(names: &[String]) {
     for name in names {
         tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
     }

@@ -74,14 +74,21 @@ fn authorizer(config: &Config) -> Result<Authorizer, Vec<String>> {
 }
 
 /// One line for each certificate that is valid and would give way to one that is not. One that ran out in force keeps nothing
-/// else from being renewed.
-pub(super) fn out_of_time(config: &Config, old: &Materials, new: &Materials) -> Vec<String> {
+/// else from being renewed. `places` tells for each context in force which listener of `config` it belongs to.
+pub(super) fn out_of_time(
+    config: &Config,
+    places: &[Option<usize>],
+    old: &Materials,
+    new: &Materials,
+) -> Vec<String> {
     let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let contexts = old.contexts.iter().zip(&new.contexts);
-    let lines = config.listeners.iter().zip(contexts);
-    lines
-        .filter_map(|(listener, (old, new))| {
+    places
+        .iter()
+        .zip(&old.contexts)
+        .filter_map(|(place, old)| {
+            let listener = config.listeners.get((*place)?)?;
+            let new = new.contexts.get((*place)?)?;
             let file = listener.dtls.as_ref()?.cert_file.as_ref()?;
             let worse =
                 old.as_ref()?.certificate_is_current(now) && !new.as_ref()?.certificate_is_current(now);

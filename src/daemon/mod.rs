@@ -7,6 +7,7 @@
 //! | [`build`] | the seam at which core and broker are put in |
 //! | [`node`] | those parts: core, broker, authentication |
 //! | [`site`] | the process as the management interface sees it |
+//! | [`slots`], [`listeners`] | listeners that come and go while it runs |
 //! | [`workers`] | all workers: start, ask, notice, end |
 //! | [`worker`] | one worker: its loop |
 //! | [`core`] | what a worker drives |
@@ -19,6 +20,7 @@ pub mod build;
 pub mod clock;
 pub mod core;
 pub mod echo;
+pub mod listeners;
 pub mod logging;
 pub mod manager;
 mod materials;
@@ -28,8 +30,10 @@ pub mod node;
 pub mod plan;
 pub mod pulse;
 mod reload;
+mod renew;
 pub mod run;
 pub mod site;
+pub mod slots;
 mod state;
 pub mod worker;
 pub mod workers;

@@ -10,14 +10,14 @@ use rand::rngs::StdRng;
 use tokio::runtime::Runtime;
 
 use crate::admin::Exposes;
-use crate::admin::api::handle::Reloaded;
-use crate::admin::api::restart::needs_restart;
+use crate::admin::api::handle::ListenerState;
 use crate::admin::api::serve::AdminServer;
+use crate::admin::expose::ListenerNames;
 use crate::admin::expose::auth::ExposeAuth;
 use crate::admin::expose::broker::ExposeBroker;
 use crate::admin::expose::certificates::{Certificates, ExposeCertificates};
 use crate::admin::expose::coap::ExposeCoap;
-use crate::admin::expose::dtls::ExposeDtls;
+use crate::admin::expose::dtls::{DtlsCounters, ExposeDtls};
 use crate::admin::expose::gateway::ExposeGateway;
 use crate::admin::expose::reload::{ExposeReloads, Reloads};
 use crate::auth::{self, AuthHandle};
@@ -26,19 +26,19 @@ use crate::broker::{
     RetainedLimits, WorkerLink,
 };
 use crate::coap::CoapMetrics;
-use crate::config::{self, BrokerUrl, Config, Loaded, Problem, Problems, Severity};
-use crate::dtls::{DtlsMetrics, DtlsSecrets, TicketKeys};
-use crate::gateway::contract::ControlRequest;
+use crate::config::{self, BrokerUrl, Config, Problems};
+use crate::dtls::{DtlsSecrets, TicketKeys};
 use crate::gateway::metrics::GatewayMetrics;
-use crate::gateway::{DtlsParts, Gateway, Parts};
+use crate::gateway::{Gateway, Parts};
 use crate::policy::failures::{Failures, SourceCapacity};
 use crate::policy::overload::fullness;
-use crate::types::{Transport, WorkerId};
+use crate::types::WorkerId;
 
 use super::build::{Assembly, ExitReason, Renewed, StartError, WorkerParts};
 use super::materials::{self, Materials};
 use super::plan::Plan;
 use super::site::{Controls, NodeSite};
+use super::slots::{SPARE_LISTENERS, Slots};
 use super::{clock, run, state};
 
 /// Called once every listener is up.
@@ -53,26 +53,29 @@ pub fn serve(config: Config, on_ready: OnReady) -> ExitCode {
 
 /// One node.
 pub struct Node {
-    config: Arc<Config>,
+    pub(super) config: Arc<Config>,
     /// The same, for those who manage the process.
-    in_force: Arc<Mutex<Arc<Config>>>,
-    admin: Option<AdminServer>,
-    materials: Materials,
-    tickets: TicketKeys,
-    secrets: Arc<DtlsSecrets>,
-    failures: Arc<Failures>,
-    broker: Option<BrokerRuntime>,
-    broker_metrics: Arc<BrokerMetrics>,
-    links: Vec<WorkerLink>,
+    pub(super) in_force: Arc<Mutex<Arc<Config>>>,
+    pub(super) admin: Option<AdminServer>,
+    pub(super) materials: Materials,
+    pub(super) tickets: TicketKeys,
+    pub(super) secrets: Arc<DtlsSecrets>,
+    pub(super) failures: Arc<Failures>,
+    pub(super) broker: Option<BrokerRuntime>,
+    pub(super) broker_metrics: Arc<BrokerMetrics>,
+    pub(super) links: Vec<WorkerLink>,
     /// Until the end: without a backend too, so that a reload can bring one.
-    auth: Option<(AuthHandle, Runtime)>,
-    gateways: Vec<Arc<GatewayMetrics>>,
-    coaps: Vec<Arc<CoapMetrics>>,
-    /// By listener, then by worker.
-    dtls: Vec<Vec<Arc<DtlsMetrics>>>,
-    certificates: Arc<Certificates>,
-    reloads: Arc<Reloads>,
-    on_ready: Option<OnReady>,
+    pub(super) auth: Option<(AuthHandle, Runtime)>,
+    pub(super) gateways: Vec<Arc<GatewayMetrics>>,
+    pub(super) coaps: Vec<Arc<CoapMetrics>>,
+    pub(super) dtls: DtlsCounters,
+    pub(super) slots: Slots,
+    pub(super) names: ListenerNames,
+    /// The listeners as operators see them.
+    pub(super) listed: Arc<Mutex<Vec<ListenerState>>>,
+    pub(super) certificates: Arc<Certificates>,
+    pub(super) reloads: Arc<Reloads>,
+    pub(super) on_ready: Option<OnReady>,
 }
 
 impl Node {
@@ -108,7 +111,15 @@ impl Node {
             auth: Some((auth, runtime)),
             gateways: Vec::new(),
             coaps: Vec::new(),
-            dtls: vec![Vec::new(); config.listeners.len()],
+            dtls: DtlsCounters::default(),
+            slots: Slots::new(&config, workers),
+            names: config
+                .listeners
+                .iter()
+                .map(|listener| (listener.name.clone(), listener.transport()))
+                .collect::<Vec<_>>()
+                .into(),
+            listed: Arc::default(),
             certificates,
             reloads: Arc::new(Reloads::new(clock::wall())),
             on_ready: Some(on_ready),
@@ -118,77 +129,6 @@ impl Node {
             materials,
             tickets,
         })
-    }
-
-    fn listeners(&self) -> Vec<(String, Transport)> {
-        self.config
-            .listeners
-            .iter()
-            .map(|listener| (listener.name.clone(), listener.transport()))
-            .collect()
-    }
-
-    /// Puts what is on disk now in force, all of it or nothing.
-    fn renew(&mut self) -> Result<Renewed, Problems> {
-        let (config, report) = self.read_again()?;
-        let tickets = state::ticket_keys(&config.node.state_dir).unwrap_or_else(|error| {
-            tracing::warn!("the ticket keys stay as they are: {error}");
-            self.tickets.clone()
-        });
-        let materials = materials::load(&config, &tickets).map_err(|lines| self.problems(lines))?;
-        let out_of_time = materials::out_of_time(&config, &self.materials, &materials);
-        if !out_of_time.is_empty() {
-            return Err(self.problems(out_of_time));
-        }
-        let auth_settings = materials::auth_settings(&config).map_err(|lines| self.problems(lines))?;
-        if let Some((auth, _)) = &self.auth {
-            auth.reload(&auth_settings)
-                .map_err(|errors| self.problems(errors.iter().map(ToString::to_string).collect()))?;
-        }
-        self.certificates.set(&config, &materials.contexts);
-        self.put_in_force(config);
-        self.tickets = tickets;
-        let settings = Arc::clone(&materials.settings);
-        let contexts = materials.contexts.clone();
-        self.materials = materials;
-        Ok(Renewed {
-            request: ControlRequest::Reconfigure { settings, contexts },
-            report,
-        })
-    }
-
-    /// The configuration as it is on disk now, with what cannot change while the process runs as it was.
-    fn read_again(&self) -> Result<(Config, Reloaded), Problems> {
-        let Some(source) = &self.config.source else {
-            return Ok((Config::clone(&self.config), Reloaded::default()));
-        };
-        let Loaded {
-            config: mut new,
-            warnings,
-        } = config::load(source)?;
-        let needs_restart = needs_restart(&self.config, &new);
-        super::reload::keep_fixed(&self.config, &mut new);
-        Ok((
-            new,
-            Reloaded {
-                needs_restart,
-                warnings,
-            },
-        ))
-    }
-
-    /// Lines about files, as problems of the configuration that names them.
-    fn problems(&self, lines: Vec<String>) -> Problems {
-        let file = self.config.source.clone().unwrap_or_default();
-        let problem = |message| Problem {
-            file: file.clone(),
-            place: None,
-            key: String::new(),
-            message,
-            severity: Severity::Error,
-            unreadable: false,
-        };
-        Problems(lines.into_iter().map(problem).collect())
     }
 
     /// Starts the management interface.
@@ -202,7 +142,7 @@ impl Node {
             StartError::new(ExitReason::Unavailable, line)
         })?;
         let site = NodeSite {
-            enabled: Mutex::new(vec![true; controls.addresses.len()]),
+            listeners: Arc::clone(&self.listed),
             controls,
             config: Arc::clone(&self.in_force),
             started: clock::wall(),
@@ -217,11 +157,6 @@ impl Node {
         })?;
         tracing::info!(addr = %server.address(), "dashboard and HTTP API");
         Ok(Some(server))
-    }
-
-    fn put_in_force(&mut self, config: Config) {
-        self.config = Arc::new(config);
-        *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&self.config);
     }
 }
 
@@ -296,23 +231,18 @@ impl Assembly for Node {
     type Core = Gateway;
 
     fn worker(&mut self, worker: WorkerId) -> Result<WorkerParts<Gateway>, StartError> {
-        let listeners = self.config.listeners.len();
+        let listeners = self.config.listeners.len() + SPARE_LISTENERS;
         let gateway_metrics = Arc::new(GatewayMetrics::new(listeners));
         let coap_metrics = Arc::new(CoapMetrics::new(listeners));
         self.gateways.push(Arc::clone(&gateway_metrics));
         self.coaps.push(Arc::clone(&coap_metrics));
-        let mut dtls = Vec::with_capacity(listeners);
-        for (context, by_worker) in self.materials.contexts.iter().zip(&mut self.dtls) {
-            dtls.push(context.as_ref().map(|context| {
-                let metrics = Arc::new(DtlsMetrics::default());
-                by_worker.push(Arc::clone(&metrics));
-                DtlsParts {
-                    context: Arc::clone(context),
-                    secrets: Arc::clone(&self.secrets),
-                    metrics,
-                }
-            }));
-        }
+        let dtls = self
+            .config
+            .listeners
+            .iter()
+            .zip(&self.materials.contexts)
+            .map(|(listener, context)| self.dtls_parts(&listener.name, context.as_ref()?))
+            .collect();
         let parts = Parts {
             worker,
             settings: Arc::clone(&self.materials.settings),
@@ -334,23 +264,16 @@ impl Assembly for Node {
     }
 
     fn exposes(&mut self) -> Vec<Box<dyn Exposes>> {
-        let listeners = self.listeners();
-        let dtls = listeners
-            .iter()
-            .zip(&self.dtls)
-            .filter(|((_, transport), _)| *transport == Transport::Dtls)
-            .map(|((name, _), workers)| (name.clone(), workers.clone()))
-            .collect();
         let mut exposes: Vec<Box<dyn Exposes>> = vec![
             Box::new(ExposeGateway {
-                listeners: listeners.clone(),
+                listeners: self.names.clone(),
                 workers: self.gateways.clone(),
             }),
             Box::new(ExposeCoap {
-                listeners,
+                listeners: self.names.clone(),
                 workers: self.coaps.clone(),
             }),
-            Box::new(ExposeDtls { listeners: dtls }),
+            Box::new(ExposeDtls(self.dtls.clone())),
             Box::new(ExposeBroker(Arc::clone(&self.broker_metrics))),
             Box::new(ExposeCertificates(Arc::clone(&self.certificates))),
             Box::new(ExposeReloads(Arc::clone(&self.reloads))),
@@ -361,7 +284,20 @@ impl Assembly for Node {
         exposes
     }
 
+    fn listeners(&self) -> Option<usize> {
+        Some(self.slots.serving())
+    }
+
     fn serving(&mut self, controls: Controls) -> Result<(), StartError> {
+        let states = self.config.listeners.iter().zip(&controls.addresses);
+        let states = states.map(|(listener, bind)| ListenerState {
+            transport: listener.transport(),
+            name: listener.name.clone(),
+            bind: *bind,
+            enabled: true,
+            removed: false,
+        });
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = states.collect();
         if let Some(bind) = self.config.admin.bind {
             match self.manage(bind, controls) {
                 Ok(server) => self.admin = server,

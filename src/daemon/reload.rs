@@ -1,4 +1,4 @@
-//! What a reload cannot change: sockets, threads and stores that stand already.
+//! What a reload cannot change: threads and stores that stand already.
 
 use crate::config::Config;
 
@@ -9,14 +9,4 @@ pub(super) fn keep_fixed(old: &Config, new: &mut Config) {
     new.metrics.clone_from(&old.metrics);
     new.admin.bind.clone_from(&old.admin.bind);
     new.log.clone_from(&old.log);
-    let shape = |config: &Config| -> Vec<_> {
-        config
-            .listeners
-            .iter()
-            .map(|listener| (listener.key(), listener.bind))
-            .collect()
-    };
-    if shape(old) != shape(new) {
-        new.listeners.clone_from(&old.listeners);
-    }
 }

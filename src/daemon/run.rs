@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use tracing::{error, info, warn};
 
 use crate::admin::api::handle::Reloaded;
+use crate::admin::expose::ListenerNames;
 use crate::admin::expose::net::ExposeNet;
 use crate::admin::expose::process::{ExposeProcess, Process};
 use crate::admin::health::Readiness;
@@ -28,7 +29,7 @@ use super::metrics::ExposeWorkers;
 use super::pulse::Pulse;
 use super::site::{Controls, Manage};
 use super::workers::Workers;
-use super::{clock, logging, manager, plan::Plan};
+use super::{clock, listeners, logging, manager, plan::Plan};
 
 /// How long the broker may take to write what has to be kept.
 const FINISH: Duration = Duration::from_secs(5);
@@ -103,6 +104,7 @@ struct Serving {
     health: Arc<Health>,
     manage: mpsc::Receiver<Manage>,
     controls: Option<Controls>,
+    names: ListenerNames,
     // Ends with this.
     _monitoring: Option<Server>,
 }
@@ -136,8 +138,14 @@ fn start<A: Assembly>(
     manager::keep(&plan.groups(), &groups);
     let workers = Workers::start(parts, groups).map_err(|error| system("no thread for a worker", &error))?;
     let health = Arc::<Health>::default();
+    let names: ListenerNames = plan
+        .listeners
+        .iter()
+        .map(|listener| (listener.name.clone(), listener.transport))
+        .collect::<Vec<_>>()
+        .into();
     let shown = Arc::new(Monitoring {
-        exposes: exposes(plan, assembly, &workers),
+        exposes: exposes(&names, assembly, &workers),
         health: health.clone(),
         ready: assembly.readiness(),
         process: Process::default(),
@@ -159,6 +167,7 @@ fn start<A: Assembly>(
         health,
         manage,
         controls: Some(controls),
+        names,
         _monitoring: monitoring,
     })
 }
@@ -174,18 +183,14 @@ fn bind_monitoring(bind: SocketAddr) -> Result<TcpListener, StartError> {
     Ok(listener)
 }
 
-fn exposes<A: Assembly>(plan: &Plan, assembly: &mut A, workers: &Workers) -> Vec<Box<dyn Exposes>> {
-    let listeners = plan
-        .listeners
-        .iter()
-        .map(|listener| (listener.name.clone(), listener.transport));
+fn exposes<A: Assembly>(names: &ListenerNames, assembly: &mut A, workers: &Workers) -> Vec<Box<dyn Exposes>> {
     let mut exposes: Vec<Box<dyn Exposes>> = vec![
         Box::new(ExposeProcess {
             started: clock::wall(),
         }),
         Box::new(ExposeWorkers(workers.metrics().to_vec())),
         Box::new(ExposeNet {
-            listeners: listeners.collect(),
+            listeners: names.clone(),
             workers: workers.net().to_vec(),
         }),
     ];
@@ -225,12 +230,12 @@ async fn serve<A: Assembly>(
             _ = signals.hang_up.recv() => {
                 manager::reloading();
                 // What came of it is in the log.
-                let _report = reload(assembly, &serving.workers).await;
+                let _report = reload(assembly, &serving).await;
                 manager::ready(&status(plan, assembly));
             }
             Some(Manage::Reload(reply)) = serving.manage.recv() => {
                 // Whoever asked may have gone.
-                drop(reply.send(reload(assembly, &serving.workers).await));
+                drop(reply.send(reload(assembly, &serving).await));
             }
             ended = serving.workers.ended() => {
                 let why = ended.failure.unwrap_or_else(|| "it ended".to_owned());
@@ -298,13 +303,18 @@ fn check_pulse(pulse: &mut Pulse, health: &Health) {
     health.set_stuck(&stuck);
 }
 
-async fn reload<A: Assembly>(assembly: &mut A, workers: &Workers) -> Result<Reloaded, Problems> {
+async fn reload<A: Assembly>(assembly: &mut A, serving: &Serving) -> Result<Reloaded, Problems> {
     match assembly.reload() {
-        Ok(Renewed { request, report }) => {
-            let answers = timeout(RECONFIGURE, workers.ask(&request)).await;
+        Ok(Renewed {
+            request,
+            listeners: steps,
+            report,
+        }) => {
+            let answers = timeout(RECONFIGURE, serving.workers.ask(&request)).await;
             if !answers.is_ok_and(|answers| answers.iter().all(Option::is_some)) {
                 warn!("a worker did not confirm the new settings");
             }
+            listeners::apply(&serving.workers, steps, &serving.names).await;
             for warning in report.warnings.iter() {
                 warn!("{warning}");
             }
@@ -324,7 +334,7 @@ async fn reload<A: Assembly>(assembly: &mut A, workers: &Workers) -> Result<Relo
 }
 
 fn status<A: Assembly>(plan: &Plan, assembly: &A) -> String {
-    let listeners = plan.listeners.len();
+    let listeners = assembly.listeners().unwrap_or(plan.listeners.len());
     let workers = plan.workers;
     format!(
         "serving {listeners} listeners with {workers} workers; {}",

@@ -45,8 +45,8 @@ pub(super) struct NodeSite {
     pub(super) started: SystemTime,
     pub(super) broker: watch::Receiver<Status>,
     pub(super) broker_metrics: Arc<BrokerMetrics>,
-    /// By listener.
-    pub(super) enabled: Mutex<Vec<bool>>,
+    /// By id.
+    pub(super) listeners: Arc<Mutex<Vec<ListenerState>>>,
 }
 
 impl NodeSite {
@@ -97,20 +97,10 @@ impl Site for NodeSite {
     }
 
     fn listeners(&self) -> Vec<ListenerState> {
-        let config = self.config();
-        let enabled = self.enabled.lock().unwrap_or_else(PoisonError::into_inner);
-        config
-            .listeners
-            .iter()
-            .zip(&self.controls.addresses)
-            .zip(enabled.iter())
-            .map(|((listener, bind), enabled)| ListenerState {
-                transport: listener.transport(),
-                name: listener.name.clone(),
-                bind: *bind,
-                enabled: *enabled,
-            })
-            .collect()
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set_listener(&self, listener: ListenerId, enabled: bool) -> Answer<'_, Result<(), String>> {
@@ -121,9 +111,9 @@ impl Site for NodeSite {
                     return Err("a worker is gone".to_owned());
                 }
             }
-            let mut all = self.enabled.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(place) = all.get_mut(usize::from(listener.0)) {
-                *place = enabled;
+            let mut all = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(state) = all.get_mut(usize::from(listener.0)) {
+                state.enabled = enabled;
             }
             Ok(())
         })

@@ -10,11 +10,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::gateway::contract::{ControlAnswer, ControlRequest};
 use crate::net::NetMetrics;
-use crate::types::WorkerId;
+use crate::types::{ListenerId, WorkerId};
 
 use super::build::WorkerParts;
 use super::core::Core;
 use super::metrics::WorkerMetrics;
+use super::slots::SPARE_LISTENERS;
 use super::worker::{Command, Ports, Worker};
 
 /// Messages that wait for one worker from all others.
@@ -72,7 +73,7 @@ impl Workers {
     ) -> io::Result<Self> {
         let (obituaries, ended) = mpsc::unbounded_channel();
         let (inboxes, inboxes_in): (Vec<_>, Vec<_>) = parts.iter().map(|_| mpsc::channel(INBOX)).unzip();
-        let listeners = groups.len();
+        let listeners = groups.len() + SPARE_LISTENERS;
         let mut groups: Vec<_> = groups.into_iter().map(Vec::into_iter).collect();
         let mut workers = Self {
             commands: Vec::new(),
@@ -151,10 +152,43 @@ impl Workers {
 
     /// Asks every worker and waits for all answers; none from a worker that ended meanwhile.
     pub async fn ask(&self, request: &ControlRequest) -> Vec<Option<ControlAnswer>> {
+        self.ask_each(std::iter::repeat_with(|| request.clone())).await
+    }
+
+    /// Has every worker read a socket of a listener, in their order. Whether all do.
+    pub async fn open(&self, listener: ListenerId, sockets: Vec<UdpSocket>) -> bool {
+        let mut answers = Vec::with_capacity(self.commands.len());
+        for (commands, socket) in self.commands.iter().zip(sockets) {
+            let (reply, answer) = oneshot::channel();
+            let command = Command::Open {
+                listener,
+                socket,
+                reply,
+            };
+            answers.push(commands.send(command).await.is_ok().then_some(answer));
+        }
+        all_done(answers).await
+    }
+
+    /// Has every worker close its socket of a listener. Whether all have.
+    pub async fn close(&self, listener: ListenerId) -> bool {
         let mut answers = Vec::with_capacity(self.commands.len());
         for commands in &self.commands {
             let (reply, answer) = oneshot::channel();
-            let request = request.clone();
+            let sent = commands.send(Command::Close { listener, reply }).await;
+            answers.push(sent.is_ok().then_some(answer));
+        }
+        all_done(answers).await
+    }
+
+    /// Asks each worker something of its own.
+    pub async fn ask_each(
+        &self,
+        requests: impl IntoIterator<Item = ControlRequest>,
+    ) -> Vec<Option<ControlAnswer>> {
+        let mut answers = Vec::with_capacity(self.commands.len());
+        for (commands, request) in self.commands.iter().zip(requests) {
+            let (reply, answer) = oneshot::channel();
             let sent = commands.send(Command::Control { request, reply }).await;
             answers.push(sent.is_ok().then_some(answer));
         }
@@ -193,6 +227,17 @@ impl Workers {
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
         clean.unwrap_or(false)
     }
+}
+
+async fn all_done(answers: Vec<Option<oneshot::Receiver<()>>>) -> bool {
+    let mut all = true;
+    for answer in answers {
+        all &= match answer {
+            Some(answer) => answer.await.is_ok(),
+            None => false,
+        };
+    }
+    all
 }
 
 fn run<C: Core>(

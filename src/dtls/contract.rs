@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::labels;
 use crate::types::{Identity, PeerAddr};
 
+use super::metrics::{Alert, HandshakeResult, RecordDrop};
+
 /// A DTLS session of one listener of one worker; never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
@@ -43,6 +45,36 @@ pub enum DtlsEvent {
         /// Why.
         reason: CloseReason,
     },
+    /// What happened outside of sessions; only while the listener is watched
+    /// ([`super::DtlsListener::set_watched`]).
+    Noted {
+        /// Where the peer is.
+        address: PeerAddr,
+        /// The PSK identity that it named, proved or not; `None` as long as it named none.
+        identity: Option<Box<str>>,
+        /// What happened.
+        note: DtlsNote,
+    },
+}
+
+/// What is noted of a peer for those who watch it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DtlsNote {
+    /// A hello with a good cookie: a handshake begins.
+    Hello,
+    /// A handshake failed.
+    Failed {
+        /// Why.
+        result: HandshakeResult,
+        /// How long it took.
+        after: Duration,
+    },
+    /// It was sent an alert.
+    AlertSent(Alert),
+    /// It sent an alert.
+    AlertReceived(Alert),
+    /// A record of it was dropped.
+    Dropped(RecordDrop),
 }
 
 labels! {

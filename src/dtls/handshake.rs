@@ -403,6 +403,12 @@ impl Pending {
         context.authorize(self.stream.ssl(), *suite)
     }
 
+    /// The PSK identity that the client named, whether it is known or not.
+    pub(super) fn named_identity(&self) -> Option<Box<str>> {
+        let name = self.stream.ssl().psk_identity()?;
+        (!name.is_empty()).then(|| String::from_utf8_lossy(name).into())
+    }
+
     /// Whether a ticket was redeemed.
     pub(super) fn is_resumed(&self) -> bool {
         self.stream.ssl().session_reused()

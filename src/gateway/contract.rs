@@ -21,7 +21,9 @@ use crate::policy::rate::Class;
 use crate::types::message::Qos;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, TopicFilter, Transport, WorkerId};
 
+use super::DtlsParts;
 use super::settings::Settings;
+use super::trace::TraceRecord;
 use super::workers::WorkerMessage;
 
 /// What happens to a gateway.
@@ -95,6 +97,13 @@ pub enum ControlRequest {
     },
     /// Say goodbye to every DTLS session (close_notify).
     Drain,
+    /// Makes a listener known that the settings have and that was not there at the start. It serves at once.
+    AddListener {
+        /// The next id; [`ControlRequest::Reconfigure`] brought its settings.
+        listener: ListenerId,
+        /// What it needs to speak DTLS; `None` for plain UDP.
+        dtls: Option<DtlsParts>,
+    },
     /// Lets a listener serve or not. One that does not takes nothing in, and what is connected through it ends.
     SetListener {
         /// Which.
@@ -130,7 +139,7 @@ pub enum ControlRequest {
     Subscribe {
         /// Its client id.
         client: ClientId,
-        /// The filter, without the mountpoint.
+        /// The filter at the broker, mountpoint included.
         filter: TopicFilter,
         /// The QoS to notify with.
         qos: Qos,
@@ -141,8 +150,27 @@ pub enum ControlRequest {
     Unsubscribe {
         /// Its client id.
         client: ClientId,
-        /// The filter, without the mountpoint.
+        /// The filter as [`ObservationInfo`] shows it, mountpoint included.
         filter: TopicFilter,
+    },
+    /// Begin to trace a device.
+    Trace {
+        /// What the trace is known by; chosen by whoever asks, and not in use.
+        id: u64,
+        /// A client id, a user name, a DTLS identity, or an address with or without port.
+        target: Arc<str>,
+        /// How many bytes of each payload to show; at most [`super::trace::MAX_PREVIEW`].
+        preview: usize,
+    },
+    /// Take what a trace gathered. One that is not asked for 10 seconds ends.
+    TakeTrace {
+        /// Which.
+        id: u64,
+    },
+    /// End a trace.
+    EndTrace {
+        /// Which.
+        id: u64,
     },
     /// Send a request to a device.
     Request {
@@ -187,6 +215,8 @@ pub struct ClientInfo {
     pub seen_at: Instant,
     /// How many observations it has.
     pub observations: usize,
+    /// How often something was sent again because it was not acknowledged, since it is at this address or on this session.
+    pub retransmissions: u64,
 }
 
 /// An observation as operators see it.
@@ -224,6 +254,13 @@ pub enum ControlAnswer {
     },
     /// One client.
     Client(Box<ClientInfo>, Vec<ObservationInfo>),
+    /// What a trace gathered.
+    Traced {
+        /// Oldest first.
+        records: Vec<TraceRecord>,
+        /// How many more there were that it had no room for; they came last.
+        lost: u64,
+    },
     /// What a device answered.
     Answered(Result<Response, RequestError>),
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Gateway;
 use super::contract::{ClientInfo, ControlAnswer, ControlRequest, Cursor, ObservationInfo, Output};
 use super::metrics::ConnectionEvent;
 use super::peers::Peer;
 use super::pending::Pending;
 use super::settings::Settings;
 use super::timers::Timer;
+use super::trace::Traced;
+use super::{DtlsParts, Gateway};
 use crate::bridge::contract::BrokerRequest;
 use crate::bridge::subscriptions::{Holder, Terms};
 use crate::coap::contract::{OutgoingRequest, PeerId, RequestId, ResourceKey, Token};
@@ -36,6 +37,7 @@ impl Gateway {
                 }
                 ControlAnswer::Done
             }
+            ControlRequest::AddListener { listener, dtls } => self.add_listener(listener, dtls),
             ControlRequest::SetListener { listener, enabled } => self.set_listener(now, listener, enabled),
             ControlRequest::Pressure { memory, spool } => {
                 (self.pressure.memory, self.pressure.spool) = (memory, spool);
@@ -51,6 +53,9 @@ impl Gateway {
                 token,
             } => self.subscribe_for(now, &client, &filter, qos, token),
             ControlRequest::Unsubscribe { client, filter } => self.unsubscribe_for(&client, &filter),
+            ControlRequest::Trace { id, target, preview } => self.begin_trace(now, id, &target, preview),
+            ControlRequest::TakeTrace { id } => self.take_trace(now, id),
+            ControlRequest::EndTrace { id } => self.end_trace(id),
             ControlRequest::Request { client, request } => {
                 match self.request_to_device(now, ticket, &client, request) {
                     None => return,
@@ -95,6 +100,23 @@ impl Gateway {
                 }
             }
         }
+    }
+
+    fn add_listener(&mut self, listener: ListenerId, parts: Option<DtlsParts>) -> ControlAnswer {
+        let index = usize::from(listener.0);
+        let Some(settings) = self.settings.listeners.get(index) else {
+            return ControlAnswer::NotFound;
+        };
+        if index != self.disabled.len() {
+            return ControlAnswer::Unavailable;
+        }
+        let dtls = parts
+            .and_then(|parts| super::dtls_listener(listener, self.worker, settings, parts, &mut self.rng));
+        self.dtls.push(dtls);
+        self.disabled.push(false);
+        self.watch_dtls();
+        self.take_steps();
+        ControlAnswer::Done
     }
 
     fn set_listener(&mut self, now: Instant, listener: ListenerId, enabled: bool) -> ControlAnswer {
@@ -168,17 +190,13 @@ impl Gateway {
             since: connection.created_at,
             seen_at: connection.seen_at,
             observations: self.subscriptions.of(Holder::Connection(connection.key)).len(),
+            retransmissions: connection.peer.map_or(0, |peer| self.coap.retransmissions(peer)),
         }
     }
 
     fn peer_info(&self, id: PeerId, peer: &Peer) -> ClientInfo {
-        let proved = || {
-            peer.identity
-                .as_ref()
-                .and_then(|identity| ClientId::new(&identity.name))
-        };
         ClientInfo {
-            client: peer.client.clone().or_else(proved),
+            client: peer.known_as(),
             username: None,
             listener: peer.listener,
             address: Some(peer.address),
@@ -193,7 +211,13 @@ impl Gateway {
             since: peer.since,
             seen_at: peer.seen_at,
             observations: self.subscriptions.of(Holder::Peer(id)).len(),
+            retransmissions: self.coap.retransmissions(id),
         }
+    }
+
+    /// What is known of the DTLS session of a peer.
+    pub(super) fn session_info_of(&self, peer: PeerId) -> Option<crate::dtls::SessionInfo> {
+        self.session_info(self.peers.get(peer)?)
     }
 
     fn session_info(&self, peer: &Peer) -> Option<crate::dtls::SessionInfo> {
@@ -253,16 +277,18 @@ impl Gateway {
             return ControlAnswer::Done;
         };
         // Several clients may share a UDP address: that of the others stays.
-        if let Some(session) = peer.session {
-            let listener = usize::from(peer.listener.0);
+        if let (Some(session), listener) = (peer.session, usize::from(peer.listener.0)) {
+            if !self.traces.is_empty() {
+                self.trace_peer(now, id, &Traced::Closed(CloseReason::Kicked));
+            }
             if let Some(dtls) = self.dtls.get_mut(listener).and_then(Option::as_mut) {
                 dtls.close(now, session, CloseReason::Kicked, &mut self.transmits);
             }
             self.peer_gone(now, id);
         } else if matches!(holder, Holder::Peer(_)) {
             self.peer_gone(now, id);
-        } else if let Some(peer) = self.peers.get_mut(id) {
-            peer.client = None;
+        } else {
+            self.peers.set_client(id, None);
         }
         ControlAnswer::Done
     }

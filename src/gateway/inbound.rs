@@ -8,6 +8,7 @@ use super::events::Told;
 use super::metrics::ConnectionEvent;
 use super::peers::Peer;
 use super::settings::OnClose;
+use super::trace::Traced;
 use crate::bridge::subscriptions::Holder;
 use crate::coap::contract::{Event, NotificationOutcome, PeerId};
 use crate::dtls::DtlsListener;
@@ -30,13 +31,13 @@ impl Gateway {
         bytes: &mut [u8],
     ) {
         let Some(from) = PeerAddr::new(from) else {
-            return self.dropped(listener, DropReason::SourcePortZero);
+            return self.count_dropped(listener, DropReason::SourcePortZero);
         };
         if !self
             .listener_settings(listener)
             .is_some_and(|settings| settings.access.allows(from.ip()))
         {
-            return self.dropped(listener, DropReason::AccessDenied);
+            return self.dropped(now, listener, from, bytes.len(), DropReason::AccessDenied);
         }
         if self
             .disabled
@@ -44,10 +45,10 @@ impl Gateway {
             .copied()
             .unwrap_or(true)
         {
-            return self.dropped(listener, DropReason::ListenerStopped);
+            return self.dropped(now, listener, from, bytes.len(), DropReason::ListenerStopped);
         }
         if bytes.is_empty() {
-            return self.dropped(listener, DropReason::EmptyDatagram);
+            return self.dropped(now, listener, from, 0, DropReason::EmptyDatagram);
         }
         if let Some(dtls) = self
             .dtls
@@ -58,12 +59,12 @@ impl Gateway {
             self.dtls_events(now, listener, bytes);
         } else if !self.may_send(now, listener, from) {
             self.metrics.limits.inc(Limit::UnprovenRate);
-            self.dropped(listener, DropReason::Rate);
+            self.dropped(now, listener, from, bytes.len(), DropReason::Rate);
         } else if let Some(peer) = self.udp_peer(now, listener, from) {
-            self.coap.receive(now, peer, bytes);
+            self.received(now, peer, bytes);
         } else {
             self.metrics.limits.inc(Limit::UdpPeers);
-            self.dropped(listener, DropReason::Limit);
+            self.dropped(now, listener, from, bytes.len(), DropReason::Limit);
         }
     }
 
@@ -78,7 +79,28 @@ impl Gateway {
             || self.unproven_rates.take(now, &from.source()).is_ok()
     }
 
-    fn dropped(&self, listener: ListenerId, reason: DropReason) {
+    fn received(&mut self, now: Instant, peer: PeerId, bytes: &[u8]) {
+        let dropped = self.coap.receive(now, peer, bytes);
+        if !self.traces.is_empty() {
+            self.trace_received(now, peer, bytes, dropped);
+        }
+    }
+
+    fn dropped(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        from: PeerAddr,
+        len: usize,
+        reason: DropReason,
+    ) {
+        self.count_dropped(listener, reason);
+        if !self.traces.is_empty() {
+            self.trace_dropped(now, listener, from, len, reason);
+        }
+    }
+
+    fn count_dropped(&self, listener: ListenerId, reason: DropReason) {
         if let Some(metrics) = self.metrics.listeners.get(usize::from(listener.0)) {
             metrics.dropped.inc(reason);
         }
@@ -137,7 +159,7 @@ impl Gateway {
                 DtlsEvent::Plaintext { session, range } => {
                     let plaintext = datagram.get(range).unwrap_or_default();
                     if let Some(peer) = self.peers.seen_on_session(now, session) {
-                        self.coap.receive(now, peer, plaintext);
+                        self.received(now, peer, plaintext);
                         // The next record may close the session: what this one asked for is answered first.
                         self.settle(now);
                     }
@@ -150,17 +172,28 @@ impl Gateway {
                     self.session_established(now, listener, session, address, identity);
                 }
                 DtlsEvent::AddressChanged { session, to } => {
-                    if let Some(peer) = self.peers.seen_on_session(now, session)
-                        && let Some(peer) = self.peers.get_mut(peer)
+                    if let Some(id) = self.peers.seen_on_session(now, session)
+                        && let Some(peer) = self.peers.get_mut(id)
                     {
                         peer.address = to;
+                        if !self.traces.is_empty() {
+                            self.trace_peer(now, id, &Traced::Moved);
+                        }
                     }
                 }
-                DtlsEvent::Closed { session, .. } => {
+                DtlsEvent::Closed { session, reason } => {
                     if let Some(peer) = self.peers.seen_on_session(now, session) {
+                        if !self.traces.is_empty() {
+                            self.trace_peer(now, peer, &Traced::Closed(reason));
+                        }
                         self.peer_gone(now, peer);
                     }
                 }
+                DtlsEvent::Noted {
+                    address,
+                    identity,
+                    note,
+                } => self.trace_note(now, listener, address, identity.as_deref(), note),
             }
         }
     }
@@ -183,6 +216,11 @@ impl Gateway {
             since: now,
             seen_at: now,
         });
+        if !self.traces.is_empty()
+            && let Some(info) = self.session_info_of(peer)
+        {
+            self.trace_peer(now, peer, &Traced::Established(info));
+        }
         // The handshake's cookie proved the address.
         self.coap.add_peer(peer, listener, true);
         if self.settings.connection_required {

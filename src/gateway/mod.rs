@@ -26,6 +26,7 @@ pub mod settings;
 mod tests;
 mod timers;
 mod topic;
+pub mod trace;
 pub mod workers;
 
 use std::collections::{HashMap, VecDeque};
@@ -54,8 +55,9 @@ use peers::Peers;
 use pending::Pending;
 use pressure::Pressure;
 use resume::{Leaving, Resuming};
-use settings::Settings;
+use settings::{ListenerSettings, Settings};
 use timers::Timers;
+use trace::Traces;
 
 /// Clients whose request rate is watched at the same time, per worker; 16 bytes each.
 const REQUEST_RATE_PLACES: usize = 65_536;
@@ -68,6 +70,7 @@ const VERDICTS: usize = 16_384;
 const VERDICT_TIME: Duration = Duration::from_secs(10);
 
 /// What one DTLS listener of one worker is made of.
+#[derive(Clone)]
 pub struct DtlsParts {
     /// Suites, keys, certificates; shared by all workers.
     pub context: Arc<DtlsContext>,
@@ -75,6 +78,12 @@ pub struct DtlsParts {
     pub secrets: Arc<DtlsSecrets>,
     /// This worker's counters.
     pub metrics: Arc<DtlsMetrics>,
+}
+
+impl std::fmt::Debug for DtlsParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DtlsParts(..)")
+    }
 }
 
 /// What one worker's gateway is made of.
@@ -130,6 +139,7 @@ pub struct Gateway {
     verdicts_since: Instant,
     request_rates: RateTable,
     unproven_rates: RateTable,
+    traces: Traces,
     metrics: Arc<GatewayMetrics>,
     next_ticket: u64,
 }
@@ -153,18 +163,8 @@ impl Gateway {
             .zip(&settings.listeners)
             .enumerate()
             .map(|(index, (parts, listener))| {
-                let (parts, dtls) = (parts?, listener.dtls.as_ref()?);
                 let id = ListenerId(u16::try_from(index).ok()?);
-                let seed = random_seed(&mut rng);
-                let transport = dtls.transport.clone();
-                let DtlsParts {
-                    context,
-                    secrets,
-                    metrics,
-                } = parts;
-                Some(DtlsListener::new(
-                    id, worker, context, transport, seed, secrets, metrics,
-                ))
+                dtls_listener(id, worker, listener, parts?, &mut rng)
             })
             .collect();
         let coap = Endpoint::new(
@@ -209,6 +209,7 @@ impl Gateway {
                 REQUEST_RATE_PLACES,
                 &mut rng,
             ),
+            traces: Traces::default(),
             metrics,
             next_ticket: first_id,
             settings,
@@ -275,6 +276,25 @@ impl Gateway {
         self.next_ticket += 1;
         Ticket(self.next_ticket)
     }
+}
+
+fn dtls_listener(
+    id: ListenerId,
+    worker: WorkerId,
+    settings: &ListenerSettings,
+    parts: DtlsParts,
+    rng: &mut StdRng,
+) -> Option<DtlsListener> {
+    let transport = settings.dtls.as_ref()?.transport.clone();
+    let DtlsParts {
+        context,
+        secrets,
+        metrics,
+    } = parts;
+    let seed = random_seed(rng);
+    Some(DtlsListener::new(
+        id, worker, context, transport, seed, secrets, metrics,
+    ))
 }
 
 fn random_seed(rng: &mut StdRng) -> [u8; 32] {

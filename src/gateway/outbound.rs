@@ -59,21 +59,25 @@ impl Gateway {
             peers,
             dtls,
             transmits,
+            traces,
+            connections,
             ..
         } = self;
         coap.drain_transmits(|id, bytes| {
             let Some(peer) = peers.get(id) else { return };
-            match peer.session {
-                None => transmits.push(peer.listener, peer.address, bytes),
-                Some(session) => {
-                    if let Some(dtls) = dtls
-                        .get_mut(usize::from(peer.listener.0))
-                        .and_then(Option::as_mut)
-                    {
-                        // A session that cannot seal any more says so as an event of its own.
-                        let _sealed = dtls.send(now, session, bytes, transmits);
-                    }
+            let sealed = match peer.session {
+                None => {
+                    transmits.push(peer.listener, peer.address, bytes);
+                    true
                 }
+                // A session that cannot seal any more says so as an event of its own.
+                Some(session) => dtls
+                    .get_mut(usize::from(peer.listener.0))
+                    .and_then(Option::as_mut)
+                    .is_some_and(|dtls| dtls.send(now, session, bytes, transmits).is_ok()),
+            };
+            if !traces.is_empty() {
+                traces.sent(now, &peer.seen(id, connections), bytes, sealed);
             }
         });
     }

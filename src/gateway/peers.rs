@@ -1,6 +1,6 @@
 //! The peers of a worker: which UDP address or DTLS session stands behind a [`PeerId`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::coap::contract::PeerId;
@@ -24,12 +24,21 @@ pub struct Peer {
     pub identity: Option<Identity>,
     /// The connections that are attached to it.
     pub connections: Vec<ConnectionKey>,
-    /// The client id that it named last, or proved.
+    /// The client id that it named last; changed by [`Peers::set_client`] only.
     pub client: Option<ClientId>,
     /// When it was first seen.
     pub since: Instant,
     /// When its last datagram came.
     pub seen_at: Instant,
+}
+
+impl Peer {
+    /// The client id that operators know it by: named, else proved.
+    #[must_use]
+    pub fn known_as(&self) -> Option<ClientId> {
+        let proved = || ClientId::shared(&self.identity.as_ref()?.name);
+        self.client.clone().or_else(proved)
+    }
 }
 
 /// A place in the table. Its generation sets apart the peers that had it one after the other.
@@ -46,6 +55,8 @@ pub struct Peers {
     worker: u64,
     by_address: HashMap<(ListenerId, PeerAddr), PeerId>,
     by_session: HashMap<SessionId, PeerId>,
+    /// By the client id that a peer named last or proved; several peers may name the same.
+    by_client: BTreeSet<(ClientId, PeerId)>,
     /// UDP peers with the time they were last looked at, oldest look first.
     udp_order: VecDeque<(PeerId, Instant)>,
 }
@@ -60,6 +71,7 @@ impl Peers {
             worker: u64::from(worker.0) << 56,
             by_address: HashMap::new(),
             by_session: HashMap::new(),
+            by_client: BTreeSet::new(),
             udp_order: VecDeque::new(),
         }
     }
@@ -111,10 +123,30 @@ impl Peers {
                 self.udp_order.push_back((id, peer.seen_at));
             }
         }
+        if let Some(client) = peer.known_as() {
+            self.by_client.insert((client, id));
+        }
         if let Some(place) = self.places.get_mut(place as usize) {
             place.peer = Some(peer);
         }
         id
+    }
+
+    /// Notes the client id that a peer named last; `None` when that no longer counts.
+    pub fn set_client(&mut self, id: PeerId, client: Option<ClientId>) {
+        let Some(peer) = self.get_mut(id) else { return };
+        let before = peer.known_as();
+        peer.client = client;
+        let after = peer.known_as();
+        if before == after {
+            return;
+        }
+        if let Some(before) = before {
+            self.by_client.remove(&(before, id));
+        }
+        if let Some(after) = after {
+            self.by_client.insert((after, id));
+        }
     }
 
     /// Takes a peer out.
@@ -123,6 +155,9 @@ impl Peers {
         let peer = place.peer.take()?;
         place.generation = (place.generation + 1) & GENERATIONS;
         self.free.push(place_of(id));
+        if let Some(client) = peer.known_as() {
+            self.by_client.remove(&(client, id));
+        }
         match peer.session {
             Some(session) => self.by_session.remove(&session),
             None => self.by_address.remove(&(peer.listener, peer.address)),
@@ -181,14 +216,14 @@ impl Peers {
             .filter(|place| place.generation == generation_of(id))
     }
 
-    /// A peer that named or proved this client id last.
+    /// A peer that named this client id last, or proved it and named none.
     #[must_use]
     pub fn of_client(&self, client: &ClientId) -> Option<PeerId> {
-        let (peers, _) = self.page(0, usize::MAX);
-        peers
-            .filter(|(_, peer)| peer.client.as_ref() == Some(client))
-            .map(|(id, _)| id)
+        self.by_client
+            .range((client.clone(), PeerId(0))..)
             .next()
+            .filter(|(found, _)| found == client)
+            .map(|(_, id)| *id)
     }
 
     /// The peers in the next `places` places from `from` on, and where to go on; `None` at the end.

@@ -102,7 +102,7 @@ impl Gateway {
         sessions.fold(connections, f64::max)
     }
 
-    fn take_steps(&mut self) {
+    pub(super) fn take_steps(&mut self) {
         for step in Step::ALL {
             let held = self.pressure.overload.holds(*step);
             self.metrics.overload.set(*step, u64::from(held));

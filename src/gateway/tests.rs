@@ -24,7 +24,7 @@ use crate::types::limits::Caps;
 use crate::types::message::Qos;
 use crate::types::{AccessRules, ListenerId, Message, TopicFilter, WorkerId};
 
-fn settings(workers: u8) -> Settings {
+pub(super) fn settings(workers: u8) -> Settings {
     Settings {
         node: "test".into(),
         workers,
@@ -51,6 +51,15 @@ fn settings(workers: u8) -> Settings {
     }
 }
 
+pub(super) fn failures(now: Instant, settings: &Settings) -> Arc<Failures> {
+    Arc::new(Failures::new(
+        now,
+        settings.failed_logins_per_minute,
+        SourceCapacity::default(),
+        &mut StdRng::seed_from_u64(1),
+    ))
+}
+
 /// Workers that pass messages to each other at once; subscriptions by worker and filter.
 struct Site {
     now: Instant,
@@ -74,12 +83,7 @@ impl Site {
         let metrics: Vec<_> = (0..settings.workers)
             .map(|_| Arc::new(GatewayMetrics::new(1)))
             .collect();
-        let failures = Arc::new(Failures::new(
-            now,
-            settings.failed_logins_per_minute,
-            SourceCapacity::default(),
-            &mut StdRng::seed_from_u64(1),
-        ));
+        let failures = failures(now, &settings);
         let workers = metrics
             .iter()
             .zip(0_u8..)

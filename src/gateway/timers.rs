@@ -26,6 +26,7 @@ pub(super) enum Timer {
     Leaving(ConnectionKey),
     Sweep,
     Pressure,
+    Traces,
 }
 
 /// What is due when. An entry is looked at when its time comes and put back when the thing it is about lives on, so that
@@ -70,6 +71,7 @@ impl Gateway {
                 Timer::Resume(key) => self.stop_waiting_for(now, key),
                 Timer::Leaving(key) => self.forget_leaving(key),
                 Timer::Pressure => self.check_pressure(now),
+                Timer::Traces => self.check_traces(now),
                 Timer::Sweep => {
                     let idle = self.pressure.idle(UDP_PEER_IDLE);
                     let forgotten = (0..SWEEP_BATCH)

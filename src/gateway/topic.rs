@@ -67,10 +67,12 @@ impl Gateway {
             }
         };
         let caller = self.caller(parked.peer, holder, params, grant)?;
-        if let Some(peer) = self.peers.get_mut(parked.peer)
-            && peer.client != caller.client
+        if self
+            .peers
+            .get(parked.peer)
+            .is_some_and(|peer| peer.client != caller.client)
         {
-            peer.client.clone_from(&caller.client);
+            self.peers.set_client(parked.peer, caller.client.clone());
         }
         let result = match operation {
             Operation::Publish => self.publish(now, parked, params, &caller, text),

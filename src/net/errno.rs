@@ -103,6 +103,12 @@ pub fn after_receive(error: &io::Error) -> AfterReceive {
     }
 }
 
+/// Whether an address is taken.
+#[must_use]
+pub fn is_in_use(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EADDRINUSE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

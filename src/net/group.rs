@@ -121,6 +121,14 @@ pub fn open_groups(specs: &[GroupSpec]) -> Result<Vec<Vec<UdpSocket>>, Vec<BindE
     }
 }
 
+/// Opens the sockets of one more listener, `spec`, beside all that are to serve then, `among`.
+///
+/// # Errors
+/// It cannot listen.
+pub fn open_among(spec: &GroupSpec, among: &[GroupSpec]) -> Result<Vec<UdpSocket>, BindError> {
+    open_group(spec, shares_port_with_ipv4(spec, among)).map_err(|error| BindError::new(spec, error))
+}
+
 /// An IPv6 wildcard takes IPv4 too, unless another listener wants IPv4 on the same port.
 fn shares_port_with_ipv4(spec: &GroupSpec, specs: &[GroupSpec]) -> bool {
     spec.bind.port() != 0

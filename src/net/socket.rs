@@ -285,19 +285,20 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Sends what waits, each through the socket of its listener; neighbours of one listener go in one call.
+    /// Sends what waits, each through the socket of its listener, by id; neighbours of one listener go in one call. What has no
+    /// socket any more is dropped.
     ///
     /// # Errors
     /// As [`Socket::send`].
     pub async fn flush(
         &mut self,
-        sockets: &mut [Socket],
+        sockets: &mut [Option<Socket>],
         waiting: &crate::types::Transmits,
     ) -> io::Result<()> {
         let mut waiting = waiting.iter().peekable();
         while let Some((listener, _, _)) = waiting.peek() {
             let listener = *listener;
-            let Some(socket) = sockets.get_mut(usize::from(listener.0)) else {
+            let Some(socket) = sockets.get_mut(usize::from(listener.0)).and_then(Option::as_mut) else {
                 waiting.next();
                 continue;
             };

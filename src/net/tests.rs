@@ -44,7 +44,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 
 /// A socket with all that a worker has around it.
 struct Bench {
-    sockets: Vec<Socket>,
+    sockets: Vec<Option<Socket>>,
     batch: RecvBatch,
     outbox: Outbox,
     metrics: Arc<NetMetrics>,
@@ -63,7 +63,7 @@ impl Bench {
         let addr = socket.local_addr().unwrap();
         let metrics = Arc::new(NetMetrics::new(1));
         Self {
-            sockets: vec![Socket::new(LISTENER, socket, metrics.clone()).unwrap()],
+            sockets: vec![Some(Socket::new(LISTENER, socket, metrics.clone()).unwrap())],
             batch: RecvBatch::new(),
             outbox: Outbox::default(),
             metrics,
@@ -72,7 +72,7 @@ impl Bench {
     }
 
     async fn read(&mut self) -> Vec<Seen> {
-        let socket = &mut self.sockets[0];
+        let socket = self.sockets[0].as_mut().unwrap();
         loop {
             poll_fn(|cx| socket.poll_readable(cx)).await.unwrap();
             let received = socket.receive(&mut self.batch).unwrap();
@@ -251,11 +251,13 @@ fn a_source_address_that_the_host_lost_costs_no_answer() {
             truncated: false,
             bytes: &mut bytes,
         };
-        bench.sockets[0].admit(&ghost);
+        bench.sockets[0].as_mut().unwrap().admit(&ghost);
         let to = peer.local_addr().unwrap();
         for _ in 0..2 {
             let one = [(to, b"answer".as_slice())];
             bench.sockets[0]
+                .as_mut()
+                .unwrap()
                 .send(&mut SendBatch::new(), one.into_iter())
                 .await
                 .unwrap();
@@ -281,6 +283,8 @@ fn a_datagram_that_cannot_be_sent_is_counted_and_its_neighbours_leave() {
             (to, b"3"),
         ];
         bench.sockets[0]
+            .as_mut()
+            .unwrap()
             .send(&mut SendBatch::new(), all.into_iter())
             .await
             .unwrap();
@@ -303,6 +307,8 @@ fn a_peer_whose_port_is_closed_costs_no_other_peer_a_datagram() {
         for _ in 0..20 {
             let all = [(gone, b"g".as_slice()), (to, b"p")];
             bench.sockets[0]
+                .as_mut()
+                .unwrap()
                 .send(&mut SendBatch::new(), all.into_iter())
                 .await
                 .unwrap();
@@ -317,7 +323,7 @@ fn a_peer_whose_port_is_closed_costs_no_other_peer_a_datagram() {
 fn what_the_kernel_dropped_is_counted() {
     run(async {
         let mut bench = Bench::new("127.0.0.1:0");
-        SockRef::from(bench.sockets[0].as_udp())
+        SockRef::from(bench.sockets[0].as_ref().unwrap().as_udp())
             .set_recv_buffer_size(4096)
             .unwrap();
         let peer = client("127.0.0.1:0");

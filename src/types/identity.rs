@@ -46,6 +46,13 @@ impl ClientId {
         (!text.is_empty() && text.len() <= Self::MAX_LEN && !text.contains('\0')).then(|| Self(text.into()))
     }
 
+    /// As [`Self::new`], without a copy of the text.
+    #[must_use]
+    pub fn shared(text: &Arc<str>) -> Option<Self> {
+        (!text.is_empty() && text.len() <= Self::MAX_LEN && !text.contains('\0'))
+            .then(|| Self(Arc::clone(text)))
+    }
+
     /// The text of it.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -10,18 +10,29 @@ use crate::support::coap::{Message, code, option, typ};
 use crate::support::pki::Pki;
 use crate::support::{Client, Config, Gateway, Kind, Request, ms, ports, wait_until};
 
-struct Managed {
-    gateway: Gateway,
-    admin: SocketAddr,
+/// The built gateway with its management interface.
+pub struct Managed {
+    pub gateway: Gateway,
+    pub admin: SocketAddr,
     _port: ports::Port,
 }
 
-fn start(config: Config) -> Managed {
+pub fn start(config: Config) -> Managed {
+    start_with(config, "")
+}
+
+/// The same with more lines for `[admin]`.
+pub fn start_with(config: Config, lines: &str) -> Managed {
     let port = ports::reserve();
     let admin = SocketAddr::from(([127, 0, 0, 1], port.number));
-    let config = config.set("admin", &format!("bind = \"{admin}\""));
+    let config = config.set("admin", &format!("bind = \"{admin}\"\n{lines}"));
+    let gateway = Gateway::start(config);
+    // It is ready for devices before it is for operators.
+    wait_until("the management interface", 10.0, || {
+        std::net::TcpStream::connect(admin).is_ok()
+    });
     Managed {
-        gateway: Gateway::start(config),
+        gateway,
         admin,
         _port: port,
     }

@@ -9,7 +9,7 @@ use crate::http::{ask, get};
 use crate::site::Served;
 
 /// The routes of the contract, as people read them there, and the two that this interface adds.
-const CONTRACT: [(&str, &str); 22] = [
+const CONTRACT: &[(&str, &str)] = &[
     ("get", "/api/v1/status"),
     ("get", "/api/v1/metrics"),
     ("get", "/api/v1/openapi.json"),
@@ -20,9 +20,13 @@ const CONTRACT: [(&str, &str); 22] = [
     ("post", "/api/v1/clients/{id}/subscriptions"),
     ("delete", "/api/v1/clients/{id}/subscriptions/{topic}"),
     ("post", "/api/v1/clients/{id}/request"),
+    ("post", "/api/v1/trace"),
     ("get", "/api/v1/config"),
     ("put", "/api/v1/config"),
+    ("get", "/api/v1/config/schema"),
     ("get", "/api/v1/listeners"),
+    ("post", "/api/v1/listeners"),
+    ("delete", "/api/v1/listeners/{kind}/{name}"),
     ("put", "/api/v1/listeners/{kind}/{name}/enable/{enabled}"),
     ("get", "/api/v1/users"),
     ("post", "/api/v1/users"),

@@ -6,8 +6,11 @@
 //! | `clients` | listing, showing, kicking, subscribing, asking devices |
 //! | `changes` | configuration, listeners, users, keys, reload |
 //! | `commands` | the command line and the built gateway |
+//! | `listeners` | listeners that come and go |
 //! | `document` | OpenAPI against what is served |
+//! | `scale` | a hundred thousand sessions |
 //! | `tls` | HTTPS |
+//! | `trace` | following one device |
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,6 +25,8 @@
     reason = "tests fail by panicking, read the clock, and each test binary uses a part of the support"
 )]
 
+#[path = "../support/dtls_client.rs"]
+mod dtls_client;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -31,8 +36,11 @@ mod clients;
 mod commands;
 mod document;
 mod http;
+mod listeners;
+mod scale;
 mod site;
 mod tls;
+mod trace;
 
 /// One UDP listener; the API without tokens.
 const PLAIN: &str = "[listeners.udp.default]\nbind = \"127.0.0.1:0\"\n";

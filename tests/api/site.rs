@@ -237,6 +237,7 @@ impl Site for TestSite {
                 transport: listener.transport(),
                 name: listener.name.clone(),
                 bind: *bind,
+                removed: false,
                 enabled: listener.transport() == Transport::Dtls || self.enabled.load(Ordering::Relaxed),
             })
             .collect()
@@ -277,11 +278,11 @@ fn monitoring(
     Monitoring {
         exposes: vec![
             Box::new(ExposeGateway {
-                listeners: listeners.clone(),
+                listeners: listeners.clone().into(),
                 workers: gateways,
             }),
             Box::new(ExposeCoap {
-                listeners,
+                listeners: listeners.into(),
                 workers: coaps,
             }),
             Box::new(ExposeBroker(broker.metrics())),

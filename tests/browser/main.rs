@@ -108,7 +108,7 @@ fn device(mut client: Client, id: String, stop: Arc<AtomicBool>) -> JoinHandle<(
 #[test]
 #[ignore = "needs Chromium and Node.js: make test-browser"]
 fn the_dashboard_does_what_it_shows() {
-    let admin = ports::reserve();
+    let (admin, spare) = (ports::reserve(), ports::reserve());
     let gateway = Gateway::start(config(admin.number));
     let stop = Arc::new(AtomicBool::new(false));
     let mut devices = Vec::new();
@@ -133,6 +133,7 @@ fn the_dashboard_does_what_it_shows() {
         .env("URL", format!("http://127.0.0.1:{}", admin.number))
         .env("TOKEN", TOKEN)
         .env("PICTURES", &pictures)
+        .env("PORT", spare.number.to_string())
         .status()
         .expect("Node.js is needed");
     stop.store(true, Ordering::Relaxed);
@@ -142,7 +143,7 @@ fn the_dashboard_does_what_it_shows() {
     assert!(status.success(), "{status}");
     let text = std::fs::read_to_string(gateway.path("portcullis.toml")).unwrap();
     assert!(
-        text.contains("heartbeat = \"45s\"") && text.contains("# the barn"),
+        text.contains("heartbeat = \"50s\"") && text.contains("# the barn") && !text.contains("cellar"),
         "{text}"
     );
     let keys = std::fs::read_to_string(gateway.path("psk.txt")).unwrap();

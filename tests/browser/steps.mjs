@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import path from "node:path";
 import { chromium } from "playwright-core";
 
-const { URL: url, TOKEN: token, PICTURES: pictures } = process.env;
+const { URL: url, TOKEN: token, PICTURES: pictures, PORT: port } = process.env;
 const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
   "--disable-component-update", "--disable-sync"];
@@ -134,8 +134,9 @@ async function credentials(page) {
 
 async function settings(page) {
   await page.getByRole("link", { name: "Settings" }).click();
+  await page.getByText("Advanced: the file as text").click();
   const editor = page.getByLabel("Configuration file");
-  await page.waitForFunction(() => document.querySelector("textarea")?.value.includes("[node]"));
+  await page.waitForFunction(() => document.querySelector(".editor textarea")?.value.includes("[node]"));
   const text = await editor.inputValue();
   await editor.fill(`${text}\n[coap]\nheartbeat = 45\nhartbeat = "45s"\n`);
   await page.getByRole("button", { name: "Check and save" }).click();
@@ -154,6 +155,73 @@ async function settings(page) {
   await page.getByText("udp:default is on.").waitFor();
 }
 
+const section = (page, name) => page.locator(`details[data-section="${name}"]`);
+
+async function fields(page) {
+  const form = page.locator("form", { has: page.locator(".settings") });
+  const coap = section(page, "coap");
+  await coap.locator("summary").click();
+  // What the text said stands in its field, what it did not say has its default.
+  assert.equal(await coap.getByLabel("heartbeat").inputValue(), "45s");
+  assert.equal(await coap.getByLabel("observe_check").getAttribute("placeholder"), "24h");
+  const save = form.getByRole("button", { name: "Save" });
+  assert.ok(await save.isDisabled());
+  // The keyboard alone is enough.
+  await coap.getByLabel("heartbeat").focus();
+  await page.keyboard.press("Control+A");
+  await page.keyboard.type("soon");
+  await section(page, "limits").locator("summary").click();
+  await section(page, "limits").getByLabel("requests_per_second").fill("many");
+  await page.keyboard.press("Enter");
+  const wrong = coap.locator(".field", { has: page.getByLabel("heartbeat") });
+  await wrong.getByText("expected a duration").waitFor();
+  assert.equal(await coap.getByLabel("heartbeat").getAttribute("aria-invalid"), "true");
+  await section(page, "limits").getByText("expected a whole number").waitFor();
+  assert.ok(await coap.getByLabel("heartbeat").evaluate((field) => field === document.activeElement), "the first wrong field has the focus");
+  await picture(page, "form-wrong");
+  await page.emulateMedia({ colorScheme: "dark" });
+  await picture(page, "form-wrong-dark");
+  await page.emulateMedia({ colorScheme: "light" });
+  await coap.getByLabel("heartbeat").fill("50s");
+  await section(page, "limits").getByLabel("requests_per_second").fill("500");
+  await coap.getByLabel("notify_type").selectOption("con");
+  const rules = section(page, "listeners.udp.default");
+  await rules.locator("summary").click();
+  await rules.getByLabel("access_rules").fill("allow 127.0.0.0/8\ndeny all");
+  await section(page, "log").locator("summary").click();
+  await section(page, "log").getByLabel("format").selectOption("json");
+  await save.click();
+  await page.getByText("Saved and in force.").waitFor();
+  await page.getByText("In force after a restart of the process: log.format").waitFor();
+  await coap.getByText("2 set").waitFor();
+  // Emptied, a key goes back to its default.
+  await coap.getByLabel("notify_type").selectOption("");
+  await save.click();
+  await coap.getByText("1 set").waitFor();
+}
+
+async function adding(page, port) {
+  await page.getByText("Add a listener").click();
+  const form = page.locator("form", { has: page.getByLabel("Kind") });
+  await form.getByLabel("Kind").selectOption("dtls");
+  await form.getByLabel("name", { exact: false }).first().fill("cellar");
+  await form.getByLabel("bind").fill("nowhere");
+  await form.getByRole("button", { name: "Add listener" }).click();
+  await form.locator(".field", { has: page.getByLabel("bind") }).getByText("expected").waitFor();
+  await form.getByLabel("bind").fill(`127.0.0.1:${port}`);
+  await form.getByLabel("psk_file").fill("psk.txt");
+  await picture(page, "listener-form");
+  await form.getByRole("button", { name: "Add listener" }).click();
+  await page.getByText(`dtls:cellar serves at 127.0.0.1:${port}.`).waitFor();
+  await page.getByRole("switch", { name: "dtls:cellar serves" }).waitFor();
+  await section(page, "listeners.dtls.cellar").waitFor();
+  await page.screenshot({ path: path.join(pictures, "settings-whole.png"), fullPage: true });
+  await page.getByRole("button", { name: "Remove dtls:cellar" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Remove" }).click();
+  await page.getByText("dtls:cellar is gone.").waitFor();
+  await section(page, "listeners.dtls.cellar").waitFor({ state: "detached" });
+}
+
 async function phone() {
   const page = await open({ viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true });
   await signIn(page);
@@ -166,6 +234,12 @@ async function phone() {
     await noOverflow(page, name);
     await picture(page, `phone-${name.toLowerCase()}`);
   }
+  await section(page, "listeners.dtls.default").locator("summary").click();
+  await page.getByText("Add a listener").click();
+  await noOverflow(page, "the form of settings");
+  await page.emulateMedia({ colorScheme: "dark" });
+  await section(page, "listeners.dtls.default").scrollIntoViewIfNeeded();
+  await picture(page, "phone-form-dark");
   await page.goto("/#clients/pump-2");
   await page.getByText("weather/+").waitFor();
   await noOverflow(page, "client");
@@ -179,6 +253,8 @@ try {
   await clients(page);
   await credentials(page);
   await settings(page);
+  await fields(page);
+  await adding(page, port);
   await phone();
   assert.deepEqual(faults, []);
 } catch (error) {

@@ -124,6 +124,7 @@ impl Server {
                 DtlsEvent::Plaintext { session, range } => Seen::Plaintext(session, datagram[range].to_vec()),
                 DtlsEvent::AddressChanged { session, to } => Seen::AddressChanged(session, to),
                 DtlsEvent::Closed { session, reason } => Seen::Closed(session, reason),
+                DtlsEvent::Noted { .. } => panic!("nobody watches"),
             });
         }
         self.output()

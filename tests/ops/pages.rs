@@ -116,6 +116,13 @@ fn every_page_is_in_the_index() {
 #[test]
 fn every_command_is_run_by_some_test() {
     for page in pages() {
+        // A block that is indented instead of fenced would be run by nobody.
+        let mut before = "";
+        for (number, line) in text_of(&page).lines().enumerate() {
+            let indented = before.is_empty() && line.starts_with("    ") && !line.trim().is_empty();
+            assert!(!indented, "{page}:{}: a block without a fence", number + 1);
+            before = line.trim();
+        }
         for block in blocks(&text_of(&page)) {
             let mut words = block.info.split_whitespace();
             let language = words.next().unwrap_or_default();

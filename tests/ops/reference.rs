@@ -1,4 +1,5 @@
-//! The pages that are made of the code: configuration, metrics, reasons. `UPDATE_DOCS=1` writes them.
+//! The pages that are made of the code: configuration, routes, metrics, reasons. `UPDATE_DOCS=1` writes them. And the commands,
+//! which are written by hand, but all of them.
 
 use std::fmt::Write as _;
 
@@ -70,7 +71,11 @@ fn the_configuration_page_is_that_of_the_code() {
             cell(key.kind),
             match key.default {
                 "unset" => "none".to_owned(),
-                default => format!("`{}`", cell(default)),
+                // A long one is broken into lines where it stands in the source.
+                default => format!(
+                    "`{}`",
+                    cell(&default.split_whitespace().collect::<Vec<_>>().join(" "))
+                ),
             },
             cell(&key.about)
         )
@@ -217,4 +222,77 @@ fn the_reasons_page_is_that_of_the_code() {
             }
         }
     }
+}
+
+#[test]
+fn the_table_of_routes_is_that_of_the_code() {
+    let document = serde_json::to_value(portcullis::admin::api::openapi()).unwrap();
+    let mut text = String::from("\n| route | what it does | role |\n|---|---|---|\n");
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in ["get", "post", "put", "delete"] {
+            let Some(operation) = item.get(method) else {
+                continue;
+            };
+            let summary = operation["summary"].as_str().unwrap_or_default();
+            assert!(!summary.is_empty(), "{method} {path} says nothing about itself");
+            let role = if method == "get" { "readonly" } else { "admin" };
+            let path = path.strip_prefix("/api/v1/").unwrap();
+            writeln!(
+                text,
+                "| `{} {path}` | {} | {role} |",
+                method.to_uppercase(),
+                cell(summary)
+            )
+            .unwrap();
+        }
+    }
+    text.push('\n');
+    page("docs/management.md", &text);
+}
+
+/// The commands and their subcommands, as `--help` lists them.
+fn commands(of: &[&str]) -> Vec<String> {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(of)
+        .arg("--help")
+        .output()
+        .unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let Some((_, list)) = help.split_once("Commands:\n") else {
+        return vec![of.join(" ")];
+    };
+    let names = list
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help");
+    names
+        .flat_map(|name| {
+            let mut path = of.to_vec();
+            path.push(name);
+            commands(&path)
+        })
+        .collect()
+}
+
+#[test]
+fn every_command_is_on_some_page() {
+    let all = commands(&[]);
+    assert!(all.len() > 15, "{all:?}");
+    let pages: String = ["README.md"]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(std::fs::read_dir(repository("docs")).unwrap().map(|entry| {
+            let name = entry.unwrap().file_name();
+            format!("docs/{}", name.to_string_lossy())
+        }))
+        .filter(|path| path.ends_with(".md"))
+        .map(|path| text_of(&path))
+        .collect();
+    let missing: Vec<_> = all
+        .iter()
+        .filter(|command| !pages.contains(&format!("portcullis {command}")))
+        .collect();
+    assert!(missing.is_empty(), "on no page: {missing:?}");
 }

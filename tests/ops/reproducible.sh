@@ -5,14 +5,16 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 repository=$(git -C "$here" rev-parse --show-toplevel)
-SOURCE_DATE_EPOCH=$(git -C "$repository" log -1 --format=%ct)
+# One commit for both, whatever is committed while the first is built.
+commit=$(git -C "$repository" rev-parse HEAD)
+SOURCE_DATE_EPOCH=$(git -C "$repository" log -1 --format=%ct "$commit")
 export SOURCE_DATE_EPOCH
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 copy() {
     mkdir -p "$1"
-    git -C "$repository" archive HEAD | tar -x -C "$1"
+    git -C "$repository" archive "$commit" | tar -x -C "$1"
     "$1/tests/ops/build.sh" "$1" >&2
     echo "$1"
 }

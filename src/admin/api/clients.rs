@@ -53,6 +53,10 @@ pub struct Client {
     pub idle_seconds: u64,
     /// How many observations it has.
     pub subscriptions: usize,
+    /// How often something was sent to it again because it was not acknowledged, since it is at this address or on this DTLS
+    /// session.
+    #[serde(default)]
+    pub retransmissions: u64,
 }
 
 /// An identity and how it was proved.
@@ -320,6 +324,7 @@ impl Client {
             seen_at: rfc3339(now.wall_of(info.seen_at)),
             idle_seconds: now.since(info.seen_at).as_secs(),
             subscriptions: info.observations,
+            retransmissions: info.retransmissions,
         }
     }
 }

@@ -9,11 +9,12 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use openssl::sha::sha256;
-use serde_json::{Map, Value as JsonValue};
+use serde_json::{Map, Value as JsonValue, json};
 use toml_edit::{DocumentMut, InlineTable, Item, Table, TableLike, Value};
 use zeroize::Zeroizing;
 
 use crate::config::{self, Problems};
+use crate::types::Transport;
 
 use super::error::{ApiError, ErrorBody};
 use super::extract::media_type;
@@ -92,15 +93,27 @@ pub(super) async fn put(
     let expected = headers
         .get(header::IF_MATCH)
         .map(|tag| tag.to_str().unwrap_or_default().to_owned());
+    apply(&api, path, expected, move |old| change.apply(old))
+        .await
+        .map(Json)
+}
+
+/// Replaces the file by what `edit` makes of it, if that is right, and puts it in force.
+async fn apply(
+    api: &Api,
+    path: PathBuf,
+    expected: Option<String>,
+    edit: impl FnOnce(&[u8]) -> Result<String, ApiError> + Send + 'static,
+) -> Result<ReloadReport, ApiError> {
     let target = path.clone();
-    let (warnings, reloaded) = files::change(&api, path, Kind::Public, move |old| {
+    let (warnings, reloaded) = files::change(api, path, Kind::Public, move |old| {
         if expected.is_some_and(|tag| tag != "*" && tag != etag(old)) {
             return Err(ApiError::conflict(
                 "changed_meanwhile",
                 "the file was changed by someone else: read it again",
             ));
         }
-        let text = change.apply(old)?;
+        let text = edit(old)?;
         let loaded = config::load_from(&text, &target).map_err(|problems| invalid(&problems))?;
         Ok(Edit {
             content: Zeroizing::new(text.into_bytes()),
@@ -112,7 +125,54 @@ pub(super) async fn put(
     if report.warnings.is_empty() {
         report.warnings = super::error::ProblemView::all(&warnings);
     }
-    Ok(Json(report))
+    Ok(report)
+}
+
+/// Changes one listener of the file: `change` gets what the file has under its table, and says what it shall have; nothing
+/// removes it. The listeners that a file without `[listeners]` has by default are written into it, or they would be gone.
+pub(super) async fn change_listener(
+    api: &Api,
+    transport: Transport,
+    name: String,
+    change: impl FnOnce(Option<&Item>) -> Result<Option<Map<String, JsonValue>>, ApiError> + Send + 'static,
+) -> Result<ReloadReport, ApiError> {
+    let edit = move |old: &[u8]| with_listener(old, transport, &name, change);
+    apply(api, file(api)?, None, edit).await
+}
+
+fn with_listener(
+    old: &[u8],
+    transport: Transport,
+    name: &str,
+    change: impl FnOnce(Option<&Item>) -> Result<Option<Map<String, JsonValue>>, ApiError>,
+) -> Result<String, ApiError> {
+    let mut document = parse(old)?;
+    if document.get("listeners").is_none() {
+        let defaults = json!({"listeners": {"udp": {"default": {}}, "dtls": {"default": {}}}});
+        patch(&mut document, defaults)?;
+    }
+    let kind = transport.label();
+    let table = document.get("listeners").and_then(|all| all.get(kind)?.get(name));
+    let wanted = match change(table)? {
+        Some(settings) => JsonValue::Object(settings),
+        None => JsonValue::Null,
+    };
+    patch(&mut document, json!({ "listeners": { kind: { name: wanted } } }))?;
+    Ok(document.to_string())
+}
+
+fn parse(text: &[u8]) -> Result<DocumentMut, ApiError> {
+    std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| ApiError::conflict("broken_file", "the file is no TOML now: mend it, or put it whole"))
+}
+
+fn patch(document: &mut DocumentMut, patch: JsonValue) -> Result<(), ApiError> {
+    let JsonValue::Object(patch) = patch else {
+        return Ok(());
+    };
+    merge(document.as_table_mut(), &patch, false).map_err(ApiError::bad_request)
 }
 
 enum Change {
@@ -140,12 +200,7 @@ impl Change {
             Self::Text(text) => return Ok(text),
             Self::Patch(patch) => patch,
         };
-        let mut document: DocumentMut = std::str::from_utf8(old)
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| {
-                ApiError::conflict("broken_file", "the file is no TOML now: mend it, or put it whole")
-            })?;
+        let mut document = parse(old)?;
         merge(document.as_table_mut(), &patch, false).map_err(ApiError::bad_request)?;
         Ok(document.to_string())
     }
@@ -166,7 +221,7 @@ fn merge(table: &mut dyn TableLike, patch: &Map<String, JsonValue>, inline: bool
                     } else {
                         let mut new = Table::new();
                         // A table of tables only needs no header of its own.
-                        new.set_implicit(inner.values().all(JsonValue::is_object));
+                        new.set_implicit(!inner.is_empty() && inner.values().all(JsonValue::is_object));
                         Item::Table(new)
                     };
                     table.insert(key, empty);
@@ -234,8 +289,6 @@ fn etag(content: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn patched(old: &str, patch: JsonValue) -> String {
@@ -271,6 +324,30 @@ mod tests {
             new,
             "[listeners.udp.b]\naccess_rules = [\"deny all\"]\nbind = \"[::]:1\"\n"
         );
+    }
+
+    #[test]
+    fn a_file_without_listeners_keeps_its_default_ones_when_one_is_added() {
+        let bind = json!({"bind": "[::]:1"}).as_object().cloned();
+        let new = with_listener(b"# mine\n", Transport::Udp, "b", |there| {
+            assert!(there.is_none());
+            Ok(bind)
+        });
+        let new = new.map_err(|error| format!("{error:?}")).unwrap();
+        let config: JsonValue = toml::from_str(&new).unwrap();
+        assert_eq!(
+            config["listeners"],
+            json!({"udp": {"default": {}, "b": {"bind": "[::]:1"}}, "dtls": {"default": {}}})
+        );
+        assert!(new.contains("# mine"), "{new}");
+        let less = with_listener(b"", Transport::Dtls, "default", |there| {
+            assert!(there.is_some());
+            Ok(None)
+        });
+        let less = less.map_err(|error| format!("{error:?}")).unwrap();
+        let config: JsonValue = toml::from_str(&less).unwrap();
+        assert_eq!(config["listeners"]["udp"], json!({"default": {}}));
+        assert!(config["listeners"]["dtls"].get("default").is_none(), "{less}");
     }
 
     #[test]

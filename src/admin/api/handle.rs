@@ -99,6 +99,8 @@ pub struct ListenerState {
     pub bind: SocketAddr,
     /// Whether it serves.
     pub enabled: bool,
+    /// Whether it is no longer in the configuration; it keeps its id.
+    pub removed: bool,
 }
 
 /// What came of a reload.

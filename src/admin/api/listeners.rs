@@ -1,19 +1,23 @@
-//! `listeners`: what serves, and switching it off and on.
+//! `listeners`: what serves, switching it off and on, adding and removing.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as JsonValue};
 use utoipa::ToSchema;
 
-use crate::types::ListenerId;
+use crate::types::{ListenerId, Transport};
 
-use super::Api;
+use super::audit::Subject;
 use super::clients::transport;
-use super::error::{ApiError, ErrorBody};
-use super::extract::Path;
+use super::error::{ApiError, ErrorBody, ProblemView};
+use super::extract::{Body, Path};
 use super::handle::ListenerState;
+use super::{Api, config};
 
 /// A listener.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -42,7 +46,138 @@ impl Listener {
 /// List the listeners
 #[utoipa::path(get, path = "/api/v1/listeners", tag = "listeners", responses((status = 200, body = [Listener])))]
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<Vec<Listener>> {
-    Json(api.site.listeners().iter().map(Listener::of).collect())
+    let all = api.site.listeners();
+    let there = all.iter().filter(|listener| !listener.removed);
+    Json(there.map(Listener::of).collect())
+}
+
+/// A listener to add.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewListener {
+    /// `udp` or `dtls`.
+    kind: String,
+    /// Its name: 1 to 64 letters, digits, `-` or `_`.
+    name: String,
+    /// Its table in the configuration file, such as `{"bind": "[::]:5685"}`.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    settings: Map<String, JsonValue>,
+}
+
+/// A listener that was added.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(super) struct AddedListener {
+    /// The listener.
+    #[serde(flatten)]
+    listener: Listener,
+    /// What only a restart can do; then the listener does not serve yet.
+    restart_required: Vec<String>,
+    /// What should be said about the configuration, such as certificates that ran out.
+    warnings: Vec<ProblemView>,
+}
+
+fn kind_of(word: &str) -> Result<Transport, ApiError> {
+    transport(word).ok_or_else(|| ApiError::not_found(format!("listeners are `udp` or `dtls`, not {word:?}")))
+}
+
+/// Add a listener
+///
+/// It is written into the configuration file, whose comments stay, and serves at once.
+#[utoipa::path(
+    post,
+    path = "/api/v1/listeners",
+    tag = "listeners",
+    request_body = NewListener,
+    responses(
+        (status = 201, body = AddedListener),
+        (status = 400, body = ErrorBody, description = "It is wrong; `problems` says where"),
+        (status = 404, body = ErrorBody, description = "The gateway runs without a file"),
+        (status = 409, body = ErrorBody, description = "It is there already, or cannot listen; nothing was changed")
+    )
+)]
+pub(super) async fn add(
+    State(api): State<Arc<Api>>,
+    Body(wanted): Body<NewListener>,
+) -> Result<Response, ApiError> {
+    let NewListener { kind, name, settings } = wanted;
+    let transport = transport(&kind)
+        .ok_or_else(|| ApiError::bad_request(format!("kind is `udp` or `dtls`, not {kind:?}")))?;
+    let configured = settings
+        .get("bind")
+        .and_then(JsonValue::as_str)
+        .map(str::to_owned);
+    let called = name.clone();
+    let report = config::change_listener(&api, transport, name.clone(), move |there| match there {
+        Some(_) => Err(ApiError::conflict(
+            "exists",
+            format!("there is a {} listener {called:?} already", transport.label()),
+        )),
+        None => Ok(Some(settings)),
+    })
+    .await?;
+    let all = api.site.listeners();
+    let served = find(&all, transport, &name).map(|(_, listener)| Listener::of(listener));
+    let subject = Subject(format!("listeners.{}.{name}", transport.label()));
+    let added = AddedListener {
+        listener: served.unwrap_or_else(|| Listener {
+            kind,
+            name,
+            bind: configured.unwrap_or_default(),
+            enabled: false,
+        }),
+        restart_required: report.restart_required,
+        warnings: report.warnings,
+    };
+    let mut response = (StatusCode::CREATED, Json(added)).into_response();
+    response.extensions_mut().insert(subject);
+    Ok(response)
+}
+
+/// Remove a listener
+///
+/// What is connected through it ends, its sockets are closed, and its table leaves the configuration file.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/listeners/{kind}/{name}",
+    tag = "listeners",
+    params(
+        ("kind" = String, Path, description = "`udp` or `dtls`"),
+        ("name" = String, Path, description = "The listener's name")
+    ),
+    responses(
+        (status = 204),
+        (status = 400, body = ErrorBody, description = "It is the last one"),
+        (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody)
+    )
+)]
+pub(super) async fn remove(
+    State(api): State<Arc<Api>>,
+    Path((kind, name)): Path<(String, String)>,
+) -> Result<StatusCode, ApiError> {
+    let transport = kind_of(&kind)?;
+    let called = name.clone();
+    config::change_listener(&api, transport, name, move |there| match there {
+        Some(_) => Ok(None),
+        None => Err(ApiError::not_found(format!(
+            "the file has no {} listener {called:?}",
+            transport.label()
+        ))),
+    })
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn find<'a>(
+    all: &'a [ListenerState],
+    transport: Transport,
+    name: &str,
+) -> Option<(ListenerId, &'a ListenerState)> {
+    (0..)
+        .map(ListenerId)
+        .zip(all)
+        .find(|(_, listener)| !listener.removed && listener.transport == transport && listener.name == name)
 }
 
 /// Switch a listener off or on
@@ -71,16 +206,10 @@ pub(super) async fn enable(
     let enabled: bool = enabled
         .parse()
         .map_err(|_| ApiError::bad_request("enable/true or enable/false"))?;
-    let kind = transport(&kind)
-        .ok_or_else(|| ApiError::not_found(format!("listeners are `udp` or `dtls`, not {kind:?}")))?;
-    let find = || {
-        (0..)
-            .map(ListenerId)
-            .zip(api.site.listeners())
-            .find(|(_, listener)| listener.transport == kind && listener.name == name)
-            .ok_or_else(|| ApiError::not_found(format!("there is no {} listener {name:?}", kind.label())))
-    };
-    let (id, before) = find()?;
+    let kind = kind_of(&kind)?;
+    let missing = || ApiError::not_found(format!("there is no {} listener {name:?}", kind.label()));
+    let all = api.site.listeners();
+    let (id, before) = find(&all, kind, &name).ok_or_else(missing)?;
     if before.enabled != enabled {
         let _one_at_a_time = api.changes.lock().await;
         api.site
@@ -88,5 +217,7 @@ pub(super) async fn enable(
             .await
             .map_err(|why| ApiError::conflict("not_switched", why))?;
     }
-    Ok(Json(Listener::of(&find()?.1)))
+    let all = api.site.listeners();
+    let (_, now) = find(&all, kind, &name).ok_or_else(missing)?;
+    Ok(Json(Listener::of(now)))
 }

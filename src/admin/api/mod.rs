@@ -5,9 +5,9 @@
 //! | [`handle`] | the seam: what the process does for this interface |
 //! | `access` | tokens, roles, the guard against pages of other sites |
 //! | `audit` | a line in the log for each change |
-//! | `listing`, `clients`, `subscriptions`, `device` | clients |
+//! | `listing`, `clients`, `subscriptions`, `device`, `trace` | clients |
 //! | `status`, `metrics` | how the gateway is |
-//! | `config`, `listeners`, `psk`, `users`, `files` | changes |
+//! | `config`, `schema`, `listeners`, `psk`, `users`, `files` | changes |
 //! | [`restart`] | which changes a reload does not do |
 //! | [`serve`] | connections, TLS, time-outs |
 //!
@@ -35,9 +35,12 @@ mod metrics;
 )]
 mod psk;
 pub mod restart;
+mod schema;
 pub mod serve;
 mod status;
 mod subscriptions;
+mod trace;
+mod trace_event;
 mod users;
 
 use std::net::SocketAddr;
@@ -69,6 +72,7 @@ pub use error::{ErrorBody, ProblemView};
 pub use metrics::{Metrics, Sample};
 pub use status::{Broker, ReloadReport, Sessions, Spool, Status};
 pub use subscriptions::Subscription;
+pub use trace_event::{TraceEvent, TraceMessage, TraceOption, TraceSession};
 
 /// How long a worker may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -87,6 +91,8 @@ struct Api {
     changes: Mutex<()>,
     /// Walks through all clients.
     walks: Semaphore,
+    /// Places for traces.
+    traces: Arc<Semaphore>,
     openapi: String,
 }
 
@@ -136,9 +142,12 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(subscriptions::list, subscriptions::add))
         .routes(routes!(subscriptions::remove))
         .routes(routes!(device::request))
+        .routes(routes!(trace::start))
         .routes(routes!(config::get, config::put))
+        .routes(routes!(schema::get))
         .routes(routes!(status::post_reload))
-        .routes(routes!(listeners::list))
+        .routes(routes!(listeners::list, listeners::add))
+        .routes(routes!(listeners::remove))
         .routes(routes!(listeners::enable))
         .routes(routes!(users::list, users::add))
         .routes(routes!(users::remove))
@@ -172,6 +181,7 @@ fn router(site: Arc<dyn Site>, bound: SocketAddr) -> Router {
         site,
         changes: Mutex::new(()),
         walks: Semaphore::new(1),
+        traces: Arc::new(Semaphore::new(trace::TRACES)),
         openapi: openapi().to_json().unwrap_or_default(),
     });
     let (router, _) = routes().split_for_parts();

@@ -22,6 +22,7 @@ use tracing::{debug, error};
 use crate::config::Config;
 
 use super::handle::Site;
+use super::trace::LongLife;
 use super::{Peer, router};
 
 /// Connections at once; more are closed unanswered.
@@ -125,11 +126,16 @@ impl Acceptor {
                     {
                         continue;
                     }
-                    let router = self.router.clone().layer(Extension(Peer(peer)));
+                    let life = LongLife::default();
+                    let router = self
+                        .router
+                        .clone()
+                        .layer(Extension(Peer(peer)))
+                        .layer(Extension(life.clone()));
                     tokio::spawn(async move {
                         match security {
-                            Security::Tls(acceptor) => serve_tls(stream, &acceptor, router).await,
-                            Security::Plain | Security::Broken => serve(stream, router).await,
+                            Security::Tls(acceptor) => serve_tls(stream, &acceptor, router, &life).await,
+                            Security::Plain | Security::Broken => serve(stream, router, &life).await,
                         }
                         drop(place);
                     });
@@ -202,27 +208,31 @@ fn acceptor(
     Ok(builder.build())
 }
 
-async fn serve_tls(stream: TcpStream, acceptor: &SslAcceptor, router: Router) {
+async fn serve_tls(stream: TcpStream, acceptor: &SslAcceptor, router: Router, life: &LongLife) {
     let handshake = async {
         let mut stream = SslStream::new(Ssl::new(acceptor.context()).ok()?, stream).ok()?;
         Pin::new(&mut stream).accept().await.ok()?;
         Some(stream)
     };
     match timeout(HANDSHAKE, handshake).await {
-        Ok(Some(stream)) => serve(stream, router).await,
+        Ok(Some(stream)) => serve(stream, router, life).await,
         Ok(None) => debug!("a TLS handshake failed"),
         Err(_) => debug!("a TLS handshake took too long"),
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, life: &LongLife) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match timeout(LIFE, connection).await {
-        Ok(Ok(())) | Err(_) => {}
-        Ok(Err(error)) => debug!(%error, "connection failed"),
+    let mut connection = std::pin::pin!(connection);
+    loop {
+        match timeout(LIFE, connection.as_mut()).await {
+            Err(_) if life.is_wanted() => {}
+            Ok(Ok(())) | Err(_) => return,
+            Ok(Err(error)) => return debug!(%error, "connection failed"),
+        }
     }
 }

@@ -42,7 +42,7 @@ pub struct Subscription {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewSubscription {
-    /// The MQTT topic filter, as the broker knows it.
+    /// The MQTT topic filter at the broker: with the mountpoint, if the listener has one.
     pub topic: String,
     /// 0, 1 or 2.
     #[serde(default)]
@@ -147,7 +147,7 @@ pub(super) async fn add(
     tag = "clients",
     params(
         ("id" = String, Path, description = "The client id"),
-        ("topic" = String, Path, description = "The topic filter; its slashes may stand as they are")
+        ("topic" = String, Path, description = "The topic filter as the list shows it, mountpoint included; its slashes may stand as they are")
     ),
     responses((status = 204), (status = 404, body = ErrorBody))
 )]

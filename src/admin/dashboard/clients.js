@@ -54,7 +54,7 @@ export function clients(selected) {
       h("thead", {}, h("tr", {},
         h("th", {}, "Client id"), h("th", { class: "wide" }, "Identity"), h("th", { class: "optional" }, "Listener"), h("th", { class: "optional" }, "Address"),
         h("th", { class: "optional" }, "Cipher"), h("th", { class: "num optional" }, "Age"), h("th", { class: "num" }, "Heard of"),
-        h("th", { class: "num" }, "Obs."), h("th", {}))),
+        h("th", { class: "num" }, "Obs."), h("th", { class: "num wide", title: "Sent again because it was not acknowledged" }, "Again"), h("th", {}))),
       rows)),
     h("div", { class: "row" }, h("span", { class: "grow" }), back, on));
   const split = h("div", { class: "split" }, list);
@@ -75,6 +75,7 @@ export function clients(selected) {
       h("td", { class: "num optional" }, age(client.age_seconds)),
       h("td", { class: "num" }, age(client.idle_seconds)),
       h("td", { class: "num" }, client.subscriptions),
+      h("td", { class: "num wide" }, client.retransmissions),
       h("td", { class: "num" }, id !== null && h("button", { class: "small danger", onclick: async () => { if (await kick(id)) await update(); } }, "Kick")));
   }
 
@@ -89,7 +90,7 @@ export function clients(selected) {
     }
     const { data, meta } = page;
     rows.replaceChildren(...data.map(row));
-    if (data.length === 0) rows.append(h("tr", {}, h("td", { colspan: 9 }, h("p", { class: "empty" }, asked.like_clientid || asked.transport ? "No client fits." : "No clients yet."))));
+    if (data.length === 0) rows.append(h("tr", {}, h("td", { colspan: 10 }, h("p", { class: "empty" }, asked.like_clientid || asked.transport ? "No client fits." : "No clients yet."))));
     const first = (meta.page - 1) * meta.limit;
     const total = meta.count === undefined ? "" : ` of ${meta.count}`;
     places.textContent = data.length > 0 ? `${first + 1}–${first + data.length}${total}` : "";

@@ -23,6 +23,7 @@ const FILES: &[(&str, &str, &str)] = &[
     ("/clients.js", SCRIPT, include_str!("clients.js")),
     ("/credentials.js", SCRIPT, include_str!("credentials.js")),
     ("/dom.js", SCRIPT, include_str!("dom.js")),
+    ("/form.js", SCRIPT, include_str!("form.js")),
     ("/history.js", SCRIPT, include_str!("history.js")),
     ("/overview.js", SCRIPT, include_str!("overview.js")),
     ("/settings.js", SCRIPT, include_str!("settings.js")),

@@ -7,21 +7,22 @@ use crate::coap::metrics::{ListenerMetrics, MessageTable};
 use crate::types::reason::Label as _;
 use crate::types::{ListenerId, Transport};
 
-use super::{DATAGRAMS_DROPPED, Exposes, Exposition, LIMITS_REJECTED};
+use super::{DATAGRAMS_DROPPED, Exposes, Exposition, LIMITS_REJECTED, ListenerNames};
 use crate::admin::exposition::LabelPair;
 
 /// The CoAP layers of all workers.
 pub struct ExposeCoap {
-    /// Name and transport of each listener, in the order of their ids.
-    pub listeners: Vec<(String, Transport)>,
+    /// The listeners.
+    pub listeners: ListenerNames,
     /// The counters of each worker.
     pub workers: Vec<Arc<CoapMetrics>>,
 }
 
 impl Exposes for ExposeCoap {
     fn expose(&self, out: &mut Exposition) {
+        let listeners = self.listeners.all();
         for worker in &self.workers {
-            for ((name, transport), id) in self.listeners.iter().zip(0..) {
+            for ((name, transport), id) in listeners.iter().zip(0..) {
                 if let Some(counters) = worker.listener(ListenerId(id)) {
                     expose_listener(out, name, *transport, counters);
                 }

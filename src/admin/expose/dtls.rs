@@ -1,21 +1,36 @@
 //! What the DTLS listeners count.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::dtls::DtlsMetrics;
 use crate::types::Transport;
 
 use super::{Exposes, Exposition, LIMITS_REJECTED, SESSIONS};
 
-/// The DTLS listeners of all workers.
-pub struct ExposeDtls {
-    /// The listener's name with the counters of each worker.
-    pub listeners: Vec<(String, Vec<Arc<DtlsMetrics>>)>,
+/// The DTLS listeners, each by name with the counters of each worker. It grows when listeners are added.
+#[derive(Debug, Clone, Default)]
+pub struct DtlsCounters(Arc<Mutex<Vec<Named>>>);
+
+type Named = (String, Vec<Arc<DtlsMetrics>>);
+
+impl DtlsCounters {
+    /// The counters of one more worker, for a listener that may be new.
+    pub fn add(&self, listener: &str, worker: Arc<DtlsMetrics>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.iter_mut().find(|(name, _)| name == listener) {
+            Some((_, workers)) => workers.push(worker),
+            None => all.push((listener.to_owned(), vec![worker])),
+        }
+    }
 }
+
+/// Shows them.
+pub struct ExposeDtls(pub DtlsCounters);
 
 impl Exposes for ExposeDtls {
     fn expose(&self, out: &mut Exposition) {
-        for (name, workers) in &self.listeners {
+        let listeners = self.0.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (name, workers) in &listeners {
             for worker in workers {
                 handshakes(out, name, worker);
                 sessions(out, name, worker);

@@ -5,20 +5,21 @@ use std::sync::Arc;
 use crate::gateway::metrics::GatewayMetrics;
 use crate::types::Transport;
 
-use super::{DATAGRAMS_DROPPED, Exposes, Exposition, LIMITS_REJECTED, SESSIONS};
+use super::{DATAGRAMS_DROPPED, Exposes, Exposition, LIMITS_REJECTED, ListenerNames, SESSIONS};
 
 /// The gateways of all workers.
 pub struct ExposeGateway {
-    /// Name and transport of each listener, in the order of their ids.
-    pub listeners: Vec<(String, Transport)>,
+    /// The listeners.
+    pub listeners: ListenerNames,
     /// The counters of each worker.
     pub workers: Vec<Arc<GatewayMetrics>>,
 }
 
 impl Exposes for ExposeGateway {
     fn expose(&self, out: &mut Exposition) {
+        let listeners = self.listeners.all();
         for worker in &self.workers {
-            for ((name, transport), counters) in self.listeners.iter().zip(&worker.listeners) {
+            for ((name, transport), counters) in listeners.iter().zip(&worker.listeners) {
                 let labels = [("listener", name.as_str()), ("transport", transport.label())];
                 if *transport == Transport::Udp {
                     out.gauge("sessions", SESSIONS, &labels, counters.udp_peers.get() as f64);

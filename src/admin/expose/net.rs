@@ -7,20 +7,21 @@ use crate::net::{ListenerNet, NetMetrics};
 use crate::types::Transport;
 use crate::types::reason::{DropReason, Label};
 
-use super::{DATAGRAMS_DROPPED, Exposes, Exposition};
+use super::{DATAGRAMS_DROPPED, Exposes, Exposition, ListenerNames};
 
 /// The sockets of all workers.
 pub struct ExposeNet {
-    /// Name and transport of each listener, in the order of their ids.
-    pub listeners: Vec<(String, Transport)>,
+    /// The listeners.
+    pub listeners: ListenerNames,
     /// The counters of each worker.
     pub workers: Vec<Arc<NetMetrics>>,
 }
 
 impl Exposes for ExposeNet {
     fn expose(&self, out: &mut Exposition) {
+        let listeners = self.listeners.all();
         for worker in &self.workers {
-            for ((name, transport), counters) in self.listeners.iter().zip(worker.iter()) {
+            for ((name, transport), counters) in listeners.iter().zip(worker.iter()) {
                 expose_listener(out, name, *transport, counters);
             }
         }

@@ -45,7 +45,8 @@ fn monitoring(health: Arc<Health>, broker: Arc<AtomicBool>) -> Arc<Monitoring> {
                 listeners: vec![
                     ("default".to_owned(), Transport::Udp),
                     ("default".to_owned(), Transport::Dtls),
-                ],
+                ]
+                .into(),
                 workers,
             }),
             Box::new(ExposeProcess {

@@ -98,6 +98,32 @@ pub(in crate::cli) struct TopArgs {
 }
 
 #[derive(Debug, Args)]
+pub(in crate::cli) struct TraceArgs {
+    /// The device: its client id, user name or DTLS identity, or an address with or without port
+    #[arg(value_name = "CLIENT|IDENTITY")]
+    pub(super) target: String,
+    /// End after so many seconds; without it, at Ctrl-C
+    #[arg(long = "for", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(super) seconds: Option<u64>,
+    /// How many bytes of each payload to show
+    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = payload)]
+    pub(super) payload: usize,
+    /// Show no payloads, only their lengths
+    #[arg(long, conflicts_with = "payload")]
+    pub(super) no_payload: bool,
+    #[command(flatten)]
+    pub(super) remote: Remote,
+}
+
+fn payload(text: &str) -> Result<usize, String> {
+    use crate::gateway::trace::MAX_PREVIEW;
+    text.parse()
+        .ok()
+        .filter(|bytes| *bytes <= MAX_PREVIEW)
+        .ok_or_else(|| format!("0 to {MAX_PREVIEW}"))
+}
+
+#[derive(Debug, Args)]
 pub(in crate::cli) struct DoctorArgs {
     /// Configuration file; without it the installed one, else the quick start's
     #[arg(short, long, value_name = "FILE")]

@@ -36,9 +36,9 @@ fn list(which: &Which, limit: Option<usize>, remote: &Remote) -> Result<(), Fail
     }
     let rows: Vec<Vec<String>> = clients.iter().map(row).collect();
     let headings = [
-        "CLIENT", "IDENTITY", "LISTENER", "ADDRESS", "CIPHER", "CID", "AGE", "IDLE", "OBS",
+        "CLIENT", "IDENTITY", "LISTENER", "ADDRESS", "CIPHER", "CID", "AGE", "IDLE", "OBS", "RETR",
     ];
-    output::print(&table(&headings, &[6, 7, 8], &rows))
+    output::print(&table(&headings, &[6, 7, 8, 9], &rows))
 }
 
 /// All that fit, page by page; or the first so many.
@@ -82,6 +82,7 @@ fn row(client: &Client) -> Vec<String> {
         age(client.age_seconds),
         age(client.idle_seconds),
         client.subscriptions.to_string(),
+        client.retransmissions.to_string(),
     ]
 }
 
@@ -128,6 +129,7 @@ fn show(client: &str, remote: &Remote) -> Result<(), Failure> {
     }
     facts.push(("first seen", format!("{} ago", age(own.age_seconds))));
     facts.push(("heard of", format!("{} ago", age(own.idle_seconds))));
+    facts.push(("sent again", format!("{} times", own.retransmissions)));
     let mut text: String = facts
         .iter()
         .map(|(name, value)| format!("{name:14}{value}\n"))
@@ -251,6 +253,7 @@ mod tests {
             seen_at: created_at.to_owned(),
             idle_seconds: 0,
             subscriptions: 0,
+            retransmissions: 0,
         }
     }
 

@@ -5,9 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{Request, StatusCode, Uri, header};
+use axum::http::{Request, Response, StatusCode, Uri, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
@@ -131,33 +132,94 @@ impl Api {
         }
     }
 
+    /// Posts something whose answer goes on, and hands out its lines, those without text left out. Ends with the answer, after
+    /// `time`, at Ctrl-C, or when `each` has enough and says false. `begun` is called before the first line.
+    pub(in crate::cli) fn follow(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+        time: Option<Duration>,
+        begun: impl FnOnce(),
+        each: impl FnMut(&str) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        self.runtime.block_on(async {
+            let response = tokio::time::timeout(PATIENCE, self.send("POST", path, Some(body)))
+                .await
+                .unwrap_or_else(|_| Err(self.late()))?;
+            let status = response.status();
+            if !status.is_success() {
+                let body = self.collect(response).await?;
+                return Err(refused(status, &body));
+            }
+            begun();
+            // The gateway ends it too; this is for one that hangs.
+            let end = time.map_or(Duration::MAX, |time| time.saturating_add(Duration::from_secs(5)));
+            tokio::select! {
+                outcome = self.lines(response.into_body(), each) => outcome,
+                _ = tokio::signal::ctrl_c() => Ok(()),
+                () = tokio::time::sleep(end) => Ok(()),
+            }
+        })
+    }
+
+    async fn lines(
+        &self,
+        mut body: Incoming,
+        mut each: impl FnMut(&str) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        let mut waiting: Vec<u8> = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame =
+                frame.map_err(|error| Failure::new(UNAVAILABLE, format!("{}: {error}", self.address())))?;
+            waiting.extend_from_slice(frame.data_ref().map_or(&[][..], AsRef::as_ref));
+            if waiting.len() > MAX_ANSWER {
+                return Err(Failure::new(DATA_ERROR, "the gateway's answer is not understood"));
+            }
+            while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = waiting.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line);
+                if !line.trim().is_empty() && !each(line.trim_end())? {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn late(&self) -> Failure {
+        Failure::new(UNAVAILABLE, format!("{} does not answer in time", self.address()))
+    }
+
     fn ask(&self, method: &str, path: &str) -> Result<Bytes, Failure> {
         let (status, body) = self.runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, self.exchange(method, path))
+            let exchange = async {
+                let response = self.send(method, path, None).await?;
+                Ok((response.status(), self.collect(response).await?))
+            };
+            tokio::time::timeout(PATIENCE, exchange)
                 .await
-                .unwrap_or_else(|_| {
-                    Err(Failure::new(
-                        UNAVAILABLE,
-                        format!("{} does not answer in time", self.address()),
-                    ))
-                })
+                .unwrap_or_else(|_| Err(self.late()))
         })?;
         if status.is_success() {
             return Ok(body);
         }
-        let said = serde_json::from_slice::<ErrorBody>(&body)
-            .map_or_else(|_| format!("HTTP {status}"), |error| error.message);
-        let (code, hint) = match status {
-            StatusCode::UNAUTHORIZED => (NO_PERMISSION, "; name the file with it by --token-file"),
-            StatusCode::FORBIDDEN => (NO_PERMISSION, ""),
-            StatusCode::NOT_FOUND => (NO_USER, ""),
-            StatusCode::BAD_REQUEST => (DATA_ERROR, ""),
-            _ => (UNAVAILABLE, ""),
-        };
-        Err(Failure::new(code, format!("{said}{hint}")))
+        Err(refused(status, &body))
     }
 
-    async fn exchange(&self, method: &str, path: &str) -> Result<(StatusCode, Bytes), Failure> {
+    async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, Failure> {
+        Limited::new(response.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes)
+            .map_err(|error| Failure::new(UNAVAILABLE, format!("{}: {error}", self.address())))
+    }
+
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<Response<Incoming>, Failure> {
         let unreachable = |why: &dyn std::fmt::Display| {
             Failure::new(
                 UNAVAILABLE,
@@ -167,30 +229,24 @@ impl Api {
         let stream = TcpStream::connect((self.host.as_str(), self.port))
             .await
             .map_err(|error| unreachable(&error))?;
+        let request = self.request(method, path, body)?;
         match &self.trust {
-            None => self.over(stream, method, path).await,
+            None => self.over(stream, request).await,
             Some(trust) => {
                 let stream = handshake(stream, &self.host, trust)
                     .await
                     .map_err(|why| unreachable(&why))?;
-                self.over(stream, method, path).await
+                self.over(stream, request).await
             }
         }
     }
 
-    async fn over(
+    fn request(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         method: &str,
         path: &str,
-    ) -> Result<(StatusCode, Bytes), Failure> {
-        let broken =
-            |error: &dyn std::fmt::Display| Failure::new(UNAVAILABLE, format!("{}: {error}", self.address()));
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| broken(&error))?;
-        // Its errors come out at the sender as well.
-        tokio::spawn(async move { drop(connection.await) });
+        body: Option<&serde_json::Value>,
+    ) -> Result<Request<Full<Bytes>>, Failure> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("/api/v1/{path}"))
@@ -198,20 +254,43 @@ impl Api {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.as_str()));
         }
-        let request = request
-            .body(Full::<Bytes>::default())
-            .map_err(|error| Failure::new(USAGE, error.to_string()))?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| broken(&error))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER)
-            .collect()
-            .await
-            .map_err(|error| broken(&error))?;
-        Ok((status, body.to_bytes()))
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let body = body.map(ToString::to_string).unwrap_or_default();
+        request
+            .body(Full::from(body))
+            .map_err(|error| Failure::new(USAGE, error.to_string()))
     }
+
+    async fn over(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let broken =
+            |error: &dyn std::fmt::Display| Failure::new(UNAVAILABLE, format!("{}: {error}", self.address()));
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| broken(&error))?;
+        // Its errors come out at the sender as well.
+        tokio::spawn(async move { drop(connection.await) });
+        sender.send_request(request).await.map_err(|error| broken(&error))
+    }
+}
+
+/// Why the gateway did not do what it was asked.
+fn refused(status: StatusCode, body: &[u8]) -> Failure {
+    let said = serde_json::from_slice::<ErrorBody>(body)
+        .map_or_else(|_| format!("HTTP {status}"), |error| error.message);
+    let (code, hint) = match status {
+        StatusCode::UNAUTHORIZED => (NO_PERMISSION, "; name the file with it by --token-file"),
+        StatusCode::FORBIDDEN => (NO_PERMISSION, ""),
+        StatusCode::NOT_FOUND => (NO_USER, ""),
+        StatusCode::BAD_REQUEST => (DATA_ERROR, ""),
+        _ => (UNAVAILABLE, ""),
+    };
+    Failure::new(code, format!("{said}{hint}"))
 }
 
 async fn handshake(stream: TcpStream, host: &str, trust: &Trust) -> Result<SslStream<TcpStream>, String> {

@@ -6,3 +6,4 @@ pub(super) mod http;
 pub(super) mod status;
 pub(super) mod table;
 pub(super) mod top;
+pub(super) mod trace;

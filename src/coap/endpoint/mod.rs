@@ -169,6 +169,14 @@ impl Endpoint {
             .is_some_and(|peer| peer.proven)
     }
 
+    /// How often something was sent to a peer again because it was not acknowledged.
+    #[must_use]
+    pub fn retransmissions(&self, peer: PeerId) -> u64 {
+        let slot = self.peers.slot(peer);
+        slot.and_then(|slot| self.peers.get(slot))
+            .map_or(0, |peer| peer.retransmissions)
+    }
+
     /// When the last well-formed message of a peer arrived; `None` before the first one, or when it is not known.
     #[must_use]
     pub fn idle_since(&self, peer: PeerId) -> Option<Instant> {

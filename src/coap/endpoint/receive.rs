@@ -21,13 +21,12 @@ use super::respond::answer_limit;
 const PRECONDITION_FAILED: Code = Code(0x8C);
 
 impl Endpoint {
-    /// Takes one datagram, which is one message. A datagram of a peer that is not known goes unnoticed.
-    pub fn receive(&mut self, now: Instant, peer: PeerId, datagram: &[u8]) {
+    /// Takes one datagram, which is one message; why it was dropped, if it was. A datagram of a peer that is not known goes
+    /// unnoticed.
+    pub fn receive(&mut self, now: Instant, peer: PeerId, datagram: &[u8]) -> Option<DropReason> {
         self.saw_time(now);
-        let Some(slot) = self.peers.slot(peer) else { return };
-        let Some(listener) = self.peers.get(slot).map(|peer| peer.listener) else {
-            return;
-        };
+        let slot = self.peers.slot(peer)?;
+        let listener = self.peers.get(slot).map(|peer| peer.listener)?;
         let message = match Message::parse(datagram) {
             Ok(message) => message,
             Err(malformed) => {
@@ -35,16 +34,18 @@ impl Endpoint {
                 if let Some(mid) = malformed.reset {
                     self.transmit(slot, &message::empty(MessageType::Rst, mid));
                 }
-                return;
+                return Some(malformed.reason);
             }
         };
         if let Some(listener) = self.metrics.listener(listener) {
             listener.received.inc(message.kind, message.code);
         }
         self.peers.saw(now, slot);
-        if let Some(reason) = self.dispatch(now, slot, peer, message, datagram) {
+        let dropped = self.dispatch(now, slot, peer, message, datagram);
+        if let Some(reason) = dropped {
             self.metrics.dropped(listener, reason);
         }
+        dropped
     }
 
     fn dispatch(

@@ -52,6 +52,22 @@ pub enum Command {
         /// Gets the answer; dropped unused when the worker ends before.
         reply: oneshot::Sender<ControlAnswer>,
     },
+    /// Read a listener's socket from now on, in the place of the one that it had.
+    Open {
+        /// Which.
+        listener: ListenerId,
+        /// Bound, and without blocking.
+        socket: UdpSocket,
+        /// Hears when it is done; dropped unused when the socket cannot be used.
+        reply: oneshot::Sender<()>,
+    },
+    /// Close a listener's socket.
+    Close {
+        /// Which.
+        listener: ListenerId,
+        /// Hears when it is done.
+        reply: oneshot::Sender<()>,
+    },
     /// Give the answers in flight, say goodbye to the peers, and end.
     Stop {
         /// How long to wait for answers of the broker.
@@ -109,7 +125,9 @@ pub struct Worker<C> {
     id: WorkerId,
     core: C,
     ports: Ports,
-    sockets: Vec<Socket>,
+    /// By listener.
+    sockets: Vec<Option<Socket>>,
+    net: Arc<NetMetrics>,
     batch: RecvBatch,
     outbox: Outbox,
     metrics: Arc<WorkerMetrics>,
@@ -140,12 +158,13 @@ impl<C: Core> Worker<C> {
         let sockets = (0..)
             .map(ListenerId)
             .zip(sockets)
-            .map(|(listener, socket)| Socket::new(listener, socket, net.clone()));
+            .map(|(listener, socket)| Socket::new(listener, socket, net.clone()).map(Some));
         Ok(Self {
             id,
             core,
             ports,
             sockets: sockets.collect::<io::Result<_>>()?,
+            net: net.clone(),
             batch: RecvBatch::new(),
             outbox: Outbox::default(),
             metrics,
@@ -193,12 +212,42 @@ impl<C: Core> Worker<C> {
                     self.tickets.insert(ticket, reply);
                     self.core.handle(now, Input::Control { ticket, request });
                 }
+                Command::Open {
+                    listener,
+                    socket,
+                    reply,
+                } => match self.open(listener, socket) {
+                    Ok(()) => {
+                        // Whoever asked may have gone.
+                        let _told = reply.send(());
+                    }
+                    Err(error) => tracing::error!(worker = self.id.0, %error, "a socket cannot be used"),
+                },
+                Command::Close { listener, reply } => {
+                    if let Some(place) = self.sockets.get_mut(usize::from(listener.0)) {
+                        *place = None;
+                    }
+                    // Whoever asked may have gone.
+                    let _told = reply.send(());
+                }
                 Command::Stop { grace } => self.begin_stop(now, grace),
             }
         }
         if self.ready.operator_gone {
             self.begin_stop(now, Duration::ZERO);
         }
+    }
+
+    fn open(&mut self, listener: ListenerId, socket: UdpSocket) -> io::Result<()> {
+        let socket = Socket::new(listener, socket, self.net.clone())?;
+        let index = usize::from(listener.0);
+        if self.sockets.len() <= index {
+            self.sockets.resize_with(index + 1, || None);
+        }
+        if let Some(place) = self.sockets.get_mut(index) {
+            *place = Some(socket);
+        }
+        Ok(())
     }
 
     fn run_timers(&mut self, now: Instant) {
@@ -256,7 +305,7 @@ impl<C: Core> Worker<C> {
     }
 
     fn run_batch(&mut self, index: usize) -> Result<bool, WorkerError> {
-        let Some(socket) = self.sockets.get_mut(index) else {
+        let Some(socket) = self.sockets.get_mut(index).and_then(Option::as_mut) else {
             return Ok(false);
         };
         let received = socket.receive(&mut self.batch)?;

@@ -121,6 +121,7 @@ impl<C: Core> Worker<C> {
         ready.sockets.clear();
         if self.stage == Stage::Serving {
             for (index, socket) in sockets.iter().enumerate() {
+                let Some(socket) = socket else { continue };
                 match socket.poll_readable(cx) {
                     Poll::Ready(Ok(())) => ready.sockets.push(index),
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),

@@ -61,10 +61,10 @@ impl DtlsListener {
 
     fn wake(&mut self, now: Instant, mut pending: Box<Pending>, transmits: &mut Transmits) {
         if now >= pending.deadline {
-            self.count_failure(pending.doubt.unwrap_or(HandshakeResult::Timeout));
+            self.fail(now, &pending, pending.doubt.unwrap_or(HandshakeResult::Timeout));
             if let Some(alert) = pending.wrong_key_alert() {
                 transmits.push(self.listener, pending.address, &alert);
-                self.metrics.alerts_sent.inc(Alert::DecryptError);
+                self.sent_alert(&pending, Alert::DecryptError);
             }
             return;
         }
@@ -73,7 +73,7 @@ impl DtlsListener {
         if alive {
             self.pendings.put(now, pending);
         } else {
-            self.count_failure(HandshakeResult::Timeout);
+            self.fail(now, &pending, HandshakeResult::Timeout);
         }
     }
 

@@ -124,7 +124,8 @@ impl DtlsListener {
         let [level, code] = body else {
             return Err(RecordDrop::BadAlert);
         };
-        self.metrics.alerts_received.inc(Alert::from_code(*code));
+        let session = self.sessions.get(key).ok_or(RecordDrop::UnknownSession)?;
+        self.heard_alert(session.address, Alert::from_code(*code));
         if *code == CLOSE_NOTIFY {
             self.say_goodbye(key, transmits);
             self.end(key, CloseReason::CloseNotify);

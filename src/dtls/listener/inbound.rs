@@ -5,6 +5,7 @@ use std::time::Instant;
 use crate::types::{PeerAddr, Transmits};
 
 use super::super::cid::{CID_LEN, Cid};
+use super::super::contract::DtlsNote;
 use super::super::hello::is_hello;
 use super::super::metrics::{Alert, RecordDrop};
 use super::super::record::{
@@ -29,24 +30,25 @@ impl DtlsListener {
         transmits: &mut Transmits,
     ) {
         if datagram.is_empty() {
-            self.drop_record(RecordDrop::Empty);
+            self.drop_record(from, RecordDrop::Empty);
         }
         let mut inbound = Inbound { now, from, datagram };
         let mut at = 0;
         while at < inbound.datagram.len() {
             let Some(header) = Header::parse(inbound.datagram.get(at..).unwrap_or_default(), CID_LEN) else {
-                self.drop_record(RecordDrop::Malformed);
+                self.drop_record(from, RecordDrop::Malformed);
                 return;
             };
             if let Err(reason) = self.dispatch(&mut inbound, at, &header, transmits) {
-                self.drop_record(reason);
+                self.drop_record(from, reason);
             }
             at += header.record_len();
         }
     }
 
-    pub(super) fn drop_record(&self, reason: RecordDrop) {
+    fn drop_record(&mut self, from: PeerAddr, reason: RecordDrop) {
         self.metrics.records_dropped.inc(reason);
+        self.note(from, DtlsNote::Dropped(reason));
     }
 
     fn dispatch(
@@ -96,7 +98,7 @@ impl DtlsListener {
                     (record.get(header.header_len..), self.pendings.take(from))
                 {
                     let alert = Alert::from_code(*code);
-                    self.metrics.alerts_received.inc(alert);
+                    self.heard_alert(from, alert);
                     pending.hear_alert(now, *level, alert);
                     self.pendings.put(now, pending);
                 }

@@ -14,6 +14,7 @@ mod established;
 mod inbound;
 mod opening;
 mod reload;
+mod watch;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -96,6 +97,8 @@ pub struct DtlsListener {
     spare: Vec<u8>,
     /// Whether hellos without a cookie are left without an answer.
     refuses_unproven: bool,
+    /// Whether someone wants to know what happens outside of sessions.
+    watched: bool,
 }
 
 impl DtlsListener {
@@ -134,6 +137,7 @@ impl DtlsListener {
             next_pending: 0,
             spare: Vec::new(),
             refuses_unproven: false,
+            watched: false,
         }
     }
 

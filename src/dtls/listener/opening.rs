@@ -10,7 +10,7 @@ use crate::types::{PeerAddr, Transmits};
 use super::super::aead::Aead;
 use super::super::cid::{CID_LEN, Cid};
 use super::super::context::Authority;
-use super::super::contract::{CloseReason, DtlsEvent};
+use super::super::contract::{CloseReason, DtlsEvent, DtlsNote};
 use super::super::handshake::{Pending, Progress, Start};
 use super::super::hello::ClientHello;
 use super::super::metrics::{Alert, HandshakeResult, RecordDrop};
@@ -72,13 +72,14 @@ impl DtlsListener {
         };
         self.next_pending += 1;
         if let Some(replaced) = self.pendings.take(from) {
-            self.count_failure(replaced.doubt.unwrap_or(HandshakeResult::Timeout));
+            self.fail(now, &replaced, replaced.doubt.unwrap_or(HandshakeResult::Timeout));
         }
         let Some(pending) = Pending::start(&self.context, &start, &hello, record) else {
-            self.count_failure(HandshakeResult::Protocol);
+            self.refuse_at(from, HandshakeResult::Protocol);
             self.count_half_open();
             return Err(RecordDrop::BadHello);
         };
+        self.note(from, DtlsNote::Hello);
         self.feed(
             now,
             Box::new(pending),
@@ -130,14 +131,14 @@ impl DtlsListener {
             .take(now, from.source(), self.settings.handshakes_per_second)
         {
             self.metrics.limits.inc(Limit::HandshakeRate);
-            self.count_failure(HandshakeResult::Limit);
+            self.refuse_at(from, HandshakeResult::Limit);
             return Err(RecordDrop::HandshakeRate);
         }
         if self.pendings.len() < self.settings.max_half_open || self.pendings.get(from).is_some() {
             return Ok(());
         }
         self.metrics.limits.inc(Limit::HalfOpen);
-        self.count_failure(HandshakeResult::Limit);
+        self.refuse_at(from, HandshakeResult::Limit);
         let oldest = self.pendings.oldest();
         let stale = oldest.filter(|oldest| now.saturating_duration_since(oldest.heard) >= STALE);
         let stale = stale.map(|stale| stale.address).ok_or(RecordDrop::HalfOpen)?;
@@ -184,7 +185,7 @@ impl DtlsListener {
                 Ok(())
             }
             Ok(Progress::Failed(result)) => {
-                self.count_failure(result);
+                self.fail(now, &pending, result);
                 Ok(())
             }
             Ok(Progress::Done) => {
@@ -193,7 +194,7 @@ impl DtlsListener {
             }
             Err(reason) => {
                 if reason == RecordDrop::HandshakeRecords {
-                    self.count_failure(HandshakeResult::Protocol);
+                    self.fail(now, &pending, HandshakeResult::Protocol);
                 } else {
                     self.pendings.put(now, pending);
                 }
@@ -208,24 +209,20 @@ impl DtlsListener {
         let (listener, address) = (self.listener, pending.address);
         let alerts = pending.take_output(&mut self.aead, |bytes| transmits.push(listener, address, bytes));
         for alert in alerts {
-            self.metrics.alerts_sent.inc(alert);
+            self.sent_alert(pending, alert);
         }
-    }
-
-    pub(super) fn count_failure(&self, result: HandshakeResult) {
-        self.metrics.handshakes.inc(result);
     }
 
     /// The handshake is done: whoever it belongs to is judged by the material of now, which may be newer than the
     /// handshake, or than the ticket that it redeemed.
     fn establish(&mut self, now: Instant, pending: Box<Pending>, transmits: &mut Transmits) {
         let Some(authority) = pending.authorize(&self.context) else {
-            self.refuse(*pending, transmits);
+            self.refuse(now, *pending, transmits);
             return;
         };
         let (address, started, random) = (pending.address, pending.started, pending.random);
         let Some(finished) = pending.finish() else {
-            self.count_failure(HandshakeResult::Protocol);
+            self.refuse_at(address, HandshakeResult::Protocol);
             return;
         };
         self.replace(address, &authority);
@@ -277,10 +274,13 @@ impl DtlsListener {
     }
 
     /// A finished handshake of someone who is not, or no longer, let in: alert and forget.
-    fn refuse(&mut self, pending: Pending, transmits: &mut Transmits) {
+    fn refuse(&mut self, now: Instant, pending: Pending, transmits: &mut Transmits) {
         let (resumed, address) = (pending.is_resumed(), pending.address);
-        let Some(finished) = pending.finish() else { return };
-        let (result, code) = if finished.suite.key_exchange().uses_psk() {
+        let uses_psk = pending
+            .keys
+            .as_ref()
+            .is_some_and(|(suite, _)| suite.key_exchange().uses_psk());
+        let (result, code) = if uses_psk {
             (HandshakeResult::UnknownIdentity, DECRYPT_ERROR)
         } else {
             (HandshakeResult::BadCertificate, BAD_CERTIFICATE)
@@ -288,7 +288,8 @@ impl DtlsListener {
         if resumed {
             self.metrics.resumptions_refused.inc();
         }
-        self.count_failure(result);
+        self.fail(now, &pending, result);
+        let Some(finished) = pending.finish() else { return };
         let cid: &[u8] = finished.cid.as_ref().map_or(&[], |(_, theirs)| theirs);
         let what = super::Seal {
             kind: ALERT,
@@ -305,7 +306,9 @@ impl DtlsListener {
                 .is_ok();
         });
         if sealed {
-            self.metrics.alerts_sent.inc(Alert::from_code(code));
+            let alert = Alert::from_code(code);
+            self.metrics.alerts_sent.inc(alert);
+            self.note(address, DtlsNote::AlertSent(alert));
         }
     }
 

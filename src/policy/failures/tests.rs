@@ -1,3 +1,5 @@
+//! Rates of failures: who is throttled, for how long, and who is not.
+
 //! Throttling by source: who is refused, who is not, and when again.
 
 use rand::SeedableRng;

@@ -1,0 +1,211 @@
+// The gateway's settings as fields, made of what the gateway says about its keys. Each error stands at its field.
+
+import { call, get } from "./api.js";
+import { h, toast } from "./dom.js";
+
+const TITLES = {
+  node: "Node", coap: "CoAP", "coap.blockwise": "Block-wise transfer", "coap.transmission": "Transmission",
+  authentication: "Authentication", "authentication.http": "Authentication by HTTP", "authentication.jwt": "Authentication by JSON Web Token",
+  authorization: "Authorization", broker: "Broker", "broker.spool": "Store and forward", metrics: "Metrics", admin: "Management",
+  limits: "Limits", log: "Log",
+};
+
+let made = 0;
+
+/** A value as it stands in a field: nothing is the default, "" an empty text. */
+function shown(value) {
+  if (value === undefined || value === null) return "";
+  if (value === "") return '""';
+  if (Array.isArray(value)) return value.join("\n");
+  if (typeof value === "object") return Object.entries(value).map(([key, one]) => `${key} = ${one}`).join("\n");
+  return String(value);
+}
+
+/** What a field says, as JSON; null takes the key out of the file. */
+function meant(type, text) {
+  const said = text.trim();
+  if (said === "") return null;
+  switch (type) {
+    case "boolean": return said === "true";
+    case "number": return /^[0-9]+$/.test(said) ? Number(said) : said;
+    case "list": return said === '""' ? [] : said.split("\n").map((line) => line.trim()).filter(Boolean);
+    case "table": return Object.fromEntries(said.split("\n").filter((line) => line.trim()).map((line) => {
+      const at = line.indexOf("=");
+      return at < 0 ? [line.trim(), ""] : [line.slice(0, at).trim(), line.slice(at + 1).trim()];
+    }));
+    default: return said === '""' ? "" : said;
+  }
+}
+
+function control(key, id, describedBy) {
+  const common = { id, "aria-describedby": describedBy };
+  const fallback = shown(key.default);
+  if (key.type === "boolean" || key.choices.length > 0) {
+    const choices = key.type === "boolean" ? ["true", "false"] : key.choices;
+    return h("select", common,
+      h("option", { value: "" }, fallback === "" ? "not set" : `default: ${fallback.replace('""', "empty")}`),
+      choices.map((choice) => h("option", { value: choice }, choice)));
+  }
+  const placeholder = fallback === "" ? "not set" : fallback.replaceAll("\n", ", ");
+  if (key.type === "list" || key.type === "table") {
+    return h("textarea", { ...common, rows: 2, spellcheck: "false", placeholder });
+  }
+  const mode = key.type === "number" ? "numeric" : "text";
+  return h("input", { ...common, inputmode: mode, placeholder, autocomplete: "off", autocapitalize: "off", spellcheck: "false", class: "mono" });
+}
+
+/** One key: label, control, meaning, and room for what is wrong with it. */
+export function setting(key, value) {
+  made += 1;
+  const id = `setting-${made}`;
+  const hint = `${id}-hint`;
+  const input = control(key, id, `${hint} ${id}-wrong`);
+  const wrong = h("span", { class: "wrong", role: "alert", id: `${id}-wrong` });
+  const before = shown(value);
+  input.value = before;
+  // A value that the list does not have, such as one of a newer version, is shown all the same.
+  if (input.value !== before) {
+    input.append(h("option", { value: before }, before));
+    input.value = before;
+  }
+  return {
+    name: key.name,
+    element: h("div", { class: "field" }, h("label", { for: id }, h("code", {}, key.name), " ", h("span", { class: "soft" }, key.choices.length > 0 ? "choice" : key.kind.replaceAll("`", ""))),
+      input, h("small", { class: "soft", id: hint }, key.about.replaceAll("`", "")), wrong),
+    input,
+    changed: () => input.value !== before,
+    value: () => meant(key.type, input.value),
+    revert() { input.value = before; this.tell(""); },
+    tell(text) {
+      wrong.textContent = text;
+      if (text) input.setAttribute("aria-invalid", "true");
+      else input.removeAttribute("aria-invalid");
+    },
+  };
+}
+
+/** Whether a problem with the key `found` belongs to the field `own`: lists and tables have problems of their parts. */
+export function belongs(found, own) {
+  return found === own || found.startsWith(`${own}.`) || found.startsWith(`${own}[`);
+}
+
+/** Puts each problem to its field; those without one are returned. */
+export function place(problems, fields) {
+  for (const field of fields.values()) field.tell("");
+  const rest = [];
+  const wrong = new Set();
+  for (const problem of problems) {
+    const own = [...fields.keys()].find((key) => belongs(problem.key, key));
+    if (own === undefined) {
+      rest.push(problem);
+      continue;
+    }
+    const field = fields.get(own);
+    field.tell(problem.message);
+    field.element.closest("details")?.setAttribute("open", "");
+    wrong.add(field);
+  }
+  // The first on the page, whatever the order in the file.
+  [...fields.values()].find((field) => wrong.has(field))?.input.focus();
+  return rest;
+}
+
+function at(values, path) {
+  return path.split(".").reduce((table, part) => table?.[part], values);
+}
+
+function put(patch, path, value) {
+  const parts = path.split(".");
+  const last = parts.pop();
+  let table = patch;
+  for (const part of parts) table = table[part] ??= {};
+  table[last] = value;
+}
+
+/** The tables of the configuration with their keys: those of each listener for itself. */
+function tables(keys, values, listeners) {
+  const all = new Map();
+  for (const key of keys) {
+    const kind = /^listeners\.(udp|dtls)\.\*$/.exec(key.section)?.[1];
+    const sections = kind === undefined ? [key.section]
+      : listeners.filter((one) => one.kind === kind).map((one) => `listeners.${kind}.${one.name}`);
+    for (const section of sections) {
+      if (!all.has(section)) all.set(section, { title: TITLES[section] ?? `Listener ${section.split(".").slice(1).join(":")}`, keys: [] });
+      all.get(section).keys.push({ key, value: at(values, section)?.[key.name] });
+    }
+  }
+  return all;
+}
+
+export function form(saved) {
+  const groups = h("div", { class: "settings" });
+  const said = h("div", { role: "status" });
+  const save = h("button", { class: "primary", disabled: true }, "Save");
+  const revert = h("button", { type: "button", disabled: true }, "Undo changes");
+  const element = h("form", { novalidate: true },
+    h("p", { class: "soft" }, "An empty field is the default. A pair of quotes (\"\") is an empty text. Comments in the file stay."),
+    groups, said, h("div", { class: "row actions" }, h("span", { class: "grow" }), revert, save));
+  let fields = new Map();
+  let tag;
+  let keys;
+
+  function touched() {
+    const changed = [...fields.values()].some((field) => field.changed());
+    save.disabled = revert.disabled = !changed;
+  }
+
+  function tell(problems, message) {
+    const rest = place(problems, fields);
+    const notes = rest.map((problem) => h("div", { class: "note bad-note" }, `${problem.key ? `${problem.key}: ` : ""}${problem.message}`));
+    if (problems.length === 0 && message) notes.push(h("div", { class: "note bad-note" }, message));
+    said.replaceChildren(...notes);
+  }
+
+  async function load() {
+    keys ??= (await get("config/schema")).keys;
+    const [got, listeners] = await Promise.all([call("GET", "config", { accept: "application/json" }), get("listeners")]);
+    tag = got.tag;
+    fields = new Map();
+    const open = new Set([...groups.querySelectorAll("details[open]")].map((one) => one.dataset.section));
+    groups.replaceChildren(...[...tables(keys, JSON.parse(got.text), listeners)].map(([section, table]) => {
+      const own = table.keys.map(({ key, value }) => {
+        const field = setting(key, value);
+        fields.set(`${section}.${key.name}`, field);
+        return field.element;
+      });
+      const given = table.keys.filter(({ value }) => value !== undefined).length;
+      return h("details", { "data-section": section, open: open.has(section) },
+        h("summary", {}, h("b", {}, table.title), " ", h("code", { class: "soft" }, `[${section}]`), given > 0 && h("span", { class: "tag" }, `${given} set`)),
+        h("div", { class: "fields" }, own));
+    }));
+    touched();
+  }
+
+  element.addEventListener("input", touched);
+  revert.addEventListener("click", () => {
+    for (const field of fields.values()) field.revert();
+    said.replaceChildren();
+    touched();
+  });
+  element.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const patch = {};
+    for (const [key, field] of fields) if (field.changed()) put(patch, key, field.value());
+    save.disabled = true;
+    try {
+      const report = await call("PUT", "config", { json: patch, match: tag });
+      await load();
+      tell([], "");
+      saved(report);
+      toast("Saved and in force.");
+    } catch (error) {
+      tell(error.problems ?? [], error.message);
+      touched();
+    }
+  });
+  return {
+    element,
+    changed: () => [...fields.values()].some((field) => field.changed()),
+    load,
+  };
+}

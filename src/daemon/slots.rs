@@ -1,0 +1,362 @@
+//! Which listener has which id while the process runs.
+//!
+//! The ids of those that were there at the start are their places in the file. One that is added gets the next id, one that is
+//! removed keeps its own in case it comes back: sessions, counters and connections speak of listeners by id.
+
+use std::net::{SocketAddr, UdpSocket};
+
+use crate::config::{Config, Listener, Problem, Severity};
+use crate::net::group::{BindError, open_among};
+use crate::net::{GroupSpec, errno};
+use crate::types::{ListenerId, Transport};
+
+/// How many listeners, beyond those at the start, one process has counters for.
+pub const SPARE_LISTENERS: usize = 16;
+
+/// One listener, served or not.
+#[derive(Debug, Clone)]
+struct Slot {
+    key: String,
+    name: String,
+    transport: Transport,
+    /// As configured; port 0 stands for any.
+    bind: SocketAddr,
+    serves: bool,
+}
+
+/// All listeners by id.
+#[derive(Debug, Clone)]
+pub(super) struct Slots {
+    slots: Vec<Slot>,
+    capacity: usize,
+    workers: usize,
+}
+
+/// A listener that is about to serve.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) listener: ListenerId,
+    /// Whether its id is new.
+    pub(super) fresh: bool,
+    pub(super) spec: GroupSpec,
+    /// One socket per worker.
+    pub(super) sockets: Vec<UdpSocket>,
+}
+
+/// What a new configuration changes.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    /// These stop, and their sockets are closed.
+    pub(super) close: Vec<(ListenerId, GroupSpec)>,
+    /// Then these serve.
+    pub(super) open: Vec<Opening>,
+    /// What only a restart can do.
+    pub(super) needs_restart: Vec<String>,
+}
+
+impl Slots {
+    pub(super) fn new(config: &Config, workers: usize) -> Self {
+        let slot = |listener: &Listener| Slot {
+            key: listener.key(),
+            name: listener.name.clone(),
+            transport: listener.transport(),
+            bind: listener.bind,
+            serves: true,
+        };
+        Self {
+            slots: config.listeners.iter().map(slot).collect(),
+            capacity: config.listeners.len() + SPARE_LISTENERS,
+            workers,
+        }
+    }
+
+    /// Names in the order of the ids.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.slots.iter().map(|slot| slot.name.as_str())
+    }
+
+    /// How many serve.
+    pub(super) fn serving(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.serves).count()
+    }
+
+    /// For each id the place of its listener in `config`, if it is there.
+    pub(super) fn places(&self, config: &Config) -> Vec<Option<usize>> {
+        let place = |slot: &Slot| {
+            config
+                .listeners
+                .iter()
+                .position(|listener| listener.key() == slot.key)
+        };
+        self.slots.iter().map(place).collect()
+    }
+
+    /// The same after the moves.
+    pub(super) fn after(&self, moves: &Moves) -> Self {
+        let mut after = self.clone();
+        for (listener, _) in &moves.close {
+            if let Some(slot) = after.slots.get_mut(usize::from(listener.0)) {
+                slot.serves = false;
+            }
+        }
+        for opening in &moves.open {
+            let spec = &opening.spec;
+            match after.slots.get_mut(usize::from(opening.listener.0)) {
+                Some(slot) => (slot.serves, slot.bind) = (true, spec.bind),
+                None => after.slots.push(Slot {
+                    key: format!("listeners.{}.{}", spec.transport.label(), spec.name),
+                    name: spec.name.clone(),
+                    transport: spec.transport,
+                    bind: spec.bind,
+                    serves: true,
+                }),
+            }
+        }
+        after
+    }
+
+    /// What has to move to come from `old` to `new`, with the sockets that it takes. What cannot be done now is named, and in
+    /// `new` it is then as it was.
+    ///
+    /// # Errors
+    /// An address that cannot be listened on.
+    pub(super) fn moves(&self, old: &Config, new: &mut Config) -> Result<Moves, Vec<Problem>> {
+        let mut moves = Moves::default();
+        let mut wanted = self.wanted(new, &mut moves);
+        let specs: Vec<GroupSpec> = new.listeners.iter().map(|listener| self.spec(listener)).collect();
+        let mut problems = Vec::new();
+        wanted.retain_mut(|opening| match open_among(&opening.spec, &specs) {
+            Ok(sockets) => {
+                opening.sockets = sockets;
+                true
+            }
+            Err(error) => {
+                if self.is_our_own(opening, &error) {
+                    self.leave(opening, &mut moves, old, new);
+                } else {
+                    problems.push(problem(&opening.spec, &error, new));
+                }
+                false
+            }
+        });
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        moves.open = wanted;
+        Ok(moves)
+    }
+
+    /// Whom to close, and whom to open, without sockets yet.
+    fn wanted(&self, new: &mut Config, moves: &mut Moves) -> Vec<Opening> {
+        let mut open = Vec::new();
+        let mut next = self.slots.len();
+        new.listeners.retain(|listener| {
+            let key = listener.key();
+            let place = self.slots.iter().position(|slot| slot.key == key);
+            let slot = place.and_then(|place| self.slots.get(place));
+            let (Ok(id), fresh) = (u16::try_from(place.unwrap_or(next)), place.is_none()) else {
+                return false;
+            };
+            if slot.is_some_and(|slot| slot.serves && slot.bind == listener.bind) {
+                return true;
+            }
+            if fresh && next >= self.capacity {
+                moves.needs_restart.push(key);
+                return false;
+            }
+            if let Some(slot) = slot.filter(|slot| slot.serves) {
+                moves.close.push((ListenerId(id), self.spec_of(slot)));
+            }
+            next += usize::from(fresh);
+            open.push(Opening {
+                listener: ListenerId(id),
+                fresh,
+                spec: self.spec(listener),
+                sockets: Vec::new(),
+            });
+            true
+        });
+        for (slot, id) in self.slots.iter().zip(0..) {
+            let stays = new.listeners.iter().any(|listener| listener.key() == slot.key);
+            if slot.serves && !stays {
+                moves.close.push((ListenerId(id), self.spec_of(slot)));
+            }
+        }
+        open
+    }
+
+    /// Whether an address is taken by a listener of this very process, which a restart would sort out.
+    fn is_our_own(&self, opening: &Opening, error: &BindError) -> bool {
+        let port = opening.spec.bind.port();
+        errno::is_in_use(error.io_error())
+            && self
+                .slots
+                .iter()
+                .any(|slot| slot.serves && port != 0 && slot.bind.port() == port)
+    }
+
+    /// Leaves a listener as it was, and those whose port it was to get.
+    fn leave(&self, opening: &Opening, moves: &mut Moves, old: &Config, new: &mut Config) {
+        let spec = &opening.spec;
+        let table = format!("listeners.{}.{}", spec.transport.label(), spec.name);
+        let as_it_was = old.listeners.iter().find(|listener| listener.key() == table);
+        let here = new.listeners.iter().position(|listener| listener.key() == table);
+        match (as_it_was, here) {
+            (Some(was), Some(here)) => {
+                if let Some(listener) = new.listeners.get_mut(here) {
+                    listener.bind = was.bind;
+                }
+                moves.close.retain(|(listener, _)| *listener != opening.listener);
+                moves.needs_restart.push(format!("{table}.bind"));
+            }
+            (None, Some(here)) => {
+                new.listeners.remove(here);
+                moves.needs_restart.push(table);
+            }
+            (_, None) => {}
+        }
+        let (same_port, close): (Vec<_>, Vec<_>) = std::mem::take(&mut moves.close)
+            .into_iter()
+            .partition(|(_, closing)| closing.bind.port() == spec.bind.port());
+        moves.close = close;
+        for (_, closing) in same_port {
+            let key = format!("listeners.{}.{}", closing.transport.label(), closing.name);
+            let is_gone = !new.listeners.iter().any(|listener| listener.key() == key);
+            let was = old.listeners.iter().find(|listener| listener.key() == key);
+            if let Some(was) = was.filter(|_| is_gone) {
+                new.listeners.push(was.clone());
+                moves.needs_restart.push(key);
+            }
+        }
+    }
+
+    fn spec(&self, listener: &Listener) -> GroupSpec {
+        GroupSpec {
+            transport: listener.transport(),
+            name: listener.name.clone(),
+            bind: listener.bind,
+            workers: self.workers,
+        }
+    }
+
+    fn spec_of(&self, slot: &Slot) -> GroupSpec {
+        GroupSpec {
+            transport: slot.transport,
+            name: slot.name.clone(),
+            bind: slot.bind,
+            workers: self.workers,
+        }
+    }
+}
+
+fn problem(spec: &GroupSpec, error: &BindError, config: &Config) -> Problem {
+    let (key, said) = (spec.key(), error.to_string());
+    let message = said.strip_prefix(&key).unwrap_or(&said);
+    Problem {
+        file: config.source.clone().unwrap_or_default(),
+        place: None,
+        message: message.trim_start_matches([':', ' ']).to_owned(),
+        key,
+        severity: Severity::Error,
+        unreadable: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{PathBase, parse};
+
+    fn config(listeners: &[(&str, &str)]) -> Config {
+        let tables: String = listeners
+            .iter()
+            .map(|(name, bind)| format!("[listeners.udp.{name}]\nbind = \"{bind}\"\n"))
+            .collect();
+        parse(
+            &tables,
+            Path::new("t.toml"),
+            &PathBase::of_file(Path::new("t.toml")),
+        )
+        .unwrap()
+    }
+
+    fn ids(moves: &Moves) -> (Vec<u16>, Vec<u16>) {
+        (
+            moves.close.iter().map(|(listener, _)| listener.0).collect(),
+            moves.open.iter().map(|opening| opening.listener.0).collect(),
+        )
+    }
+
+    const ANY: &str = "127.0.0.1:0";
+
+    #[test]
+    fn one_that_is_added_gets_a_new_id_and_one_that_comes_back_its_old_one() {
+        let first = config(&[("a", ANY), ("b", ANY)]);
+        let slots = Slots::new(&first, 2);
+        let mut second = config(&[("c", ANY), ("b", ANY)]);
+        let moves = slots.moves(&first, &mut second).unwrap();
+        assert_eq!(ids(&moves), (vec![0], vec![2]));
+        assert_eq!(moves.open[0].sockets.len(), 2);
+        let slots = slots.after(&moves);
+        assert_eq!(slots.places(&second), [None, Some(1), Some(0)]);
+        assert_eq!(slots.serving(), 2);
+        let mut third = config(&[("a", ANY), ("b", ANY), ("c", ANY)]);
+        let moves = slots.moves(&second, &mut third).unwrap();
+        assert_eq!(ids(&moves), (vec![], vec![0]));
+        assert!(!moves.open[0].fresh);
+    }
+
+    #[test]
+    fn another_address_closes_and_opens() {
+        let first = config(&[("a", ANY)]);
+        let slots = Slots::new(&first, 1);
+        let mut second = config(&[("a", "127.0.0.2:0")]);
+        let moves = slots.moves(&first, &mut second).unwrap();
+        assert_eq!(ids(&moves), (vec![0], vec![0]));
+    }
+
+    #[test]
+    fn a_renamed_listener_whose_port_is_still_taken_by_the_old_one_waits_for_a_restart() {
+        let taken = UdpSocket::bind(ANY).unwrap();
+        let bind = taken.local_addr().unwrap().to_string();
+        let first = config(&[("a", &bind)]);
+        let slots = Slots::new(&first, 1);
+        let mut second = config(&[("b", &bind)]);
+        let moves = slots.moves(&first, &mut second).unwrap();
+        assert_eq!(ids(&moves), (vec![], vec![]));
+        assert_eq!(moves.needs_restart, ["listeners.udp.b", "listeners.udp.a"]);
+        assert_eq!(second.listeners, first.listeners);
+    }
+
+    #[test]
+    fn a_port_of_someone_else_is_a_problem_of_its_key() {
+        let taken = UdpSocket::bind(ANY).unwrap();
+        let first = config(&[("a", ANY)]);
+        let slots = Slots::new(&first, 1);
+        let mut second = config(&[("a", ANY), ("b", &taken.local_addr().unwrap().to_string())]);
+        let problems = slots.moves(&first, &mut second).unwrap_err();
+        assert_eq!(problems[0].key, "listeners.udp.b.bind");
+        assert!(
+            problems[0].message.starts_with("cannot listen on"),
+            "{}",
+            problems[0].message
+        );
+    }
+
+    #[test]
+    fn there_are_counters_for_so_many_and_no_more() {
+        let first = config(&[("a", ANY)]);
+        let slots = Slots::new(&first, 1);
+        let names: Vec<String> = (0..=SPARE_LISTENERS).map(|n| format!("n{n}")).collect();
+        let all: Vec<(&str, &str)> = [("a", ANY)]
+            .into_iter()
+            .chain(names.iter().map(|name| (name.as_str(), ANY)))
+            .collect();
+        let mut second = config(&all);
+        let moves = slots.moves(&first, &mut second).unwrap();
+        assert_eq!(moves.open.len(), SPARE_LISTENERS);
+        assert_eq!(moves.needs_restart, [format!("listeners.udp.n{SPARE_LISTENERS}")]);
+    }
+}
