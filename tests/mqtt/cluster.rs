@@ -127,6 +127,21 @@ fn observer(port: u16) -> mpsc::UnboundedReceiver<String> {
     receiver
 }
 
+/// Waits until the gateway's observer has this message; it may not lose its subscription meanwhile.
+async fn until_heard(gateway: &mut Gateway, wanted: &str) {
+    let begun = Instant::now();
+    let heard = |gateway: &Gateway| {
+        let mut messages = gateway.workers[0].messages.iter();
+        messages.any(|(_, message)| text(message) == wanted)
+    };
+    while !heard(gateway) {
+        assert_eq!(gateway.workers[0].lost, [], "observers keep their subscription");
+        assert!(begun.elapsed() < FAILOVER, "{:?}", gateway.snapshot());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        gateway.workers[0].drain();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_node_of_the_cluster_costs_no_accepted_message() {
     if Command::new("nats-server").arg("--version").output().is_err() {
@@ -202,18 +217,7 @@ async fn a_killed_node_of_the_cluster_costs_no_accepted_message() {
         .publish(message("load/0", "after", 1))
         .await
         .unwrap();
-    let observer = &mut gateways[2].workers[0];
-    let begun = Instant::now();
-    while !observer
-        .messages
-        .iter()
-        .any(|(_, message)| text(message) == "after")
-    {
-        assert_eq!(observer.lost, [], "observers keep their subscription");
-        assert!(begun.elapsed() < FAILOVER, "{:?}", gateways[2].snapshot());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        observer.drain();
-    }
+    until_heard(&mut gateways[2], "after").await;
     for gateway in gateways {
         gateway.runtime.shutdown().await;
     }
