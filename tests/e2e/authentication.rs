@@ -373,11 +373,10 @@ fn a_listeners_own_backend_changes_with_a_reload_and_a_broken_one_changes_nothin
 
     gateway.write("jwt.key", b"short");
     assert!(!gateway.reloaded());
-    let log = gateway.log();
-    assert!(
-        log.contains("jwt = { key_file = \"jwt.key\" }") && log.contains("shorter than the 32 bytes"),
-        "the place in the file is shown: {log}"
-    );
+    wait_until("the place in the file is shown", 20.0, || {
+        let log = gateway.log();
+        log.contains("jwt = { key_file = \"jwt.key\" }") && log.contains("shorter than the 32 bytes")
+    });
     publish_as(&mut second, "ann", &token).expect(code::CHANGED);
 
     let other = "fedcba9876543210fedcba9876543210";
