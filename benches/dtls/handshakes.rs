@@ -187,7 +187,7 @@ pub fn handshakes(filter: &str) {
     let kinds = [
         ("PSK", &psk, &psk_client, false, 60.0),
         ("PSK, Connection ID", &psk, &with_cid, false, 60.0),
-        ("ECDHE-PSK", &psk, &ephemeral, false, 213.0),
+        ("ECDHE-PSK", &psk, &ephemeral, false, 260.0),
         ("ECDHE-PSK by ticket", &psk, &ephemeral, true, 70.0),
         ("ECDHE-ECDSA", &certificate, &plain, false, 260.0),
         ("by ticket", &certificate, &plain, true, 70.0),

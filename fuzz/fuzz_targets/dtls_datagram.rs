@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use dtls_client::{ClientConfig, DtlsClient};
 use libfuzzer_sys::fuzz_target;
+use openssl::ssl::SslContext;
 use portcullis::dtls::aead::{Aead, Seal};
 use portcullis::dtls::contract::{DtlsEvent, DtlsSettings};
 use portcullis::dtls::{
@@ -44,6 +45,18 @@ fn context() -> Arc<DtlsContext> {
         Arc::new(DtlsContext::new(&material).unwrap())
     };
     CONTEXT.get_or_init(build).clone()
+}
+
+/// For each suite the context of clients without and with a Connection ID; to make one takes longer than a handshake.
+fn client_contexts() -> &'static [[SslContext; 2]; 4] {
+    static CONTEXTS: OnceLock<[[SslContext; 2]; 4]> = OnceLock::new();
+    CONTEXTS.get_or_init(|| {
+        SUITES.map(|suite| {
+            let config = ClientConfig::psk(suite, "u1", b"sesame-sesame-16");
+            let with_cid = ClientConfig { cid: Some(Vec::new()), ..config.clone() };
+            [config.context(), with_cid.context()]
+        })
+    })
 }
 
 fn peer(n: u8) -> PeerAddr {
@@ -90,8 +103,12 @@ fuzz_target!(|data: &[u8]| {
     let suite = SUITES[usize::from(*first) % 4];
     let config = ClientConfig::psk(suite, "u1", b"sesame-sesame-16");
     let with_cid = ClientConfig { cid: Some(vec![*first; usize::from(*first >> 4)]), ..config.clone() };
-    let (mut plain, mut mover, mut pending) =
-        (DtlsClient::new(&config), DtlsClient::new(&with_cid), DtlsClient::new(&with_cid));
+    let [without, with] = &client_contexts()[usize::from(*first) % 4];
+    let (mut plain, mut mover, mut pending) = (
+        DtlsClient::within(without, &config),
+        DtlsClient::within(with, &with_cid),
+        DtlsClient::within(with, &with_cid),
+    );
     for (n, client, steps) in [(0, &mut plain, 4), (1, &mut mover, 4), (2, &mut pending, 2)] {
         client.connect();
         carry(&mut listener, now, client, peer(n), steps);

@@ -19,7 +19,7 @@ use super::cid::{Notes, add_extension, notes_index};
 use super::ffi;
 use super::psk::PskStore;
 use super::suite::{KeyExchange, Suite};
-use setup::{GROUPS, set_certificate, set_policy, set_psk, set_suites, set_verification};
+use setup::{GROUPS, PSK_GROUPS, set_certificate, set_policy, set_psk, set_suites, set_verification};
 
 /// Tickets are good for a day: a device that wakes up once a day still resumes.
 const TICKET_LIFETIME: Duration = Duration::from_secs(86_400);
@@ -230,12 +230,11 @@ impl DtlsContext {
         let mut ssl = Ssl::new(&self.context)?;
         ssl.set_mtu(self.mtu)?;
         ssl.set_ex_data(notes_index()?, notes);
-        if self
-            .chosen(offered)
-            .is_some_and(|suite| suite.key_exchange() == KeyExchange::Psk)
-        {
+        match self.chosen(offered).map(Suite::key_exchange) {
             // A ticket would cost more than the handshake that it saves.
-            ffi::refuse_ticket(&ssl);
+            Some(KeyExchange::Psk) => ffi::refuse_ticket(&ssl),
+            Some(KeyExchange::EcdhePsk) => ffi::set_groups(&ssl, &PSK_GROUPS),
+            _ => {}
         }
         ssl.set_accept_state();
         Ok(ssl)

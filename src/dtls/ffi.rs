@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use foreign_types_shared::{ForeignType, ForeignTypeRef};
 use openssl::error::ErrorStack;
+use openssl::nid::Nid;
 use openssl::pkey::{HasPublic, PKeyRef};
 use openssl::ssl::{SslCipher, SslContextBuilder, SslRef, SslStream};
 use openssl::stack::StackRef;
@@ -22,6 +23,7 @@ use super::cid::notes_index;
 
 const SSL_CTRL_SET_MAX_CERT_LIST: c_int = 51;
 const SSL_CTRL_SET_TICKET_KEYS: c_int = 59;
+const SSL_CTRL_SET_GROUPS: c_int = 91;
 const DTLS_CTRL_GET_TIMEOUT: c_int = 73;
 const DTLS_CTRL_HANDLE_TIMEOUT: c_int = 74;
 const SSL_OP_NO_TICKET: u64 = 1 << 14;
@@ -100,6 +102,21 @@ pub(super) fn handle_timeout(ssl: &SslRef) -> bool {
 pub(super) fn refuse_ticket(ssl: &SslRef) {
     // SAFETY: the SSL is alive; the options are a plain number.
     unsafe { SSL_set_options(ssl.as_ptr(), SSL_OP_NO_TICKET) };
+}
+
+/// Sets the groups of this handshake, best first.
+pub(super) fn set_groups(ssl: &SslRef, groups: &[Nid]) {
+    let mut numbers: Vec<c_int> = groups.iter().map(|group| group.as_raw()).collect();
+    let count = c_long::try_from(numbers.len()).unwrap_or(0);
+    // SAFETY: the SSL is alive; this command reads as many numbers as it is told of, and only during the call.
+    unsafe {
+        openssl_sys::SSL_ctrl(
+            ssl.as_ptr(),
+            SSL_CTRL_SET_GROUPS,
+            count,
+            numbers.as_mut_ptr().cast::<c_void>(),
+        )
+    };
 }
 
 /// Sets the most bytes of certificates that a peer may send.

@@ -2,6 +2,7 @@
 
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
+use openssl::pkey::Id;
 use portcullis::dtls::metrics::{Alert, HandshakeResult};
 use portcullis::dtls::{CertIdentity, DtlsContext, DtlsMaterial, PskStore, Verify};
 use portcullis::types::Proof;
@@ -83,6 +84,23 @@ fn every_certificate_suite_makes_a_session_without_identity() {
             assert!(server.talks(&mut client, session, at), "{suite}");
         }
     }
+}
+
+#[test]
+fn x25519_is_used_with_certificates_and_p_256_with_pre_shared_keys() {
+    let ca = authority("ca");
+    let own = Recipe::new("server").make(Some(&ca));
+    let material = DtlsMaterial {
+        psks: material().psks,
+        ..with_certificate(&own)
+    };
+    let mut server = Server::new(&material, settings());
+    // OpenSSL's client offers both.
+    let (client, _) = server.establish(&ClientConfig::certificate(ECDSA[0], &ca.certificate), peer(1));
+    assert_eq!(client.ephemeral(), Id::X25519);
+    // wolfSSL's offers both as well, but with a pre-shared key it can do P-256 only.
+    let (client, _) = server.establish(&psk_client("ECDHE-PSK-CHACHA20-POLY1305"), peer(2));
+    assert_eq!(client.ephemeral(), Id::EC);
 }
 
 #[test]

@@ -14,7 +14,7 @@
 use std::sync::OnceLock;
 
 use openssl::ex_data::Index;
-use openssl::pkey::{PKey, Private};
+use openssl::pkey::{Id, PKey, Private};
 use openssl::ssl::{
     ErrorCode, ExtensionContext, ShutdownState, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions,
     SslSession, SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion,
@@ -370,6 +370,11 @@ impl DtlsClient {
     /// The keys of the session.
     pub fn keys(&self) -> SessionKeys {
         self.keys.clone().unwrap()
+    }
+
+    /// The kind of the server's ephemeral key.
+    pub fn ephemeral(&self) -> Id {
+        self.stream.ssl().peer_tmp_key().unwrap().id()
     }
 
     /// The negotiated suite.

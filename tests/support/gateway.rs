@@ -286,10 +286,16 @@ impl Gateway {
 
     /// SIGHUP, and waits until it is done: whether what is on disk is in force.
     pub fn reloaded(&self) -> bool {
-        let before = self.metric("config_reloads_total", &[]);
+        let refusals = || self.log().matches("the old stays in force").count();
+        let (before, refused_before) = (self.metric("config_reloads_total", &[]), refusals());
         self.reload();
         self.metric_becomes("config_reloads_total", &[], before + 1.0);
-        self.metric("config_last_reload_successful", &[]) == 1.0
+        let reloaded = self.metric("config_last_reload_successful", &[]) == 1.0;
+        // The log comes through a pipe and a thread, and may come later than the metric.
+        if !reloaded {
+            wait_until("the log says why", 20.0, || refusals() > refused_before);
+        }
+        reloaded
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use openssl::error::ErrorStack;
+use openssl::nid::Nid;
 use openssl::rand::rand_bytes;
 use openssl::sha::Sha256;
 use openssl::ssl::{SslContextBuilder, SslOptions, SslSessionCacheMode, SslVerifyMode, SslVersion};
@@ -22,6 +23,9 @@ use super::{DtlsMaterial, Verify, psk_mark};
 
 /// X25519 first: it costs OpenSSL 3.0 two thirds of what P-256 does. Clients that have P-256 only get that.
 pub(super) const GROUPS: &str = "X25519:P-256:P-384";
+/// With a pre-shared key: wolfSSL offers X25519 and then cannot do it in these suites.
+pub(super) const PSK_GROUPS: [Nid; 3] = [Nid::X9_62_PRIME256V1, X25519, Nid::SECP384R1];
+const X25519: Nid = Nid::from_raw(1034);
 const SIGNATURES: &str = "ECDSA+SHA256:RSA-PSS+SHA256:RSA+SHA256:ECDSA+SHA384:RSA-PSS+SHA384:RSA+SHA384:\
                           ECDSA+SHA512:RSA-PSS+SHA512:RSA+SHA512";
 const X509_V_ERR_CERT_REJECTED: i32 = 28;
