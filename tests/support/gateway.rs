@@ -293,7 +293,7 @@ impl Gateway {
         let reloaded = self.metric("config_last_reload_successful", &[]) == 1.0;
         // The log comes through a pipe and a thread, and may come later than the metric.
         if !reloaded {
-            wait_until("the log says why", 20.0, || refusals() > refused_before);
+            super::wait_until("the log says why", 20.0, || refusals() > refused_before);
         }
         reloaded
     }
