@@ -6,6 +6,7 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::unwrap_used,
+    clippy::panic,
     reason = "a test that cannot go on has failed"
 )]
 
@@ -15,7 +16,7 @@ use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use portcullis::admin::Exposes;
@@ -33,6 +34,8 @@ use portcullis::net::{GroupSpec, open_groups};
 use portcullis::types::{Transmits, Transport, WorkerId};
 
 const PLAN: &str = "PORTCULLIS_TEST_PLAN";
+/// Far more than anything takes, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Echoes, but dies of `die` and hangs at `hang`.
 #[derive(Default)]
@@ -163,6 +166,12 @@ fn child() -> ExitCode {
     std::process::exit(code);
 }
 
+/// Held while a process is made: until it runs its own program it has this one's sockets too, and their ports are taken.
+fn forking() -> MutexGuard<'static, ()> {
+    static FORKING: Mutex<()> = Mutex::new(());
+    FORKING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The service manager's side of a running child.
 struct Manager {
     child: Child,
@@ -177,7 +186,7 @@ impl Manager {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         // LISTEN_FDS wants descriptors from 3 on and the process's own number: only a shell can give both.
         let mut command = Command::new("sh");
         command.args([
@@ -192,7 +201,10 @@ impl Manager {
             .env(PLAN, plan)
             .env("NOTIFY_SOCKET", &path)
             .env_remove("WATCHDOG_PID");
-        let mut child = command.envs(env.iter().copied()).spawn().unwrap();
+        let mut child = {
+            let _alone = forking();
+            command.envs(env.iter().copied()).spawn().unwrap()
+        };
         let stderr = child.stderr.take().unwrap();
         let (sender, logs) = mpsc::channel();
         std::thread::spawn(move || {
@@ -213,10 +225,10 @@ impl Manager {
 
     fn told(&mut self) -> String {
         let mut buffer = [0; 4096];
-        let length = self
-            .socket
-            .recv(&mut buffer)
-            .expect("the process says nothing more");
+        let length = self.socket.recv(&mut buffer).unwrap_or_else(|error| {
+            let logs: Vec<_> = self.logs.try_iter().collect();
+            panic!("after {:?} it says nothing more ({error}): {logs:?}", self.seen)
+        });
         let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
         self.seen.push(text.clone());
         text
@@ -235,7 +247,7 @@ impl Manager {
     /// The address in the first log line with this message.
     fn logged_addr(&self, message: &str) -> SocketAddr {
         loop {
-            let line = self.logs.recv_timeout(Duration::from_secs(10)).unwrap();
+            let line = self.logs.recv_timeout(PATIENCE).unwrap();
             if line["message"] == message {
                 return line["addr"].as_str().unwrap().parse().unwrap();
             }
@@ -243,10 +255,13 @@ impl Manager {
     }
 
     fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args([name, &self.child.id().to_string()])
-            .status();
-        assert!(status.unwrap().success());
+        let mut command = Command::new("kill");
+        command.args([name, &self.child.id().to_string()]);
+        let mut kill = {
+            let _alone = forking();
+            command.spawn().unwrap()
+        };
+        assert!(kill.wait().unwrap().success());
     }
 
     fn exit_code(&mut self) -> Option<i32> {
@@ -263,7 +278,7 @@ impl Drop for Manager {
 
 fn client() -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
 
@@ -329,7 +344,7 @@ fn a_reload_is_announced_and_ended_and_a_broken_one_ends_nothing() {
     }
     // READY may overtake the line, which comes through a pipe and a thread.
     loop {
-        let line = manager.logs.recv_timeout(Duration::from_secs(10)).unwrap();
+        let line = manager.logs.recv_timeout(PATIENCE).unwrap();
         if line["message"]
             .as_str()
             .is_some_and(|text| text.contains("line 3: no colon"))
@@ -444,8 +459,10 @@ fn kept_sockets_that_do_not_fit_are_given_back_before_the_port_is_bound_anew() {
             .starts_with("FDSTOREREMOVE=1\nFDNAME=udp.default.1")
     );
     // As the service manager does: close, then go on reading. The end of the barrier's descriptor goes with it.
+    let alone = forking();
     drop(group);
     assert!(manager.told().starts_with("BARRIER=1"));
     manager.wait_for("READY=1");
+    drop(alone);
     echo(&client(), addr, b"anew");
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::contract::FilterId;
+use super::handover::Stage;
 use crate::coap::contract::{ObservationId, PeerId, ResourceKey, Token};
 use crate::policy::connections::{ConnectionKey, Grant};
 use crate::types::message::Qos;
@@ -18,6 +19,8 @@ pub enum Holder {
     Peer(PeerId),
     /// A connection, wherever its client is now.
     Connection(ConnectionKey),
+    /// A connection that moved to another worker, until its observation stands there.
+    Moved(ConnectionKey),
 }
 
 /// What an observation was asked to be. It moves as it is when its connection moves to another worker.
@@ -64,8 +67,8 @@ pub struct Observation {
     pub confirmed_at: Instant,
     /// What it was last sent.
     pub last: Option<Arc<Message>>,
-    /// Whether the broker has said that the subscription stands.
-    pub active: bool,
+    /// Where its messages go.
+    pub stage: Stage,
 }
 
 impl Observation {
@@ -186,7 +189,7 @@ impl Subscriptions {
             sequence,
             confirmed_at: now,
             last: None,
-            active: false,
+            stage: Stage::Asked,
         };
         self.observations.insert(id, observation);
         Inserted {
@@ -213,12 +216,7 @@ impl Subscriptions {
     /// Takes an observation out.
     pub fn remove(&mut self, id: ObservationId) -> Option<Removed> {
         let observation = self.observations.remove(&id)?;
-        if let Some(ids) = self.by_holder.get_mut(&observation.holder) {
-            ids.retain(|other| *other != id);
-            if ids.is_empty() {
-                self.by_holder.remove(&observation.holder);
-            }
-        }
+        self.leave(observation.holder, id);
         let filter = self.filters.get_mut(&observation.filter_id)?;
         filter.observations.retain(|other| *other != id);
         let unsubscribe = filter.observations.is_empty().then_some(observation.filter_id);
@@ -232,6 +230,25 @@ impl Subscriptions {
             observation,
             unsubscribe,
         })
+    }
+
+    /// Gives an observation to another holder.
+    pub fn pass(&mut self, id: ObservationId, holder: Holder) {
+        let Some(observation) = self.observations.get_mut(&id) else {
+            return;
+        };
+        let old = std::mem::replace(&mut observation.holder, holder);
+        self.leave(old, id);
+        push(&mut self.by_holder, holder, id);
+    }
+
+    fn leave(&mut self, holder: Holder, id: ObservationId) {
+        if let Some(ids) = self.by_holder.get_mut(&holder) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_holder.remove(&holder);
+            }
+        }
     }
 
     /// The observation of `holder` on `filter`.

@@ -9,6 +9,8 @@ use super::notify::may_receive;
 use super::pending::{Pending, unavailable};
 use crate::bridge::content;
 use crate::bridge::contract::{BrokerError, BrokerEvent, Ticket};
+use crate::bridge::handover::Stage;
+use crate::bridge::subscriptions::Holder;
 use crate::coap::contract::{Code, ExchangeId, ObservationId, Response};
 use crate::types::Message;
 use crate::types::reason::Limit;
@@ -68,8 +70,19 @@ impl Gateway {
     }
 
     fn subscribed(&mut self, now: Instant, ticket: Ticket, result: Result<Vec<Arc<Message>>, BrokerError>) {
-        if let Some((connection, observation)) = self.take_resumption(ticket) {
-            return self.resumed(now, connection, observation, result.err());
+        match self.pending.get(&ticket) {
+            Some(&Pending::Resume {
+                connection,
+                observation,
+            }) => {
+                self.pending.remove(&ticket);
+                return self.resumed(now, connection, observation, result.err());
+            }
+            Some(&Pending::Fence { connection }) => {
+                self.pending.remove(&ticket);
+                return self.fenced(now, connection);
+            }
+            _ => {}
         }
         let Some(Pending::Subscribe {
             exchange,
@@ -79,7 +92,9 @@ impl Gateway {
         else {
             return;
         };
-        let Some(observation) = self.subscriptions.get_mut(id) else {
+        let here = self.subscriptions.get_mut(id);
+        let Some(observation) = here.filter(|observation| !matches!(observation.holder, Holder::Moved(_)))
+        else {
             // Cancelled, or its client went away, before the broker answered.
             if let Some(exchange) = exchange {
                 self.respond(now, arrived, exchange, Response::new(Code::CONTENT));
@@ -93,9 +108,9 @@ impl Gateway {
                 self.respond(now, arrived, exchange, response);
             }
             (Err(error), None) => self.refuse_observation(now, id, error),
-            (Ok(_), None) => observation.active = true,
+            (Ok(_), None) => observation.stage = Stage::live(),
             (Ok(messages), Some(exchange)) => {
-                observation.active = true;
+                observation.stage = Stage::live();
                 self.begin_observation(now, arrived, id, exchange, messages);
             }
         }

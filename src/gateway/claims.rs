@@ -9,13 +9,15 @@ use super::metrics::ConnectionEvent;
 use super::pending::{CLAIM_TIMEOUT, ClaimInFlight, Parked, Pending, unavailable};
 use super::request::Stage;
 use super::timers::Timer;
-use super::workers::{Claim, ClaimError, ClaimProof, MovedConnection, MovedObservation, WorkerMessage};
+use super::workers::{Claim, ClaimError, ClaimProof, MovedConnection, WorkerMessage};
 use crate::bridge::contract::Ticket;
-use crate::bridge::subscriptions::Holder;
 use crate::coap::contract::PeerId;
 use crate::policy::connections::{Connection, ConnectionKey, Owner};
 use crate::types::reason::Limit;
 use crate::types::{ClientId, ListenerId, WorkerId};
+
+/// A connection may move on while a claim is on its way; one that misses it more often finds a directory that is wrong.
+const MAX_MISSES: u8 = 8;
 
 /// How many requests of one peer wait for one connection.
 const MAX_PARKED: usize = 16;
@@ -34,11 +36,18 @@ impl Gateway {
             }
             WorkerMessage::Registered { ticket, granted } => self.registered(now, ticket, granted),
             WorkerMessage::Evict { key } => self.end_connection(now, key, ConnectionEvent::Replaced),
-            WorkerMessage::Moved { client, key, worker } => self.directory.moved(&client, key, worker),
+            WorkerMessage::Moved {
+                client,
+                key,
+                worker,
+                moves,
+            } => self.directory.moved(&client, key, worker, moves),
             WorkerMessage::Ended { client, key } => self.directory.ended(&client, key),
             WorkerMessage::Locate(claim) => self.locate(now, claim),
             WorkerMessage::Surrender(claim) => self.surrender(now, claim),
             WorkerMessage::Surrendered { ticket, result } => self.surrendered(now, ticket, result),
+            WorkerMessage::Release { key, to } => self.release(now, key, to),
+            WorkerMessage::Released { key, kept } => self.released(now, key, kept),
         }
     }
 
@@ -104,6 +113,7 @@ impl Gateway {
                     claimant: self.worker,
                     owner,
                     proof,
+                    misses: 0,
                 };
                 self.tell(now, home, WorkerMessage::Locate(claim));
             }
@@ -134,47 +144,48 @@ impl Gateway {
     }
 
     /// At the worker that has the connection: hands it over if the claim is good.
-    fn surrender(&mut self, now: Instant, claim: Claim) {
+    pub(super) fn surrender(&mut self, now: Instant, claim: Claim) {
+        let arriving = self.connections.of_client(&claim.client).map(|it| it.key);
+        let claim = match arriving {
+            Some(key) => match self.after_arrival(key, claim) {
+                Ok(()) => return,
+                Err(claim) => claim,
+            },
+            None => claim,
+        };
+        let home = Directory::home(&claim.client, self.settings.workers);
         let result = match self.connections.of_client(&claim.client) {
+            None if claim.misses < MAX_MISSES => {
+                // It went on, or ended, which its home has been told meanwhile.
+                let misses = claim.misses + 1;
+                return self.tell(now, home, WorkerMessage::Locate(Claim { misses, ..claim }));
+            }
             None => Err(ClaimError::Unknown),
             Some(connection) if !claim.proof.proves(connection, &claim.owner) => Err(ClaimError::Refused),
             Some(connection) => {
                 let key = connection.key;
-                self.pack(now, key).ok_or(ClaimError::Unknown)
+                self.pack(now, key, claim.claimant).ok_or(ClaimError::Unknown)
             }
         };
-        self.tell(
-            now,
-            claim.claimant,
-            WorkerMessage::Surrendered {
-                ticket: claim.ticket,
-                result,
-            },
-        );
+        let moved = result.as_ref().ok().map(|moved| WorkerMessage::Moved {
+            client: claim.client,
+            key: moved.key,
+            worker: claim.claimant,
+            moves: moved.moves,
+        });
+        let ticket = claim.ticket;
+        // In this order: whoever the home sends after it finds it there.
+        self.tell(now, claim.claimant, WorkerMessage::Surrendered { ticket, result });
+        if let Some(moved) = moved {
+            self.tell(now, home, moved);
+        }
     }
 
-    fn pack(&mut self, now: Instant, key: ConnectionKey) -> Option<Box<MovedConnection>> {
+    fn pack(&mut self, now: Instant, key: ConnectionKey, to: WorkerId) -> Option<Box<MovedConnection>> {
         self.detach(key);
         let connection = self.connections.remove(key)?;
         self.metrics.connections.set(self.connections.len() as u64);
-        let ids = self.subscriptions.of(Holder::Connection(key)).to_vec();
-        let mut observations = Vec::with_capacity(ids.len());
-        for id in ids {
-            let waiting = self.backlog.take(now, id);
-            let Some(removed) = self.subscriptions.remove(id) else {
-                continue;
-            };
-            self.unsubscribe(removed.unsubscribe);
-            let observation = removed.observation;
-            observations.push(MovedObservation {
-                terms: observation.terms,
-                sequence: observation.sequence,
-                confirmed_at: observation.confirmed_at,
-                last: observation.last,
-                waiting,
-            });
-        }
-        self.metrics.subscriptions.set(self.subscriptions.len() as u64);
+        let observations = self.leave_observations(now, key, to);
         let Connection {
             client,
             token,
@@ -182,16 +193,19 @@ impl Gateway {
             username,
             created_at,
             grant,
+            moves,
             ..
         } = connection;
         Some(Box::new(MovedConnection {
             key,
+            from: self.worker,
             client,
             token,
             owner,
             username,
             created_at,
             grant,
+            moves: moves.saturating_add(1),
             observations,
         }))
     }
@@ -206,7 +220,7 @@ impl Gateway {
         let Some(Pending::Claim(claim)) = self.pending.remove(&ticket) else {
             // Given up meanwhile: the connection is taken in all the same, or it would be lost.
             if let Ok(moved) = result {
-                self.unpack(now, *moved, None);
+                self.unpack(now, *moved, None, Vec::new());
             }
             return;
         };
@@ -220,9 +234,7 @@ impl Gateway {
         match result {
             Ok(moved) => {
                 self.metrics.connection_events.inc(ConnectionEvent::Moved);
-                let key = moved.key;
-                let resuming = self.unpack(now, *moved, Some(peer));
-                self.go_on_when_resumed(now, key, resuming, parked);
+                self.unpack(now, *moved, Some(peer), parked);
             }
             Err(ClaimError::Unknown) if implicit => {
                 let waiting: Vec<_> = parked
@@ -249,24 +261,15 @@ impl Gateway {
         }
     }
 
-    /// Takes a connection in; how many of its observations the broker has yet to confirm.
-    fn unpack(&mut self, now: Instant, moved: MovedConnection, peer: Option<PeerId>) -> usize {
+    /// Takes a connection in; then what was asked of it goes on.
+    fn unpack(&mut self, now: Instant, moved: MovedConnection, peer: Option<PeerId>, parked: Vec<Parked>) {
         let key = moved.key;
         if self.connections.of_client(&moved.client).is_some() {
             // Its client created a newer one here while this one was on its way.
-            return 0;
+            let to = self.worker;
+            self.tell(now, moved.from, WorkerMessage::Release { key, to });
+            return self.go_on(now, key, parked);
         }
-        let home = Directory::home(&moved.client, self.settings.workers);
-        let worker: WorkerId = self.worker;
-        self.tell(
-            now,
-            home,
-            WorkerMessage::Moved {
-                client: moved.client.clone(),
-                key,
-                worker,
-            },
-        );
         let listener = peer
             .and_then(|peer| self.peers.get(peer))
             .map(|peer| peer.listener);
@@ -281,13 +284,15 @@ impl Gateway {
             seen_at: now,
             created_at: moved.created_at,
             grant: moved.grant,
+            moves: moved.moves,
         };
-        let resuming = moved.observations.len();
-        for observation in moved.observations {
-            self.resume_observation(now, key, observation);
-        }
+        let observations = self.resume_observations(now, key, moved.observations);
         self.adopt(now, connection, peer);
-        resuming
+        if let Some(peer) = peer {
+            // What it presented was right.
+            self.coap.set_proven(peer);
+        }
+        self.go_on_when_resumed(now, key, moved.from, observations, parked);
     }
 
     /// No worker answered a claim in time.

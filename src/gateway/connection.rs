@@ -102,6 +102,7 @@ impl Gateway {
             listener,
             seen_at: now,
             created_at: now,
+            moves: 0,
             grant: admission.grant,
         };
         let creation = Creation {

@@ -11,6 +11,7 @@ struct Entry {
     key: ConnectionKey,
     worker: WorkerId,
     owner: Owner,
+    moves: u32,
 }
 
 /// What became of a registration.
@@ -54,17 +55,27 @@ impl Directory {
                 owner: known @ Owner::Dtls(Some(_)),
                 ..
             }) if *known != owner => Registration::Refused,
-            _ => match self.entries.insert(client, Entry { key, worker, owner }) {
-                Some(old) => Registration::Replaces(old.worker, old.key),
-                None => Registration::New,
-            },
+            _ => {
+                let entry = Entry {
+                    key,
+                    worker,
+                    owner,
+                    moves: 0,
+                };
+                match self.entries.insert(client, entry) {
+                    Some(old) => Registration::Replaces(old.worker, old.key),
+                    None => Registration::New,
+                }
+            }
         }
     }
 
-    /// Notes that a connection went on at another worker.
-    pub fn moved(&mut self, client: &ClientId, key: ConnectionKey, worker: WorkerId) {
-        if let Some(entry) = self.entries.get_mut(client).filter(|entry| entry.key == key) {
+    /// Notes that a connection went to `worker` when it moved for the `moves`th time. Workers may be heard in any order.
+    pub fn moved(&mut self, client: &ClientId, key: ConnectionKey, worker: WorkerId, moves: u32) {
+        let entry = self.entries.get_mut(client);
+        if let Some(entry) = entry.filter(|entry| entry.key == key && entry.moves < moves) {
             entry.worker = worker;
+            entry.moves = moves;
         }
     }
 
@@ -92,6 +103,16 @@ mod tests {
             name: name.into(),
             proof: Proof::Psk,
         }))
+    }
+
+    #[test]
+    fn word_of_an_earlier_move_that_comes_late_changes_nothing() {
+        let client = ClientId::new("meter").unwrap();
+        let mut directory = Directory::default();
+        directory.register(client.clone(), ConnectionKey(1), WorkerId(0), Owner::Udp);
+        directory.moved(&client, ConnectionKey(1), WorkerId(2), 2);
+        directory.moved(&client, ConnectionKey(1), WorkerId(1), 1);
+        assert_eq!(directory.find(&client), Some(WorkerId(2)));
     }
 
     #[test]

@@ -52,7 +52,7 @@ use metrics::GatewayMetrics;
 use peers::Peers;
 use pending::Pending;
 use pressure::Pressure;
-use resume::Resuming;
+use resume::{Leaving, Resuming};
 use settings::Settings;
 use timers::Timers;
 
@@ -110,6 +110,8 @@ pub struct Gateway {
     claiming: HashMap<(PeerId, ClientId), Ticket>,
     /// Connections that moved here and whose observations do not stand yet.
     resuming: HashMap<ConnectionKey, Resuming>,
+    /// Connections that moved away and whose observations do not stand there yet.
+    leaving: HashMap<ConnectionKey, Leaving>,
     timers: Timers,
     pressure: Pressure,
     /// Requests to devices under way, by the ticket of who asked.
@@ -180,6 +182,7 @@ impl Gateway {
             pending: HashMap::new(),
             claiming: HashMap::new(),
             resuming: HashMap::new(),
+            leaving: HashMap::new(),
             timers: Timers::new(now),
             pressure: Pressure::new(now),
             device_requests: HashMap::new(),

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use super::Gateway;
 use super::contract::Output;
 use super::metrics::GatewayMetrics;
-use super::settings::NotifyType;
+use super::settings::{NotifyType, Settings};
 use super::timers::Timer;
 use crate::bridge::content;
 use crate::bridge::contract::{BrokerRequest, FilterId};
+use crate::bridge::handover::Turn;
 use crate::bridge::subscriptions::{Holder, Observation, Removed};
 use crate::coap::contract::{Code, Notification, ObservationId, PeerId};
 use crate::policy::authorization::{Access, Action, Authorizer};
@@ -32,19 +33,34 @@ impl Gateway {
                 let Some((id, observation)) = self.subscriptions.nth_of_filter(*filter, index) else {
                     break;
                 };
-                if !observation.active
-                    || observation.is_own(message)
-                    || !may_receive(&self.settings.authorizer, &self.metrics, observation, message)
+                match observation
+                    .stage
+                    .take(message, self.settings.caps.queued_per_observation)
                 {
-                    continue;
+                    Turn::Client => {}
+                    Turn::Nobody | Turn::Waits => continue,
+                    Turn::Displaces => {
+                        self.metrics.limits.inc(Limit::QueuedNotifications);
+                        continue;
+                    }
                 }
-                let confirmable = self.settings.notify_type.confirmable(observation, message)
-                    || now.saturating_duration_since(observation.confirmed_at) >= self.settings.observe_check;
-                observation.last = Some(Arc::clone(message));
-                let notification = notification(observation, message, format, confirmable);
-                let holder = observation.holder;
-                self.deliver(now, holder, id, notification);
+                let prepared = prepare(now, &self.settings, &self.metrics, observation, message, format);
+                if let Some((holder, notification)) = prepared {
+                    self.deliver(now, holder, id, notification);
+                }
             }
+        }
+    }
+
+    /// Passes a message on to one observer, if it is for it.
+    pub(super) fn pass_on(&mut self, now: Instant, id: ObservationId, message: &Arc<Message>) {
+        let Some(observation) = self.subscriptions.get_mut(id) else {
+            return;
+        };
+        let format = message.content_type.as_deref().and_then(content::content_format);
+        let prepared = prepare(now, &self.settings, &self.metrics, observation, message, format);
+        if let Some((holder, notification)) = prepared {
+            self.deliver(now, holder, id, notification);
         }
     }
 
@@ -72,6 +88,7 @@ impl Gateway {
         match holder {
             Holder::Peer(peer) => Some(peer),
             Holder::Connection(key) => self.connections.get(key)?.peer,
+            Holder::Moved(_) => None,
         }
     }
 
@@ -208,6 +225,25 @@ pub(super) fn may_receive(
     );
     metrics.authorizations.count(Action::Receive, &decision);
     decision.allowed
+}
+
+/// The notification of a message, unless it is not for this observer.
+fn prepare(
+    now: Instant,
+    settings: &Settings,
+    metrics: &GatewayMetrics,
+    observation: &mut Observation,
+    message: &Arc<Message>,
+    format: Option<u16>,
+) -> Option<(Holder, Notification)> {
+    if observation.is_own(message) || !may_receive(&settings.authorizer, metrics, observation, message) {
+        return None;
+    }
+    let confirmable = settings.notify_type.confirmable(observation, message)
+        || now.saturating_duration_since(observation.confirmed_at) >= settings.observe_check;
+    observation.last = Some(Arc::clone(message));
+    let notification = notification(observation, message, format, confirmable);
+    Some((observation.holder, notification))
 }
 
 fn notification(

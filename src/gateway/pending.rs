@@ -51,6 +51,8 @@ pub(super) enum Pending {
         connection: ConnectionKey,
         observation: ObservationId,
     },
+    /// The broker's word, behind which nothing more comes for an observation that moved away.
+    Fence { connection: ConnectionKey },
     /// The home worker's word on a new connection.
     Create(Box<Creation>),
     /// An authentication backend's word.

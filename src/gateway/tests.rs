@@ -1,5 +1,7 @@
 //! Several workers' gateways side by side, with a virtual clock and a broker that keeps no state but what the test says.
 
+mod moves;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -200,7 +202,9 @@ impl Site {
                 filter,
                 ..
             } => {
-                self.subscriptions.push((worker, filter_id, filter));
+                if !self.subscriptions.iter().any(|(_, id, _)| *id == filter_id) {
+                    self.subscriptions.push((worker, filter_id, filter));
+                }
                 let event = BrokerEvent::Subscribed {
                     ticket,
                     result: Ok(Vec::new()),
@@ -335,6 +339,7 @@ fn a_client_that_moved_is_answered_when_its_observations_stand() {
     for (worker, event) in held {
         assert_eq!(site.sent(1, 2000), []);
         site.workers[worker].handle(site.now, Input::Broker(event));
+        site.settle();
     }
     let answer = site.sent(1, 2000);
     assert_eq!(code(&answer[0]), ResponseType::Changed);

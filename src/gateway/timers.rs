@@ -23,6 +23,7 @@ pub(super) enum Timer {
     Observation(ObservationId),
     Claim(Ticket),
     Resume(ConnectionKey),
+    Leaving(ConnectionKey),
     Sweep,
     Pressure,
 }
@@ -67,6 +68,7 @@ impl Gateway {
                 Timer::Observation(id) => self.check_observation(now, id),
                 Timer::Claim(ticket) => self.claim_timed_out(now, ticket),
                 Timer::Resume(key) => self.stop_waiting_for(now, key),
+                Timer::Leaving(key) => self.forget_leaving(key),
                 Timer::Pressure => self.check_pressure(now),
                 Timer::Sweep => {
                     let idle = self.pressure.idle(UDP_PEER_IDLE);

@@ -106,7 +106,9 @@ impl Gateway {
                 let username = connection.and_then(|connection| connection.username.clone());
                 (connection.map(|connection| connection.client.clone()), username)
             }
-            Holder::Peer(_) => (self.client_of(peer, params)?, self.username_of(peer, params)),
+            Holder::Peer(_) | Holder::Moved(_) => {
+                (self.client_of(peer, params)?, self.username_of(peer, params))
+            }
         };
         let listener = self
             .peers

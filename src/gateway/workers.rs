@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::bridge::contract::Ticket;
 use crate::bridge::subscriptions::Terms;
-use crate::coap::contract::Notification;
+use crate::coap::contract::{Notification, ObservationId};
 use crate::policy::connections::{ConnectionKey, ConnectionToken, Grant, Owner};
 use crate::types::{ClientId, Message, WorkerId};
 
@@ -43,6 +43,8 @@ pub struct Claim {
     pub owner: Owner,
     /// What it presents.
     pub proof: ClaimProof,
+    /// How often it came to a worker that did not have the connection.
+    pub misses: u8,
 }
 
 /// Why a connection was not handed over.
@@ -57,6 +59,8 @@ pub enum ClaimError {
 /// An observation on the move.
 #[derive(Debug)]
 pub struct MovedObservation {
+    /// Its id at the worker that it left.
+    pub left: ObservationId,
     /// What it was asked to be.
     pub terms: Terms,
     /// The last Observe number sent.
@@ -74,6 +78,8 @@ pub struct MovedObservation {
 pub struct MovedConnection {
     /// Its key, which it keeps.
     pub key: ConnectionKey,
+    /// The worker that it left.
+    pub from: WorkerId,
     /// The client id.
     pub client: ClientId,
     /// Its token.
@@ -86,6 +92,8 @@ pub struct MovedConnection {
     pub created_at: Instant,
     /// What its authentication granted.
     pub grant: Grant,
+    /// How often it has moved.
+    pub moves: u32,
     /// Its observations.
     pub observations: Vec<MovedObservation>,
 }
@@ -118,14 +126,16 @@ pub enum WorkerMessage {
         /// Which.
         key: ConnectionKey,
     },
-    /// To the home worker: this connection is with me now.
+    /// To the home worker: this connection goes to another.
     Moved {
         /// The client id.
         client: ClientId,
         /// Its key.
         key: ConnectionKey,
-        /// The worker that has it.
+        /// The worker that gets it.
         worker: WorkerId,
+        /// How often it has moved with that.
+        moves: u32,
     },
     /// To the home worker: this connection ended.
     Ended {
@@ -144,5 +154,19 @@ pub enum WorkerMessage {
         ticket: Ticket,
         /// The connection.
         result: Result<Box<MovedConnection>, ClaimError>,
+    },
+    /// From the claimant: the observations of the connection stand with me; what came for them at your end?
+    Release {
+        /// Its key.
+        key: ConnectionKey,
+        /// The claimant.
+        to: WorkerId,
+    },
+    /// To the claimant: the answer to `Release`.
+    Released {
+        /// The connection's key.
+        key: ConnectionKey,
+        /// By the observations' ids at the worker that they left: what came since, in order.
+        kept: Vec<(ObservationId, Vec<Arc<Message>>)>,
     },
 }

@@ -102,6 +102,8 @@ pub struct Connection {
     pub created_at: Instant,
     /// What its authentication granted.
     pub grant: Grant,
+    /// How often it went from one worker to another.
+    pub moves: u32,
 }
 
 impl Connection {

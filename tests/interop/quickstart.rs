@@ -17,7 +17,7 @@ fn the_printed_lines_work_as_printed() {
         .env("HOME", home.path())
         .env_remove("XDG_STATE_HOME")
         .env_remove("PORTCULLIS_STATE_DIR");
-    let done = start(command, b"").wait(Duration::from_secs(120));
+    let done = start(command, b"").wait(Duration::from_secs(300));
     assert_eq!(done.code, Some(0), "{}\n{}", done.text(), done.stderr);
     assert!(done.text().contains("12 lines worked"), "{}", done.text());
 }

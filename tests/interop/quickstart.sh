@@ -13,30 +13,44 @@ work=$(mktemp -d)
 gateway=$!
 trap 'kill $gateway 2>/dev/null; wait $gateway 2>/dev/null; rm -rf "$work"' EXIT
 
-for _ in $(seq 200); do
-    curl -fs -o /dev/null http://127.0.0.1:9683/readyz && break
-    kill -0 $gateway || { cat "$work/out" "$work/err"; exit 1; }
-    sleep 0.05
-done
+# Waits until the command succeeds, for far longer than it takes.
+until_it_works() {
+    for _ in $(seq 600); do
+        "$@" && return
+        kill -0 $gateway || { cat "$work/out" "$work/err"; exit 1; }
+        sleep 0.05
+    done
+    echo "in vain: $*"
+    exit 1
+}
+ready() { curl -fs -o /dev/null http://127.0.0.1:9683/readyz; }
+printed() { sed -n 's/^[[:space:]$]*\(coap-client.*\)/\1/p' "$work/out" "$work/err"; }
+all_printed() { [ "$(printed | wc -l)" -ge 6 ]; }
+observes() { curl -fs http://127.0.0.1:9683/metrics | grep -qx 'portcullis_subscriptions [1-9].*'; }
+idle() { ! observes; }
 
-mapfile -t lines < <(cat "$work/out" "$work/err" | sed -n 's/^[[:space:]$]*\(coap-client.*\)/\1/p')
+until_it_works ready
+until_it_works all_printed
+mapfile -t lines < <(printed)
 count=0
 for build in openssl gnutls; do
     observer=
     for line in "${lines[@]}"; do
         line=${line/coap-client-openssl/coap-client-$build}
         if [[ $line == *" -s "* ]]; then
-            # An observer runs on; it has shown the message when it is stopped.
-            timeout -s INT 3 bash -c "exec $line" >"$work/seen" 2>&1 &
+            # An observer runs on until it has shown the message.
+            until_it_works idle
+            timeout -s INT 60 stdbuf -oL bash -c "exec $line" >"$work/seen" 2>&1 &
             observer=$!
-            sleep 0.7
+            until_it_works observes
         else
-            said=$(timeout 10 bash -c "$line" 2>&1) || { echo "failed: $line: $said"; exit 1; }
+            said=$(timeout 60 bash -c "$line" 2>&1) || { echo "failed: $line: $said"; exit 1; }
             [ -z "$said" ] || { echo "said something: $line: $said"; exit 1; }
             if [ -n "$observer" ]; then
-                wait $observer || true
                 payload=$(sed -n "s/.* -e \(\"[^\"]*\"\|'[^']*'\|[^ ]*\) .*/\1/p" <<<"$line" | tr -d "\"'")
-                grep -qF -- "$payload" "$work/seen" || { echo "not seen: $payload: $(cat "$work/seen")"; exit 1; }
+                until_it_works grep -qF -- "$payload" "$work/seen"
+                kill -s INT $observer
+                wait $observer || true
                 observer=
             fi
         fi
@@ -53,5 +67,5 @@ kill $gateway
 wait $gateway
 "$1" run >"$work/out" 2>"$work/err" &
 gateway=$!
-sleep 1
+until_it_works ready
 [ "$(cat "$state/psk.txt")" = "$key" ] || { echo "another key"; exit 1; }
