@@ -33,7 +33,8 @@ pub fn directory_of(file: &Path) -> &Path {
     parent.unwrap_or(Path::new("."))
 }
 
-/// Replaces `path` by `content` with permission bits `mode`. A file that is there keeps its owner, and a link stays a link.
+/// Replaces `path` by `content` with permission bits `mode`. A file that is there keeps its owner, and a link stays a link. A new
+/// one that root makes belongs to whom its directory belongs to: what root adds for the service the service can read.
 ///
 /// # Errors
 /// The content could not be made durable; the old one is still there.
@@ -67,11 +68,17 @@ fn write_new(temporary: &Path, target: &Path, content: &[u8], mode: u32) -> io::
         .create_new(true)
         .mode(mode)
         .open(temporary)?;
-    if let Ok(old) = std::fs::metadata(target) {
-        let new = file.metadata()?;
-        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-            std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
-        }
+    let new = file.metadata()?;
+    let directory = || {
+        // Of another's directory root alone can give a file away.
+        let root = new.uid() == 0;
+        root.then(|| std::fs::metadata(directory_of(target)).ok())
+            .flatten()
+    };
+    if let Some(owner) = std::fs::metadata(target).ok().or_else(directory)
+        && (new.uid(), new.gid()) != (owner.uid(), owner.gid())
+    {
+        std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
     }
     file.write_all(content)?;
     file.sync_all()
@@ -98,6 +105,19 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
         assert_eq!(mode_of(&path, 0), SECRET);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_root_adds_to_a_directory_of_the_services_is_the_services() {
+        let directory = tempfile::tempdir().unwrap();
+        // As another user there is nobody to give it to, and it stays one's own.
+        let given = std::os::unix::fs::chown(directory.path(), Some(65_534), Some(65_534)).is_ok();
+        let path = directory.path().join("psk.txt");
+        let lock = DirectoryLock::of(&path).unwrap();
+        write(&lock, &path, b"new", SECRET).unwrap();
+        let (file, owner) = (path.metadata().unwrap(), directory.path().metadata().unwrap());
+        assert_eq!((file.uid(), file.gid()), (owner.uid(), owner.gid()));
+        assert!(!given || file.uid() == 65_534);
     }
 
     #[test]
