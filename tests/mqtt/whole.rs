@@ -197,29 +197,33 @@ async fn a_gateway_killed_with_a_full_spool_owes_nothing_when_it_is_back() {
         (account.accepted, account.spooled, account.dropped),
         (count, count - 1, 0)
     );
-    assert!(gateway.metric("spool_full_total", &[]) >= 1.0);
 
     gateway.kill();
     gateway.launch();
     let account = Account::settled(&gateway, |_| true);
     assert_eq!((account.recovered, account.spooled), (count - 1, count - 1));
     let mut client = gateway.client(Kind::Udp);
-    let again = publish(&mut client, "full", &format!("late{filler}"));
-    assert_eq!(again.0, code::UNAVAILABLE, "it is as full as before");
+    // The overload step may have refused a little before the spool was full: then there is room for a few.
+    let mut late = 0;
+    while publish(&mut client, "full", &format!("late{late}{filler}")).0 == code::CHANGED {
+        late += 1;
+        assert!(late < 500, "it is nearly as full as before");
+    }
 
     mosquitto.up();
     let account = Account::settled(&gateway, |account| account.spooled == 0);
-    assert_eq!((account.acknowledged, account.dropped), (count - 1, 0));
+    assert_eq!((account.acknowledged, account.dropped), (count - 1 + late, 0));
     // How full the spool is, the workers are told once a second.
     let begun = Instant::now();
     while publish(&mut client, "full", "end").0 != code::CHANGED {
         assert!(begun.elapsed() < PATIENCE, "it stays shut\n{}", gateway.metrics());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let account = Account::settled(&gateway, |account| account.acknowledged == count);
-    assert_eq!((account.accepted, account.spooled), (1, 0));
+    let account = Account::settled(&gateway, |account| account.acknowledged == count + late);
+    assert_eq!((account.accepted, account.spooled), (1 + late, 0));
     let mut wanted = vec!["0".to_owned()];
     wanted.extend((1..count).map(|number| format!("{number}{filler}")));
+    wanted.extend((0..late).map(|number| format!("late{number}{filler}")));
     wanted.push("end".into());
     let order = arrivals(&mut peer, wanted.iter().cloned().collect()).await;
     assert_eq!(order.len(), wanted.len(), "nothing but what was acknowledged");
