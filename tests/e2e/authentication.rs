@@ -404,6 +404,64 @@ fn a_listeners_own_backend_changes_with_a_reload_and_a_broken_one_changes_nothin
 }
 
 #[test]
+fn listeners_that_come_and_go_go_on_asking_their_own_backends() {
+    const OTHER: &str = "fedcba9876543210fedcba9876543210";
+    let (more, another) = (ports::reserve(), ports::reserve());
+    let gateway = Gateway::start(two_backends(&more).file("other.key", OTHER));
+    let at = |port: &Port| Client::udp(([127, 0, 0, 1], port.number).into());
+    let token = |secret: &str| hs256(secret, &json!({"sub": "ann"}));
+    let both = std::fs::read_to_string(gateway.path("portcullis.toml")).unwrap();
+    // Before the others in the file, behind them in the process.
+    let added = format!(
+        "[listeners.udp.added]\nbind = \"127.0.0.1:{}\"\n[listeners.udp.added.authentication]\nbackend = \"jwt\"\n\
+         jwt = {{ key_file = \"other.key\" }}\n",
+        another.number
+    );
+    let (before, second) = both.split_once("[listeners.udp.second]").unwrap();
+    let without_second = second
+        .find("\n[listeners.udp.default")
+        .map_or(before.to_owned(), |end| format!("{before}{}", &second[end..]));
+    for (text, has_second) in [
+        (format!("{added}{both}"), true),
+        (format!("{added}{without_second}"), false),
+        (format!("{added}{both}"), true),
+    ] {
+        gateway.write("portcullis.toml", text.as_bytes());
+        assert!(gateway.reloaded(), "{text}");
+        assert_eq!(text.contains("udp.second]"), has_second);
+        let mut default = gateway.client(Kind::Udp);
+        publish_as(&mut default, "ann", "one").expect(code::CHANGED);
+        publish_as(&mut default, "ann", &token(OTHER)).expect(code::UNAUTHORIZED);
+        let mut added = at(&another);
+        publish_as(&mut added, "ann", &token(OTHER)).expect(code::CHANGED);
+        publish_as(&mut added, "ann", &token(SECRET)).expect(code::UNAUTHORIZED);
+        publish_as(&mut added, "ann", "one").expect(code::UNAUTHORIZED);
+        if has_second {
+            let mut second = at(&more);
+            publish_as(&mut second, "ann", &token(SECRET)).expect(code::CHANGED);
+            publish_as(&mut second, "ann", &token(OTHER)).expect(code::UNAUTHORIZED);
+        }
+    }
+}
+
+#[test]
+fn a_listener_that_asks_comes_to_a_gateway_that_asked_nobody() {
+    let another = ports::reserve();
+    let gateway = Gateway::start(Config::new().file("own.txt", users(&[("ann", "one")])));
+    let text = std::fs::read_to_string(gateway.path("portcullis.toml")).unwrap();
+    let added = format!(
+        "[listeners.udp.added]\nbind = \"127.0.0.1:{}\"\nauthentication = {{ backend = \"file\", file = \"own.txt\" }}\n",
+        another.number
+    );
+    gateway.write("portcullis.toml", format!("{added}{text}").as_bytes());
+    assert!(gateway.reloaded());
+    let mut asked = Client::udp(([127, 0, 0, 1], another.number).into());
+    publish(&mut asked, &[]).expect(code::UNAUTHORIZED);
+    publish_as(&mut asked, "ann", "one").expect(code::CHANGED);
+    publish(&mut gateway.client(Kind::Udp), &[]).expect(code::CHANGED);
+}
+
+#[test]
 fn a_gateway_without_a_backend_gets_one_by_a_reload() {
     let mut config = Config::new();
     let gateway = Gateway::start(config.clone());
