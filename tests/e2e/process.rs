@@ -127,6 +127,48 @@ fn a_second_gateway_on_the_same_ports_is_refused() {
 }
 
 #[test]
+fn a_start_that_fails_after_the_first_threads_says_why_and_does_not_panic() {
+    let refused = |gateway: &Gateway, code: i32, wanted: &str| {
+        let output = run(gateway, "run");
+        let said = stderr(&output);
+        assert!(said.contains(wanted) && !said.contains("panicked"), "{said}");
+        assert_eq!(output.status.code(), Some(code), "{said}");
+    };
+    let gateway = Gateway::prepare(&Config::new());
+    std::fs::create_dir(gateway.path("state")).unwrap();
+    std::fs::write(gateway.path("state/retained.redb"), "no store".repeat(1000)).unwrap();
+    refused(&gateway, 78, "it is damaged");
+
+    let gateway = Gateway::prepare(&Config::new());
+    let _holder = std::net::TcpListener::bind(gateway.metrics_addr()).unwrap();
+    refused(&gateway, 69, "metrics.bind: cannot listen on");
+
+    for broker in ["embedded:", "mqtt://127.0.0.1:1"] {
+        let config = Config::new().set("broker", &format!("url = \"{broker}\""));
+        let first = Gateway::start(config.clone());
+        let state = format!("state_dir = {:?}", first.path("state").display().to_string());
+        let second = Gateway::prepare(&config.set("node", &state));
+        refused(&second, 69, "another process has it open");
+        assert!(first.is_ready());
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_at_a_reload_is_shown_where_it_stands() {
+    let gateway = Gateway::start(Config::new());
+    let holder = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let bind = format!("bind = \"{}\"", holder.local_addr().unwrap());
+    gateway.configure(&Config::new().set("listeners.udp.more", &bind));
+    let text = std::fs::read_to_string(gateway.path("portcullis.toml")).unwrap();
+    let line = 1 + text.lines().position(|line| line == bind).unwrap();
+    assert!(!gateway.reloaded());
+    let log = gateway.log();
+    assert!(log.contains(&format!("error at line {line}, column 8")), "{log}");
+    assert!(log.contains("the port is in use"), "{log}");
+    gateway.assert_serves();
+}
+
+#[test]
 fn a_key_file_that_others_can_read_is_refused() {
     let pki = Pki::new();
     for file in ["psk.txt", "server.key"] {
