@@ -17,8 +17,9 @@ use super::build::Renewed;
 use super::listeners::{ListenerStep, NewListener};
 use super::materials::{self, Materials};
 use super::node::Node;
+use super::plan::log_filter;
 use super::slots::{Moves, Opening};
-use super::{reload, state};
+use super::{logging, reload, state};
 
 impl Node {
     /// Puts what is on disk now in force, all of it or nothing.
@@ -198,6 +199,9 @@ impl Node {
     }
 
     fn put_in_force(&mut self, config: Config) {
+        if config.log.level != self.config.log.level && !logging::change(&log_filter(config.log.level)) {
+            tracing::warn!("the log level stays as it is");
+        }
         self.config = Arc::new(config);
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&self.config);
     }

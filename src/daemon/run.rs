@@ -222,15 +222,16 @@ async fn serve<A: Assembly>(
     pressure.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rotation = interval_at(Instant::now() + ROTATION, ROTATION);
     rotation.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    serving.health.set_readiness(Readiness::Ready);
-    manager::ready(&status(plan, assembly));
-    info!(workers = plan.workers.get(), "serving");
+    // Before it is told that it serves: one that cannot be managed ends.
     if let Some(controls) = serving.controls.take()
         && let Err(error) = assembly.serving(controls)
     {
         let stopped = stop(plan, assembly, serving, signals, None).await;
         return stopped.and(Err(error));
     }
+    serving.health.set_readiness(Readiness::Ready);
+    manager::ready(&status(plan, assembly));
+    info!(workers = plan.workers.get(), "serving");
     let failure = loop {
         tokio::select! {
             // In this order: a worker that is stuck makes the last branch take a second each time, and by chance it could

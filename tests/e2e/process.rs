@@ -169,6 +169,62 @@ fn a_port_that_is_taken_at_a_reload_is_shown_where_it_stands() {
 }
 
 #[test]
+fn one_that_cannot_be_managed_does_not_say_that_it_is_ready() {
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = format!("bind = \"{}\"", holder.local_addr().unwrap());
+    let gateway = Gateway::prepare(&Config::new().set("admin", &admin));
+    let path = gateway.path("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_nonblocking(true).unwrap();
+    let output = gateway.command("run").env("NOTIFY_SOCKET", &path).output();
+    assert_eq!(output.unwrap().status.code(), Some(69));
+    let mut buffer = [0; 4096];
+    let mut heard = 0;
+    while let Ok(length) = manager.recv(&mut buffer) {
+        let told = String::from_utf8_lossy(&buffer[..length]);
+        assert!(!told.contains("READY=1"), "{told}");
+        heard += 1;
+    }
+    assert!(heard > 0, "nothing was told at all");
+}
+
+#[test]
+fn the_log_level_changes_with_a_reload() {
+    let level = |level: &str| Config::new().set("log", &format!("level = \"{level}\""));
+    let mut gateway = Gateway::start(level("info"));
+    assert!(!gateway.log().contains("DEBUG"));
+    gateway.configure(&level("debug"));
+    assert!(gateway.reloaded());
+    gateway.stop();
+    assert!(gateway.log().contains("DEBUG"), "{}", gateway.log());
+}
+
+#[test]
+fn lines_for_the_journal_begin_with_their_priority_and_others_do_not() {
+    use std::os::unix::fs::MetadataExt as _;
+    for (format, begin) in [("text", "<3>ERROR portcullis"), ("json", "<3>{\"")] {
+        let config = Config::new().set("log", &format!("format = \"{format}\""));
+        let gateway = Gateway::prepare(&config);
+        let _holder = UdpSocket::bind(gateway.udp_addr()).unwrap();
+        let logged = |stream: &str| {
+            let path = gateway.path("log");
+            let file = std::fs::File::create(&path).unwrap();
+            let stat = file.metadata().unwrap();
+            let stream = stream.replace("same", &format!("{}:{}", stat.dev(), stat.ino()));
+            let mut command = gateway.command("run");
+            command.env("JOURNAL_STREAM", stream).stderr(file);
+            assert_eq!(command.status().unwrap().code(), Some(69));
+            std::fs::read_to_string(path).unwrap()
+        };
+        let log = logged("same");
+        let good = |line: &str| line.starts_with('<') && line.get(2..3) == Some(">");
+        assert!(log.lines().all(good) && log.contains(begin), "{log}");
+        let log = logged("8:1");
+        assert!(!log.contains("<3>") && log.contains("T"), "{log}");
+    }
+}
+
+#[test]
 fn a_key_file_that_others_can_read_is_refused() {
     let pki = Pki::new();
     for file in ["psk.txt", "server.key"] {
