@@ -62,7 +62,7 @@ fn cgroup_limit(groups: &str, root: &Path) -> Option<u64> {
 
 fn machine() -> u64 {
     let info = rustix::system::sysinfo();
-    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit.max(1)))
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit.max(1)))
 }
 
 #[cfg(test)]

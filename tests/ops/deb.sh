@@ -35,6 +35,16 @@ for file in /usr/lib/sysusers.d/portcullis.sysusers.conf /usr/share/man/man1/por
     /usr/share/bash-completion/completions/portcullis /usr/share/zsh/vendor-completions/_portcullis; do
     inside test -s "$file" || fail "no $file"
 done
+# What the pages point to is there too.
+(
+    cd "$root/usr/share/doc/portcullis"
+    find . -name '*.md' | while read -r page; do
+        { grep -oE '\]\([^):#]+[)#]' "$page" || true; } | tr -d '])(#' | while read -r link; do
+            test -e "$(dirname "$page")/$link" || echo "$page: $link"
+        done
+    done
+) >"$work/links"
+[ ! -s "$work/links" ] || { cat "$work/links"; fail "links to nowhere"; }
 unit=$(inside dpkg -L portcullis | grep 'portcullis\.service$') || fail "no unit"
 cmp "$(dirname "$0")/../../systemd/portcullis.service" "$root$unit"
 
