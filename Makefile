@@ -62,8 +62,8 @@ deb: packages-build ## Build the Debian package (target/package/debian)
 test-deb: packages-ops deb ## Install, upgrade and purge the package in a clean Debian tree (as root)
 	tests/ops/deb.sh target/package/debian/*.deb
 
-test-systemd: packages-ops build ## Run the unit under a booted systemd: start, reload, watchdog, restart, stop (as root)
-	tests/ops/systemd.sh target/release/portcullis
+test-systemd: packages-ops deb ## Run the unit under a booted systemd: start, reload, watchdog, restart, stop (as root)
+	tests/ops/systemd.sh target/package/release/portcullis
 
 reproducible: packages-ops ## Build the commit twice, in two places, and compare the bytes
 	@command -v cargo-deb >/dev/null || $(CARGO) install --locked cargo-deb
