@@ -49,9 +49,10 @@ inside portcullis psk add device-1 --config /etc/portcullis/portcullis.toml | se
 as_service portcullis check-config
 
 step "the commands of the documents"
-# Blocks marked `sh deb`.
-awk 'FNR == 1 { on = 0 } /^```/ { on = ($0 == "```sh deb"); next } on' "$(dirname "$0")"/../../docs/*.md \
-    "$(dirname "$0")/../../README.md" >"$root/tmp/commands"
+# Blocks marked `sh deb`; those of README.md come first and make the certificates.
+rm "$root"/etc/portcullis/*.pem "$root"/etc/portcullis/*.key
+awk 'FNR == 1 { on = 0 } /^```/ { on = ($0 == "```sh deb"); next } on' "$(dirname "$0")/../../README.md" \
+    "$(dirname "$0")"/../../docs/*.md >"$root/tmp/commands"
 [ -s "$root/tmp/commands" ] || fail "no commands found"
 inside sh -e -x /tmp/commands
 as_service portcullis check-config
