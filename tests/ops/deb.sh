@@ -7,7 +7,7 @@ package=$(realpath "$1")
 suite=${2:-bookworm}
 work=$(mktemp -d)
 root=$work/root
-trap 'umount -q "$root/proc" || true; rm -rf "$work"' EXIT
+trap 'umount -q "$root/proc" || true; rm -rf --one-file-system "$work"' EXIT
 
 step() { echo "== $*"; }
 fail() { echo "FAILED: $*" >&2; exit 1; }

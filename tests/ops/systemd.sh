@@ -17,7 +17,8 @@ tree=${CARGO_TARGET_DIR:-$repository/target}/systemd/$suite
 if [ "$(cat "$tree.packages" 2>/dev/null)" != "$packages" ]; then
     echo "== making the tree of $suite"
     mkdir -p "$(dirname "$tree")"
-    rm -rf "$tree"
+    # An interrupted mmdebstrap may still have /sys and /dev mounted there.
+    rm -rf --one-file-system "$tree"
     mmdebstrap --quiet --mode=root --variant=minbase --include="$packages" "$suite" "$tree"
     echo "$packages" >"$tree.packages"
 fi
