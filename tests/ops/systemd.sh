@@ -55,9 +55,7 @@ awk '/^```/ { on = ($0 == "```ini"); next } on' "$repository/docs/systemd.md" >"
 echo "127.0.0.1 localhost" >"$root/etc/hosts"
 : >"$root/etc/machine-id"
 
-# A cgroup that systemd may manage: version 2, wherever this machine has it.
-unified=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
-[ -n "$unified" ] || { echo "no cgroup2 here" >&2; exit 1; }
+unified=$("$here/cgroup.sh")
 cgroup=$unified/portcullis-test-$$
 mkdir "$cgroup"
 
