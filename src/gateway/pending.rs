@@ -8,7 +8,8 @@ use super::metrics::PublishResult;
 use crate::bridge::contract::Ticket;
 use crate::coap::contract::{Code, ExchangeId, ObservationId, PeerId, Request, Response};
 use crate::policy::connections::{Connection, ConnectionKey};
-use crate::policy::rate::{self, Class};
+use crate::policy::failures::Class;
+use crate::policy::rate;
 use crate::types::ClientId;
 use crate::types::reason::Limit;
 

@@ -7,7 +7,7 @@ package=$(realpath "$1")
 suite=${2:-bookworm}
 work=$(mktemp -d)
 root=$work/root
-trap 'umount -q "$root/proc" || true; rm -rf "$work"' EXIT
+trap 'umount -q "$root/proc" || true; rm -rf --one-file-system "$work"' EXIT
 
 step() { echo "== $*"; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
@@ -59,9 +59,10 @@ inside portcullis psk add device-1 --config /etc/portcullis/portcullis.toml | se
 as_service portcullis check-config
 
 step "the commands of the documents"
-# Blocks marked `sh deb`.
-awk 'FNR == 1 { on = 0 } /^```/ { on = ($0 == "```sh deb"); next } on' "$(dirname "$0")"/../../docs/*.md \
-    "$(dirname "$0")/../../README.md" >"$root/tmp/commands"
+# Blocks marked `sh deb`; those of README.md come first and make the certificates.
+rm "$root"/etc/portcullis/*.pem "$root"/etc/portcullis/*.key
+awk 'FNR == 1 { on = 0 } /^```/ { on = ($0 == "```sh deb"); next } on' "$(dirname "$0")/../../README.md" \
+    "$(dirname "$0")"/../../docs/*.md >"$root/tmp/commands"
 [ -s "$root/tmp/commands" ] || fail "no commands found"
 inside sh -e -x /tmp/commands
 as_service portcullis check-config

@@ -157,6 +157,20 @@ systemctl restart $unit || fail "restart with one worker"
 said 'do not fit' || fail 'the log does not name the sockets'
 publish_and_read fifth
 
+step "a port below 1024, with the drop-in of the document"
+cp $config /test/config
+sed -i 's/^bind = "\[::\]:5683"/bind = "[::]:683"/' $config
+systemctl restart $unit 2>/dev/null && fail "a low port without the drop-in"
+cp /test/low_ports.conf /run/systemd/system/$unit.d/
+systemctl daemon-reload
+systemctl restart $unit || fail "no low port with the drop-in"
+coap -m put -e low coap://127.0.0.1:683/ps/state
+sed -n '/^Cap\(Eff\|Bnd\)/p' "/proc/$(show MainPID)/status"
+rm /run/systemd/system/$unit.d/low_ports.conf
+cp /test/config $config
+systemctl daemon-reload
+systemctl restart $unit || fail "restart with the ports as before"
+
 step "stop: peers are told, the process ends by itself"
 key=$(sed -n 's/^device-1://p' /etc/portcullis/psk.txt)
 mkfifo /test/open

@@ -5,7 +5,7 @@ use crate::daemon::clock;
 use crate::daemon::core::Core;
 use crate::gateway::contract::{Input, Output};
 use crate::policy::authentication::{AuthRequest, Verdict};
-use crate::policy::rate::Class;
+use crate::policy::failures::Class;
 
 use super::Worker;
 
