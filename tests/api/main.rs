@@ -7,6 +7,7 @@
 //! | `changes` | configuration, listeners, users, keys, reload |
 //! | `commands` | the command line and the built gateway |
 //! | `listeners` | listeners that come and go |
+//! | `manners` | hanging up, holding all places |
 //! | `document` | OpenAPI against what is served |
 //! | `scale` | a hundred thousand sessions |
 //! | `tls` | HTTPS |
@@ -37,6 +38,7 @@ mod commands;
 mod document;
 mod http;
 mod listeners;
+mod manners;
 mod scale;
 mod site;
 mod tls;

@@ -17,7 +17,7 @@ use crate::config::{self, Problems};
 use crate::types::Transport;
 
 use super::error::{ApiError, ErrorBody};
-use super::extract::media_type;
+use super::extract::is_media_type;
 use super::files::{self, Edit, Kind};
 use super::status::{ReloadReport, summary};
 use super::{Api, hex};
@@ -182,16 +182,18 @@ enum Change {
 
 impl Change {
     fn of(headers: &HeaderMap, body: &Bytes) -> Result<Self, ApiError> {
-        match media_type(headers) {
-            Some(TOML) => String::from_utf8(body.to_vec())
+        if is_media_type(headers, TOML) {
+            String::from_utf8(body.to_vec())
                 .map(Self::Text)
-                .map_err(|_| ApiError::bad_request("the body is no UTF-8 text")),
-            Some("application/json") => serde_json::from_slice(body)
+                .map_err(|_| ApiError::bad_request("the body is no UTF-8 text"))
+        } else if is_media_type(headers, "application/json") {
+            serde_json::from_slice(body)
                 .map(Self::Patch)
-                .map_err(|error| ApiError::bad_request(format!("the body: {error}"))),
-            _ => Err(ApiError::bad_request(
+                .map_err(|error| ApiError::bad_request(format!("the body: {error}")))
+        } else {
+            Err(ApiError::bad_request(
                 "the body must be application/toml or application/json",
-            )),
+            ))
         }
     }
 
