@@ -7,6 +7,7 @@
 //! | `changes` | configuration, listeners, users, keys, reload |
 //! | `commands` | the command line and the built gateway |
 //! | `listeners` | listeners that come and go |
+//! | `following` | commands that go on until told to stop |
 //! | `manners` | hanging up, holding all places |
 //! | `document` | OpenAPI against what is served |
 //! | `scale` | a hundred thousand sessions |
@@ -36,6 +37,7 @@ mod changes;
 mod clients;
 mod commands;
 mod document;
+mod following;
 mod http;
 mod listeners;
 mod manners;
