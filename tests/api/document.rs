@@ -88,6 +88,26 @@ fn every_documented_method_is_served_and_no_other_is() {
 }
 
 #[test]
+fn what_every_request_may_get_is_documented_at_each() {
+    let served = Served::start(PLAIN);
+    let document = get(served.address, "/api/v1/openapi.json").expect(200).json();
+    for (method, path) in documented(&document) {
+        let operation = &document["paths"][&path][&method];
+        let mut wanted = vec!["401", "403"];
+        if operation.get("requestBody").is_some() {
+            wanted.extend(["400", "408", "413"]);
+        }
+        for status in wanted {
+            let schema = &operation["responses"][status]["content"]["application/json"]["schema"];
+            assert_eq!(
+                schema["$ref"], "#/components/schemas/Error",
+                "{method} {path} {status}"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_document_is_whole() {
     let served = Served::start(PLAIN);
     let document = get(served.address, "/api/v1/openapi.json").expect(200).json();

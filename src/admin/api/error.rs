@@ -5,6 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::{ContentBuilder, PathItem, Ref, RefOr, ResponseBuilder};
 
 use crate::config::{Problem, Problems, Severity};
 
@@ -130,6 +131,37 @@ impl ApiError {
     pub(super) fn with(mut self, problems: &Problems) -> Self {
         self.body.problems = ProblemView::all(problems);
         self
+    }
+}
+
+/// Documents the answers that every request to a path may get, whatever it is about.
+pub(super) fn document_common(path: &mut PathItem) {
+    let operations = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete];
+    for operation in operations.into_iter().flatten() {
+        let mut common = vec![
+            ("401", "There is no valid token"),
+            (
+                "403",
+                "The token is for reading only, or a page of another site asks",
+            ),
+        ];
+        if operation.request_body.is_some() {
+            common.push(("400", "The body is wrong"));
+            common.push(("408", "The body took too long to arrive"));
+            common.push(("413", "The body is too large"));
+        }
+        let responses = &mut operation.responses.responses;
+        for (status, why) in common {
+            let body = ContentBuilder::new()
+                .schema(Some(Ref::from_schema_name("Error")))
+                .build();
+            let response = ResponseBuilder::new()
+                .description(why)
+                .content("application/json", body);
+            responses
+                .entry(status.to_owned())
+                .or_insert_with(|| RefOr::T(response.build()));
+        }
     }
 }
 

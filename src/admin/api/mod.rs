@@ -111,8 +111,7 @@ struct Peer(SocketAddr);
 #[openapi(
     info(
         title = "Portcullis",
-        description = "Management of a Portcullis gateway. Errors have the form of `Error`. Besides the codes listed, every request \
-                       may get 401 (no valid token) and 403 (a token for reading only, or a page of another site).",
+        description = "Management of a Portcullis gateway. Errors have the form of `Error`.",
         license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT")
     ),
     tags(
@@ -177,6 +176,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         .into_iter()
         .map(|(path, item)| (path.replace("{*", "{"), item))
         .collect();
+    document.paths.paths.values_mut().for_each(error::document_common);
     document
 }
 
