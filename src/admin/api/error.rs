@@ -134,10 +134,21 @@ impl ApiError {
     }
 }
 
-/// Documents the answers that every request to a path may get, whatever it is about.
-pub(super) fn document_common(path: &mut PathItem) {
-    let operations = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete];
-    for operation in operations.into_iter().flatten() {
+/// Completes what the document says of a path: a name for each operation that no other has, the answers that every request may
+/// get, whatever it is about, and words for each answer, without which OpenAPI takes none.
+pub(super) fn complete(route: &str, path: &mut PathItem) {
+    let segments = route.trim_start_matches("/api/v1").split('/');
+    let words: Vec<&str> = segments.map(|segment| segment.trim_matches(['{', '}'])).collect();
+    let name = words.join("_").replace('.', "_");
+    let operations = [
+        ("get", &mut path.get),
+        ("put", &mut path.put),
+        ("post", &mut path.post),
+        ("delete", &mut path.delete),
+    ];
+    for (method, operation) in operations {
+        let Some(operation) = operation else { continue };
+        operation.operation_id = Some(format!("{method}{name}"));
         let mut common = vec![
             ("401", "There is no valid token"),
             (
@@ -145,8 +156,10 @@ pub(super) fn document_common(path: &mut PathItem) {
                 "The token is for reading only, or a page of another site asks",
             ),
         ];
+        if operation.request_body.is_some() || operation.parameters.is_some() {
+            common.push(("400", "The request is wrong"));
+        }
         if operation.request_body.is_some() {
-            common.push(("400", "The body is wrong"));
             common.push(("408", "The body took too long to arrive"));
             common.push(("413", "The body is too large"));
         }
@@ -162,6 +175,25 @@ pub(super) fn document_common(path: &mut PathItem) {
                 .entry(status.to_owned())
                 .or_insert_with(|| RefOr::T(response.build()));
         }
+        for (status, response) in responses {
+            if let RefOr::T(response) = response
+                && response.description.is_empty()
+            {
+                description(status).clone_into(&mut response.description);
+            }
+        }
+    }
+}
+
+fn description(status: &str) -> &'static str {
+    match status {
+        "200" => "Here it is",
+        "201" => "It was made",
+        "204" => "It was done",
+        "400" => "The request is wrong",
+        "404" => "It is not there",
+        "409" => "It cannot be done now",
+        _ => "It failed",
     }
 }
 

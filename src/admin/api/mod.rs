@@ -121,7 +121,7 @@ struct Peer(SocketAddr);
         (name = "listeners", description = "What serves"),
         (name = "configuration", description = "The configuration file")
     ),
-    security(("token" = []))
+    security((), ("token" = []))
 )]
 struct Document;
 
@@ -176,7 +176,9 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         .into_iter()
         .map(|(path, item)| (path.replace("{*", "{"), item))
         .collect();
-    document.paths.paths.values_mut().for_each(error::document_common);
+    for (route, item) in &mut document.paths.paths {
+        error::complete(route, item);
+    }
     document
 }
 

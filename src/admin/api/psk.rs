@@ -38,6 +38,7 @@ pub(super) struct PskIdentity {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewPsk {
     /// The identity, without control characters.
+    #[schema(min_length = 1)]
     identity: String,
     /// The key in hexadecimal digits, 1 to 64 bytes. Without it one is made and returned, this once.
     #[serde(default, deserialize_with = "secret_or_none")]

@@ -40,6 +40,7 @@ pub(super) struct User {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewUser {
     /// The user's name, without a colon.
+    #[schema(min_length = 1)]
     name: String,
     /// The password. It is stored as an Argon2id hash.
     #[serde(deserialize_with = "secret")]
