@@ -236,6 +236,9 @@ async function fields(page) {
   await save.click();
   await page.getByText("Saved and in force.").waitFor();
   await page.getByText("In force after a restart of the process: log.format").waitFor();
+  // It stays when the other parts of the page have been read again.
+  await page.waitForTimeout(2000);
+  assert.ok(await page.getByText("In force after a restart of the process: log.format").isVisible(), "what needs a restart is still said");
   await coap.getByText("2 set").waitFor();
   // Emptied, a key goes back to its default.
   await coap.getByLabel("notify_type").selectOption("");
