@@ -18,6 +18,8 @@ mod connection_ids;
 mod cookies;
 #[path = "../support/dtls_client.rs"]
 mod dtls_client;
+mod ends;
 mod handshakes;
 mod hostile;
+mod loss;
 mod resumption;
