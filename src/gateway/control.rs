@@ -93,6 +93,8 @@ impl Gateway {
                 self.dtls_events(now, ListenerId(index), &[]);
             }
         }
+        // The listeners have their whole idle times again.
+        self.take_steps();
         if heartbeat_changed {
             for connection in self.connections.iter() {
                 if let Some(deadline) = connection.deadline(self.settings.heartbeat) {

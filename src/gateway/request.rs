@@ -102,6 +102,10 @@ impl Gateway {
 
     /// Looks at a request for the first time, or again with what was found out for it.
     pub(super) fn process(&mut self, now: Instant, parked: Parked, stage: Stage) {
+        if self.peers.get(parked.peer).is_none() {
+            // Its session ended while it waited: what that proved, and where it belongs, is no longer known.
+            return;
+        }
         let may_claim = matches!(stage, Stage::Fresh);
         match self.dispatch(now, &parked, stage) {
             Ok(Step::Answer(response)) | Err(response) => {

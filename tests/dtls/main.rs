@@ -14,6 +14,7 @@ mod bench;
 mod certificates;
 #[path = "../support/certs.rs"]
 mod certs;
+mod composed;
 mod connection_ids;
 mod cookies;
 #[path = "../support/dtls_client.rs"]
