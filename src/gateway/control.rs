@@ -190,7 +190,7 @@ impl Gateway {
             session: peer.and_then(|peer| self.session_info(peer)),
             connected: true,
             since: connection.created_at,
-            seen_at: connection.seen_at,
+            seen_at: self.last_sign(connection),
             observations: self.subscriptions.of(Holder::Connection(connection.key)).len(),
             retransmissions: connection.peer.map_or(0, |peer| self.coap.retransmissions(peer)),
         }

@@ -1,6 +1,8 @@
 //! Several workers' gateways side by side, with a virtual clock and a broker that keeps no state but what the test says.
 
+mod growth;
 mod moves;
+mod overload;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -631,5 +633,3 @@ fn who_comes_and_goes_is_published() {
         told[0]
     );
 }
-
-mod overload;
