@@ -217,7 +217,6 @@ fn grant(now: Instant, verdict: Verdict) -> Option<Grant> {
         expires_in,
         superuser,
         acl,
-        attributes: _,
     } = verdict
     else {
         return None;

@@ -133,8 +133,6 @@ pub enum Verdict {
         superuser: bool,
         /// Rules that come with the credential.
         acl: Option<Arc<ExtraAcl>>,
-        /// Attributes of the client that the backend knows.
-        attributes: Arc<[(Box<str>, Box<str>)]>,
     },
     /// Not let in: 4.01.
     Deny(DenyReason),
@@ -150,7 +148,6 @@ impl Verdict {
             expires_in: None,
             superuser: false,
             acl: None,
-            attributes: Arc::default(),
         }
     }
 }
