@@ -57,6 +57,7 @@ fn settings(transport: DtlsSettings) -> Settings {
             }),
             access: AccessRules::default(),
             authentication: true,
+            token_in_username: false,
             mountpoint: Some("fleet/".into()),
         }],
     }

@@ -105,6 +105,44 @@ fn connections_begin_and_end_each_step() {
 }
 
 #[test]
+fn a_full_memory_refuses_everything_and_says_when_to_try_again() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    let mut site = Site::with(settings);
+    let publish = |site: &mut Site, port| {
+        let request = site.request(RequestType::Post, "ps/x", &[]);
+        site.ask(0, port, &request)
+    };
+    let tell = |site: &mut Site, memory| {
+        let request = ControlRequest::Pressure { memory, spool: 0.0 };
+        site.workers[0].handle(site.now, Input::Control { ticket: 1, request });
+        while site.workers[0].poll_output().is_some() {}
+        site.pass(Duration::from_secs(1));
+    };
+    assert_eq!(code(&publish(&mut site, 1)[0]), ResponseType::Changed);
+    tell(&mut site, 0.99);
+    let refused = publish(&mut site, 1);
+    assert_eq!(code(&refused[0]), ResponseType::ServiceUnavailable);
+    assert!(refused[0].get_first_option(CoapOption::MaxAge).is_some());
+    for _ in 0..12 {
+        tell(&mut site, 0.10);
+    }
+    assert_eq!(code(&publish(&mut site, 1)[0]), ResponseType::Changed);
+}
+
+#[test]
+fn one_stall_of_the_machine_is_no_overload() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    let mut site = Site::with(settings);
+    site.pass(Duration::from_secs(10));
+    site.now += Duration::from_secs(30);
+    site.workers[0].handle_timeout(site.now);
+    let request = site.request(RequestType::Post, "ps/x", &[]);
+    assert_eq!(code(&site.ask(0, 1, &request)[0]), ResponseType::Changed);
+}
+
+#[test]
 fn the_first_step_shortens_how_long_silent_peers_are_known() {
     for (memory, known) in [(0.1, 1), (0.61, 0)] {
         let mut site = connectionless();
