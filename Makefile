@@ -12,7 +12,7 @@ TEST_PACKAGES := libcoap3-bin gnutls-bin openssl prometheus mosquitto mosquitto-
 	systemd curl jq procps python3-venv python3-dev autoconf automake nodejs npm libwolfssl-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-browser check fmt lint doc packages-build packages-test clients \
+.PHONY: help run build test test-browser test-vendored check fmt lint doc packages-build packages-test clients \
 	deb test-deb test-systemd reproducible deny sbom packages-ops
 
 help: ## List the targets
@@ -31,6 +31,9 @@ test-browser: packages-build ## Try the dashboard in headless Chromium; pictures
 	@tests/support/packages.sh chromium nodejs npm
 	npm ci --no-audit --no-fund --prefix tests/browser
 	$(CARGO) test --locked --test browser -- --ignored
+
+test-vendored: packages-test clients ## Run the DTLS tests against the OpenSSL 3 that `--features vendored` builds in
+	CARGO_TARGET_DIR=target/vendored $(CARGO) test --locked --features vendored --test dtls --test dtls_failures --test interop
 
 check: fmt lint doc ## Formatting, lints and documentation, warnings being errors
 

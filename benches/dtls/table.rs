@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use portcullis::dtls::contract::{DtlsEvent, DtlsSettings};
 use portcullis::dtls::{
-    CertIdentity, DtlsContext, DtlsListener, DtlsMaterial, DtlsMetrics, DtlsSecrets, PskStore, TicketKeys,
+    CertIdentity, DtlsContext, DtlsListener, DtlsMaterial, DtlsMetrics, DtlsShared, PskStore, TicketKeys,
     Verify,
 };
 use portcullis::types::{ListenerId, PeerAddr, Transmits, WorkerId};
@@ -34,7 +34,7 @@ pub fn listener(material: &DtlsMaterial) -> DtlsListener {
         Arc::new(DtlsContext::new(material).unwrap()),
         settings(),
         [1; 32],
-        DtlsSecrets::new([2; 32], Instant::now()),
+        DtlsShared::new([2; 32], Instant::now()),
         Arc::new(DtlsMetrics::default()),
     )
 }

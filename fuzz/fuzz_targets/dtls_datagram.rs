@@ -19,7 +19,7 @@ use openssl::ssl::SslContext;
 use portcullis::dtls::aead::{Aead, Seal};
 use portcullis::dtls::contract::{DtlsEvent, DtlsSettings};
 use portcullis::dtls::{
-    CertIdentity, DtlsContext, DtlsListener, DtlsMaterial, DtlsMetrics, DtlsSecrets, PskStore, TicketKeys, Verify,
+    CertIdentity, DtlsContext, DtlsListener, DtlsMaterial, DtlsMetrics, DtlsShared, PskStore, TicketKeys, Verify,
 };
 use portcullis::types::{ListenerId, PeerAddr, Transmits, WorkerId};
 
@@ -97,7 +97,7 @@ fuzz_target!(|data: &[u8]| {
         context(),
         settings,
         [*first; 32],
-        DtlsSecrets::new([9; 32], now),
+        DtlsShared::new([9; 32], now),
         Arc::new(DtlsMetrics::default()),
     );
     let suite = SUITES[usize::from(*first) % 4];

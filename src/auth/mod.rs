@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::policy::authentication::{AuthRequest, DenyReason, MAX_PASSWORD, MAX_USERNAME, Verdict};
-use crate::policy::rate::Class;
+use crate::policy::failures::Class;
 use crate::policy::verdict_cache::VerdictCache;
 
 mod answer;

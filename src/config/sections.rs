@@ -93,12 +93,11 @@ section! {
 section! {
     /// Limits per source address (IPv6: per /64) unless said otherwise; 0 is no limit.
     pub struct Limits {
-        /// DTLS handshakes per second, counted by each worker and listener for itself.
+        /// DTLS handshakes per second, over all listeners; twice as many at once.
         handshakes_per_second: u32 = 20;
         /// Requests per second of one client.
         requests_per_second: u32 = 0;
-        /// Datagrams per second over plain UDP of a source that has not proved its address, counted by each worker for itself; more
-        /// are dropped unread.
+        /// Datagrams per second over plain UDP of a source that has not proved its address; more are dropped unread.
         unproven_datagrams_per_second: u32 = 0;
         /// Failed logins and wrong tokens per minute, whichever port they come from.
         failed_logins_per_minute: u32 = 30;

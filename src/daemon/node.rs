@@ -5,8 +5,6 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rand::SeedableRng as _;
-use rand::rngs::StdRng;
 use tokio::runtime::Runtime;
 
 use crate::admin::Exposes;
@@ -27,10 +25,9 @@ use crate::broker::{
 };
 use crate::coap::CoapMetrics;
 use crate::config::{self, BrokerUrl, Config, Problems};
-use crate::dtls::{DtlsSecrets, TicketKeys};
+use crate::dtls::{DtlsShared, TicketKeys};
 use crate::gateway::metrics::GatewayMetrics;
-use crate::gateway::{Gateway, Parts};
-use crate::policy::failures::{Failures, SourceCapacity};
+use crate::gateway::{Gateway, Parts, Shared};
 use crate::policy::overload::fullness;
 use crate::types::WorkerId;
 
@@ -59,8 +56,8 @@ pub struct Node {
     pub(super) admin: Option<AdminServer>,
     pub(super) materials: Materials,
     pub(super) tickets: TicketKeys,
-    pub(super) secrets: Arc<DtlsSecrets>,
-    pub(super) failures: Arc<Failures>,
+    pub(super) shared: Arc<DtlsShared>,
+    pub(super) sources: Arc<Shared>,
     pub(super) broker: Option<BrokerRuntime>,
     pub(super) broker_metrics: Arc<BrokerMetrics>,
     pub(super) links: Vec<WorkerLink>,
@@ -98,13 +95,8 @@ impl Node {
         let config = Arc::new(config);
         certificates.set(&config, &materials.contexts);
         Ok(Self {
-            secrets: DtlsSecrets::new(random()?, clock::now()),
-            failures: Arc::new(Failures::new(
-                clock::now(),
-                materials.settings.failed_logins_per_minute,
-                SourceCapacity::default(),
-                &mut StdRng::from_seed(random()?),
-            )),
+            shared: DtlsShared::new(random()?, clock::now()),
+            sources: Arc::new(Shared::new(clock::now(), &materials.settings, random()?)),
             broker_metrics: broker.metrics(),
             broker: Some(broker),
             links: links.into_iter().rev().collect(),
@@ -246,7 +238,7 @@ impl Assembly for Node {
         let parts = Parts {
             worker,
             settings: Arc::clone(&self.materials.settings),
-            failures: Arc::clone(&self.failures),
+            shared: Arc::clone(&self.sources),
             dtls,
             coap_metrics,
             metrics: gateway_metrics,

@@ -88,7 +88,7 @@ impl Node {
         self.dtls.add(listener, Arc::clone(&metrics));
         Some(DtlsParts {
             context: Arc::clone(context),
-            secrets: Arc::clone(&self.secrets),
+            shared: Arc::clone(&self.shared),
             metrics,
         })
     }

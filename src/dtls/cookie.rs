@@ -11,6 +11,7 @@ use crate::types::PeerAddr;
 use super::hello::ClientHello;
 use super::prf::Hmac;
 use super::record::{DTLS_1_0, HANDSHAKE};
+use super::shared::DtlsShared;
 
 /// Bytes of a cookie.
 pub(super) const COOKIE_LEN: usize = 16;
@@ -18,20 +19,16 @@ pub(super) const COOKIE_LEN: usize = 16;
 const ROTATION: Duration = Duration::from_secs(120);
 const HELLO_VERIFY_REQUEST: u8 = 3;
 
-/// What all workers make their cookies from, so that a hello that comes back on another worker's socket verifies.
-pub struct DtlsSecrets {
+/// What cookies are made from.
+pub(super) struct CookieSecrets {
     master: Zeroizing<[u8; 32]>,
     base: Instant,
 }
 
-impl DtlsSecrets {
+impl CookieSecrets {
     /// Secrets from random bytes. `base` is any instant; rotation counts from it.
-    #[must_use]
-    pub fn new(master: [u8; 32], base: Instant) -> Arc<Self> {
-        Arc::new(Self {
-            master: Zeroizing::new(master),
-            base,
-        })
+    pub(super) fn new(master: Zeroizing<[u8; 32]>, base: Instant) -> Self {
+        Self { master, base }
     }
 
     fn generation(&self, now: Instant) -> u64 {
@@ -45,25 +42,25 @@ impl DtlsSecrets {
     }
 }
 
-impl std::fmt::Debug for DtlsSecrets {
+impl std::fmt::Debug for CookieSecrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("DtlsSecrets(..)")
+        f.write_str("CookieSecrets(..)")
     }
 }
 
 /// Makes and checks cookies with the secret of the time and the one before.
 pub(super) struct Cookies {
-    secrets: Arc<DtlsSecrets>,
+    shared: Arc<DtlsShared>,
     generation: u64,
     current: Hmac,
     previous: Hmac,
 }
 
 impl Cookies {
-    pub(super) fn new(secrets: Arc<DtlsSecrets>) -> Self {
-        let (current, previous) = (secrets.key(0), secrets.key(u64::MAX));
+    pub(super) fn new(shared: Arc<DtlsShared>) -> Self {
+        let (current, previous) = (shared.cookies.key(0), shared.cookies.key(u64::MAX));
         Self {
-            secrets,
+            shared,
             generation: 0,
             current,
             previous,
@@ -71,11 +68,11 @@ impl Cookies {
     }
 
     fn refresh(&mut self, now: Instant) {
-        let generation = self.secrets.generation(now);
+        let generation = self.shared.cookies.generation(now);
         if generation != self.generation {
             self.generation = generation;
-            self.current = self.secrets.key(generation);
-            self.previous = self.secrets.key(generation.wrapping_sub(1));
+            self.current = self.shared.cookies.key(generation);
+            self.previous = self.shared.cookies.key(generation.wrapping_sub(1));
         }
     }
 
@@ -180,7 +177,7 @@ mod tests {
     #[test]
     fn a_cookie_holds_for_its_address_and_random_and_for_two_rotations() {
         let base = start();
-        let secrets = DtlsSecrets::new([1; 32], base);
+        let secrets = DtlsShared::new([1; 32], base);
         let (mut a, mut b) = (Cookies::new(secrets.clone()), Cookies::new(secrets));
         let from = peer("192.0.2.1:1000");
         let now = base + Duration::from_secs(1_000);

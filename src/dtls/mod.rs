@@ -18,18 +18,18 @@ pub mod metrics;
 mod pendings;
 mod prf;
 mod psk;
-mod rate;
 pub mod record;
 mod replay;
 mod sessions;
+mod shared;
 pub mod suite;
 
 pub use certificates::{CertIdentity, ContextError};
 pub use context::{DtlsContext, DtlsMaterial, TicketKeys, Verify};
-pub use cookie::DtlsSecrets;
 pub use listener::{DtlsListener, SendError, SessionInfo};
 pub use metrics::DtlsMetrics;
 pub use psk::{PskFileError, PskKey, PskStore};
+pub use shared::DtlsShared;
 
 #[cfg(test)]
 mod tests_base {

@@ -17,8 +17,8 @@ use crate::coap::contract::{PeerId, Response};
 use crate::policy::authentication::{AuthRequest, IdentityRole, Password, Verdict};
 use crate::policy::authorization::Access;
 use crate::policy::connections::Grant;
+use crate::policy::failures::Class;
 use crate::policy::pattern::Subject;
-use crate::policy::rate::Class;
 use crate::types::ClientId;
 use crate::types::reason::Limit;
 
@@ -171,7 +171,8 @@ impl Gateway {
             return Ok(());
         };
         let class = self.class_of(peer);
-        self.failures
+        self.shared
+            .failures
             .charge(now, class, address.source())
             .map_err(|after| {
                 self.metrics.limits.inc(Limit::FailedLogins);
@@ -182,7 +183,7 @@ impl Gateway {
     /// Gives a charge back to the source and class that it was taken from, wherever the peer is now.
     fn forgive_failure(&mut self, now: Instant, charge: Option<(Class, IpAddr)>) {
         if let Some((class, source)) = charge {
-            self.failures.give_back(now, class, source);
+            self.shared.failures.give_back(now, class, source);
         }
     }
 

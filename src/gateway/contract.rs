@@ -17,7 +17,7 @@ use crate::coap::contract::{OutgoingRequest, RequestError, Response, Token};
 use crate::dtls::{DtlsContext, SessionInfo};
 use crate::policy::authentication::{AuthRequest, Verdict};
 use crate::policy::connections::ConnectionKey;
-use crate::policy::rate::Class;
+use crate::policy::failures::Class;
 use crate::types::message::Qos;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, TopicFilter, Transport, WorkerId};
 

@@ -69,12 +69,11 @@ impl Gateway {
     fn reconfigure(&mut self, now: Instant, settings: Arc<Settings>, contexts: &[Option<Arc<DtlsContext>>]) {
         let heartbeat_changed = settings.heartbeat != self.settings.heartbeat;
         self.settings = settings;
-        self.failures
+        self.shared
+            .failures
             .set_per_minute(self.settings.failed_logins_per_minute);
         self.request_rates
             .set_rate(Rate::per_second(self.settings.requests_per_second));
-        self.unproven_rates
-            .set_rate(Rate::per_second(self.settings.unproven_datagrams_per_second));
         self.verdicts.clear();
         self.verdicts_since = now;
         self.coap.reconfigure(self.settings.coap.clone());

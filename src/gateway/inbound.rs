@@ -70,13 +70,14 @@ impl Gateway {
 
     /// Whether a datagram over plain UDP is within the rate of its source, which one that has proved its address has not. Asked
     /// before anything is kept or read of it, so that a flood costs little more than receiving it.
-    fn may_send(&mut self, now: Instant, listener: ListenerId, from: PeerAddr) -> bool {
-        if self.settings.unproven_datagrams_per_second == 0 {
+    fn may_send(&self, now: Instant, listener: ListenerId, from: PeerAddr) -> bool {
+        let per_second = self.settings.unproven_datagrams_per_second;
+        if per_second == 0 {
             return true;
         }
         let known = self.peers.at_address(listener, from);
         known.is_some_and(|peer| self.coap.is_proven(peer))
-            || self.unproven_rates.take(now, &from.source()).is_ok()
+            || self.shared.takes_datagram(now, from.source(), per_second)
     }
 
     fn received(&mut self, now: Instant, peer: PeerId, bytes: &[u8]) {

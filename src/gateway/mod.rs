@@ -22,6 +22,7 @@ mod pressure;
 mod request;
 mod resume;
 pub mod settings;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -41,9 +42,8 @@ use crate::bridge::contract::Ticket;
 use crate::bridge::subscriptions::Subscriptions;
 use crate::coap::contract::{PeerId, RequestId};
 use crate::coap::{CoapMetrics, Endpoint};
-use crate::dtls::{DtlsContext, DtlsListener, DtlsMetrics, DtlsSecrets};
+use crate::dtls::{DtlsContext, DtlsListener, DtlsMetrics, DtlsShared};
 use crate::policy::connections::{ConnectionKey, Connections};
-use crate::policy::failures::Failures;
 use crate::policy::rate::{Rate, RateTable};
 use crate::policy::verdict_cache::VerdictCache;
 use crate::types::{ClientId, ListenerId, Transmits, WorkerId};
@@ -55,15 +55,14 @@ use peers::Peers;
 use pending::Pending;
 use pressure::Pressure;
 use resume::{Leaving, Resuming};
+pub use shared::Shared;
+
 use settings::{ListenerSettings, Settings};
 use timers::Timers;
 use trace::Traces;
 
 /// Clients whose request rate is watched at the same time, per worker; 16 bytes each.
 const REQUEST_RATE_PLACES: usize = 65_536;
-
-/// Sources whose rate is known before they have proved their address.
-const UNPROVEN_RATE_PLACES: usize = 65_536;
 
 /// Verdicts that are remembered, and for how long; a credential's own end comes first.
 const VERDICTS: usize = 16_384;
@@ -74,8 +73,8 @@ const VERDICT_TIME: Duration = Duration::from_secs(10);
 pub struct DtlsParts {
     /// Suites, keys, certificates; shared by all workers.
     pub context: Arc<DtlsContext>,
-    /// Cookie secrets; shared by all workers.
-    pub secrets: Arc<DtlsSecrets>,
+    /// The same for all workers and listeners.
+    pub shared: Arc<DtlsShared>,
     /// This worker's counters.
     pub metrics: Arc<DtlsMetrics>,
 }
@@ -92,8 +91,8 @@ pub struct Parts {
     pub worker: WorkerId,
     /// The settings, shared by all workers.
     pub settings: Arc<Settings>,
-    /// Failed logins and wrong tokens, counted by all workers together.
-    pub failures: Arc<Failures>,
+    /// What all workers count together.
+    pub shared: Arc<Shared>,
     /// For each listener what it needs to speak DTLS; `None` for plain UDP.
     pub dtls: Vec<Option<DtlsParts>>,
     /// This worker's counters of the CoAP layer.
@@ -131,14 +130,13 @@ pub struct Gateway {
     pressure: Pressure,
     /// Requests to devices under way, by the ticket of who asked.
     device_requests: HashMap<RequestId, u64>,
-    failures: Arc<Failures>,
+    shared: Arc<Shared>,
     /// Logins that were right just now, so that a client whose every request carries its credentials is not asked about
     /// each time.
     verdicts: VerdictCache,
     /// When the backends were last replaced.
     verdicts_since: Instant,
     request_rates: RateTable,
-    unproven_rates: RateTable,
     traces: Traces,
     metrics: Arc<GatewayMetrics>,
     next_ticket: u64,
@@ -151,7 +149,7 @@ impl Gateway {
         let Parts {
             worker,
             settings,
-            failures,
+            shared,
             dtls,
             coap_metrics,
             metrics,
@@ -194,15 +192,9 @@ impl Gateway {
             timers: Timers::new(now),
             pressure: Pressure::new(now),
             device_requests: HashMap::new(),
-            failures,
+            shared,
             verdicts: VerdictCache::new(random_seed(&mut rng), VERDICTS, VERDICT_TIME),
             verdicts_since: now,
-            unproven_rates: RateTable::new(
-                now,
-                Rate::per_second(settings.unproven_datagrams_per_second),
-                UNPROVEN_RATE_PLACES,
-                &mut rng,
-            ),
             request_rates: RateTable::new(
                 now,
                 Rate::per_second(settings.requests_per_second),
@@ -288,12 +280,12 @@ fn dtls_listener(
     let transport = settings.dtls.as_ref()?.transport.clone();
     let DtlsParts {
         context,
-        secrets,
+        shared,
         metrics,
     } = parts;
     let seed = random_seed(rng);
     Some(DtlsListener::new(
-        id, worker, context, transport, seed, secrets, metrics,
+        id, worker, context, transport, seed, shared, metrics,
     ))
 }
 

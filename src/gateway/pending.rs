@@ -7,7 +7,8 @@ use super::Gateway;
 use crate::bridge::contract::Ticket;
 use crate::coap::contract::{Code, ExchangeId, ObservationId, PeerId, Request, Response};
 use crate::policy::connections::{Connection, ConnectionKey};
-use crate::policy::rate::{self, Class};
+use crate::policy::failures::Class;
+use crate::policy::rate;
 use crate::types::ClientId;
 use crate::types::reason::Limit;
 
@@ -91,13 +92,22 @@ impl Gateway {
     /// # Errors
     /// 5.03 when too much waits already.
     pub(super) fn wait(&mut self, pending: Pending) -> Result<Ticket, Response> {
-        if self.pending.len() >= self.settings.caps.pending_requests {
-            self.metrics.limits.inc(Limit::PendingRequests);
-            return Err(unavailable());
-        }
+        self.pending_room()?;
         let ticket = self.ticket();
         self.pending.insert(ticket, pending);
         Ok(ticket)
+    }
+
+    /// Whether one thing more may wait.
+    ///
+    /// # Errors
+    /// 5.03 when too much waits already.
+    pub(super) fn pending_room(&self) -> Result<(), Response> {
+        if self.pending.len() < self.settings.caps.pending_requests {
+            return Ok(());
+        }
+        self.metrics.limits.inc(Limit::PendingRequests);
+        Err(unavailable())
     }
 }
 

@@ -10,20 +10,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coap_lite::{CoapOption, MessageClass, MessageType, Packet, RequestType, ResponseType};
-use rand::SeedableRng as _;
-use rand::rngs::StdRng;
 
 use super::contract::{ControlRequest, Input, Output};
 use super::metrics::{ConnectionEvent, GatewayMetrics};
 use super::settings::{DefaultQos, ListenerSettings, NotifyType, Settings};
-use super::{Gateway, Parts};
+use super::{Gateway, Parts, Shared};
 use crate::bridge::contract::{BrokerEvent, BrokerRequest, FilterId};
 use crate::clock_for_tests as clock;
 use crate::coap::CoapMetrics;
 use crate::coap::contract::CoapSettings;
 use crate::policy::authentication::{AuthRequest, DenyReason, Verdict};
 use crate::policy::authorization::Authorizer;
-use crate::policy::failures::{Failures, SourceCapacity};
 use crate::types::limits::Caps;
 use crate::types::message::Qos;
 use crate::types::{AccessRules, ListenerId, Message, TopicFilter, WorkerId};
@@ -56,15 +53,6 @@ pub(super) fn settings(workers: u8) -> Settings {
     }
 }
 
-pub(super) fn failures(now: Instant, settings: &Settings) -> Arc<Failures> {
-    Arc::new(Failures::new(
-        now,
-        settings.failed_logins_per_minute,
-        SourceCapacity::default(),
-        &mut StdRng::seed_from_u64(1),
-    ))
-}
-
 /// Workers that pass messages to each other at once; subscriptions by worker and filter.
 struct Site {
     now: Instant,
@@ -88,7 +76,7 @@ impl Site {
         let metrics: Vec<_> = (0..settings.workers)
             .map(|_| Arc::new(GatewayMetrics::new(1)))
             .collect();
-        let failures = failures(now, &settings);
+        let shared = Arc::new(Shared::new(now, &settings, [2; 32]));
         let workers = metrics
             .iter()
             .zip(0_u8..)
@@ -96,7 +84,7 @@ impl Site {
                 let parts = Parts {
                     worker: WorkerId(worker),
                     settings: Arc::clone(&settings),
-                    failures: Arc::clone(&failures),
+                    shared: Arc::clone(&shared),
                     dtls: vec![None],
                     coap_metrics: Arc::new(CoapMetrics::new(1)),
                     metrics: Arc::clone(metrics),

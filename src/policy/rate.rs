@@ -1,10 +1,9 @@
-//! Token buckets by source and by client, in tables of a fixed size.
+//! Token buckets by client, in a table of a fixed size.
 //!
 //! A bucket is one number: the time at which it will be full again (the generic cell rate algorithm), so an entry whose
 //! time has come says nothing and its place is free. Where a table has no free place, the entry that owes least goes: an
-//! attacker who comes from many sources crowds out those who would be full soon anyhow, never one who owes much, and
-//! nobody is refused for want of room. Sources that have proved their address have a table of their own, which those
-//! who have not cannot touch.
+//! attacker who comes as many clients crowds out those who would be full soon anyhow, never one who owes much, and
+//! nobody is refused for want of room.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
@@ -68,7 +67,6 @@ pub struct RateTable {
     start: Instant,
     secret: [u64; 2],
     slots: Box<[[Slot; WAYS]]>,
-    evicted: u64,
 }
 
 impl RateTable {
@@ -80,7 +78,6 @@ impl RateTable {
             start: now,
             secret: [random.random(), random.random()],
             slots: vec![[Slot::default(); WAYS]; capacity.div_ceil(WAYS).max(1)].into(),
-            evicted: 0,
         }
     }
 
@@ -94,24 +91,6 @@ impl RateTable {
     /// # Errors
     /// When it is empty, with the time after which one more may be had.
     pub fn take(&mut self, now: Instant, key: &impl Hash) -> Result<(), Duration> {
-        self.look(now, key, true)
-    }
-
-    /// Whether one could be taken from the bucket of `key`.
-    ///
-    /// # Errors
-    /// When it is empty, with the time after which one may be had.
-    pub fn peek(&mut self, now: Instant, key: &impl Hash) -> Result<(), Duration> {
-        self.look(now, key, false)
-    }
-
-    /// How many entries had to go that still owed something.
-    #[must_use]
-    pub fn evicted(&self) -> u64 {
-        self.evicted
-    }
-
-    fn look(&mut self, now: Instant, key: &impl Hash, take: bool) -> Result<(), Duration> {
         if self.rate.amount == 0 {
             return Ok(());
         }
@@ -130,9 +109,6 @@ impl RateTable {
         if owed > tolerance {
             return Err(Duration::from_nanos(owed - tolerance));
         }
-        if !take {
-            return Ok(());
-        }
         let updated = Slot {
             mark,
             full_at: full_at.saturating_add(interval),
@@ -140,9 +116,7 @@ impl RateTable {
         if let Some(slot) = known {
             *slot = updated;
         } else if let Some(slot) = set.iter_mut().min_by_key(|slot| slot.full_at) {
-            let owed = slot.full_at > now;
             *slot = updated;
-            self.evicted += u64::from(owed);
         }
         Ok(())
     }
@@ -163,15 +137,6 @@ impl RateTable {
         key.hash(&mut hasher);
         hasher.finish().max(1)
     }
-}
-
-/// How sure it is that a source is where its datagrams say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Class {
-    /// Anyone may have written that address on the datagram.
-    Unproven,
-    /// It answered to something that only it was sent: a cookie, a token, an ACK.
-    Proven,
 }
 
 #[cfg(test)]
@@ -240,21 +205,7 @@ mod tests {
             assert!(table.take(now, &n).is_ok(), "{n}");
         }
         assert!(table.take(now, &"guesser").is_err());
-        assert!(table.evicted() > 90_000);
         assert_eq!(size_of_val(&*table.slots), 1024 * 16);
-    }
-
-    #[test]
-    fn entries_that_owe_nothing_are_not_missed() {
-        let (mut table, now) = table(1, 8);
-        for n in 0..1000u32 {
-            assert!(
-                table
-                    .take(now + Duration::from_secs(u64::from(n) * 2), &n)
-                    .is_ok()
-            );
-        }
-        assert_eq!(table.evicted(), 0);
     }
 
     #[test]

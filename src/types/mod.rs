@@ -9,6 +9,7 @@ pub mod message;
 pub mod metrics;
 pub mod peer;
 pub mod reason;
+pub mod source_rates;
 pub mod topic;
 pub mod transmit;
 

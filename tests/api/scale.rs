@@ -12,11 +12,8 @@ use portcullis::coap::CoapMetrics;
 use portcullis::config::{PathBase, parse, to_gateway_settings};
 use portcullis::gateway::contract::{ControlAnswer, ControlRequest, Cursor, Input, Output};
 use portcullis::gateway::metrics::GatewayMetrics;
-use portcullis::gateway::{Gateway, Parts};
-use portcullis::policy::failures::{Failures, SourceCapacity};
+use portcullis::gateway::{Gateway, Parts, Shared};
 use portcullis::types::{ClientId, ListenerId, Transport, WorkerId};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 
 use crate::PLAIN;
 use crate::support::Request;
@@ -52,12 +49,11 @@ impl Crowd {
             ready: Box::new(|| Ok(())),
             process: Process::default(),
         };
-        let capacity = SourceCapacity::default();
-        let failures = Failures::new(Instant::now(), 0, capacity, &mut StdRng::seed_from_u64(1));
+        let shared = Shared::new(Instant::now(), &settings, [2; 32]);
         let parts = Parts {
             worker: WorkerId(0),
             settings: Arc::new(settings),
-            failures: Arc::new(failures),
+            shared: Arc::new(shared),
             dtls: vec![None],
             coap_metrics: coap,
             metrics,

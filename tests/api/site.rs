@@ -23,11 +23,8 @@ use portcullis::config::{self, Config, Problems, to_gateway_settings};
 use portcullis::gateway::contract::{ControlAnswer, ControlRequest, Input, Output};
 use portcullis::gateway::metrics::GatewayMetrics;
 use portcullis::gateway::workers::WorkerMessage;
-use portcullis::gateway::{Gateway, Parts};
-use portcullis::policy::failures::{Failures, SourceCapacity};
+use portcullis::gateway::{Gateway, Parts, Shared};
 use portcullis::types::{ListenerId, Transport, WorkerId};
-use rand::SeedableRng as _;
-use rand::rngs::StdRng;
 use tokio::sync::oneshot;
 
 /// Workers of a site.
@@ -138,12 +135,7 @@ impl TestSite {
             .map(|_| Arc::new(CoapMetrics::new(listeners)))
             .collect();
         let monitoring = monitoring(&config, metrics.clone(), coap_metrics.clone(), &broker);
-        let failures = Arc::new(Failures::new(
-            Instant::now(),
-            settings.failed_logins_per_minute,
-            SourceCapacity::default(),
-            &mut StdRng::seed_from_u64(1),
-        ));
+        let shared = Arc::new(Shared::new(Instant::now(), &settings, [2; 32]));
         let mut coap = Vec::new();
         let mut threads = Vec::new();
         for ((index, link), hears) in (0..WORKERS).zip(links).zip(hears) {
@@ -153,7 +145,7 @@ impl TestSite {
             let parts = Parts {
                 worker: WorkerId(index),
                 settings: settings.clone(),
-                failures: failures.clone(),
+                shared: shared.clone(),
                 dtls: settings.listeners.iter().map(|_| None).collect(),
                 coap_metrics: coap_metrics[usize::from(index)].clone(),
                 metrics: metrics[usize::from(index)].clone(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use portcullis::dtls::contract::{CloseReason, DtlsEvent, DtlsSettings, SessionId};
 use portcullis::dtls::metrics::{HandshakeResult, RecordDrop};
 use portcullis::dtls::{
-    CertIdentity, DtlsContext, DtlsListener, DtlsMaterial, DtlsMetrics, DtlsSecrets, PskStore, TicketKeys,
+    CertIdentity, DtlsContext, DtlsListener, DtlsMaterial, DtlsMetrics, DtlsShared, PskStore, TicketKeys,
     Verify,
 };
 use portcullis::types::{Identity, ListenerId, PeerAddr, Transmits, WorkerId};
@@ -91,6 +91,16 @@ impl Server {
     }
 
     pub fn of_worker(material: &DtlsMaterial, settings: DtlsSettings, worker: u8, now: Instant) -> Self {
+        Self::sharing(material, settings, worker, now, DtlsShared::new([9; 32], now))
+    }
+
+    pub fn sharing(
+        material: &DtlsMaterial,
+        settings: DtlsSettings,
+        worker: u8,
+        now: Instant,
+        shared: Arc<DtlsShared>,
+    ) -> Self {
         let metrics = Arc::new(DtlsMetrics::default());
         let context = Arc::new(DtlsContext::new(material).unwrap());
         let listener = DtlsListener::new(
@@ -99,7 +109,7 @@ impl Server {
             context,
             settings.clone(),
             [worker + 1; 32],
-            DtlsSecrets::new([9; 32], now),
+            shared,
             metrics.clone(),
         );
         Self {

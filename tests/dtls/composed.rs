@@ -8,21 +8,18 @@ use portcullis::bridge::contract::BrokerRequest;
 use portcullis::coap::CoapMetrics;
 use portcullis::coap::contract::CoapSettings;
 use portcullis::dtls::contract::{CloseReason, DtlsSettings};
-use portcullis::dtls::{DtlsContext, DtlsMetrics, DtlsSecrets};
+use portcullis::dtls::{DtlsContext, DtlsMetrics, DtlsShared};
 use portcullis::gateway::contract::{ControlRequest, Input, Output};
 use portcullis::gateway::metrics::GatewayMetrics;
 use portcullis::gateway::settings::{
     DefaultQos, DtlsListenerSettings, IdentityUse, ListenerSettings, NotifyType, OnClose, Settings,
 };
-use portcullis::gateway::{DtlsParts, Gateway, Parts};
+use portcullis::gateway::{DtlsParts, Gateway, Parts, Shared};
 use portcullis::policy::acl::Acl;
 use portcullis::policy::authentication::Verdict;
 use portcullis::policy::authorization::{Authorizer, NoMatch};
-use portcullis::policy::failures::{Failures, SourceCapacity};
 use portcullis::types::limits::Caps;
 use portcullis::types::{AccessRules, ListenerId, PeerAddr, WorkerId};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 
 use crate::bench::{material, peer, psk_client, settings as dtls_settings, start};
 use crate::dtls_client::DtlsClient;
@@ -80,14 +77,13 @@ impl House {
         let settings = Arc::new(settings(transport));
         let context = Arc::new(DtlsContext::new(&material()).unwrap());
         let (dtls, metrics) = (Arc::new(DtlsMetrics::default()), Arc::new(GatewayMetrics::new(1)));
-        let mut random = StdRng::seed_from_u64(1);
         let parts = Parts {
             worker: WorkerId(0),
             settings: Arc::clone(&settings),
-            failures: Arc::new(Failures::new(now, 0, SourceCapacity::default(), &mut random)),
+            shared: Arc::new(Shared::new(now, &settings, [2; 32])),
             dtls: vec![Some(DtlsParts {
                 context: Arc::clone(&context),
-                secrets: DtlsSecrets::new([9; 32], now),
+                shared: DtlsShared::new([9; 32], now),
                 metrics: Arc::clone(&dtls),
             })],
             coap_metrics: Arc::new(CoapMetrics::new(1)),

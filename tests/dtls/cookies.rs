@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use portcullis::dtls::DtlsShared;
 use portcullis::dtls::contract::{CloseReason, DtlsSettings};
 use portcullis::dtls::metrics::{HandshakeResult, RecordDrop};
 use portcullis::types::reason::Limit;
@@ -225,6 +226,26 @@ fn a_source_has_its_rate_of_handshakes_and_others_have_theirs() {
         .filter(|n| server.handshake(&psk_client(GCM), peer(*n)).is_connected())
         .count();
     assert_eq!(connected, 5);
+}
+
+#[test]
+fn a_source_whose_ports_reach_several_workers_has_its_rate_once() {
+    let limited = DtlsSettings {
+        handshakes_per_second: 5,
+        ..settings()
+    };
+    let (material, now) = (material(), start());
+    let shared = DtlsShared::new([9; 32], now);
+    let mut servers: Vec<_> = (0..4)
+        .map(|worker| Server::sharing(&material, limited.clone(), worker, now, shared.clone()))
+        .collect();
+    let connected = (0..40)
+        .filter(|n| {
+            let server = &mut servers[usize::from(*n % 4)];
+            server.handshake(&psk_client(GCM), peer(*n)).is_connected()
+        })
+        .count();
+    assert_eq!(connected, 10);
 }
 
 #[test]

@@ -52,9 +52,7 @@ awk 'FNR == 1 { on = 0 } /^```/ { on = ($0 == "```sh systemd"); next } on' "$rep
 echo "127.0.0.1 localhost" >"$root/etc/hosts"
 : >"$root/etc/machine-id"
 
-# A cgroup that systemd may manage: version 2, wherever this machine has it.
-unified=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
-[ -n "$unified" ] || { echo "no cgroup2 here" >&2; exit 1; }
+unified=$("$here/cgroup.sh")
 cgroup=$unified/portcullis-test-$$
 mkdir "$cgroup"
 

@@ -123,7 +123,7 @@ fn every_threat_names_tests_that_exist() {
 #[test]
 fn names_that_are_no_tests_are_found() {
     assert_eq!(
-        complaint("failures::workers_that_count_at_once_lose_and_invent_nothing"),
+        complaint("source_rates::workers_that_count_at_once_lose_and_invent_nothing"),
         None
     );
     assert_eq!(complaint("e2e amplification::*"), None);

@@ -10,7 +10,7 @@ use portcullis::auth::settings::{
     AuthSettings, BackendSettings, FileSettings, HttpSettings, JwtKeys, JwtSettings,
 };
 use portcullis::policy::authentication::{AuthRequest, DenyReason, Verdict};
-use portcullis::policy::rate::Class;
+use portcullis::policy::failures::Class;
 use portcullis::types::PeerAddr;
 
 use super::support::{Server, add_user, judge, request, settings, start, submit};

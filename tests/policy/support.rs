@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use portcullis::auth::settings::{AuthCaps, AuthSettings, BackendSettings};
 use portcullis::auth::{AuthHandle, Full};
 use portcullis::policy::authentication::{AuthRequest, IdentityRole, Password, Verdict};
-use portcullis::policy::rate::Class;
+use portcullis::policy::failures::Class;
 use portcullis::types::{ClientId, ListenerId, PeerAddr};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;

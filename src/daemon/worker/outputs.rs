@@ -11,7 +11,7 @@ use crate::daemon::core::Core;
 use crate::gateway::contract::{Input, Output};
 use crate::gateway::workers::WorkerMessage;
 use crate::policy::authentication::{AuthRequest, Verdict};
-use crate::policy::rate::Class;
+use crate::policy::failures::Class;
 use crate::types::WorkerId;
 
 use super::Worker;

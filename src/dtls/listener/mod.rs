@@ -28,12 +28,12 @@ use crate::types::{Identity, ListenerId, PeerAddr, Transmits, WorkerId};
 use super::aead::{Aead, Seal};
 use super::context::DtlsContext;
 use super::contract::{CloseReason, DtlsEvent, DtlsSettings, SessionId};
-use super::cookie::{Cookies, DtlsSecrets};
+use super::cookie::Cookies;
 use super::metrics::DtlsMetrics;
 use super::pendings::PendingTable;
-use super::rate::SourceRate;
 use super::record::{APPLICATION_DATA, MAX_PLAINTEXT, MAX_SEQUENCE};
 use super::sessions::SessionTable;
+use super::shared::DtlsShared;
 use super::suite::Suite;
 
 /// The server's last flight is kept this long for a peer that may not have it.
@@ -90,8 +90,7 @@ pub struct DtlsListener {
     pendings: PendingTable,
     events: VecDeque<DtlsEvent>,
     flights: VecDeque<(Instant, SessionId)>,
-    unproven: SourceRate,
-    proven: SourceRate,
+    shared: Arc<DtlsShared>,
     next_session: u64,
     next_pending: u64,
     spare: Vec<u8>,
@@ -111,7 +110,7 @@ impl DtlsListener {
         context: Arc<DtlsContext>,
         settings: DtlsSettings,
         seed: [u8; 32],
-        shared: Arc<DtlsSecrets>,
+        shared: Arc<DtlsShared>,
         metrics: Arc<DtlsMetrics>,
     ) -> Self {
         let mut rng = StdRng::from_seed(seed);
@@ -125,14 +124,13 @@ impl DtlsListener {
             settings,
             metrics,
             rng,
-            cookies: Cookies::new(shared),
+            cookies: Cookies::new(Arc::clone(&shared)),
             aead: Aead::default(),
             sessions,
             pendings: PendingTable::default(),
             events: VecDeque::new(),
             flights: VecDeque::new(),
-            unproven: SourceRate::new(),
-            proven: SourceRate::new(),
+            shared,
             next_session,
             next_pending: 0,
             spare: Vec::new(),

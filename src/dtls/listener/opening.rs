@@ -18,9 +18,6 @@ use super::super::record::{ALERT, Header};
 use super::super::sessions::{NewSession, Session};
 use super::{DtlsListener, FLIGHT_KEPT};
 
-/// Hellos without a cookie may come this many times as often as handshakes: anyone can send them in anyone's name,
-/// and the limit must not lock that one out.
-const UNPROVEN_SHARE: u32 = 25;
 /// When all places are taken, a handshake that was silent for this long gives way to a new one.
 const STALE: Duration = Duration::from_secs(2);
 
@@ -102,8 +99,8 @@ impl DtlsListener {
             self.metrics.limits.inc(Limit::Overload);
             return Err(RecordDrop::Overload);
         }
-        let rate = self.settings.handshakes_per_second.saturating_mul(UNPROVEN_SHARE);
-        if !self.unproven.take(now, from.source(), rate) {
+        let rate = self.settings.handshakes_per_second;
+        if !self.shared.takes_hello(now, from.source(), rate) {
             self.metrics.limits.inc(Limit::HandshakeRate);
             return Err(RecordDrop::HelloRate);
         }
@@ -126,10 +123,8 @@ impl DtlsListener {
         if is_duplicate {
             return Err(RecordDrop::DuplicateHello);
         }
-        if !self
-            .proven
-            .take(now, from.source(), self.settings.handshakes_per_second)
-        {
+        let rate = self.settings.handshakes_per_second;
+        if !self.shared.takes_handshake(now, from.source(), rate) {
             self.metrics.limits.inc(Limit::HandshakeRate);
             self.refuse_at(from, HandshakeResult::Limit);
             return Err(RecordDrop::HandshakeRate);

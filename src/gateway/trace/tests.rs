@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use crate::coap::CoapMetrics;
 use crate::gateway::contract::{ControlAnswer, ControlRequest, Input, Output};
 use crate::gateway::metrics::GatewayMetrics;
-use crate::gateway::tests::{failures, settings};
-use crate::gateway::{Gateway, Parts};
+use crate::gateway::tests::settings;
+use crate::gateway::{Gateway, Parts, Shared};
 use crate::types::{ListenerId, WorkerId};
 
 use super::*;
@@ -24,7 +24,7 @@ impl Traced1 {
         settings.connection_required = false;
         let parts = Parts {
             worker: WorkerId(0),
-            failures: failures(now, &settings),
+            shared: Arc::new(Shared::new(now, &settings, [2; 32])),
             settings: Arc::new(settings),
             dtls: vec![None],
             coap_metrics: Arc::new(CoapMetrics::new(1)),

@@ -1,0 +1,40 @@
+//! What the gateways of all workers count together.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::policy::failures::{Failures, SourceCapacity};
+use crate::types::source_rates::{Allowance, SourceRates};
+
+use super::settings::Settings;
+
+/// What each source address has had, counted once for all workers.
+#[derive(Debug)]
+pub struct Shared {
+    /// Failed logins and wrong tokens.
+    pub(super) failures: Failures,
+    /// Datagrams over plain UDP from where nobody has proved to be.
+    datagrams: SourceRates,
+}
+
+impl Shared {
+    /// Nothing counted yet. `seed` is 256 bits from the operating system: it decides which sources share a bucket.
+    #[must_use]
+    pub fn new(now: Instant, settings: &Settings, seed: [u8; 32]) -> Self {
+        let mut rng = StdRng::from_seed(seed);
+        let capacity = SourceCapacity::default();
+        Self {
+            failures: Failures::new(now, settings.failed_logins_per_minute, capacity, &mut rng),
+            datagrams: SourceRates::new(now, capacity.unproven, rng.random()),
+        }
+    }
+
+    /// Whether `source` may send one more datagram without having proved its address; 0 is no limit.
+    pub(super) fn takes_datagram(&self, now: Instant, source: IpAddr, per_second: u32) -> bool {
+        let allowance = Allowance::per_second(per_second, 1);
+        self.datagrams.take(now, source, allowance).is_ok()
+    }
+}
