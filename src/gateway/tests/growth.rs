@@ -1,6 +1,9 @@
 //! What peers who come and go leave behind.
 
+use super::super::pending::Pending;
 use super::*;
+use crate::policy::connections::ConnectionKey;
+use crate::types::reason::Limit;
 
 fn ping(site: &mut Site, port: u16) {
     let mut packet = Packet::new();
@@ -103,4 +106,21 @@ fn pings_and_nothing_else_keep_the_connections_of_their_address() {
     );
     site.pass(Duration::from_secs(36));
     assert_eq!(site.workers[0].connections.len(), 0);
+}
+
+#[test]
+fn who_finds_no_room_to_subscribe_is_counted() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    settings.caps.pending_requests = 1;
+    let mut site = Site::with(settings);
+    let moved_away = Pending::Fence {
+        connection: ConnectionKey(1),
+    };
+    site.workers[0].wait(moved_away).unwrap();
+    let mut observe = site.request(RequestType::Get, "ps/t", &[]);
+    observe.set_observe_value(0);
+    let answer = site.ask(0, 1000, &observe);
+    assert_eq!(code(&answer[0]), ResponseType::ServiceUnavailable);
+    assert_eq!(site.metrics[0].limits.get(Limit::PendingRequests), 1);
 }
