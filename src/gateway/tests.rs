@@ -4,6 +4,7 @@ mod growth;
 mod logins;
 mod moves;
 mod overload;
+mod stopping;
 mod workers;
 
 use std::sync::Arc;
