@@ -8,11 +8,6 @@ use serde_json::{Map, Value};
 use crate::policy::authentication::{DenyReason, Verdict};
 use crate::policy::extra_acl::ExtraAcl;
 
-/// Most attributes of a client.
-const MAX_ATTRIBUTES: usize = 32;
-/// Longest name or value of an attribute in bytes.
-const MAX_ATTRIBUTE: usize = 256;
-
 /// The verdict of an HTTP answer.
 ///
 /// # Errors
@@ -59,7 +54,6 @@ pub(super) fn granted(
         expires_in,
         superuser: source.get("is_superuser").is_some_and(is_true),
         acl,
-        attributes: attributes(source.get("client_attrs")),
     })
 }
 
@@ -77,17 +71,6 @@ fn is_true(value: &Value) -> bool {
     matches!(value, Value::Bool(true))
         || value.as_u64() == Some(1)
         || matches!(value.as_str(), Some("true" | "1"))
-}
-
-fn attributes(value: Option<&Value>) -> Arc<[(Box<str>, Box<str>)]> {
-    let short = |name: &str, value: &str| name.len() <= MAX_ATTRIBUTE && value.len() <= MAX_ATTRIBUTE;
-    let pairs = value.and_then(Value::as_object).into_iter().flatten();
-    pairs
-        .filter_map(|(name, value)| value.as_str().map(|value| (name.as_str(), value)))
-        .filter(|(name, value)| short(name, value))
-        .take(MAX_ATTRIBUTES)
-        .map(|(name, value)| (name.into(), value.into()))
-        .collect()
 }
 
 #[cfg(test)]
@@ -127,21 +110,19 @@ mod tests {
     }
 
     #[test]
-    fn everything_beside_the_result_is_carried() {
+    fn what_is_known_beside_the_result_is_carried_and_the_rest_passed_over() {
         let body = r#"{"result": "allow", "is_superuser": true, "expire_at": 1060, "client_attrs": {"site": "x", "n": 1},
             "acl": [{"permission": "allow", "action": "all", "topic": "t"}]}"#;
         let Ok(Verdict::Allow {
             expires_in,
             superuser,
             acl,
-            attributes,
         }) = judge(200, body)
         else {
             panic!("not allowed");
         };
         assert_eq!((expires_in, superuser), (Some(Duration::from_secs(60)), true));
         assert!(acl.is_some());
-        assert_eq!(&*attributes, [("site".into(), "x".into())]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
-use hyper::{Method, Request};
+use hyper::{Method, Request, Uri};
 use zeroize::Zeroizing;
 
 use crate::policy::authentication::{AuthRequest, DenyReason, Verdict};
@@ -112,12 +112,7 @@ impl HttpBackend {
         let mut path = self.path.render(values, percent)?;
         let (method, body) = match self.method {
             HttpMethod::Get => {
-                let query = self.form(values)?;
-                if !query.is_empty() {
-                    let joint = if path.contains('?') { '&' } else { '?' };
-                    path.push(joint);
-                    path.push_str(&query);
-                }
+                path = with_query(&path, &self.form(values)?);
                 (Method::GET, None)
             }
             HttpMethod::Post if self.is_form => {
@@ -126,7 +121,7 @@ impl HttpBackend {
             }
             HttpMethod::Post => (Method::POST, Some((self.json(values)?, "application/json"))),
         };
-        let mut request = Request::builder().method(method).uri(path.as_str());
+        let mut request = Request::builder().method(method).uri(uri(path)?);
         if let Some(headers) = request.headers_mut() {
             headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
             if let Some((_, kind)) = &body {
@@ -197,6 +192,24 @@ impl HttpBackend {
     }
 }
 
+/// A path with more of a query.
+fn with_query(path: &str, query: &str) -> Zeroizing<String> {
+    let mut whole = Zeroizing::new(String::with_capacity(path.len() + 1 + query.len()));
+    whole.push_str(path);
+    if !query.is_empty() {
+        whole.push(if path.contains('?') { '&' } else { '?' });
+        whole.push_str(query);
+    }
+    whole
+}
+
+/// A path and query, which may hold a password, as a URI on the same bytes: they are wiped when the last that holds them
+/// lets go. What the connection writes them into is not in our hands; a POST keeps passwords out of access logs too.
+fn uri(mut path: Zeroizing<String>) -> Result<Uri, NotText> {
+    let bytes = Zeroizing::new(std::mem::take(&mut *path).into_bytes());
+    Uri::from_maybe_shared(Bytes::from_owner(bytes)).map_err(|_| NotText)
+}
+
 fn bearer(file: &Path) -> Result<HeaderValue, FileError> {
     let text = read_text(file, 64 << 10)?;
     let token = text.lines().next().unwrap_or_default().trim();
@@ -206,4 +219,20 @@ fn bearer(file: &Path) -> Result<HeaderValue, FileError> {
         .ok_or_else(|| FileError::at(file, 1, "this is no token"))?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_of_a_login_stays_on_bytes_that_are_wiped() {
+        let path = with_query("/auth?a=b", "password=secret");
+        let place = path.as_ptr();
+        let uri = uri(path).unwrap();
+        assert_eq!(uri.to_string(), "/auth?a=b&password=secret");
+        assert_eq!(uri.path().as_ptr(), place, "a copy would not be wiped");
+        assert_eq!(with_query("/auth", "p=x").as_str(), "/auth?p=x");
+        assert_eq!(with_query("/auth", "").as_str(), "/auth");
+    }
 }

@@ -69,6 +69,8 @@ pub struct Observation {
     pub last: Option<Arc<Message>>,
     /// Where its messages go.
     pub stage: Stage,
+    /// Where it stands among those of its filter.
+    place: usize,
 }
 
 impl Observation {
@@ -168,20 +170,16 @@ impl Subscriptions {
                 })
             })
             .collect();
+        let seen = old.iter().filter_map(|old| self.observations.get(old));
+        let known = seen.clone().any(|old| old.terms.filter == terms.filter);
+        let sequence = seen.map(|old| old.sequence).max().unwrap_or(0);
         // Added before the old ones go, so that a filter that stays is never unsubscribed in between.
         push(&mut self.by_holder, holder, id);
+        let mut place = 0;
         if let Some(filter) = self.filters.get_mut(&filter_id) {
+            place = filter.observations.len();
             filter.observations.push(id);
         }
-        let replaced: Vec<Removed> = old.into_iter().filter_map(|old| self.remove(old)).collect();
-        let known = replaced
-            .iter()
-            .any(|removed| removed.observation.terms.filter == terms.filter);
-        let sequence = replaced
-            .iter()
-            .map(|removed| removed.observation.sequence)
-            .max()
-            .unwrap_or(0);
         let observation = Observation {
             holder,
             terms,
@@ -190,8 +188,10 @@ impl Subscriptions {
             confirmed_at: now,
             last: None,
             stage: Stage::Asked,
+            place,
         };
         self.observations.insert(id, observation);
+        let replaced = old.into_iter().filter_map(|old| self.remove(old)).collect();
         Inserted {
             id,
             filter_id,
@@ -218,7 +218,14 @@ impl Subscriptions {
         let observation = self.observations.remove(&id)?;
         self.leave(observation.holder, id);
         let filter = self.filters.get_mut(&observation.filter_id)?;
-        filter.observations.retain(|other| *other != id);
+        if filter.observations.get(observation.place) == Some(&id) {
+            // A filter may have as many observations as there are; the last one takes the place.
+            filter.observations.swap_remove(observation.place);
+            let moved = filter.observations.get(observation.place);
+            if let Some(moved) = moved.and_then(|moved| self.observations.get_mut(moved)) {
+                moved.place = observation.place;
+            }
+        }
         let unsubscribe = filter.observations.is_empty().then_some(observation.filter_id);
         if unsubscribe.is_some()
             && let Some(filter) = self.filters.remove(&observation.filter_id)
@@ -278,7 +285,7 @@ impl Subscriptions {
         self.observations.get_mut(&id)
     }
 
-    /// The `index`th observation of a filter.
+    /// The `index`th observation of a filter; one that ends gives its place to the last.
     pub fn nth_of_filter(
         &mut self,
         filter: FilterId,
@@ -374,5 +381,52 @@ mod tests {
         assert_eq!(subscriptions.filter_len(a.filter_id), 2);
         assert_eq!(subscriptions.remove(a.id).unwrap().unsubscribe, None);
         assert_eq!(subscriptions.remove(b.id).unwrap().unsubscribe, Some(a.filter_id));
+    }
+
+    #[test]
+    fn observations_that_end_in_any_order_leave_the_others_in_their_places() {
+        let mut subscriptions = Subscriptions::new(0);
+        let mut there = Vec::new();
+        for step in 0..2000_u64 {
+            if step % 3 < 2 {
+                let holder = Holder::Peer(PeerId(step));
+                there.push(subscriptions.insert(clock(), holder, terms("a", 1)));
+            } else {
+                let gone = there.swap_remove((step * 7919) as usize % there.len());
+                assert!(subscriptions.remove(gone.id).is_some());
+            }
+            let Some(filter) = there.first().map(|inserted| inserted.filter_id) else {
+                continue;
+            };
+            assert_eq!(subscriptions.filter_len(filter), there.len());
+        }
+        let filter = there[0].filter_id;
+        let mut listed: Vec<_> = (0..there.len())
+            .map(|index| subscriptions.nth_of_filter(filter, index).unwrap().0)
+            .collect();
+        let mut wanted: Vec<_> = there.iter().map(|inserted| inserted.id).collect();
+        listed.sort();
+        wanted.sort();
+        assert_eq!(listed, wanted);
+    }
+
+    #[test]
+    fn ending_one_of_many_observations_of_a_filter_takes_no_look_at_the_others() {
+        let mut subscriptions = Subscriptions::new(0);
+        let now = clock();
+        let ids: Vec<_> = (0..100_000)
+            .map(|peer| {
+                subscriptions
+                    .insert(now, Holder::Peer(PeerId(peer)), terms("a", 1))
+                    .id
+            })
+            .collect();
+        let begun = clock();
+        for id in ids {
+            subscriptions.remove(id);
+        }
+        let took = clock().duration_since(begun);
+        assert!(took.as_secs() < 5, "{took:?}");
+        assert!(subscriptions.is_empty());
     }
 }

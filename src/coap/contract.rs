@@ -1,5 +1,6 @@
 //! What the CoAP layer tells the gateway and what it is told: exchanges, notifications, requests to devices.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -104,14 +105,15 @@ impl Code {
     }
 }
 
-impl std::fmt::Display for Code {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:02}", self.class(), self.0 & 0x1f)
     }
 }
 
-/// A whole request of a peer: duplicates removed, blocks put together, options that RFC 7252 says to refuse refused.
-#[derive(Debug, Clone)]
+/// A whole request of a peer: duplicates removed, blocks put together, options that RFC 7252 says to refuse refused. It prints
+/// neither path, query nor payload: tokens and passwords stand there.
+#[derive(Clone)]
 pub struct Request {
     /// The method; any code of class 0.
     pub method: Code,
@@ -135,12 +137,30 @@ pub struct Request {
     pub resource: ResourceKey,
 }
 
-/// A resource as block-wise transfer tells resources apart.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("confirmable", &self.confirmable)
+            .field("token", &self.token)
+            .field("observe", &self.observe)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A resource as block-wise transfer tells resources apart. It holds the query, and prints none of it.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ResourceKey(pub Arc<[u8]>);
 
-/// An answer to a request. The layer adds message id, token, type, blocks and ETag.
-#[derive(Debug, Clone)]
+impl fmt::Debug for ResourceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResourceKey(..)")
+    }
+}
+
+/// An answer to a request. The layer adds message id, token, type, blocks and ETag. It does not print its body, which may be the
+/// token that create returns.
+#[derive(Clone)]
 pub struct Response {
     /// The response code.
     pub code: Code,
@@ -152,6 +172,15 @@ pub struct Response {
     pub observe: Option<u32>,
     /// Max-Age in seconds.
     pub max_age: Option<u32>,
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response")
+            .field("code", &self.code)
+            .field("payload_len", &self.payload.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Response {
@@ -299,6 +328,37 @@ impl Default for CoapSettings {
             max_block_size: 1024,
             max_body_size: 1 << 20,
             challenge_unproven: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_hold_a_token_or_a_password_is_not_printed() {
+        let secret = || Bytes::from_static(b"token=secret-of-a-device");
+        let request = Request {
+            method: Code::POST,
+            confirmable: true,
+            token: Token::default(),
+            path: vec![secret()],
+            query: vec![secret()],
+            observe: None,
+            content_format: None,
+            accept: None,
+            payload: secret(),
+            resource: ResourceKey(Arc::from(&*secret())),
+        };
+        let response = Response {
+            payload: secret(),
+            ..Response::new(Code::CREATED)
+        };
+        let printed = format!("{request:?} {:?} {response:?}", request.resource);
+        assert!(printed.contains("payload_len: 24"), "{printed}");
+        for part in ["secret", "115, 101, 99"] {
+            assert!(!printed.contains(part), "{printed}");
         }
     }
 }

@@ -12,8 +12,8 @@ const URI_QUERY: u16 = 15;
 /// Most bytes of an option that are shown.
 const MAX_SHOWN: usize = 64;
 
-/// A message taken apart.
-#[derive(Debug, Clone)]
+/// A message taken apart. It is not to be printed: whoever shows it masks its secrets first.
+#[derive(Clone)]
 pub struct Described {
     /// Its type.
     pub kind: MessageType,

@@ -1,6 +1,7 @@
 //! One datagram, one message (RFC 7252, 3). The bytes are coap-lite's business; what it lets pass is judged here.
 
 use std::collections::LinkedList;
+use std::fmt;
 
 use coap_lite::{CoapOption, MessageClass, MessageType as WireType, Packet};
 
@@ -13,8 +14,7 @@ use super::metrics::MessageType;
 /// Bytes of a message without token, options and payload.
 pub(crate) const HEADER: usize = 4;
 
-/// A well-formed message.
-#[derive(Debug)]
+/// A well-formed message. Its options may hold secrets, so they are not printed.
 pub(crate) struct Message {
     pub(crate) kind: MessageType,
     pub(crate) code: Code,
@@ -38,6 +38,17 @@ pub(crate) fn type_of(first: u8) -> MessageType {
         1 => MessageType::Non,
         2 => MessageType::Ack,
         _ => MessageType::Rst,
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("kind", &self.kind)
+            .field("code", &self.code)
+            .field("mid", &self.mid)
+            .field("token", &self.token)
+            .finish_non_exhaustive()
     }
 }
 

@@ -62,8 +62,7 @@ pub(crate) enum OptionFault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ETag([u8; 8], u8);
 
-/// What a request is about.
-#[derive(Debug)]
+/// What a request is about. The query may hold secrets, so it is not to be printed.
 pub(crate) struct Resource {
     pub(crate) path: Vec<Bytes>,
     pub(crate) query: Vec<Bytes>,

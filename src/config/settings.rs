@@ -10,7 +10,7 @@ use crate::gateway::settings::{DtlsListenerSettings, ListenerSettings, Settings}
 use crate::policy::authorization::Authorizer;
 use crate::types::limits::Caps;
 
-use super::access::{Authentication, Backend, Login};
+use super::access::{Authentication, Backend, JwtFrom, Login};
 use super::listeners::{Dtls, Listener};
 use super::sections::Unproven;
 use super::{Config, Limits};
@@ -40,6 +40,16 @@ impl Config {
             Login::Off => false,
             Login::Own(own) => own.backend != Backend::None,
         }
+    }
+
+    /// Whether what clients of a listener send as user name is a token of theirs.
+    fn takes_token_for_username(&self, listener: &Listener) -> bool {
+        let own = match &listener.authentication {
+            Login::Inherited | Login::Required => &self.authentication,
+            Login::Own(own) => own,
+            Login::Off => return false,
+        };
+        own.backend == Backend::Jwt && own.jwt.from == JwtFrom::Username
     }
 
     /// Every `authentication` table with its dotted name: the common one, then those of listeners.
@@ -117,6 +127,7 @@ fn listener_settings(listener: &Listener, config: &Config, workers: u8) -> Liste
         }),
         access: listener.access_rules.clone(),
         authentication: config.asks_for_login(listener),
+        token_in_username: config.takes_token_for_username(listener),
         mountpoint: listener.mountpoint.as_deref().map(Arc::from),
     }
 }

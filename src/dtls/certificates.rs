@@ -8,7 +8,8 @@ use openssl::nid::Nid;
 use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Private};
 use openssl::sha::sha256;
 use openssl::x509::{X509, X509Crl, X509ExtendedKeyUsage, X509KeyUsage, X509Ref};
-use rustls_pemfile::Item;
+use rustls_pki_types::pem::{PemObject, SectionKind};
+use zeroize::Zeroizing;
 
 use super::ffi;
 
@@ -54,34 +55,39 @@ pub(super) enum KeyKind {
     Rsa,
 }
 
-const fn item_name(item: &Item) -> &'static str {
-    match item {
-        Item::X509Certificate(_) => "a certificate",
-        Item::SubjectPublicKeyInfo(_) => "a public key",
-        Item::Pkcs1Key(_) | Item::Pkcs8Key(_) | Item::Sec1Key(_) => "a private key",
-        Item::Crl(_) => "a revocation list",
-        Item::Csr(_) => "a certificate request",
+/// A section of a PEM text: what it says that it holds, and the bytes in it. They may be a key, so they are wiped.
+struct Item {
+    kind: SectionKind,
+    der: Zeroizing<Vec<u8>>,
+}
+
+const fn item_name(kind: SectionKind) -> &'static str {
+    match kind {
+        SectionKind::Certificate => "a certificate",
+        SectionKind::PublicKey => "a public key",
+        SectionKind::RsaPrivateKey | SectionKind::PrivateKey | SectionKind::EcPrivateKey => "a private key",
+        SectionKind::Crl => "a revocation list",
+        SectionKind::Csr => "a certificate request",
         _ => "something else",
     }
 }
 
+/// All sections of a kind that is known; others are skipped.
 fn items(key: &'static str, pem: &[u8]) -> Result<Vec<Item>, ContextError> {
-    let (mut items, mut rest) = (Vec::new(), pem);
-    loop {
-        match rustls_pemfile::read_one_from_slice(rest) {
-            Ok(Some((item, after))) => {
-                items.push(item);
-                rest = after;
-            }
-            Ok(None) => return Ok(items),
-            Err(_) => return Err(ContextError::new(key, "it is not valid PEM")),
-        }
-    }
+    <(SectionKind, Vec<u8>)>::pem_slice_iter(pem)
+        .map(|section| match section {
+            Ok((kind, der)) => Ok(Item {
+                kind,
+                der: Zeroizing::new(der),
+            }),
+            Err(_) => Err(ContextError::new(key, "it is not valid PEM")),
+        })
+        .collect()
 }
 
 /// An error that says what was looked for and what stands there instead.
 fn missing(key: &'static str, wanted: &str, pem: &[u8], items: &[Item]) -> ContextError {
-    let found = items.iter().map(item_name).next();
+    let found = items.first().map(|item| item_name(item.kind));
     let encrypted = pem.windows(9).any(|window| window == b"ENCRYPTED");
     ContextError::new(
         key,
@@ -97,14 +103,12 @@ fn missing(key: &'static str, wanted: &str, pem: &[u8], items: &[Item]) -> Conte
 pub(super) fn certificates(key: &'static str, pem: &[u8]) -> Result<Vec<X509>, ContextError> {
     let items = items(key, pem)?;
     let mut certificates = Vec::new();
-    for item in &items {
-        if let Item::X509Certificate(der) = item {
-            let number = certificates.len() + 1;
-            let certificate = X509::from_der(der).map_err(|error| {
-                ContextError::openssl(key, &format!("certificate {number} cannot be read"), &error)
-            })?;
-            certificates.push(certificate);
-        }
+    for item in items.iter().filter(|item| item.kind == SectionKind::Certificate) {
+        let number = certificates.len() + 1;
+        let certificate = X509::from_der(&item.der).map_err(|error| {
+            ContextError::openssl(key, &format!("certificate {number} cannot be read"), &error)
+        })?;
+        certificates.push(certificate);
     }
     if certificates.is_empty() {
         return Err(missing(key, "a certificate", pem, &items));
@@ -115,14 +119,15 @@ pub(super) fn certificates(key: &'static str, pem: &[u8]) -> Result<Vec<X509>, C
 /// The first private key of a PEM text.
 pub(super) fn private_key(key: &'static str, pem: &[u8]) -> Result<PKey<Private>, ContextError> {
     let items = items(key, pem)?;
-    let der = items.iter().find_map(|item| match item {
-        Item::Pkcs1Key(der) => Some(der.secret_pkcs1_der()),
-        Item::Pkcs8Key(der) => Some(der.secret_pkcs8_der()),
-        Item::Sec1Key(der) => Some(der.secret_sec1_der()),
-        _ => None,
-    });
-    let der = der.ok_or_else(|| missing(key, "a private key", pem, &items))?;
-    PKey::private_key_from_der(der)
+    let is_key = |item: &&Item| {
+        matches!(
+            item.kind,
+            SectionKind::RsaPrivateKey | SectionKind::PrivateKey | SectionKind::EcPrivateKey
+        )
+    };
+    let found = items.iter().find(is_key);
+    let found = found.ok_or_else(|| missing(key, "a private key", pem, &items))?;
+    PKey::private_key_from_der(&found.der)
         .map_err(|error| ContextError::openssl(key, "the private key cannot be read", &error))
 }
 
@@ -130,12 +135,10 @@ pub(super) fn private_key(key: &'static str, pem: &[u8]) -> Result<PKey<Private>
 pub(super) fn revocation_lists(key: &'static str, pem: &[u8]) -> Result<Vec<X509Crl>, ContextError> {
     let items = items(key, pem)?;
     let mut lists = Vec::new();
-    for item in &items {
-        if let Item::Crl(der) = item {
-            let list = X509Crl::from_der(der)
-                .map_err(|error| ContextError::openssl(key, "a revocation list cannot be read", &error))?;
-            lists.push(list);
-        }
+    for item in items.iter().filter(|item| item.kind == SectionKind::Crl) {
+        let list = X509Crl::from_der(&item.der)
+            .map_err(|error| ContextError::openssl(key, "a revocation list cannot be read", &error))?;
+        lists.push(list);
     }
     if lists.is_empty() {
         return Err(missing(key, "a revocation list", pem, &items));

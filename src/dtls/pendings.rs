@@ -1,4 +1,4 @@
-//! The handshakes in flight of a listener: found by address, woken on time, the oldest first to go.
+//! The handshakes in flight of a listener: found by address, woken on time, the one silent for longest first to go.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
@@ -12,7 +12,7 @@ use super::handshake::Pending;
 pub(super) struct PendingTable {
     by_address: HashMap<PeerAddr, Box<Pending>>,
     wakes: BTreeMap<(Instant, u64), PeerAddr>,
-    by_age: BTreeMap<u64, PeerAddr>,
+    by_silence: BTreeMap<(Instant, u64), PeerAddr>,
 }
 
 impl PendingTable {
@@ -28,7 +28,7 @@ impl PendingTable {
     pub(super) fn take(&mut self, address: PeerAddr) -> Option<Box<Pending>> {
         let pending = self.by_address.remove(&address)?;
         self.wakes.remove(&(pending.wakes, pending.id));
-        self.by_age.remove(&pending.id);
+        self.by_silence.remove(&(pending.heard, pending.id));
         Some(pending)
     }
 
@@ -36,7 +36,8 @@ impl PendingTable {
     pub(super) fn put(&mut self, now: Instant, mut pending: Box<Pending>) {
         pending.wakes = pending.next_wake(now);
         self.wakes.insert((pending.wakes, pending.id), pending.address);
-        self.by_age.insert(pending.id, pending.address);
+        self.by_silence
+            .insert((pending.heard, pending.id), pending.address);
         self.by_address.insert(pending.address, pending);
     }
 
@@ -55,7 +56,8 @@ impl PendingTable {
         *self = Self::default();
     }
 
-    pub(super) fn oldest(&self) -> Option<&Pending> {
-        self.get(*self.by_age.first_key_value()?.1)
+    /// The handshake that was not heard of for longest.
+    pub(super) fn most_silent(&self) -> Option<&Pending> {
+        self.get(*self.by_silence.first_key_value()?.1)
     }
 }

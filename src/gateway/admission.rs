@@ -23,11 +23,15 @@ use crate::types::ClientId;
 use crate::types::reason::Limit;
 
 impl Gateway {
-    /// The user name of a request: the proved one where the listener says so, else the named one.
+    /// The user name of a request: the proved one where the listener says so, else the named one, unless that is a token.
     pub(super) fn username_of(&self, peer: PeerId, params: &Params<'_>) -> Option<Arc<str>> {
+        let listener = self.peers.get(peer).map(|peer| peer.listener);
+        let is_token = listener
+            .and_then(|listener| self.listener_settings(listener))
+            .is_some_and(|settings| settings.token_in_username);
         match self.bound_identity(peer) {
             (IdentityUse::Username, Some(identity)) => Some(Arc::clone(&identity.name)),
-            _ => params.username.map(Into::into),
+            _ => params.username.filter(|_| !is_token).map(Into::into),
         }
     }
 
@@ -110,7 +114,10 @@ impl Gateway {
         Some(AuthRequest {
             ticket: ticket.0,
             clientid: client.cloned(),
-            username: self.username_of(peer, params),
+            username: match (bound, identity) {
+                (IdentityUse::Username, Some(identity)) => Some(Arc::clone(&identity.name)),
+                _ => params.username.map(Into::into),
+            },
             password: params.password.map(Password::new),
             identity: identity.cloned(),
             identity_role: match bound {
@@ -218,7 +225,6 @@ fn grant(now: Instant, verdict: Verdict) -> Option<Grant> {
         expires_in,
         superuser,
         acl,
-        attributes: _,
     } = verdict
     else {
         return None;

@@ -184,6 +184,7 @@ impl Gateway {
     fn pack(&mut self, now: Instant, key: ConnectionKey, to: WorkerId) -> Option<Box<MovedConnection>> {
         self.detach(key);
         let connection = self.connections.remove(key)?;
+        self.timers.disarm(Timer::Connection(key));
         self.metrics.connections.set(self.connections.len() as u64);
         let observations = self.leave_observations(now, key, to);
         let Connection {
@@ -230,6 +231,7 @@ impl Gateway {
             implicit,
             parked,
         } = *claim;
+        self.timers.disarm(Timer::Claim(ticket));
         self.claiming.remove(&(peer, client.clone()));
         match result {
             Ok(moved) => {

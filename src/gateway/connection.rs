@@ -255,6 +255,7 @@ impl Gateway {
 
     /// Parts a connection from its peer; what its observations still had to get waits for the next one.
     pub(super) fn detach(&mut self, key: ConnectionKey) {
+        self.note_life(key);
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -267,6 +268,25 @@ impl Gateway {
             for notification in self.coap.take_pending(id, observation) {
                 self.keep_for_later(observation, notification);
             }
+        }
+    }
+
+    /// When the client of a connection last showed that it lives: by a valid request, or at its peer by an acknowledgement or
+    /// a ping.
+    pub(super) fn last_sign(&self, connection: &Connection) -> Instant {
+        let peer = connection.peer.and_then(|peer| self.peers.get(peer));
+        let alive = peer.and_then(|peer| peer.alive_at);
+        alive.map_or(connection.seen_at, |alive| alive.max(connection.seen_at))
+    }
+
+    /// Writes the last sign of life down with the connection.
+    pub(super) fn note_life(&mut self, key: ConnectionKey) {
+        let sign = self
+            .connections
+            .get(key)
+            .map(|connection| self.last_sign(connection));
+        if let (Some(sign), Some(connection)) = (sign, self.connections.get_mut(key)) {
+            connection.seen_at = sign;
         }
     }
 
@@ -295,6 +315,7 @@ impl Gateway {
         let Some(connection) = self.connections.remove(key) else {
             return;
         };
+        self.timers.disarm(Timer::Connection(key));
         self.metrics.connection_events.inc(event);
         self.metrics.connections.set(self.connections.len() as u64);
         let home = Directory::home(&connection.client, self.settings.workers);

@@ -93,6 +93,8 @@ impl Gateway {
                 self.dtls_events(now, ListenerId(index), &[]);
             }
         }
+        // The listeners have their whole idle times again.
+        self.take_steps();
         if heartbeat_changed {
             for connection in self.connections.iter() {
                 if let Some(deadline) = connection.deadline(self.settings.heartbeat) {
@@ -188,7 +190,7 @@ impl Gateway {
             session: peer.and_then(|peer| self.session_info(peer)),
             connected: true,
             since: connection.created_at,
-            seen_at: connection.seen_at,
+            seen_at: self.last_sign(connection),
             observations: self.subscriptions.of(Holder::Connection(connection.key)).len(),
             retransmissions: connection.peer.map_or(0, |peer| self.coap.retransmissions(peer)),
         }

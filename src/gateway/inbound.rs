@@ -129,6 +129,7 @@ impl Gateway {
             client: None,
             since: now,
             seen_at: now,
+            alive_at: None,
         });
         self.coap.add_peer(peer, listener, false);
         if let Some(metrics) = self.metrics.listeners.get(usize::from(listener.0)) {
@@ -220,6 +221,7 @@ impl Gateway {
             client: None,
             since: now,
             seen_at: now,
+            alive_at: None,
         });
         if !self.traces.is_empty()
             && let Some(info) = self.session_info_of(peer)
@@ -328,13 +330,11 @@ impl Gateway {
         }
     }
 
-    /// An acknowledgement or a ping keeps the connections at that address alive (interface 2.3).
+    /// An acknowledgement or a ping keeps the connections at that address alive (interface 2.3). They look at it when their
+    /// time comes: there may be many, and a ping costs its sender nothing.
     fn alive(&mut self, now: Instant, peer: PeerId) {
-        let Some(peer) = self.peers.get(peer) else { return };
-        for key in &peer.connections {
-            if let Some(connection) = self.connections.get_mut(*key) {
-                connection.seen_at = now;
-            }
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.alive_at = Some(now);
         }
     }
 }

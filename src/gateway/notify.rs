@@ -175,6 +175,7 @@ impl Gateway {
         if let Some(peer) = self.place_of(removed.observation.holder) {
             self.coap.cancel(peer, removed.id);
         }
+        self.timers.disarm(Timer::Observation(removed.id));
         self.backlog.forget(removed.id);
         self.unsubscribe(removed.unsubscribe);
     }

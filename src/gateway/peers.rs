@@ -30,6 +30,8 @@ pub struct Peer {
     pub since: Instant,
     /// When its last datagram came.
     pub seen_at: Instant,
+    /// When it last acknowledged something, or pinged.
+    pub alive_at: Option<Instant>,
 }
 
 impl Peer {
@@ -263,6 +265,7 @@ mod tests {
             connections: Vec::new(),
             client: None,
             since: seen_at,
+            alive_at: None,
             seen_at,
         }
     }

@@ -93,13 +93,22 @@ impl Gateway {
     /// # Errors
     /// 5.03 when too much waits already.
     pub(super) fn wait(&mut self, pending: Pending) -> Result<Ticket, Response> {
-        if self.pending.len() >= self.settings.caps.pending_requests {
-            self.metrics.limits.inc(Limit::PendingRequests);
-            return Err(unavailable());
-        }
+        self.pending_room()?;
         let ticket = self.ticket();
         self.pending.insert(ticket, pending);
         Ok(ticket)
+    }
+
+    /// Whether one thing more may wait.
+    ///
+    /// # Errors
+    /// 5.03 when too much waits already.
+    pub(super) fn pending_room(&self) -> Result<(), Response> {
+        if self.pending.len() < self.settings.caps.pending_requests {
+            return Ok(());
+        }
+        self.metrics.limits.inc(Limit::PendingRequests);
+        Err(unavailable())
     }
 
     /// Answers everything that waits with 5.03: nobody will be there for what it waits for.

@@ -4,9 +4,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Gateway;
+use super::metrics::PublishResult;
 use super::pending::unavailable;
+use super::request::Operation;
 use super::timers::Timer;
-use crate::coap::contract::Response;
+use crate::bridge::uri::{self, Resource};
+use crate::coap::contract::{Request, Response};
 use crate::policy::overload::{Overload, OverloadSettings, Readings, Step, fullness};
 use crate::policy::rate;
 use crate::types::reason::{Label as _, Limit};
@@ -44,6 +47,11 @@ impl Pressure {
     /// Whether publishes at QoS 0 are refused now.
     pub(super) fn refuses_qos0(&self) -> bool {
         self.overload.holds(Step::NoQos0)
+    }
+
+    /// Whether publishes are refused now, whatever their QoS.
+    fn refuses_publishes(&self) -> bool {
+        self.overload.holds(Step::NoPublish)
     }
 
     /// An idle time as it is now.
@@ -118,10 +126,18 @@ impl Gateway {
         }
     }
 
-    /// 5.03 while everything is refused.
-    pub(super) fn refusal_of_all(&self) -> Option<Response> {
+    /// 5.03 while everything is refused, or while the spool is nearly full and this is to be published.
+    pub(super) fn overload_refusal(&self, request: &Request) -> Option<Response> {
         let overload = &self.pressure.overload;
-        overload.holds(Step::RefuseAll).then(|| {
+        let publishes = || {
+            let is_publish = publishes(request);
+            if is_publish {
+                self.metrics.publishes.inc(PublishResult::Unavailable);
+            }
+            is_publish
+        };
+        let refused = overload.holds(Step::RefuseAll) || self.pressure.refuses_publishes() && publishes();
+        refused.then(|| {
             self.metrics.limits.inc(Limit::Overload);
             Response {
                 max_age: Some(rate::max_age(overload.retry_after())),
@@ -129,6 +145,14 @@ impl Gateway {
             }
         })
     }
+}
+
+/// Whether a request would put a message into the spool.
+fn publishes(request: &Request) -> bool {
+    matches!(
+        Operation::of(request),
+        Some(Operation::Publish | Operation::Clear)
+    ) && matches!(uri::resource(&request.path), Ok(Resource::Topic(_)))
 }
 
 #[expect(

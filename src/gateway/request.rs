@@ -66,7 +66,7 @@ pub(super) enum Operation {
 impl Operation {
     /// The operation of a request on `ps/{topic}`, or nothing for 4.05. Observe values other than 0 and 1 mean nothing to us
     /// and, being elective, count as absent.
-    fn of(request: &Request) -> Option<Self> {
+    pub(super) fn of(request: &Request) -> Option<Self> {
         match (request.method, request.observe) {
             (Code::POST, Some(0)) if request.payload.is_empty() => Some(Self::Subscribe),
             (Code::POST | Code::PUT, _) => Some(Self::Publish),
@@ -81,7 +81,7 @@ impl Operation {
 
 impl Gateway {
     pub(super) fn request(&mut self, now: Instant, peer: PeerId, exchange: ExchangeId, request: Request) {
-        if let Some(refusal) = self.refusal_of_all() {
+        if let Some(refusal) = self.overload_refusal(&request) {
             return self.respond(now, now, exchange, refusal);
         }
         if let Err(after) = self.request_rates.take(now, &peer) {
@@ -102,6 +102,10 @@ impl Gateway {
 
     /// Looks at a request for the first time, or again with what was found out for it.
     pub(super) fn process(&mut self, now: Instant, parked: Parked, stage: Stage) {
+        if self.peers.get(parked.peer).is_none() {
+            // Its session ended while it waited: what that proved, and where it belongs, is no longer known.
+            return;
+        }
         let may_claim = matches!(stage, Stage::Fresh);
         match self.dispatch(now, &parked, stage) {
             Ok(Step::Answer(response)) | Err(response) => {

@@ -79,6 +79,7 @@ impl Gateway {
     /// Ends what is left of a connection that moved away.
     pub(super) fn forget_leaving(&mut self, key: ConnectionKey) {
         if self.leaving.remove(&key).is_some() {
+            self.timers.disarm(Timer::Leaving(key));
             self.end_observations(Holder::Moved(key));
         }
     }
@@ -240,6 +241,7 @@ impl Gateway {
         let Some(resuming) = self.resuming.remove(&key) else {
             return;
         };
+        self.timers.disarm(Timer::Resume(key));
         for (there, here) in &resuming.observations {
             let before = kept
                 .iter_mut()

@@ -57,6 +57,8 @@ pub struct ListenerSettings {
     pub access: AccessRules,
     /// Whether requests must be authenticated.
     pub authentication: bool,
+    /// Whether what stands for the user name is a token: a secret, which is the backend's to see and nobody's name.
+    pub token_in_username: bool,
     /// Overrides [`Settings::mountpoint`].
     pub mountpoint: Option<Arc<str>>,
 }

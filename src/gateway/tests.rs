@@ -1,6 +1,11 @@
 //! Several workers' gateways side by side, with a virtual clock and a broker that keeps no state but what the test says.
 
+mod growth;
+mod logins;
 mod moves;
+mod overload;
+mod stopping;
+mod workers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,6 +48,7 @@ pub(super) fn settings(workers: u8) -> Settings {
             dtls: None,
             access: AccessRules::default(),
             authentication: false,
+            token_in_username: false,
             mountpoint: None,
         }],
     }
@@ -293,146 +299,6 @@ fn code(packet: &Packet) -> ResponseType {
 }
 
 #[test]
-fn a_connection_and_its_observations_follow_their_client_to_another_worker() {
-    let mut site = Site::new(4);
-    let token = site.create(0, 1000, "meter");
-    let mut observe = site.credentialed(RequestType::Get, "ps/t", "meter", &token);
-    observe.set_observe_value(0);
-    let answer = site.ask(0, 1000, &observe);
-    assert_eq!(code(&answer[0]), ResponseType::Content);
-
-    for (worker, port) in [(3, 2000), (1, 3000), (1, 3001), (0, 1000)] {
-        let heartbeat = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
-        let answer = site.ask(worker, port, &heartbeat);
-        assert_eq!(
-            code(&answer[0]),
-            ResponseType::Changed,
-            "worker {worker} port {port}"
-        );
-        site.publish(&Site::message("t", b"hello"));
-        let notified = site.sent(worker, port);
-        assert_eq!(notified.len(), 1);
-        assert_eq!(notified[0].payload, b"hello");
-        assert_eq!(notified[0].get_token(), b"tok");
-        assert_eq!(site.subscriptions.len(), 1);
-    }
-}
-
-/// A connection with two observations on worker 0, and the answer on worker 1 that waits for a slow broker.
-fn slowly_moved() -> Site {
-    let mut site = Site::new(2);
-    let token = site.create(0, 1000, "meter");
-    for (topic, coap_token) in [("ps/t", b"t"), ("ps/u", b"u")] {
-        let mut observe = site.credentialed(RequestType::Get, topic, "meter", &token);
-        observe.set_observe_value(0);
-        observe.set_token(coap_token.to_vec());
-        site.ask(0, 1000, &observe);
-    }
-    site.held = Some(Vec::new());
-    let heartbeat = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
-    assert_eq!(site.ask(1, 2000, &heartbeat), [], "nothing stands yet");
-    site
-}
-
-#[test]
-fn a_client_that_moved_is_answered_when_its_observations_stand() {
-    let mut site = slowly_moved();
-    let held = site.held.take().unwrap();
-    assert_eq!(held.len(), 2);
-    for (worker, event) in held {
-        assert_eq!(site.sent(1, 2000), []);
-        site.workers[worker].handle(site.now, Input::Broker(event));
-        site.settle();
-    }
-    let answer = site.sent(1, 2000);
-    assert_eq!(code(&answer[0]), ResponseType::Changed);
-    site.publish(&Site::message("t", b"hello"));
-    assert_eq!(site.sent(1, 2000).len(), 1);
-}
-
-#[test]
-fn a_client_that_moved_is_answered_though_the_broker_is_silent() {
-    let mut site = slowly_moved();
-    site.now += Duration::from_secs(3);
-    let now = site.now;
-    site.workers[1].handle_timeout(now);
-    let answers = site.sent(1, 2000);
-    assert!(
-        answers
-            .iter()
-            .any(|answer| answer.header.code == MessageClass::Response(ResponseType::Changed))
-    );
-}
-
-#[test]
-fn observe_numbers_go_on_ascending_on_another_worker() {
-    let mut site = Site::new(2);
-    let token = site.create(0, 1000, "c");
-    let mut observe = site.credentialed(RequestType::Get, "ps/t", "c", &token);
-    observe.set_observe_value(0);
-    let mut last = site.ask(0, 1000, &observe)[0]
-        .get_observe_value()
-        .unwrap()
-        .unwrap();
-    for round in 0..6 {
-        let (worker, port) = (round % 2, 1000 + u16::try_from(round % 2).unwrap());
-        let heartbeat = site.credentialed(RequestType::Put, "mqtt/connection", "c", &token);
-        site.ask(worker, port, &heartbeat);
-        site.publish(&Site::message("t", b"x"));
-        let number = site.sent(worker, port)[0].get_observe_value().unwrap().unwrap();
-        assert!(number > last);
-        last = number;
-    }
-}
-
-#[test]
-fn a_wrong_token_moves_nothing_and_is_throttled_for_the_guesser_only() {
-    let mut site = Site::new(2);
-    let token = site.create(0, 1000, "meter");
-    for attempt in 0..5 {
-        let wrong = site.credentialed(
-            RequestType::Put,
-            "mqtt/connection",
-            "meter",
-            "AAAAAAAAAAAAAAAAAAAAAA",
-        );
-        let answer = site.ask(1, 6666, &wrong);
-        let expected = if attempt < 3 {
-            ResponseType::Unauthorized
-        } else {
-            ResponseType::TooManyRequests
-        };
-        assert_eq!(code(&answer[0]), expected);
-    }
-    let good = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
-    assert_eq!(code(&site.ask(0, 1000, &good)[0]), ResponseType::Changed);
-    assert_eq!(site.events(ConnectionEvent::Moved), 0);
-}
-
-#[test]
-fn creating_again_on_another_worker_kills_the_old_token_everywhere() {
-    let mut site = Site::new(3);
-    let old = site.create(0, 1000, "meter");
-    let new = site.create(2, 2000, "meter");
-    assert_eq!(
-        site.workers
-            .iter()
-            .map(|worker| worker.connections.len())
-            .sum::<usize>(),
-        1
-    );
-    for (worker, port) in [(0, 1000), (1, 1500), (2, 2500)] {
-        let dead = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &old);
-        assert_eq!(
-            code(&site.ask(worker, port, &dead)[0]),
-            ResponseType::Unauthorized
-        );
-    }
-    let live = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &new);
-    assert_eq!(code(&site.ask(1, 1500, &live)[0]), ResponseType::Changed);
-}
-
-#[test]
 fn silence_for_one_and_a_half_heartbeats_ends_a_connection_and_rejected_requests_do_not_help() {
     let mut site = Site::new(1);
     let token = site.create(0, 1000, "meter");
@@ -489,108 +355,6 @@ fn peers_that_nobody_needs_are_forgotten_and_observers_are_not() {
     assert_eq!(site.metrics[0].listeners[0].udp_peers.get(), 1);
 }
 
-fn with_logins() -> Site {
-    let mut settings = settings(1);
-    settings.connection_required = false;
-    settings.listeners[0].authentication = true;
-    Site::with(settings)
-}
-
-#[test]
-fn right_credentials_are_asked_about_once_and_then_no_burst_of_theirs_is_throttled() {
-    let mut site = with_logins();
-    assert_eq!(site.publish_as(1000, "right"), []);
-    assert_eq!(site.judge(1000), [ResponseType::Changed]);
-    for _ in 0..100 {
-        assert_eq!(site.publish_as(1000, "right"), [ResponseType::Changed]);
-    }
-    assert!(site.logins.is_empty());
-    assert_eq!(site.publish_as(1000, "wrong"), []);
-    assert_eq!(site.logins.len(), 1);
-    site.now += Duration::from_secs(10);
-    assert_eq!(site.publish_as(1000, "right"), []);
-    assert_eq!(site.logins.len(), 2);
-}
-
-#[test]
-fn a_reload_forgets_who_was_right_and_who_was_asked_about_before_it() {
-    let mut site = with_logins();
-    site.publish_as(1000, "right");
-    site.judge(1000);
-    site.publish_as(2000, "wrong");
-    site.publish_as(1000, "other");
-    site.now += Duration::from_secs(1);
-    let settings = Arc::clone(&site.workers[0].settings);
-    let request = ControlRequest::Reconfigure {
-        settings,
-        contexts: Vec::new(),
-    };
-    site.workers[0].handle(site.now, Input::Control { ticket: 1, request });
-    while site.workers[0].poll_output().is_some() {}
-    for (_, request) in std::mem::take(&mut site.logins) {
-        let (ticket, verdict) = (request.ticket, Verdict::allow());
-        site.workers[0].handle(site.now, Input::Authenticated { ticket, verdict });
-        site.settle();
-    }
-    for password in ["right", "other"] {
-        assert_eq!(site.sent(0, 1000).len().min(1), usize::from(password == "right"));
-        assert_eq!(site.publish_as(1000, password), [], "{password}");
-    }
-}
-
-#[test]
-fn wrong_credentials_in_flight_are_throttled_and_right_ones_give_back_what_they_took() {
-    let mut site = with_logins();
-    let burst: Vec<_> = (0..5).flat_map(|_| site.publish_as(1000, "wrong")).collect();
-    assert_eq!(burst, [ResponseType::TooManyRequests; 2]);
-    assert_eq!(site.judge(1000), [ResponseType::Unauthorized; 3]);
-    assert_eq!(site.publish_as(1000, "right"), [ResponseType::TooManyRequests]);
-    site.now += Duration::from_secs(20);
-    for _ in 0..5 {
-        assert_eq!(site.publish_as(1000, "right"), []);
-        assert_eq!(site.judge(1000), [ResponseType::Changed]);
-        site.now += Duration::from_secs(11);
-    }
-}
-
-#[test]
-fn a_full_memory_refuses_everything_and_says_when_to_try_again() {
-    let mut settings = settings(1);
-    settings.connection_required = false;
-    let mut site = Site::with(settings);
-    let publish = |site: &mut Site, port| {
-        let request = site.request(RequestType::Post, "ps/x", &[]);
-        site.ask(0, port, &request)
-    };
-    let tell = |site: &mut Site, memory| {
-        let request = ControlRequest::Pressure { memory, spool: 0.0 };
-        site.workers[0].handle(site.now, Input::Control { ticket: 1, request });
-        while site.workers[0].poll_output().is_some() {}
-        site.pass(Duration::from_secs(1));
-    };
-    assert_eq!(code(&publish(&mut site, 1)[0]), ResponseType::Changed);
-    tell(&mut site, 0.99);
-    let refused = publish(&mut site, 1);
-    assert_eq!(code(&refused[0]), ResponseType::ServiceUnavailable);
-    assert!(refused[0].get_first_option(CoapOption::MaxAge).is_some());
-    for _ in 0..12 {
-        tell(&mut site, 0.10);
-    }
-    assert_eq!(code(&publish(&mut site, 1)[0]), ResponseType::Changed);
-}
-
-#[test]
-fn one_stall_of_the_machine_is_no_overload() {
-    let mut settings = settings(1);
-    settings.connection_required = false;
-    let mut site = Site::with(settings);
-    site.pass(Duration::from_secs(10));
-    site.now += Duration::from_secs(30);
-    site.workers[0].handle_timeout(site.now);
-    let request = site.request(RequestType::Post, "ps/x", &[]);
-    assert_eq!(code(&site.ask(0, 1, &request)[0]), ResponseType::Changed);
-}
-
 #[test]
 fn who_comes_and_goes_is_published() {
     let mut site = Site::new(2);
@@ -619,6 +383,3 @@ fn who_comes_and_goes_is_published() {
         told[0]
     );
 }
-
-mod overload;
-mod stopping;

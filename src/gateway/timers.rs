@@ -1,7 +1,6 @@
 //! The gateway's own timers: silent connections, observers to check, peers to forget, claims that nobody answers.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use super::Gateway;
@@ -17,7 +16,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// How many idle UDP peers one sweep forgets at most, so that it never holds up the packets.
 const SWEEP_BATCH: usize = 4096;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Timer {
     Connection(ConnectionKey),
     Observation(ObservationId),
@@ -29,35 +28,56 @@ pub(super) enum Timer {
     Traces,
 }
 
-/// What is due when. An entry is looked at when its time comes and put back when the thing it is about lives on, so that
-/// no request has to touch it.
+/// What is due when: at most one time for each thing. It is looked at when its time comes and put back when what it is about
+/// lives on, so that no request has to touch it; what ends is taken out, so that nothing is kept of those who come and go.
 pub(super) struct Timers {
-    heap: BinaryHeap<Reverse<(Instant, Timer)>>,
+    queue: BTreeSet<(Instant, Timer)>,
+    times: HashMap<Timer, Instant>,
 }
 
 impl Timers {
     pub(super) fn new(now: Instant) -> Self {
-        Self {
-            heap: BinaryHeap::from([
-                Reverse((now + SWEEP_EVERY, Timer::Sweep)),
-                Reverse((now, Timer::Pressure)),
-            ]),
-        }
+        let mut timers = Self {
+            queue: BTreeSet::new(),
+            times: HashMap::new(),
+        };
+        timers.arm(now + SWEEP_EVERY, Timer::Sweep);
+        timers.arm(now, Timer::Pressure);
+        timers
     }
 
+    /// Sets the time of a thing, in place of an earlier one.
     pub(super) fn arm(&mut self, at: Instant, timer: Timer) {
-        self.heap.push(Reverse((at, timer)));
+        if let Some(before) = self.times.insert(timer, at) {
+            self.queue.remove(&(before, timer));
+        }
+        self.queue.insert((at, timer));
+    }
+
+    /// Takes a thing out that has ended.
+    pub(super) fn disarm(&mut self, timer: Timer) {
+        if let Some(at) = self.times.remove(&timer) {
+            self.queue.remove(&(at, timer));
+        }
     }
 
     pub(super) fn next(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse((at, _))| *at)
+        self.queue.first().map(|(at, _)| *at)
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        assert_eq!(self.queue.len(), self.times.len());
+        self.queue.len()
     }
 
     fn pop_due(&mut self, now: Instant) -> Option<Timer> {
-        if self.next()? > now {
+        let (at, timer) = *self.queue.first()?;
+        if at > now {
             return None;
         }
-        self.heap.pop().map(|Reverse((_, timer))| timer)
+        self.disarm(timer);
+        Some(timer)
     }
 }
 
@@ -90,6 +110,7 @@ impl Gateway {
     }
 
     fn check_connection(&mut self, now: Instant, key: ConnectionKey) {
+        self.note_life(key);
         let Some(connection) = self.connections.get(key) else {
             return;
         };

@@ -265,11 +265,10 @@ impl Gateway {
         )?;
         let held = self.subscriptions.of(caller.holder).len();
         let replaces = self.subscriptions.find(caller.holder, &filter).is_some();
-        if !replaces && !self.observation_room(held)
-            || self.pending.len() >= self.settings.caps.pending_requests
-        {
+        if !replaces && !self.observation_room(held) {
             return Err(unavailable());
         }
+        self.pending_room()?;
         let ceiling = match self.settings.subscribe_qos {
             DefaultQos::Fixed(qos) => Some(qos),
             DefaultQos::Coap => None,

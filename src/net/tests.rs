@@ -406,18 +406,20 @@ fn drain(group: &[UdpSocket]) -> Vec<Vec<u8>> {
 
 #[test]
 fn a_connection_id_reaches_its_worker_from_any_address() {
-    let group = open(Transport::Dtls, "127.0.0.1:0", 4);
-    let to = group[0].local_addr().unwrap();
-    for _ in 0..20 {
-        let peer = client("127.0.0.1:0");
-        for worker in 0..4 {
-            let mut record = vec![25, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 1, worker, 9, 9, 9];
-            record.push(worker);
-            peer.send_to(&record, to).unwrap();
+    for any in ["127.0.0.1:0", "[::1]:0"] {
+        let group = open(Transport::Dtls, any, 4);
+        let to = group[0].local_addr().unwrap();
+        for _ in 0..20 {
+            let peer = client(any);
+            for worker in 0..4 {
+                let mut record = vec![25, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 1, worker, 9, 9, 9];
+                record.push(worker);
+                peer.send_to(&record, to).unwrap();
+            }
         }
-    }
-    for (worker, seen) in drain(&group).into_iter().enumerate() {
-        assert_eq!(seen, vec![worker as u8; 20]);
+        for (worker, seen) in drain(&group).into_iter().enumerate() {
+            assert_eq!(seen, vec![worker as u8; 20], "{any}");
+        }
     }
 }
 

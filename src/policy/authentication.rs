@@ -56,8 +56,8 @@ pub enum IdentityRole {
     Username,
 }
 
-/// Someone wants in.
-#[derive(Debug, Clone)]
+/// Someone wants in. It prints neither user name nor password: where tokens are used, either may be one.
+#[derive(Clone)]
 pub struct AuthRequest {
     /// Comes back with the verdict; unique for one worker over the life of the process.
     pub ticket: u64,
@@ -75,6 +75,17 @@ pub struct AuthRequest {
     pub peer: PeerAddr,
     /// Which listener it came to.
     pub listener: ListenerId,
+}
+
+impl fmt::Debug for AuthRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthRequest")
+            .field("ticket", &self.ticket)
+            .field("clientid", &self.clientid)
+            .field("peer", &self.peer)
+            .field("listener", &self.listener)
+            .finish_non_exhaustive()
+    }
 }
 
 impl AuthRequest {
@@ -130,8 +141,6 @@ pub enum Verdict {
         superuser: bool,
         /// Rules that come with the credential.
         acl: Option<Arc<ExtraAcl>>,
-        /// Attributes of the client that the backend knows.
-        attributes: Arc<[(Box<str>, Box<str>)]>,
     },
     /// Not let in: 4.01.
     Deny(DenyReason),
@@ -147,7 +156,6 @@ impl Verdict {
             expires_in: None,
             superuser: false,
             acl: None,
-            attributes: Arc::default(),
         }
     }
 }

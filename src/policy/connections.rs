@@ -96,7 +96,7 @@ pub struct Connection {
     pub peer: Option<PeerId>,
     /// The listener that it was last seen on.
     pub listener: ListenerId,
-    /// When the last valid request came.
+    /// When the last valid request came, or its client is known to have lived otherwise.
     pub seen_at: Instant,
     /// When it was created.
     pub created_at: Instant,

@@ -6,14 +6,16 @@ use crate::labels;
 use crate::types::reason::Label;
 
 labels! {
-    /// What is done about overload, mildest first; each holds all before it. `overload_step{step}` is 1 while held.
+    /// What is done about overload, mildest first: `overload_active{action}`.
     pub enum Step {
-        /// Idle sessions and connections end sooner.
+        /// Idle DTLS sessions end, and silent UDP peers are forgotten, sooner.
         ShortIdle = "short_idle",
         /// Peers that have not proved their address get no new handshake.
         NoUnproven = "no_unproven",
         /// Publishes with QoS 0 are refused: 5.03.
         NoQos0 = "no_qos0",
+        /// Publishes are refused, and what clears a retained message: 5.03. All else goes on.
+        NoPublish = "no_publish",
         /// All new work is refused: 5.03.
         RefuseAll = "refuse_all",
     }
@@ -72,19 +74,47 @@ impl Readings {
     /// The highest of them. A reading that is no number counts as full: not knowing is no reason to go on.
     #[must_use]
     pub fn pressure(&self) -> f64 {
+        self.worst(Resource::ALL)
+    }
+
+    /// The highest of some.
+    fn worst(&self, of: &[Resource]) -> f64 {
         let worst = |worst: f64, resource: &Resource| match self.get(*resource) {
             value if value.is_nan() => worst.max(1.0),
             value => worst.max(value),
         };
-        Resource::ALL.iter().fold(0.0, worst)
+        of.iter().fold(0.0, worst)
     }
 }
 
-/// When each step begins and ends.
+/// What some resources have done about them.
+#[derive(Debug, Clone, Copy)]
+struct Ladder {
+    resources: &'static [Resource],
+    /// The steps, mildest first, each with the pressure at which it begins.
+    steps: &'static [(Step, f64)],
+}
+
+/// What everything that is done needs.
+const HOUSE: Ladder = Ladder {
+    resources: &[Resource::Memory, Resource::Sessions, Resource::QueueDelay],
+    steps: &[
+        (Step::ShortIdle, 0.60),
+        (Step::NoUnproven, 0.75),
+        (Step::NoQos0, 0.85),
+        (Step::RefuseAll, 0.95),
+    ],
+};
+
+/// What publishes alone need: whoever reads, observes or shows that he lives takes nothing of it.
+const SPOOL: Ladder = Ladder {
+    resources: &[Resource::Spool],
+    steps: &[(Step::NoQos0, 0.85), (Step::NoPublish, 0.95)],
+};
+
+/// How steps end.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OverloadSettings {
-    /// The pressure at which each [`Step`] begins, ascending.
-    pub begin: [f64; 4],
     /// A step ends when the pressure is this far under where it began.
     pub hysteresis: f64,
     /// And not before it was held this long.
@@ -94,10 +124,55 @@ pub struct OverloadSettings {
 impl Default for OverloadSettings {
     fn default() -> Self {
         Self {
-            begin: [0.60, 0.75, 0.85, 0.95],
             hysteresis: 0.05,
             hold: Duration::from_secs(2),
         }
+    }
+}
+
+/// How far up a ladder it is.
+#[derive(Debug, Clone)]
+struct Height {
+    ladder: Ladder,
+    /// How many steps are held; each holds all before it.
+    level: usize,
+    changed: Option<Instant>,
+}
+
+impl Height {
+    const fn new(ladder: Ladder) -> Self {
+        Self {
+            ladder,
+            level: 0,
+            changed: None,
+        }
+    }
+
+    fn update(&mut self, now: Instant, readings: &Readings, settings: &OverloadSettings) -> bool {
+        let pressure = readings.worst(self.ladder.resources);
+        let steps = self.ladder.steps.iter();
+        let wanted = steps.take_while(|(_, begin)| pressure >= *begin).count();
+        if wanted > self.level {
+            self.level = wanted;
+        } else if self.may_end(now, pressure, settings) {
+            self.level -= 1;
+        } else {
+            return false;
+        }
+        self.changed = Some(now);
+        true
+    }
+
+    fn may_end(&self, now: Instant, pressure: f64, settings: &OverloadSettings) -> bool {
+        let held = |since| now.saturating_duration_since(since) >= settings.hold;
+        self.held()
+            .last()
+            .is_some_and(|(_, begin)| pressure < begin - settings.hysteresis)
+            && self.changed.is_none_or(held)
+    }
+
+    fn held(&self) -> &'static [(Step, f64)] {
+        self.ladder.steps.get(..self.level).unwrap_or(self.ladder.steps)
     }
 }
 
@@ -105,9 +180,8 @@ impl Default for OverloadSettings {
 #[derive(Debug, Clone)]
 pub struct Overload {
     settings: OverloadSettings,
-    /// How many steps are held.
-    level: usize,
-    changed: Option<Instant>,
+    house: Height,
+    spool: Height,
     pressure: f64,
 }
 
@@ -117,8 +191,8 @@ impl Overload {
     pub fn new(settings: OverloadSettings) -> Self {
         Self {
             settings,
-            level: 0,
-            changed: None,
+            house: Height::new(HOUSE),
+            spool: Height::new(SPOOL),
             pressure: 0.0,
         }
     }
@@ -127,41 +201,21 @@ impl Overload {
     /// Whether the held steps are others than before.
     pub fn update(&mut self, now: Instant, readings: &Readings) -> bool {
         self.pressure = readings.pressure();
-        let wanted = self
-            .settings
-            .begin
-            .iter()
-            .take_while(|at| self.pressure >= **at)
-            .count();
-        if wanted > self.level {
-            self.level = wanted;
-        } else if self.may_end(now) {
-            self.level -= 1;
-        } else {
-            return false;
-        }
-        self.changed = Some(now);
-        true
-    }
-
-    fn may_end(&self, now: Instant) -> bool {
-        let last = self
-            .level
-            .checked_sub(1)
-            .and_then(|at| self.settings.begin.get(at));
-        let held = |since| now.saturating_duration_since(since) >= self.settings.hold;
-        last.is_some_and(|at| self.pressure < at - self.settings.hysteresis) && self.changed.is_none_or(held)
+        let house = self.house.update(now, readings, &self.settings);
+        let spool = self.spool.update(now, readings, &self.settings);
+        house || spool
     }
 
     /// Whether `step` is held.
     #[must_use]
     pub fn holds(&self, step: Step) -> bool {
-        self.level > step.index()
+        let mut held = self.house.held().iter().chain(self.spool.held());
+        held.any(|(held, _)| *held == step)
     }
 
     /// The steps that are held, mildest first.
-    pub fn steps(&self) -> impl Iterator<Item = Step> + use<> {
-        Step::ALL.iter().copied().take(self.level)
+    pub fn steps(&self) -> impl Iterator<Item = Step> {
+        Step::ALL.iter().copied().filter(|step| self.holds(*step))
     }
 
     /// The last pressure.
@@ -174,17 +228,18 @@ impl Overload {
     /// step. Never under a minute, unless it was.
     #[must_use]
     pub fn idle(&self, configured: Duration) -> Duration {
-        let shortened = configured / (1 << self.level);
+        let shortened = configured / (1 << self.house.level);
         shortened.max(configured.min(Duration::from_secs(60)))
     }
 
     /// After what time a refused client may try again: longer the worse it is. For Max-Age.
     #[must_use]
     pub fn retry_after(&self) -> Duration {
-        Duration::from_secs(match self.level {
-            0..=2 => 2,
-            3 => 5,
-            _ => 10,
+        let worst = self.steps().last();
+        Duration::from_secs(match worst {
+            None | Some(Step::ShortIdle | Step::NoUnproven) => 2,
+            Some(Step::NoQos0) => 5,
+            Some(Step::NoPublish | Step::RefuseAll) => 10,
         })
     }
 }
@@ -216,7 +271,8 @@ mod tests {
             overload.update(at(0), &readings(pressure));
             assert_eq!(overload.steps().count(), held, "{pressure}");
         }
-        assert!(Step::ALL.iter().all(|step| overload.holds(*step)));
+        let of_the_house = |step: &Step| overload.holds(*step) == (*step != Step::NoPublish);
+        assert!(Step::ALL.iter().all(of_the_house));
     }
 
     #[test]
@@ -225,7 +281,7 @@ mod tests {
         overload.update(
             at(0),
             &Readings {
-                spool: 0.9,
+                queue_delay: 0.9,
                 sessions: 0.1,
                 ..readings(0.2)
             },
@@ -277,6 +333,30 @@ mod tests {
         assert_eq!(overload.idle(day), day / 16);
         assert_eq!(overload.idle(Duration::from_secs(120)), Duration::from_secs(60));
         assert_eq!(overload.idle(short), short);
+    }
+
+    #[test]
+    fn a_full_spool_refuses_publishes_and_shortens_nobodys_time() {
+        let mut overload = Overload::new(OverloadSettings::default());
+        for (spool, held) in [
+            (0.84, &[][..]),
+            (0.85, &[Step::NoQos0]),
+            (0.95, &[Step::NoQos0, Step::NoPublish]),
+        ] {
+            let readings = Readings {
+                spool,
+                ..readings(0.1)
+            };
+            overload.update(at(0), &readings);
+            assert_eq!(overload.steps().collect::<Vec<_>>(), held, "{spool}");
+        }
+        assert_eq!(
+            overload.idle(Duration::from_secs(9999)),
+            Duration::from_secs(9999)
+        );
+        assert_eq!(overload.retry_after(), Duration::from_secs(10));
+        assert!(overload.update(at(2), &readings(0.1)));
+        assert_eq!(overload.steps().collect::<Vec<_>>(), [Step::NoQos0]);
     }
 
     #[test]

@@ -253,7 +253,6 @@ mod tests {
             expires_in: Some(Duration::from_secs(seconds)),
             superuser: false,
             acl: None,
-            attributes: std::sync::Arc::default(),
         };
         cache.put(now, hash, &verdict(10));
         assert_eq!(cache.get(now + Duration::from_secs(4), &hash), Some(verdict(6)));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use portcullis::dtls::contract::{CloseReason, DtlsSettings, SessionId};
 use portcullis::dtls::metrics::RecordDrop;
 use portcullis::dtls::{DtlsMaterial, SendError, Verify};
+use portcullis::types::PeerAddr;
 
 use crate::bench::*;
 use crate::certificates::{client_with, with_clients};
@@ -20,13 +21,17 @@ fn with_cid(cid: &[u8]) -> ClientConfig {
     }
 }
 
-/// A request at `at` that must be heard, and its answer, which must arrive.
+/// A request of peer `n` that must be heard, and its answer, which must arrive.
 fn exchange(server: &mut Server, client: &mut DtlsClient, session: SessionId, n: u16) {
+    exchange_at(server, client, session, peer(n));
+}
+
+fn exchange_at(server: &mut Server, client: &mut DtlsClient, session: SessionId, at: PeerAddr) {
     server.now += Duration::from_millis(1);
     let before = server.seen.len();
     client.send(b"request of some length");
     for datagram in client.take() {
-        server.input(peer(n), &datagram);
+        server.input(at, &datagram);
     }
     assert!(server.seen[before..].contains(&Seen::Plaintext(session, b"request of some length".to_vec())));
     server
@@ -34,7 +39,7 @@ fn exchange(server: &mut Server, client: &mut DtlsClient, session: SessionId, n:
         .send(server.now, session, b"answer", &mut server.transmits)
         .unwrap();
     for (to, datagram) in server.output() {
-        assert_eq!(to, peer(n).socket_addr());
+        assert_eq!(to, at.socket_addr());
         client.handle(&datagram);
     }
     assert_eq!(client.received(), [b"answer".to_vec()]);
@@ -144,6 +149,29 @@ fn ten_changes_of_port_cost_no_handshake_and_no_exchange() {
         assert_eq!(server.listener.session(session).unwrap().address, peer(10));
         assert_eq!(server.listener.len(), 1);
     }
+}
+
+/// Another network each time, as a device sees it that roams; every third is IPv4, which a socket on `[::]` sees mapped.
+fn roaming(n: u16) -> PeerAddr {
+    let address = match n % 3 {
+        0 => format!("[::ffff:198.51.100.{n}]:5684"),
+        _ => format!("[2001:db8:{n:x}::{n:x}]:5684"),
+    };
+    PeerAddr::new(address.parse().unwrap()).unwrap()
+}
+
+#[test]
+fn a_session_roams_between_networks_of_ipv6_and_ipv4() {
+    let mut server = Server::new(&material(), settings());
+    let (mut client, session) = server.establish(&with_cid(&[7, 7]), roaming(1));
+    for n in 1..=12 {
+        for _ in 0..3 {
+            exchange_at(&mut server, &mut client, session, roaming(n));
+        }
+    }
+    assert_eq!(server.metrics.address_changes.get(), 11);
+    assert_eq!(server.metrics.cookies_sent.get(), 1);
+    assert_eq!(server.listener.session(session).unwrap().address, roaming(12));
 }
 
 #[test]

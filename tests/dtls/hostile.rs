@@ -1,26 +1,26 @@
-//! What arrives from people who mean no good, and from networks that do no good.
+//! What arrives from people who mean no good.
 
 use std::time::Duration;
 
 use openssl::rand::rand_bytes;
+use portcullis::dtls::SendError;
 use portcullis::dtls::aead::{Aead, Seal};
-use portcullis::dtls::contract::{CloseReason, DtlsSettings};
+use portcullis::dtls::contract::{CloseReason, DtlsEvent, DtlsNote, DtlsSettings};
 use portcullis::dtls::metrics::{Alert, HandshakeResult, RecordDrop};
 use portcullis::dtls::record::{ALERT, APPLICATION_DATA, HANDSHAKE, write_header};
 use portcullis::dtls::suite::Algorithm;
-use portcullis::dtls::{DtlsListener, SendError};
 use portcullis::types::reason::Limit;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::bench::*;
 use crate::cookies::two_hellos;
-use crate::dtls_client::{ClientConfig, DtlsClient};
+use crate::dtls_client::DtlsClient;
 
 const GCM: &str = "PSK-AES128-GCM-SHA256";
 const CCM8: &str = "PSK-AES128-CCM8";
 
-fn sealed(client: &DtlsClient, kind: u8, sequence: u64, plaintext: &[u8]) -> Vec<u8> {
+pub fn sealed(client: &DtlsClient, kind: u8, sequence: u64, plaintext: &[u8]) -> Vec<u8> {
     let keys = client.keys();
     let mut out = Vec::new();
     let what = Seal {
@@ -233,25 +233,6 @@ fn several_records_in_a_datagram_are_several_events_in_order() {
 }
 
 #[test]
-fn close_notify_is_answered_and_a_fatal_alert_ends_the_session() {
-    let mut server = Server::new(&material(), settings());
-    let (mut client, session) = server.establish(&psk_client(GCM), peer(1));
-    server.seen.clear();
-    client.shutdown();
-    server.exchange(&mut client, peer(1));
-    assert_eq!(server.seen, [Seen::Closed(session, CloseReason::CloseNotify)]);
-    assert_eq!(server.metrics.alerts_received.get(Alert::CloseNotify), 1);
-    assert_eq!(server.metrics.alerts_sent.get(Alert::CloseNotify), 1);
-    let (client, session) = server.establish(&psk_client(GCM), peer(1));
-    server.seen.clear();
-    server.input(peer(1), &sealed(&client, ALERT, 500, &[1, 90]));
-    assert!(server.seen.is_empty(), "a warning is no end");
-    server.input(peer(1), &sealed(&client, ALERT, 501, &[2, 80]));
-    assert_eq!(server.seen, [Seen::Closed(session, CloseReason::Alert)]);
-    assert_eq!(server.listener.len(), 0);
-}
-
-#[test]
 fn renegotiation_is_refused_and_the_session_goes_on() {
     let mut server = Server::new(&material(), settings());
     let (mut client, session) = server.establish(&psk_client(GCM), peer(1));
@@ -291,199 +272,6 @@ fn a_handshake_survives_forged_alerts_data_and_early_records() {
 }
 
 #[test]
-fn a_finished_that_overtakes_is_kept() {
-    for cid in [None, Some(vec![1])] {
-        let mut server = Server::new(&material(), settings());
-        let config = ClientConfig {
-            cid,
-            ..psk_client(GCM)
-        };
-        let (mut client, _, second) = two_hellos(&mut server, &config, 1);
-        for (_, answer) in server.input(peer(1), &second) {
-            client.handle(&answer);
-        }
-        let mut records = Vec::new();
-        for datagram in client.take() {
-            let mut rest = &*datagram;
-            let cid_len = if rest.len() > 12 { 8 } else { 0 };
-            while let Some(header) = portcullis::dtls::record::Header::parse(rest, cid_len) {
-                records.push(rest[..header.record_len()].to_vec());
-                rest = &rest[header.record_len()..];
-            }
-        }
-        records.reverse();
-        assert_eq!(records.len(), 3);
-        // Finished, then the key exchange, then ChangeCipherSpec.
-        let change = records.remove(1);
-        records.push(change);
-        for record in records {
-            for (_, answer) in server.input(peer(1), &record) {
-                client.handle(&answer);
-            }
-        }
-        assert!(client.is_connected());
-        assert_eq!(server.listener.len(), 1);
-    }
-}
-
-#[test]
-fn the_last_flight_comes_again_when_the_client_missed_it() {
-    for cid in [None, Some(vec![]), Some(vec![1, 2, 3])] {
-        let mut server = Server::new(&material(), settings());
-        let config = ClientConfig {
-            cid,
-            ..psk_client(GCM)
-        };
-        let (mut client, _, second) = two_hellos(&mut server, &config, 1);
-        for (_, answer) in server.input(peer(1), &second) {
-            client.handle(&answer);
-        }
-        let flight = client.take();
-        let mut lost = Vec::new();
-        for datagram in &flight {
-            lost.extend(server.input(peer(1), datagram));
-        }
-        assert_eq!(server.listener.len(), 1);
-        assert!(!lost.is_empty() && !client.is_connected());
-        // OpenSSL repeats its flight under new sequence numbers after a second.
-        std::thread::sleep(Duration::from_millis(1050));
-        server.now += Duration::from_millis(1050);
-        client.connect();
-        let mut again = Vec::new();
-        for datagram in client.take() {
-            for (_, answer) in server.input(peer(1), &datagram) {
-                again.push(answer.clone());
-                client.handle(&answer);
-            }
-        }
-        assert_eq!(
-            again,
-            lost.into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>()
-        );
-        assert!(client.is_connected(), "{:?}", client.failure());
-        let Some(Seen::Established(session, _)) = server.seen.last().cloned() else {
-            panic!()
-        };
-        assert!(server.talks(&mut client, session, peer(1)));
-        assert_eq!(server.metrics.flights_repeated.get(), 1);
-    }
-}
-
-#[test]
-fn a_repeated_hello_brings_the_lost_flight_again() {
-    for cid in [None, Some(vec![4, 5])] {
-        let mut server = Server::new(&material(), settings());
-        let config = ClientConfig {
-            cid,
-            ..psk_client(GCM)
-        };
-        let (mut client, _, second) = two_hellos(&mut server, &config, 1);
-        let lost = server.input(peer(1), &second);
-        assert!(!lost.is_empty());
-        assert!(server.input(peer(1), &second).is_empty(), "too soon");
-        server.now += Duration::from_secs(1);
-        let again = server.input(peer(1), &second);
-        assert_eq!(lost, again);
-        assert_eq!(server.listener.half_open(), 1);
-        for (_, answer) in again {
-            client.handle(&answer);
-        }
-        server.exchange(&mut client, peer(1));
-        let Some(Seen::Established(session, _)) = server.seen.last().cloned() else {
-            panic!()
-        };
-        assert!(server.talks(&mut client, session, peer(1)));
-    }
-}
-
-#[test]
-fn idle_sessions_end_and_busy_ones_stay() {
-    let mut server = Server::new(
-        &material(),
-        DtlsSettings {
-            idle_timeout: Duration::from_secs(16),
-            ..settings()
-        },
-    );
-    let (mut busy, stays) = server.establish(&psk_client(GCM), peer(1));
-    let (_, idle) = server.establish(&psk_client(GCM), peer(2));
-    for _ in 0..4 {
-        server.advance(Duration::from_secs(3));
-        assert!(server.talks(&mut busy, stays, peer(1)));
-    }
-    server.seen.clear();
-    assert_eq!(
-        server.listener.poll_timeout(),
-        Some(server.now + Duration::from_secs(4))
-    );
-    assert_eq!(server.advance(Duration::from_secs(4)).len(), 1);
-    assert_eq!(server.seen, [Seen::Closed(idle, CloseReason::Idle)]);
-    assert!(server.talks(&mut busy, stays, peer(1)));
-    server.seen.clear();
-    server.advance(Duration::from_secs(16));
-    assert_eq!(server.seen, [Seen::Closed(stays, CloseReason::Idle)]);
-    assert_eq!(server.metrics.sessions.get(), 0);
-}
-
-#[test]
-fn the_most_idle_session_makes_room() {
-    let mut server = Server::new(
-        &material(),
-        DtlsSettings {
-            max_sessions: 3,
-            ..settings()
-        },
-    );
-    let mut clients = Vec::new();
-    for n in 0..3 {
-        clients.push(server.establish(&psk_client(GCM), peer(n)));
-        server.now += Duration::from_secs(5);
-    }
-    let (client, session) = &mut clients[0];
-    assert!(server.talks(client, *session, peer(0)));
-    server.seen.clear();
-    server.establish(&psk_client(GCM), peer(9));
-    assert_eq!(server.seen[0], Seen::Closed(clients[1].1, CloseReason::Evicted));
-    assert_eq!(server.listener.len(), 3);
-    assert_eq!(server.metrics.limits.get(Limit::Sessions), 1);
-    let (client, session) = &mut clients[0];
-    assert!(server.talks(client, *session, peer(0)));
-}
-
-#[test]
-fn close_and_close_all_say_goodbye_without_an_event() {
-    let mut server = Server::new(&material(), settings());
-    let (mut a, first) = server.establish(&psk_client(GCM), peer(1));
-    let (mut b, second) = server.establish(&psk_client(GCM), peer(2));
-    server.seen.clear();
-    server
-        .listener
-        .close(server.now, first, CloseReason::Kicked, &mut server.transmits);
-    for (_, datagram) in server.output() {
-        a.handle(&datagram);
-    }
-    assert!(a.is_closed());
-    let send = |listener: &mut DtlsListener, session| {
-        listener.send(
-            start(),
-            session,
-            b"x",
-            &mut portcullis::types::Transmits::default(),
-        )
-    };
-    assert_eq!(send(&mut server.listener, first), Err(SendError::NoSession));
-    assert_eq!(send(&mut server.listener, second), Ok(()));
-    server
-        .listener
-        .close_all(server.now, CloseReason::Shutdown, &mut server.transmits);
-    for (_, datagram) in server.output() {
-        b.handle(&datagram);
-    }
-    assert!(server.listener.is_empty() && server.listener.poll_event().is_none());
-    assert_eq!(server.metrics.closed.get(CloseReason::Kicked), 1);
-}
-
-#[test]
 fn one_send_is_one_datagram_up_to_the_limit_of_records() {
     let mut server = Server::new(&material(), settings());
     let (mut client, session) = server.establish(&psk_client(GCM), peer(1));
@@ -507,106 +295,77 @@ fn one_send_is_one_datagram_up_to_the_limit_of_records() {
     assert_eq!(server.seen, [Seen::Plaintext(session, vec![8; 16_384])]);
 }
 
-/// A path that loses, doubles and reorders. What happens to the n-th datagram depends on n alone, so that the clock, which
-/// decides when OpenSSL repeats a flight, does not decide what is lost.
-struct Path(StdRng);
-
-impl Path {
-    /// Lost and doubled, of 100.
-    const LOST: u32 = 30;
-    const DOUBLED: u32 = 10;
-
-    fn carry(&mut self, datagrams: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
-        let mut out = Vec::new();
-        for datagram in datagrams {
-            let fate = self.0.random_range(0..100);
-            if fate >= Self::LOST {
-                if fate < Self::LOST + Self::DOUBLED {
-                    out.push(datagram.clone());
-                }
-                let at = self.0.random_range(0..=out.len());
-                out.insert(at, datagram);
-            }
+#[test]
+fn a_forged_alert_of_a_wrong_length_ends_no_handshake() {
+    for body in [&[][..], &[2], &[2, 40, 0]] {
+        let mut server = Server::new(&material(), settings());
+        let (mut client, _, second) = two_hellos(&mut server, &psk_client(GCM), 1);
+        let answers = server.input(peer(1), &second);
+        server.input(peer(1), &plain(ALERT, 0, body));
+        assert_eq!(server.listener.half_open(), 1, "{body:?}");
+        assert_eq!(server.dropped(RecordDrop::Unprotected), 1);
+        for (_, answer) in answers {
+            client.handle(&answer);
         }
-        out
+        server.exchange(&mut client, peer(1));
+        assert!(client.is_connected(), "{body:?}");
     }
 }
 
-#[test]
-fn handshakes_come_through_loss_duplication_and_reordering() {
+/// As many handshakes in flight as there is room for, the n-th begun after n seconds at peer n.
+fn crowded(places: u16) -> (Server, Vec<Vec<u8>>) {
     let mut server = Server::new(
         &material(),
         DtlsSettings {
-            handshake_timeout: Duration::from_secs(60),
+            max_half_open: usize::from(places),
             ..settings()
         },
     );
-    let started = server.now;
-    let path = |n: u16, towards: u64| Path(StdRng::seed_from_u64(17 << 16 | u64::from(n) << 1 | towards));
-    let mut paths: Vec<_> = (0..40).map(|n| (path(n, 0), path(n, 1))).collect();
-    let mut clients: Vec<_> = (0..40u16)
-        .map(|n| {
-            let cid = (n % 2 == 0).then(|| vec![n as u8; (n % 4) as usize]);
-            let mut client = DtlsClient::new(&ClientConfig {
-                cid,
-                ..psk_client(ALL_PSK[n as usize % 5])
-            });
-            client.connect();
-            client
-        })
-        .collect();
-    let connected = |clients: &[DtlsClient]| clients.iter().filter(|client| client.is_connected()).count();
-    // The last of them wait for OpenSSL's doubled timers: 19 of 20 have to come through.
-    while connected(&clients) < 38 && started.elapsed() < Duration::from_secs(100) {
-        for (n, client) in clients.iter_mut().enumerate() {
-            let at = peer(n as u16);
-            let (up, down) = &mut paths[n];
-            client.connect();
-            for datagram in up.carry(client.take()) {
-                let answers = server
-                    .input(at, &datagram)
-                    .into_iter()
-                    .map(|(_, bytes)| bytes)
-                    .collect();
-                for answer in down.carry(answers) {
-                    client.handle(&answer);
-                }
-            }
-        }
-        std::thread::sleep(Duration::from_millis(20));
-        server.now = start();
-        server.listener.handle_timeout(server.now, &mut server.transmits);
-        for (to, datagram) in server.output() {
-            if let Some(n) = (0..40u16).find(|n| peer(*n).socket_addr() == to) {
-                for datagram in paths[n as usize].1.carry(vec![datagram]) {
-                    clients[n as usize].handle(&datagram);
-                }
-            }
+    let mut hellos = Vec::new();
+    for n in 0..places {
+        let (_, _, second) = two_hellos(&mut server, &psk_client(GCM), n);
+        server.input(peer(n), &second);
+        hellos.push(second);
+        server.now += Duration::from_secs(1);
+    }
+    (server, hellos)
+}
+
+#[test]
+fn whoever_keeps_the_oldest_handshake_busy_does_not_keep_the_silent_ones_in_place() {
+    let (mut server, hellos) = crowded(4);
+    // The oldest is heard of once more; the second has been silent for longest now.
+    server.input(peer(0), &hellos[0]);
+    let (mut client, _, second) = two_hellos(&mut server, &psk_client(GCM), 50);
+    let answers = server.input(peer(50), &second);
+    assert_eq!(server.listener.half_open(), 4);
+    for (_, answer) in answers {
+        client.handle(&answer);
+    }
+    server.exchange(&mut client, peer(50));
+    assert!(client.is_connected());
+    assert_eq!(server.metrics.limits.get(Limit::HalfOpen), 1);
+}
+
+#[test]
+fn the_handshake_that_gave_way_is_the_one_that_is_said_to_have_failed() {
+    let (mut server, _) = crowded(3);
+    let (_, _, mut second) = two_hellos(&mut server, &psk_client(GCM), 50);
+    server.listener.set_watched(true);
+    server
+        .listener
+        .handle_datagram(server.now, peer(50), &mut second, &mut server.transmits);
+    let mut failed = Vec::new();
+    while let Some(event) = server.listener.poll_event() {
+        if let DtlsEvent::Noted {
+            address,
+            note: DtlsNote::Failed { result, .. },
+            ..
+        } = event
+        {
+            failed.push((address, result));
         }
     }
-    let connected = connected(&clients);
-    assert!(connected >= 38, "{connected} of 40");
-    server.now += Duration::from_secs(70);
-    server.listener.handle_timeout(server.now, &mut server.transmits);
-    server.output();
-    assert_eq!(server.listener.half_open(), 0);
-    let mut talking = 0;
-    for n in 0..40u16 {
-        let session = server.seen.iter().rev().find_map(|seen| match seen {
-            Seen::Established(session, _)
-                if server
-                    .listener
-                    .session(*session)
-                    .is_some_and(|info| info.address == peer(n)) =>
-            {
-                Some(*session)
-            }
-            _ => None,
-        });
-        if let Some(session) = session.filter(|_| clients[n as usize].is_connected()) {
-            talking += usize::from(server.talks(&mut clients[n as usize], session, peer(n)));
-        }
-    }
-    assert!(talking >= connected, "{talking} of {connected} talk");
-    assert!(server.listener.len() <= 40, "ghosts");
+    assert_eq!(failed, [(peer(0), HandshakeResult::Limit)]);
+    assert_eq!(server.results(HandshakeResult::Limit), 1);
 }

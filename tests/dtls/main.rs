@@ -14,10 +14,13 @@ mod bench;
 mod certificates;
 #[path = "../support/certs.rs"]
 mod certs;
+mod composed;
 mod connection_ids;
 mod cookies;
 #[path = "../support/dtls_client.rs"]
 mod dtls_client;
+mod ends;
 mod handshakes;
 mod hostile;
+mod loss;
 mod resumption;

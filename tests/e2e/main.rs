@@ -14,6 +14,7 @@
 //! | `delivery` | types, order, queues, expiry |
 //! | `blockwise` | long bodies in both directions |
 //! | `message` | duplicates, malformed messages, options |
+//! | `moving` | sessions with a Connection ID over IPv6 |
 //! | `workers` | every subscriber on every worker and transport |
 //! | `amplification` | what an unproven address gets |
 //! | `broker` | what survives a restart |
@@ -32,6 +33,8 @@
     reason = "tests fail by panicking, read the clock, and each test binary uses a part of the support"
 )]
 
+#[path = "../support/dtls_client.rs"]
+mod dtls_client;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -46,6 +49,7 @@ mod delivery;
 mod identity;
 mod message;
 mod metrics;
+mod moving;
 mod observe;
 mod outdated;
 mod overload;

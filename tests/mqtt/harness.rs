@@ -425,11 +425,22 @@ impl Peer {
         Self::named(port, &format!("peer-{}-{number}", std::process::id()), true).await
     }
 
+    /// A peer that takes so many messages at QoS 1 and 2 without acknowledging one.
+    pub async fn with_window(port: u16, window: u16) -> Self {
+        let mut options = MqttOptions::new("peer-with-window", "127.0.0.1", port);
+        options.set_receive_maximum(Some(window));
+        Self::of(options).await
+    }
+
     pub async fn named(port: u16, id: &str, clean: bool) -> Self {
         let mut options = MqttOptions::new(id, "127.0.0.1", port);
         options
             .set_clean_start(clean)
             .set_session_expiry_interval(Some(if clean { 0 } else { 1000 }));
+        Self::of(options).await
+    }
+
+    async fn of(mut options: MqttOptions) -> Self {
         options.set_max_packet_size(Some(1 << 20));
         let (client, mut events) = AsyncClient::new(options, 100);
         let (sender, received) = mpsc::unbounded_channel();

@@ -142,10 +142,18 @@ async fn a_topic_at_which_mosquitto_would_hang_up_is_refused_before() {
     worker.publish(message("t", "x", 1)).await.unwrap();
 }
 
+/// MQTT 5, 4.6 promises order for the messages of one client, topic and QoS, and of a client only that it hands them over
+/// in order. Nothing is promised between QoS levels: QoS 2 waits for its PUBREL where QoS 1 does not, and QoS 0 for nothing.
+///
+/// The peer takes 65,535 messages without acknowledging one, because mosquitto 2.0 breaks the promise behind a smaller
+/// window. When a message is acknowledged, it fills the window from its queue up to the place in the list of outgoing messages
+/// where that one stood, not up to the number of them; so with QoS 2 messages, which stay longer, among QoS 1 ones, the
+/// acknowledgement of one that stood behind the twentieth gives its place free and takes nothing from the queue, and the next
+/// message to be published goes out ahead of those that wait (1249 before 1246, say).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_of_mixed_qos_keeps_its_order_and_never_stalls() {
     let mosquitto = Mosquitto::start();
-    let mut peer = Peer::connect(mosquitto.port).await;
+    let mut peer = Peer::with_window(mosquitto.port, u16::MAX).await;
     peer.subscribe("t", 2).await;
     let mut gateway = Gateway::connected(mqtt(mosquitto.port, Protocol::V5), None, 1).await;
     let worker = &mut gateway.workers[0];

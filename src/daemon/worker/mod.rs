@@ -14,7 +14,7 @@ mod outputs;
 mod stop;
 mod wait;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -139,6 +139,8 @@ pub struct Worker<C> {
     next_ticket: u64,
     /// Requests to the broker and logins that are not answered yet.
     unanswered: u64,
+    /// By worker: messages that its inbox had no room for.
+    unsent: Vec<VecDeque<WorkerMessage>>,
 }
 
 impl<C: Core> Worker<C> {
@@ -174,6 +176,7 @@ impl<C: Core> Worker<C> {
             tickets: HashMap::new(),
             next_ticket: 0,
             unanswered: 0,
+            unsent: Vec::new(),
         })
     }
 

@@ -1,30 +1,29 @@
 //! Doing what the core wants done.
 
+use std::collections::VecDeque;
+
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
 use crate::bridge::contract::{BrokerError, BrokerEvent, BrokerRequest};
 use crate::daemon::clock;
 use crate::daemon::core::Core;
 use crate::gateway::contract::{Input, Output};
+use crate::gateway::workers::WorkerMessage;
 use crate::policy::authentication::{AuthRequest, Verdict};
 use crate::policy::failures::Class;
+use crate::types::WorkerId;
 
 use super::Worker;
 
 impl<C: Core> Worker<C> {
     pub(super) fn drain_outputs(&mut self) {
+        self.pass_on();
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Broker(request) => self.ask_broker(request),
                 Output::Authenticate { request, class } => self.authenticate(request, class),
-                Output::Worker { to, message } => {
-                    let sent = self
-                        .ports
-                        .workers
-                        .get(usize::from(to.0))
-                        .map(|worker| worker.try_send(message));
-                    if !matches!(sent, Some(Ok(()))) {
-                        self.metrics.channel_full.inc();
-                    }
-                }
+                Output::Worker { to, message } => self.tell(to, message),
                 Output::Control { ticket, answer } => {
                     if let Some(reply) = self.tickets.remove(&ticket) {
                         // Whoever asked may have gone.
@@ -32,6 +31,30 @@ impl<C: Core> Worker<C> {
                     }
                 }
             }
+        }
+    }
+
+    /// Tells another worker. What its inbox has no room for waits here, in order, and is not lost: of a connection that ended
+    /// or moved somebody has to hear. What may wait is bounded by what the core lets begin, pending requests and connections.
+    fn tell(&mut self, to: WorkerId, message: WorkerMessage) {
+        let index = usize::from(to.0);
+        if self.unsent.len() <= index {
+            self.unsent.resize_with(index + 1, VecDeque::new);
+        }
+        let (Some(waiting), Some(worker)) = (self.unsent.get_mut(index), self.ports.workers.get(index))
+        else {
+            return;
+        };
+        waiting.push_back(message);
+        if waiting.len() > 1 || !hand_over(waiting, worker) {
+            self.metrics.channel_full.inc();
+        }
+    }
+
+    /// Hands over what other workers had no room for.
+    fn pass_on(&mut self) {
+        for (waiting, worker) in self.unsent.iter_mut().zip(&self.ports.workers) {
+            hand_over(waiting, worker);
         }
     }
 
@@ -78,6 +101,22 @@ impl<C: Core> Worker<C> {
         );
         self.unanswered = self.unanswered.saturating_sub(u64::from(answer));
     }
+}
+
+/// Hands over what waits, as far as there is room. Whether all of it went, or nobody is there to take it.
+fn hand_over(waiting: &mut VecDeque<WorkerMessage>, to: &mpsc::Sender<WorkerMessage>) -> bool {
+    while let Some(message) = waiting.pop_front() {
+        match to.try_send(message) {
+            Ok(()) => {}
+            Err(TrySendError::Full(message)) => {
+                waiting.push_front(message);
+                return false;
+            }
+            // It has ended, and with it the process will.
+            Err(TrySendError::Closed(_)) => waiting.clear(),
+        }
+    }
+    true
 }
 
 /// The answer to a request that the broker cannot take now; none where none is expected.

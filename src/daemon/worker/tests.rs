@@ -5,13 +5,13 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use super::*;
-use std::collections::VecDeque;
 
 use crate::bridge::contract::{BrokerError, BrokerEvent, BrokerRequest, FilterId, Ticket};
 use crate::broker::Played;
 use crate::daemon::echo::Echo;
 use crate::gateway::contract::Output;
 use crate::net::{GroupSpec, open_groups};
+use crate::policy::connections::ConnectionKey;
 use crate::types::message::Qos;
 use crate::types::{Message, PeerAddr, TopicFilter, TopicName, Transmits, Transport};
 
@@ -372,5 +372,61 @@ fn a_timer_of_the_core_fires_once_and_on_time() {
     );
     peer.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     assert!(peer.recv(&mut [0; 8]).is_err());
+    worker.stop(SECOND).unwrap();
+}
+
+/// Tells itself a thousand things at each datagram, and answers with how many it heard in their order.
+#[derive(Default)]
+struct Chatty {
+    transmits: Transmits,
+    outputs: VecDeque<Output>,
+    asked: Option<(ListenerId, PeerAddr)>,
+    heard: u64,
+}
+
+impl Core for Chatty {
+    fn handle(&mut self, _now: Instant, input: Input<'_>) {
+        match input {
+            Input::Datagram { listener, from, .. } => {
+                self.asked = PeerAddr::new(from).map(|peer| (listener, peer));
+                self.outputs.extend((0..1000).map(|n| Output::Worker {
+                    to: WorkerId(0),
+                    message: WorkerMessage::Evict {
+                        key: ConnectionKey(n),
+                    },
+                }));
+            }
+            Input::Worker(WorkerMessage::Evict { key }) => {
+                self.heard += u64::from(key.0 == self.heard);
+                if let (999, Some((listener, peer))) = (key.0, self.asked) {
+                    let heard = self.heard.to_string();
+                    self.transmits.push(listener, peer, heard.as_bytes());
+                }
+            }
+            _ => {}
+        }
+    }
+    fn transmits(&self) -> &Transmits {
+        &self.transmits
+    }
+    fn transmits_sent(&mut self) {
+        self.transmits.clear();
+    }
+    fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+    fn handle_timeout(&mut self, _now: Instant) {}
+}
+
+#[test]
+fn what_another_workers_inbox_has_no_room_for_is_told_later_and_in_order() {
+    let worker = Running::start(&["127.0.0.1:0"], 8, Chatty::default);
+    let peer = client();
+    peer.send_to(b"go", worker.addrs[0]).unwrap();
+    assert_eq!(read(&peer), b"1000");
+    assert!(worker.metrics.channel_full.get() > 0);
     worker.stop(SECOND).unwrap();
 }

@@ -24,6 +24,9 @@ const MESSAGES: usize = 256;
 /// A worker turns at least this often, so that the watchdog sees it live.
 const BEAT: Duration = Duration::from_millis(500);
 
+/// When to look again whether another worker's inbox has room.
+const ROOM: Duration = Duration::from_millis(1);
+
 /// What there is to do in this turn.
 #[derive(Debug, Default)]
 pub(super) struct Ready {
@@ -82,6 +85,9 @@ impl<C: Core> Worker<C> {
         }
         if let Stage::Finishing { until } = self.stage {
             at = at.min(until);
+        }
+        if self.unsent.iter().any(|waiting| !waiting.is_empty()) {
+            at = at.min(now + ROOM);
         }
         self.deadline.arm(at);
     }

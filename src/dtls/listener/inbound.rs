@@ -97,8 +97,9 @@ impl DtlsListener {
                 })
             }
             ALERT => {
-                if let (Some([level, code]), Some(mut pending)) =
-                    (record.get(header.header_len..), self.pendings.take(from))
+                // Only a whole one may touch the handshake: what is taken out and not put back is over.
+                if let Some([level, code]) = record.get(header.header_len..)
+                    && let Some(mut pending) = self.pendings.take(from)
                 {
                     let alert = Alert::from_code(*code);
                     self.heard_alert(from, alert);

@@ -133,11 +133,16 @@ impl DtlsListener {
             return Ok(());
         }
         self.metrics.limits.inc(Limit::HalfOpen);
-        self.refuse_at(from, HandshakeResult::Limit);
-        let oldest = self.pendings.oldest();
-        let stale = oldest.filter(|oldest| now.saturating_duration_since(oldest.heard) >= STALE);
-        let stale = stale.map(|stale| stale.address).ok_or(RecordDrop::HalfOpen)?;
-        drop(self.pendings.take(stale));
+        let silent = self.pendings.most_silent();
+        let stale = silent.filter(|silent| now.saturating_duration_since(silent.heard) >= STALE);
+        let Some(stale) = stale
+            .map(|stale| stale.address)
+            .and_then(|stale| self.pendings.take(stale))
+        else {
+            self.refuse_at(from, HandshakeResult::Limit);
+            return Err(RecordDrop::HalfOpen);
+        };
+        self.fail(now, &stale, HandshakeResult::Limit);
         Ok(())
     }
 

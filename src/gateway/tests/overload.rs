@@ -1,11 +1,20 @@
 //! Every step against overload, begun by each thing that may run short and ended again.
 
 use super::*;
+use crate::gateway::metrics::PublishResult;
 use crate::policy::overload::Step;
 use crate::types::reason::{DropReason, Label as _, Limit};
 
-/// The pressure at which each step begins, and a little more.
-const BEGIN: [f64; 4] = [0.61, 0.76, 0.86, 0.96];
+/// The steps against what everything needs, each with a little more than the pressure at which it begins.
+const HOUSE: [(Step, f64); 4] = [
+    (Step::ShortIdle, 0.61),
+    (Step::NoUnproven, 0.76),
+    (Step::NoQos0, 0.86),
+    (Step::RefuseAll, 0.96),
+];
+
+/// The steps against a spool that fills.
+const SPOOL: [(Step, f64); 2] = [(Step::NoQos0, 0.86), (Step::NoPublish, 0.96)];
 
 fn connectionless() -> Site {
     let mut settings = settings(1);
@@ -26,40 +35,41 @@ fn tell(site: &mut Site, memory: f64, spool: f64) {
 }
 
 /// Raises the pressure to each step and lets it fall again; `press` sets it and lets a reading be taken.
-fn each_step_begins_and_ends(site: &mut Site, mut press: impl FnMut(&mut Site, f64)) {
-    for (level, pressure) in BEGIN.into_iter().enumerate() {
-        press(site, pressure);
-        assert_eq!(held(site), Step::ALL[..=level], "at {pressure}");
+fn each_step_begins_and_ends(site: &mut Site, steps: &[(Step, f64)], mut press: impl FnMut(&mut Site, f64)) {
+    let names: Vec<Step> = steps.iter().map(|(step, _)| *step).collect();
+    for (level, (_, begin)) in steps.iter().enumerate() {
+        press(site, *begin);
+        assert_eq!(held(site), names[..=level], "at {begin}");
     }
-    for level in (0..BEGIN.len()).rev() {
-        press(site, BEGIN[level] - 0.03);
-        press(site, BEGIN[level] - 0.03);
-        press(site, BEGIN[level] - 0.03);
-        assert_eq!(
-            held(site),
-            Step::ALL[..=level],
-            "held a little under its beginning"
-        );
-        press(site, BEGIN[level] - 0.08);
-        assert_eq!(held(site), Step::ALL[..level], "ended");
+    for (level, (_, begin)) in steps.iter().enumerate().rev() {
+        press(site, begin - 0.03);
+        press(site, begin - 0.03);
+        press(site, begin - 0.03);
+        assert_eq!(held(site), names[..=level], "held a little under its beginning");
+        press(site, begin - 0.08);
+        assert_eq!(held(site), names[..level], "ended");
     }
-    assert!(site.metrics[0].pressure_millis.get() < 600);
+    assert!(site.metrics[0].pressure_millis.get() < 800);
 }
 
 #[test]
 fn memory_begins_and_ends_each_step() {
-    each_step_begins_and_ends(&mut connectionless(), |site, pressure| tell(site, pressure, 0.0));
+    each_step_begins_and_ends(&mut connectionless(), &HOUSE, |site, pressure| {
+        tell(site, pressure, 0.0);
+    });
 }
 
 #[test]
 fn the_spool_begins_and_ends_each_step() {
-    each_step_begins_and_ends(&mut connectionless(), |site, pressure| tell(site, 0.0, pressure));
+    each_step_begins_and_ends(&mut connectionless(), &SPOOL, |site, pressure| {
+        tell(site, 0.0, pressure);
+    });
 }
 
 #[test]
 fn a_queue_that_stands_begins_and_ends_each_step() {
     let tolerable = Duration::from_millis(250);
-    each_step_begins_and_ends(&mut connectionless(), |site, pressure| {
+    each_step_begins_and_ends(&mut connectionless(), &HOUSE, |site, pressure| {
         // Three readings in a row that are late by as much.
         for _ in 0..3 {
             site.pass(Duration::ZERO);
@@ -76,7 +86,7 @@ fn connections_begin_and_end_each_step() {
     settings.heartbeat = None;
     let mut site = Site::with(settings);
     let mut tokens: Vec<(u16, String)> = Vec::new();
-    each_step_begins_and_ends(&mut site, |site, pressure| {
+    each_step_begins_and_ends(&mut site, &HOUSE, |site, pressure| {
         let wanted = (0..100).take_while(|n| f64::from(*n) < pressure * 100.0).count();
         while tokens.len() < wanted {
             let port = 1000 + u16::try_from(tokens.len()).unwrap();
@@ -92,6 +102,44 @@ fn connections_begin_and_end_each_step() {
         }
         site.pass(Duration::from_secs(1));
     });
+}
+
+#[test]
+fn a_full_memory_refuses_everything_and_says_when_to_try_again() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    let mut site = Site::with(settings);
+    let publish = |site: &mut Site, port| {
+        let request = site.request(RequestType::Post, "ps/x", &[]);
+        site.ask(0, port, &request)
+    };
+    let tell = |site: &mut Site, memory| {
+        let request = ControlRequest::Pressure { memory, spool: 0.0 };
+        site.workers[0].handle(site.now, Input::Control { ticket: 1, request });
+        while site.workers[0].poll_output().is_some() {}
+        site.pass(Duration::from_secs(1));
+    };
+    assert_eq!(code(&publish(&mut site, 1)[0]), ResponseType::Changed);
+    tell(&mut site, 0.99);
+    let refused = publish(&mut site, 1);
+    assert_eq!(code(&refused[0]), ResponseType::ServiceUnavailable);
+    assert!(refused[0].get_first_option(CoapOption::MaxAge).is_some());
+    for _ in 0..12 {
+        tell(&mut site, 0.10);
+    }
+    assert_eq!(code(&publish(&mut site, 1)[0]), ResponseType::Changed);
+}
+
+#[test]
+fn one_stall_of_the_machine_is_no_overload() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    let mut site = Site::with(settings);
+    site.pass(Duration::from_secs(10));
+    site.now += Duration::from_secs(30);
+    site.workers[0].handle_timeout(site.now);
+    let request = site.request(RequestType::Post, "ps/x", &[]);
+    assert_eq!(code(&site.ask(0, 1, &request)[0]), ResponseType::Changed);
 }
 
 #[test]
@@ -126,6 +174,49 @@ fn the_third_step_refuses_qos_0_and_nothing_else() {
     tell(&mut site, 0.1, 0.0);
     let request = site.request(RequestType::Post, "ps/x", &["qos=0"]);
     assert_eq!(code(&site.ask(0, 1, &request)[0]), ResponseType::Changed);
+}
+
+#[test]
+fn a_full_spool_refuses_what_is_to_be_published_and_nothing_else() {
+    let mut site = Site::new(1);
+    let token = site.create(0, 1000, "meter");
+    tell(&mut site, 0.1, 0.96);
+    let mut ask = |method, path| {
+        let request = site.credentialed(method, path, "meter", &token);
+        let answer = site.ask(0, 1000, &request).remove(0);
+        let wait = answer.get_first_option(CoapOption::MaxAge).cloned();
+        (code(&answer), wait)
+    };
+    let refused = (ResponseType::ServiceUnavailable, Some(vec![10]));
+    for method in [RequestType::Post, RequestType::Put, RequestType::Delete] {
+        assert_eq!(ask(method, "ps/x"), refused, "{method:?}");
+    }
+    assert_eq!(ask(RequestType::Put, "mqtt/connection").0, ResponseType::Changed);
+    assert_eq!(ask(RequestType::Get, "ps/x").0, ResponseType::NotFound);
+    assert_eq!(ask(RequestType::Get, ".well-known/core").0, ResponseType::Content);
+    assert_eq!(
+        ask(RequestType::Delete, "mqtt/connection").0,
+        ResponseType::Deleted
+    );
+    assert_eq!(site.metrics[0].limits.get(Limit::Overload), 3);
+    assert_eq!(site.metrics[0].publishes.get(PublishResult::Unavailable), 3);
+    let token = site.create(0, 1000, "meter");
+    let mut observe = site.credentialed(RequestType::Get, "ps/x", "meter", &token);
+    observe.set_observe_value(0);
+    assert_eq!(code(&site.ask(0, 1000, &observe)[0]), ResponseType::Content);
+}
+
+#[test]
+fn heartbeats_keep_a_connection_through_a_spool_that_stays_full() {
+    let mut site = Site::new(1);
+    let token = site.create(0, 1000, "meter");
+    for _ in 0..10 {
+        tell(&mut site, 0.1, 1.0);
+        site.pass(Duration::from_secs(29));
+        let heartbeat = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
+        assert_eq!(code(&site.ask(0, 1000, &heartbeat)[0]), ResponseType::Changed);
+    }
+    assert_eq!(site.workers[0].connections.len(), 1);
 }
 
 #[test]

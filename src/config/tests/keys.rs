@@ -1,0 +1,357 @@
+//! Each key by itself: its default, another value, what is wrong with a third.
+
+use super::*;
+
+/// For each key: a value that differs from its default, one of a wrong type, and one out of range (empty where none is).
+const KEYS: &[(&str, &str, &str, &str, &str)] = &[
+    ("node", "name", "\"edge-1\"", "1", "\"a/b\""),
+    ("node", "state_dir", "\"state\"", "true", "\"\""),
+    ("node", "workers", "4", "\"4\"", "256"),
+    ("coap", "connection_required", "true", "\"yes\"", ""),
+    ("coap", "heartbeat", "\"0s\"", "30", "\"9000h\""),
+    ("coap", "notify_type", "\"con\"", "1", "\"ack\""),
+    ("coap", "publish_qos", "\"qos2\"", "2", "\"qos3\""),
+    ("coap", "subscribe_qos", "\"qos0\"", "false", "\"0\""),
+    ("coap", "mountpoint", "\"${clientid}/\"", "[]", "\"${client}/\""),
+    ("coap", "observe_check", "\"1h\"", "3600", "\"25h\""),
+    ("coap.blockwise", "max_block_size", "64", "\"64\"", "100"),
+    ("coap.blockwise", "max_body_size", "\"4MiB\"", "true", "\"65MiB\""),
+    ("coap.transmission", "ack_timeout", "\"3s\"", "2.5", "\"5ms\""),
+    ("coap.transmission", "max_retransmit", "2", "\"4\"", "11"),
+    (
+        "listeners.udp.default",
+        "bind",
+        "\"127.0.0.1:0\"",
+        "5683",
+        "\"localhost:5683\"",
+    ),
+    (
+        "listeners.udp.default",
+        "access_rules",
+        "[\"allow 192.0.2.0/24\", \"deny all\"]",
+        "\"deny all\"",
+        "[\"block all\"]",
+    ),
+    (
+        "listeners.udp.default",
+        "authentication",
+        "false",
+        "\"no\"",
+        "true",
+    ),
+    ("listeners.udp.default", "mountpoint", "\"a/\"", "1", "\"#\""),
+    (
+        "listeners.dtls.default",
+        "bind",
+        "\"[::1]:5684\"",
+        "5684",
+        "\"[::]\"",
+    ),
+    (
+        "listeners.dtls.default",
+        "access_rules",
+        "[\"deny ::1\"]",
+        "[1]",
+        "[\"allow 192.0.2.0/33\"]",
+    ),
+    ("listeners.dtls.default", "authentication", "false", "0", "true"),
+    (
+        "listeners.dtls.default",
+        "mountpoint",
+        "\"${identity}/\"",
+        "{}",
+        "\"${id}\"",
+    ),
+    ("listeners.dtls.default", "psk_file", "\"keys/psk\"", "1", ""),
+    (
+        "listeners.dtls.default",
+        "cert_file",
+        "\"c.pem\"\nkey_file = \"c.key\"",
+        "1",
+        "\"c.pem\"",
+    ),
+    (
+        "listeners.dtls.default",
+        "key_file",
+        "\"c.key\"\ncert_file = \"c.pem\"",
+        "1",
+        "\"\"\ncert_file = \"c.pem\"",
+    ),
+    (
+        "listeners.dtls.default",
+        "ca_file",
+        "\"anchors.pem\"",
+        "1",
+        "\"\"\nverify = \"required\"",
+    ),
+    (
+        "listeners.dtls.default",
+        "crl_file",
+        "\"crl.pem\"\nverify = \"required\"",
+        "1",
+        "\"crl.pem\"",
+    ),
+    (
+        "listeners.dtls.default",
+        "verify",
+        "\"required\"",
+        "true",
+        "\"always\"",
+    ),
+    (
+        "listeners.dtls.default",
+        "identity",
+        "\"clientid\"",
+        "1",
+        "\"client_id\"",
+    ),
+    (
+        "listeners.dtls.default",
+        "cert_identity",
+        "\"san_uri\"",
+        "1",
+        "\"san\"",
+    ),
+    (
+        "listeners.dtls.default",
+        "on_close",
+        "\"end\"",
+        "false",
+        "\"keep\"",
+    ),
+    (
+        "listeners.dtls.default",
+        "ciphers",
+        "\"PSK-AES128-CCM8\"",
+        "[\"PSK-AES128-CCM8\"]",
+        "",
+    ),
+    (
+        "listeners.dtls.default",
+        "handshake_timeout",
+        "\"5s\"",
+        "15",
+        "\"0s\"",
+    ),
+    (
+        "listeners.dtls.default",
+        "idle_timeout",
+        "\"5m\"",
+        "true",
+        "\"500ms\"",
+    ),
+    ("listeners.dtls.default", "max_sessions", "10", "\"10\"", "0"),
+    ("listeners.dtls.default", "max_half_open", "8", "8.5", "-1"),
+    ("listeners.dtls.default", "mtu", "1400", "\"1400\"", "100"),
+    ("listeners.dtls.default", "cid", "false", "1", ""),
+    ("authentication", "backend", "\"file\"", "1", "\"ldap\""),
+    (
+        "authentication",
+        "file",
+        "\"people\"",
+        "1",
+        "\"\"\nbackend = \"file\"",
+    ),
+    (
+        "authentication.http",
+        "url",
+        "\"http://127.0.0.1/\"",
+        "1",
+        "\"ftp://x\"",
+    ),
+    ("authentication.http", "method", "\"get\"", "1", "\"put\""),
+    (
+        "authentication.http",
+        "headers",
+        "{ x-a = \"b\" }",
+        "[]",
+        "{ authorization = \"Bearer x\" }",
+    ),
+    (
+        "authentication.http",
+        "body",
+        "{ id = \"${identity}\" }",
+        "\"x\"",
+        "{ id = \"${nobody}\" }",
+    ),
+    ("authentication.http", "token_file", "\"t\"", "1", ""),
+    ("authentication.http", "ca_file", "\"ca\"", "1", ""),
+    ("authentication.http", "timeout", "\"1s\"", "1", "\"2m\""),
+    ("authentication.jwt", "from", "\"username\"", "1", "\"header\""),
+    (
+        "authentication.jwt",
+        "algorithms",
+        "[\"ES256\"]",
+        "\"ES256\"",
+        "[\"none\"]",
+    ),
+    ("authentication.jwt", "key_file", "\"jwt.pem\"", "1", ""),
+    (
+        "authentication.jwt",
+        "jwks_url",
+        "\"https://a/jwks\"",
+        "1",
+        "\"https://me:pw@a/jwks\"",
+    ),
+    ("authentication.jwt", "ca_file", "\"ca\"", "1", ""),
+    ("authentication.jwt", "refresh", "\"1m\"", "60", "\"1s\""),
+    (
+        "authentication.jwt",
+        "required_claims",
+        "{ aud = \"coap\" }",
+        "\"aud\"",
+        "{ aud = 1 }",
+    ),
+    ("authentication.jwt", "acl_claim", "\"rules\"", "1", ""),
+    ("authorization", "acl_file", "\"acl\"", "1", ""),
+    ("authorization", "no_match", "\"allow\"", "false", "\"reject\""),
+    (
+        "broker",
+        "url",
+        "\"mqtt://127.0.0.1:1884\"",
+        "1883",
+        "\"tcp://x\"",
+    ),
+    ("broker", "protocol", "4", "\"5\"", "3"),
+    ("broker", "client_id", "\"gw-${node}\"", "1", "\"${name}\""),
+    ("broker", "username", "\"me\"\nurl = \"mqtt://x\"", "1", "\"me\""),
+    (
+        "broker",
+        "password_file",
+        "\"p\"\nurl = \"mqtt://x\"",
+        "1",
+        "\"p\"",
+    ),
+    (
+        "broker",
+        "ca_file",
+        "\"ca\"\nurl = \"mqtts://x\"",
+        "1",
+        "\"ca\"\nurl = \"mqtt://x\"",
+    ),
+    (
+        "broker",
+        "cert_file",
+        "\"c\"\nkey_file = \"k\"\nurl = \"mqtts://x\"",
+        "1",
+        "\"c\"\nurl = \"mqtts://x\"",
+    ),
+    (
+        "broker",
+        "key_file",
+        "\"k\"\ncert_file = \"c\"\nurl = \"mqtts://x\"",
+        "1",
+        "\"k\"\nurl = \"mqtts://x\"",
+    ),
+    ("broker", "connections", "4", "\"4\"", "65"),
+    ("broker", "keep_alive", "\"1m\"", "60", "\"1s\""),
+    ("broker.spool", "max_bytes", "0", "true", "\"1KiB\""),
+    (
+        "broker.spool",
+        "when_full",
+        "\"drop_oldest\"",
+        "1",
+        "\"drop_newest\"",
+    ),
+    ("metrics", "bind", "\"\"", "9683", "\"9683\""),
+    ("admin", "bind", "\"\"", "8683", "\"0.0.0.0:8683\""),
+    ("admin", "token_file", "\"t\"", "1", ""),
+    ("admin", "cert_file", "\"c\"", "1", ""),
+    ("admin", "key_file", "\"k\"", "1", ""),
+    ("limits", "handshakes_per_second", "0", "\"20\"", "-1"),
+    ("limits", "requests_per_second", "100", "1.5", "4294967296"),
+    ("limits", "unproven_datagrams_per_second", "50", "\"50\"", "-1"),
+    ("limits", "failed_logins_per_minute", "5", "false", "-5"),
+    ("limits", "unproven", "\"echo\"", "true", "\"big\""),
+    ("log", "level", "\"trace\"", "1", "\"verbose\""),
+    ("log", "format", "\"json\"", "1", "\"xml\""),
+];
+
+/// A file with one key; the DTLS listener has its files, so that it stands alone.
+fn with_key(section: &str, key: &str, value: &str) -> String {
+    format!("[{section}]\n{key} = {value}\n")
+}
+
+#[test]
+fn every_key_is_tried_below() {
+    let tried: BTreeSet<_> = KEYS
+        .iter()
+        .map(|(section, key, ..)| (section.replace(".default", ".*"), *key))
+        .collect();
+    let known: BTreeSet<_> = reference()
+        .into_iter()
+        .map(|key| (key.section, key.name))
+        .collect();
+    assert_eq!(tried, known);
+}
+
+#[test]
+fn each_key_takes_its_default_and_another_value() {
+    for key in reference() {
+        let section = key.section.replace('*', "default");
+        if key.default == "unset" {
+            continue;
+        }
+        let explicit = parse(&with_key(&section, key.name, key.default));
+        let explicit = match explicit {
+            Ok(config) => config,
+            // A file of the pair named alone: the rules of the pair say so, which is tested below.
+            Err(problems) if key.name == "cert_file" || key.name == "psk_file" => {
+                assert!(
+                    problems.iter().all(|problem| problem.message.contains("needs")),
+                    "{problems}"
+                );
+                continue;
+            }
+            Err(problems) => panic!("{section}.{}: {problems}", key.name),
+        };
+        let absent = parse(&format!("[{section}]\n")).unwrap();
+        if key.name != "psk_file" {
+            assert_eq!(explicit, absent, "{section}.{}", key.name);
+        }
+    }
+    for (section, key, other, ..) in KEYS {
+        let changed = parse(&with_key(section, key, other)).map_err(|problems| problems.to_string());
+        let Ok(changed) = changed else {
+            // Values that need more than their own key are accepted beside it.
+            assert!(
+                matches!(
+                    (*section, *key),
+                    ("authentication", "backend") | ("admin", "token_file" | "cert_file" | "key_file")
+                ),
+                "{section}.{key}: {changed:?}"
+            );
+            continue;
+        };
+        let absent = parse(&format!("[{section}]\n")).unwrap();
+        assert_ne!(changed, absent, "{section}.{key} changes nothing");
+    }
+}
+
+#[test]
+fn each_key_refuses_a_wrong_type_where_it_stands() {
+    for (section, key, _, wrong, _) in KEYS {
+        refused(section, key, wrong);
+    }
+}
+
+#[test]
+fn each_key_refuses_what_is_out_of_range_where_it_stands() {
+    for (section, key, .., out) in KEYS.iter().filter(|(.., out)| !out.is_empty()) {
+        refused(section, key, out);
+    }
+}
+
+fn refused(section: &str, key: &str, value: &str) {
+    let text = with_key(section, key, value);
+    let Err(problems) = parse(&text) else {
+        panic!("{text} is accepted")
+    };
+    let [problem] = &problems.0[..] else {
+        panic!("{text}: {problems}")
+    };
+    let place = problem.place.as_ref().expect("it stands in the file");
+    // A rule about several keys may be shown at one of the others.
+    assert!((2..=4).contains(&place.line), "{problem}");
+    assert!(problem.key.starts_with(section), "{problem}");
+}

@@ -1,0 +1,126 @@
+//! What peers who come and go leave behind.
+
+use super::super::pending::Pending;
+use super::*;
+use crate::policy::connections::ConnectionKey;
+use crate::types::reason::Limit;
+
+fn ping(site: &mut Site, port: u16) {
+    let mut packet = Packet::new();
+    packet.header.code = MessageClass::Empty;
+    packet.header.set_type(MessageType::Confirmable);
+    packet.header.message_id = site.next_mid;
+    site.next_mid += 1;
+    assert_eq!(
+        site.ask(0, port, &packet)[0].header.get_type(),
+        MessageType::Reset
+    );
+}
+
+#[test]
+fn observing_again_and_again_leaves_no_timer_for_what_was_replaced() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    let mut site = Site::with(settings);
+    let before = site.workers[0].timers.len();
+    for _ in 0..1000 {
+        let mut observe = site.request(RequestType::Get, "ps/t", &[]);
+        observe.set_observe_value(0);
+        site.ask(0, 1000, &observe);
+    }
+    assert_eq!(site.workers[0].timers.len(), before + 1);
+    let mut cancel = site.request(RequestType::Get, "ps/t", &[]);
+    cancel.set_observe_value(1);
+    site.ask(0, 1000, &cancel);
+    assert_eq!(site.workers[0].timers.len(), before);
+}
+
+#[test]
+fn connections_that_come_go_and_move_leave_no_timers() {
+    let mut site = Site::new(2);
+    let before: Vec<_> = site.workers.iter().map(|worker| worker.timers.len()).collect();
+    for _ in 0..200 {
+        site.create(0, 1000, "meter");
+    }
+    let token = site.create(1, 2000, "meter");
+    for n in 0..200 {
+        let heartbeat = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
+        let (worker, port) = if n % 2 == 0 { (0, 1000) } else { (1, 2000) };
+        let answer = site.ask(worker, port, &heartbeat);
+        assert_eq!(code(&answer[0]), ResponseType::Changed);
+    }
+    let here: Vec<_> = site.workers.iter().map(|worker| worker.timers.len()).collect();
+    assert_eq!(here.iter().sum::<usize>(), before.iter().sum::<usize>() + 1);
+    let close = site.credentialed(RequestType::Delete, "mqtt/connection", "meter", &token);
+    site.ask(1, 2000, &close);
+    let after: Vec<_> = site.workers.iter().map(|worker| worker.timers.len()).collect();
+    assert_eq!(after, before);
+}
+
+#[test]
+fn a_ping_costs_no_more_where_many_connections_share_an_address() {
+    let mut settings = settings(1);
+    settings.caps.connections = 20_000;
+    settings.heartbeat = Some(Duration::from_secs(3600));
+    let mut site = Site::with(settings);
+    let time = |site: &mut Site| {
+        let begun = clock();
+        for _ in 0..200 {
+            ping(site, 1000);
+        }
+        clock().duration_since(begun)
+    };
+    site.create(0, 1000, "first");
+    let one = time(&mut site);
+    for n in 0..10_000 {
+        site.create(0, 1000, &format!("c{n}"));
+    }
+    let many = time(&mut site);
+    assert!(
+        many < one * 20 + Duration::from_millis(50),
+        "{one:?} with one connection, {many:?} with 10,001"
+    );
+}
+
+#[test]
+fn pings_and_nothing_else_keep_the_connections_of_their_address() {
+    let mut site = Site::new(1);
+    let tokens: Vec<_> = ["a", "b"].map(|client| site.create(0, 1000, client)).into();
+    let elsewhere = site.create(0, 2000, "c");
+    for _ in 0..10 {
+        site.pass(Duration::from_secs(40));
+        ping(&mut site, 1000);
+    }
+    assert_eq!(site.workers[0].connections.len(), 2);
+    let late = site.credentialed(RequestType::Put, "mqtt/connection", "c", &elsewhere);
+    assert_eq!(code(&site.ask(0, 2000, &late)[0]), ResponseType::Unauthorized);
+    // From another address it has lived as long as its old one was heard of, and no longer.
+    site.pass(Duration::from_secs(40));
+    let moved = site.credentialed(RequestType::Put, "mqtt/connection", "a", &tokens[0]);
+    assert_eq!(code(&site.ask(0, 3000, &moved)[0]), ResponseType::Changed);
+    site.pass(Duration::from_secs(10));
+    assert_eq!(
+        site.workers[0].connections.len(),
+        1,
+        "b was not heard of for 50 s"
+    );
+    site.pass(Duration::from_secs(36));
+    assert_eq!(site.workers[0].connections.len(), 0);
+}
+
+#[test]
+fn who_finds_no_room_to_subscribe_is_counted() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    settings.caps.pending_requests = 1;
+    let mut site = Site::with(settings);
+    let moved_away = Pending::Fence {
+        connection: ConnectionKey(1),
+    };
+    site.workers[0].wait(moved_away).unwrap();
+    let mut observe = site.request(RequestType::Get, "ps/t", &[]);
+    observe.set_observe_value(0);
+    let answer = site.ask(0, 1000, &observe);
+    assert_eq!(code(&answer[0]), ResponseType::ServiceUnavailable);
+    assert_eq!(site.metrics[0].limits.get(Limit::PendingRequests), 1);
+}

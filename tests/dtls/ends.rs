@@ -1,0 +1,120 @@
+//! How sessions end: by goodbye, by alert, by silence, for want of room.
+
+use std::time::Duration;
+
+use portcullis::dtls::contract::{CloseReason, DtlsSettings};
+use portcullis::dtls::metrics::Alert;
+use portcullis::dtls::record::ALERT;
+use portcullis::dtls::{DtlsListener, SendError};
+use portcullis::types::reason::Limit;
+
+use crate::bench::*;
+use crate::hostile::sealed;
+
+const GCM: &str = "PSK-AES128-GCM-SHA256";
+
+#[test]
+fn close_notify_is_answered_and_a_fatal_alert_ends_the_session() {
+    let mut server = Server::new(&material(), settings());
+    let (mut client, session) = server.establish(&psk_client(GCM), peer(1));
+    server.seen.clear();
+    client.shutdown();
+    server.exchange(&mut client, peer(1));
+    assert_eq!(server.seen, [Seen::Closed(session, CloseReason::CloseNotify)]);
+    assert_eq!(server.metrics.alerts_received.get(Alert::CloseNotify), 1);
+    assert_eq!(server.metrics.alerts_sent.get(Alert::CloseNotify), 1);
+    let (client, session) = server.establish(&psk_client(GCM), peer(1));
+    server.seen.clear();
+    server.input(peer(1), &sealed(&client, ALERT, 500, &[1, 90]));
+    assert!(server.seen.is_empty(), "a warning is no end");
+    server.input(peer(1), &sealed(&client, ALERT, 501, &[2, 80]));
+    assert_eq!(server.seen, [Seen::Closed(session, CloseReason::Alert)]);
+    assert_eq!(server.listener.len(), 0);
+}
+
+#[test]
+fn idle_sessions_end_and_busy_ones_stay() {
+    let mut server = Server::new(
+        &material(),
+        DtlsSettings {
+            idle_timeout: Duration::from_secs(16),
+            ..settings()
+        },
+    );
+    let (mut busy, stays) = server.establish(&psk_client(GCM), peer(1));
+    let (_, idle) = server.establish(&psk_client(GCM), peer(2));
+    for _ in 0..4 {
+        server.advance(Duration::from_secs(3));
+        assert!(server.talks(&mut busy, stays, peer(1)));
+    }
+    server.seen.clear();
+    assert_eq!(
+        server.listener.poll_timeout(),
+        Some(server.now + Duration::from_secs(4))
+    );
+    assert_eq!(server.advance(Duration::from_secs(4)).len(), 1);
+    assert_eq!(server.seen, [Seen::Closed(idle, CloseReason::Idle)]);
+    assert!(server.talks(&mut busy, stays, peer(1)));
+    server.seen.clear();
+    server.advance(Duration::from_secs(16));
+    assert_eq!(server.seen, [Seen::Closed(stays, CloseReason::Idle)]);
+    assert_eq!(server.metrics.sessions.get(), 0);
+}
+
+#[test]
+fn the_most_idle_session_makes_room() {
+    let mut server = Server::new(
+        &material(),
+        DtlsSettings {
+            max_sessions: 3,
+            ..settings()
+        },
+    );
+    let mut clients = Vec::new();
+    for n in 0..3 {
+        clients.push(server.establish(&psk_client(GCM), peer(n)));
+        server.now += Duration::from_secs(5);
+    }
+    let (client, session) = &mut clients[0];
+    assert!(server.talks(client, *session, peer(0)));
+    server.seen.clear();
+    server.establish(&psk_client(GCM), peer(9));
+    assert_eq!(server.seen[0], Seen::Closed(clients[1].1, CloseReason::Evicted));
+    assert_eq!(server.listener.len(), 3);
+    assert_eq!(server.metrics.limits.get(Limit::Sessions), 1);
+    let (client, session) = &mut clients[0];
+    assert!(server.talks(client, *session, peer(0)));
+}
+
+#[test]
+fn close_and_close_all_say_goodbye_without_an_event() {
+    let mut server = Server::new(&material(), settings());
+    let (mut a, first) = server.establish(&psk_client(GCM), peer(1));
+    let (mut b, second) = server.establish(&psk_client(GCM), peer(2));
+    server.seen.clear();
+    server
+        .listener
+        .close(server.now, first, CloseReason::Kicked, &mut server.transmits);
+    for (_, datagram) in server.output() {
+        a.handle(&datagram);
+    }
+    assert!(a.is_closed());
+    let send = |listener: &mut DtlsListener, session| {
+        listener.send(
+            start(),
+            session,
+            b"x",
+            &mut portcullis::types::Transmits::default(),
+        )
+    };
+    assert_eq!(send(&mut server.listener, first), Err(SendError::NoSession));
+    assert_eq!(send(&mut server.listener, second), Ok(()));
+    server
+        .listener
+        .close_all(server.now, CloseReason::Shutdown, &mut server.transmits);
+    for (_, datagram) in server.output() {
+        b.handle(&datagram);
+    }
+    assert!(server.listener.is_empty() && server.listener.poll_event().is_none());
+    assert_eq!(server.metrics.closed.get(CloseReason::Kicked), 1);
+}
