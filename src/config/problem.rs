@@ -87,6 +87,13 @@ impl Problems {
         }])
     }
 
+    /// Why the configuration is refused: errors, then what ran out. What only is to be noted is no reason.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<&Problem> {
+        let of = |severity| self.0.iter().filter(move |problem| problem.severity == severity);
+        of(Severity::Error).chain(of(Severity::Outdated)).collect()
+    }
+
     /// The problems one by one.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter()

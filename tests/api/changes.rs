@@ -253,6 +253,25 @@ fn with_keys() -> Served {
 }
 
 #[test]
+fn what_is_only_to_be_noted_is_not_given_as_a_reason_for_a_refusal() {
+    let served = with_keys();
+    let wrong = format!("{}\n[coap]\nhartbeat = \"45s\"\n", served.read("portcullis.toml"));
+    let error = put_toml(&served, &wrong, &[]).error(400, "invalid_config");
+    let keys: Vec<_> = error["problems"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|problem| &problem["key"])
+        .collect();
+    assert_eq!(
+        keys,
+        [&json!("coap.hartbeat")],
+        "the file of keys that is empty comes before it"
+    );
+    assert!(error["message"].as_str().unwrap().contains("hartbeat"), "{error}");
+}
+
+#[test]
 fn keys_are_given_and_taken_and_shown_once() {
     let served = with_keys();
     let add = |body: Value| send(served.address, "POST", "/api/v1/psk", &body);

@@ -129,7 +129,7 @@ impl ApiError {
     }
 
     pub(super) fn with(mut self, problems: &Problems) -> Self {
-        self.body.problems = ProblemView::all(problems);
+        self.body.problems = problems.reasons().into_iter().map(ProblemView::of).collect();
         self
     }
 }

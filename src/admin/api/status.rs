@@ -209,15 +209,16 @@ pub(super) fn not_reloaded(problems: &Problems) -> ApiError {
     ApiError::conflict("reload_failed", message).with(problems)
 }
 
-/// The first problem, and how many more there are.
+/// The first reason, and how many more there are.
 pub(super) fn summary(problems: &Problems) -> String {
-    let first = problems.0.first();
+    let reasons = problems.reasons();
+    let first = reasons.first();
     let text = first.map_or("no reason given", |problem| problem.message.as_str());
     let place = first
         .and_then(|problem| problem.place.as_ref())
         .map(|place| format!("line {}, column {}: ", place.line, place.column))
         .unwrap_or_default();
-    match problems.0.len() {
+    match reasons.len() {
         0 | 1 => format!("{place}{text}"),
         more => format!("{place}{text} (and {} more)", more - 1),
     }
