@@ -63,7 +63,8 @@ impl Gateway {
         };
         let response = match result {
             Ok(Some(message)) if !message.is_expired(now) => representation(&message, accept),
-            Ok(_) => Response::new(Code::NOT_FOUND),
+            Ok(_) if content::is_acceptable(accept) => Response::new(Code::NOT_FOUND),
+            Ok(_) => Response::new(Code::NOT_ACCEPTABLE),
             Err(error) => self.refusal(error),
         };
         self.respond(now, arrived, exchange, response);
@@ -173,7 +174,11 @@ impl Gateway {
 /// The answer that shows a retained message, or 4.06 when it is of another format than the one asked for.
 fn representation(message: &Message, accept: Option<u16>) -> Response {
     let format = message.content_type.as_deref().and_then(content::content_format);
-    if accept.is_some() && format.is_some() && accept != format {
+    let acceptable = match format {
+        Some(_) => accept.is_none() || accept == format,
+        None => content::is_acceptable(accept),
+    };
+    if !acceptable {
         return Response::new(Code::NOT_ACCEPTABLE);
     }
     Response {

@@ -10,7 +10,7 @@ use super::contract::Output;
 use super::metrics::PublishResult;
 use super::pending::{Parked, Pending, bad_request, unauthorized, unavailable};
 use super::request::{Found, Operation, Stage, Step};
-use super::settings::DefaultQos;
+use super::settings::{DefaultQos, NotifyType};
 use crate::bridge::content;
 use crate::bridge::contract::BrokerRequest;
 use crate::bridge::mountpoint::{self, Values};
@@ -249,11 +249,10 @@ impl Gateway {
             return Err(bad_request("observe needs a token of 1 to 8 bytes"));
         }
         let filter = filter_of(&caller, text)?;
-        let default = match self.settings.subscribe_qos {
-            DefaultQos::Fixed(qos) => qos,
-            coap @ DefaultQos::Coap => coap.of(request.confirmable),
+        let (qos, ceiling) = match self.settings.subscribe_qos {
+            DefaultQos::Fixed(qos) => (params.qos.unwrap_or(qos), Some(qos)),
+            coap @ DefaultQos::Coap => (params.qos.unwrap_or(coap.of(request.confirmable)), None),
         };
-        let qos = params.qos.unwrap_or(default);
         self.authorize(
             &caller,
             &Access {
@@ -270,10 +269,10 @@ impl Gateway {
         {
             return Err(unavailable());
         }
-        let ceiling = match self.settings.subscribe_qos {
-            DefaultQos::Fixed(qos) => Some(qos),
-            DefaultQos::Coap => None,
-        };
+        // Where each message's own QoS decides how it is notified, the broker must not lower it on the way here.
+        let by_message =
+            params.qos.or(ceiling).is_none() && matches!(self.settings.notify_type, NotifyType::Qos);
+        let subscribe_qos = if by_message { qos.max(Qos::AtLeastOnce) } else { qos };
         let terms = Terms {
             token: request.token,
             resource: request.resource.clone(),
@@ -281,7 +280,7 @@ impl Gateway {
             mounted: caller.prefix.len(),
             qos: params.qos,
             ceiling,
-            subscribe_qos: qos,
+            subscribe_qos,
             no_local: params.no_local,
             client: caller.client,
             username: caller.username,
@@ -310,7 +309,7 @@ impl Gateway {
             ticket,
             filter_id,
             filter,
-            qos,
+            qos: subscribe_qos,
             retained,
         };
         self.outputs.push_back(Output::Broker(subscribe));
