@@ -67,10 +67,13 @@ impl Gateway {
             }
         };
         let caller = self.caller(parked.peer, holder, params, grant)?;
-        if self
-            .peers
-            .get(parked.peer)
-            .is_some_and(|peer| peer.client != caller.client)
+        // A client with a connection is known by that, and no longer than it lasts.
+        let by_name = matches!(caller.holder, Holder::Peer(_));
+        if by_name
+            && self
+                .peers
+                .get(parked.peer)
+                .is_some_and(|peer| peer.client != caller.client)
         {
             self.peers.set_client(parked.peer, caller.client.clone());
         }
