@@ -19,7 +19,6 @@ use crate::types::message::Qos;
 use crate::types::reason::Limit;
 use crate::types::{ClientId, Message};
 
-
 impl Gateway {
     /// A message that filters of ours match, each once.
     pub(super) fn message(&mut self, now: Instant, filters: &[FilterId], message: &Arc<Message>) {

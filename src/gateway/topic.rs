@@ -275,7 +275,11 @@ impl Gateway {
         // Where each message's own QoS decides how it is notified, the broker must not lower it on the way here.
         let by_message =
             params.qos.or(ceiling).is_none() && matches!(self.settings.notify_type, NotifyType::Qos);
-        let subscribe_qos = if by_message { qos.max(Qos::AtLeastOnce) } else { qos };
+        let subscribe_qos = if by_message {
+            qos.max(Qos::AtLeastOnce)
+        } else {
+            qos
+        };
         let terms = Terms {
             token: request.token,
             resource: request.resource.clone(),
