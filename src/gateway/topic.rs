@@ -308,6 +308,7 @@ impl Gateway {
         let pending = Pending::Subscribe {
             exchange: Some(parked.exchange),
             arrived: parked.arrived,
+            accept: request.accept,
             observation: inserted.id,
         };
         let ticket = self.wait(pending)?;

@@ -21,6 +21,7 @@ each_transport!(
     if_match_and_if_none_match_are_not_passed_over,
     proxying_is_not_supported,
     accept_is_honoured,
+    an_observer_is_not_shown_a_format_that_it_does_not_accept,
     a_format_without_a_known_media_type_is_accepted_where_it_is_there,
     no_response_is_honoured,
     one_datagram_carries_one_message,
@@ -317,6 +318,24 @@ fn accept_is_honoured(kind: Kind) {
     client
         .request(&Request::get("ps/none").uint(option::ACCEPT, 50))
         .expect(code::NOT_FOUND);
+}
+
+fn an_observer_is_not_shown_a_format_that_it_does_not_accept(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    client
+        .request(&Request::put("ps/a?retain=1").format(60).payload("x"))
+        .expect(code::CHANGED);
+    let observe = |accept: u32, token: &[u8]| {
+        let request = Request::get("ps/a").observe(0).token(token);
+        request.uint(option::ACCEPT, accept)
+    };
+    let refused = client.request(&observe(50, b"json")).expect(code::NOT_ACCEPTABLE);
+    assert_eq!(refused.observe(), None);
+    gateway.metric_becomes("subscriptions", &[], 0.0);
+    let taken = client.request(&observe(60, b"cbor")).expect(code::CONTENT);
+    assert_eq!((taken.format(), taken.text().as_str()), (Some(60), "x"));
+    assert!(taken.observe().is_some());
 }
 
 fn a_format_without_a_known_media_type_is_accepted_where_it_is_there(kind: Kind) {
