@@ -5,21 +5,22 @@ CARGO ?= cargo
 # The black-box tests mostly wait for timers, so more of them than cores run side by side.
 export RUST_TEST_THREADS ?= 8
 
-# What building needs, and what the tests drive the gateway with (Debian's names).
+# What building needs, what the printed lines are run with, and what the tests drive the gateway with (Debian's names).
 BUILD_PACKAGES := build-essential pkg-config libssl-dev
+RUN_PACKAGES := libcoap3-bin
 OPS_PACKAGES := mmdebstrap binutils jq
-TEST_PACKAGES := libcoap3-bin gnutls-bin openssl prometheus mosquitto mosquitto-clients nats-server \
+TEST_PACKAGES := $(RUN_PACKAGES) gnutls-bin openssl prometheus mosquitto mosquitto-clients nats-server \
 	systemd curl jq procps python3-venv python3-dev autoconf automake nodejs npm libwolfssl-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-browser test-vendored check fmt lint doc packages-build packages-test clients \
+.PHONY: help run build test test-browser test-vendored check fmt lint doc packages-build packages-run packages-test clients \
 	deb test-deb test-systemd reproducible deny sbom packages-ops
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: build ## Build and serve the quick start on loopback, with working coap-client lines
-	@exec target/release/portcullis run
+run: packages-run build ## Build and serve the quick start on loopback, with working coap-client lines
+	@exec $(or $(CARGO_TARGET_DIR),target)/release/portcullis run
 
 build: packages-build ## Build the release binary
 	$(CARGO) build --release --locked
@@ -51,6 +52,9 @@ clients: packages-test ## Build the CoAP clients that no package has (under targ
 
 packages-build: ## Install what building needs, where apt is there
 	@tests/support/packages.sh $(BUILD_PACKAGES)
+
+packages-run: ## Install what building and the quick start need, where apt is there
+	@tests/support/packages.sh $(BUILD_PACKAGES) $(RUN_PACKAGES)
 
 packages-test: ## Install what the tests need, where apt is there
 	@tests/support/packages.sh $(BUILD_PACKAGES) $(TEST_PACKAGES)

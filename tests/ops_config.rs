@@ -314,6 +314,28 @@ fn wrong_lines_of_a_psk_file_are_shown_with_their_numbers_and_without_their_keys
 }
 
 #[test]
+fn an_emptied_psk_file_and_keys_that_can_be_guessed_are_pointed_out() {
+    for (content, said) in [
+        ("# nobody\n", "note at line"),
+        ("# nobody\n", "there is no key in it"),
+        (
+            "a:00ff\nb:000102030405060708090a0b0c0d0e0f\n",
+            "keys under 16 bytes can be guessed: 1 of 2",
+        ),
+    ] {
+        let place = Place::new();
+        place.write("psk.txt", content);
+        let ran = place.check_dtls("psk_file = \"psk.txt\"");
+        let all = ran.stdout + &ran.stderr;
+        assert!(ran.code == 0 && all.contains(said), "{all}");
+    }
+    let place = Place::new();
+    place.write("psk.txt", "b:000102030405060708090a0b0c0d0e0f\n");
+    let ran = place.check_dtls("psk_file = \"psk.txt\"");
+    assert!(ran.code == 0 && !(ran.stdout + &ran.stderr).contains("note"));
+}
+
+#[test]
 fn a_certificate_that_does_not_fit_its_key_is_refused() {
     let place = Place::new();
     place.certificates();

@@ -75,6 +75,17 @@ fn the_unit_has_no_unknown_or_malformed_line() {
     assert!(ours.is_empty(), "{ours:#?}");
 }
 
+/// systemd gives up after 90 s unless told otherwise, and again at every try: it would never start. A memory card gives some
+/// 20 MB/s, a spool may have many gigabytes.
+#[test]
+fn a_start_that_reads_a_large_spool_is_not_broken_off() {
+    let text = std::fs::read_to_string(source("portcullis.service")).unwrap();
+    let minutes = text
+        .lines()
+        .find_map(|line| line.strip_prefix("TimeoutStartSec=")?.strip_suffix("min"));
+    assert!(minutes.unwrap().parse::<u32>().unwrap() >= 15);
+}
+
 #[test]
 fn the_user_of_the_unit_is_declared() {
     let sysusers = std::fs::read_to_string(source("portcullis.sysusers.conf")).unwrap();

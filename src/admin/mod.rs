@@ -8,6 +8,7 @@
 //! | [`expose`] | which numbers of which layer become which family |
 //! | [`health`] | whether the process lives and serves |
 //! | [`monitoring`] | `/metrics`, `/healthz`, `/readyz` |
+//! | `places` | places for connections |
 //! | [`server`] | HTTP with time-outs and a cap on connections |
 
 pub mod api;
@@ -16,6 +17,7 @@ pub mod expose;
 pub mod exposition;
 pub mod health;
 pub mod monitoring;
+mod places;
 pub mod server;
 
 pub use expose::Exposes;

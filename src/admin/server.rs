@@ -2,22 +2,26 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::{Extension, Request};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::debug;
+
+use super::places::{Place, Places, Seat};
 
 /// Bounds of one server.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Connections at once; more are closed unanswered.
+    /// Connections at once. For one more the oldest that has no request under way makes room.
     pub connections: usize,
     /// From the first byte of a connection, or the end of an answer, to the end of the next request's head.
     pub head: Duration,
@@ -82,20 +86,18 @@ async fn accept(
     bounds: Bounds,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let places = Arc::new(Semaphore::new(bounds.connections));
+    let places = Places::new(bounds.connections);
+    let router = router.layer(from_fn(seated));
     loop {
         let accepted = tokio::select! {
             _ = stopped.changed() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                if let Ok(place) = places.clone().try_acquire_owned() {
-                    let router = router.clone();
-                    tokio::spawn(async move {
-                        serve(stream, router, bounds).await;
-                        drop(place);
-                    });
+            Ok((stream, peer)) => {
+                if let Some(place) = places.take(peer.ip()).await {
+                    let router = router.clone().layer(Extension(place.seat()));
+                    tokio::spawn(serve(stream, router, bounds, place));
                 }
             }
             // Most are of one connection that is already gone; a lack of descriptors passes.
@@ -107,14 +109,25 @@ async fn accept(
     }
 }
 
-async fn serve(stream: TcpStream, router: Router, bounds: Bounds) {
+/// A request that is being answered is not cut off for a connection that says nothing.
+async fn seated(Extension(seat): Extension<Seat>, request: Request, next: Next) -> Response {
+    seat.keep();
+    let response = next.run(request).await;
+    seat.release();
+    response
+}
+
+async fn serve(stream: TcpStream, router: Router, bounds: Bounds, place: Place) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.head)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match timeout(bounds.life, connection).await {
-        Ok(Ok(())) | Err(_) => {}
-        Ok(Err(error)) => debug!(%error, "connection failed"),
+    tokio::select! {
+        served = timeout(bounds.life, connection) => match served {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(error)) => debug!(%error, "connection failed"),
+        },
+        () = place.sent_away() => debug!("a connection made room"),
     }
 }

@@ -87,7 +87,7 @@ pub fn who(name: &str) -> Option<Who> {
 /// Whether the value of the parameter of this name is a secret, or was meant to be one: what devices misspell is masked too.
 #[must_use]
 pub fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
+    let name = name.trim().to_ascii_lowercase();
     matches!(Name::parse(name.as_bytes()), Some(Name::Token | Name::Password))
         || ["token", "pass", "pwd", "secret", "psk", "key"]
             .iter()

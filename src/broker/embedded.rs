@@ -1,6 +1,7 @@
 //! The embedded broker: one task that owns all subscriptions and retained messages.
 
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,9 @@ use super::topics::{FilterTable, too_deep};
 /// Requests handled before the clock is read again and the metrics are brought up to date.
 const BATCH: usize = 256;
 const SWEEP: Duration = Duration::from_secs(1);
+/// After a failure of the retained store, a new one is tried after this long, then after twice as long, and so on.
+const RENEW_FIRST: Duration = Duration::from_secs(5);
+const RENEW_LAST: Duration = Duration::from_secs(300);
 /// Expired messages forgotten in one sweep.
 const SWEEP_MAX: usize = 1_000;
 
@@ -34,6 +38,12 @@ struct Waiting {
     since: Instant,
 }
 
+/// The retained store failed: retained messages are refused until one that is written anew is whole.
+struct Failure {
+    renew_at: Instant,
+    pause: Duration,
+}
+
 /// The broker's state.
 pub(super) struct Embedded {
     clock: Clock,
@@ -41,8 +51,10 @@ pub(super) struct Embedded {
     filters: FilterTable<Subscriber>,
     subscribed: HashMap<Subscriber, TopicFilter>,
     retained: Retained,
+    /// Where the retained messages are kept, when they are.
+    directory: Option<PathBuf>,
     disk: Option<Disk>,
-    failed: bool,
+    failed: Option<Failure>,
     waiting: VecDeque<Waiting>,
     found: Vec<Subscriber>,
     metrics: Arc<LaneMetrics>,
@@ -54,19 +66,21 @@ impl Embedded {
         clock: Clock,
         workers: Vec<Delivery>,
         retained: Retained,
-        disk: Option<Disk>,
+        disk: Option<(PathBuf, Disk)>,
         metrics: Arc<LaneMetrics>,
         status: watch::Sender<Status>,
     ) -> Self {
         metrics.connected.set(1);
+        let (directory, disk) = disk.unzip();
         let mut embedded = Self {
             clock,
             workers,
             filters: FilterTable::default(),
             subscribed: HashMap::new(),
             retained,
+            directory,
             disk,
-            failed: false,
+            failed: None,
             waiting: VecDeque::new(),
             found: Vec::new(),
             metrics,
@@ -177,7 +191,7 @@ impl Embedded {
         ticket: Ticket,
         message: &Arc<Message>,
     ) -> Result<Answer, BrokerError> {
-        if self.failed {
+        if self.failed.is_some() {
             return Err(BrokerError::Unavailable);
         }
         let clear = message.payload.is_empty() || message.is_expired(now);
@@ -265,23 +279,51 @@ impl Embedded {
                     self.published(done.worker, done.ticket, Ok(()), done.since, now);
                 }
             }
-            Some(Durable::Failed(reason)) => {
-                tracing::error!(%reason, "the retained store failed; retained messages are refused until a restart");
-                self.failed = true;
-                self.metrics.retained_failed.set(1);
-                self.status
-                    .send_modify(|status| status.fault = Some(format!("retained store failed: {reason}")));
-                for lost in std::mem::take(&mut self.waiting) {
-                    self.published(
-                        lost.worker,
-                        lost.ticket,
-                        Err(BrokerError::Unavailable),
-                        lost.since,
-                        now,
-                    );
-                }
+            Some(Durable::Failed(reason)) => self.disk_failed(now, &reason),
+            Some(Durable::Renewed) => {
+                tracing::info!("the retained store is written anew, and whole");
+                self.failed = None;
+                self.metrics.retained_failed.set(0);
+                self.status.send_modify(|status| status.fault = None);
             }
             None => self.disk = None,
+        }
+    }
+
+    fn disk_failed(&mut self, now: Instant, reason: &str) {
+        let pause = self.failed.as_ref().map(|failure| failure.pause);
+        if pause.is_none() {
+            tracing::error!(
+                reason,
+                "the retained store failed; retained messages are refused until it can be written anew"
+            );
+        }
+        let pause = pause.map_or(RENEW_FIRST, |pause| (pause * 2).min(RENEW_LAST));
+        self.failed = Some(Failure {
+            renew_at: now + pause,
+            pause,
+        });
+        self.metrics.retained_failed.set(1);
+        self.status
+            .send_modify(|status| status.fault = Some(format!("retained store failed: {reason}")));
+        for lost in std::mem::take(&mut self.waiting) {
+            let result = Err(BrokerError::Unavailable);
+            self.published(lost.worker, lost.ticket, result, lost.since, now);
+        }
+    }
+
+    /// Writes what is in memory to a new store, once it is time. The disk may have been full, and no longer be.
+    fn renew(&mut self, now: Instant) {
+        let due = self
+            .failed
+            .as_ref()
+            .is_some_and(|failure| failure.renew_at <= now);
+        let Some(directory) = self.directory.as_ref().filter(|_| due && self.disk.is_none()) else {
+            return;
+        };
+        match Disk::renew(directory, self.retained.all(), self.clock.moment()) {
+            Ok(disk) => self.disk = Some(disk),
+            Err(error) => self.disk_failed(now, &error.to_string()),
         }
     }
 
@@ -313,6 +355,7 @@ impl Embedded {
 
     fn sweep(&mut self) {
         let now = (self.clock.now)();
+        self.renew(now);
         for _ in 0..SWEEP_MAX {
             let Some(topic) = self.retained.expire(now) else {
                 break;
@@ -343,5 +386,81 @@ async fn report(disk: &mut Option<Disk>) -> Option<Durable> {
     match disk {
         Some(disk) => disk.report().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::broker::link::links;
+    use crate::broker::metrics::BrokerMetrics;
+    use crate::broker::retained::RetainedLimits;
+    use crate::broker::testing::{clock, message};
+
+    fn embedded(directory: &Path) -> Embedded {
+        let (_links, _lanes, deliveries) = links(1, 1);
+        let (disk, _) = Disk::open(directory, clock().moment()).unwrap();
+        let (status, _) = watch::channel(Status {
+            connection: "embedded".into(),
+            fault: None,
+        });
+        let metrics = BrokerMetrics::new(1, 0).lane(0);
+        let retained = Retained::new(RetainedLimits::default());
+        let disk = Some((directory.to_path_buf(), disk));
+        Embedded::new(clock(), deliveries, retained, disk, metrics, status)
+    }
+
+    fn retain(embedded: &mut Embedded, topic: &str) -> Result<(), BrokerError> {
+        let message = Arc::new(Message {
+            retain: true,
+            ..message(topic, "payload")
+        });
+        let now = (embedded.clock.now)();
+        embedded.retain(now, 0, Ticket(0), &message).map(drop)
+    }
+
+    async fn hear(embedded: &mut Embedded) {
+        let heard = report(&mut embedded.disk).await;
+        embedded.durable(heard);
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_was_full_for_a_while_takes_retained_messages_again_without_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut embedded = embedded(directory.path());
+        retain(&mut embedded, "before").unwrap();
+        hear(&mut embedded).await;
+        // What the thread says before it ends.
+        embedded.durable(Some(Durable::Failed("No space left on device".into())));
+        embedded.disk.take().map(Disk::close);
+        embedded.durable(None);
+        assert_eq!(retain(&mut embedded, "meanwhile"), Err(BrokerError::Unavailable));
+        assert_eq!(embedded.metrics.retained_failed.get(), 1);
+
+        let now = (embedded.clock.now)();
+        embedded.renew(now);
+        assert!(embedded.disk.is_none(), "not at once");
+        // Still no room: a directory is in the way.
+        let unfinished = directory.path().join("retained.new");
+        std::fs::create_dir(&unfinished).unwrap();
+        embedded.renew(now + RENEW_FIRST * 2);
+        hear(&mut embedded).await;
+        hear(&mut embedded).await;
+        assert!(embedded.disk.is_none() && embedded.failed.is_some());
+        std::fs::remove_dir(&unfinished).unwrap();
+
+        embedded.renew(now + RENEW_LAST);
+        assert_eq!(retain(&mut embedded, "too early"), Err(BrokerError::Unavailable));
+        hear(&mut embedded).await;
+        assert_eq!(embedded.metrics.retained_failed.get(), 0);
+        assert_eq!(embedded.status.borrow().fault, None);
+        retain(&mut embedded, "after").unwrap();
+        hear(&mut embedded).await;
+        embedded.disk.take().map(Disk::close);
+        let (_disk, found) = Disk::open(directory.path(), clock().moment()).unwrap();
+        let found: Vec<_> = found.iter().map(|message| message.topic.as_str()).collect();
+        assert_eq!(found, ["after", "before"]);
     }
 }

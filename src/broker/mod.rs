@@ -33,5 +33,5 @@ pub(crate) use link::Played;
 pub use link::{Events, Requests, WorkerLink};
 pub use metrics::{BrokerMetrics, BrokerSnapshot, ConnectResult, DroppedReason};
 pub use settings::{BrokerAddress, BrokerKind, BrokerSettings, MqttSettings, Protocol, RetainedLimits};
-pub use start::{BrokerRuntime, BrokerStartError, start};
+pub use start::{BrokerRuntime, BrokerStartError, StartFault, start};
 pub use status::Status;

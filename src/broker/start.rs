@@ -1,6 +1,7 @@
 //! Starts and stops the broker's thread.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,21 +19,61 @@ use super::settings::{BrokerKind, BrokerSettings, MqttSettings, Protocol};
 use super::spool::Spool;
 use super::status::Status;
 
+/// What kind of thing keeps the broker from starting: whether it can get better by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartFault {
+    /// A file that the settings name, or a damaged store: it stays until someone mends it.
+    Wrong,
+    /// Another process has a store open.
+    Taken,
+    /// The system refuses something, for example because the disk is full: it may pass.
+    System,
+}
+
+impl StartFault {
+    /// What an error of the file system stands for.
+    pub(super) fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ResourceBusy | io::ErrorKind::WouldBlock => Self::Taken,
+            io::ErrorKind::InvalidData => Self::Wrong,
+            _ => Self::System,
+        }
+    }
+}
+
 /// Why the broker cannot start.
 #[derive(Debug)]
-pub struct BrokerStartError(String);
+pub struct BrokerStartError {
+    text: String,
+    fault: StartFault,
+}
+
+impl BrokerStartError {
+    fn new(fault: StartFault, error: impl fmt::Display) -> Self {
+        Self {
+            text: error.to_string(),
+            fault,
+        }
+    }
+
+    fn system(error: impl fmt::Display) -> Self {
+        Self::new(StartFault::System, error)
+    }
+
+    /// Whether it can get better by itself.
+    #[must_use]
+    pub const fn fault(&self) -> StartFault {
+        self.fault
+    }
+}
 
 impl fmt::Display for BrokerStartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 impl std::error::Error for BrokerStartError {}
-
-fn fail(error: impl fmt::Display) -> BrokerStartError {
-    BrokerStartError(error.to_string())
-}
 
 /// The running broker.
 #[derive(Debug)]
@@ -111,12 +152,13 @@ fn start_embedded(
     let mut retained = Retained::new(limits);
     let mut disk = None;
     if let Some(directory) = state_dir {
-        let (opened, messages) = Disk::open(directory, settings.clock.moment()).map_err(fail)?;
+        let (opened, messages) = Disk::open(directory, settings.clock.moment())
+            .map_err(|error| BrokerStartError::new(error.fault(), error))?;
         // Expired ones go in too: the first sweep removes them here and on disk.
         for message in messages {
             retained.insert(Arc::new(message));
         }
-        disk = Some(opened);
+        disk = Some((directory.to_path_buf(), opened));
     }
     let embedded = Embedded::new(
         settings.clock,
@@ -126,16 +168,16 @@ fn start_embedded(
         metrics.lane(0),
         status_sender,
     );
-    let requests = lanes.pop().ok_or_else(|| fail("no lane"))?;
+    let requests = lanes.pop().ok_or_else(|| BrokerStartError::system("no lane"))?;
     let (stop, stopped) = watch::channel(false);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
-        .map_err(|error| fail(format!("cannot start the broker: {error}")))?;
+        .map_err(|error| BrokerStartError::system(format!("cannot start the broker: {error}")))?;
     let thread = std::thread::Builder::new()
         .name("broker".into())
         .spawn(move || runtime.block_on(embedded.run(requests, stopped)))
-        .map_err(|error| fail(format!("cannot start the broker's thread: {error}")))?;
+        .map_err(|error| BrokerStartError::system(format!("cannot start the broker's thread: {error}")))?;
     Ok((
         BrokerRuntime {
             metrics,
@@ -153,7 +195,7 @@ fn start_mqtt(
     state_dir: Option<&Path>,
     workers: usize,
 ) -> Result<(BrokerRuntime, Vec<WorkerLink>), BrokerStartError> {
-    check_files(mqtt).map_err(fail)?;
+    check_files(mqtt).map_err(|error| BrokerStartError::new(StartFault::Wrong, error))?;
     let count = mqtt.connections.max(1);
     let spool_bytes = state_dir.map_or(0, |_| mqtt.spool_bytes);
     let mut spools = open_spools(settings, state_dir, count, spool_bytes, mqtt.spool_drops_oldest)?;
@@ -171,7 +213,7 @@ fn start_mqtt(
         .thread_name("broker")
         .enable_all()
         .build()
-        .map_err(|error| fail(format!("cannot start the broker: {error}")))?;
+        .map_err(|error| BrokerStartError::system(format!("cannot start the broker: {error}")))?;
     let mut tasks = Vec::new();
     for (index, requests) in lanes.into_iter().enumerate() {
         let lane = Lane::new(LaneParts {
@@ -197,7 +239,7 @@ fn start_mqtt(
     let thread = std::thread::Builder::new()
         .name("broker".into())
         .spawn(move || runtime.block_on(wait_for_all))
-        .map_err(|error| fail(format!("cannot start the broker's thread: {error}")))?;
+        .map_err(|error| BrokerStartError::system(format!("cannot start the broker's thread: {error}")))?;
     Ok((
         BrokerRuntime {
             metrics,
@@ -221,10 +263,31 @@ fn open_spools(
     let Some(directory) = state_dir.filter(|_| spool_bytes > 0) else {
         return Ok(Spools::new());
     };
-    let directories = layout::prepare(&directory.join("spool"), count).map_err(fail)?;
+    let directories = layout::prepare(&directory.join("spool"), count)
+        .map_err(|error| BrokerStartError::new(StartFault::of(&error.error), error))?;
     let share = spool_bytes / count as u64;
     directories
         .iter()
-        .map(|directory| Spool::open(directory, share, drops_oldest, settings.clock).map_err(fail))
+        .map(|directory| {
+            Spool::open(directory, share, drops_oldest, settings.clock)
+                .map_err(|error| BrokerStartError::new(error.fault(), error))
+        })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_not_taken_for_a_wrong_configuration() {
+        for (kind, fault) in [
+            (io::ErrorKind::StorageFull, StartFault::System),
+            (io::ErrorKind::ReadOnlyFilesystem, StartFault::System),
+            (io::ErrorKind::ResourceBusy, StartFault::Taken),
+            (io::ErrorKind::InvalidData, StartFault::Wrong),
+        ] {
+            assert_eq!(StartFault::of(&io::Error::from(kind)), fault, "{kind}");
+        }
+    }
 }

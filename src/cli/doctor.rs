@@ -8,7 +8,7 @@ use std::time::Duration;
 use openssl::ssl::{SslContextBuilder, SslMethod};
 use serde_json::json;
 
-use crate::admin::api::Status;
+use crate::admin::api::{Broker, Status};
 use crate::config::{self, BrokerUrl, Config};
 use crate::dtls::suite::Suite;
 use crate::net::{RECEIVE_BUFFER, SEND_BUFFER};
@@ -18,6 +18,7 @@ use super::exit::{CONFIG, Failure};
 use super::output;
 use super::remote::args::DoctorArgs;
 use super::remote::http::{Api, configured};
+use super::remote::table::printable;
 
 /// Descriptors that a gateway with many listeners and workers, its broker and its management interface need.
 const DESCRIPTORS: u64 = 4096;
@@ -60,7 +61,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
             findings.extend(secret_files(&config));
             findings.push(state_directory(&config));
             findings.push(broker(&config));
-            findings.push(running(&config));
+            findings.extend(running(&config));
         }
     }
     show(&findings, args.json)?;
@@ -297,18 +298,36 @@ fn broker(config: &Config) -> Finding {
     )
 }
 
-fn running(config: &Config) -> Finding {
+fn running(config: &Config) -> Vec<Finding> {
     let about = "gateway";
     let status = Api::of_config(config).and_then(|api| Ok((api.address(), api.get::<Status>("status")?)));
     match status {
-        Ok((address, status)) if status.ready => finding(Verdict::Good, about, format!("serving, {address}")),
-        Ok((_, status)) => finding(
-            Verdict::Bad,
-            about,
-            format!("not serving: {}", status.not_ready.unwrap_or_default()),
-        ),
-        Err(failure) => finding(Verdict::Warning, about, failure.message),
+        Ok((address, status)) => {
+            let gateway = if status.ready {
+                finding(Verdict::Good, about, format!("serving, {address}"))
+            } else {
+                let why = status.not_ready.as_deref().unwrap_or_default();
+                finding(Verdict::Bad, about, format!("not serving: {why}"))
+            };
+            let mut all = vec![gateway];
+            all.extend(connected(&status.broker));
+            all
+        }
+        Err(failure) => vec![finding(Verdict::Warning, about, failure.message)],
     }
+}
+
+/// What takes connections may still refuse to talk: the gateway that runs knows.
+fn connected(broker: &Broker) -> Option<Finding> {
+    let fault = broker.fault.as_deref().unwrap_or("no reason is known");
+    let words = || {
+        format!(
+            "the gateway is not connected to it ({}): {}",
+            broker.state,
+            printable(fault)
+        )
+    };
+    (!broker.connected).then(|| finding(Verdict::Bad, "broker", words()))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::args::{PskCommand, PskFile};
 use super::atomic::{DirectoryLock, write_secret};
 use super::exit::{DATA_ERROR, Failure, NO_INPUT, NO_USER};
 use super::hints::{self, Proof};
+use super::remote::table::printable;
 use super::target::{self, PskTarget};
 use super::{output, quickstart};
 
@@ -116,7 +117,7 @@ fn list(as_json: bool, file: &PskFile) -> Result<(), Failure> {
     output::print(
         &lines
             .names()
-            .map(|identity| format!("{identity}\n"))
+            .map(|identity| format!("{}\n", printable(identity)))
             .collect::<String>(),
     )
 }

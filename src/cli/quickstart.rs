@@ -169,7 +169,10 @@ impl QuickStart {
                 Transport::Dtls => self.greet_dtls(listener, &mut text),
             }
         }
-        text.push_str("\nThe lines work with coap-client-gnutls too. ");
+        text.push_str("\nThe lines work with coap-client-gnutls too; on Debian both are in libcoap3-bin.\n");
+        if let Some(bind) = self.config.admin.bind {
+            text.push_str(&format!("Dashboard: http://{bind}/\n"));
+        }
         if let Some(bind) = self.config.metrics.bind {
             text.push_str(&format!("Metrics: http://{bind}/metrics\n"));
         }
@@ -240,6 +243,25 @@ mod tests {
             0o700
         );
         assert_eq!(first.greeting(), second.greeting());
+    }
+
+    #[test]
+    fn the_readme_shows_lines_that_are_printed() {
+        let directory = tempfile::tempdir().unwrap();
+        let start = prepare(directory.path()).unwrap();
+        let (_, key) = start.psk.as_ref().unwrap();
+        let greeting = start.greeting().replace(key.as_str(), "…");
+        let shown: Vec<_> = include_str!("../../README.md")
+            .lines()
+            .filter(|line| line.trim_start().starts_with("coap-client"))
+            .collect();
+        assert_eq!(shown.len(), 4);
+        for line in shown {
+            assert!(
+                greeting.lines().any(|printed| printed == line),
+                "{line}\n{greeting}"
+            );
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::args::{UserCommand, UsersFile};
 use super::atomic::{DirectoryLock, write_secret};
 use super::exit::{DATA_ERROR, Failure, NO_INPUT, NO_USER, SOFTWARE};
 use super::psk::wrong_lines;
+use super::remote::table::printable;
 use super::{output, target};
 
 pub(super) fn run(command: &UserCommand) -> Result<(), Failure> {
@@ -81,7 +82,7 @@ fn list(as_json: bool, file: &UsersFile) -> Result<(), Failure> {
     }
     let width = users
         .iter()
-        .map(|(name, _)| name.chars().count())
+        .map(|(name, _)| printable(name).chars().count())
         .max()
         .unwrap_or_default();
     let line = |(name, hash): &(&str, StoredHash)| {
@@ -89,7 +90,7 @@ fn list(as_json: bool, file: &UsersFile) -> Result<(), Failure> {
             .weakness()
             .map(|why| format!("  weak: {why}"))
             .unwrap_or_default();
-        format!("{name:width$}  {}{weak}\n", hash.scheme().label())
+        format!("{:width$}  {}{weak}\n", printable(name), hash.scheme().label())
     };
     output::print(&users.iter().map(line).collect::<String>())
 }

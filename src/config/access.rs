@@ -97,7 +97,7 @@ section! {
     pub struct Authentication {
         /// What decides whether a login is right.
         backend: Backend = "none";
-        /// Users and password hashes, lines `user:hash` (Argon2id PHC; mosquitto_passwd's `$7$` accepted).
+        /// Users and password hashes, lines `user:hash` (Argon2id PHC; bcrypt and mosquitto_passwd's `$7$` accepted).
         file: Option<PathBuf> = "users.txt";
         section /// The `http` backend.
         http: Http;
@@ -212,7 +212,7 @@ section! {
 section! {
     /// What clients may publish and subscribe to.
     pub struct Authorization {
-        /// Access rules in the form of mosquitto's `acl_file`; "" allows everything.
+        /// Access rules in the form of mosquitto's `acl_file`, for topics without the mountpoint; "" allows everything.
         acl_file: Option<PathBuf> = "";
         /// What holds for what no rule of `acl_file` decides.
         no_match: NoMatch = "deny";

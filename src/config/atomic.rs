@@ -1,9 +1,16 @@
 //! Writing files so that a reader, or a crash at any moment, sees the old or the new content and never a mixture.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long others may keep a directory locked: a change takes a moment, and whoever can read a directory can lock it for ever.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether they still do.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Permission bits of a file that holds secrets.
 pub const SECRET: u32 = 0o600;
@@ -13,16 +20,29 @@ pub const SECRET: u32 = 0o600;
 pub struct DirectoryLock(File);
 
 impl DirectoryLock {
-    /// Waits until nobody else holds the lock of the directory that `file` is in.
+    /// Waits until nobody else holds the lock of the directory that `file` is in, ten seconds at most.
     ///
     /// # Errors
-    /// The directory cannot be opened or locked.
+    /// The directory cannot be opened or locked, or others keep it locked.
     pub fn of(file: &Path) -> io::Result<Self> {
+        Self::within(file, PATIENCE)
+    }
+
+    fn within(file: &Path, patience: Duration) -> io::Result<Self> {
         // Of a link, the directory of what it names: that is where the writing happens.
         let target = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
         let handle = File::open(directory_of(&target))?;
-        handle.lock()?;
-        Ok(Self(handle))
+        for _ in 0..=patience.as_millis() / LOOK.as_millis() {
+            match handle.try_lock() {
+                Ok(()) => return Ok(Self(handle)),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+        Err(io::Error::new(
+            ErrorKind::TimedOut,
+            "another process keeps its directory locked",
+        ))
     }
 }
 
@@ -118,6 +138,17 @@ mod tests {
         let (file, owner) = (path.metadata().unwrap(), directory.path().metadata().unwrap());
         assert_eq!((file.uid(), file.gid()), (owner.uid(), owner.gid()));
         assert!(!given || file.uid() == 65_534);
+    }
+
+    #[test]
+    fn a_directory_that_stays_locked_is_not_waited_for_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("psk.txt");
+        let held = DirectoryLock::of(&path).unwrap();
+        let late = DirectoryLock::within(&path, Duration::from_millis(50)).unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::TimedOut);
+        drop(held);
+        assert!(DirectoryLock::of(&path).is_ok());
     }
 
     #[test]

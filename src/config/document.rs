@@ -95,19 +95,41 @@ impl<'t> Document<'t> {
     }
 
     fn nearest(&self, key: &str) -> Option<Range<usize>> {
-        let mut key = key;
-        loop {
-            if let Some(span) = self.spans.get(key) {
-                return Some(span.clone());
-            }
-            key = key.rsplit_once('.')?.0;
-        }
+        nearest(&self.spans, key)
+    }
+
+    /// Where each key stands.
+    pub(super) fn places(&self) -> Places {
+        let place = |(key, span): (&String, &Range<usize>)| (key.clone(), Place::of(self.text, span));
+        Places(self.spans.iter().map(place).collect())
     }
 
     /// Everything found, in the order of the file.
     pub(super) fn into_problems(mut self) -> Problems {
         self.found.sort_by_key(|(order, _)| *order);
         Problems(self.found.into_iter().map(|(_, problem)| problem).collect())
+    }
+}
+
+/// Where each key of a file stands.
+#[derive(Debug, Clone, Default)]
+pub struct Places(BTreeMap<String, Place>);
+
+impl Places {
+    /// Where a key, dotted, stands; when the file does not give it, the table that would hold it.
+    #[must_use]
+    pub fn of(&self, key: &str) -> Option<Place> {
+        nearest(&self.0, key)
+    }
+}
+
+fn nearest<T: Clone>(places: &BTreeMap<String, T>, key: &str) -> Option<T> {
+    let mut key = key;
+    loop {
+        if let Some(place) = places.get(key) {
+            return Some(place.clone());
+        }
+        key = key.rsplit_once('.')?.0;
     }
 }
 

@@ -112,14 +112,31 @@ fn check_context(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     }
 }
 
+/// A key of fewer bytes is weaker than the ciphers that it opens.
+const SOUND_KEY: usize = 16;
+
 fn check_psks(path: &Path, key: &str, doc: &mut Document<'_>) {
-    if let Some(content) = read(path, key, read_secret, doc)
-        && let Some(text) = text(path, key, &content, doc)
-        && let Err(errors) = PskStore::parse(text)
-    {
+    let Some(content) = read(path, key, read_secret, doc) else {
+        return;
+    };
+    let Some(text) = text(path, key, &content, doc) else {
+        return;
+    };
+    if let Err(errors) = PskStore::parse(text) {
         let errors = errors.into_iter().map(|error| (error.line, error.message));
-        complain_of_lines(path, key, errors.collect(), doc);
+        return complain_of_lines(path, key, errors.collect(), doc);
     }
+    let keys = || {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.filter_map(|line| Some(line.rsplit_once(':')?.1.trim_end()))
+    };
+    let short = keys().filter(|key| key.len() / 2 < SOUND_KEY).count();
+    let note = match (keys().count(), short) {
+        (0, _) => "there is no key in it: nobody gets in by one".to_owned(),
+        (_, 0) => return,
+        (all, short) => format!("keys under {SOUND_KEY} bytes can be guessed: {short} of {all}"),
+    };
+    doc.complain_as(Severity::Note, &[key], in_file(path, &note));
 }
 
 /// The content as text, or a problem with the line that is none.

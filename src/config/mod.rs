@@ -43,6 +43,7 @@ pub use sections::{Admin, Coap, Limits, Log, LogFormat, LogLevel, Metrics, Node,
 pub use settings::{handshake_datagram, to_gateway_settings};
 pub use value::Size;
 
+pub use document::Places;
 use document::{Document, Table};
 use section::Section as _;
 
@@ -86,6 +87,8 @@ pub struct Loaded {
     pub config: Config,
     /// What ran out ([`Severity::Outdated`]) or is worth knowing ([`Severity::Note`]); may be empty.
     pub warnings: Problems,
+    /// Where its keys stand, for what is found to be wrong only when it is used.
+    pub places: Places,
 }
 
 /// Reads a configuration file and the files that it names.
@@ -135,6 +138,7 @@ fn load_text(text: &str, file: &Path, base: &PathBase, with_files: bool) -> Resu
     if with_files {
         files::check(&config, &mut doc);
     }
+    let places = doc.places();
     let problems = doc.into_problems();
     if problems.has_errors() {
         return Err(problems);
@@ -142,6 +146,7 @@ fn load_text(text: &str, file: &Path, base: &PathBase, with_files: bool) -> Resu
     Ok(Loaded {
         config,
         warnings: problems,
+        places,
     })
 }
 

@@ -54,7 +54,8 @@ impl fmt::Display for Problem {
             Severity::Note => "note",
         };
         let Some(place) = &self.place else {
-            return write!(f, "{file}: {kind}\n{}", self.message);
+            let gap = if self.key.is_empty() { "" } else { ": " };
+            return write!(f, "{file}: {kind}\n{}{gap}{}", self.key, self.message);
         };
         let line = place.line.to_string();
         let gutter = " ".repeat(line.len() + 1);

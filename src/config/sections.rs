@@ -14,7 +14,7 @@ use super::value::{Size, words};
 section! {
     /// The node itself.
     pub struct Node {
-        /// The node's name; it appears in MQTT client ids, metrics and logs.
+        /// The node's name; it appears in MQTT client ids, metrics and logs. Gateways at one broker need different ones.
         name: String = "portcullis", name;
         /// Where retained messages, the spool and ticket keys are kept.
         state_dir: PathBuf = "/var/lib/portcullis";

@@ -53,6 +53,11 @@ pub trait Assembly {
     /// Everything that is wrong.
     fn reload(&mut self) -> Result<Renewed, Problems>;
 
+    /// Replaces keys whose time is over; asked for every hour. Every worker is asked what is returned.
+    fn rotate(&mut self) -> Option<ControlRequest> {
+        None
+    }
+
     /// How full the store on disk is, 0.0 to 1.0.
     fn store_fullness(&self) -> f64;
 

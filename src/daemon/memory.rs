@@ -16,10 +16,16 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// The limit of its cgroup, else what the machine has; none (and never any pressure) where neither can be read.
+    /// The limit of its cgroup, else what the machine has. The latter is asked of the kernel: `ProcSubset=pid` hides
+    /// /proc/meminfo.
     pub(super) fn of_this_process() -> Self {
-        let limit = cgroup_limit().or_else(machine).unwrap_or(0);
-        Self { limit, page: 4096 }
+        let limits = fs::read_to_string("/proc/self/cgroup")
+            .ok()
+            .and_then(|groups| cgroup_limit(&groups, Path::new("/sys/fs/cgroup")));
+        Self {
+            limit: limits.unwrap_or(u64::MAX).min(machine()),
+            page: rustix::param::page_size() as u64,
+        }
     }
 
     /// How full it is: 0.0 empty, 1.0 at the limit.
@@ -32,28 +38,31 @@ impl Memory {
     }
 }
 
-fn cgroup_limit() -> Option<u64> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let limits = groups.lines().filter_map(|line| {
+/// The least limit of the groups in `groups` (/proc/self/cgroup) and of those that they are in, below `root`.
+fn cgroup_limit(groups: &str, root: &Path) -> Option<u64> {
+    let limits = groups.lines().flat_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
-        let file = match controllers {
-            "" => Path::new("/sys/fs/cgroup").join(path).join("memory.max"),
-            list if list.split(',').any(|name| name == "memory") => Path::new("/sys/fs/cgroup/memory")
-                .join(path)
-                .join("memory.limit_in_bytes"),
-            _ => return None,
+        let (controllers, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let (root, file) = match controllers {
+            "" => (root.to_path_buf(), "memory.max"),
+            list if list.split(',').any(|name| name == "memory") => {
+                (root.join("memory"), "memory.limit_in_bytes")
+            }
+            _ => return Vec::new(),
         };
-        fs::read_to_string(file).ok()?.trim().parse::<u64>().ok()
+        let group = Path::new(path.trim_start_matches('/'));
+        let limit = |group: &Path| {
+            let text = fs::read_to_string(root.join(group).join(file)).ok()?;
+            text.trim().parse::<u64>().ok()
+        };
+        group.ancestors().filter_map(limit).collect()
     });
     limits.filter(|limit| *limit < NO_LIMIT).min()
 }
 
-fn machine() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
-    Some(kib * 1024)
+fn machine() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit.max(1)))
 }
 
 #[cfg(test)]
@@ -64,5 +73,30 @@ mod tests {
     fn a_test_uses_some_of_the_machine_and_not_all_of_it() {
         let fullness = Memory::of_this_process().fullness();
         assert!(fullness > 0.0 && fullness < 1.0, "{fullness}");
+    }
+
+    #[test]
+    fn what_the_machine_has_is_known_where_proc_shows_processes_only() {
+        let text = fs::read_to_string("/proc/meminfo").unwrap();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:"))
+            .unwrap();
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        assert_eq!(machine() / 1024, kib);
+    }
+
+    #[test]
+    fn the_limit_of_a_slice_holds_for_what_is_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        let service = root.path().join("system.slice/portcullis.service");
+        fs::create_dir_all(&service).unwrap();
+        fs::write(service.join("memory.max"), "max\n").unwrap();
+        let groups = "1:name=systemd:/x\n0::/system.slice/portcullis.service\n";
+        assert_eq!(cgroup_limit(groups, root.path()), None);
+        fs::write(root.path().join("system.slice/memory.max"), "536870912\n").unwrap();
+        assert_eq!(cgroup_limit(groups, root.path()), Some(512 << 20));
+        fs::write(service.join("memory.max"), "268435456\n").unwrap();
+        assert_eq!(cgroup_limit(groups, root.path()), Some(256 << 20));
     }
 }

@@ -21,11 +21,12 @@ use crate::admin::expose::reload::{ExposeReloads, Reloads};
 use crate::auth::{self, AuthHandle};
 use crate::broker::{
     self, BrokerAddress, BrokerKind, BrokerMetrics, BrokerRuntime, BrokerSettings, MqttSettings, Protocol,
-    RetainedLimits, WorkerLink,
+    RetainedLimits, StartFault, WorkerLink,
 };
 use crate::coap::CoapMetrics;
 use crate::config::{self, BrokerUrl, Config, Problems};
 use crate::dtls::{DtlsShared, TicketKeys};
+use crate::gateway::contract::ControlRequest;
 use crate::gateway::metrics::GatewayMetrics;
 use crate::gateway::{Gateway, Parts, Shared};
 use crate::policy::overload::fullness;
@@ -48,6 +49,17 @@ pub fn serve(config: Config, on_ready: OnReady) -> ExitCode {
     run::run(&plan, || Node::new(config, on_ready))
 }
 
+/// A runtime that may be dropped within another one, where a bare one panics. A start that fails does that.
+pub(super) struct Detached(Option<Runtime>);
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// One node.
 pub struct Node {
     pub(super) config: Arc<Config>,
@@ -62,7 +74,7 @@ pub struct Node {
     pub(super) broker_metrics: Arc<BrokerMetrics>,
     pub(super) links: Vec<WorkerLink>,
     /// Until the end: without a backend too, so that a reload can bring one.
-    pub(super) auth: Option<(AuthHandle, Runtime)>,
+    pub(super) auth: Option<(AuthHandle, Detached)>,
     pub(super) gateways: Vec<Arc<GatewayMetrics>>,
     pub(super) coaps: Vec<Arc<CoapMetrics>>,
     pub(super) dtls: DtlsCounters,
@@ -76,21 +88,28 @@ pub struct Node {
 }
 
 impl Node {
-    fn new(config: Config, on_ready: OnReady) -> Result<Self, StartError> {
+    pub(super) fn new(config: Config, on_ready: OnReady) -> Result<Self, StartError> {
         let wrong = |lines| StartError {
             code: ExitReason::Config,
             lines,
         };
-        state::prepare(&config.node.state_dir).map_err(|line| wrong(vec![line]))?;
-        let tickets = state::ticket_keys(&config.node.state_dir).map_err(|line| wrong(vec![line]))?;
+        state::prepare(&config.node.state_dir)?;
+        let tickets = state::ticket_keys(&config.node.state_dir)
+            .map_err(|line| StartError::new(ExitReason::System, line))?;
+        if let Some(why) = &tickets.unsaved {
+            tracing::warn!("session tickets will not outlive a restart: {why}");
+        }
+        let tickets = tickets.keys;
         let materials = materials::load(&config, &tickets).map_err(wrong)?;
         let auth_settings = materials::auth_settings(&config).map_err(wrong)?;
         let runtime = auth_runtime()?;
-        let auth = auth::start(&auth_settings, runtime.handle().clone())
+        let handle = runtime.handle().clone();
+        let runtime = Detached(Some(runtime));
+        let auth = auth::start(&auth_settings, handle)
             .map_err(|errors| wrong(errors.iter().map(ToString::to_string).collect()))?;
         let workers = usize::from(materials.settings.workers);
         let (broker, links) = broker::start(broker_settings(&config), workers)
-            .map_err(|error| StartError::new(ExitReason::Config, error.to_string()))?;
+            .map_err(|error| StartError::new(exit_reason(error.fault()), error.to_string()))?;
         let certificates = Arc::new(Certificates::default());
         let config = Arc::new(config);
         certificates.set(&config, &materials.contexts);
@@ -154,6 +173,14 @@ impl Node {
 
 fn is_default(admin: SocketAddr) -> bool {
     admin.to_string() == config::DEFAULT_ADMIN
+}
+
+fn exit_reason(fault: StartFault) -> ExitReason {
+    match fault {
+        StartFault::Wrong => ExitReason::Config,
+        StartFault::Taken => ExitReason::Unavailable,
+        StartFault::System => ExitReason::System,
+    }
 }
 
 fn auth_runtime() -> Result<Runtime, StartError> {
@@ -332,6 +359,10 @@ impl Assembly for Node {
         outcome
     }
 
+    fn rotate(&mut self) -> Option<ControlRequest> {
+        self.rotate_tickets()
+    }
+
     fn store_fullness(&self) -> f64 {
         // A spool that makes room for itself is full in ordinary times.
         if self.config.broker.spool.when_full == config::broker::WhenFull::DropOldest {
@@ -349,8 +380,6 @@ impl Assembly for Node {
         {
             tracing::error!("the broker did not end in time");
         }
-        if let Some((_, runtime)) = self.auth.take() {
-            runtime.shutdown_background();
-        }
+        self.auth = None;
     }
 }

@@ -70,7 +70,7 @@ impl From<&Config> for Plan {
 }
 
 /// The level is that of our own lines: what libraries say below a warning is not known to be free of secrets.
-fn log_filter(level: LogLevel) -> String {
+pub(super) fn log_filter(level: LogLevel) -> String {
     match level {
         LogLevel::Error => "error".to_owned(),
         level => format!("warn,portcullis={}", level.label()),

@@ -8,5 +8,5 @@ pub(super) fn keep_fixed(old: &Config, new: &mut Config) {
     new.broker.clone_from(&old.broker);
     new.metrics.clone_from(&old.metrics);
     new.admin.bind.clone_from(&old.admin.bind);
-    new.log.clone_from(&old.log);
+    new.log.format = old.log.format;
 }

@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError};
 use crate::admin::api::handle::{ListenerState, Reloaded};
 use crate::admin::api::restart::needs_restart;
 use crate::auth::settings::BackendSettings;
-use crate::config::{self, Config, Loaded, Problem, Problems, Severity};
-use crate::dtls::{DtlsContext, DtlsMetrics};
+use crate::config::{self, Config, Loaded, Places, Problem, Problems, Severity};
+use crate::dtls::{DtlsContext, DtlsMetrics, TicketKeys};
 use crate::gateway::DtlsParts;
 use crate::gateway::contract::ControlRequest;
 use crate::gateway::settings::Settings;
@@ -17,17 +17,20 @@ use super::build::Renewed;
 use super::listeners::{ListenerStep, NewListener};
 use super::materials::{self, Materials};
 use super::node::Node;
+use super::plan::log_filter;
 use super::slots::{Moves, Opening};
-use super::{reload, state};
+use super::{logging, reload, state};
 
 impl Node {
     /// Puts what is on disk now in force, all of it or nothing.
     pub(super) fn renew(&mut self) -> Result<Renewed, Problems> {
-        let (mut config, mut report) = self.read_again()?;
-        let tickets = state::ticket_keys(&config.node.state_dir).unwrap_or_else(|error| {
-            tracing::warn!("the ticket keys stay as they are: {error}");
-            self.tickets.clone()
-        });
+        let (config, report, at) = self.read_again()?;
+        self.renew_to(config, report)
+            .map_err(|problems| placed(problems, &at))
+    }
+
+    fn renew_to(&mut self, mut config: Config, mut report: Reloaded) -> Result<Renewed, Problems> {
+        let tickets = self.current_tickets().unwrap_or_else(|| self.tickets.clone());
         let moves = self.slots.moves(&self.config, &mut config).map_err(Problems)?;
         report.needs_restart.extend(moves.needs_restart.iter().cloned());
         let slots = self.slots.after(&moves);
@@ -58,6 +61,40 @@ impl Node {
             },
             listeners,
             report,
+        })
+    }
+
+    /// New ticket keys, when the time of those in use is over and the disk takes them.
+    fn current_tickets(&self) -> Option<TicketKeys> {
+        let made = state::ticket_keys(&self.config.node.state_dir)
+            .and_then(|tickets| match tickets.unsaved {
+                Some(why) => Err(why),
+                None => Ok(tickets),
+            })
+            .inspect_err(|why| tracing::warn!("the ticket keys stay as they are: {why}"))
+            .ok()?;
+        made.fresh.then_some(made.keys)
+    }
+
+    /// The same certificates and keys with new ticket keys, when those in use have had their day.
+    pub(super) fn rotate_tickets(&mut self) -> Option<ControlRequest> {
+        let tickets = self.current_tickets()?;
+        let renewed = |context: &Option<Arc<DtlsContext>>| {
+            let renewed = context
+                .as_ref()
+                .map(|context| context.with_ticket_keys(tickets.clone()));
+            renewed
+                .transpose()
+                .map(|context| context.map(Arc::new))
+                .inspect_err(|error| tracing::error!(%error, "the ticket keys stay as they are"))
+        };
+        let contexts: Result<Vec<_>, _> = self.materials.contexts.iter().map(renewed).collect();
+        self.materials.contexts = contexts.ok()?;
+        self.tickets = tickets;
+        tracing::info!("new keys for session tickets");
+        Some(ControlRequest::Reconfigure {
+            settings: Arc::clone(&self.materials.settings),
+            contexts: self.materials.contexts.clone(),
         })
     }
 
@@ -122,13 +159,18 @@ impl Node {
     }
 
     /// The configuration as it is on disk now, with what cannot change while the process runs as it was.
-    fn read_again(&self) -> Result<(Config, Reloaded), Problems> {
+    fn read_again(&self) -> Result<(Config, Reloaded, Places), Problems> {
         let Some(source) = &self.config.source else {
-            return Ok((Config::clone(&self.config), Reloaded::default()));
+            return Ok((
+                Config::clone(&self.config),
+                Reloaded::default(),
+                Places::default(),
+            ));
         };
         let Loaded {
             config: mut new,
             warnings,
+            places,
         } = config::load(source)?;
         let needs_restart = needs_restart(&self.config, &new);
         reload::keep_fixed(&self.config, &mut new);
@@ -138,6 +180,7 @@ impl Node {
                 needs_restart,
                 warnings,
             },
+            places,
         ))
     }
 
@@ -156,9 +199,29 @@ impl Node {
     }
 
     fn put_in_force(&mut self, config: Config) {
+        if config.log.level != self.config.log.level && !logging::change(&log_filter(config.log.level)) {
+            tracing::warn!("the log level stays as it is");
+        }
         self.config = Arc::new(config);
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&self.config);
     }
+}
+
+/// The same with where in the file it stands, also of lines that begin with their key.
+fn placed(problems: Problems, at: &Places) -> Problems {
+    let place = |mut problem: Problem| {
+        if problem.key.is_empty()
+            && let Some((key, message)) = problem.message.split_once(": ")
+            && at.of(key).is_some()
+        {
+            (problem.key, problem.message) = (key.to_owned(), message.to_owned());
+        }
+        if problem.place.is_none() {
+            problem.place = at.of(&problem.key);
+        }
+        problem
+    };
+    Problems(problems.0.into_iter().map(place).collect())
 }
 
 /// The listeners' own backends by their ids instead of their places in the configuration.
@@ -188,5 +251,48 @@ fn by_slot(places: &[Option<usize>], old: &Materials, new: Materials) -> Materia
     Materials {
         settings: Arc::new(settings),
         contexts: places.iter().map(context).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Duration;
+
+    use crate::daemon::clock;
+
+    use super::*;
+
+    #[test]
+    fn ticket_keys_are_replaced_every_day_without_a_reload_that_reads_half_edited_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name| directory.path().join(name);
+        fs::write(path("psk.txt"), "a:000102030405060708090a0b0c0d0e0f\n").unwrap();
+        fs::set_permissions(path("psk.txt"), Permissions::from_mode(0o600)).unwrap();
+        fs::write(
+            path("p.toml"),
+            "[node]\nstate_dir = \"state\"\n[listeners.dtls.a]\nbind = \"127.0.0.1:0\"\npsk_file = \"psk.txt\"\n",
+        )
+        .unwrap();
+        let config = config::load(&path("p.toml")).unwrap().config;
+        let mut node = Node::new(config, Box::new(|| ())).unwrap();
+        assert!(node.rotate_tickets().is_none(), "they are fresh");
+        fs::write(path("psk.txt"), "half edi").unwrap();
+        let tickets = path("state/tickets.key");
+        let before = fs::read(&tickets).unwrap();
+        let yesterday = clock::wall() - Duration::from_secs(24 * 3600);
+        File::options()
+            .write(true)
+            .open(&tickets)
+            .unwrap()
+            .set_modified(yesterday)
+            .unwrap();
+        let Some(ControlRequest::Reconfigure { contexts, .. }) = node.rotate_tickets() else {
+            panic!("no new keys after a day");
+        };
+        assert_eq!(contexts[0].as_ref().unwrap().psks().unwrap().len(), 1);
+        assert_ne!(fs::read(&tickets).unwrap(), before);
+        assert!(node.rotate_tickets().is_none());
     }
 }

@@ -40,6 +40,9 @@ const MANAGE: usize = 16;
 /// How often the workers are told how full memory and spool are.
 const PRESSURE: Duration = Duration::from_secs(1);
 
+/// How often is looked whether keys have had their time.
+const ROTATION: Duration = Duration::from_secs(3600);
+
 /// How long the workers may take to take over new settings.
 const RECONFIGURE: Duration = Duration::from_secs(5);
 
@@ -72,9 +75,15 @@ fn try_run<A: Assembly>(
         let signals = Signals::new().map_err(|error| system("no signal handlers", &error))?;
         // Ports first: that one is taken says more than that the other process holds the stores too.
         let groups = bind(plan)?;
+        let monitoring = plan.metrics.map(bind_monitoring).transpose()?;
         let mut assembly = build()?;
-        let serving = start(plan, &mut assembly, groups)?;
-        serve(plan, &mut assembly, serving, signals).await
+        match start(plan, &mut assembly, groups, monitoring) {
+            Ok(serving) => serve(plan, &mut assembly, serving, signals).await,
+            Err(error) => {
+                assembly.finish(FINISH).await;
+                Err(error)
+            }
+        }
     })
 }
 
@@ -120,8 +129,8 @@ fn start<A: Assembly>(
     plan: &Plan,
     assembly: &mut A,
     groups: Vec<Vec<UdpSocket>>,
+    monitoring: Option<TcpListener>,
 ) -> Result<Serving, StartError> {
-    let monitoring = plan.metrics.map(bind_monitoring).transpose()?;
     let parts = (0..plan.workers.get())
         .map(|worker| assembly.worker(WorkerId(worker)))
         .collect::<Result<Vec<_>, _>>()?;
@@ -211,15 +220,18 @@ async fn serve<A: Assembly>(
     let memory = Memory::of_this_process();
     let mut pressure = interval(PRESSURE);
     pressure.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    serving.health.set_readiness(Readiness::Ready);
-    manager::ready(&status(plan, assembly));
-    info!(workers = plan.workers.get(), "serving");
+    let mut rotation = interval_at(Instant::now() + ROTATION, ROTATION);
+    rotation.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Before it is told that it serves: one that cannot be managed ends.
     if let Some(controls) = serving.controls.take()
         && let Err(error) = assembly.serving(controls)
     {
         let stopped = stop(plan, assembly, serving, signals, None).await;
         return stopped.and(Err(error));
     }
+    serving.health.set_readiness(Readiness::Ready);
+    manager::ready(&status(plan, assembly));
+    info!(workers = plan.workers.get(), "serving");
     let failure = loop {
         tokio::select! {
             // In this order: a worker that is stuck makes the last branch take a second each time, and by chance it could
@@ -244,6 +256,11 @@ async fn serve<A: Assembly>(
             _ = beat.tick() => {
                 check_pulse(&mut pulse, &serving.health);
                 manager::status(&status(plan, assembly));
+            }
+            _ = rotation.tick() => {
+                if let Some(request) = assembly.rotate() {
+                    reconfigure(&serving.workers, &request).await;
+                }
             }
             _ = pressure.tick() => {
                 let request = ControlRequest::Pressure {
@@ -310,10 +327,7 @@ async fn reload<A: Assembly>(assembly: &mut A, serving: &Serving) -> Result<Relo
             listeners: steps,
             report,
         }) => {
-            let answers = timeout(RECONFIGURE, serving.workers.ask(&request)).await;
-            if !answers.is_ok_and(|answers| answers.iter().all(Option::is_some)) {
-                warn!("a worker did not confirm the new settings");
-            }
+            reconfigure(&serving.workers, &request).await;
             listeners::apply(&serving.workers, steps, &serving.names).await;
             for warning in report.warnings.iter() {
                 warn!("{warning}");
@@ -330,6 +344,13 @@ async fn reload<A: Assembly>(assembly: &mut A, serving: &Serving) -> Result<Relo
             }
             Err(problems)
         }
+    }
+}
+
+async fn reconfigure(workers: &Workers, request: &ControlRequest) {
+    let answers = timeout(RECONFIGURE, workers.ask(request)).await;
+    if !answers.is_ok_and(|answers| answers.iter().all(Option::is_some)) {
+        warn!("a worker did not confirm the new settings");
     }
 }
 

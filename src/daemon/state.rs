@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::dtls::TicketKeys;
 
+use super::build::{ExitReason, StartError};
 use super::clock;
 
 const TICKET_FILE: &str = "tickets.key";
@@ -21,34 +22,62 @@ const TICKET_ROTATION: Duration = Duration::from_secs(24 * 3600);
 ///
 /// # Errors
 /// It cannot be made.
-pub(super) fn prepare(directory: &Path) -> Result<(), String> {
+pub(super) fn prepare(directory: &Path) -> Result<(), StartError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)
         .map_err(|error| {
-            format!(
-                "node.state_dir: {} cannot be made: {error}; name a directory that this user may write to",
-                directory.display()
-            )
+            let shown = directory.display();
+            match error.kind() {
+                // Nothing that the configuration could mend, and it may pass.
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StartError::new(
+                    ExitReason::System,
+                    format!("node.state_dir: {shown} cannot be made: {error}"),
+                ),
+                _ => StartError::new(
+                    ExitReason::Config,
+                    format!(
+                        "node.state_dir: {shown} cannot be made: {error}; name a directory that this user may write to"
+                    ),
+                ),
+            }
         })
 }
 
+/// Keys for session tickets.
+pub(super) struct Tickets {
+    pub(super) keys: TicketKeys,
+    /// Whether they were made just now.
+    pub(super) fresh: bool,
+    /// Why they are not on disk: the next start makes others.
+    pub(super) unsaved: Option<String>,
+}
+
 /// The keys that session tickets are made with: those of the directory while they are fresh, so that a restart costs the
-/// devices no full handshake; else new ones.
+/// devices no full handshake; else new ones. A disk that does not take or give them costs resumptions and nothing else.
 ///
 /// # Errors
-/// The file cannot be read or written, or there is no randomness.
-pub(super) fn ticket_keys(directory: &Path) -> Result<TicketKeys, String> {
+/// There is no randomness.
+pub(super) fn ticket_keys(directory: &Path) -> Result<Tickets, String> {
     let path = directory.join(TICKET_FILE);
     let failed = |error: io::Error| format!("{}: {error}", path.display());
-    if let Some(keys) = fresh_keys(&path).map_err(failed)? {
-        return Ok(TicketKeys::new(*keys));
+    let found = fresh_keys(&path).map_err(failed);
+    if let Ok(Some(keys)) = &found {
+        return Ok(Tickets {
+            keys: TicketKeys::new(**keys),
+            fresh: false,
+            unsaved: None,
+        });
     }
     let mut keys = Zeroizing::new([0; 80]);
     openssl::rand::rand_bytes(keys.as_mut_slice()).map_err(|error| format!("no randomness: {error}"))?;
-    replace(directory, &path, keys.as_slice()).map_err(failed)?;
-    Ok(TicketKeys::new(*keys))
+    let saved = found.and_then(|_| replace(directory, &path, keys.as_slice()).map_err(failed));
+    Ok(Tickets {
+        keys: TicketKeys::new(*keys),
+        fresh: true,
+        unsaved: saved.err(),
+    })
 }
 
 fn fresh_keys(path: &Path) -> io::Result<Option<Zeroizing<[u8; 80]>>> {
@@ -111,6 +140,20 @@ mod tests {
         file.set_modified(clock::wall() - TICKET_ROTATION).unwrap();
         ticket_keys(directory.path()).unwrap();
         assert_ne!(content(directory.path()), first);
+    }
+
+    #[test]
+    fn a_disk_that_does_not_take_the_ticket_keys_keeps_nothing_from_starting() {
+        let directory = tempfile::tempdir().unwrap();
+        // A directory in the place of the file is refused to root too.
+        fs::create_dir(directory.path().join("tickets.new")).unwrap();
+        let tickets = ticket_keys(directory.path()).unwrap();
+        assert!(tickets.fresh);
+        assert!(tickets.unsaved.unwrap().contains(TICKET_FILE));
+        fs::remove_dir(directory.path().join("tickets.new")).unwrap();
+        let tickets = ticket_keys(directory.path()).unwrap();
+        assert!(tickets.fresh && tickets.unsaved.is_none());
+        assert!(!ticket_keys(directory.path()).unwrap().fresh);
     }
 
     #[test]

@@ -204,12 +204,13 @@ impl Workers {
 
     /// Ends every worker, giving answers in flight up to `grace`. Whether all ended in time and of their own accord.
     pub async fn stop(mut self, grace: Duration) -> bool {
-        for commands in &self.commands {
-            // One that ended already needs no command.
-            drop(commands.try_send(Command::Stop { grace }));
-        }
-        // Beyond the grace only for what a turn takes.
         let all = async {
+            // Side by side: one that is stuck must not keep the others from hearing.
+            let mut telling = tokio::task::JoinSet::new();
+            for commands in self.commands.drain(..) {
+                // One that ended already needs no command.
+                telling.spawn(async move { drop(commands.send(Command::Stop { grace }).await) });
+            }
             let mut clean = true;
             for _ in 0..self.threads.len() {
                 clean &= self
@@ -220,6 +221,7 @@ impl Workers {
             }
             clean
         };
+        // Beyond the grace only for what a turn takes.
         let clean = tokio::time::timeout(grace + Duration::from_secs(2), all).await;
         if clean.is_err() {
             return false;
@@ -257,4 +259,37 @@ fn run<C: Core>(
             .map_err(|error| format!("a socket cannot be used: {error}"))?;
         worker.run().await.map_err(|error| error.to_string())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_whose_commands_wait_in_a_full_queue_is_stopped_all_the_same() {
+        let (commands, mut commands_in) = mpsc::channel(1);
+        let (obituary, ended) = mpsc::unbounded_channel();
+        let (reply, _answer) = oneshot::channel();
+        let listener = ListenerId(0);
+        commands.try_send(Command::Close { listener, reply }).unwrap();
+        let thread = std::thread::spawn(move || {
+            while !matches!(commands_in.blocking_recv(), Some(Command::Stop { .. })) {}
+            let worker = WorkerId(0);
+            drop(obituary.send(Ended {
+                worker,
+                failure: None,
+            }));
+        });
+        // As the management interface does.
+        let _other = commands.clone();
+        let workers = Workers {
+            commands: vec![commands],
+            threads: vec![thread],
+            running: 1,
+            ended,
+            metrics: Vec::new(),
+            net: Vec::new(),
+        };
+        assert!(workers.stop(Duration::from_secs(3)).await);
+    }
 }

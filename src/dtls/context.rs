@@ -107,6 +107,7 @@ pub(super) struct Authority {
 /// The OpenSSL context of one listener with what it was made from; shared by all workers and never changed.
 pub struct DtlsContext {
     context: SslContext,
+    material: DtlsMaterial,
     psks: Option<Arc<PskStore>>,
     suites: Vec<Suite>,
     ignored_ciphers: Vec<String>,
@@ -165,6 +166,7 @@ impl DtlsContext {
             .filter_map(|crl| certificates::unix_seconds(crl.next_update()?));
         Ok(Self {
             context: builder.build(),
+            material: material.clone(),
             psks: material.psks.clone(),
             suites,
             ignored_ciphers,
@@ -176,6 +178,17 @@ impl DtlsContext {
             crl_next_update: next_updates.min(),
             cid: material.cid,
             mtu: u32::try_from(material.mtu).unwrap_or(1280),
+        })
+    }
+
+    /// The same with other ticket keys: of the very same certificates and keys, whatever their files hold by now.
+    ///
+    /// # Errors
+    /// OpenSSL refuses.
+    pub fn with_ticket_keys(&self, ticket_keys: TicketKeys) -> Result<Self, ContextError> {
+        Self::new(&DtlsMaterial {
+            ticket_keys,
+            ..self.material.clone()
         })
     }
 

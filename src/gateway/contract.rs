@@ -95,7 +95,7 @@ pub enum ControlRequest {
         /// A DTLS context for each DTLS listener; `None` for plain UDP.
         contexts: Vec<Option<Arc<DtlsContext>>>,
     },
-    /// Say goodbye to every DTLS session (close_notify).
+    /// Answer what still waits with 5.03, and say goodbye to every DTLS session (close_notify).
     Drain,
     /// Makes a listener known that the settings have and that was not there at the start. It serves at once.
     AddListener {

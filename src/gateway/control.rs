@@ -32,6 +32,7 @@ impl Gateway {
                 ControlAnswer::Done
             }
             ControlRequest::Drain => {
+                self.give_up_waiting(now);
                 for dtls in self.dtls.iter_mut().flatten() {
                     dtls.close_all(now, CloseReason::Shutdown, &mut self.transmits);
                 }

@@ -55,8 +55,12 @@ impl Gateway {
             .get_mut(usize::from(listener.0))
             .and_then(Option::as_mut)
         {
-            dtls.handle_datagram(now, from, bytes, &mut self.transmits);
+            let taken = dtls.handle_datagram(now, from, bytes, &mut self.transmits);
             self.dtls_events(now, listener, bytes);
+            if !taken {
+                // Traces have it record by record.
+                self.count_dropped(listener, DropReason::Dtls);
+            }
         } else if !self.may_send(now, listener, from) {
             self.metrics.limits.inc(Limit::UnprovenRate);
             self.dropped(now, listener, from, bytes.len(), DropReason::Rate);

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::Gateway;
+use super::metrics::PublishResult;
 use crate::bridge::contract::Ticket;
 use crate::coap::contract::{Code, ExchangeId, ObservationId, PeerId, Request, Response};
 use crate::policy::connections::{Connection, ConnectionKey};
@@ -100,6 +101,50 @@ impl Gateway {
         let ticket = self.ticket();
         self.pending.insert(ticket, pending);
         Ok(ticket)
+    }
+
+    /// Answers everything that waits with 5.03: nobody will be there for what it waits for.
+    pub(super) fn give_up_waiting(&mut self, now: Instant) {
+        let waiting = std::mem::take(&mut self.pending);
+        for pending in waiting.into_values() {
+            let parked = match pending {
+                Pending::Publish {
+                    exchange, arrived, ..
+                } => {
+                    self.metrics.publishes.inc(PublishResult::Unavailable);
+                    self.respond(now, arrived, exchange, unavailable());
+                    continue;
+                }
+                Pending::Read {
+                    exchange, arrived, ..
+                }
+                | Pending::Subscribe {
+                    exchange: Some(exchange),
+                    arrived,
+                    ..
+                } => {
+                    self.respond(now, arrived, exchange, unavailable());
+                    continue;
+                }
+                Pending::Subscribe { exchange: None, .. }
+                | Pending::Resume { .. }
+                | Pending::Fence { .. } => {
+                    continue;
+                }
+                Pending::Create(creation) => {
+                    if let Some(exchange) = creation.exchange {
+                        self.respond(now, now, exchange, unavailable());
+                    }
+                    creation.parked
+                }
+                Pending::Authenticate { parked, .. } => vec![*parked],
+                Pending::Claim(claim) => claim.parked,
+            };
+            for parked in parked {
+                self.respond(now, parked.arrived, parked.exchange, unavailable());
+            }
+        }
+        self.settle(now);
     }
 }
 

@@ -640,3 +640,4 @@ fn who_comes_and_goes_is_published() {
 }
 
 mod overload;
+mod stopping;

@@ -104,8 +104,6 @@ labels! {
         Expired = "expired",
         /// The authentication server said no.
         Refused = "refused",
-        /// The client id or user name is not the one that DTLS proved.
-        IdentityMismatch = "identity_mismatch",
     }
 }
 
@@ -117,7 +115,6 @@ impl DenyReason {
             Self::MissingCredentials => "missing credentials",
             Self::BadCredentials | Self::BadToken | Self::Refused => "bad username or password",
             Self::Expired => "credentials expired",
-            Self::IdentityMismatch => "not the identity of this session",
         }
     }
 }

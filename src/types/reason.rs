@@ -62,7 +62,7 @@ labels! {
         Duplicate = "duplicate",
         /// A table is full.
         Limit = "limit",
-        /// The DTLS layer dropped it; `dtls_records_dropped_total` says why.
+        /// None of its DTLS records went further; `dtls_records_dropped_total` says why.
         Dtls = "dtls",
         /// The socket would not take the answer.
         SendFailed = "send_failed",

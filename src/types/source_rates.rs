@@ -3,7 +3,7 @@
 //!
 //! The count is the generic cell rate algorithm in words that are changed with one atomic exchange, so no worker waits for
 //! another: 20 bits of a keyed hash of the source, and 44 bits for when its bucket is full again, in units of 2^-20 s. That
-//! clock goes round in 194 days; a bucket never needs more than [`MAX_OWED`] to fill, so what seems to need more is past. Two
+//! clock goes round in 194 days; a bucket never needs more than `MAX_OWED` to fill, so what seems to need more is past. Two
 //! sources share a bucket with a chance of one in 130,000 for each that was busy lately, and nobody can choose with whom. Two
 //! workers that see a source for the first time at the same moment may give it a bucket each; it then has twice as much until
 //! one of them is full.

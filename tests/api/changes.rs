@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::PLAIN;
 use crate::http::{Answer, ask, delete, get, put, send};
 use crate::site::Served;
-use crate::support::{Client, Request, ms};
+use crate::support::{Client, Request, ms, pki};
 
 const COMMENTED: &str = "# The lab.\n[node]\nname = \"lab\" # in MQTT client ids\n\n[coap]\nheartbeat = \"30s\"\n\n\
                          [listeners.udp.default]\nbind = \"127.0.0.1:0\"\n";
@@ -335,4 +335,26 @@ fn a_file_that_others_can_read_is_not_touched() {
         error["message"].as_str().unwrap().contains("chmod 600"),
         "{error}"
     );
+}
+
+#[test]
+fn removing_the_last_listener_does_not_open_the_default_ones() {
+    // The files that a DTLS listener has by default, beside a file that would start with them.
+    let own = pki::certificate(pki::Role::Server, "gateway", &["DNS:localhost"], None);
+    let text = |pem: Vec<u8>| String::from_utf8(pem).unwrap();
+    let (cert, key) = (text(own.cert_pem()), text(own.key_pem()));
+    let files = [
+        ("server.pem", cert.as_str()),
+        ("server.key", key.as_str()),
+        ("psk.txt", "dev1:00112233445566778899aabbccddeeff\n"),
+    ];
+    let served = Served::with_files(PLAIN, &files);
+    let error = delete(served.address, "/api/v1/listeners/udp/default").error(400, "invalid_config");
+    assert!(
+        error["message"].as_str().unwrap().contains("no listener"),
+        "{error}"
+    );
+    let patch = json!({"listeners": {"udp": {"default": null}}});
+    send(served.address, "PUT", "/api/v1/config", &patch).error(400, "invalid_config");
+    assert_eq!(served.read("portcullis.toml"), PLAIN);
 }

@@ -219,6 +219,24 @@ fn without_a_gateway_the_commands_say_so() {
 }
 
 #[test]
+fn the_doctor_tells_of_a_broker_that_takes_connections_and_says_nothing() {
+    let broker = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("url = \"mqtt://{}\"", broker.local_addr().unwrap());
+    let managed = start(Config::new().set("broker", &url));
+    let output = run(&managed, &["doctor"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    let wanted = |words: &str| {
+        text.lines()
+            .any(|line| line.contains("broker") && line.contains(words))
+    };
+    assert!(
+        wanted("takes connections") && wanted("the gateway is not connected to it"),
+        "{text}"
+    );
+}
+
+#[test]
 fn the_doctor_finds_what_is_wrong() {
     let managed = start(Config::new());
     let text = said(&run(&managed, &["doctor"]));

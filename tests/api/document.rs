@@ -88,6 +88,51 @@ fn every_documented_method_is_served_and_no_other_is() {
 }
 
 #[test]
+fn what_every_request_may_get_is_documented_at_each() {
+    let served = Served::start(PLAIN);
+    let document = get(served.address, "/api/v1/openapi.json").expect(200).json();
+    for (method, path) in documented(&document) {
+        let operation = &document["paths"][&path][&method];
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            let words = response["description"].as_str().unwrap_or_default();
+            assert!(
+                !words.is_empty(),
+                "{method} {path} {status}: OpenAPI takes no answer without a description"
+            );
+        }
+        let mut wanted = vec!["401", "403"];
+        if operation.get("parameters").is_some() {
+            wanted.push("400");
+        }
+        if operation.get("requestBody").is_some() {
+            wanted.extend(["400", "408", "413"]);
+        }
+        for status in wanted {
+            let schema = &operation["responses"][status]["content"]["application/json"]["schema"];
+            assert_eq!(
+                schema["$ref"], "#/components/schemas/Error",
+                "{method} {path} {status}"
+            );
+        }
+    }
+}
+
+#[test]
+fn operations_have_names_of_their_own() {
+    let served = Served::start(PLAIN);
+    let document = get(served.address, "/api/v1/openapi.json").expect(200).json();
+    let mut names = BTreeSet::new();
+    for (method, path) in documented(&document) {
+        let name = document["paths"][&path][&method]["operationId"].as_str().unwrap();
+        assert!(
+            names.insert(name.to_owned()),
+            "{method} {path}: {name} is another's name too"
+        );
+    }
+    assert!(names.contains("get_clients_id_subscriptions"), "{names:?}");
+}
+
+#[test]
 fn the_document_is_whole() {
     let served = Served::start(PLAIN);
     let document = get(served.address, "/api/v1/openapi.json").expect(200).json();

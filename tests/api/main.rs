@@ -7,6 +7,8 @@
 //! | `changes` | configuration, listeners, users, keys, reload |
 //! | `commands` | the command line and the built gateway |
 //! | `listeners` | listeners that come and go |
+//! | `following` | commands that go on until told to stop |
+//! | `manners` | hanging up, holding all places |
 //! | `document` | OpenAPI against what is served |
 //! | `scale` | a hundred thousand sessions |
 //! | `tls` | HTTPS |
@@ -35,8 +37,10 @@ mod changes;
 mod clients;
 mod commands;
 mod document;
+mod following;
 mod http;
 mod listeners;
+mod manners;
 mod scale;
 mod site;
 mod tls;

@@ -158,6 +158,42 @@ fn new_ticket_keys_turn_old_tickets_into_full_handshakes() {
 }
 
 #[test]
+fn rotated_ticket_keys_leave_sessions_and_the_rest_of_the_context_alone() {
+    let ca = authority("ca");
+    let own = Recipe::new("server").make(Some(&ca));
+    let material = with_certificate(&own);
+    let mut server = Server::new(&material, settings());
+    let config = ClientConfig::certificate(ECDSA, &ca.certificate);
+    let (mut client, first) = server.establish(&config, peer(1));
+    let config = ClientConfig {
+        session: Some(client.session()),
+        ..config
+    };
+    let rotated = DtlsContext::new(&material)
+        .unwrap()
+        .with_ticket_keys(TicketKeys::new([9; 80]))
+        .unwrap();
+    let rotated = Arc::new(rotated);
+    server
+        .listener
+        .reconfigure(server.now, rotated, settings(), &mut server.transmits);
+    let (mut again, second) = server.establish(&config, peer(2));
+    assert!(!again.is_resumed());
+    let config = ClientConfig {
+        session: Some(again.session()),
+        ..config
+    };
+    let (mut resumed, third) = server.establish(&config, peer(3));
+    assert!(resumed.is_resumed());
+    assert!(server.talks(&mut resumed, third, peer(3)));
+    assert!(
+        [first, second]
+            .iter()
+            .all(|id| server.listener.session(*id).is_some())
+    );
+}
+
+#[test]
 fn resumption_never_skips_the_cookie() {
     let ca = authority("ca");
     let own = Recipe::new("server").make(Some(&ca));

@@ -254,6 +254,32 @@ fn a_guesser_with_many_ports_has_no_more_tries_than_with_one() {
 }
 
 #[test]
+fn the_log_says_why_a_login_was_refused_and_not_with_which_words() {
+    let gateway = Gateway::start(file_backend(&users(&[("alice", "right horse")])));
+    let mut client = gateway.client(Kind::Udp);
+    let refused = publish_as(&mut client, "alice", "wrong horse");
+    assert_eq!(refused.code, code::UNAUTHORIZED);
+    wait_until("the log tells of it", 5.0, || {
+        gateway.log().contains("a login was refused")
+    });
+    let log = gateway.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("a login was refused"))
+        .unwrap();
+    assert!(
+        line.contains("reason=\"bad_credentials\"") && line.contains("listener=\"default\""),
+        "{line}"
+    );
+    assert!(!log.contains("horse") && !log.contains("alice"), "{log}");
+    // Those that come at once are counted instead of told.
+    for _ in 0..5 {
+        publish_as(&mut client, "alice", "wrong horse");
+    }
+    assert!(gateway.log().matches("a login was refused").count() < 6);
+}
+
+#[test]
 fn the_acl_in_a_token_holds_beside_the_file() {
     let acl = "user u\ntopic readwrite own/#\n";
     let gateway = Gateway::start(

@@ -111,6 +111,65 @@ fn messages_are_counted_by_listener_type_and_code() {
 }
 
 #[test]
+fn every_datagram_of_a_flood_has_one_end_in_the_metrics() {
+    let gateway = Gateway::start(Config::new().set("log", "level = \"info\""));
+    // Deterministic noise, some of which looks like CoAP or DTLS.
+    let mut state = 1_u64;
+    let mut next = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) % below
+    };
+    for kind in [Kind::Udp, Kind::Dtls] {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for n in 0..2_000_u64 {
+            let mut bytes: Vec<u8> = (0..next(40)).map(|_| next(256) as u8).collect();
+            let head: &[u8] = match next(4) {
+                0 => &[0x40, 1, 0, 9, 0xb2, b'p', b's', 0x01, b'a'],
+                1 => &[0x60, 0x00, 0, 7],
+                2 => &[22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 1, 2, 3, 4],
+                _ => &[],
+            };
+            if !head.is_empty() {
+                bytes.truncate(if next(2) == 0 { 0 } else { bytes.len() });
+                bytes.splice(0..0, head.iter().copied());
+            }
+            socket.send_to(&bytes, gateway.addr(kind)).unwrap();
+            if n % 100 == 0 {
+                std::thread::sleep(ms(2));
+            }
+        }
+        let transport = if kind == Kind::Udp { "udp" } else { "dtls" };
+        let transport = format!("transport=\"{transport}\"");
+        let count = |name: &str, labels: &[&str]| gateway.metric(name, &[labels, &[&transport]].concat());
+        wait_until("all are read", 5.0, || {
+            count("udp_datagrams_received_total", &[]) + count("udp_socket_drops_total", &[]) == 2_000.0
+        });
+        let of_messages: f64 = [
+            "unmatched",
+            "unexpected_response",
+            "critical_option",
+            "duplicate",
+            "send_failed",
+        ]
+        .iter()
+        .map(|reason| count("datagrams_dropped_total", &[&format!("reason=\"{reason}\"")]))
+        .sum();
+        let ends =
+            count("coap_messages_received_total", &[]) + count("datagrams_dropped_total", &[]) - of_messages;
+        assert_eq!(
+            ends,
+            count("udp_datagrams_received_total", &[]),
+            "{}",
+            gateway.metrics()
+        );
+        if kind == Kind::Dtls {
+            assert!(count("datagrams_dropped_total", &["reason=\"dtls\""]) > 1_000.0);
+        }
+    }
+    gateway.assert_serves();
+}
+
+#[test]
 fn sessions_and_handshakes_are_counted() {
     let gateway = Gateway::start(Config::new());
     let udp = gateway.client(Kind::Udp).request(&Request::get("ps/a"));

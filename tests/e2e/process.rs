@@ -127,6 +127,104 @@ fn a_second_gateway_on_the_same_ports_is_refused() {
 }
 
 #[test]
+fn a_start_that_fails_after_the_first_threads_says_why_and_does_not_panic() {
+    let refused = |gateway: &Gateway, code: i32, wanted: &str| {
+        let output = run(gateway, "run");
+        let said = stderr(&output);
+        assert!(said.contains(wanted) && !said.contains("panicked"), "{said}");
+        assert_eq!(output.status.code(), Some(code), "{said}");
+    };
+    let gateway = Gateway::prepare(&Config::new());
+    std::fs::create_dir(gateway.path("state")).unwrap();
+    std::fs::write(gateway.path("state/retained.redb"), "no store".repeat(1000)).unwrap();
+    refused(&gateway, 78, "it is damaged");
+
+    let gateway = Gateway::prepare(&Config::new());
+    let _holder = std::net::TcpListener::bind(gateway.metrics_addr()).unwrap();
+    refused(&gateway, 69, "metrics.bind: cannot listen on");
+
+    for broker in ["embedded:", "mqtt://127.0.0.1:1"] {
+        let config = Config::new().set("broker", &format!("url = \"{broker}\""));
+        let first = Gateway::start(config.clone());
+        let state = format!("state_dir = {:?}", first.path("state").display().to_string());
+        let second = Gateway::prepare(&config.set("node", &state));
+        refused(&second, 69, "another process has it open");
+        assert!(first.is_ready());
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_at_a_reload_is_shown_where_it_stands() {
+    let gateway = Gateway::start(Config::new());
+    let holder = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let bind = format!("bind = \"{}\"", holder.local_addr().unwrap());
+    gateway.configure(&Config::new().set("listeners.udp.more", &bind));
+    let text = std::fs::read_to_string(gateway.path("portcullis.toml")).unwrap();
+    let line = 1 + text.lines().position(|line| line == bind).unwrap();
+    assert!(!gateway.reloaded());
+    let log = gateway.log();
+    assert!(log.contains(&format!("error at line {line}, column 8")), "{log}");
+    assert!(log.contains("the port is in use"), "{log}");
+    gateway.assert_serves();
+}
+
+#[test]
+fn one_that_cannot_be_managed_does_not_say_that_it_is_ready() {
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = format!("bind = \"{}\"", holder.local_addr().unwrap());
+    let gateway = Gateway::prepare(&Config::new().set("admin", &admin));
+    let path = gateway.path("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_nonblocking(true).unwrap();
+    let output = gateway.command("run").env("NOTIFY_SOCKET", &path).output();
+    assert_eq!(output.unwrap().status.code(), Some(69));
+    let mut buffer = [0; 4096];
+    let mut heard = 0;
+    while let Ok(length) = manager.recv(&mut buffer) {
+        let told = String::from_utf8_lossy(&buffer[..length]);
+        assert!(!told.contains("READY=1"), "{told}");
+        heard += 1;
+    }
+    assert!(heard > 0, "nothing was told at all");
+}
+
+#[test]
+fn the_log_level_changes_with_a_reload() {
+    let level = |level: &str| Config::new().set("log", &format!("level = \"{level}\""));
+    let mut gateway = Gateway::start(level("info"));
+    assert!(!gateway.log().contains("DEBUG"));
+    gateway.configure(&level("debug"));
+    assert!(gateway.reloaded());
+    gateway.stop();
+    assert!(gateway.log().contains("DEBUG"), "{}", gateway.log());
+}
+
+#[test]
+fn lines_for_the_journal_begin_with_their_priority_and_others_do_not() {
+    use std::os::unix::fs::MetadataExt as _;
+    for (format, begin) in [("text", "<3>ERROR portcullis"), ("json", "<3>{\"")] {
+        let config = Config::new().set("log", &format!("format = \"{format}\""));
+        let gateway = Gateway::prepare(&config);
+        let _holder = UdpSocket::bind(gateway.udp_addr()).unwrap();
+        let logged = |stream: &str| {
+            let path = gateway.path("log");
+            let file = std::fs::File::create(&path).unwrap();
+            let stat = file.metadata().unwrap();
+            let stream = stream.replace("same", &format!("{}:{}", stat.dev(), stat.ino()));
+            let mut command = gateway.command("run");
+            command.env("JOURNAL_STREAM", stream).stderr(file);
+            assert_eq!(command.status().unwrap().code(), Some(69));
+            std::fs::read_to_string(path).unwrap()
+        };
+        let log = logged("same");
+        let good = |line: &str| line.starts_with('<') && line.get(2..3) == Some(">");
+        assert!(log.lines().all(good) && log.contains(begin), "{log}");
+        let log = logged("8:1");
+        assert!(!log.contains("<3>") && log.contains("T"), "{log}");
+    }
+}
+
+#[test]
 fn a_key_file_that_others_can_read_is_refused() {
     let pki = Pki::new();
     for file in ["psk.txt", "server.key"] {

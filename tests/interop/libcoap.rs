@@ -45,8 +45,7 @@ impl Way {
         }
         let base = match self.proof {
             Proof::Plain => format!("coap://127.0.0.1:{}", gateway.udp_addr().port()),
-            Proof::Psk => format!("coaps://127.0.0.1:{}", gateway.dtls_addr().port()),
-            _ => format!("coaps://localhost:{}", gateway.dtls_addr().port()),
+            _ => format!("coaps://127.0.0.1:{}", gateway.dtls_addr().port()),
         };
         command.arg(format!("{base}/{path}"));
         command

@@ -339,7 +339,7 @@ fn libcoap<const OPENSSL: bool>(gateway: &Gateway, proof: Proof, _: &str) -> Res
         Proof::Server => drop(command.args(["-C", "ca.pem"])),
         Proof::Mutual => drop(command.args(["-C", "ca.pem", "-c", "client.pem", "-j", "client.key"])),
     }
-    command.arg(format!("coaps://localhost:{}/ps/t", gateway.dtls_addr().port()));
+    command.arg(format!("coaps://127.0.0.1:{}/ps/t", gateway.dtls_addr().port()));
     let done = run(command);
     let quiet = done.stdout.is_empty() && done.stderr.is_empty();
     if done.code == Some(0) && quiet {

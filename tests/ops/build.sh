@@ -14,6 +14,8 @@ export RUSTFLAGS="--remap-path-prefix=$source=/build --remap-path-prefix=${CARGO
 cargo build --release --locked
 
 binary=$CARGO_TARGET_DIR/release/portcullis
+# Four fifths of it are line tables, for a small box to store. A panic names its line without them, and a backtrace its functions.
+strip --strip-debug "$binary"
 generated=$source/target/deb
 rm -rf "$generated"
 mkdir -p "$generated/completions"

@@ -7,7 +7,7 @@ package=$(realpath "$1")
 suite=${2:-bookworm}
 work=$(mktemp -d)
 root=$work/root
-trap 'umount -q "$root/proc" || true; rm -rf "$work"' EXIT
+trap 'umount -q "$root/proc" || true; rm -rf --one-file-system "$work"' EXIT
 
 step() { echo "== $*"; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
@@ -35,6 +35,16 @@ for file in /usr/lib/sysusers.d/portcullis.sysusers.conf /usr/share/man/man1/por
     /usr/share/bash-completion/completions/portcullis /usr/share/zsh/vendor-completions/_portcullis; do
     inside test -s "$file" || fail "no $file"
 done
+# What the pages point to is there too.
+(
+    cd "$root/usr/share/doc/portcullis"
+    find . -name '*.md' | while read -r page; do
+        { grep -oE '\]\([^):#]+[)#]' "$page" || true; } | tr -d '])(#' | while read -r link; do
+            test -e "$(dirname "$page")/$link" || echo "$page: $link"
+        done
+    done
+) >"$work/links"
+[ ! -s "$work/links" ] || { cat "$work/links"; fail "links to nowhere"; }
 unit=$(inside dpkg -L portcullis | grep 'portcullis\.service$') || fail "no unit"
 cmp "$(dirname "$0")/../../systemd/portcullis.service" "$root$unit"
 
@@ -49,9 +59,10 @@ inside portcullis psk add device-1 --config /etc/portcullis/portcullis.toml | se
 as_service portcullis check-config
 
 step "the commands of the documents"
-# Blocks marked `sh deb`.
-awk 'FNR == 1 { on = 0 } /^```/ { on = ($0 == "```sh deb"); next } on' "$(dirname "$0")"/../../docs/*.md \
-    "$(dirname "$0")/../../README.md" >"$root/tmp/commands"
+# Blocks marked `sh deb`; those of README.md come first and make the certificates.
+rm "$root"/etc/portcullis/*.pem "$root"/etc/portcullis/*.key
+awk 'FNR == 1 { on = 0 } /^```/ { on = ($0 == "```sh deb"); next } on' "$(dirname "$0")/../../README.md" \
+    "$(dirname "$0")"/../../docs/*.md >"$root/tmp/commands"
 [ -s "$root/tmp/commands" ] || fail "no commands found"
 inside sh -e -x /tmp/commands
 as_service portcullis check-config

@@ -1,8 +1,9 @@
 //! All pages: links lead somewhere, and commands are run.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::{repository, text_of};
 
@@ -153,6 +154,102 @@ fn every_command_is_run_by_some_test() {
             }
         }
     }
+}
+
+/// Commands between backticks in the running text: their names and options exist.
+#[test]
+fn commands_in_the_text_exist() {
+    let mut count = 0;
+    for page in pages() {
+        let mut fenced = false;
+        for line in text_of(&page).lines() {
+            fenced ^= line.trim().starts_with("```");
+            for span in line.split('`').skip(1).step_by(2).filter(|_| !fenced) {
+                let words: Vec<&str> = span.split_whitespace().collect();
+                match words.as_slice() {
+                    ["portcullis", rest @ ..] if !rest.is_empty() => is_a_command(&page, rest),
+                    ["make", targets @ ..] if !targets.is_empty() => is_a_target(targets),
+                    ["cargo", "test" | "bench", rest @ ..]
+                    | ["UPDATE_DOCS=1", "cargo", "test", rest @ ..] => is_a_cargo_target(rest),
+                    _ => continue,
+                }
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 20, "{count}");
+}
+
+fn is_a_command(page: &str, words: &[&str]) {
+    let is_option = |word: &&&str| word.starts_with("--");
+    let names = words
+        .iter()
+        .take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase()));
+    let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(names)
+        .arg("--help")
+        .output()
+        .unwrap();
+    let help = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{page}: portcullis {words:?}");
+    for option in words.iter().filter(is_option) {
+        assert!(help.contains(*option), "{page}: portcullis {words:?}: {option}");
+    }
+}
+
+/// Blocks of configuration are accepted as they stand, beside the files that they name.
+#[test]
+fn configurations_of_the_pages_are_accepted() {
+    let place = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str], input: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(arguments)
+            .current_dir(place.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(output.status.success(), "{arguments:?}: {said}\n{input}");
+    };
+    run(&["certs", "dev", "--dir", "."], "");
+    run(&["psk", "add", "device-1", "--psk-file", "psk.txt"], "");
+    run(
+        &["user", "add", "ann", "--users-file", "users.txt"],
+        "correct horse\n",
+    );
+    let mut count = 0;
+    for page in pages() {
+        for block in blocks(&text_of(&page)) {
+            match block.info.as_str() {
+                "toml" => {
+                    std::fs::write(place.path().join("page.toml"), &block.text).unwrap();
+                    run(&["check-config", "--config", "page.toml"], &block.text);
+                }
+                "yaml" => {
+                    let text = block.text.replace(
+                        "/usr/share/portcullis",
+                        &repository("config").display().to_string(),
+                    );
+                    let file = place.path().join("prometheus.yml");
+                    std::fs::write(&file, &text).unwrap();
+                    let output = Command::new("promtool")
+                        .args(["check", "config", "--syntax-only"])
+                        .arg(file)
+                        .output()
+                        .unwrap();
+                    assert!(output.status.success(), "{output:?}\n{text}");
+                }
+                _ => continue,
+            }
+            count += 1;
+        }
+    }
+    assert!(count >= 3, "{count}");
 }
 
 fn is_a_target(targets: &[&str]) {

@@ -17,7 +17,8 @@ tree=${CARGO_TARGET_DIR:-$repository/target}/systemd/$suite
 if [ "$(cat "$tree.packages" 2>/dev/null)" != "$packages" ]; then
     echo "== making the tree of $suite"
     mkdir -p "$(dirname "$tree")"
-    rm -rf "$tree"
+    # An interrupted mmdebstrap may still have /sys and /dev mounted there.
+    rm -rf --one-file-system "$tree"
     mmdebstrap --quiet --mode=root --variant=minbase --include="$packages" "$suite" "$tree"
     echo "$packages" >"$tree.packages"
 fi
@@ -49,6 +50,8 @@ cp "$here/systemd_inside.sh" "$here/systemd_peer.py" "$here/systemd_probe.py" "$
 # The commands of the documents that need a service manager: blocks marked `sh systemd`.
 awk 'FNR == 1 { on = 0 } /^```/ { on = ($0 == "```sh systemd"); next } on' "$repository"/docs/*.md "$repository/README.md" \
     >"$root/test/documents.sh"
+# And the drop-in for low ports.
+awk '/^```/ { on = ($0 == "```ini"); next } on' "$repository/docs/systemd.md" >"$root/test/low_ports.conf"
 echo "127.0.0.1 localhost" >"$root/etc/hosts"
 : >"$root/etc/machine-id"
 

@@ -96,6 +96,8 @@ systemctl reload $unit
 refused() { [ "$(metric portcullis_config_last_reload_successful)" = 0 ]; }
 becomes 5 refused || fail "the metric of the reload"
 said 'max_session'
+journalctl --no-pager -u $unit -p err -o cat | grep -q 'unknown key `max_session`' || fail "it is no error to the journal"
+journalctl --no-pager -u $unit -p err -o cat | grep -q INFO && fail "it is an error to the journal"
 publish_and_read second
 cat /test/good.toml >$config
 systemctl reload $unit
@@ -139,11 +141,35 @@ said 'Watchdog timeout' || fail 'no watchdog in the log'
 said 'workers are stuck' || fail "the log does not name the worker"
 publish_and_read fourth
 
+step "a key that only the service manager can read"
+mv /etc/portcullis/server.key /root/server.key
+chown root:root /root/server.key
+printf '[Service]\nLoadCredential=server.key:/root/server.key\n' >/run/systemd/system/$unit.d/credential.conf
+systemctl daemon-reload
+systemctl restart $unit || fail "start with a credential"
+publish_and_read credential
+systemctl reload $unit
+becomes 5 accepted || fail "reload with a credential"
+
 step "another number of workers: sockets that do not fit are closed, it serves"
 sed -i 's/^workers = 2 /workers = 1 /' $config
 systemctl restart $unit || fail "restart with one worker"
 said 'do not fit' || fail 'the log does not name the sockets'
 publish_and_read fifth
+
+step "a port below 1024, with the drop-in of the document"
+cp $config /test/config
+sed -i 's/^bind = "\[::\]:5683"/bind = "[::]:683"/' $config
+systemctl restart $unit 2>/dev/null && fail "a low port without the drop-in"
+cp /test/low_ports.conf /run/systemd/system/$unit.d/
+systemctl daemon-reload
+systemctl restart $unit || fail "no low port with the drop-in"
+coap -m put -e low coap://127.0.0.1:683/ps/state
+sed -n '/^Cap\(Eff\|Bnd\)/p' "/proc/$(show MainPID)/status"
+rm /run/systemd/system/$unit.d/low_ports.conf
+cp /test/config $config
+systemctl daemon-reload
+systemctl restart $unit || fail "restart with the ports as before"
 
 step "stop: peers are told, the process ends by itself"
 key=$(sed -n 's/^device-1://p' /etc/portcullis/psk.txt)

@@ -23,7 +23,7 @@ if [ "$(id -u)" = 0 ]; then
 elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
     as_root=(sudo)
 else
-    echo "Missing packages; as root: apt-get install ${missing[*]}" >&2
+    echo "Missing packages; as root: apt-get update && apt-get install --no-install-recommends ${missing[*]}" >&2
     exit 1
 fi
 echo "Installing ${missing[*]}"

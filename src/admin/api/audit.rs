@@ -10,20 +10,21 @@ use super::access::Caller;
 #[derive(Debug, Clone)]
 pub(super) struct Subject(pub(super) String);
 
-/// Logs a change and how it ended. The path names what was changed; its bytes are what the client sent, so it is quoted.
-pub(super) fn record(caller: Caller, method: &Method, path: &str, response: &Response) {
-    if !changes(method) {
-        return;
+/// Logs a change and how it ended, and hands the answer on. The path names what was changed; its bytes are what the client sent,
+/// so it is quoted.
+pub(super) fn record(caller: Caller, method: &Method, path: &str, response: Response) -> Response {
+    if changes(method) {
+        let subject = response.extensions().get::<Subject>();
+        line(
+            caller.role.label(),
+            caller.peer,
+            method,
+            path,
+            subject,
+            response.status(),
+        );
     }
-    let subject = response.extensions().get::<Subject>();
-    line(
-        caller.role.label(),
-        caller.peer,
-        method,
-        path,
-        subject,
-        response.status(),
-    );
+    response
 }
 
 /// Logs a change that was refused before it was known who asks.
@@ -33,7 +34,8 @@ pub(super) fn refused(peer: std::net::SocketAddr, method: &Method, path: &str, r
     }
 }
 
-fn changes(method: &Method) -> bool {
+/// Whether a request of this method changes something.
+pub(super) fn changes(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 

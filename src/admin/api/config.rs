@@ -16,13 +16,17 @@ use zeroize::Zeroizing;
 use crate::config::{self, Problems};
 use crate::types::Transport;
 
+use super::audit::Subject;
 use super::error::{ApiError, ErrorBody};
-use super::extract::media_type;
+use super::extract::is_media_type;
 use super::files::{self, Edit, Kind};
 use super::status::{ReloadReport, summary};
 use super::{Api, hex};
 
 const TOML: &str = "application/toml";
+
+/// Keys of one change that the log names.
+const NAMED_KEYS: usize = 16;
 
 fn file(api: &Api) -> Result<PathBuf, ApiError> {
     api.site.config().source.clone().ok_or_else(|| {
@@ -87,15 +91,17 @@ pub(super) async fn put(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Json<ReloadReport>, ApiError> {
+) -> Result<Response, ApiError> {
     let path = file(&api)?;
     let change = Change::of(&headers, &body)?;
+    let subject = Subject(change.subject());
     let expected = headers
         .get(header::IF_MATCH)
         .map(|tag| tag.to_str().unwrap_or_default().to_owned());
-    apply(&api, path, expected, move |old| change.apply(old))
-        .await
-        .map(Json)
+    let report = apply(&api, path, expected, move |old| change.apply(old)).await?;
+    let mut response = Json(report).into_response();
+    response.extensions_mut().insert(subject);
+    Ok(response)
 }
 
 /// Replaces the file by what `edit` makes of it, if that is right, and puts it in force.
@@ -172,7 +178,21 @@ fn patch(document: &mut DocumentMut, patch: JsonValue) -> Result<(), ApiError> {
     let JsonValue::Object(patch) = patch else {
         return Ok(());
     };
-    merge(document.as_table_mut(), &patch, false).map_err(ApiError::bad_request)
+    merge(document.as_table_mut(), &patch, false).map_err(ApiError::bad_request)?;
+    keep_to_its_listeners(document);
+    Ok(())
+}
+
+/// A file that lost its last listener still speaks of `[listeners]`, and is refused for it. One that does not speak of them has
+/// the default ones, open to every network.
+fn keep_to_its_listeners(document: &mut DocumentMut) {
+    let Some(listeners) = document.get_mut("listeners").and_then(Item::as_table_mut) else {
+        return;
+    };
+    let serves = |kind: &Item| kind.as_table_like().is_some_and(|all| !all.is_empty());
+    if !listeners.iter().any(|(_, kind)| serves(kind)) {
+        listeners.set_implicit(false);
+    }
 }
 
 enum Change {
@@ -182,27 +202,58 @@ enum Change {
 
 impl Change {
     fn of(headers: &HeaderMap, body: &Bytes) -> Result<Self, ApiError> {
-        match media_type(headers) {
-            Some(TOML) => String::from_utf8(body.to_vec())
+        if is_media_type(headers, TOML) {
+            String::from_utf8(body.to_vec())
                 .map(Self::Text)
-                .map_err(|_| ApiError::bad_request("the body is no UTF-8 text")),
-            Some("application/json") => serde_json::from_slice(body)
+                .map_err(|_| ApiError::bad_request("the body is no UTF-8 text"))
+        } else if is_media_type(headers, "application/json") {
+            serde_json::from_slice(body)
                 .map(Self::Patch)
-                .map_err(|error| ApiError::bad_request(format!("the body: {error}"))),
-            _ => Err(ApiError::bad_request(
+                .map_err(|error| ApiError::bad_request(format!("the body: {error}")))
+        } else {
+            Err(ApiError::bad_request(
                 "the body must be application/toml or application/json",
-            )),
+            ))
         }
     }
 
+    /// The keys that it speaks of, for the log; never their values.
+    fn subject(&self) -> String {
+        let mut keys = Vec::new();
+        match self {
+            Self::Text(_) => return "the whole file".to_owned(),
+            Self::Patch(patch) => name_keys(patch, "", &mut keys),
+        }
+        let rest = keys.len().saturating_sub(NAMED_KEYS);
+        keys.truncate(NAMED_KEYS);
+        if rest > 0 {
+            keys.push(format!("{rest} more"));
+        }
+        keys.join(", ")
+    }
+
     fn apply(self, old: &[u8]) -> Result<String, ApiError> {
-        let patch = match self {
+        let wanted = match self {
             Self::Text(text) => return Ok(text),
-            Self::Patch(patch) => patch,
+            Self::Patch(wanted) => wanted,
         };
         let mut document = parse(old)?;
-        merge(document.as_table_mut(), &patch, false).map_err(ApiError::bad_request)?;
+        patch(&mut document, JsonValue::Object(wanted))?;
         Ok(document.to_string())
+    }
+}
+
+fn name_keys(patch: &Map<String, JsonValue>, of: &str, keys: &mut Vec<String>) {
+    for (key, value) in patch {
+        let dotted = if of.is_empty() {
+            key.clone()
+        } else {
+            format!("{of}.{key}")
+        };
+        match value {
+            JsonValue::Object(inner) if !inner.is_empty() => name_keys(inner, &dotted, keys),
+            _ => keys.push(dotted),
+        }
     }
 }
 
@@ -348,6 +399,24 @@ mod tests {
         let config: JsonValue = toml::from_str(&less).unwrap();
         assert_eq!(config["listeners"]["udp"], json!({"default": {}}));
         assert!(config["listeners"]["dtls"].get("default").is_none(), "{less}");
+    }
+
+    #[test]
+    fn a_change_is_called_by_its_keys_and_never_shows_a_value() {
+        let patch = json!({"coap": {"heartbeat": "10s", "blockwise": {"max_block_size": null}}, "node": {"name": "x"}});
+        let JsonValue::Object(patch) = patch else {
+            panic!("an object")
+        };
+        assert_eq!(
+            Change::Patch(patch).subject(),
+            "coap.blockwise.max_block_size, coap.heartbeat, node.name"
+        );
+        let many = (0..20).map(|n| (format!("k{n:02}"), json!("secret"))).collect();
+        let said = Change::Patch(many).subject();
+        assert!(
+            said.starts_with("k00, k01") && said.ends_with("k15, 4 more"),
+            "{said}"
+        );
     }
 
     #[test]

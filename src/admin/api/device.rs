@@ -44,6 +44,7 @@ const METHODS: [(&str, Code); 7] = [
 #[serde(deny_unknown_fields)]
 pub(super) struct DeviceRequest {
     /// `get`, `post`, `put`, `delete`, `fetch`, `patch` or `ipatch`.
+    #[schema(min_length = 3)]
     pub method: String,
     /// The path: Uri-Path segments joined by `/`.
     #[serde(default)]

@@ -5,6 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::{ContentBuilder, PathItem, Ref, RefOr, ResponseBuilder};
 
 use crate::config::{Problem, Problems, Severity};
 
@@ -130,6 +131,69 @@ impl ApiError {
     pub(super) fn with(mut self, problems: &Problems) -> Self {
         self.body.problems = ProblemView::all(problems);
         self
+    }
+}
+
+/// Completes what the document says of a path: a name for each operation that no other has, the answers that every request may
+/// get, whatever it is about, and words for each answer, without which OpenAPI takes none.
+pub(super) fn complete(route: &str, path: &mut PathItem) {
+    let segments = route.trim_start_matches("/api/v1").split('/');
+    let words: Vec<&str> = segments.map(|segment| segment.trim_matches(['{', '}'])).collect();
+    let name = words.join("_").replace('.', "_");
+    let operations = [
+        ("get", &mut path.get),
+        ("put", &mut path.put),
+        ("post", &mut path.post),
+        ("delete", &mut path.delete),
+    ];
+    for (method, operation) in operations {
+        let Some(operation) = operation else { continue };
+        operation.operation_id = Some(format!("{method}{name}"));
+        let mut common = vec![
+            ("401", "There is no valid token"),
+            (
+                "403",
+                "The token is for reading only, or a page of another site asks",
+            ),
+        ];
+        if operation.request_body.is_some() || operation.parameters.is_some() {
+            common.push(("400", "The request is wrong"));
+        }
+        if operation.request_body.is_some() {
+            common.push(("408", "The body took too long to arrive"));
+            common.push(("413", "The body is too large"));
+        }
+        let responses = &mut operation.responses.responses;
+        for (status, why) in common {
+            let body = ContentBuilder::new()
+                .schema(Some(Ref::from_schema_name("Error")))
+                .build();
+            let response = ResponseBuilder::new()
+                .description(why)
+                .content("application/json", body);
+            responses
+                .entry(status.to_owned())
+                .or_insert_with(|| RefOr::T(response.build()));
+        }
+        for (status, response) in responses {
+            if let RefOr::T(response) = response
+                && response.description.is_empty()
+            {
+                description(status).clone_into(&mut response.description);
+            }
+        }
+    }
+}
+
+fn description(status: &str) -> &'static str {
+    match status {
+        "200" => "Here it is",
+        "201" => "It was made",
+        "204" => "It was done",
+        "400" => "The request is wrong",
+        "404" => "It is not there",
+        "409" => "It cannot be done now",
+        _ => "It failed",
     }
 }
 

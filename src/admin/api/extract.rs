@@ -3,7 +3,8 @@
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize as _, Deserializer};
 
 use super::error::ApiError;
 
@@ -41,7 +42,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        if media_type(request.headers()) != Some("application/json") {
+        if !is_media_type(request.headers(), "application/json") {
             return Err(ApiError::bad_request(
                 "the body must be JSON: Content-Type: application/json",
             ));
@@ -49,16 +50,45 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         let bytes = axum::body::Bytes::from_request(request, state)
             .await
             .map_err(|_| too_large())?;
+        // A list would be taken for the members of an object in their order.
+        if bytes
+            .trim_ascii_start()
+            .first()
+            .is_some_and(|first| *first != b'{')
+        {
+            return Err(ApiError::bad_request("the body: expected an object"));
+        }
         serde_json::from_slice(&bytes)
             .map(Self)
             .map_err(|error| ApiError::bad_request(format!("the body: {error}")))
     }
 }
 
-/// The media type of a body, without parameters.
-pub(super) fn media_type(headers: &header::HeaderMap) -> Option<&str> {
-    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    Some(value.split(';').next().unwrap_or_default().trim())
+/// Whether a body is of this media type, whatever its parameters and in any case (RFC 9110, 8.3.1).
+pub(super) fn is_media_type(headers: &header::HeaderMap, wanted: &str) -> bool {
+    let value = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    value
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|own| own.trim().eq_ignore_ascii_case(wanted))
+}
+
+/// A text that no error repeats: serde's own words for a value of another type hold the value.
+pub(super) fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    match serde_json::Value::deserialize(from)? {
+        serde_json::Value::String(text) => Ok(text),
+        _ => Err(D::Error::custom("a secret is a string")),
+    }
+}
+
+/// The same where there may be none.
+pub(super) fn secret_or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    match serde_json::Value::deserialize(from)? {
+        serde_json::Value::String(text) => Ok(Some(text)),
+        serde_json::Value::Null => Ok(None),
+        _ => Err(D::Error::custom("a secret is a string")),
+    }
 }
 
 pub(super) fn too_large() -> ApiError {

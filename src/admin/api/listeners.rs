@@ -56,8 +56,10 @@ pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<Vec<Listener>> {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewListener {
     /// `udp` or `dtls`.
+    #[schema(pattern = "^(udp|dtls)$")]
     kind: String,
     /// Its name: 1 to 64 letters, digits, `-` or `_`.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
     name: String,
     /// Its table in the configuration file, such as `{"bind": "[::]:5685"}`.
     #[serde(default)]

@@ -59,11 +59,12 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::admin::places::Seat;
 use crate::config::named_lines::LineError;
 use crate::gateway::contract::{ControlAnswer, ControlRequest};
 use crate::types::WorkerId;
 
-use access::Gate;
+use access::{Caller, Gate};
 use error::ApiError;
 use handle::Site;
 
@@ -83,12 +84,17 @@ const BODY_TIME: Duration = Duration::from_secs(20);
 /// Largest body, unless a payload for a device may be larger.
 const MAX_BODY: u64 = 2 << 20;
 
+/// Changes that are under way or wait for their turn.
+const ORDERS: usize = 256;
+
 /// What all requests share.
 struct Api {
     site: Arc<dyn Site>,
     gate: Gate,
     /// Changes are made one after the other.
     changes: Mutex<()>,
+    /// Places for what is done to its end, whoever still waits for it.
+    orders: Arc<Semaphore>,
     /// Walks through all clients.
     walks: Semaphore,
     /// Places for traces.
@@ -105,8 +111,7 @@ struct Peer(SocketAddr);
 #[openapi(
     info(
         title = "Portcullis",
-        description = "Management of a Portcullis gateway. Errors have the form of `Error`. Besides the codes listed, every request \
-                       may get 401 (no valid token) and 403 (a token for reading only, or a page of another site).",
+        description = "Management of a Portcullis gateway. Errors have the form of `Error`.",
         license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT")
     ),
     tags(
@@ -116,7 +121,7 @@ struct Peer(SocketAddr);
         (name = "listeners", description = "What serves"),
         (name = "configuration", description = "The configuration file")
     ),
-    security(("token" = []))
+    security((), ("token" = []))
 )]
 struct Document;
 
@@ -171,6 +176,9 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         .into_iter()
         .map(|(path, item)| (path.replace("{*", "{"), item))
         .collect();
+    for (route, item) in &mut document.paths.paths {
+        error::complete(route, item);
+    }
     document
 }
 
@@ -180,6 +188,7 @@ fn router(site: Arc<dyn Site>, bound: SocketAddr) -> Router {
         gate: Gate::new(site.config(), bound),
         site,
         changes: Mutex::new(()),
+        orders: Arc::new(Semaphore::new(ORDERS)),
         walks: Semaphore::new(1),
         traces: Arc::new(Semaphore::new(trace::TRACES)),
         openapi: openapi().to_json().unwrap_or_default(),
@@ -203,11 +212,12 @@ fn router(site: Arc<dyn Site>, bound: SocketAddr) -> Router {
 async fn guard(
     State(api): State<Arc<Api>>,
     Extension(Peer(peer)): Extension<Peer>,
+    Extension(seat): Extension<Seat>,
     request: Request,
     next: Next,
 ) -> Response {
     let mut response = if request.uri().path().starts_with("/api/") {
-        admitted(&api, peer, request, next).await
+        admitted(&api, peer, &seat, request, next).await
     } else {
         next.run(request).await
     };
@@ -236,7 +246,7 @@ async fn guard(
     response
 }
 
-async fn admitted(api: &Api, peer: SocketAddr, request: Request, next: Next) -> Response {
+async fn admitted(api: &Api, peer: SocketAddr, seat: &Seat, request: Request, next: Next) -> Response {
     let config = api.site.config();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let caller = match api.gate.admit(&config, &method, request.headers(), peer) {
@@ -247,23 +257,46 @@ async fn admitted(api: &Api, peer: SocketAddr, request: Request, next: Next) -> 
             return response;
         }
     };
+    seat.keep();
     let (parts, body) = request.into_parts();
     let encoded = config.coap.blockwise.max_body_size.0 / 3 * 4 + (64 << 10);
     let limit = usize::try_from(MAX_BODY.max(encoded)).unwrap_or(usize::MAX);
     // Read here as a whole, so that no handler waits for a slow sender with a lock in its hands.
     let read = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, limit)).await;
-    let response = match read {
-        Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
-        Ok(Err(_)) => extract::too_large().into_response(),
-        Err(_) => ApiError::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "slow_body",
-            "the body took too long to arrive",
-        )
-        .into_response(),
+    match read {
+        Ok(Ok(body)) => served(api, caller, Request::from_parts(parts, Body::from(body)), next).await,
+        Ok(Err(_)) => audit::record(caller, &method, &path, extract::too_large().into_response()),
+        Err(_) => {
+            let late = ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "slow_body",
+                "the body took too long to arrive",
+            );
+            audit::record(caller, &method, &path, late.into_response())
+        }
+    }
+}
+
+/// Has a request answered. What changes something is done to its end and told of in the log, even when the one who asked hangs
+/// up meanwhile: half a change, such as a file that is written and not in force, must not be had by closing a connection.
+async fn served(api: &Api, caller: Caller, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    if !audit::changes(&method) {
+        return next.run(request).await;
+    }
+    let Ok(place) = Arc::clone(&api.orders).try_acquire_owned() else {
+        let full = ApiError::conflict("busy", format!("{ORDERS} changes are under way already"));
+        return audit::record(caller, &method, &path, full.into_response());
     };
-    audit::record(caller, &method, &path, &response);
-    response
+    let order = tokio::spawn(async move {
+        let answered = tokio::spawn(next.run(request)).await;
+        let response = answered.unwrap_or_else(|_| ApiError::internal("it failed").into_response());
+        drop(place);
+        audit::record(caller, &method, &path, response)
+    });
+    order
+        .await
+        .unwrap_or_else(|_| ApiError::internal("it failed").into_response())
 }
 
 /// Asks a worker.

@@ -17,7 +17,7 @@ use crate::config::{Config, psk_file};
 
 use super::audit::Subject;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, Params, Path};
+use super::extract::{Body, Params, Path, secret_or_none};
 use super::files::{self, Edit, Kind};
 use super::{Api, hex, wrong_lines};
 
@@ -38,9 +38,10 @@ pub(super) struct PskIdentity {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewPsk {
     /// The identity, without control characters.
+    #[schema(min_length = 1)]
     identity: String,
     /// The key in hexadecimal digits, 1 to 64 bytes. Without it one is made and returned, this once.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "secret_or_none")]
     key: Option<String>,
     /// The DTLS listener, by name, when several have files of keys.
     #[serde(default)]

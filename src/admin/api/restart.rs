@@ -18,7 +18,6 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     note(old.broker != new.broker, "broker");
     note(old.metrics.bind != new.metrics.bind, "metrics.bind");
     note(old.admin.bind != new.admin.bind, "admin.bind");
-    note(old.log.level != new.log.level, "log.level");
     note(old.log.format != new.log.format, "log.format");
     keys
 }
@@ -38,7 +37,7 @@ mod tests {
     fn what_a_reload_does_is_not_named() {
         let old = config("[coap]\nheartbeat = \"30s\"\n[listeners.udp.a]\nbind = \"127.0.0.1:1\"\n");
         let new = config(
-            "[coap]\nheartbeat = \"10s\"\n[limits]\nrequests_per_second = 5\n[listeners.udp.a]\nbind = \"127.0.0.1:1\"\nmountpoint = \"m/\"\n",
+            "[coap]\nheartbeat = \"10s\"\n[limits]\nrequests_per_second = 5\n[log]\nlevel = \"debug\"\n[listeners.udp.a]\nbind = \"127.0.0.1:1\"\nmountpoint = \"m/\"\n",
         );
         assert!(needs_restart(&old, &new).is_empty());
     }
@@ -49,13 +48,13 @@ mod tests {
             config("[listeners.udp.a]\nbind = \"127.0.0.1:1\"\n[listeners.udp.b]\nbind = \"127.0.0.1:2\"\n");
         let new = config(
             "[node]\nname = \"n\"\nworkers = 3\n[listeners.udp.a]\nbind = \"127.0.0.1:9\"\n[listeners.udp.c]\nbind = \"127.0.0.1:2\"\n\
-             [broker]\nurl = \"mqtt://x\"\n[log]\nlevel = \"debug\"\n",
+             [broker]\nurl = \"mqtt://x\"\n[log]\nformat = \"json\"\n",
         );
         let mut old = old;
         old.node.workers = 2;
         assert_eq!(
             needs_restart(&old, &new),
-            ["node.name", "node.workers", "broker", "log.level"]
+            ["node.name", "node.workers", "broker", "log.format"]
         );
     }
 }

@@ -14,18 +14,19 @@ use hyper_util::service::TowerToHyperService;
 use openssl::ssl::{Ssl, SslAcceptor, SslFiletype, SslMethod};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_openssl::SslStream;
 use tracing::{debug, error};
 
+use crate::admin::places::Places;
 use crate::config::Config;
 
 use super::handle::Site;
 use super::trace::LongLife;
 use super::{Peer, router};
 
-/// Connections at once; more are closed unanswered.
+/// Connections at once. For one more the oldest makes room of which no request was let in.
 const CONNECTIONS: usize = 64;
 
 /// From the first byte of a connection, or the end of an answer, to the end of the next request's head.
@@ -108,7 +109,7 @@ struct Acceptor {
 
 impl Acceptor {
     async fn run(mut self, listener: tokio::net::TcpListener, mut stopped: watch::Receiver<bool>) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let places = Places::new(CONNECTIONS);
         loop {
             let accepted = tokio::select! {
                 _ = stopped.changed() => return,
@@ -116,7 +117,7 @@ impl Acceptor {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let Ok(place) = places.clone().try_acquire_owned() else {
+                    let Some(place) = places.take(peer.ip()).await else {
                         continue;
                     };
                     let security = self.tls.of(&self.site.config());
@@ -131,13 +132,19 @@ impl Acceptor {
                         .router
                         .clone()
                         .layer(Extension(Peer(peer)))
+                        .layer(Extension(place.seat()))
                         .layer(Extension(life.clone()));
                     tokio::spawn(async move {
-                        match security {
-                            Security::Tls(acceptor) => serve_tls(stream, &acceptor, router, &life).await,
-                            Security::Plain | Security::Broken => serve(stream, router, &life).await,
+                        let served = async {
+                            match security {
+                                Security::Tls(acceptor) => serve_tls(stream, &acceptor, router, &life).await,
+                                Security::Plain | Security::Broken => serve(stream, router, &life).await,
+                            }
+                        };
+                        tokio::select! {
+                            () = served => {}
+                            () = place.sent_away() => debug!("a connection made room"),
                         }
-                        drop(place);
                     });
                 }
                 // Most are of one connection that is already gone; a lack of descriptors passes.

@@ -19,7 +19,7 @@ use crate::types::reason::Label as _;
 
 use super::audit::Subject;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, Path};
+use super::extract::{Body, Path, secret};
 use super::files::{self, Edit, Kind};
 use super::{Api, wrong_lines};
 
@@ -40,8 +40,10 @@ pub(super) struct User {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewUser {
     /// The user's name, without a colon.
+    #[schema(min_length = 1)]
     name: String,
     /// The password. It is stored as an Argon2id hash.
+    #[serde(deserialize_with = "secret")]
     password: String,
     /// Whether the user may be there already and gets this password.
     #[serde(default)]

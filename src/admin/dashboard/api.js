@@ -1,6 +1,9 @@
 // Requests to /api/v1. The token, where one is needed, lives as long as the browser's tab.
 
 const KEY = "portcullis-token";
+
+/** How long an answer to a question may take, in milliseconds. A gateway that hangs does not refuse, it says nothing. */
+const PATIENCE = 10000;
 let onSignIn = () => {};
 
 export class ApiError extends Error {
@@ -35,7 +38,8 @@ export async function call(method, path, { json, toml, accept, match } = {}) {
   if (match) headers["If-Match"] = match;
   let response;
   try {
-    response = await fetch(`/api/v1/${path}`, { method, headers, body: json !== undefined ? JSON.stringify(json) : toml });
+    const signal = method === "GET" ? AbortSignal.timeout(PATIENCE) : undefined;
+    response = await fetch(`/api/v1/${path}`, { method, headers, signal, body: json !== undefined ? JSON.stringify(json) : toml });
   } catch {
     throw new ApiError(0, { code: "unreachable", message: "The gateway does not answer." });
   }
@@ -45,8 +49,12 @@ export async function call(method, path, { json, toml, accept, match } = {}) {
     try { body = await response.json(); } catch { /* no JSON: the status says enough */ }
     throw new ApiError(response.status, body);
   }
-  if (accept) return { text: await response.text(), tag: response.headers.get("ETag") };
-  return response.status === 204 ? undefined : response.json();
+  try {
+    if (accept) return { text: await response.text(), tag: response.headers.get("ETag") };
+    return response.status === 204 ? undefined : await response.json();
+  } catch {
+    throw new ApiError(0, { code: "unreachable", message: "The gateway's answer broke off." });
+  }
 }
 
 export const get = (path) => call("GET", path);

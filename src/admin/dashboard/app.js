@@ -11,14 +11,24 @@ const BEAT = 2000;
 const pages = { overview, clients, credentials, settings };
 const main = document.getElementById("page");
 const state = document.getElementById("state");
+const signOut = document.getElementById("sign-out");
 let current;
 let signingIn = false;
+
+function decoded(argument) {
+  try {
+    return argument === undefined ? undefined : decodeURIComponent(argument);
+  } catch {
+    // Someone typed it.
+    return argument;
+  }
+}
 
 function show() {
   if (signingIn) return;
   const [page, argument] = location.hash.slice(1).split("/", 2);
   const make = pages[page] ?? overview;
-  current = { ...make(argument === undefined ? undefined : decodeURIComponent(argument)), beats: 0 };
+  current = { ...make(decoded(argument)), beats: 0 };
   main.replaceChildren(current.element);
   for (const link of document.querySelectorAll("#nav a")) {
     if (link.hash.slice(1) === (page in pages ? page : "overview")) link.setAttribute("aria-current", "page");
@@ -35,12 +45,19 @@ async function refresh(page) {
   }
 }
 
+/** How the gateway is, only when it changed: it is read out to who does not see it. */
+function say(parts) {
+  const same = parts.length === state.childNodes.length && parts.every((part, index) => part.isEqualNode(state.childNodes[index]));
+  if (!same) state.replaceChildren(...parts);
+}
+
 function header(status) {
   const parts = [h("span", { class: status.ready ? "good" : "bad" }, h("span", { class: "dot" }), status.ready ? "serving" : status.not_ready)];
   parts.push(h("span", { class: status.broker.connected ? undefined : "bad wide" }, status.broker.connected ? "" : "broker away"));
-  parts.push(h("b", {}, status.node), h("span", { class: "wide" }, `up ${age(status.uptime_seconds)}`));
-  if (hasToken()) parts.push(h("button", { class: "small", onclick: () => { setToken(undefined); location.reload(); } }, "Sign out"));
-  state.replaceChildren(...parts);
+  say(parts);
+  document.getElementById("node").textContent = status.node;
+  document.getElementById("up").textContent = `up ${age(status.uptime_seconds)}`;
+  signOut.hidden = !hasToken();
   document.title = `${status.node} – Portcullis`;
 }
 
@@ -50,18 +67,26 @@ function signIn() {
   const refused = hasToken();
   setToken(undefined);
   const token = h("input", { type: "password", autocomplete: "current-password", required: true, "aria-label": "Token" });
+  const wrong = h("p", { class: "bad", role: "alert" });
   const form = h("form", { class: "panel form sign-in" },
     h("h1", {}, "Sign in"),
     h("p", { class: refused ? "bad" : "soft" }, refused ? "This token is not valid (any more)." : "A token of admin.token_file is needed. It is kept until this tab is closed."),
-    token, h("button", { class: "primary" }, "Sign in"));
+    token, wrong, h("button", { class: "primary" }, "Sign in"));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    setToken(token.value.trim().replace(/^(admin|readonly):/, ""));
+    const value = token.value.trim().replace(/^(admin|readonly):/, "");
+    if (!/^[!-~]+$/.test(value)) {
+      wrong.textContent = "A token has visible ASCII characters only.";
+      return;
+    }
+    setToken(value);
     signingIn = false;
     beat();
     show();
   });
-  state.replaceChildren();
+  say([]);
+  signOut.hidden = true;
+  main.classList.remove("stale");
   main.replaceChildren(form);
   token.focus();
 }
@@ -70,8 +95,10 @@ async function beat() {
   if (signingIn || document.hidden) return;
   try {
     header(await poll());
+    main.classList.remove("stale");
   } catch (error) {
-    if (error.status === 0) state.replaceChildren(h("span", { class: "bad" }, h("span", { class: "dot" }), error.message));
+    main.classList.add("stale");
+    if (error.status !== 401) say([h("span", { class: "bad" }, h("span", { class: "dot" }), error.message)]);
     return;
   }
   if (signingIn || !current) return;
@@ -85,6 +112,10 @@ async function run() {
   setTimeout(run, BEAT);
 }
 
+signOut.addEventListener("click", () => {
+  setToken(undefined);
+  location.reload();
+});
 whenSignInIsNeeded(signIn);
 window.addEventListener("hashchange", show);
 show();

@@ -2,15 +2,15 @@
 
 import { call, get, name } from "./api.js";
 import { kick } from "./clients.js";
-import { age, field, h, seconds, showError, toast } from "./dom.js";
+import { age, busy, field, h, refill, seconds, showError, toast, visible } from "./dom.js";
 
 function facts(client) {
   const list = [
     ["Address", client.address ?? "away"],
     ["Listener", `${client.transport}:${client.listener}`],
     ["Mode", client.connection ? "connection" : "connectionless"],
-    ["User name", client.username],
-    ["Identity", client.identity && `${client.identity.name} (${client.identity.proof === "psk" ? "pre-shared key" : "certificate"})`],
+    ["User name", client.username && visible(client.username)],
+    ["Identity", client.identity && `${visible(client.identity.name)} (${client.identity.proof === "psk" ? "pre-shared key" : "certificate"})`],
     ["Cipher", client.dtls?.cipher],
     ["Connection ID", client.dtls && (client.dtls.cid ? "yes (RFC 9146)" : "no")],
     ["Handshake", client.dtls && `${age(client.dtls.age_seconds)} ago${client.dtls.resumed ? ", resumed" : ""}`],
@@ -57,11 +57,11 @@ function subscriptions(id, changed) {
     element: h("section", {}, h("div", { class: "head" }, h("h2", {}, "Observations")),
       h("table", { class: "plain" }, rows), h("details", {}, h("summary", {}, "Add one"), form)),
     show(observations) {
-      rows.replaceChildren(...observations.map((one) => h("tr", {},
-        h("td", { class: "mono wrap" }, one.topic),
+      refill(rows, observations.map((one) => h("tr", {},
+        h("td", { class: "mono wrap" }, visible(one.topic)),
         h("td", { class: "soft" }, `QoS ${one.qos}`),
         h("td", { class: "soft num", title: `token ${one.token}` }, `#${one.sequence}`),
-        h("td", { class: "num" }, h("button", { class: "small", onclick: () => remove(one.topic) }, "End")))));
+        h("td", { class: "num" }, h("button", { class: "small", "data-key": one.topic, "aria-label": `End ${visible(one.topic)}`, onclick: () => remove(one.topic) }, "End")))));
       if (observations.length === 0) rows.append(h("tr", {}, h("td", { class: "soft" }, "None.")));
     },
   };
@@ -118,8 +118,8 @@ export function panel(id, { close, kicked }) {
   const known = h("dl", { class: "facts" });
   const gone = h("p", { class: "warn" });
   const observations = subscriptions(id, () => update());
-  const element = h("aside", { class: "panel side", "aria-label": `Client ${id}` },
-    h("div", { class: "row" }, h("h1", { class: "grow wrap mono" }, id),
+  const element = h("aside", { class: "panel side", "aria-label": `Client ${visible(id)}` },
+    h("div", { class: "row" }, h("h1", { class: "grow wrap mono" }, visible(id)),
       h("button", { class: "danger", onclick: async () => { if (await kick(id)) kicked(); } }, "Kick"),
       h("button", { onclick: close }, "Close")),
     gone, known, observations.element, requests(id));
@@ -133,5 +133,5 @@ export function panel(id, { close, kicked }) {
       gone.textContent = error.status === 404 ? "This client is not here now." : error.message;
     }
   }
-  return { element, update };
+  return { element, update: async () => busy(element) || update() };
 }

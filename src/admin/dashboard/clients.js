@@ -2,7 +2,7 @@
 
 import { call, get, name } from "./api.js";
 import { panel } from "./client.js";
-import { age, confirmed, h, toast } from "./dom.js";
+import { age, busy, confirmed, h, refill, toast, visible } from "./dom.js";
 
 const LIMIT = 50;
 const asked = { page: 1, like_clientid: "", transport: "" };
@@ -19,11 +19,11 @@ function cipher(suite) {
 }
 
 export async function kick(id) {
-  const text = `The connection of “${id}” and its DTLS session end, and all of its observations with them. The device may come back.`;
+  const text = `The connection of “${visible(id)}” and its DTLS session end, and all of its observations with them. The device may come back.`;
   if (!await confirmed("Kick this client?", text, "Kick")) return false;
   try {
     await call("DELETE", `clients/${name(id)}`);
-    toast(`${id} was kicked.`);
+    toast(`${visible(id)} was kicked.`);
     return true;
   } catch (error) {
     toast(error.message);
@@ -59,15 +59,16 @@ export function clients(selected) {
     h("div", { class: "row" }, h("span", { class: "grow" }), back, on));
   const split = h("div", { class: "split" }, list);
   let side;
+  let asking = 0;
 
   function row(client) {
     const id = client.clientid;
     const label = id === null
       ? h("span", { class: "soft" }, "unnamed")
-      : h("button", { class: "link", onclick: () => { location.hash = `#clients/${name(id)}`; } }, id);
-    const proof = client.identity && [client.identity.name, " ", h("span", { class: "tag" }, client.identity.proof === "psk" ? "PSK" : "cert")];
+      : h("button", { class: "link", "data-key": `show ${id} ${client.address}`, onclick: () => { location.hash = `#clients/${name(id)}`; } }, visible(id));
+    const proof = client.identity && [visible(client.identity.name), " ", h("span", { class: "tag" }, client.identity.proof === "psk" ? "PSK" : "cert")];
     return h("tr", { "aria-selected": id !== null && id === selected },
-      h("td", { class: "id", title: id ?? "" }, label),
+      h("td", { class: "id", title: visible(id ?? "") }, label),
       h("td", { class: "id wide" }, proof ?? h("span", { class: "soft" }, "–")),
       h("td", { class: "optional" }, `${client.transport}:${client.listener}`),
       h("td", { class: "mono optional" }, client.address ?? h("span", { class: "warn" }, "away")),
@@ -76,10 +77,15 @@ export function clients(selected) {
       h("td", { class: "num" }, age(client.idle_seconds)),
       h("td", { class: "num" }, client.subscriptions),
       h("td", { class: "num wide" }, client.retransmissions),
-      h("td", { class: "num" }, id !== null && h("button", { class: "small danger", onclick: async () => { if (await kick(id)) await update(); } }, "Kick")));
+      h("td", { class: "num" }, id !== null && h("button", {
+        class: "small danger", "data-key": `kick ${id} ${client.address}`, "aria-label": `Kick ${visible(id)}`,
+        onclick: async () => { if (await kick(id)) await update(); },
+      }, "Kick")));
   }
 
   async function update() {
+    asking += 1;
+    const mine = asking;
     let page;
     try {
       page = await get(query());
@@ -88,8 +94,10 @@ export function clients(selected) {
       wrong.textContent = error.message;
       return;
     }
+    // Something else was asked for meanwhile.
+    if (mine !== asking) return;
     const { data, meta } = page;
-    rows.replaceChildren(...data.map(row));
+    refill(rows, data.map(row));
     if (data.length === 0) rows.append(h("tr", {}, h("td", { colspan: 10 }, h("p", { class: "empty" }, asked.like_clientid || asked.transport ? "No client fits." : "No clients yet."))));
     const first = (meta.page - 1) * meta.limit;
     const total = meta.count === undefined ? "" : ` of ${meta.count}`;
@@ -119,7 +127,7 @@ export function clients(selected) {
     // Every third beat: a list is more work than a number.
     every: 3,
     async update() {
-      await Promise.all([update(), side?.update()]);
+      await Promise.all([busy(list) || update(), side?.update()]);
     },
   };
 }

@@ -1,7 +1,7 @@
 // Who may come in: users with passwords, devices with pre-shared keys.
 
 import { call, get, name } from "./api.js";
-import { confirmed, field, h, showError, toast } from "./dom.js";
+import { confirmed, field, h, showError, toast, visible } from "./dom.js";
 
 /** A list with a form under it. `what` says how the API calls its parts. */
 function section({ title, none, load, row, headings, form }) {
@@ -18,11 +18,11 @@ function section({ title, none, load, row, headings, form }) {
   async function update() {
     try {
       all = await get(load);
-      table.hidden = adding.hidden = false;
+      table.hidden = adding.hidden = filter.hidden = false;
       show();
     } catch (error) {
       rows.replaceChildren();
-      table.hidden = adding.hidden = true;
+      table.hidden = adding.hidden = filter.hidden = true;
       note.textContent = error.message;
     }
   }
@@ -55,11 +55,12 @@ function users() {
     row: {
       name: (user) => user.name,
       cells: (user, done) => h("tr", {},
-        h("td", { class: "id" }, user.name),
+        h("td", { class: "id" }, visible(user.name)),
         h("td", {}, user.hash, " ", user.weakness && h("span", { class: "tag warn", title: user.weakness }, "weak")),
         h("td", { class: "num" }, h("button", {
           class: "small danger",
-          onclick: () => remove("user", `users/${name(user.name)}`, `“${user.name}” can log in no more. Connections that stand are not ended.`, done),
+          "aria-label": `Remove ${visible(user.name)}`,
+          onclick: () => remove("user", `users/${name(user.name)}`, `“${visible(user.name)}” can log in no more. Connections that stand are not ended.`, done),
         }, "Remove"))),
     },
     form: (done) => {
@@ -99,11 +100,12 @@ function keys() {
     row: {
       name: (one) => one.identity,
       cells: (one, done) => h("tr", {},
-        h("td", { class: "id" }, one.identity),
+        h("td", { class: "id", title: visible(one.identity) }, visible(one.identity)),
         h("td", {}, one.listeners.join(", ")),
         h("td", { class: "num" }, h("button", {
           class: "small danger",
-          onclick: () => remove("key", `psk/${name(one.identity)}`, `“${one.identity}” can make no handshake more, and its sessions end.`, done),
+          "aria-label": `Remove ${visible(one.identity)}`,
+          onclick: () => remove("key", `psk/${name(one.identity)}`, `“${visible(one.identity)}” can make no handshake more, and its sessions end.`, done),
         }, "Remove"))),
     },
     form: (done) => {

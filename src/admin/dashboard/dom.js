@@ -19,6 +19,31 @@ export function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
+/**
+ * The text with what cannot be seen, or turns the direction of writing, written out: what a device says must not look like
+ * something else.
+ */
+export function visible(text) {
+  return text.replace(/[\p{Cc}\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu, (sign) => `\\u{${sign.codePointAt(0).toString(16)}}`);
+}
+
+/** Puts children in place of the old ones. What has the focus and comes again, by its `data-key`, keeps the focus. */
+export function refill(parent, children) {
+  const focused = document.activeElement;
+  const key = parent.contains(focused) ? focused.dataset.key : undefined;
+  parent.replaceChildren(...children);
+  if (key === undefined) return;
+  for (const element of parent.querySelectorAll("[data-key]")) {
+    if (element.dataset.key === key) element.focus({ preventScroll: true });
+  }
+}
+
+/** Whether someone presses a button in it now, or marks text to copy it: then it must not be made anew underneath. */
+export function busy(element) {
+  const marked = getSelection();
+  return element.matches(":active") || (!marked.isCollapsed && element.contains(marked.anchorNode));
+}
+
 export function toast(text) {
   const element = h("div", { class: "toast" }, text);
   document.getElementById("toasts").append(element);

@@ -52,7 +52,7 @@ function tiles({ status, metrics }) {
   return [
     tile("DTLS sessions", count(sessions.dtls), `${count(sessions.dtls_cid)} CID, ${count(sessions.dtls_half_open)} half-open`),
     tile("UDP peers", count(sessions.udp)),
-    tile("Connections", count(status.connections), status.connection_required ? "connection mode" : "connectionless mode"),
+    tile("Connections", count(status.connections), status.connection_required ? "connection mode" : "connectionless"),
     tile("Observations", count(status.subscriptions), `${count(broker.filters)} filters`),
     tile("Requests", now ? `${rate(now.requests)}/s` : "–", now ? `${rate(now.dropped)} dropped/s` : ""),
     tile("Latency p95", seconds(now?.p95), now?.p50 === undefined ? "no requests" : `median ${seconds(now.p50)}`),

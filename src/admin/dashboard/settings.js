@@ -127,7 +127,9 @@ function configuration(changed) {
   const lines = h("div", { class: "lines", "aria-hidden": "true" });
   const text = h("textarea", { spellcheck: "false", autocapitalize: "off", "aria-label": "Configuration file" });
   const problems = h("ul", { class: "problems" });
+  // What the last change came to stays there until the next one; that the file cannot be read, until it can.
   const said = h("div", { role: "status" });
+  const missing = h("div", { role: "status" });
   const file = h("span", { class: "soft mono wrap" });
   const save = h("button", { class: "primary", disabled: true }, "Check and save");
   const revert = h("button", { disabled: true, onclick: () => load() }, "Revert");
@@ -171,12 +173,12 @@ function configuration(changed) {
       const got = await call("GET", "config", { accept: "application/toml" });
       saved = text.value = got.text;
       tag = got.tag;
-      said.replaceChildren();
+      missing.replaceChildren();
       show([]);
       element.querySelector(".body").hidden = false;
     } catch (error) {
       element.querySelector(".body").hidden = true;
-      said.replaceChildren(h("p", { class: "empty" }, error.message));
+      missing.replaceChildren(h("p", { class: "empty" }, error.message));
     }
   }
 
@@ -214,7 +216,7 @@ function configuration(changed) {
   text.addEventListener("scroll", () => { lines.scrollTop = text.scrollTop; });
   const element = h("section", { class: "panel" },
     h("div", { class: "head" }, h("h1", {}, "Configuration file"), file, h("span", { class: "grow" }), reload),
-    said,
+    said, missing,
     h("details", { class: "body" }, h("summary", {}, "Advanced: the file as text"),
       h("div", { class: "editor" }, lines, text), problems, h("div", { class: "row actions" }, h("span", { class: "grow" }), revert, save)));
   return {

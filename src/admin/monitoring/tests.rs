@@ -194,14 +194,11 @@ fn health_follows_the_process_and_readiness_also_the_broker() {
 fn clients_that_say_nothing_do_not_lock_out_others() {
     let server = start(Bounds {
         connections: 4,
-        head: Duration::from_millis(300),
-        life: Duration::from_secs(5),
+        head: Duration::from_secs(30),
+        life: Duration::from_secs(60),
     });
-    let silent: Vec<_> = (0..4).map(|_| connect(server.addr)).collect();
-    let mut half = connect(server.addr);
-    // One more than there are places is closed at once.
-    assert!(matches!(half.read(&mut [0; 1]), Ok(0) | Err(_)));
-    std::thread::sleep(Duration::from_millis(600));
+    let silent: Vec<_> = (0..12).map(|_| connect(server.addr)).collect();
+    // Long before their time is over.
     assert!(ask(server.addr, "GET", "/healthz").0.starts_with("HTTP/1.1 200"));
     drop(silent);
 }

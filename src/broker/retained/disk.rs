@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::broker::clock::Moment;
 use crate::broker::record;
+use crate::broker::start::StartFault;
 use crate::types::{Message, TopicName};
 
 /// The file in the state directory.
@@ -32,12 +34,47 @@ pub(in crate::broker) struct RetainedError {
     /// The file.
     path: PathBuf,
     /// What is wrong with it.
+    trouble: Trouble,
+}
+
+/// What is wrong with the file, and whether it can get better by itself.
+#[derive(Debug)]
+struct Trouble {
+    fault: StartFault,
     reason: String,
+}
+
+impl Trouble {
+    fn io(what: &str, error: &io::Error) -> Self {
+        Self {
+            fault: StartFault::of(error),
+            reason: format!("{what}: {error}"),
+        }
+    }
+
+    fn damaged(what: &str) -> Self {
+        Self {
+            fault: StartFault::Wrong,
+            reason: format!("it is damaged ({what}); move it away to start without retained messages"),
+        }
+    }
+}
+
+impl RetainedError {
+    /// Whether it can get better by itself.
+    pub(in crate::broker) fn fault(&self) -> StartFault {
+        self.trouble.fault
+    }
 }
 
 impl fmt::Display for RetainedError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "retained store {}: {}", self.path.display(), self.reason)
+        write!(
+            f,
+            "retained store {}: {}",
+            self.path.display(),
+            self.trouble.reason
+        )
     }
 }
 
@@ -54,8 +91,10 @@ struct Write {
 pub(in crate::broker) enum Durable {
     /// All writes up to this number are on disk.
     Upto(u64),
-    /// The disk failed: no write after those already reported is on it, and none ever will be.
+    /// The disk failed: no write after those already reported is on it, and this thread makes none any more.
     Failed(Arc<str>),
+    /// A store that was written anew is whole.
+    Renewed,
 }
 
 /// The way to the writing thread.
@@ -74,33 +113,62 @@ impl Disk {
         moment: Moment,
     ) -> Result<(Self, Vec<Message>), RetainedError> {
         let path = directory.join(FILE);
-        let fail = |reason: String| RetainedError {
+        let fail = |trouble: Trouble| RetainedError {
             path: path.clone(),
-            reason,
+            trouble,
         };
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(directory)
-            .map_err(|error| fail(format!("cannot make the directory: {error}")))?;
+            .map_err(|error| fail(Trouble::io("cannot make the directory", &error)))?;
         if !path.exists() {
-            make(&path).map_err(fail)?;
+            make(&path, &[], moment).map_err(fail)?;
         }
         let database = open_file(open_or_create(&path).map_err(fail)?).map_err(fail)?;
         let messages = load(&database, moment).map_err(fail)?;
+        let disk = Self::start(move |waiting, reporter| write_all(&database, waiting, reporter))
+            .map_err(|error| fail(Trouble::io("cannot start its thread", &error)))?;
+        Ok((disk, messages))
+    }
+
+    /// Writes a store with these messages in the place of one that failed, of which nothing is trusted any more. The first
+    /// report says whether it is whole; writes wait until then.
+    pub(in crate::broker) fn renew(
+        directory: &Path,
+        messages: Vec<Arc<Message>>,
+        moment: Moment,
+    ) -> io::Result<Self> {
+        let path = directory.join(FILE);
+        Self::start(move |waiting, reporter| {
+            let made = make(&path, &messages, moment)
+                .and_then(|()| open_or_create(&path))
+                .and_then(open_file);
+            drop(messages);
+            let (database, report) = match made {
+                Ok(database) => (Some(database), Durable::Renewed),
+                Err(trouble) => (None, Durable::Failed(trouble.reason.into())),
+            };
+            if let (Ok(()), Some(database)) = (reporter.send(report), database) {
+                write_all(&database, waiting, reporter);
+            }
+        })
+    }
+
+    fn start(
+        body: impl FnOnce(&Receiver<Write>, &UnboundedSender<Durable>) + Send + 'static,
+    ) -> io::Result<Self> {
         let (writes, waiting) = sync_channel(MAX_WAITING);
         let (reporter, reports) = unbounded_channel();
         let thread = std::thread::Builder::new()
             .name("retained".into())
-            .spawn(move || write_all(&database, &waiting, &reporter))
-            .map_err(|error| fail(format!("cannot start its thread: {error}")))?;
-        let disk = Self {
+            .spawn(move || body(&waiting, &reporter))?;
+        Ok(Self {
             writes,
             reports,
             thread,
             next: 0,
-        };
-        Ok((disk, messages))
+        })
     }
 
     /// Queues one write, `None` to remove; gives its number, or `None` when too many wait or the disk failed.
@@ -139,29 +207,53 @@ impl Disk {
     }
 }
 
-/// Makes an empty store under another name first: redb would not open what a kill leaves of one that is being made.
-fn make(path: &Path) -> Result<(), String> {
+/// Makes a store with `messages` under another name first: redb would not open what a kill leaves of one that is being
+/// made. When that fails, what it took of the disk is given back.
+fn make(path: &Path, messages: &[Arc<Message>], moment: Moment) -> Result<(), Trouble> {
     let unfinished = path.with_extension("new");
-    let file = open_or_create(&unfinished)?;
-    let io = |error: std::io::Error| format!("cannot make it: {error}");
+    let made = fill(&unfinished, messages, moment).and_then(|()| {
+        let io = |error| Trouble::io("cannot make it", &error);
+        std::fs::rename(&unfinished, path).map_err(io)?;
+        let directory = path.parent().unwrap_or(Path::new("."));
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(io)
+    });
+    if let Err(Trouble {
+        fault: StartFault::System,
+        ..
+    }) = made
+    {
+        // It may not be there; and what went wrong before says more.
+        drop(std::fs::remove_file(&unfinished));
+    }
+    made
+}
+
+fn fill(unfinished: &Path, messages: &[Arc<Message>], moment: Moment) -> Result<(), Trouble> {
+    let file = open_or_create(unfinished)?;
+    let io = |error: io::Error| Trouble::io("cannot make it", &error);
     let again = file.try_clone().map_err(io)?;
     let backend = FileBackend::new(file).map_err(|error| explain(&error))?;
     // Locked from here on. What an earlier attempt left there is worth nothing.
     again.set_len(0).map_err(io)?;
-    drop(
-        Database::builder()
-            .create_with_backend(backend)
-            .map_err(|error| explain(&error))?,
-    );
-    again.sync_all().map_err(io)?;
-    std::fs::rename(&unfinished, path).map_err(io)?;
-    let directory = path.parent().unwrap_or(Path::new("."));
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(io)
+    let database = Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .create_with_backend(backend)
+        .map_err(|error| explain(&error))?;
+    for chunk in messages.chunks(MAX_BATCH) {
+        let records = chunk.iter().map(|message| {
+            let mut bytes = Vec::with_capacity(message.payload.len() + 128);
+            record::encode(message, None, moment, &mut bytes);
+            (message.topic.clone(), Some(bytes))
+        });
+        commit(&database, records).map_err(|error| unusable(&error))?;
+    }
+    drop(database);
+    again.sync_all().map_err(io)
 }
 
-fn open_or_create(path: &Path) -> Result<File, String> {
+fn open_or_create(path: &Path) -> Result<File, Trouble> {
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -169,10 +261,10 @@ fn open_or_create(path: &Path) -> Result<File, String> {
         .truncate(false)
         .mode(0o600)
         .open(path)
-        .map_err(|error| format!("cannot open it: {error}"))
+        .map_err(|error| Trouble::io("cannot open it", &error))
 }
 
-fn open_file(file: File) -> Result<Database, String> {
+fn open_file(file: File) -> Result<Database, Trouble> {
     Database::builder()
         .set_cache_size(CACHE_BYTES)
         .set_check_integrity_on_open(true)
@@ -180,25 +272,38 @@ fn open_file(file: File) -> Result<Database, String> {
         .map_err(|error| explain(&error))
 }
 
-fn explain(error: &redb::DatabaseError) -> String {
+fn explain(error: &redb::DatabaseError) -> Trouble {
     match error {
-        redb::DatabaseError::DatabaseAlreadyOpen => "another process has it open".into(),
-        redb::DatabaseError::Storage(redb::StorageError::Corrupted(what)) => damaged(what),
-        redb::DatabaseError::Storage(redb::StorageError::Io(error))
-            if error.kind() == std::io::ErrorKind::InvalidData =>
-        {
-            damaged(&error.to_string())
-        }
-        error => format!("cannot open it: {error}"),
+        redb::DatabaseError::DatabaseAlreadyOpen => Trouble {
+            fault: StartFault::Taken,
+            reason: "another process has it open".into(),
+        },
+        redb::DatabaseError::Storage(redb::StorageError::Corrupted(what)) => Trouble::damaged(what),
+        redb::DatabaseError::Storage(redb::StorageError::Io(error)) => unreadable(error),
+        error => Trouble {
+            fault: StartFault::Wrong,
+            reason: format!("cannot open it: {error}"),
+        },
     }
 }
 
-fn damaged(what: &str) -> String {
-    format!("it is damaged ({what}); move it away to start without retained messages")
+/// An error in the midst of a transaction.
+fn unusable(error: &redb::Error) -> Trouble {
+    match error {
+        redb::Error::Io(error) => unreadable(error),
+        error => Trouble::damaged(&error.to_string()),
+    }
 }
 
-fn load(database: &Database, moment: Moment) -> Result<Vec<Message>, String> {
-    let read = || -> Result<Result<Vec<Message>, String>, redb::Error> {
+fn unreadable(error: &io::Error) -> Trouble {
+    match error.kind() {
+        io::ErrorKind::InvalidData => Trouble::damaged(&error.to_string()),
+        _ => Trouble::io("cannot open it", error),
+    }
+}
+
+fn load(database: &Database, moment: Moment) -> Result<Vec<Message>, Trouble> {
+    let read = || -> Result<Result<Vec<Message>, Trouble>, redb::Error> {
         // A first write makes the table, so that reading finds it.
         let setup = database.begin_write()?;
         setup.open_table(TABLE)?;
@@ -212,12 +317,12 @@ fn load(database: &Database, moment: Moment) -> Result<Vec<Message>, String> {
                 Some(record) if record.message.topic.as_str() == topic.value() => {
                     messages.push(record.message)
                 }
-                _ => return Ok(Err(damaged("a record does not match its checksum"))),
+                _ => return Ok(Err(Trouble::damaged("a record does not match its checksum"))),
             }
         }
         Ok(Ok(messages))
     };
-    read().unwrap_or_else(|error| Err(damaged(&error.to_string())))
+    read().unwrap_or_else(|error| Err(unusable(&error)))
 }
 
 fn write_all(database: &Database, waiting: &Receiver<Write>, reports: &UnboundedSender<Durable>) {

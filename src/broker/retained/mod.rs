@@ -101,6 +101,11 @@ impl Retained {
             .cloned()
     }
 
+    /// All messages, those whose time is over included.
+    pub(super) fn all(&self) -> Vec<Arc<Message>> {
+        self.messages.values().cloned().collect()
+    }
+
     /// All messages that match `filter` and whose time is not over, in topic order.
     pub(super) fn matching(&self, filter: &TopicFilter, now: Instant) -> Vec<Arc<Message>> {
         let text = filter.as_str();

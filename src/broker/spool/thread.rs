@@ -12,6 +12,7 @@ use super::disk::{Directory, Disk};
 use super::log::{Append, AppendError, Log};
 use crate::broker::clock::Clock;
 use crate::broker::record::{self, Record};
+use crate::broker::start::StartFault;
 
 /// Commands taken at once.
 const MAX_BATCH: usize = 4_096;
@@ -81,6 +82,13 @@ pub(in crate::broker) struct Report {
 pub(in crate::broker) struct SpoolError {
     path: PathBuf,
     error: io::Error,
+}
+
+impl SpoolError {
+    /// Whether it can get better by itself.
+    pub(in crate::broker) fn fault(&self) -> StartFault {
+        StartFault::of(&self.error)
+    }
 }
 
 impl fmt::Display for SpoolError {

@@ -1,8 +1,10 @@
 //! A small HTTP client for the management interface: one request, one connection.
 
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::http::{Request, Response, StatusCode, Uri, header};
@@ -16,6 +18,7 @@ use openssl::x509::X509;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_openssl::SslStream;
 use zeroize::Zeroizing;
 
@@ -49,6 +52,34 @@ pub(in crate::cli) struct Api {
     trust: Option<Trust>,
     token: Option<Zeroizing<String>>,
     runtime: tokio::runtime::Runtime,
+    told: Told,
+}
+
+/// The signals that ask a command to end, once it wants to hear of them, and whether one came.
+#[derive(Default)]
+struct Told {
+    signals: RefCell<Vec<Signal>>,
+    stop: Cell<bool>,
+}
+
+impl Told {
+    /// Ends with the next signal, and at once with one that came since this was waited for last.
+    async fn next(&self) {
+        std::future::poll_fn(|cx| {
+            // Each is asked, or a later one would wake nobody.
+            for signal in self.signals.borrow_mut().iter_mut() {
+                if signal.poll_recv(cx).is_ready() {
+                    self.stop.set(true);
+                }
+            }
+            if self.stop.get() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
 }
 
 impl Api {
@@ -77,6 +108,7 @@ impl Api {
             trust,
             token,
             runtime,
+            told: Told::default(),
         })
     }
 
@@ -114,11 +146,26 @@ impl Api {
         self.ask("DELETE", path).map(drop)
     }
 
-    /// Waits, or until someone presses Ctrl-C: then false.
+    /// From now on Ctrl-C and SIGTERM end what is waited for instead of the process.
+    pub(in crate::cli) fn stop_when_told(&self) -> Result<(), Failure> {
+        let _runtime = self.runtime.enter();
+        let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+        let signals: Result<Vec<Signal>, _> = signals.into_iter().collect();
+        let signals = signals.map_err(|error| Failure::new(SOFTWARE, format!("no signals: {error}")))?;
+        self.told.signals.replace(signals);
+        Ok(())
+    }
+
+    /// Whether one of them came; then an exchange may have failed for that reason.
+    pub(in crate::cli) fn is_told_to_stop(&self) -> bool {
+        self.told.stop.get()
+    }
+
+    /// Waits; false when told to stop.
     pub(in crate::cli) fn wait(&self, time: Duration) -> bool {
         self.runtime.block_on(async {
             tokio::select! {
-                _ = tokio::signal::ctrl_c() => false,
+                () = self.told.next() => false,
                 () = tokio::time::sleep(time) => true,
             }
         })
@@ -196,9 +243,10 @@ impl Api {
                 let response = self.send(method, path, None).await?;
                 Ok((response.status(), self.collect(response).await?))
             };
-            tokio::time::timeout(PATIENCE, exchange)
-                .await
-                .unwrap_or_else(|_| Err(self.late()))
+            tokio::select! {
+                () = self.told.next() => Err(Failure::new(UNAVAILABLE, "told to stop")),
+                outcome = tokio::time::timeout(PATIENCE, exchange) => outcome.unwrap_or_else(|_| Err(self.late())),
+            }
         })?;
         if status.is_success() {
             return Ok(body);

@@ -1,5 +1,7 @@
 //! Tables and words for people.
 
+use crate::cli::output::is_unseen;
+
 /// Columns as wide as their widest cell, two blanks between them. Numbers, marked by `right`, stand at the right.
 pub(in crate::cli) fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
@@ -31,11 +33,12 @@ pub(in crate::cli) fn table(headings: &[&str], right: &[usize], rows: &[Vec<Stri
     text
 }
 
-/// `text` without what a terminal would obey: client ids are what devices say.
+/// `text` without what a terminal would obey, and without what would make it look like another text: client ids are what
+/// devices say.
 pub(in crate::cli) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| {
-            if c.is_control() {
+            if c.is_control() || is_unseen(c) {
                 c.escape_default().to_string()
             } else {
                 c.to_string()
@@ -70,6 +73,15 @@ mod tests {
     #[test]
     fn a_client_id_cannot_move_the_cursor() {
         assert_eq!(printable("a\x1b[2Jb\nc\u{9b}"), "a\\u{1b}[2Jb\\nc\\u{9b}");
+    }
+
+    #[test]
+    fn a_client_id_cannot_turn_the_line_around_or_hide_a_part_of_itself() {
+        assert_eq!(
+            printable("a\u{202e}b\u{200b}c\u{2066}d\u{feff}"),
+            "a\\u{202e}b\\u{200b}c\\u{2066}d\\u{feff}"
+        );
+        assert_eq!(printable("zähler-日本-עברית"), "zähler-日本-עברית");
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub(in crate::cli) fn run(args: &TopArgs) -> Result<(), Failure> {
     let api = Api::find(&args.remote)?;
     let interval = Duration::from_secs(args.interval);
     let mut before: Metrics = api.get("metrics")?;
+    api.stop_when_told()?;
     let screen = std::io::stdout().is_terminal() && !args.once && !args.remote.json;
     if screen {
         output::print(ENTER)?;
@@ -32,7 +33,10 @@ pub(in crate::cli) fn run(args: &TopArgs) -> Result<(), Failure> {
     if screen {
         output::print(LEAVE)?;
     }
-    outcome
+    match outcome {
+        Err(_) if api.is_told_to_stop() => Ok(()),
+        outcome => outcome,
+    }
 }
 
 fn follow(
@@ -50,17 +54,17 @@ fn follow(
             before,
             after: &after,
         };
-        if args.remote.json {
-            output::print(&format!("{}\n", view.json()))?;
+        let is_read = if args.remote.json {
+            output::stream(&format!("{}\n", view.json()))?
         } else if screen {
             let (width, height) = terminal_size::terminal_size().map_or((80, 24), |(width, height)| {
                 (usize::from(width.0), usize::from(height.0))
             });
-            output::print(&fit(&view.text(), width, height))?;
+            output::stream(&fit(&view.text(), width, height))?
         } else {
-            output::print(&view.text())?;
-        }
-        if args.once || !screen && !args.remote.json {
+            output::stream(&view.text())?
+        };
+        if !is_read || args.once || !screen && !args.remote.json {
             return Ok(());
         }
         *before = after;

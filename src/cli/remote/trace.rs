@@ -42,7 +42,7 @@ pub(in crate::cli) fn run(args: &TraceArgs) -> Result<(), Failure> {
     let time = args.seconds.map(Duration::from_secs);
     api.follow("trace", &wanted, time, begun, |line| {
         if json {
-            return output::stream(&format!("{line}\n"));
+            return output::stream(&format!("{}\n", output::harmless(line)));
         }
         match serde_json::from_str::<TraceEvent>(line) {
             Ok(event) => output::stream(&format!("{}\n", show(&event, colour))),

@@ -21,29 +21,32 @@ pub(super) struct Inbound<'a> {
 }
 
 impl DtlsListener {
-    /// Takes a datagram. Records are opened in place, and each plaintext is an event of its own.
+    /// Takes a datagram. Records are opened in place, and each plaintext is an event of its own. Whether any of its records
+    /// went further.
     pub fn handle_datagram(
         &mut self,
         now: Instant,
         from: PeerAddr,
         datagram: &mut [u8],
         transmits: &mut Transmits,
-    ) {
+    ) -> bool {
         if datagram.is_empty() {
             self.drop_record(from, RecordDrop::Empty);
         }
         let mut inbound = Inbound { now, from, datagram };
-        let mut at = 0;
+        let (mut at, mut taken) = (0, false);
         while at < inbound.datagram.len() {
             let Some(header) = Header::parse(inbound.datagram.get(at..).unwrap_or_default(), CID_LEN) else {
                 self.drop_record(from, RecordDrop::Malformed);
-                return;
+                return taken;
             };
-            if let Err(reason) = self.dispatch(&mut inbound, at, &header, transmits) {
-                self.drop_record(from, reason);
+            match self.dispatch(&mut inbound, at, &header, transmits) {
+                Ok(()) => taken = true,
+                Err(reason) => self.drop_record(from, reason),
             }
             at += header.record_len();
         }
+        taken
     }
 
     fn drop_record(&mut self, from: PeerAddr, reason: RecordDrop) {

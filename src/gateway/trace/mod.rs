@@ -23,6 +23,7 @@ use crate::types::reason::DropReason;
 use crate::types::{ListenerId, PeerAddr, Transport};
 
 use matching::{Named, Watched};
+use record::mask;
 pub use record::{MASK, TraceRecord, Traced, TracedMessage};
 
 /// Traces at the same time, per worker.
@@ -127,7 +128,8 @@ impl Seen<'_> {
             listener: self.listener,
             transport: self.transport,
             address: self.address,
-            client: client.map(Arc::from),
+            // Parameters that a device joined by `&` are all part of the first one's value.
+            client: client.map(|client| Arc::from(mask(client))),
             identity: self.identity.map(Arc::from),
             what,
         }

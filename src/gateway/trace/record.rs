@@ -89,7 +89,7 @@ pub struct TracedMessage {
     pub payload_len: usize,
     /// The first bytes of the payload, as many as were asked for; none of one that is secret.
     pub preview: Vec<u8>,
-    /// Whether the payload is a secret: the token that create returns.
+    /// Whether the payload is a secret: the token that create returns, or what a request for a connection brings.
     pub secret: bool,
 }
 
@@ -98,8 +98,10 @@ impl TracedMessage {
     #[must_use]
     pub fn of(described: &Described, preview: usize) -> Self {
         let text = |bytes: &Vec<u8>| mask(&String::from_utf8_lossy(bytes));
-        // The only answer of ours with this code is that of create, and its payload is the connection's token.
-        let secret = described.code == Code::CREATED;
+        // The only answer of ours with this code is that of create, and its payload is the connection's token. A device that
+        // logs in with its parameters in the payload is refused, but its password is there.
+        let secret =
+            described.code == Code::CREATED || described.code.is_request() && is_login(&described.path);
         let shown = if secret { 0 } else { preview };
         Self {
             kind: described.kind.label(),
@@ -112,7 +114,11 @@ impl TracedMessage {
                 .map(|segment| format!("/{}", text(segment)))
                 .collect(),
             query: described.query.iter().map(text).collect(),
-            options: described.options.clone(),
+            options: described
+                .options
+                .iter()
+                .map(|(name, value)| (name.clone(), mask(value)))
+                .collect(),
             payload_len: described.payload.len(),
             preview: described.payload.iter().copied().take(shown).collect(),
             secret,
@@ -120,8 +126,14 @@ impl TracedMessage {
     }
 }
 
+/// Whether a request is about a connection, also where its parameters slipped into the path.
+fn is_login(path: &[Vec<u8>]) -> bool {
+    let [first, second, ..] = path else { return false };
+    first == b"mqtt" && second.starts_with(b"connection")
+}
+
 /// A query parameter, or a segment into which parameters slipped, with the values of its secrets masked.
-fn mask(text: &str) -> String {
+pub(super) fn mask(text: &str) -> String {
     let parts: Vec<Cow<'_, str>> = text
         .split('&')
         .map(|part| match part.split_once('=') {
@@ -142,6 +154,30 @@ fn is_web_token(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coap::describe::describe;
+
+    /// CON POST with these path segments, each shorter than 13 bytes, and this payload.
+    fn post(path: &[&[u8]], payload: &[u8]) -> TracedMessage {
+        let mut bytes = vec![0x40, 2, 0, 1];
+        for (index, segment) in path.iter().enumerate() {
+            let delta = if index == 0 { 0xb0 } else { 0 };
+            bytes.push(delta | u8::try_from(segment.len()).unwrap());
+            bytes.extend_from_slice(segment);
+        }
+        bytes.push(0xff);
+        bytes.extend_from_slice(payload);
+        TracedMessage::of(&describe(&bytes).unwrap(), 64)
+    }
+
+    #[test]
+    fn a_password_in_the_payload_of_a_login_is_not_shown() {
+        for path in [&[&b"mqtt"[..], b"connection"][..], &[b"mqtt", b"connection?"]] {
+            let login = post(path, b"clientid=a&password=hunter2");
+            assert!(login.secret && login.preview.is_empty());
+        }
+        let publish = post(&[b"mqtt", b"t"], b"21.5");
+        assert!(!publish.secret && publish.preview == b"21.5");
+    }
 
     #[test]
     fn secrets_are_masked_in_every_spelling() {
@@ -154,6 +190,7 @@ mod tests {
             ("clientid=a&token=abc", "clientid=a&token=***"),
             ("temp&p=x&q=1", "temp&p=***&q=1"),
             ("username=eyJh.eyJz.c2ln", "username=***"),
+            (" p=x", " p=***"),
             ("clientid=tom", "clientid=tom"),
             ("token", "token"),
         ] {

@@ -1,0 +1,200 @@
+//! Places for connections, so many and no more. A connection that has shown nothing yet makes room for the next one: whoever
+//! opens many and says nothing, or little and slowly, shuts nobody out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+/// The places of one server.
+#[derive(Debug)]
+pub(super) struct Places {
+    free: Arc<Semaphore>,
+    waiting: Arc<Mutex<Waiting>>,
+}
+
+/// Connections that may have to make room, the oldest first.
+#[derive(Debug, Default)]
+struct Waiting {
+    next: u64,
+    connections: BTreeMap<u64, (IpAddr, Arc<Notify>)>,
+}
+
+/// A place that is taken. Dropping it frees it.
+#[derive(Debug)]
+pub(super) struct Place {
+    seat: Seat,
+    gone: Arc<Notify>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What a request on a connection says of the connection's place.
+#[derive(Debug, Clone)]
+pub(super) struct Seat {
+    waiting: Arc<Mutex<Waiting>>,
+    held: Arc<Mutex<Option<u64>>>,
+    source: IpAddr,
+    gone: Arc<Notify>,
+}
+
+impl Places {
+    pub(super) fn new(connections: usize) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(connections)),
+            waiting: Arc::default(),
+        }
+    }
+
+    /// A place for a connection from `source`, if need be that of one that waits; nothing when nobody has to make room.
+    pub(super) async fn take(&self, source: IpAddr) -> Option<Place> {
+        let permit = match Arc::clone(&self.free).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) if lock(&self.waiting).send_one_away() => {
+                Arc::clone(&self.free).acquire_owned().await.ok()?
+            }
+            Err(_) => return None,
+        };
+        let gone = Arc::new(Notify::new());
+        let seat = Seat {
+            waiting: Arc::clone(&self.waiting),
+            held: Arc::default(),
+            source: network(source),
+            gone: Arc::clone(&gone),
+        };
+        seat.release();
+        Some(Place {
+            seat,
+            gone,
+            _permit: permit,
+        })
+    }
+}
+
+impl Place {
+    /// For the requests of the connection.
+    pub(super) fn seat(&self) -> Seat {
+        self.seat.clone()
+    }
+
+    /// Ends when the connection has to make room.
+    pub(super) async fn sent_away(&self) {
+        self.gone.notified().await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.seat.keep();
+    }
+}
+
+impl Seat {
+    /// From now on the connection does not make room for others.
+    pub(super) fn keep(&self) {
+        if let Some(number) = lock(&self.held).take() {
+            lock(&self.waiting).connections.remove(&number);
+        }
+    }
+
+    /// From now on it does again, after all others that do.
+    pub(super) fn release(&self) {
+        let mut held = lock(&self.held);
+        if held.is_none() {
+            let mut waiting = lock(&self.waiting);
+            let number = waiting.next;
+            waiting.next += 1;
+            waiting
+                .connections
+                .insert(number, (self.source, Arc::clone(&self.gone)));
+            *held = Some(number);
+        }
+    }
+}
+
+impl Waiting {
+    /// Has the oldest connection of the source with the most of them end; whether there was one.
+    fn send_one_away(&mut self) -> bool {
+        let mut per_source: HashMap<IpAddr, usize> = HashMap::new();
+        for (source, _) in self.connections.values() {
+            *per_source.entry(*source).or_default() += 1;
+        }
+        let most = per_source.values().copied().max().unwrap_or(0);
+        let found = self
+            .connections
+            .iter()
+            .find(|(_, (source, _))| per_source.get(source) == Some(&most))
+            .map(|(number, _)| *number);
+        let Some((_, gone)) = found.and_then(|number| self.connections.remove(&number)) else {
+            return false;
+        };
+        gone.notify_one();
+        true
+    }
+}
+
+/// Of an IPv6 address its /64: whoever has one has all of it.
+fn network(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        ip => ip,
+    }
+}
+
+/// Nothing is left half done by whoever panicked with one of these in its hands.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(last: u8) -> IpAddr {
+        [192, 0, 2, last].into()
+    }
+
+    async fn is_sent_away(place: &Place) -> bool {
+        tokio::time::timeout(std::time::Duration::from_millis(20), place.sent_away())
+            .await
+            .is_ok()
+    }
+
+    #[tokio::test]
+    async fn the_source_with_most_connections_makes_room_with_its_oldest() {
+        let places = Places::new(3);
+        let other = places.take(ip(1)).await.unwrap();
+        let (old, new) = (
+            places.take(ip(2)).await.unwrap(),
+            places.take(ip(2)).await.unwrap(),
+        );
+        let next = tokio::spawn(async move { places.take(ip(3)).await.is_some() });
+        assert!(is_sent_away(&old).await);
+        drop(old);
+        assert!(next.await.unwrap());
+        assert!(!is_sent_away(&other).await && !is_sent_away(&new).await);
+    }
+
+    #[tokio::test]
+    async fn who_is_let_in_keeps_the_place() {
+        let places = Places::new(1);
+        let first = places.take(ip(1)).await.unwrap();
+        first.seat().keep();
+        assert!(places.take(ip(1)).await.is_none());
+        assert!(!is_sent_away(&first).await);
+        drop(first);
+        assert!(places.take(ip(1)).await.is_some());
+        assert!(
+            lock(&places.waiting).connections.is_empty(),
+            "what ended is forgotten"
+        );
+    }
+
+    #[test]
+    fn who_has_one_address_of_a_network_has_them_all() {
+        let parse = |text: &str| network(text.parse().unwrap());
+        assert_eq!(parse("2001:db8::1"), parse("2001:db8::ffff:2"));
+        assert_ne!(parse("2001:db8::1"), parse("2001:db8:0:1::1"));
+        assert_eq!(parse("::ffff:192.0.2.1"), ip(1));
+    }
+}
