@@ -62,10 +62,10 @@ pub fn content_format(content_type: &str) -> Option<u16> {
         .map(|(number, _)| *number)
 }
 
-/// Whether an Accept option can be met at all: some representation could have this format.
+/// Whether an Accept option can be met where no representation is at hand to compare it with.
 #[must_use]
-pub fn is_known(format: u16) -> bool {
-    FORMATS.iter().any(|(number, _)| *number == format)
+pub fn is_acceptable(accept: Option<u16>) -> bool {
+    accept.is_none_or(|format| FORMATS.iter().any(|(number, _)| *number == format))
 }
 
 #[cfg(test)]

@@ -63,7 +63,8 @@ impl Gateway {
         };
         let response = match result {
             Ok(Some(message)) if !message.is_expired(now) => representation(&message, accept),
-            Ok(_) => Response::new(Code::NOT_FOUND),
+            Ok(_) if content::is_acceptable(accept) => Response::new(Code::NOT_FOUND),
+            Ok(_) => Response::new(Code::NOT_ACCEPTABLE),
             Err(error) => self.refusal(error),
         };
         self.respond(now, arrived, exchange, response);
@@ -87,6 +88,7 @@ impl Gateway {
         let Some(Pending::Subscribe {
             exchange,
             arrived,
+            accept,
             observation: id,
         }) = self.pending.remove(&ticket)
         else {
@@ -111,7 +113,12 @@ impl Gateway {
             (Ok(_), None) => observation.stage = Stage::live(),
             (Ok(messages), Some(exchange)) => {
                 observation.stage = Stage::live();
-                self.begin_observation(now, arrived, id, exchange, messages);
+                let asked = Asked {
+                    exchange,
+                    arrived,
+                    accept,
+                };
+                self.begin_observation(now, id, &asked, messages);
             }
         }
     }
@@ -120,9 +127,8 @@ impl Gateway {
     fn begin_observation(
         &mut self,
         now: Instant,
-        arrived: Instant,
         id: ObservationId,
-        exchange: ExchangeId,
+        asked: &Asked,
         messages: Vec<Arc<Message>>,
     ) {
         let Some(observation) = self.subscriptions.get_mut(id) else {
@@ -141,10 +147,15 @@ impl Gateway {
         observation.last.clone_from(&first);
         let mut response = first.map_or_else(
             || Response::new(Code::CONTENT),
-            |message| representation(&message, None),
+            |message| representation(&message, asked.accept),
         );
+        if response.code != Code::CONTENT {
+            // An error ends an observation before it began (RFC 7641, 4.1).
+            self.end_observation(id);
+            return self.respond(now, asked.arrived, asked.exchange, response);
+        }
         response.observe = Some(observation.next_sequence());
-        self.respond(now, arrived, exchange, response);
+        self.respond(now, asked.arrived, asked.exchange, response);
         for message in messages {
             self.notify_one(now, id, &message);
         }
@@ -170,10 +181,22 @@ impl Gateway {
     }
 }
 
+/// The request that a subscription answers.
+struct Asked {
+    exchange: ExchangeId,
+    arrived: Instant,
+    /// The Content-Format that the client wants.
+    accept: Option<u16>,
+}
+
 /// The answer that shows a retained message, or 4.06 when it is of another format than the one asked for.
 fn representation(message: &Message, accept: Option<u16>) -> Response {
     let format = message.content_type.as_deref().and_then(content::content_format);
-    if accept.is_some() && format.is_some() && accept != format {
+    let acceptable = match format {
+        Some(_) => accept.is_none() || accept == format,
+        None => content::is_acceptable(accept),
+    };
+    if !acceptable {
         return Response::new(Code::NOT_ACCEPTABLE);
     }
     Response {

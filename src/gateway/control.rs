@@ -336,6 +336,7 @@ impl Gateway {
         let pending = Pending::Subscribe {
             exchange: None,
             arrived: now,
+            accept: None,
             observation: inserted.id,
         };
         let Ok(ticket) = self.wait(pending) else {

@@ -19,8 +19,6 @@ use crate::types::message::Qos;
 use crate::types::reason::Limit;
 use crate::types::{ClientId, Message};
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
-
 impl Gateway {
     /// A message that filters of ours match, each once.
     pub(super) fn message(&mut self, now: Instant, filters: &[FilterId], message: &Arc<Message>) {
@@ -103,8 +101,8 @@ impl Gateway {
             .add(Limit::QueuedNotifications, dropped as u64);
     }
 
-    /// An observer that was not heard of for `observe_check` gets its next notification confirmably (RFC 7641, 4.5). Where
-    /// none comes for half as long again, it is sent once more what it was sent last.
+    /// An observer that was not heard of for most of `observe_check` gets its next notification confirmably (RFC 7641, 4.5).
+    /// Where none comes in that time, it is sent once more what it was sent last.
     pub(super) fn check_observation(&mut self, now: Instant, id: ObservationId) {
         let every = self.settings.observe_check;
         let Some(observation) = self.subscriptions.get_mut(id) else {
@@ -113,7 +111,7 @@ impl Gateway {
         if observation.terms.grant.until.is_some_and(|until| until <= now) {
             return self.end_observation(id);
         }
-        if observation.confirmed_at + overdue(every) > now {
+        if observation.confirmed_at + every > now {
             return self.arm_observation(now, id);
         }
         // Counts as heard of until the check has run its course.
@@ -146,9 +144,7 @@ impl Gateway {
         let Some(observation) = self.subscriptions.get(id) else {
             return;
         };
-        let check = observation
-            .confirmed_at
-            .checked_add(overdue(self.settings.observe_check));
+        let check = observation.confirmed_at.checked_add(self.settings.observe_check);
         let at = [check, observation.terms.grant.until].into_iter().flatten().min();
         if let Some(at) = at {
             self.timers.arm(at.max(now), Timer::Observation(id));
@@ -188,10 +184,9 @@ impl Gateway {
     }
 }
 
-/// When an observer is checked though there is no news for it; never later than the 24 hours of RFC 7641, 4.5, unless the
-/// check itself is.
-fn overdue(check: Duration) -> Duration {
-    (check + check / 2).min(DAY).max(check)
+/// From when on news is a check too, so that an observer of what changes is rarely sent the same twice.
+fn due(check: Duration) -> Duration {
+    check * 2 / 3
 }
 
 /// Whether the client may be sent the message: rights may have changed since it subscribed, and a wildcard may match what
@@ -241,7 +236,7 @@ fn prepare(
         return None;
     }
     let confirmable = settings.notify_type.confirmable(observation, message)
-        || now.saturating_duration_since(observation.confirmed_at) >= settings.observe_check;
+        || now.saturating_duration_since(observation.confirmed_at) >= due(settings.observe_check);
     observation.last = Some(Arc::clone(message));
     let notification = notification(observation, message, format, confirmable);
     Some((observation.holder, notification))

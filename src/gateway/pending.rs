@@ -46,6 +46,7 @@ pub(super) enum Pending {
     Subscribe {
         exchange: Option<ExchangeId>,
         arrived: Instant,
+        accept: Option<u16>,
         observation: ObservationId,
     },
     /// The broker's word on the subscription of an observation that moved here.

@@ -141,7 +141,8 @@ impl Gateway {
                 Some(operation.ok_or_else(|| Response::new(Code::METHOD_NOT_ALLOWED))?)
             }
         };
-        if request.accept.is_some_and(|format| !content::is_known(format)) {
+        // What is retained may have any format that its publisher chose, so a read is judged once it is known.
+        if operation != Some(Operation::Read) && !content::is_acceptable(request.accept) {
             return Err(Response::new(Code::NOT_ACCEPTABLE));
         }
         let params = Params::parse(&request.query).map_err(|error| bad_request(error.to_string()))?;

@@ -315,7 +315,7 @@ fn silence_for_one_and_a_half_heartbeats_ends_a_connection_and_rejected_requests
 }
 
 #[test]
-fn an_observer_that_is_never_heard_of_is_checked_with_a_confirmable_notification() {
+fn an_observer_that_is_never_heard_of_is_checked_within_observe_check_and_no_later() {
     let mut settings = settings(1);
     settings.connection_required = false;
     settings.observe_check = Duration::from_secs(3600);
@@ -329,13 +329,32 @@ fn an_observer_that_is_never_heard_of_is_checked_with_a_confirmable_notification
         MessageType::NonConfirmable
     );
 
-    site.pass(Duration::from_secs(5401));
+    site.pass(Duration::from_secs(3599));
+    assert!(site.sent(0, 1000).is_empty());
+    site.pass(Duration::from_secs(2));
     let check = site.sent(0, 1000);
     assert_eq!(check[0].header.get_type(), MessageType::Confirmable);
     assert_eq!(check[0].payload, b"last");
     site.pass(Duration::from_secs(200));
     assert!(site.workers[0].subscriptions.is_empty());
     assert!(site.subscriptions.is_empty());
+}
+
+#[test]
+fn news_late_in_observe_check_is_the_check() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    settings.observe_check = Duration::from_secs(3600);
+    let mut site = Site::with(settings);
+    let mut observe = site.request(RequestType::Get, "ps/t", &[]);
+    observe.set_observe_value(0);
+    site.ask(0, 1000, &observe);
+    site.pass(Duration::from_secs(2399));
+    site.publish(&Site::message("t", b"early"));
+    site.pass(Duration::from_secs(2));
+    site.publish(&Site::message("t", b"late"));
+    let types: Vec<_> = site.sent(0, 1000).iter().map(|it| it.header.get_type()).collect();
+    assert_eq!(types, [MessageType::NonConfirmable, MessageType::Confirmable]);
 }
 
 #[test]

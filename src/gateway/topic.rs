@@ -10,7 +10,7 @@ use super::contract::Output;
 use super::metrics::PublishResult;
 use super::pending::{Parked, Pending, bad_request, unauthorized, unavailable};
 use super::request::{Found, Operation, Stage, Step};
-use super::settings::DefaultQos;
+use super::settings::{DefaultQos, NotifyType};
 use crate::bridge::content;
 use crate::bridge::contract::BrokerRequest;
 use crate::bridge::mountpoint::{self, Values};
@@ -67,10 +67,13 @@ impl Gateway {
             }
         };
         let caller = self.caller(parked.peer, holder, params, grant)?;
-        if self
-            .peers
-            .get(parked.peer)
-            .is_some_and(|peer| peer.client != caller.client)
+        // A client with a connection is known by that, and no longer than it lasts.
+        let by_name = matches!(caller.holder, Holder::Peer(_));
+        if by_name
+            && self
+                .peers
+                .get(parked.peer)
+                .is_some_and(|peer| peer.client != caller.client)
         {
             self.peers.set_client(parked.peer, caller.client.clone());
         }
@@ -249,11 +252,10 @@ impl Gateway {
             return Err(bad_request("observe needs a token of 1 to 8 bytes"));
         }
         let filter = filter_of(&caller, text)?;
-        let default = match self.settings.subscribe_qos {
-            DefaultQos::Fixed(qos) => qos,
-            coap @ DefaultQos::Coap => coap.of(request.confirmable),
+        let (qos, ceiling) = match self.settings.subscribe_qos {
+            DefaultQos::Fixed(qos) => (params.qos.unwrap_or(qos), Some(qos)),
+            coap @ DefaultQos::Coap => (params.qos.unwrap_or(coap.of(request.confirmable)), None),
         };
-        let qos = params.qos.unwrap_or(default);
         self.authorize(
             &caller,
             &Access {
@@ -269,9 +271,13 @@ impl Gateway {
             return Err(unavailable());
         }
         self.pending_room()?;
-        let ceiling = match self.settings.subscribe_qos {
-            DefaultQos::Fixed(qos) => Some(qos),
-            DefaultQos::Coap => None,
+        // Where each message's own QoS decides how it is notified, the broker must not lower it on the way here.
+        let by_message =
+            params.qos.or(ceiling).is_none() && matches!(self.settings.notify_type, NotifyType::Qos);
+        let subscribe_qos = if by_message {
+            qos.max(Qos::AtLeastOnce)
+        } else {
+            qos
         };
         let terms = Terms {
             token: request.token,
@@ -280,7 +286,7 @@ impl Gateway {
             mounted: caller.prefix.len(),
             qos: params.qos,
             ceiling,
-            subscribe_qos: qos,
+            subscribe_qos,
             no_local: params.no_local,
             client: caller.client,
             username: caller.username,
@@ -301,6 +307,7 @@ impl Gateway {
         let pending = Pending::Subscribe {
             exchange: Some(parked.exchange),
             arrived: parked.arrived,
+            accept: request.accept,
             observation: inserted.id,
         };
         let ticket = self.wait(pending)?;
@@ -309,7 +316,7 @@ impl Gateway {
             ticket,
             filter_id,
             filter,
-            qos,
+            qos: subscribe_qos,
             retained,
         };
         self.outputs.push_back(Output::Broker(subscribe));

@@ -10,7 +10,7 @@ use crate::PLAIN;
 use crate::http::{ask, delete, get, send};
 use crate::site::Served;
 use crate::support::coap::{Message, code, option, typ};
-use crate::support::{Client, wait_until};
+use crate::support::{Client, Request, wait_until};
 
 const CONNECTED: &str =
     "[coap]\nconnection_required = true\n[listeners.udp.default]\nbind = \"127.0.0.1:0\"\n";
@@ -143,6 +143,22 @@ fn a_peer_without_a_connection_is_listed_too() {
         (&shown["connection"], &shown["subscriptions"]),
         (&json!(false), &json!(1))
     );
+}
+
+#[test]
+fn a_client_whose_connection_ended_is_no_longer_shown_as_online() {
+    let served = Served::start(CONNECTED);
+    let mut client = Client::udp(served.coap[0]);
+    let token = client.create("k");
+    let who = format!("clientid=k&token={token}");
+    client.observe(&format!("ps/t?{who}"));
+    client.publish(&format!("ps/t?{who}"), "1");
+    get(served.address, "/api/v1/clients/k").expect(200);
+    let close = Request::delete(&format!("mqtt/connection?{who}"));
+    client.request(&close).expect(code::DELETED);
+    get(served.address, "/api/v1/clients/k").error(404, "not_found");
+    let page = get(served.address, "/api/v1/clients").expect(200).json();
+    assert_eq!(names(&page), Vec::<String>::new());
 }
 
 #[test]

@@ -67,13 +67,13 @@ fn a_silent_observer_of_non_notifications_stays(kind: Kind) {
 }
 
 fn a_silent_observer_is_checked_with_a_con(kind: Kind) {
-    let gateway = Gateway::start(Config::new().coap("observe_check = \"2s\""));
+    let gateway = Gateway::start(Config::new().coap("observe_check = \"3s\""));
     let mut client = gateway.client(kind);
     let observation = client.observe("ps/a?qos=0");
     let mut publisher = gateway.client(kind);
     publisher.publish("ps/a", "soon");
     assert_eq!(client.notification(&observation.token).typ, typ::NON);
-    // Behind the check, and before the gateway loses patience and checks without news, at one and a half times that.
+    // Late enough for news to be the check, and before the gateway checks without news.
     sleep(ms(2300));
     publisher.publish("ps/a", "late");
     let late = client.notification(&observation.token);

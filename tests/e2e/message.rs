@@ -21,6 +21,8 @@ each_transport!(
     if_match_and_if_none_match_are_not_passed_over,
     proxying_is_not_supported,
     accept_is_honoured,
+    an_observer_is_not_shown_a_format_that_it_does_not_accept,
+    a_format_without_a_known_media_type_is_accepted_where_it_is_there,
     no_response_is_honoured,
     one_datagram_carries_one_message,
 );
@@ -316,6 +318,45 @@ fn accept_is_honoured(kind: Kind) {
     client
         .request(&Request::get("ps/none").uint(option::ACCEPT, 50))
         .expect(code::NOT_FOUND);
+}
+
+fn an_observer_is_not_shown_a_format_that_it_does_not_accept(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    client
+        .request(&Request::put("ps/a?retain=1").format(60).payload("x"))
+        .expect(code::CHANGED);
+    let observe = |accept: u32, token: &[u8]| {
+        let request = Request::get("ps/a").observe(0).token(token);
+        request.uint(option::ACCEPT, accept)
+    };
+    let refused = client.request(&observe(50, b"json")).expect(code::NOT_ACCEPTABLE);
+    assert_eq!(refused.observe(), None);
+    gateway.metric_becomes("subscriptions", &[], 0.0);
+    let taken = client.request(&observe(60, b"cbor")).expect(code::CONTENT);
+    assert_eq!((taken.format(), taken.text().as_str()), (Some(60), "x"));
+    assert!(taken.observe().is_some());
+}
+
+fn a_format_without_a_known_media_type_is_accepted_where_it_is_there(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    client
+        .request(&Request::put("ps/a?retain=1").format(65_000).payload("x"))
+        .expect(code::CHANGED);
+    let get = |path: &str, accept: u32| Request::get(path).uint(option::ACCEPT, accept);
+    let answer = client.request(&get("ps/a", 65_000)).expect(code::CONTENT);
+    assert_eq!(answer.format(), Some(65_000));
+    client.request(&get("ps/a", 65_001)).expect(code::NOT_ACCEPTABLE);
+    client
+        .request(&get("ps/none", 65_000))
+        .expect(code::NOT_ACCEPTABLE);
+    client.publish("ps/plain?retain=1", "x");
+    client
+        .request(&get("ps/plain", 65_000))
+        .expect(code::NOT_ACCEPTABLE);
+    let publish = Request::post("ps/a").payload("y").uint(option::ACCEPT, 65_000);
+    client.request(&publish).expect(code::NOT_ACCEPTABLE);
 }
 
 /// What a request with No-Response comes to: the codes of the answers within a while.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Mosquitto, PATIENCE, Peer, free_port, payload};
 use crate::outage::PERSISTENT;
-use crate::support::{Client, Config, Gateway, Kind, Request, code, option, wait_until};
+use crate::support::{Client, Config, Gateway, Kind, Request, code, option, typ, wait_until};
 use crate::transport::write_pki;
 
 const CLIENTS: usize = 10;
@@ -369,4 +369,26 @@ fn observe(client: &mut Client, topic: &str) -> (u8, Option<u32>) {
     let request = Request::get(&format!("ps/{topic}")).observe(0).token(b"watch");
     let answer = client.try_request(&request, PATIENCE).expect("an answer");
     (answer.code, answer.uint(option::MAX_AGE))
+}
+
+#[test]
+fn the_type_of_a_notification_does_not_hang_on_what_others_subscribed_with() {
+    let mosquitto = Mosquitto::start();
+    let gateway = Gateway::start(config(&mosquitto, "0"));
+    let mut publisher = gateway.client(Kind::Udp);
+    let mut client = gateway.client(Kind::Udp);
+    let request = Request::get("ps/t").observe(0).token(b"non").non();
+    client.request(&request).expect(code::CONTENT);
+    let mut typed = |qos: u8| {
+        publisher.publish(&format!("ps/t?qos={qos}"), "x");
+        client.notification(b"non").typ
+    };
+    for (qos, expected) in [(0, typ::NON), (1, typ::CON), (2, typ::CON)] {
+        assert_eq!(typed(qos), expected, "alone, message of QoS {qos}");
+    }
+    let mut other = gateway.client(Kind::Udp);
+    other.observe("ps/t?qos=2");
+    for (qos, expected) in [(0, typ::NON), (1, typ::CON), (2, typ::CON)] {
+        assert_eq!(typed(qos), expected, "beside another, message of QoS {qos}");
+    }
 }
