@@ -16,7 +16,7 @@ function facts(client) {
     ["Handshake", client.dtls && `${age(client.dtls.age_seconds)} ago${client.dtls.resumed ? ", resumed" : ""}`],
     ["First seen", `${age(client.age_seconds)} ago`],
     ["Heard of", `${age(client.idle_seconds)} ago`],
-    ["Sent again", `${client.retransmissions} times`],
+    ["Sent again", client.retransmissions === 1 ? "once" : `${client.retransmissions} times`],
   ];
   return list.filter(([, value]) => value).flatMap(([label, value]) => [h("dt", {}, label), h("dd", {}, value)]);
 }
