@@ -26,7 +26,7 @@ build: packages-build ## Build the release binary
 	$(CARGO) build --release --locked
 
 test: packages-test clients ## Run every test: unit, end to end, hostile, interoperability
-	$(CARGO) test --locked --no-fail-fast
+	$(CARGO) test --workspace --locked --no-fail-fast
 
 test-browser: packages-build ## Try the dashboard in headless Chromium; pictures in target/browser/
 	@tests/support/packages.sh chromium nodejs npm
@@ -42,10 +42,10 @@ fmt: ## Check the formatting
 	$(CARGO) fmt --check
 
 lint: packages-build ## Run clippy on everything
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --locked --all-targets -- -D warnings
 
 doc: packages-build ## Build the documentation
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --locked --no-deps
 
 clients: packages-test ## Build the CoAP clients that no package has (under target/)
 	@tests/interop/clients.sh

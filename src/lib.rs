@@ -1,58 +1,28 @@
 //! Portcullis: a DTLS-first CoAP gateway for the network edge.
 //!
-//! ```text
-//! net ──> dtls ──> coap ──> policy ──> bridge ──> broker        a datagram on its way in
-//!  net <── dtls <── coap <────────────── bridge <── broker       a message on its way out
-//! ```
+//! This crate is the process: files to a running node ([`daemon`]) and the commands ([`cli`]). What a datagram goes through are
+//! the crates under `crates/`, named here as one library for tests and benches:
 //!
-//! | folder | kind | what it knows |
+//! | crate | kind | what it knows |
 //! |---|---|---|
-//! | [`types`] | core | words all others share |
+//! | `proto` | pure | [`types`], [`coap`], [`policy`], [`bridge`], and [`gateway`], which composes them |
+//! | [`dtls`] | pure | datagram to plaintext and identity, and back |
 //! | [`net`] | edge | sockets, batches of datagrams, errno judgement |
-//! | [`dtls`] | core | datagram to plaintext and identity, and back |
-//! | [`coap`] | core | plaintext to exchange: message layer, block-wise, observe |
-//! | [`policy`] | core | connections and tokens, authentication verdicts, ACL, rates |
-//! | [`bridge`] | core | resource to topic: publish, subscribe, retained, notify |
-//! | [`gateway`] | core | those four composed: one `Input`, one `Output`, one deadline |
 //! | [`broker`] | edge | the embedded broker, and MQTT upstream |
 //! | [`auth`] | edge | authentication backends: users file, HTTP, JSON Web Tokens |
-//! | [`admin`] | edge | metrics, health, HTTP API |
-//! | [`config`], [`daemon`], [`cli`] | edge | files to checked types; the process; the commands |
+//! | [`config`] | edge | files to checked types |
+//! | [`admin`] | edge | metrics, health, HTTP API, dashboard |
 //!
-//! The core takes `now` and an input and returns outputs; `tests/arch.rs` keeps it so.
+//! Dependencies point one way: `proto` knows none of the others.
 
-pub mod types;
-
-pub mod net;
-
-pub mod dtls;
-
-pub mod coap;
-
-pub mod policy;
-
-pub mod bridge;
-
-pub mod gateway;
-
-pub mod broker;
-
-pub mod auth;
-
-pub mod admin;
-
-pub mod config;
+pub use portcullis_admin as admin;
+pub use portcullis_auth as auth;
+pub use portcullis_broker as broker;
+pub use portcullis_config as config;
+pub use portcullis_dtls as dtls;
+pub use portcullis_net as net;
+pub use portcullis_proto::{bridge, coap, gateway, labels, policy, session, types};
 
 pub mod daemon;
 
 pub mod cli;
-
-/// A point in time for tests to count from.
-#[cfg(test)]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "tests need one instant to start from; the core never reads it"
-)]
-pub(crate) fn clock_for_tests() -> std::time::Instant {
-    std::time::Instant::now()
-}

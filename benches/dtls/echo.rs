@@ -51,7 +51,7 @@ impl Core for DtlsEcho {
                 while let Some(event) = self.listener.poll_event() {
                     if let DtlsEvent::Plaintext { session, range } = event {
                         self.listener
-                            .send(now, session, &self.buffer[range], &mut self.transmits)
+                            .send(session, &self.buffer[range], &mut self.transmits)
                             .unwrap();
                     }
                 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use portcullis::dtls::contract::{DtlsEvent, DtlsSettings};
 use portcullis::dtls::{
-    CertIdentity, DtlsContext, DtlsListener, DtlsMaterial, DtlsMetrics, DtlsShared, PskStore, TicketKeys,
-    Verify,
+    CertIdentity, ContextCell, DtlsContext, DtlsListener, DtlsMaterial, DtlsMetrics, DtlsShared, PskStore,
+    TicketKeys, Verify,
 };
 use portcullis::types::{ListenerId, PeerAddr, Transmits, WorkerId};
 
@@ -31,7 +31,7 @@ pub fn listener(material: &DtlsMaterial) -> DtlsListener {
     DtlsListener::new(
         ListenerId(0),
         WorkerId(0),
-        Arc::new(DtlsContext::new(material).unwrap()),
+        ContextCell::new(Arc::new(DtlsContext::new(material).unwrap())),
         settings(),
         [1; 32],
         DtlsShared::new([2; 32], Instant::now()),

@@ -19,7 +19,7 @@ use openssl::ssl::SslContext;
 use portcullis::dtls::aead::{Aead, Seal};
 use portcullis::dtls::contract::{DtlsEvent, DtlsSettings};
 use portcullis::dtls::{
-    CertIdentity, DtlsContext, DtlsListener, DtlsMaterial, DtlsMetrics, DtlsShared, PskStore, TicketKeys, Verify,
+    ContextCell,    CertIdentity, DtlsContext, DtlsListener, DtlsMaterial, DtlsMetrics, DtlsShared, PskStore, TicketKeys, Verify,
 };
 use portcullis::types::{ListenerId, PeerAddr, Transmits, WorkerId};
 
@@ -94,7 +94,7 @@ fuzz_target!(|data: &[u8]| {
     let mut listener = DtlsListener::new(
         ListenerId(0),
         WorkerId(1),
-        context(),
+        ContextCell::new(context()),
         settings,
         [*first; 32],
         DtlsShared::new([9; 32], now),

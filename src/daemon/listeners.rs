@@ -1,14 +1,15 @@
 //! Listeners that come and go while the process runs: sockets to the workers, and to the service manager.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::admin::expose::ListenerNames;
-use crate::gateway::DtlsParts;
 use crate::gateway::contract::ControlRequest;
 use crate::net::GroupSpec;
+use crate::session::SecureSource;
 use crate::types::ListenerId;
 
 use super::manager;
@@ -37,7 +38,7 @@ pub enum ListenerStep {
 pub struct NewListener {
     pub(super) opening: Opening,
     /// Of one whose id is new: what each worker needs to speak DTLS.
-    pub(super) dtls: Option<Vec<Option<DtlsParts>>>,
+    pub(super) dtls: Option<Vec<Option<Arc<dyn SecureSource>>>>,
 }
 
 /// Does all of it, in order.

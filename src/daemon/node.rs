@@ -25,7 +25,7 @@ use crate::broker::{
 };
 use crate::coap::CoapMetrics;
 use crate::config::{self, BrokerUrl, Config, Problems};
-use crate::dtls::{DtlsShared, TicketKeys};
+use crate::dtls::{ContextCell, DtlsContext, DtlsShared, TicketKeys};
 use crate::gateway::contract::ControlRequest;
 use crate::gateway::metrics::GatewayMetrics;
 use crate::gateway::{Gateway, Parts, Shared};
@@ -67,6 +67,8 @@ pub struct Node {
     pub(super) in_force: Arc<Mutex<Arc<Config>>>,
     pub(super) admin: Option<AdminServer>,
     pub(super) materials: Materials,
+    /// By listener: where its workers get what [`Materials::contexts`] has.
+    pub(super) contexts: Vec<Option<Arc<ContextCell>>>,
     pub(super) tickets: TicketKeys,
     pub(super) shared: Arc<DtlsShared>,
     pub(super) sources: Arc<Shared>,
@@ -85,6 +87,11 @@ pub struct Node {
     pub(super) certificates: Arc<Certificates>,
     pub(super) reloads: Arc<Reloads>,
     pub(super) on_ready: Option<OnReady>,
+}
+
+fn cells(materials: &Materials) -> Vec<Option<Arc<ContextCell>>> {
+    let cell = |context: &Option<Arc<DtlsContext>>| Some(ContextCell::new(Arc::clone(context.as_ref()?)));
+    materials.contexts.iter().map(cell).collect()
 }
 
 impl Node {
@@ -137,6 +144,7 @@ impl Node {
             in_force: Arc::new(Mutex::new(Arc::clone(&config))),
             admin: None,
             config,
+            contexts: cells(&materials),
             materials,
             tickets,
         })
@@ -259,8 +267,8 @@ impl Assembly for Node {
             .config
             .listeners
             .iter()
-            .zip(&self.materials.contexts)
-            .map(|(listener, context)| self.dtls_parts(&listener.name, context.as_ref()?))
+            .zip(&self.contexts)
+            .map(|(listener, contexts)| Some(self.dtls_source(&listener.name, contexts.as_ref()?)))
             .collect();
         let parts = Parts {
             worker,

@@ -7,10 +7,10 @@ use crate::admin::api::handle::{ListenerState, Reloaded};
 use crate::admin::api::restart::needs_restart;
 use crate::auth::settings::BackendSettings;
 use crate::config::{self, Config, Loaded, Places, Problem, Problems, Severity};
-use crate::dtls::{DtlsContext, DtlsMetrics, TicketKeys};
-use crate::gateway::DtlsParts;
+use crate::dtls::{ContextCell, DtlsContext, DtlsMetrics, DtlsSource, TicketKeys};
 use crate::gateway::contract::ControlRequest;
 use crate::gateway::settings::Settings;
+use crate::session::SecureSource;
 use crate::types::ListenerId;
 
 use super::build::Renewed;
@@ -55,13 +55,28 @@ impl Node {
         self.relist(&moves);
         let listeners = self.steps(moves);
         Ok(Renewed {
-            request: ControlRequest::Reconfigure {
-                settings: Arc::clone(&self.materials.settings),
-                contexts: self.materials.contexts.clone(),
-            },
+            request: self.reconfigure(),
             listeners,
             report,
         })
+    }
+
+    /// Puts the contexts where the workers find them, and the request that makes them look.
+    fn reconfigure(&mut self) -> ControlRequest {
+        for (id, context) in self.materials.contexts.iter().enumerate() {
+            let cell = context
+                .as_ref()
+                .map(|context| ContextCell::new(Arc::clone(context)));
+            match (self.contexts.get_mut(id), context) {
+                (Some(Some(cell)), Some(context)) => cell.set(Arc::clone(context)),
+                (Some(place), _) if cell.is_some() => *place = cell,
+                (Some(_), _) => {}
+                (None, _) => self.contexts.push(cell),
+            }
+        }
+        ControlRequest::Reconfigure {
+            settings: Arc::clone(&self.materials.settings),
+        }
     }
 
     /// New ticket keys, when the time of those in use is over and the disk takes them.
@@ -92,10 +107,7 @@ impl Node {
         self.materials.contexts = contexts.ok()?;
         self.tickets = tickets;
         tracing::info!("new keys for session tickets");
-        Some(ControlRequest::Reconfigure {
-            settings: Arc::clone(&self.materials.settings),
-            contexts: self.materials.contexts.clone(),
-        })
+        Some(self.reconfigure())
     }
 
     /// What the workers have to do for the listeners, counters for new ones included.
@@ -105,26 +117,26 @@ impl Node {
             .into_iter()
             .map(|(listener, spec)| ListenerStep::Close { listener, spec });
         let open = moves.open.into_iter().map(|opening| {
-            let dtls = opening.fresh.then(|| self.parts_of(&opening));
+            let dtls = opening.fresh.then(|| self.sources_of(&opening));
             ListenerStep::Open(NewListener { opening, dtls })
         });
         close.chain(open).collect()
     }
 
-    fn parts_of(&self, opening: &Opening) -> Vec<Option<DtlsParts>> {
+    fn sources_of(&self, opening: &Opening) -> Vec<Option<Arc<dyn SecureSource>>> {
         let spec = &opening.spec;
         self.names.add(spec.name.clone(), spec.transport);
-        let context = self.materials.contexts.get(usize::from(opening.listener.0));
-        let parts = || self.dtls_parts(&spec.name, context?.as_ref()?);
-        (0..spec.workers).map(|_| parts()).collect()
+        let contexts = self.contexts.get(usize::from(opening.listener.0));
+        let source = || Some(self.dtls_source(&spec.name, contexts?.as_ref()?));
+        (0..spec.workers).map(|_| source()).collect()
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "one of a plain UDP listener is none")]
-    pub(super) fn dtls_parts(&self, listener: &str, context: &Arc<DtlsContext>) -> Option<DtlsParts> {
+    /// What opens a listener on one worker, with counters of its own.
+    pub(super) fn dtls_source(&self, listener: &str, contexts: &Arc<ContextCell>) -> Arc<dyn SecureSource> {
         let metrics = Arc::new(DtlsMetrics::default());
         self.dtls.add(listener, Arc::clone(&metrics));
-        Some(DtlsParts {
-            context: Arc::clone(context),
+        Arc::new(DtlsSource {
+            contexts: Arc::clone(contexts),
             shared: Arc::clone(&self.shared),
             metrics,
         })
@@ -288,10 +300,11 @@ mod tests {
             .unwrap()
             .set_modified(yesterday)
             .unwrap();
-        let Some(ControlRequest::Reconfigure { contexts, .. }) = node.rotate_tickets() else {
-            panic!("no new keys after a day");
-        };
-        assert_eq!(contexts[0].as_ref().unwrap().psks().unwrap().len(), 1);
+        let before_rotation = node.contexts[0].as_ref().unwrap().current();
+        assert!(node.rotate_tickets().is_some(), "no new keys after a day");
+        let context = node.contexts[0].as_ref().unwrap().current();
+        assert!(!Arc::ptr_eq(&context, &before_rotation));
+        assert_eq!(context.psks().unwrap().len(), 1);
         assert_ne!(fs::read(&tickets).unwrap(), before);
         assert!(node.rotate_tickets().is_none());
     }

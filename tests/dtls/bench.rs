@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use portcullis::dtls::contract::{CloseReason, DtlsEvent, DtlsSettings, SessionId};
 use portcullis::dtls::metrics::{HandshakeResult, RecordDrop};
+use portcullis::dtls::suite::Suite;
 use portcullis::dtls::{
-    CertIdentity, DtlsContext, DtlsListener, DtlsMaterial, DtlsMetrics, DtlsShared, PskStore, TicketKeys,
-    Verify,
+    CertIdentity, ContextCell, DtlsContext, DtlsListener, DtlsMaterial, DtlsMetrics, DtlsShared, PskStore,
+    TicketKeys, Verify,
 };
+use portcullis::types::reason::Label as _;
 use portcullis::types::{Identity, ListenerId, PeerAddr, Transmits, WorkerId};
 
 use crate::dtls_client::{ClientConfig, DtlsClient};
@@ -56,6 +58,12 @@ pub fn material() -> DtlsMaterial {
     }
 }
 
+/// The name at IANA of a suite that OpenSSL calls so.
+pub fn iana(openssl: &str) -> &'static str {
+    let of = |suite: &&Suite| suite.openssl_name() == openssl;
+    Suite::ALL.iter().find(of).unwrap().label()
+}
+
 pub fn settings() -> DtlsSettings {
     DtlsSettings {
         handshake_timeout: Duration::from_secs(15),
@@ -79,6 +87,7 @@ pub enum Seen {
 
 pub struct Server {
     pub listener: DtlsListener,
+    contexts: Arc<ContextCell>,
     pub metrics: Arc<DtlsMetrics>,
     pub now: Instant,
     pub transmits: Transmits,
@@ -102,11 +111,11 @@ impl Server {
         shared: Arc<DtlsShared>,
     ) -> Self {
         let metrics = Arc::new(DtlsMetrics::default());
-        let context = Arc::new(DtlsContext::new(material).unwrap());
+        let contexts = ContextCell::new(Arc::new(DtlsContext::new(material).unwrap()));
         let listener = DtlsListener::new(
             ListenerId(3),
             WorkerId(worker),
-            context,
+            Arc::clone(&contexts),
             settings.clone(),
             [worker + 1; 32],
             shared,
@@ -114,11 +123,18 @@ impl Server {
         );
         Self {
             listener,
+            contexts,
             metrics,
             now,
             transmits: Transmits::default(),
             seen: Vec::new(),
         }
+    }
+
+    /// Puts other keys and certificates in force.
+    pub fn renew(&mut self, context: DtlsContext) {
+        self.contexts.set(Arc::new(context));
+        self.listener.reconfigure(settings(), &mut self.transmits);
     }
 
     /// Hands in a datagram and returns those that answer it.
@@ -210,7 +226,7 @@ impl Server {
         let heard = self.seen[before..].contains(&Seen::Plaintext(session, b"hello gateway".to_vec()));
         if self
             .listener
-            .send(self.now, session, b"hello device", &mut self.transmits)
+            .send(session, b"hello device", &mut self.transmits)
             .is_err()
         {
             return false;

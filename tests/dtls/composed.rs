@@ -8,13 +8,13 @@ use portcullis::bridge::contract::BrokerRequest;
 use portcullis::coap::CoapMetrics;
 use portcullis::coap::contract::CoapSettings;
 use portcullis::dtls::contract::{CloseReason, DtlsSettings};
-use portcullis::dtls::{DtlsContext, DtlsMetrics, DtlsShared};
+use portcullis::dtls::{ContextCell, DtlsContext, DtlsMetrics, DtlsShared, DtlsSource};
 use portcullis::gateway::contract::{ControlRequest, Input, Output};
 use portcullis::gateway::metrics::GatewayMetrics;
 use portcullis::gateway::settings::{
     DefaultQos, DtlsListenerSettings, IdentityUse, ListenerSettings, NotifyType, OnClose, Settings,
 };
-use portcullis::gateway::{DtlsParts, Gateway, Parts, Shared};
+use portcullis::gateway::{Gateway, Parts, Shared};
 use portcullis::policy::acl::Acl;
 use portcullis::policy::authentication::Verdict;
 use portcullis::policy::authorization::{Authorizer, NoMatch};
@@ -64,7 +64,6 @@ struct House {
     gateway: Gateway,
     now: std::time::Instant,
     settings: Arc<Settings>,
-    context: Arc<DtlsContext>,
     dtls: Arc<DtlsMetrics>,
     metrics: Arc<GatewayMetrics>,
     logins: Vec<u64>,
@@ -75,17 +74,16 @@ impl House {
     fn new(transport: DtlsSettings) -> Self {
         let now = start();
         let settings = Arc::new(settings(transport));
-        let context = Arc::new(DtlsContext::new(&material()).unwrap());
         let (dtls, metrics) = (Arc::new(DtlsMetrics::default()), Arc::new(GatewayMetrics::new(1)));
         let parts = Parts {
             worker: WorkerId(0),
             settings: Arc::clone(&settings),
             shared: Arc::new(Shared::new(now, &settings, [2; 32])),
-            dtls: vec![Some(DtlsParts {
-                context: Arc::clone(&context),
+            dtls: vec![Some(Arc::new(DtlsSource {
+                contexts: ContextCell::new(Arc::new(DtlsContext::new(&material()).unwrap())),
                 shared: DtlsShared::new([9; 32], now),
                 metrics: Arc::clone(&dtls),
-            })],
+            }))],
             coap_metrics: Arc::new(CoapMetrics::new(1)),
             metrics: Arc::clone(&metrics),
             seed: [1; 32],
@@ -94,7 +92,6 @@ impl House {
             gateway: Gateway::new(now, parts),
             now,
             settings,
-            context,
             dtls,
             metrics,
             logins: Vec::new(),
@@ -169,7 +166,6 @@ impl House {
     fn reload(&mut self) {
         self.control(ControlRequest::Reconfigure {
             settings: Arc::clone(&self.settings),
-            contexts: vec![Some(Arc::clone(&self.context))],
         });
     }
 }

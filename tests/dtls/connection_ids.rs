@@ -36,7 +36,7 @@ fn exchange_at(server: &mut Server, client: &mut DtlsClient, session: SessionId,
     assert!(server.seen[before..].contains(&Seen::Plaintext(session, b"request of some length".to_vec())));
     server
         .listener
-        .send(server.now, session, b"answer", &mut server.transmits)
+        .send(session, b"answer", &mut server.transmits)
         .unwrap();
     for (to, datagram) in server.output() {
         assert_eq!(to, at.socket_addr());
@@ -210,10 +210,7 @@ fn a_new_address_gets_three_times_what_came_from_it_until_it_is_confirmed() {
     assert!(server.seen.contains(&Seen::AddressChanged(session, peer(2))));
     let mut sent = 0;
     let outcome = loop {
-        match server
-            .listener
-            .send(server.now, session, &[2; 40], &mut server.transmits)
-        {
+        match server.listener.send(session, &[2; 40], &mut server.transmits) {
             Ok(()) => {
                 sent += server
                     .output()
@@ -237,7 +234,7 @@ fn a_new_address_gets_three_times_what_came_from_it_until_it_is_confirmed() {
     for _ in 0..100 {
         server
             .listener
-            .send(server.now, session, &[2; 400], &mut server.transmits)
+            .send(session, &[2; 400], &mut server.transmits)
             .unwrap();
     }
 }

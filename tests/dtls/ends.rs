@@ -100,12 +100,7 @@ fn close_and_close_all_say_goodbye_without_an_event() {
     }
     assert!(a.is_closed());
     let send = |listener: &mut DtlsListener, session| {
-        listener.send(
-            start(),
-            session,
-            b"x",
-            &mut portcullis::types::Transmits::default(),
-        )
+        listener.send(session, b"x", &mut portcullis::types::Transmits::default())
     };
     assert_eq!(send(&mut server.listener, first), Err(SendError::NoSession));
     assert_eq!(send(&mut server.listener, second), Ok(()));

@@ -17,7 +17,7 @@ fn every_psk_suite_makes_a_session_that_talks() {
         let info = server.listener.session(session).unwrap();
         let identity = info.identity.unwrap();
         assert_eq!((&*identity.name, identity.proof), ("u1", Proof::Psk));
-        assert_eq!(info.suite.openssl_name(), suite);
+        assert_eq!(info.suite, iana(suite));
         assert!(!info.cid && !info.resumed);
         for _ in 0..100 {
             assert!(server.talks(&mut client, session, at), "{suite}");

@@ -278,7 +278,7 @@ fn one_send_is_one_datagram_up_to_the_limit_of_records() {
     for len in [0, 1, 1200, 5000, 16_384] {
         server
             .listener
-            .send(server.now, session, &vec![7; len], &mut server.transmits)
+            .send(session, &vec![7; len], &mut server.transmits)
             .unwrap();
         let out = server.output();
         assert_eq!(out.len(), 1);
@@ -287,7 +287,7 @@ fn one_send_is_one_datagram_up_to_the_limit_of_records() {
     }
     let result = server
         .listener
-        .send(server.now, session, &vec![7; 16_385], &mut server.transmits);
+        .send(session, &vec![7; 16_385], &mut server.transmits);
     assert_eq!(result, Err(SendError::TooLong));
     client.send(&[8; 16_384]);
     server.seen.clear();

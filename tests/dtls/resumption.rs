@@ -1,7 +1,5 @@
 //! Tickets: who gets one, what it is good for, and what it does not get around.
 
-use std::sync::Arc;
-
 use portcullis::dtls::metrics::{Alert, HandshakeResult};
 use portcullis::dtls::{DtlsContext, DtlsMaterial, TicketKeys, Verify};
 
@@ -91,10 +89,7 @@ fn does_not_come_back(left: &str) {
         psks: Some(psks(left)),
         ..material()
     };
-    let context = Arc::new(DtlsContext::new(&removed).unwrap());
-    server
-        .listener
-        .reconfigure(server.now, context, settings(), &mut server.transmits);
+    server.renew(DtlsContext::new(&removed).unwrap());
     server.output();
     let client = server.handshake(&config, peer(2));
     assert!(server.listener.is_empty());
@@ -173,10 +168,7 @@ fn rotated_ticket_keys_leave_sessions_and_the_rest_of_the_context_alone() {
         .unwrap()
         .with_ticket_keys(TicketKeys::new([9; 80]))
         .unwrap();
-    let rotated = Arc::new(rotated);
-    server
-        .listener
-        .reconfigure(server.now, rotated, settings(), &mut server.transmits);
+    server.renew(rotated);
     let (mut again, second) = server.establish(&config, peer(2));
     assert!(!again.is_resumed());
     let config = ClientConfig {

@@ -313,7 +313,7 @@ fn an_unsubscription_is_never_lost() {
         peer.send_to(b"unsubscribe", worker.addrs[0]).unwrap();
     }
     for number in 0..5 {
-        let request = worker.broker.as_mut().unwrap().next().unwrap();
+        let request = worker.broker.as_mut().unwrap().next_request().unwrap();
         assert!(matches!(request, BrokerRequest::Unsubscribe { filter_id } if filter_id.0 == number));
     }
     worker.stop(SECOND).unwrap();
@@ -324,7 +324,7 @@ fn an_answer_in_flight_is_given_before_a_worker_ends() {
     let mut worker = Running::start(&["127.0.0.1:0"], 8, Asking::default);
     let peer = client();
     peer.send_to(b"publish", worker.addrs[0]).unwrap();
-    let Some(BrokerRequest::Publish { ticket, .. }) = worker.broker.as_mut().unwrap().next() else {
+    let Some(BrokerRequest::Publish { ticket, .. }) = worker.broker.as_mut().unwrap().next_request() else {
         panic!("no publish");
     };
     worker
@@ -341,7 +341,7 @@ fn an_answer_in_flight_is_given_before_a_worker_ends() {
     });
     assert_eq!(read(&peer), b"Err(Quota)");
     worker.thread.join().unwrap().unwrap();
-    assert!(worker.broker.as_mut().unwrap().next().is_none());
+    assert!(worker.broker.as_mut().unwrap().next_request().is_none());
 }
 
 #[test]
@@ -353,7 +353,7 @@ fn a_broker_that_does_not_answer_does_not_keep_a_worker_from_ending() {
         ..Asking::default()
     });
     client().send_to(b"publish", worker.addrs[0]).unwrap();
-    assert!(worker.broker.as_mut().unwrap().next().is_some());
+    assert!(worker.broker.as_mut().unwrap().next_request().is_some());
     worker.stop(Duration::from_millis(200)).unwrap();
     assert_eq!(*log.lock().unwrap(), ["datagram", "drain"]);
 }

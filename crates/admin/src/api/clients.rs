@@ -1,0 +1,329 @@
+//! `clients`: list, show, kick.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use portcullis_proto::gateway::contract::{ClientInfo, ControlAnswer, ControlRequest, ObservationInfo};
+use portcullis_proto::types::{ClientId, Transport, WorkerId};
+
+use super::error::{ApiError, ErrorBody};
+use super::extract::{Params, Path};
+use super::handle::{ListenerState, Moment};
+use super::listing::{self, Filter};
+use super::subscriptions::Subscription;
+use super::{Api, ask, rfc3339};
+
+/// Most clients on one page.
+const MAX_LIMIT: usize = 10_000;
+
+/// A client: a connection, or a peer without one.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Client {
+    /// Its client id; none for a peer that never named or proved one.
+    pub clientid: Option<String>,
+    /// The user name that it was authenticated with.
+    pub username: Option<String>,
+    /// The listener it came to.
+    pub listener: String,
+    /// `udp` or `dtls`.
+    pub transport: String,
+    /// Its address and port; none while its DTLS session is gone.
+    pub address: Option<String>,
+    /// Whether it has a connection (connection mode).
+    pub connection: bool,
+    /// Whether it can be reached now.
+    pub online: bool,
+    /// What its DTLS handshake proved.
+    pub identity: Option<ProvedIdentity>,
+    /// Its DTLS session.
+    pub dtls: Option<DtlsSession>,
+    /// When it was first seen (RFC 3339).
+    pub created_at: String,
+    /// How long ago that was.
+    pub age_seconds: u64,
+    /// When it was last heard of (RFC 3339).
+    pub seen_at: String,
+    /// How long ago that was.
+    pub idle_seconds: u64,
+    /// How many observations it has.
+    pub subscriptions: usize,
+    /// How often something was sent to it again because it was not acknowledged, since it is at this address or on this DTLS
+    /// session.
+    #[serde(default)]
+    pub retransmissions: u64,
+}
+
+/// An identity and how it was proved.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ProvedIdentity {
+    /// The PSK identity, or the name in the certificate.
+    pub name: String,
+    /// `psk` or `certificate`.
+    pub proof: String,
+}
+
+/// A DTLS session.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DtlsSession {
+    /// The cipher suite, by its name at IANA.
+    pub cipher: String,
+    /// Whether it has a Connection ID (RFC 9146).
+    pub cid: bool,
+    /// Whether it was resumed by ticket.
+    pub resumed: bool,
+    /// When its handshake ended (RFC 3339).
+    pub established_at: String,
+    /// How long ago that was.
+    pub age_seconds: u64,
+}
+
+/// A client with its observations.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ClientDetail {
+    /// The client.
+    #[serde(flatten)]
+    pub client: Client,
+    /// Its observations.
+    pub observations: Vec<Subscription>,
+}
+
+/// A page of clients.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ClientPage {
+    /// The clients.
+    pub data: Vec<Client>,
+    /// Where in the list they stand.
+    pub meta: PageMeta,
+}
+
+/// Where in a list a page stands.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct PageMeta {
+    /// Which page, from 1.
+    pub page: usize,
+    /// Clients per page.
+    pub limit: usize,
+    /// Clients in all that fit; only on the last page, because counting takes a walk through all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<usize>,
+    /// Whether there is another page.
+    pub hasnext: bool,
+}
+
+/// Which clients, and which part of the list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// Which page, from 1.
+    #[serde(default = "one")]
+    #[param(default = 1, minimum = 1)]
+    page: usize,
+    /// Clients per page, 1 to 10000.
+    #[serde(default = "hundred")]
+    #[param(default = 100, minimum = 1, maximum = 10_000)]
+    limit: usize,
+    /// Only this client id.
+    clientid: Option<String>,
+    /// Only client ids with this in them.
+    like_clientid: Option<String>,
+    /// Only this user name.
+    username: Option<String>,
+    /// Only this listener, by name.
+    listener: Option<String>,
+    /// Only `udp` or `dtls`.
+    transport: Option<String>,
+}
+
+const fn one() -> usize {
+    1
+}
+
+const fn hundred() -> usize {
+    100
+}
+
+impl ListQuery {
+    fn filter(self) -> Result<Filter, ApiError> {
+        let client = match &self.clientid {
+            Some(id) => Some(client_id(id)?),
+            None => None,
+        };
+        let transport = match self.transport.as_deref() {
+            None => None,
+            Some(word) => Some(transport(word).ok_or_else(|| {
+                ApiError::bad_request(format!("transport is `udp` or `dtls`, not {word:?}"))
+            })?),
+        };
+        Ok(Filter {
+            client,
+            like_client: self.like_clientid,
+            username: self.username,
+            listener: self.listener,
+            transport,
+        })
+    }
+}
+
+pub(super) fn transport(word: &str) -> Option<Transport> {
+    [Transport::Udp, Transport::Dtls]
+        .into_iter()
+        .find(|transport| transport.label() == word)
+}
+
+pub(super) fn client_id(text: &str) -> Result<ClientId, ApiError> {
+    ClientId::new(text)
+        .ok_or_else(|| ApiError::bad_request("a client id is 1 to 128 bytes of UTF-8 without NUL"))
+}
+
+/// List clients
+#[utoipa::path(
+    get,
+    path = "/api/v1/clients",
+    tag = "clients",
+    params(ListQuery),
+    responses((status = 200, body = ClientPage), (status = 400, body = ErrorBody))
+)]
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    Params(query): Params<ListQuery>,
+) -> Result<Json<ClientPage>, ApiError> {
+    let (page, limit) = (query.page, query.limit);
+    if page == 0 || !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(ApiError::bad_request(format!(
+            "page counts from 1, and limit is 1 to {MAX_LIMIT}"
+        )));
+    }
+    let filter = query.filter()?;
+    let found = listing::find(&api, &filter, (page - 1).saturating_mul(limit), limit).await?;
+    let (now, listeners) = (api.site.now(), api.site.listeners());
+    Ok(Json(ClientPage {
+        data: found
+            .clients
+            .iter()
+            .map(|client| Client::of(client, &now, &listeners))
+            .collect(),
+        meta: PageMeta {
+            page,
+            limit,
+            count: found.total,
+            hasnext: found.more,
+        },
+    }))
+}
+
+/// Show one client
+#[utoipa::path(
+    get,
+    path = "/api/v1/clients/{id}",
+    tag = "clients",
+    params(("id" = String, Path, description = "The client id")),
+    responses((status = 200, body = ClientDetail), (status = 404, body = ErrorBody))
+)]
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+) -> Result<Json<ClientDetail>, ApiError> {
+    let (_, info, observations) = locate(&api, &client_id(&id)?).await?;
+    let (now, listeners) = (api.site.now(), api.site.listeners());
+    Ok(Json(ClientDetail {
+        client: Client::of(&info, &now, &listeners),
+        observations: observations
+            .iter()
+            .map(|observation| Subscription::of(observation, &now))
+            .collect(),
+    }))
+}
+
+/// Kick a client
+///
+/// Ends its connection and its DTLS session, with close_notify, and all of its observations.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/clients/{id}",
+    tag = "clients",
+    params(("id" = String, Path, description = "The client id")),
+    responses((status = 204), (status = 404, body = ErrorBody))
+)]
+pub(super) async fn kick(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let client = client_id(&id)?;
+    let mut kicked = false;
+    for worker in (0..api.site.workers()).map(WorkerId) {
+        let request = ControlRequest::Kick {
+            client: client.clone(),
+        };
+        kicked |= matches!(ask(&api, worker, request).await?, ControlAnswer::Done);
+    }
+    if kicked {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(no_client(&client))
+    }
+}
+
+/// The worker that has a client, and what it knows of it. A worker that can reach it comes before one that cannot.
+pub(super) async fn locate(
+    api: &Api,
+    client: &ClientId,
+) -> Result<(WorkerId, ClientInfo, Vec<ObservationInfo>), ApiError> {
+    let mut found = None;
+    for worker in (0..api.site.workers()).map(WorkerId) {
+        let request = ControlRequest::Show {
+            client: client.clone(),
+        };
+        if let ControlAnswer::Client(info, observations) = ask(api, worker, request).await? {
+            let reachable = info.address.is_some();
+            if reachable || found.is_none() {
+                found = Some((worker, *info, observations));
+            }
+            if reachable {
+                break;
+            }
+        }
+    }
+    found.ok_or_else(|| no_client(client))
+}
+
+pub(super) fn no_client(client: &ClientId) -> ApiError {
+    ApiError::not_found(format!("there is no client {:?}", client.as_str()))
+}
+
+impl Client {
+    fn of(info: &ClientInfo, now: &Moment, listeners: &[ListenerState]) -> Self {
+        let listener = listeners.get(usize::from(info.listener.0));
+        Self {
+            clientid: info.client.as_ref().map(ToString::to_string),
+            username: info.username.as_deref().map(str::to_owned),
+            listener: listener.map(|listener| listener.name.clone()).unwrap_or_default(),
+            transport: info.transport.label().to_owned(),
+            address: info.address.map(|address| address.to_string()),
+            connection: info.connected,
+            online: info.address.is_some(),
+            identity: info.identity.as_ref().map(|identity| ProvedIdentity {
+                name: identity.name.to_string(),
+                proof: identity.proof.label().to_owned(),
+            }),
+            dtls: info.session.as_ref().map(|session| DtlsSession {
+                cipher: session.suite.to_owned(),
+                cid: session.cid,
+                resumed: session.resumed,
+                established_at: rfc3339(now.wall_of(session.established_at)),
+                age_seconds: now.since(session.established_at).as_secs(),
+            }),
+            created_at: rfc3339(now.wall_of(info.since)),
+            age_seconds: now.since(info.since).as_secs(),
+            seen_at: rfc3339(now.wall_of(info.seen_at)),
+            idle_seconds: now.since(info.seen_at).as_secs(),
+            subscriptions: info.observations,
+            retransmissions: info.retransmissions,
+        }
+    }
+}

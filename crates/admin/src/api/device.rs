@@ -1,0 +1,332 @@
+//! `clients/{id}/request`: a CoAP request to a device.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use base64ct::{Base64, Encoding as _};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use portcullis_config::quantity::parse_duration;
+use portcullis_proto::bridge::content;
+use portcullis_proto::coap::contract::{Code, OutgoingRequest, RequestError, Response};
+use portcullis_proto::gateway::contract::{ControlAnswer, ControlRequest};
+
+use super::clients::{client_id, locate, no_client};
+use super::error::{ApiError, ErrorBody};
+use super::extract::{Body, Path};
+use super::{Api, ask_for};
+
+/// How long a device may take when the request does not say.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest time a device may take.
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Longest path segment or query option (RFC 7252, 5.10).
+const MAX_OPTION: usize = 255;
+
+const METHODS: [(&str, Code); 7] = [
+    ("get", Code::GET),
+    ("post", Code::POST),
+    ("put", Code::PUT),
+    ("delete", Code::DELETE),
+    ("fetch", Code::FETCH),
+    ("patch", Code::PATCH),
+    ("ipatch", Code::IPATCH),
+];
+
+/// A CoAP request to a device.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeviceRequest {
+    /// `get`, `post`, `put`, `delete`, `fetch`, `patch` or `ipatch`.
+    #[schema(min_length = 3)]
+    pub method: String,
+    /// The path: Uri-Path segments joined by `/`.
+    #[serde(default)]
+    #[schema(example = "/sensors/temperature")]
+    pub path: String,
+    /// The query: Uri-Query options, as a list or joined by `&`.
+    #[serde(default)]
+    pub query: Query,
+    /// The Content-Format of the payload: its number, or its media type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_format: Option<ContentFormat>,
+    /// The payload as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
+    /// The payload in Base64, instead of `payload`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_base64: Option<String>,
+    /// How long the device may take, such as `"10s"`, or seconds as a number; at most five minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Timeout>,
+}
+
+/// Uri-Query options.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Query {
+    /// One string for each option.
+    List(Vec<String>),
+    /// Options joined by `&`.
+    Joined(String),
+}
+
+impl Default for Query {
+    fn default() -> Self {
+        Self::List(Vec::new())
+    }
+}
+
+/// A Content-Format.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum ContentFormat {
+    /// Its number at IANA.
+    Number(u16),
+    /// Its media type.
+    MediaType(String),
+}
+
+/// A time.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Timeout {
+    /// In seconds.
+    Seconds(f64),
+    /// With a unit.
+    Text(String),
+}
+
+/// What a device answered.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(super) struct DeviceAnswer {
+    /// The response code, such as `2.05`. An error of the device (`4.04`) is an answer too.
+    #[schema(example = "2.05")]
+    pub code: String,
+    /// The number of the Content-Format.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_format: Option<u16>,
+    /// Max-Age in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<u32>,
+    /// The payload, when it is UTF-8 text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
+    /// The payload in Base64.
+    pub payload_base64: String,
+}
+
+/// Send a CoAP request to a device
+///
+/// Long payloads go and come block-wise. The request is confirmable and is sent to where the client is now.
+#[utoipa::path(
+    post,
+    path = "/api/v1/clients/{id}/request",
+    tag = "clients",
+    params(("id" = String, Path, description = "The client id")),
+    request_body = DeviceRequest,
+    responses(
+        (status = 200, body = DeviceAnswer),
+        (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody, description = "The client is away, or too many requests wait for it"),
+        (status = 502, body = ErrorBody, description = "The device answered RST, or nonsense"),
+        (status = 504, body = ErrorBody, description = "The device did not answer in time")
+    )
+)]
+pub(super) async fn request(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    Body(wanted): Body<DeviceRequest>,
+) -> Result<Json<DeviceAnswer>, ApiError> {
+    let client = client_id(&id)?;
+    let request = wanted.into_request(api.site.config().coap.blockwise.max_body_size.0)?;
+    let (worker, ..) = locate(&api, &client).await?;
+    // The worker itself gives up after the time-out; more than that much later only a worker that is stuck.
+    let patience = request.timeout + Duration::from_secs(5);
+    let question = ControlRequest::Request {
+        client: client.clone(),
+        request,
+    };
+    match ask_for(&api, worker, question, patience).await? {
+        ControlAnswer::Answered(Ok(response)) => Ok(Json(DeviceAnswer::of(&response))),
+        ControlAnswer::Answered(Err(error)) => Err(no_answer(error)),
+        ControlAnswer::NotFound => Err(no_client(&client)),
+        _ => Err(ApiError::conflict(
+            "unavailable",
+            "the client is away, or too many requests to devices are under way",
+        )),
+    }
+}
+
+fn no_answer(error: RequestError) -> ApiError {
+    match error {
+        RequestError::Timeout => ApiError::timeout("the device did not answer in time"),
+        RequestError::Reset => {
+            ApiError::bad_gateway("reset", "the device answered RST: it does not take requests")
+        }
+        RequestError::BadResponse => {
+            ApiError::bad_gateway("bad_response", "the device's answer is no valid one")
+        }
+        RequestError::Gone => ApiError::conflict("unavailable", "the client went away before it answered"),
+        RequestError::Busy => ApiError::conflict("busy", "too many requests wait for this client"),
+    }
+}
+
+impl DeviceRequest {
+    fn into_request(self, max_body: u64) -> Result<OutgoingRequest, ApiError> {
+        let word = self.method.to_ascii_lowercase();
+        let method = METHODS
+            .iter()
+            .find(|(name, _)| *name == word)
+            .map(|(_, code)| *code)
+            .ok_or_else(|| {
+                let known = METHODS.map(|(name, _)| name).join(", ");
+                ApiError::bad_request(format!("method is one of {known}; not {:?}", self.method))
+            })?;
+        let payload = payload(self.payload, self.payload_base64)?;
+        if u64::try_from(payload.len()).unwrap_or(u64::MAX) > max_body {
+            return Err(ApiError::bad_request(format!(
+                "the payload has {} bytes, and coap.blockwise.max_body_size allows {max_body}",
+                payload.len()
+            )));
+        }
+        let query = match self.query {
+            Query::List(list) => list,
+            Query::Joined(joined) => split(&joined, '&'),
+        };
+        let path = split(self.path.strip_prefix('/').unwrap_or(&self.path), '/');
+        let mut options = path.iter().chain(&query);
+        if let Some(long) = options.find(|option| option.len() > MAX_OPTION) {
+            return Err(ApiError::bad_request(format!(
+                "a path segment or query option has at most {MAX_OPTION} bytes; one has {}",
+                long.len()
+            )));
+        }
+        Ok(OutgoingRequest {
+            method,
+            path,
+            query,
+            content_format: self.content_format.map(number).transpose()?,
+            payload,
+            timeout: self.timeout.map_or(Ok(DEFAULT_TIMEOUT), time)?,
+        })
+    }
+}
+
+fn split(text: &str, at: char) -> Vec<String> {
+    if text.is_empty() {
+        return Vec::new();
+    }
+    text.split(at).map(str::to_owned).collect()
+}
+
+fn payload(text: Option<String>, base64: Option<String>) -> Result<Bytes, ApiError> {
+    match (text, base64) {
+        (Some(_), Some(_)) => Err(ApiError::bad_request(
+            "payload and payload_base64 exclude each other",
+        )),
+        (Some(text), None) => Ok(text.into()),
+        (None, Some(base64)) => Base64::decode_vec(&base64)
+            .map(Bytes::from)
+            .map_err(|_| ApiError::bad_request("payload_base64 is no Base64 (RFC 4648, 4)")),
+        (None, None) => Ok(Bytes::new()),
+    }
+}
+
+fn number(format: ContentFormat) -> Result<u16, ApiError> {
+    match format {
+        ContentFormat::Number(number) => Ok(number),
+        ContentFormat::MediaType(name) => content::content_format(&name).ok_or_else(|| {
+            ApiError::bad_request(format!("content_format: no Content-Format is known for {name:?}"))
+        }),
+    }
+}
+
+fn time(timeout: Timeout) -> Result<Duration, ApiError> {
+    let wrong = |why: String| ApiError::bad_request(format!("timeout: {why}"));
+    let time = match timeout {
+        Timeout::Seconds(seconds) => {
+            Duration::try_from_secs_f64(seconds).map_err(|error| wrong(error.to_string()))?
+        }
+        Timeout::Text(text) => parse_duration(&text).map_err(wrong)?,
+    };
+    if time.is_zero() || time > MAX_TIMEOUT {
+        return Err(wrong("more than 0s and at most 5m".to_owned()));
+    }
+    Ok(time)
+}
+
+impl DeviceAnswer {
+    fn of(response: &Response) -> Self {
+        Self {
+            code: response.code.to_string(),
+            content_format: response.content_format,
+            max_age: response.max_age,
+            payload: std::str::from_utf8(&response.payload).ok().map(str::to_owned),
+            payload_base64: Base64::encode_string(&response.payload),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(body: serde_json::Value) -> Result<OutgoingRequest, ApiError> {
+        let wanted: DeviceRequest = serde_json::from_value(body).unwrap();
+        wanted.into_request(16)
+    }
+
+    #[test]
+    fn a_request_is_read_in_every_spelling() {
+        let request = read(json!({
+            "method": "PUT", "path": "/a//b", "query": "x=1&y", "content_format": 50,
+            "payload_base64": "AP8=", "timeout": 1.5
+        }))
+        .unwrap();
+        assert_eq!(request.method, Code::PUT);
+        assert_eq!(request.path, ["a", "", "b"]);
+        assert_eq!(request.query, ["x=1", "y"]);
+        assert_eq!(
+            (request.content_format, &request.payload[..]),
+            (Some(50), &[0, 255][..])
+        );
+        assert_eq!(request.timeout, Duration::from_millis(1500));
+        let request = read(json!({
+            "method": "get", "query": ["a&b=c"], "content_format": "text/plain;charset=utf-8", "timeout": "2m"
+        }))
+        .unwrap();
+        assert_eq!((request.path.len(), request.content_format), (0, Some(0)));
+        assert_eq!(request.query, ["a&b=c"]);
+        assert_eq!(request.timeout, Duration::from_secs(120));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_refused() {
+        for body in [
+            json!({"method": "connect"}),
+            json!({"method": "get", "payload": "a", "payload_base64": "YQ=="}),
+            json!({"method": "get", "payload_base64": "?"}),
+            json!({"method": "get", "payload": "12345678901234567"}),
+            json!({"method": "get", "path": "x".repeat(256)}),
+            json!({"method": "get", "query": ["x".repeat(256)]}),
+            json!({"method": "get", "timeout": 0}),
+            json!({"method": "get", "timeout": -1}),
+            json!({"method": "get", "timeout": 1e300}),
+            json!({"method": "get", "timeout": "6m"}),
+            json!({"method": "get", "timeout": "10"}),
+            json!({"method": "get", "content_format": "image/none"}),
+        ] {
+            assert!(read(body.clone()).is_err(), "{body}");
+        }
+    }
+}

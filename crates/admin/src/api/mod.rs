@@ -1,0 +1,339 @@
+//! The HTTP API under `/api/v1` and the dashboard at `/`, on a thread of their own.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`handle`] | the seam: what the process does for this interface |
+//! | `access` | tokens, roles, the guard against pages of other sites |
+//! | `audit` | a line in the log for each change |
+//! | `listing`, `clients`, `subscriptions`, `device`, `trace` | clients |
+//! | `status`, `metrics` | how the gateway is |
+//! | `config`, `schema`, `listeners`, `psk`, `users`, `files` | changes |
+//! | [`restart`] | which changes a reload does not do |
+//! | [`serve`] | connections, TLS, time-outs |
+//!
+//! Workers are asked one small question at a time: a list is walked in steps of 256 places.
+
+mod access;
+mod audit;
+#[expect(
+    unused_qualifications,
+    reason = "utoipa writes the types of parameters out in full"
+)]
+mod clients;
+mod config;
+mod device;
+mod error;
+mod extract;
+mod files;
+pub mod handle;
+mod listeners;
+mod listing;
+mod metrics;
+#[expect(
+    unused_qualifications,
+    reason = "utoipa writes the types of parameters out in full"
+)]
+mod psk;
+pub mod restart;
+mod schema;
+pub mod serve;
+mod status;
+mod subscriptions;
+mod trace;
+mod trace_event;
+mod users;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use tokio::sync::{Mutex, Semaphore};
+use utoipa::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::places::Seat;
+use portcullis_config::named_lines::LineError;
+use portcullis_proto::gateway::contract::{ControlAnswer, ControlRequest};
+use portcullis_proto::types::WorkerId;
+
+use access::{Caller, Gate};
+use error::ApiError;
+use handle::Site;
+
+pub use clients::{Client, ClientDetail, ClientPage, DtlsSession, PageMeta, ProvedIdentity};
+pub use error::{ErrorBody, ProblemView};
+pub use metrics::{Metrics, Sample};
+pub use status::{Broker, ReloadReport, Sessions, Spool, Status};
+pub use subscriptions::Subscription;
+pub use trace_event::{TraceEvent, TraceMessage, TraceOption, TraceSession};
+
+/// How long a worker may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(20);
+
+/// Largest body, unless a payload for a device may be larger.
+const MAX_BODY: u64 = 2 << 20;
+
+/// Changes that are under way or wait for their turn.
+const ORDERS: usize = 256;
+
+/// What all requests share.
+struct Api {
+    site: Arc<dyn Site>,
+    gate: Gate,
+    /// Changes are made one after the other.
+    changes: Mutex<()>,
+    /// Places for what is done to its end, whoever still waits for it.
+    orders: Arc<Semaphore>,
+    /// Walks through all clients.
+    walks: Semaphore,
+    /// Places for traces.
+    traces: Arc<Semaphore>,
+    openapi: String,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy)]
+struct Peer(SocketAddr);
+
+/// The management interface of Portcullis.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Portcullis",
+        description = "Management of a Portcullis gateway. Errors have the form of `Error`.",
+        license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT")
+    ),
+    tags(
+        (name = "status", description = "How the gateway is"),
+        (name = "clients", description = "Devices"),
+        (name = "credentials", description = "Users and pre-shared keys"),
+        (name = "listeners", description = "What serves"),
+        (name = "configuration", description = "The configuration file")
+    ),
+    security((), ("token" = []))
+)]
+struct Document;
+
+/// The document of the interface
+#[utoipa::path(
+    get,
+    path = "/api/v1/openapi.json",
+    tag = "status",
+    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json"))
+)]
+async fn get_openapi(State(api): State<Arc<Api>>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], api.openapi.clone()).into_response()
+}
+
+/// Every route with its part of the document: what is served and what is documented come from the same list.
+fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(status::get_status))
+        .routes(routes!(metrics::get_metrics))
+        .routes(routes!(get_openapi))
+        .routes(routes!(clients::list))
+        .routes(routes!(clients::show, clients::kick))
+        .routes(routes!(subscriptions::list, subscriptions::add))
+        .routes(routes!(subscriptions::remove))
+        .routes(routes!(device::request))
+        .routes(routes!(trace::start))
+        .routes(routes!(config::get, config::put))
+        .routes(routes!(schema::get))
+        .routes(routes!(status::post_reload))
+        .routes(routes!(listeners::list, listeners::add))
+        .routes(routes!(listeners::remove))
+        .routes(routes!(listeners::enable))
+        .routes(routes!(users::list, users::add))
+        .routes(routes!(users::remove))
+        .routes(routes!(psk::list, psk::add))
+        .routes(routes!(psk::remove))
+}
+
+/// The OpenAPI 3.1 document.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    let mut document = routes().into_openapi();
+    env!("CARGO_PKG_VERSION").clone_into(&mut document.info.version);
+    let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    document
+        .components
+        .get_or_insert_default()
+        .add_security_scheme("token", scheme);
+    // A parameter that takes the rest of the path is written `{*name}` for the router and `{name}` in the document.
+    let paths = std::mem::take(&mut document.paths.paths);
+    document.paths.paths = paths
+        .into_iter()
+        .map(|(path, item)| (path.replace("{*", "{"), item))
+        .collect();
+    for (route, item) in &mut document.paths.paths {
+        error::complete(route, item);
+    }
+    document
+}
+
+/// The API and the dashboard. `bound` is the address that it really is served at.
+fn router(site: Arc<dyn Site>, bound: SocketAddr) -> Router {
+    let api = Arc::new(Api {
+        gate: Gate::new(site.config(), bound),
+        site,
+        changes: Mutex::new(()),
+        orders: Arc::new(Semaphore::new(ORDERS)),
+        walks: Semaphore::new(1),
+        traces: Arc::new(Semaphore::new(trace::TRACES)),
+        openapi: openapi().to_json().unwrap_or_default(),
+    });
+    let (router, _) = routes().split_for_parts();
+    router
+        .with_state(api.clone())
+        .merge(crate::dashboard::router())
+        .fallback(async || ApiError::not_found("there is nothing at this path"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "the path is there, but not for this method",
+            )
+        })
+        .layer(from_fn_with_state(api, guard))
+}
+
+/// What every request goes through: who asks, the whole body within its bounds, the audit line, headers for browsers.
+async fn guard(
+    State(api): State<Arc<Api>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    Extension(seat): Extension<Seat>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut response = if request.uri().path().starts_with("/api/") {
+        admitted(&api, peer, &seat, request, next).await
+    } else {
+        next.run(request).await
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    for (name, value) in [
+        ("cross-origin-opener-policy", "same-origin"),
+        ("cross-origin-resource-policy", "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(
+            "default-src 'none'; frame-ancestors 'none'",
+        ));
+    response
+}
+
+async fn admitted(api: &Api, peer: SocketAddr, seat: &Seat, request: Request, next: Next) -> Response {
+    let config = api.site.config();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let caller = match api.gate.admit(&config, &method, request.headers(), peer) {
+        Ok(caller) => caller,
+        Err(error) => {
+            let response = error.into_response();
+            audit::refused(peer, &method, &path, &response);
+            return response;
+        }
+    };
+    seat.keep();
+    let (parts, body) = request.into_parts();
+    let encoded = config.coap.blockwise.max_body_size.0 / 3 * 4 + (64 << 10);
+    let limit = usize::try_from(MAX_BODY.max(encoded)).unwrap_or(usize::MAX);
+    // Read here as a whole, so that no handler waits for a slow sender with a lock in its hands.
+    let read = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, limit)).await;
+    match read {
+        Ok(Ok(body)) => served(api, caller, Request::from_parts(parts, Body::from(body)), next).await,
+        Ok(Err(_)) => audit::record(caller, &method, &path, extract::too_large().into_response()),
+        Err(_) => {
+            let late = ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "slow_body",
+                "the body took too long to arrive",
+            );
+            audit::record(caller, &method, &path, late.into_response())
+        }
+    }
+}
+
+/// Has a request answered. What changes something is done to its end and told of in the log, even when the one who asked hangs
+/// up meanwhile: half a change, such as a file that is written and not in force, must not be had by closing a connection.
+async fn served(api: &Api, caller: Caller, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    if !audit::changes(&method) {
+        return next.run(request).await;
+    }
+    let Ok(place) = Arc::clone(&api.orders).try_acquire_owned() else {
+        let full = ApiError::conflict("busy", format!("{ORDERS} changes are under way already"));
+        return audit::record(caller, &method, &path, full.into_response());
+    };
+    let order = tokio::spawn(async move {
+        let answered = tokio::spawn(next.run(request)).await;
+        let response = answered.unwrap_or_else(|_| ApiError::internal("it failed").into_response());
+        drop(place);
+        audit::record(caller, &method, &path, response)
+    });
+    order
+        .await
+        .unwrap_or_else(|_| ApiError::internal("it failed").into_response())
+}
+
+/// Asks a worker.
+async fn ask(api: &Api, worker: WorkerId, request: ControlRequest) -> Result<ControlAnswer, ApiError> {
+    ask_for(api, worker, request, PATIENCE).await
+}
+
+async fn ask_for(
+    api: &Api,
+    worker: WorkerId,
+    request: ControlRequest,
+    patience: Duration,
+) -> Result<ControlAnswer, ApiError> {
+    tokio::time::timeout(patience, api.site.ask(worker, request))
+        .await
+        .map_err(|_| ApiError::timeout("a worker did not answer in time"))?
+        .ok_or_else(ApiError::worker_gone)
+}
+
+/// A time as RFC 3339 has it, to the millisecond, in UTC.
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
+    bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)])
+        .collect()
+}
+
+fn wrong_lines(what: &str, errors: &[LineError]) -> ApiError {
+    let lines: Vec<String> = errors
+        .iter()
+        .take(5)
+        .map(|LineError { line, message }| format!("line {line}: {message}"))
+        .collect();
+    ApiError::conflict("broken_file", format!("{what} is broken: {}", lines.join("; ")))
+}

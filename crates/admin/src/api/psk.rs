@@ -1,0 +1,257 @@
+//! `psk`: the pre-shared keys of devices.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use zeroize::Zeroizing;
+
+use portcullis_config::named_lines::{self, NamedLines};
+use portcullis_config::{Config, psk_file};
+
+use super::audit::Subject;
+use super::error::{ApiError, ErrorBody};
+use super::extract::{Body, Params, Path, secret_or_none};
+use super::files::{self, Edit, Kind};
+use super::{Api, hex, wrong_lines};
+
+/// Bytes of a key that is made here.
+const KEY_BYTES: usize = 16;
+
+/// A device's PSK identity.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(super) struct PskIdentity {
+    /// The identity.
+    pub identity: String,
+    /// The DTLS listeners that know it.
+    pub listeners: Vec<String>,
+}
+
+/// A key for a device.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewPsk {
+    /// The identity, without control characters.
+    #[schema(min_length = 1)]
+    identity: String,
+    /// The key in hexadecimal digits, 1 to 64 bytes. Without it one is made and returned, this once.
+    #[serde(default, deserialize_with = "secret_or_none")]
+    key: Option<String>,
+    /// The DTLS listener, by name, when several have files of keys.
+    #[serde(default)]
+    listener: Option<String>,
+    /// Whether the identity may have a key already, which is then replaced.
+    #[serde(default)]
+    replace: bool,
+}
+
+/// A key that was stored.
+#[derive(Serialize, Deserialize, ToSchema)]
+pub(super) struct StoredPsk {
+    /// The identity.
+    pub identity: String,
+    /// The key in hexadecimal digits, when it was made here. It is never shown again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The DTLS listeners that know it now.
+    pub listeners: Vec<String>,
+}
+
+/// Which listener.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListenerQuery {
+    /// Only the keys of this DTLS listener.
+    listener: Option<String>,
+}
+
+/// A file of keys and the listeners that use it.
+struct KeyFile {
+    path: PathBuf,
+    listeners: Vec<String>,
+}
+
+fn key_files(config: &Config, listener: Option<&str>) -> Result<Vec<KeyFile>, ApiError> {
+    let mut files: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
+    for own in &config.listeners {
+        if let Some(path) = own.dtls.as_ref().and_then(|dtls| dtls.psk_file.clone()) {
+            files.entry(path).or_default().push(own.name.clone());
+        }
+    }
+    // Listeners may share a file: what is meant for one of them concerns all.
+    files.retain(|_, names| listener.is_none_or(|name| names.iter().any(|own| own == name)));
+    if files.is_empty() {
+        return Err(match listener {
+            Some(name) => ApiError::not_found(format!("no DTLS listener {name:?} has a psk_file")),
+            None => ApiError::conflict("no_psk_file", "no DTLS listener has a psk_file"),
+        });
+    }
+    Ok(files
+        .into_iter()
+        .map(|(path, listeners)| KeyFile { path, listeners })
+        .collect())
+}
+
+/// List the PSK identities
+///
+/// Keys are never returned.
+#[utoipa::path(
+    get,
+    path = "/api/v1/psk",
+    tag = "credentials",
+    params(ListenerQuery),
+    responses((status = 200, body = [PskIdentity]), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody))
+)]
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    Params(query): Params<ListenerQuery>,
+) -> Result<Json<Vec<PskIdentity>>, ApiError> {
+    let files = key_files(&api.site.config(), query.listener.as_deref())?;
+    let identities = files::blocking(move || {
+        let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for file in files {
+            let content = files::read(&file.path, Kind::Secret)?.unwrap_or_default();
+            for name in parse(&content)?.names() {
+                all.entry(name.to_owned())
+                    .or_default()
+                    .extend(file.listeners.iter().cloned());
+            }
+        }
+        Ok::<_, ApiError>(all)
+    })
+    .await??;
+    Ok(Json(
+        identities
+            .into_iter()
+            .map(|(identity, listeners)| PskIdentity { identity, listeners })
+            .collect(),
+    ))
+}
+
+/// Give a device a key
+#[utoipa::path(
+    post,
+    path = "/api/v1/psk",
+    tag = "credentials",
+    request_body = NewPsk,
+    responses(
+        (status = 201, body = StoredPsk),
+        (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody, description = "The identity has a key, or the file cannot be changed")
+    )
+)]
+pub(super) async fn add(
+    State(api): State<Arc<Api>>,
+    Body(wanted): Body<NewPsk>,
+) -> Result<Response, ApiError> {
+    let NewPsk {
+        identity,
+        key,
+        listener,
+        replace,
+    } = wanted;
+    let given = key.map(Zeroizing::new);
+    let wrong = |what: &str, why: String| ApiError::bad_request(format!("{what}: {why}"));
+    named_lines::check_name(&identity, &psk_file::FORM).map_err(|why| wrong("identity", why))?;
+    if let Some(key) = &given {
+        psk_file::check_key(key).map_err(|why| wrong("key", why))?;
+    }
+    let mut files = key_files(&api.site.config(), listener.as_deref())?;
+    let (Some(file), true) = (files.pop(), files.is_empty()) else {
+        return Err(ApiError::bad_request(
+            "the DTLS listeners have different files of keys: say which with `listener`",
+        ));
+    };
+    let key = match &given {
+        Some(key) => Zeroizing::new(key.to_ascii_lowercase()),
+        None => random_key()?,
+    };
+    let (name, secret) = (identity.clone(), key.clone());
+    files::change(&api, file.path, Kind::Secret, move |old| {
+        let lines = parse(old)?;
+        if lines.contains(&name) && !replace {
+            return Err(ApiError::conflict(
+                "exists",
+                format!("identity {name:?} has a key already; with `replace` it gets a new one"),
+            ));
+        }
+        Ok(Edit {
+            content: Zeroizing::new(lines.with(&name, &secret).as_bytes().to_vec()),
+            outcome: (),
+        })
+    })
+    .await?;
+    let stored = StoredPsk {
+        identity: identity.clone(),
+        key: given.is_none().then(|| key.to_string()),
+        listeners: file.listeners,
+    };
+    let mut response = (StatusCode::CREATED, Json(stored)).into_response();
+    response.extensions_mut().insert(Subject(identity));
+    Ok(response)
+}
+
+/// Remove a device's key
+///
+/// Sessions that were established with it end.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/psk/{identity}",
+    tag = "credentials",
+    params(("identity" = String, Path, description = "The PSK identity"), ListenerQuery),
+    responses((status = 204), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody))
+)]
+pub(super) async fn remove(
+    State(api): State<Arc<Api>>,
+    Path(identity): Path<String>,
+    Params(query): Params<ListenerQuery>,
+) -> Result<StatusCode, ApiError> {
+    let mut removed = false;
+    for file in key_files(&api.site.config(), query.listener.as_deref())? {
+        let name = identity.clone();
+        let outcome = files::change(&api, file.path, Kind::Secret, move |old| {
+            let lines = parse(old)?;
+            if !lines.contains(&name) {
+                return Err(no_identity(&name));
+            }
+            Ok(Edit {
+                content: Zeroizing::new(lines.without(&name).as_bytes().to_vec()),
+                outcome: (),
+            })
+        })
+        .await;
+        match outcome {
+            Ok(_) => removed = true,
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if removed {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(no_identity(&identity))
+    }
+}
+
+fn no_identity(identity: &str) -> ApiError {
+    ApiError::not_found(format!("there is no identity {identity:?}"))
+}
+
+fn parse(content: &[u8]) -> Result<NamedLines, ApiError> {
+    psk_file::parse(content).map_err(|errors| wrong_lines("the file of keys", &errors))
+}
+
+fn random_key() -> Result<Zeroizing<String>, ApiError> {
+    let mut key = Zeroizing::new([0; KEY_BYTES]);
+    openssl::rand::rand_bytes(key.as_mut())
+        .map_err(|error| ApiError::internal(format!("no randomness: {error}")))?;
+    Ok(Zeroizing::new(hex(key.as_ref())))
+}

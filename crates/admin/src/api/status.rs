@@ -1,0 +1,225 @@
+//! `status` and `reload`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use portcullis_config::Problems;
+
+use super::error::{ApiError, ErrorBody, ProblemView};
+use super::handle::Reloaded;
+use super::{Api, metrics, rfc3339};
+
+/// How the gateway is.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// The node's name.
+    pub node: String,
+    /// The version of Portcullis.
+    pub version: String,
+    /// The version of OpenSSL that is loaded.
+    pub openssl: String,
+    /// When the process started (RFC 3339).
+    pub started_at: String,
+    /// How long ago that was.
+    pub uptime_seconds: u64,
+    /// Whether it serves.
+    pub ready: bool,
+    /// Why it does not, when it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_ready: Option<String>,
+    /// Worker threads.
+    pub workers: u8,
+    /// Listeners that serve.
+    pub listeners: usize,
+    /// Whether `ps/` requests need a connection.
+    pub connection_required: bool,
+    /// The file the configuration was read from; none in the quick start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_file: Option<String>,
+    /// Live peers by transport.
+    pub sessions: Sessions,
+    /// Connections of clients (connection mode).
+    pub connections: u64,
+    /// Observations.
+    pub subscriptions: u64,
+    /// The broker.
+    pub broker: Broker,
+}
+
+/// Live peers.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Sessions {
+    /// Over plain UDP.
+    pub udp: u64,
+    /// Over DTLS.
+    pub dtls: u64,
+    /// DTLS sessions with a Connection ID.
+    pub dtls_cid: u64,
+    /// DTLS handshakes in flight.
+    pub dtls_half_open: u64,
+}
+
+/// How the broker is.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Broker {
+    /// Whether it can be reached; the embedded one always.
+    pub connected: bool,
+    /// One line: `embedded`, `connected to mqtt://...`.
+    pub state: String,
+    /// What a person has to put right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+    /// Messages from the broker so far.
+    pub received: u64,
+    /// Messages to the broker so far.
+    pub sent: u64,
+    /// Filters that are subscribed.
+    pub filters: u64,
+    /// Retained messages in the embedded broker.
+    pub retained_messages: u64,
+    /// What waits on disk for the broker.
+    pub spool: Spool,
+}
+
+/// The spool.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Spool {
+    /// Messages that the broker does not have yet.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What it may hold in bytes; 0 when it is off.
+    pub capacity_bytes: u64,
+    /// Messages that were lost so far.
+    pub dropped: u64,
+    /// When the oldest was accepted, in seconds since 1970; 0 when it is empty.
+    pub oldest_timestamp_seconds: f64,
+    /// Whether it had to stop accepting because the disk failed.
+    pub failed: bool,
+}
+
+/// How the gateway is
+#[utoipa::path(get, path = "/api/v1/status", tag = "status", responses((status = 200, body = Status)))]
+pub(super) async fn get_status(State(api): State<Arc<Api>>) -> Json<Status> {
+    let now = api.site.now();
+    let config = api.site.config();
+    let state = api.site.state();
+    let metrics = metrics::now(&api);
+    let sessions = |transport| metrics.count("portcullis_sessions", &[("transport", transport)]);
+    let numbers = state.numbers;
+    let spool = Spool {
+        messages: numbers.spool_messages,
+        bytes: numbers.spool_bytes,
+        capacity_bytes: numbers.spool_capacity_bytes,
+        dropped: numbers.dropped_total(),
+        oldest_timestamp_seconds: numbers.spool_oldest_timestamp_seconds,
+        failed: numbers.spool_failed,
+    };
+    Json(Status {
+        node: config.node.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        openssl: openssl::version::version().to_owned(),
+        started_at: rfc3339(state.started),
+        uptime_seconds: now
+            .wall
+            .duration_since(state.started)
+            .unwrap_or_default()
+            .as_secs(),
+        ready: state.ready.is_ok(),
+        not_ready: state.ready.err(),
+        workers: api.site.workers(),
+        listeners: api
+            .site
+            .listeners()
+            .iter()
+            .filter(|listener| listener.enabled)
+            .count(),
+        connection_required: config.coap.connection_required,
+        config_file: config.source.as_ref().map(|path| path.display().to_string()),
+        sessions: Sessions {
+            udp: sessions("udp"),
+            dtls: sessions("dtls"),
+            dtls_cid: metrics.count("portcullis_dtls_cid_sessions", &[]),
+            dtls_half_open: metrics.count("portcullis_dtls_half_open", &[]),
+        },
+        connections: metrics.count("portcullis_connections", &[]),
+        subscriptions: metrics.count("portcullis_subscriptions", &[]),
+        broker: Broker {
+            connected: numbers.connected,
+            state: state.broker.connection,
+            fault: state.broker.fault,
+            received: numbers.received,
+            sent: numbers.sent,
+            filters: numbers.subscriptions,
+            retained_messages: numbers.retained_messages,
+            spool,
+        },
+    })
+}
+
+/// What came of a reload.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ReloadReport {
+    /// Keys that changed and take effect only after a restart.
+    pub restart_required: Vec<String>,
+    /// What should be said about what is in force now, such as certificates that ran out.
+    pub warnings: Vec<ProblemView>,
+}
+
+impl ReloadReport {
+    pub(super) fn of(reloaded: &Reloaded) -> Self {
+        Self {
+            restart_required: reloaded.needs_restart.clone(),
+            warnings: ProblemView::all(&reloaded.warnings),
+        }
+    }
+}
+
+/// Read the configuration and the files that it names again
+///
+/// All or nothing: when anything is wrong, the old configuration stays in force.
+#[utoipa::path(
+    post,
+    path = "/api/v1/reload",
+    tag = "configuration",
+    responses(
+        (status = 200, body = ReloadReport),
+        (status = 409, body = ErrorBody, description = "Something is wrong; the old stays in force")
+    )
+)]
+pub(super) async fn post_reload(State(api): State<Arc<Api>>) -> Result<Json<ReloadReport>, ApiError> {
+    let _one_at_a_time = api.changes.lock().await;
+    let reloaded = api
+        .site
+        .reload()
+        .await
+        .map_err(|problems| not_reloaded(&problems))?;
+    Ok(Json(ReloadReport::of(&reloaded)))
+}
+
+pub(super) fn not_reloaded(problems: &Problems) -> ApiError {
+    let message = format!(
+        "not reloaded, the old configuration stays in force: {}",
+        summary(problems)
+    );
+    ApiError::conflict("reload_failed", message).with(problems)
+}
+
+/// The first reason, and how many more there are.
+pub(super) fn summary(problems: &Problems) -> String {
+    let reasons = problems.reasons();
+    let first = reasons.first();
+    let text = first.map_or("no reason given", |problem| problem.message.as_str());
+    let place = first
+        .and_then(|problem| problem.place.as_ref())
+        .map(|place| format!("line {}, column {}: ", place.line, place.column))
+        .unwrap_or_default();
+    match reasons.len() {
+        0 | 1 => format!("{place}{text}"),
+        more => format!("{place}{text} (and {} more)", more - 1),
+    }
+}

@@ -1,0 +1,64 @@
+//! When certificates and revocation lists run out.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use portcullis_config::Config;
+use portcullis_dtls::DtlsContext;
+
+use super::{Exposes, Exposition};
+
+struct Expiry {
+    listener: String,
+    certificate: Option<i64>,
+    crl: Option<i64>,
+}
+
+/// The times of all DTLS listeners; renewed at a reload.
+#[derive(Default)]
+pub struct Certificates(Mutex<Vec<Expiry>>);
+
+impl Certificates {
+    /// Notes the times of new contexts.
+    pub fn set(&self, config: &Config, contexts: &[Option<Arc<DtlsContext>>]) {
+        let expiries = config
+            .listeners
+            .iter()
+            .zip(contexts)
+            .filter_map(|(listener, context)| {
+                let context = context.as_ref()?;
+                Some(Expiry {
+                    listener: listener.name.clone(),
+                    certificate: context.certificate_not_after(),
+                    crl: context.crl_next_update(),
+                })
+            });
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = expiries.collect();
+    }
+}
+
+/// Shows them.
+pub struct ExposeCertificates(pub Arc<Certificates>);
+
+impl Exposes for ExposeCertificates {
+    fn expose(&self, out: &mut Exposition) {
+        for expiry in self.0.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let labels = [("listener", expiry.listener.as_str())];
+            if let Some(at) = expiry.certificate {
+                out.gauge(
+                    "certificate_not_after_timestamp_seconds",
+                    "When the listener's certificate ends, in seconds since 1970.",
+                    &labels,
+                    at as f64,
+                );
+            }
+            if let Some(at) = expiry.crl {
+                out.gauge(
+                    "crl_next_update_timestamp_seconds",
+                    "When the listener's revocation list is out of date, in seconds since 1970.",
+                    &labels,
+                    at as f64,
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The backends in force, and what is read from files to make them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use portcullis_proto::policy::acl::{Acl, AclError};
+use portcullis_proto::types::ListenerId;
+
+use super::file::FileBackend;
+use super::http::HttpBackend;
+use super::jwt::JwtBackend;
+use super::metrics::Backend;
+use super::settings::{AuthSettings, BackendSettings, WallClock};
+use super::users::{self, FileError};
+
+#[derive(Debug)]
+pub(super) enum Judge {
+    Identity,
+    File(Arc<FileBackend>),
+    Http(HttpBackend),
+    Jwt(JwtBackend),
+}
+
+impl Judge {
+    pub(super) fn label(&self) -> Backend {
+        match self {
+            Self::Identity => Backend::Identity,
+            Self::File(_) => Backend::File,
+            Self::Http(_) => Backend::Http,
+            Self::Jwt(_) => Backend::Jwt,
+        }
+    }
+}
+
+/// The backends in force, replaced as a whole.
+#[derive(Debug)]
+pub(super) struct Judges {
+    default: Arc<Judge>,
+    per_listener: BTreeMap<ListenerId, Arc<Judge>>,
+    listeners: Vec<Arc<str>>,
+    pub(super) clock: WallClock,
+}
+
+impl Judges {
+    pub(super) fn open(settings: &AuthSettings, decoy_key: [u8; 32]) -> Result<Self, Vec<FileError>> {
+        let mut errors = Vec::new();
+        let mut open =
+            |backend: &BackendSettings| match judge(backend, decoy_key, settings.caps.hash_memory_kib) {
+                Ok(judge) => Some(Arc::new(judge)),
+                Err(more) => {
+                    errors.extend(more);
+                    None
+                }
+            };
+        let default = open(&settings.backend);
+        let per_listener = settings
+            .per_listener
+            .iter()
+            .filter_map(|(id, backend)| Some((*id, open(backend)?)))
+            .collect();
+        match default {
+            Some(default) if errors.is_empty() => Ok(Self {
+                default,
+                per_listener,
+                listeners: settings.listeners.clone(),
+                clock: settings.clock,
+            }),
+            _ => Err(errors),
+        }
+    }
+
+    pub(super) fn of(&self, listener: ListenerId) -> &Arc<Judge> {
+        self.per_listener.get(&listener).unwrap_or(&self.default)
+    }
+
+    pub(super) fn name(&self, listener: ListenerId) -> &str {
+        self.listeners
+            .get(usize::from(listener.0))
+            .map_or("", |name| name)
+    }
+}
+
+fn judge(settings: &BackendSettings, decoy_key: [u8; 32], max_kib: u32) -> Result<Judge, Vec<FileError>> {
+    Ok(match settings {
+        BackendSettings::Identity => Judge::Identity,
+        BackendSettings::File(file) => {
+            Judge::File(Arc::new(FileBackend::open(&file.path, decoy_key, max_kib)?))
+        }
+        BackendSettings::Http(http) => Judge::Http(HttpBackend::open(http)?),
+        BackendSettings::Jwt(jwt) => Judge::Jwt(JwtBackend::open(jwt)?),
+    })
+}
+
+/// Largest ACL file in bytes.
+const MAX_ACL: u64 = 16 << 20;
+
+/// The text of an ACL file, at most 16 MiB of it.
+///
+/// # Errors
+/// When it cannot be read, is larger, or is not UTF-8; then with the line.
+pub fn read_acl(path: &Path) -> Result<Zeroizing<String>, FileError> {
+    users::read_text(path, MAX_ACL)
+}
+
+/// Reads an ACL file.
+///
+/// # Errors
+/// When it cannot be read, or every line that is wrong; then the rules that are in force should stay so.
+pub fn load_acl(path: &Path) -> Result<Acl, Vec<FileError>> {
+    let text = read_acl(path).map_err(|error| vec![error])?;
+    let at = |error: AclError| FileError::at(path, error.line, error.message);
+    Acl::parse(&text).map_err(|errors| errors.into_iter().map(at).collect())
+}

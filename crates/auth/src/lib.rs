@@ -1,0 +1,384 @@
+//! Authentication backends: they read files, ask servers and hash passwords, all off the packet path.
+//!
+//! [`start`] gives an [`AuthHandle`]; a worker hands its requests to [`AuthHandle::try_submit`], which never waits, and
+//! gets the verdict through the closure it gave. What may wait, hash and be asked at the same time is bounded by
+//! [`settings::AuthCaps`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use portcullis_proto::policy::authentication::{
+    AuthRequest, DenyReason, MAX_PASSWORD, MAX_USERNAME, Verdict,
+};
+use portcullis_proto::policy::failures::Class;
+use portcullis_proto::policy::verdict_cache::VerdictCache;
+use portcullis_proto::types::ClientId;
+use portcullis_proto::types::reason::Label as _;
+
+mod answer;
+mod client;
+mod file;
+pub mod hash;
+mod http;
+mod judges;
+mod jws;
+mod jwt;
+pub mod metrics;
+pub mod settings;
+mod template;
+pub mod users;
+
+use file::Comparison;
+use judges::{Judge, Judges};
+pub use judges::{load_acl, read_acl};
+use metrics::{AuthMetrics, AuthResult, Backend};
+use settings::{AuthCaps, AuthSettings, WallClock};
+use users::FileError;
+
+/// A backend's problems are logged at most once in this time.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// One refused login in this time has a line in the log, which tells how many had none: a guesser must not fill the disk.
+const LOG_REFUSED_EVERY: Duration = Duration::from_secs(1);
+
+/// Called once with the verdict of the request that it was given with, from a task of the runtime or at once from
+/// [`AuthHandle::try_submit`]. It must not block.
+pub type Reply = Box<dyn FnOnce(AuthAnswer) + Send>;
+
+/// The verdict on one request.
+#[derive(Debug)]
+pub struct AuthAnswer {
+    /// From the request.
+    pub ticket: u64,
+    /// The verdict.
+    pub verdict: Verdict,
+}
+
+/// Too much waits already: 5.03. The reply is not called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+struct Inner {
+    runtime: Handle,
+    judges: RwLock<Arc<Judges>>,
+    generation: AtomicU64,
+    cache: Mutex<VerdictCache>,
+    caps: AuthCaps,
+    pending: Arc<Semaphore>,
+    unproven: Arc<Semaphore>,
+    sources: Mutex<HashMap<IpAddr, usize>>,
+    hashers: Arc<Semaphore>,
+    hash_memory: Arc<Semaphore>,
+    http_requests: Semaphore,
+    metrics: AuthMetrics,
+    decoy_key: [u8; 32],
+    logged: Mutex<Option<Instant>>,
+    refused: Mutex<Refused>,
+}
+
+/// What the log knows of refused logins.
+#[derive(Default)]
+struct Refused {
+    logged: Option<Instant>,
+    unsaid: u64,
+}
+
+/// The running backends; clones are the same ones.
+#[derive(Clone)]
+pub struct AuthHandle(Arc<Inner>);
+
+impl fmt::Debug for AuthHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AuthHandle({} waiting)", self.waiting())
+    }
+}
+
+/// Reads the files of all backends and starts them on `runtime`.
+///
+/// # Errors
+/// Everything that is wrong with files, URLs and templates.
+pub fn start(settings: &AuthSettings, runtime: Handle) -> Result<AuthHandle, Vec<FileError>> {
+    let random = || {
+        let mut bytes = [0; 32];
+        let result = openssl::rand::rand_bytes(&mut bytes);
+        result
+            .map(|()| bytes)
+            .map_err(|error| vec![FileError::whole("randomness".as_ref(), error)])
+    };
+    let (decoy_key, cache_key) = (random()?, random()?);
+    let caps = settings.caps;
+    let memory = usize::try_from(caps.hash_memory_kib).unwrap_or(Semaphore::MAX_PERMITS);
+    Ok(AuthHandle(Arc::new(Inner {
+        runtime,
+        judges: RwLock::new(Arc::new(Judges::open(settings, decoy_key)?)),
+        generation: AtomicU64::new(0),
+        cache: Mutex::new(VerdictCache::new(cache_key, caps.cached, settings.cache)),
+        pending: Arc::new(Semaphore::new(caps.pending)),
+        unproven: Arc::new(Semaphore::new(caps.pending.div_ceil(2))),
+        sources: Mutex::default(),
+        hashers: Arc::new(Semaphore::new(caps.hashers.max(1))),
+        hash_memory: Arc::new(Semaphore::new(memory.min(Semaphore::MAX_PERMITS))),
+        http_requests: Semaphore::new(caps.http_requests.max(1)),
+        metrics: AuthMetrics::default(),
+        decoy_key,
+        logged: Mutex::default(),
+        refused: Mutex::default(),
+        caps,
+    })))
+}
+
+/// The places that a login takes while it is not decided.
+struct Place {
+    inner: Arc<Inner>,
+    source: IpAddr,
+    _permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut sources = lock(&self.inner.sources);
+        if let Some(count) = sources.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                sources.remove(&self.source);
+            }
+        }
+    }
+}
+
+impl AuthHandle {
+    /// Hands a request in; never waits. `class` says whether the peer has proved its address: those who have not get
+    /// half of the room at most, and no single source more than a quarter of it, so that they cannot keep others out.
+    ///
+    /// # Errors
+    /// When there is no room: answer 5.03 at once. `reply` is then dropped without being called.
+    pub fn try_submit(&self, request: AuthRequest, class: Class, reply: Reply) -> Result<(), Full> {
+        // Before the backends are looked up, so that a verdict of old ones never passes for one of the new.
+        let generation = self.0.generation.load(Ordering::Acquire);
+        let judges = Arc::clone(&read(&self.0.judges));
+        let judge = Arc::clone(judges.of(request.listener));
+        let backend = judge.label();
+        if request.is_proved() && !matches!(*judge, Judge::Http(_)) && !is_oversized(&request) {
+            // Nothing is to be done for it, so it needs no place: a flood of logins keeps no proved device out.
+            self.0.metrics.inc(backend, AuthResult::Allowed);
+            reply(AuthAnswer {
+                ticket: request.ticket,
+                verdict: Verdict::allow(),
+            });
+            return Ok(());
+        }
+        let Some(place) = self.place(request.peer.source(), class) else {
+            self.0.metrics.inc(backend, AuthResult::Full);
+            return Err(Full);
+        };
+        let inner = Arc::clone(&self.0);
+        self.0.runtime.spawn(async move {
+            let listener = judges.name(request.listener);
+            let deciding = inner.decide(&judge, &request, listener, judges.clock, generation);
+            let decided = tokio::time::timeout(inner.caps.deadline, deciding).await;
+            let (verdict, result) = decided.unwrap_or((Verdict::Unavailable, AuthResult::Unavailable));
+            inner.metrics.inc(backend, result);
+            if let Verdict::Deny(reason) = verdict {
+                inner.log_refused(&request, listener, backend, reason);
+            }
+            drop(place);
+            reply(AuthAnswer {
+                ticket: request.ticket,
+                verdict,
+            });
+        });
+        Ok(())
+    }
+
+    /// Reads all files again and puts the backends of `settings` in force for what comes next; its caps and the time that
+    /// verdicts are remembered stay as they were at the start.
+    ///
+    /// # Errors
+    /// Everything that is wrong; then nothing has changed.
+    pub fn reload(&self, settings: &AuthSettings) -> Result<(), Vec<FileError>> {
+        let mut settings = settings.clone();
+        settings.caps = self.0.caps;
+        let judges = Arc::new(Judges::open(&settings, self.0.decoy_key)?);
+        // With the cache held nobody can remember a verdict of the old backends after it was emptied.
+        let mut cache = lock(&self.0.cache);
+        *self.0.judges.write().unwrap_or_else(PoisonError::into_inner) = judges;
+        self.0.generation.fetch_add(1, Ordering::AcqRel);
+        cache.clear();
+        Ok(())
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn metrics(&self) -> &AuthMetrics {
+        &self.0.metrics
+    }
+
+    /// How many logins are not decided.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.caps.pending - self.0.pending.available_permits()
+    }
+
+    fn place(&self, source: IpAddr, class: Class) -> Option<Place> {
+        let unproven = match class {
+            Class::Proven => None,
+            Class::Unproven => Some(Arc::clone(&self.0.unproven).try_acquire_owned().ok()?),
+        };
+        let pending = Arc::clone(&self.0.pending).try_acquire_owned().ok()?;
+        let mut sources = lock(&self.0.sources);
+        let count = sources.entry(source).or_default();
+        if *count >= self.0.caps.pending.div_ceil(4) {
+            return None;
+        }
+        *count += 1;
+        drop(sources);
+        Some(Place {
+            inner: Arc::clone(&self.0),
+            source,
+            _permits: (pending, unproven),
+        })
+    }
+}
+
+impl Inner {
+    async fn decide(
+        &self,
+        judge: &Judge,
+        request: &AuthRequest,
+        listener: &str,
+        clock: WallClock,
+        generation: u64,
+    ) -> (Verdict, AuthResult) {
+        if is_oversized(request) {
+            return (Verdict::Deny(DenyReason::BadCredentials), AuthResult::Denied);
+        }
+        let remembered = matches!(judge, Judge::File(_) | Judge::Http(_));
+        let hash = if remembered {
+            self.recall(request)
+        } else {
+            Err(None)
+        };
+        let hash = match hash {
+            Ok(verdict) => return (verdict, AuthResult::Cached),
+            Err(hash) => hash,
+        };
+        let asked = match judge {
+            Judge::Http(http) => match self.http_requests.acquire().await {
+                Ok(_permit) => http.ask(request, listener, clock).await,
+                Err(_) => Ok(Verdict::Unavailable),
+            },
+            Judge::Identity => Ok(Verdict::Deny(DenyReason::MissingCredentials)),
+            Judge::Jwt(jwt) => jwt.judge(request, listener, clock).await,
+            Judge::File(file) => match Arc::clone(file).judge(request) {
+                Ok(comparison) => self.compare(comparison).await,
+                Err(verdict) => Ok(verdict),
+            },
+        };
+        let verdict = asked.unwrap_or_else(|error| {
+            self.log(judge.label(), &error);
+            Verdict::Unavailable
+        });
+        let result = match &verdict {
+            Verdict::Allow { .. } => AuthResult::Allowed,
+            Verdict::Deny(_) => AuthResult::Denied,
+            Verdict::Unavailable => AuthResult::Unavailable,
+        };
+        if let Some(hash) = hash {
+            let mut cache = lock(&self.cache);
+            if self.generation.load(Ordering::Acquire) == generation {
+                cache.put(Instant::now().into_std(), hash, &verdict);
+            }
+        }
+        (verdict, result)
+    }
+
+    fn recall(
+        &self,
+        request: &AuthRequest,
+    ) -> Result<Verdict, Option<portcullis_proto::policy::verdict_cache::CredentialHash>> {
+        let cache = lock(&self.cache);
+        if !cache.is_on() {
+            return Err(None);
+        }
+        let hash = cache.hash(request);
+        cache.get(Instant::now().into_std(), &hash).ok_or(Some(hash))
+    }
+
+    /// Waits for a place among the hashers and for the memory, and keeps both until the hash is done, even if nobody
+    /// waits for it any more.
+    async fn compare(&self, comparison: Comparison) -> Result<Verdict, String> {
+        let stopped = |_| "the hashers have stopped".to_owned();
+        let slot = Arc::clone(&self.hashers).acquire_owned().await.map_err(stopped)?;
+        let kib = comparison.memory_kib().min(self.caps.hash_memory_kib);
+        let memory = Arc::clone(&self.hash_memory)
+            .acquire_many_owned(kib)
+            .await
+            .map_err(stopped)?;
+        let hashing = self.runtime.spawn_blocking(move || {
+            let verdict = comparison.run();
+            drop((slot, memory));
+            verdict
+        });
+        hashing.await.map_err(|error| error.to_string())
+    }
+
+    /// Without the user name, which may be a token.
+    fn log_refused(&self, request: &AuthRequest, listener: &str, backend: Backend, reason: DenyReason) {
+        let mut refused = lock(&self.refused);
+        if refused.logged.is_some_and(|at| at.elapsed() < LOG_REFUSED_EVERY) {
+            refused.unsaid += 1;
+            return;
+        }
+        let unsaid = std::mem::take(&mut refused.unsaid);
+        refused.logged = Some(Instant::now());
+        drop(refused);
+        tracing::info!(
+            reason = reason.label(),
+            backend = backend.label(),
+            listener,
+            peer = %request.peer,
+            client = request.clientid.as_ref().map(ClientId::as_str),
+            unsaid,
+            "a login was refused"
+        );
+    }
+
+    fn log(&self, backend: Backend, error: &str) {
+        let mut logged = lock(&self.logged);
+        if logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
+            *logged = Some(Instant::now());
+            tracing::warn!(?backend, error, "logins cannot be decided");
+        }
+    }
+}
+
+fn is_oversized(request: &AuthRequest) -> bool {
+    // With tokens in the user name it is as long as a password may be.
+    request
+        .username
+        .as_ref()
+        .is_some_and(|name| name.len() > MAX_PASSWORD.max(MAX_USERNAME))
+        || request
+            .password
+            .as_ref()
+            .is_some_and(|password| password.expose().len() > MAX_PASSWORD)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! `authentications_total{backend,result}`. Written by many tasks, off the packet path.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use portcullis_proto::labels;
+use portcullis_proto::types::reason::Label;
+
+labels! {
+    /// Who decides about logins.
+    pub enum Backend {
+        /// The DTLS handshake alone.
+        Identity = "identity",
+        /// A users file.
+        File = "file",
+        /// An HTTP server.
+        Http = "http",
+        /// JSON Web Tokens.
+        Jwt = "jwt",
+    }
+}
+
+labels! {
+    /// How a login ended.
+    pub enum AuthResult {
+        /// Let in.
+        Allowed = "allowed",
+        /// Let in by a verdict that was remembered.
+        Cached = "cached",
+        /// Not let in.
+        Denied = "denied",
+        /// The backend could not tell in time.
+        Unavailable = "unavailable",
+        /// Not even asked: too many wait.
+        Full = "full",
+    }
+}
+
+/// The counters of all backends.
+#[derive(Debug)]
+pub struct AuthMetrics(Box<[AtomicU64]>);
+
+impl Default for AuthMetrics {
+    fn default() -> Self {
+        let cells = Backend::ALL.len() * AuthResult::ALL.len();
+        Self((0..cells).map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl AuthMetrics {
+    pub(super) fn inc(&self, backend: Backend, result: AuthResult) {
+        if let Some(cell) = self.cell(backend, result) {
+            cell.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many logins of `backend` ended so.
+    #[must_use]
+    pub fn get(&self, backend: Backend, result: AuthResult) -> u64 {
+        self.cell(backend, result)
+            .map_or(0, |cell| cell.load(Ordering::Relaxed))
+    }
+
+    /// Every backend and result with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
+        Backend::ALL.iter().flat_map(move |backend| {
+            AuthResult::ALL
+                .iter()
+                .map(move |result| (backend.label(), result.label(), self.get(*backend, *result)))
+        })
+    }
+
+    fn cell(&self, backend: Backend, result: AuthResult) -> Option<&AtomicU64> {
+        self.0
+            .get(backend.index() * AuthResult::ALL.len() + result.index())
+    }
+}

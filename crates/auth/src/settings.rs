@@ -1,0 +1,241 @@
+//! What the backends are built from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use portcullis_proto::types::ListenerId;
+
+/// Reads the time of day, which the times in a token are compared with.
+pub type WallClock = fn() -> SystemTime;
+
+/// All backends and what they may use.
+#[derive(Debug, Clone)]
+pub struct AuthSettings {
+    /// For every listener that has none of its own.
+    pub backend: BackendSettings,
+    /// Listeners with a backend of their own.
+    pub per_listener: BTreeMap<ListenerId, BackendSettings>,
+    /// Names of the listeners in the order of their [`ListenerId`], for `${listener}`.
+    pub listeners: Vec<Arc<str>>,
+    /// What all of it together may use.
+    pub caps: AuthCaps,
+    /// How long a positive verdict of the file or HTTP backend is remembered; zero: not at all.
+    pub cache: Duration,
+    /// Reads the time of day.
+    pub clock: WallClock,
+}
+
+/// What authentication may use.
+#[derive(Debug, Clone, Copy)]
+pub struct AuthCaps {
+    /// Logins that wait or are worked on; peers that have not proved their address get at most half of it.
+    pub pending: usize,
+    /// Passwords that are hashed at the same time.
+    pub hashers: usize,
+    /// Memory that password hashes take together, in KiB; a file whose hashes need more for one is refused.
+    pub hash_memory_kib: u32,
+    /// Requests to HTTP servers at the same time.
+    pub http_requests: usize,
+    /// A login that is not decided after this time is [`portcullis_proto::policy::authentication::Verdict::Unavailable`].
+    pub deadline: Duration,
+    /// Verdicts that are remembered.
+    pub cached: usize,
+}
+
+impl Default for AuthCaps {
+    fn default() -> Self {
+        // A core stays free for the packet path, where there is more than one.
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            pending: 256,
+            hashers: (cores - 1).clamp(1, 4),
+            hash_memory_kib: 128 << 10,
+            http_requests: 64,
+            deadline: Duration::from_secs(10),
+            cached: 16_384,
+        }
+    }
+}
+
+/// One backend.
+#[derive(Debug, Clone)]
+pub enum BackendSettings {
+    /// The DTLS handshake alone: who proved an identity that is the client id or user name comes in.
+    Identity,
+    /// A users file.
+    File(FileSettings),
+    /// An HTTP server.
+    Http(HttpSettings),
+    /// JSON Web Tokens.
+    Jwt(JwtSettings),
+}
+
+/// A users file.
+#[derive(Debug, Clone)]
+pub struct FileSettings {
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// How an HTTP server is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpMethod {
+    /// `body` goes into the query.
+    Get,
+    /// `body` is the body: a form where the header Content-Type says `application/x-www-form-urlencoded`, else JSON.
+    Post,
+}
+
+/// TLS towards a server.
+#[derive(Debug, Clone, Default)]
+pub struct TlsSettings {
+    /// Trust anchors; the system's when there is no file.
+    pub ca_file: Option<PathBuf>,
+    /// Certificate chain to show, if the server wants one.
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
+}
+
+/// An HTTP server that is asked about each login. Values may hold `${clientid}`, `${username}`, `${password}`,
+/// `${peerhost}`, `${identity}`, `${listener}`; in the URL only after the host, percent-encoded there.
+#[derive(Clone)]
+pub struct HttpSettings {
+    /// GET or POST.
+    pub method: HttpMethod,
+    /// `http://` or `https://`.
+    pub url: String,
+    /// Headers beside Host and Content-Length.
+    pub headers: BTreeMap<String, String>,
+    /// File with a token that is sent as `Authorization: Bearer`, on its first line.
+    pub token_file: Option<PathBuf>,
+    /// The fields that are sent.
+    pub body: BTreeMap<String, String>,
+    /// For all of it: connecting, asking, the answer.
+    pub timeout: Duration,
+    /// For `https`.
+    pub tls: TlsSettings,
+}
+
+impl HttpSettings {
+    /// POST of clientid, username and password as JSON to `url`, with five seconds for it.
+    #[must_use]
+    pub fn new(url: &str) -> Self {
+        let fields = ["clientid", "username", "password"];
+        Self {
+            method: HttpMethod::Post,
+            url: url.to_owned(),
+            headers: BTreeMap::new(),
+            token_file: None,
+            body: fields
+                .map(|field| (field.to_owned(), format!("${{{field}}}")))
+                .into(),
+            timeout: Duration::from_secs(5),
+            tls: TlsSettings::default(),
+        }
+    }
+}
+
+impl fmt::Debug for HttpSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Headers often hold an API key, and so may the query.
+        let url = self.url.split('?').next().unwrap_or_default();
+        f.debug_struct("HttpSettings")
+            .field("method", &self.method)
+            .field("url", &url)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where the client puts its token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenFrom {
+    /// In the password.
+    Password,
+    /// In the user name.
+    Username,
+}
+
+/// What tokens are verified with.
+#[derive(Debug, Clone)]
+pub enum JwtKeys {
+    /// A public key or certificate in PEM (RS256, ES256 or EdDSA by the kind of key), or else a shared secret (HS256): the
+    /// file's bytes, one line end at its end left out.
+    File {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A set of public keys from a server (RFC 7517).
+    Jwks {
+        /// `http://` or `https://`.
+        url: String,
+        /// How often it is fetched; sooner when a token names a key that is not there.
+        refresh: Duration,
+        /// For `https`.
+        tls: TlsSettings,
+    },
+}
+
+/// How a token is signed (RFC 7518, 3.1; RFC 8037).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// HMAC with SHA-256 and a shared secret.
+    Hs256,
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    Rs256,
+    /// ECDSA with P-256 and SHA-256.
+    Es256,
+    /// Ed25519.
+    EdDsa,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::Hs256, Self::Rs256, Self::Es256, Self::EdDsa];
+
+    /// Its name in a token.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hs256 => "HS256",
+            Self::Rs256 => "RS256",
+            Self::Es256 => "ES256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+}
+
+/// JSON Web Tokens (RFC 7519).
+#[derive(Debug, Clone)]
+pub struct JwtSettings {
+    /// Where the token is.
+    pub from: TokenFrom,
+    /// What it is verified with.
+    pub keys: JwtKeys,
+    /// Which of the algorithms that the keys are for may be used.
+    pub algorithms: Vec<Algorithm>,
+    /// Claims that must be there with this value, which may hold `${clientid}`, `${username}` and the others.
+    pub required_claims: BTreeMap<String, String>,
+    /// The claim with the ACL.
+    pub acl_claim: String,
+    /// How far the clocks of issuer and gateway may be apart.
+    pub leeway: Duration,
+}
+
+impl JwtSettings {
+    /// Tokens in the password, the ACL in `acl`, no leeway.
+    #[must_use]
+    pub fn new(keys: JwtKeys) -> Self {
+        Self {
+            from: TokenFrom::Password,
+            keys,
+            algorithms: Algorithm::ALL.to_vec(),
+            required_claims: BTreeMap::new(),
+            acl_claim: "acl".to_owned(),
+            leeway: Duration::ZERO,
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The users file: lines `user:hash`, as mosquitto's `password_file`, with more kinds of hashes.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use argon2::{Argon2, PasswordHasher};
+use zeroize::Zeroizing;
+
+use portcullis_proto::policy::authentication::{MAX_PASSWORD, MAX_USERNAME};
+
+use super::hash::StoredHash;
+
+/// Largest users file in bytes.
+pub const MAX_FILE: u64 = 64 << 20;
+
+/// What is wrong with a file that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileError {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, from 1; `None` when the file as a whole is wrong.
+    pub line: Option<usize>,
+    /// What is wrong and what would be right; nothing secret.
+    pub message: String,
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}: {}", self.file.display(), self.message),
+            None => write!(f, "{}: {}", self.file.display(), self.message),
+        }
+    }
+}
+
+impl std::error::Error for FileError {}
+
+impl FileError {
+    pub(super) fn whole(file: &Path, message: impl fmt::Display) -> Self {
+        Self {
+            file: file.into(),
+            line: None,
+            message: message.to_string(),
+        }
+    }
+
+    pub(super) fn at(file: &Path, line: usize, message: impl fmt::Display) -> Self {
+        Self {
+            file: file.into(),
+            line: Some(line),
+            message: message.to_string(),
+        }
+    }
+}
+
+/// Reads a text file of at most `limit` bytes.
+///
+/// # Errors
+/// When it cannot be read, is larger, or is not UTF-8; then with the line.
+pub fn read_text(file: &Path, limit: u64) -> Result<Zeroizing<String>, FileError> {
+    let whole = |error: std::io::Error| FileError::whole(file, error);
+    // Asked before it is opened: opening a pipe would wait for somebody to write to it.
+    if !std::fs::metadata(file).map_err(whole)?.is_file() {
+        return Err(FileError::whole(file, "this is no file"));
+    }
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(file).map_err(whole)?;
+    opened
+        .take(limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(whole)?;
+    if bytes.len() as u64 > limit {
+        return Err(FileError::whole(
+            file,
+            format!("the file is larger than {limit} bytes"),
+        ));
+    }
+    String::from_utf8(bytes).map(Zeroizing::new).map_err(|error| {
+        let good = error
+            .as_bytes()
+            .get(..error.utf8_error().valid_up_to())
+            .unwrap_or_default();
+        let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
+        FileError::at(file, line, "this is not UTF-8")
+    })
+}
+
+/// What is wrong with a line: its number from 1 and the words.
+pub type LineError = (usize, String);
+
+/// Reads the text of a users file into names and hashes.
+///
+/// # Errors
+/// Every line that is wrong: no colon, an empty or overlong name, a name that was there before, a hash of no known kind.
+pub fn parse(text: &str) -> Result<HashMap<Box<str>, StoredHash>, Vec<LineError>> {
+    parse_within(text, u32::MAX)
+}
+
+/// As [`parse`], and a hash that needs more than `max_kib` of memory is wrong too.
+pub(super) fn parse_within(
+    text: &str,
+    max_kib: u32,
+) -> Result<HashMap<Box<str>, StoredHash>, Vec<LineError>> {
+    let mut users = HashMap::new();
+    let mut errors = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let Some(entry) = entry(line) else {
+            continue;
+        };
+        match entry.and_then(|(name, hash)| Ok((name, StoredHash::parse(hash)?))) {
+            Ok((name, _)) if users.contains_key(name) => {
+                errors.push((number, format!("user {name:?} is there twice")));
+            }
+            Ok((_, hash)) if hash.memory_kib() > max_kib => {
+                let needs = hash.memory_kib();
+                errors.push((
+                    number,
+                    format!("this hash needs {needs} KiB, all hashes together may take {max_kib}"),
+                ));
+            }
+            Ok((name, hash)) => {
+                users.insert(name.into(), hash);
+            }
+            Err(message) => errors.push((number, message)),
+        }
+    }
+    if errors.is_empty() { Ok(users) } else { Err(errors) }
+}
+
+/// The name and the hash on a line; `None` on an empty line or a comment.
+fn entry(line: &str) -> Option<Result<(&str, &str), String>> {
+    if line.starts_with('#') || line.trim().is_empty() {
+        return None;
+    }
+    let Some((name, hash)) = line.split_once(':') else {
+        return Some(Err(
+            "a line is user:hash, or a comment with # in its first column".to_owned(),
+        ));
+    };
+    let name = name.trim();
+    Some(check_name(name).map(|()| (name, hash.trim())))
+}
+
+/// Whether `name` can be a user of the file.
+///
+/// # Errors
+/// When it is empty or longer than 512 bytes, begins with `#`, or holds a colon, a control character or an outer blank.
+pub fn check_name(name: &str) -> Result<(), String> {
+    if name.is_empty() || name.len() > MAX_USERNAME {
+        return Err(format!("a user name has 1 to {MAX_USERNAME} bytes"));
+    }
+    if name.starts_with('#') || name.contains(':') || name.contains(char::is_control) || name.trim() != name {
+        return Err(
+            "a user name has no colon, no control character, no blank at its ends, and no # first".to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// The Argon2id hash of `password` with a new salt: 19 MiB, two passes, one lane (OWASP's first choice for that size).
+///
+/// # Errors
+/// When the password is empty or longer than 16,384 bytes, or the system has no randomness.
+pub fn hash_password(password: &[u8]) -> Result<String, String> {
+    if password.is_empty() || password.len() > MAX_PASSWORD {
+        return Err(format!("a password has 1 to {MAX_PASSWORD} bytes"));
+    }
+    let mut salt = [0; 16];
+    openssl::rand::rand_bytes(&mut salt).map_err(|_| "the system has no randomness now".to_owned())?;
+    Argon2::default()
+        .hash_password_with_salt(password, &salt)
+        .map(|hash| hash.to_string())
+        .map_err(|_| "the password could not be hashed".to_owned())
+}
+
+pub(super) fn at(file: &Path, errors: Vec<LineError>) -> Vec<FileError> {
+    errors
+        .into_iter()
+        .map(|(line, message)| FileError::at(file, line, message))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_errors_come_at_once_with_their_lines_and_without_hashes() {
+        let good = hash_password(b"pw").unwrap();
+        let text = format!("# users\n\nann:{good}\nbob\n:{good}\ncarl:hunter2\nann:{good}\n");
+        let errors = parse(&text).unwrap_err();
+        assert_eq!(errors.iter().map(|e| e.0).collect::<Vec<_>>(), [4, 5, 6, 7]);
+        assert!(!format!("{errors:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn names_that_would_make_another_line_are_refused() {
+        for bad in ["", "a:b", "a\nb", "#a", " a", "a\0", &"x".repeat(513)] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+        assert!(hash_password(b"").is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_not_utf8_says_where() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("users.txt");
+        std::fs::write(&file, b"# a\n# b\nx\xff:y\n").unwrap();
+        assert_eq!(read_text(&file, 100).unwrap_err().line, Some(3));
+        assert!(read_text(&file, 3).is_err());
+    }
+}

@@ -1,0 +1,297 @@
+//! The embedded broker as a worker sees it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use super::testing::{clock, message};
+use super::*;
+use portcullis_proto::bridge::contract::{BrokerError, BrokerEvent, BrokerRequest, FilterId, Ticket};
+use portcullis_proto::types::message::{Message, Qos};
+use portcullis_proto::types::{TopicFilter, TopicName};
+
+fn settings(state_dir: Option<&Path>, limits: RetainedLimits) -> BrokerSettings {
+    BrokerSettings {
+        node: "test".into(),
+        state_dir: state_dir.map(Into::into),
+        clock: clock(),
+        kind: BrokerKind::Embedded(limits),
+    }
+}
+
+fn broker(workers: usize) -> (BrokerRuntime, Vec<WorkerLink>) {
+    start(settings(None, RetainedLimits::default()), workers).unwrap()
+}
+
+fn retained(topic: &str, payload: &str) -> Message {
+    Message {
+        retain: true,
+        ..message(topic, payload)
+    }
+}
+
+async fn next(link: &mut WorkerLink) -> BrokerEvent {
+    tokio::time::timeout(Duration::from_secs(10), link.events.recv())
+        .await
+        .expect("an event within ten seconds")
+        .expect("a broker that lives")
+}
+
+async fn publish(link: &mut WorkerLink, ticket: u64, message: Message) -> Result<(), BrokerError> {
+    link.requests
+        .try_send(BrokerRequest::Publish {
+            ticket: Ticket(ticket),
+            message: Arc::new(message),
+        })
+        .unwrap();
+    loop {
+        if let BrokerEvent::Published {
+            ticket: answered,
+            result,
+        } = next(link).await
+        {
+            assert_eq!(answered, Ticket(ticket));
+            return result;
+        }
+    }
+}
+
+async fn subscribe(link: &mut WorkerLink, id: u64, filter: &str) -> Result<Vec<String>, BrokerError> {
+    link.requests
+        .try_send(BrokerRequest::Subscribe {
+            ticket: Ticket(1000 + id),
+            filter_id: FilterId(id),
+            filter: TopicFilter::new(filter).unwrap(),
+            qos: Qos::AtLeastOnce,
+            retained: true,
+        })
+        .unwrap();
+    match next(link).await {
+        BrokerEvent::Subscribed { ticket, result } => {
+            assert_eq!(ticket, Ticket(1000 + id));
+            result.map(|found| found.iter().map(|m| format!("{}={}", m.topic, text(m))).collect())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn text(message: &Message) -> String {
+    String::from_utf8(message.payload.to_vec()).unwrap()
+}
+
+async fn read(link: &mut WorkerLink, topic: &str) -> Option<String> {
+    link.requests
+        .try_send(BrokerRequest::ReadRetained {
+            ticket: Ticket(9),
+            topic: TopicName::new(topic).unwrap(),
+        })
+        .unwrap();
+    match next(link).await {
+        BrokerEvent::Retained { result, .. } => result.unwrap().map(|message| text(&message)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn overlapping_filters_of_one_worker_bring_one_event_with_each_filter_once() {
+    let (_runtime, mut links) = broker(3);
+    let (mut c, mut b, mut a) = (links.pop().unwrap(), links.pop().unwrap(), links.pop().unwrap());
+    for (id, filter) in [(1, "t/#"), (2, "t/+"), (3, "t/x"), (4, "other")] {
+        subscribe(&mut a, id, filter).await.unwrap();
+    }
+    subscribe(&mut b, 1, "+/x").await.unwrap();
+    publish(&mut c, 1, message("t/x", "hello")).await.unwrap();
+    let BrokerEvent::Message { mut filters, message } = next(&mut a).await else {
+        panic!()
+    };
+    filters.sort();
+    assert_eq!(*filters, [FilterId(1), FilterId(2), FilterId(3)]);
+    assert_eq!(text(&message), "hello");
+    let BrokerEvent::Message { filters, .. } = next(&mut b).await else {
+        panic!()
+    };
+    assert_eq!(*filters, [FilterId(1)]);
+    a.requests
+        .try_send(BrokerRequest::Unsubscribe {
+            filter_id: FilterId(2),
+        })
+        .unwrap();
+    assert_eq!(read(&mut a, "t/x").await, None);
+    publish(&mut c, 2, testing::message("t/x", "again"))
+        .await
+        .unwrap();
+    let BrokerEvent::Message { filters, .. } = next(&mut a).await else {
+        panic!()
+    };
+    assert_eq!(filters.len(), 2);
+    assert!(a.events.try_recv().is_none());
+}
+
+#[tokio::test]
+async fn retained_messages_reach_each_new_observer_and_an_empty_payload_clears() {
+    let (_runtime, mut links) = broker(2);
+    let (mut b, mut a) = (links.pop().unwrap(), links.pop().unwrap());
+    publish(&mut a, 1, retained("t/b", "2")).await.unwrap();
+    publish(&mut a, 2, retained("t/a", "1")).await.unwrap();
+    assert_eq!(subscribe(&mut b, 1, "t/#").await.unwrap(), ["t/a=1", "t/b=2"]);
+    assert_eq!(subscribe(&mut b, 1, "t/#").await.unwrap(), ["t/a=1", "t/b=2"]);
+    assert!(
+        b.events.try_recv().is_none(),
+        "the first observer gets nothing twice"
+    );
+    assert_eq!(read(&mut a, "t/a").await.as_deref(), Some("1"));
+    publish(&mut a, 3, retained("t/a", "")).await.unwrap();
+    assert_eq!(read(&mut a, "t/a").await, None);
+    let BrokerEvent::Message { message, .. } = next(&mut b).await else {
+        panic!()
+    };
+    assert!(
+        message.payload.is_empty() && message.retain,
+        "the clearing is delivered"
+    );
+}
+
+#[tokio::test]
+async fn a_full_retained_store_refuses_the_publish_as_a_whole() {
+    let limits = RetainedLimits {
+        max_messages: 1,
+        max_bytes: 1 << 20,
+    };
+    let (runtime, mut links) = start(settings(None, limits), 1).unwrap();
+    let mut a = links.pop().unwrap();
+    subscribe(&mut a, 1, "#").await.unwrap();
+    publish(&mut a, 1, retained("a", "1")).await.unwrap();
+    assert_eq!(
+        publish(&mut a, 2, retained("b", "1")).await,
+        Err(BrokerError::Quota)
+    );
+    assert!(a.events.try_recv().is_none(), "nobody saw the refused one");
+    publish(&mut a, 3, retained("a", "")).await.unwrap();
+    publish(&mut a, 4, retained("b", "1")).await.unwrap();
+    assert_eq!(runtime.metrics().snapshot().retained_rejected, 1);
+}
+
+#[tokio::test]
+async fn filters_that_are_too_deep_or_shared_are_refused() {
+    let (_runtime, mut links) = broker(1);
+    let mut a = links.pop().unwrap();
+    let deep = vec!["a"; 201].join("/");
+    assert_eq!(subscribe(&mut a, 1, &deep).await, Err(BrokerError::Refused));
+    assert_eq!(
+        subscribe(&mut a, 2, "$share/g/a").await,
+        Err(BrokerError::Refused)
+    );
+    publish(&mut a, 1, message(&deep, "x")).await.unwrap();
+}
+
+static WALL_AHEAD: AtomicU64 = AtomicU64::new(0);
+
+fn skewed() -> SystemTime {
+    (clock().wall)() + Duration::from_secs(WALL_AHEAD.load(Ordering::SeqCst))
+}
+
+#[tokio::test]
+async fn retained_messages_survive_a_restart_and_their_time_goes_on_meanwhile() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = settings(Some(directory.path()), RetainedLimits::default());
+    settings.clock.wall = skewed;
+    let (runtime, mut links) = start(settings.clone(), 1).unwrap();
+    let mut a = links.pop().unwrap();
+    let now = (clock().now)();
+    for (topic, seconds) in [("short", Some(60)), ("long", Some(6000)), ("ever", None)] {
+        let mut message = retained(topic, topic);
+        message.expires_at = seconds.map(|s| now + Duration::from_secs(s));
+        message.content_type = Some("text/plain".into());
+        publish(&mut a, 1, message).await.unwrap();
+    }
+    publish(
+        &mut a,
+        1,
+        Message {
+            qos: Qos::AtMostOnce,
+            ..retained("cleared", "x")
+        },
+    )
+    .await
+    .unwrap();
+    publish(
+        &mut a,
+        1,
+        Message {
+            qos: Qos::AtMostOnce,
+            ..retained("cleared", "")
+        },
+    )
+    .await
+    .unwrap();
+    runtime.shutdown().await;
+    WALL_AHEAD.store(600, Ordering::SeqCst);
+    let (runtime, mut links) = start(settings, 1).unwrap();
+    let mut a = links.pop().unwrap();
+    assert_eq!(
+        subscribe(&mut a, 1, "#").await.unwrap(),
+        ["ever=ever", "long=long"]
+    );
+    runtime.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_slow_worker_loses_messages_and_no_answer() {
+    let (runtime, mut links) = broker(2);
+    let (mut slow, mut fast) = (links.pop().unwrap(), links.pop().unwrap());
+    subscribe(&mut slow, 1, "t").await.unwrap();
+    let total = link::MAX_QUEUED_MESSAGES as u64 + 100;
+    for ticket in 0..total {
+        publish(&mut fast, ticket, message("t", "x")).await.unwrap();
+    }
+    let ask = |ticket| BrokerRequest::ReadRetained {
+        ticket,
+        topic: TopicName::new("t").unwrap(),
+    };
+    slow.requests.try_send(ask(Ticket(77))).unwrap();
+    let mut messages = 0;
+    loop {
+        match next(&mut slow).await {
+            BrokerEvent::Message { .. } => messages += 1,
+            BrokerEvent::Retained { ticket, .. } => {
+                assert_eq!(ticket, Ticket(77));
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(messages, link::MAX_QUEUED_MESSAGES);
+    assert_eq!(runtime.metrics().snapshot().undelivered, 100);
+}
+
+#[tokio::test]
+async fn shutdown_answers_what_was_queued() {
+    let directory = tempfile::tempdir().unwrap();
+    let (runtime, mut links) = start(settings(Some(directory.path()), RetainedLimits::default()), 1).unwrap();
+    let mut a = links.pop().unwrap();
+    for ticket in 0..500 {
+        let message = Arc::new(retained(&format!("t/{ticket}"), "x"));
+        a.requests
+            .try_send(BrokerRequest::Publish {
+                ticket: Ticket(ticket),
+                message,
+            })
+            .unwrap();
+    }
+    runtime.shutdown().await;
+    let mut answered = 0;
+    while let Some(BrokerEvent::Published { result, .. }) = a.events.try_recv() {
+        result.unwrap();
+        answered += 1;
+    }
+    assert_eq!(answered, 500);
+    assert!(
+        a.requests
+            .try_send(BrokerRequest::ReadRetained {
+                ticket: Ticket(1),
+                topic: TopicName::new("t").unwrap()
+            })
+            .is_err()
+    );
+}

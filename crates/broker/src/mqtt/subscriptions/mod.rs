@@ -1,0 +1,433 @@
+//! One upstream subscription for each distinct filter, whoever holds it.
+//!
+//! A new observer of a known filter still gets the retained messages: the filter is subscribed again, and what the broker
+//! sends because of that (it carries the retain flag, live messages do not) goes to the asking observer alone. The same
+//! way reads a retained message for nobody who stays. Such a *round* is over when the broker answered a request (a
+//! *fence*) sent behind the subscribe, and behind the acknowledgement of all that came because of it, without sending more:
+//! a broker holds back what is beyond its window until we acknowledge, and may be slow.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::RandomState;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::link::Delivery;
+use crate::metrics::LaneMetrics;
+use crate::topics::{FilterTable, too_deep};
+use portcullis_proto::bridge::contract::{BrokerError, FilterId, Ticket};
+use portcullis_proto::types::message::{Message, Qos};
+use portcullis_proto::types::{TopicFilter, TopicName};
+
+mod delivery;
+mod last_seen;
+mod renewals;
+mod rounds;
+
+use last_seen::LastSeen;
+use renewals::Renewal;
+
+use super::duplicates::Duplicates;
+use super::packet_ids::PacketIds;
+use super::wire::{Client, Subscription};
+
+/// A round is over when no retained message came for so long after the last fence: some brokers look for them beside
+/// answering.
+const QUIET: Duration = Duration::from_millis(50);
+/// A round in which nothing happened for so long is over.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A round is over then at the latest.
+const LONGEST_ROUND: Duration = Duration::from_secs(60);
+/// Messages that one round collects.
+const MAX_COLLECTED: usize = 100_000;
+/// Payload bytes that one round collects.
+const MAX_COLLECTED_BYTES: usize = 64 << 20;
+/// Live messages that wait for a new observer until its subscription is answered.
+const MAX_HELD: usize = 4_096;
+/// Unsubscribed to learn that the broker has worked off what was sent before; nobody ever subscribes it.
+const FENCE: &str = "$portcullis/fence";
+/// The largest subscription identifier (MQTT 5, 3.8.2.1.2).
+const MAX_NUMBER: u32 = 268_435_455;
+
+type Holder = (usize, FilterId);
+
+/// What a worker waits for.
+#[derive(Debug)]
+struct Ask {
+    worker: usize,
+    ticket: Ticket,
+    kind: AskKind,
+    collected: BTreeMap<TopicName, Arc<Message>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AskKind {
+    /// It observes from now on.
+    Subscribe { filter_id: FilterId, retained: bool },
+    /// It wants the retained message.
+    Read,
+}
+
+#[derive(Debug)]
+struct HolderState {
+    holder: Holder,
+    /// Its subscribe was answered: messages go to it.
+    active: bool,
+    /// Messages for after the answer.
+    held: Vec<Arc<Message>>,
+}
+
+#[derive(Debug)]
+struct Round {
+    /// Tells it from other rounds of the filter.
+    serial: u64,
+    bytes: usize,
+    asks: Vec<Ask>,
+    begun: Instant,
+    acknowledged: bool,
+    /// The last fence was answered, and nothing came since it was asked for.
+    fenced: bool,
+    /// A retained message came since the last fence was asked for.
+    stirred: bool,
+    quiet_since: Instant,
+}
+
+#[derive(Debug)]
+struct Entry {
+    filter: TopicFilter,
+    qos: Qos,
+    holders: Vec<HolderState>,
+    /// The broker has acknowledged it on this connection (or kept it).
+    standing: bool,
+    round: Option<Round>,
+    /// Asks for the next round.
+    next: Vec<Ask>,
+    seen: LastSeen,
+    /// It is being made again after a lost session: until then retained messages may be news to all.
+    renewed_until: Option<Instant>,
+    /// The broker does not take it again yet.
+    renewal: Option<Renewal>,
+}
+
+/// A request to the broker that waits its turn, or its acknowledgement.
+#[derive(Debug, Clone)]
+enum Request {
+    Subscribe {
+        number: u32,
+        retained: bool,
+        serial: u64,
+    },
+    Unsubscribe(TopicFilter),
+    Fence {
+        number: u32,
+        serial: u64,
+    },
+}
+
+/// The subscriptions of one lane.
+#[derive(Debug)]
+pub(super) struct Subscriptions {
+    workers: Vec<Delivery>,
+    metrics: Arc<LaneMetrics>,
+    entries: HashMap<u32, Entry>,
+    by_filter: HashMap<TopicFilter, u32>,
+    by_holder: HashMap<Holder, u32>,
+    table: FilterTable<u32>,
+    last_number: u32,
+    connected: bool,
+    names_subscriptions: bool,
+    waiting: VecDeque<Request>,
+    /// Handed to the client, packet identifier unknown; subscribes and unsubscribes apart.
+    subscribing: VecDeque<(Request, u64)>,
+    unsubscribing: VecDeque<(Request, u64)>,
+    by_packet: HashMap<u16, (Request, u64)>,
+    /// Filters that have a round, and some that had one.
+    in_round: Vec<u32>,
+    last_serial: u64,
+    /// Filters whose renewal waits for its time.
+    renewing: Vec<u32>,
+    /// Filters that were given up while the broker was away and keeps the session.
+    gone: Vec<TopicFilter>,
+    found: Vec<u32>,
+    targets: Vec<Holder>,
+    duplicates: Duplicates,
+    hasher: RandomState,
+}
+
+impl Subscriptions {
+    pub(super) fn new(workers: Vec<Delivery>, metrics: Arc<LaneMetrics>) -> Self {
+        Self {
+            workers,
+            metrics,
+            entries: HashMap::new(),
+            by_filter: HashMap::new(),
+            by_holder: HashMap::new(),
+            table: FilterTable::default(),
+            last_number: 0,
+            connected: false,
+            names_subscriptions: false,
+            waiting: VecDeque::new(),
+            subscribing: VecDeque::new(),
+            unsubscribing: VecDeque::new(),
+            by_packet: HashMap::new(),
+            in_round: Vec::new(),
+            last_serial: 0,
+            renewing: Vec::new(),
+            gone: Vec::new(),
+            found: Vec::new(),
+            targets: Vec::new(),
+            duplicates: Duplicates::default(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// A worker observes a filter once more.
+    pub(super) fn subscribe(
+        &mut self,
+        now: Instant,
+        (worker, filter_id): Holder,
+        ticket: Ticket,
+        filter: TopicFilter,
+        qos: Qos,
+        retained: bool,
+    ) {
+        let kind = AskKind::Subscribe { filter_id, retained };
+        let ask = Ask {
+            worker,
+            ticket,
+            kind,
+            collected: BTreeMap::new(),
+        };
+        if too_deep(filter.as_str()) || filter.as_str().starts_with("$share/") {
+            return self.answer(ask, Err(BrokerError::Refused));
+        }
+        // QoS 2 would bring an observer nothing: QoS 1 and 2 reach it alike, as a confirmable notification.
+        let qos = qos.min(Qos::AtLeastOnce);
+        // What has observers is made again when the broker is back, for one more as for them: an observer that comes from
+        // another worker meanwhile keeps what it has.
+        let known = self
+            .by_filter
+            .get(&filter)
+            .and_then(|number| self.entries.get(number));
+        let satisfied = !retained
+            && known.is_some_and(|entry| {
+                let kept = !self.connected && entry.holders.iter().any(|known| known.active);
+                qos <= entry.qos && (entry.standing || kept)
+            });
+        if !self.connected && !satisfied {
+            return self.answer(ask, Err(BrokerError::Unavailable));
+        }
+        let number = self.enter(filter);
+        let Some(entry) = self.entries.get_mut(&number) else {
+            return;
+        };
+        let holder = (worker, filter_id);
+        if !entry.holders.iter().any(|known| known.holder == holder) {
+            entry.holders.push(HolderState {
+                holder,
+                active: false,
+                held: Vec::new(),
+            });
+            self.by_holder.insert(holder, number);
+        }
+        entry.qos = entry.qos.max(qos);
+        if satisfied {
+            self.finish(number, ask, Ok(()));
+        } else {
+            self.ask(now, number, ask);
+        }
+    }
+
+    /// A worker wants to know a retained message.
+    pub(super) fn read(&mut self, now: Instant, worker: usize, ticket: Ticket, topic: &TopicName) {
+        let ask = Ask {
+            worker,
+            ticket,
+            kind: AskKind::Read,
+            collected: BTreeMap::new(),
+        };
+        let Ok(filter) = TopicFilter::new(topic.as_str()) else {
+            return self.answer(ask, Err(BrokerError::Refused));
+        };
+        if too_deep(filter.as_str()) || filter.as_str().starts_with("$share/") {
+            return self.answer(ask, Err(BrokerError::Refused));
+        }
+        if !self.connected {
+            return self.answer(ask, Err(BrokerError::Unavailable));
+        }
+        let number = self.enter(filter);
+        self.ask(now, number, ask);
+    }
+
+    /// The last observation of a worker's filter is gone.
+    pub(super) fn unsubscribe(&mut self, holder: Holder) {
+        let Some(number) = self.by_holder.remove(&holder) else {
+            return;
+        };
+        if let Some(entry) = self.entries.get_mut(&number) {
+            entry.holders.retain(|known| known.holder != holder);
+        }
+        self.leave_if_unused(number);
+    }
+
+    fn enter(&mut self, filter: TopicFilter) -> u32 {
+        if let Some(number) = self.by_filter.get(&filter) {
+            return *number;
+        }
+        // Numbers are not used again soon: a message on its way may still name an old one.
+        self.last_number = self.last_number % MAX_NUMBER + 1;
+        while self.entries.contains_key(&self.last_number) {
+            self.last_number = self.last_number % MAX_NUMBER + 1;
+        }
+        let number = self.last_number;
+        self.table.insert(&filter, number);
+        self.by_filter.insert(filter.clone(), number);
+        let entry = Entry {
+            filter,
+            qos: Qos::AtMostOnce,
+            holders: Vec::new(),
+            standing: false,
+            round: None,
+            next: Vec::new(),
+            seen: LastSeen::default(),
+            renewed_until: None,
+            renewal: None,
+        };
+        self.entries.insert(number, entry);
+        self.metrics.subscriptions.set(self.entries.len() as u64);
+        number
+    }
+
+    fn leave_if_unused(&mut self, number: u32) {
+        let unused =
+            |entry: &Entry| entry.holders.is_empty() && entry.round.is_none() && entry.next.is_empty();
+        if !self.entries.get(&number).is_some_and(unused) {
+            return;
+        }
+        let Some(entry) = self.entries.remove(&number) else {
+            return;
+        };
+        self.table.remove(&entry.filter, number);
+        self.by_filter.remove(&entry.filter);
+        self.metrics.subscriptions.set(self.entries.len() as u64);
+        if self.connected {
+            self.waiting.push_back(Request::Unsubscribe(entry.filter));
+        } else if entry.standing {
+            self.gone.push(entry.filter);
+        }
+    }
+
+    /// The broker is there. What it does not remember is subscribed again.
+    pub(super) fn connected(&mut self, now: Instant, session_present: bool, names_subscriptions: bool) {
+        self.connected = true;
+        self.names_subscriptions = names_subscriptions;
+        let gone = std::mem::take(&mut self.gone);
+        if session_present {
+            self.waiting.extend(gone.into_iter().map(Request::Unsubscribe));
+        }
+        for (number, entry) in &mut self.entries {
+            entry.standing &= session_present;
+            self.waiting.push_back(if entry.standing {
+                // Asked for all the same: a cluster that failed over may know the session and have lost what it stood for.
+                Request::Subscribe {
+                    number: *number,
+                    retained: false,
+                    serial: 0,
+                }
+            } else {
+                entry.renewed(now, *number)
+            });
+        }
+    }
+
+    /// The broker is gone: nobody waits for it, observers stay.
+    pub(super) fn disconnected(&mut self) {
+        self.connected = false;
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        let handed_over = std::mem::take(&mut self.unsubscribing)
+            .into_iter()
+            .map(|(request, _)| request);
+        let sent = std::mem::take(&mut self.by_packet)
+            .into_values()
+            .map(|(request, _)| request);
+        self.gone.extend(
+            waiting
+                .chain(handed_over)
+                .chain(sent)
+                .filter_map(|request| match request {
+                    Request::Unsubscribe(filter) => Some(filter),
+                    _ => None,
+                }),
+        );
+        self.subscribing.clear();
+        self.renewing.clear();
+        let numbers: Vec<u32> = self.entries.keys().copied().collect();
+        for number in numbers {
+            let Some(entry) = self.entries.get_mut(&number) else {
+                continue;
+            };
+            entry.renewal = None;
+            let round = entry.round.take();
+            let asks: Vec<Ask> = round
+                .into_iter()
+                .flat_map(|round| round.asks)
+                .chain(std::mem::take(&mut entry.next))
+                .collect();
+            for ask in asks {
+                self.finish(number, ask, Err(BrokerError::Unavailable));
+            }
+            self.leave_if_unused(number);
+        }
+    }
+
+    /// Hands waiting requests to the client.
+    pub(super) fn send(&mut self, now: Instant, client: &Client, ids: &mut PacketIds) {
+        while ids.free()
+            && let Some(request) = self.waiting.front()
+        {
+            let taken = match request {
+                Request::Subscribe { number, retained, .. } => {
+                    let Some(entry) = self.entries.get(number) else {
+                        self.waiting.pop_front();
+                        continue;
+                    };
+                    client.subscribe(&Subscription {
+                        filter: entry.filter.as_str(),
+                        qos: entry.qos,
+                        number: self.names_subscriptions.then_some(*number),
+                        retained: *retained,
+                    })
+                }
+                Request::Unsubscribe(filter) => client.unsubscribe(filter.as_str()),
+                Request::Fence { .. } => client.unsubscribe(FENCE),
+            };
+            if !taken {
+                return;
+            }
+            if let Some(request) = self.waiting.pop_front() {
+                let queue = match request {
+                    Request::Subscribe { .. } => &mut self.subscribing,
+                    _ => &mut self.unsubscribing,
+                };
+                queue.push_back((request, ids.take(now)));
+            }
+        }
+    }
+
+    pub(super) fn on_subscribing(&mut self, packet: u16) {
+        if let Some(request) = self.subscribing.pop_front() {
+            self.by_packet.insert(packet, request);
+        }
+    }
+
+    pub(super) fn on_unsubscribing(&mut self, packet: u16) {
+        if let Some(request) = self.unsubscribing.pop_front() {
+            self.by_packet.insert(packet, request);
+        }
+    }
+}
+
+impl Ask {
+    fn wants_retained(&self) -> bool {
+        !matches!(self.kind, AskKind::Subscribe { retained: false, .. })
+    }
+}

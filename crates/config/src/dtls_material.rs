@@ -1,0 +1,95 @@
+//! From what a DTLS listener's keys name to what its handshakes are made with: the one way there, for checks and starts alike.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use portcullis_dtls::{self as dtls, DtlsContext, DtlsMaterial, PskStore, TicketKeys};
+
+use super::handshake_datagram;
+use super::listeners::{CertIdentity, Dtls, Verify};
+use super::secrets::{SecretError, read_public, read_secret};
+
+/// Why a DTLS listener cannot be built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MaterialError {
+    /// The key of the listener that it is about, without the listener's own.
+    pub key: &'static str,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl MaterialError {
+    fn new(key: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { key, message }
+    }
+}
+
+/// Reads the files of a DTLS listener and builds what its handshakes are made with. Certificates that are out of time are
+/// no error.
+///
+/// # Errors
+/// Everything that is wrong, by key.
+pub fn dtls_context(dtls: &Dtls, tickets: &TicketKeys) -> Result<DtlsContext, Vec<MaterialError>> {
+    let one = |error| vec![error];
+    let material = DtlsMaterial {
+        psks: match &dtls.psk_file {
+            None => None,
+            Some(path) => Some(Arc::new(psks(path)?)),
+        },
+        cert_pem: pem("cert_file", dtls.cert_file.as_ref()).map_err(one)?,
+        key_pem: match (&dtls.cert_file, &dtls.key_file) {
+            (Some(_), Some(path)) => Some(read("key_file", path, read_secret).map_err(one)?),
+            _ => None,
+        },
+        ca_pem: pem("ca_file", verifying(dtls, &dtls.ca_file)).map_err(one)?,
+        crl_pem: pem("crl_file", verifying(dtls, &dtls.crl_file)).map_err(one)?,
+        verify: match dtls.verify {
+            Verify::None => dtls::Verify::None,
+            Verify::Optional => dtls::Verify::Optional,
+            Verify::Required => dtls::Verify::Required,
+        },
+        cert_identity: match dtls.cert_identity {
+            CertIdentity::Cn => dtls::CertIdentity::Cn,
+            CertIdentity::SanDns => dtls::CertIdentity::SanDns,
+            CertIdentity::SanUri => dtls::CertIdentity::SanUri,
+        },
+        ciphers: dtls.ciphers.clone(),
+        mtu: handshake_datagram(dtls),
+        cid: dtls.cid,
+        ticket_keys: tickets.clone(),
+    };
+    DtlsContext::new(&material).map_err(|error| one(MaterialError::new(error.key, error.message)))
+}
+
+/// What is not used when clients are not asked for certificates is not read either.
+fn verifying<'p>(dtls: &Dtls, path: &'p Option<PathBuf>) -> Option<&'p PathBuf> {
+    path.as_ref().filter(|_| dtls.verify != Verify::None)
+}
+
+type Reader = fn(&Path) -> Result<Zeroizing<Vec<u8>>, SecretError>;
+
+fn read(key: &'static str, path: &Path, reader: Reader) -> Result<Zeroizing<Vec<u8>>, MaterialError> {
+    reader(path).map_err(|error| MaterialError::new(key, error.to_string()))
+}
+
+fn pem(key: &'static str, path: Option<&PathBuf>) -> Result<Option<Vec<u8>>, MaterialError> {
+    path.map(|path| read(key, path, read_public).map(|content| content.to_vec()))
+        .transpose()
+}
+
+fn psks(path: &Path) -> Result<PskStore, Vec<MaterialError>> {
+    let key = "psk_file";
+    let content = read(key, path, read_secret).map_err(|error| vec![error])?;
+    let shown = path.display();
+    let text = str::from_utf8(&content)
+        .map_err(|_| vec![MaterialError::new(key, format!("{shown}: this is no UTF-8 text"))])?;
+    PskStore::parse(text).map_err(|errors| {
+        errors
+            .iter()
+            .map(|error| MaterialError::new(key, format!("{shown}, {error}")))
+            .collect()
+    })
+}

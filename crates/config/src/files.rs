@@ -1,0 +1,410 @@
+//! The files that a configuration names: read, checked, and reported at the key that names them.
+
+use std::path::Path;
+
+use openssl::pkey::{PKey, Private};
+use openssl::ssl::{SslContextBuilder, SslMethod};
+use openssl::x509::X509;
+use zeroize::Zeroizing;
+
+use portcullis_auth as auth;
+use portcullis_dtls::{PskStore, TicketKeys};
+
+use super::access::{Authentication, Backend};
+use super::document::Document;
+use super::listeners::{Dtls, Verify};
+use super::problem::Severity;
+use super::secrets::{SecretError, read_public, read_secret};
+use super::{Config, pem, tokens};
+
+/// Wrong lines of one file that are shown one by one.
+const SHOWN_LINES: usize = 20;
+
+/// Whether `path` holds certificates and the first of them is valid now.
+#[must_use]
+pub fn certificate_is_current(path: &Path) -> bool {
+    read_public(path)
+        .ok()
+        .and_then(|content| pem::certificates(&content).ok())
+        .is_some_and(|chain| chain.first().is_some_and(|own| pem::out_of_time(own).is_none()))
+}
+
+/// Reports everything that is wrong with the files.
+pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
+    for listener in &config.listeners {
+        if let Some(dtls) = &listener.dtls {
+            check_dtls(dtls, &listener.key(), doc);
+        }
+    }
+    for (key, authentication) in config.authentications() {
+        check_authentication(authentication, &key, doc);
+    }
+    check_broker(config, doc);
+    if config.admin.bind.is_some() {
+        check_admin(config, doc);
+    }
+    check_acl(config, doc);
+}
+
+fn check_admin(config: &Config, doc: &mut Document<'_>) {
+    let key = "admin.token_file";
+    if let Some(path) = &config.admin.token_file
+        && let Some(content) = read(path, key, read_secret, doc)
+        && let Err(errors) = tokens::parse(&content)
+    {
+        let lines = errors
+            .into_iter()
+            .map(|wrong| (wrong.line, wrong.message))
+            .collect();
+        complain_of_lines(path, key, lines, doc);
+    }
+    if let (Some(cert_file), Some(key_file)) = (&config.admin.cert_file, &config.admin.key_file) {
+        check_pair(cert_file, "admin.cert_file", key_file, "admin.key_file", doc);
+    }
+}
+
+fn check_dtls(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
+    let field = |name: &str| format!("{key}.{name}");
+    let before = doc.error_count();
+    if let Some(path) = &dtls.psk_file {
+        check_psks(path, &field("psk_file"), doc);
+    }
+    if let (Some(cert_file), Some(key_file)) = (&dtls.cert_file, &dtls.key_file) {
+        check_pair(cert_file, &field("cert_file"), key_file, &field("key_file"), doc);
+    }
+    if dtls.verify != Verify::None
+        && let Some(ca_file) = &dtls.ca_file
+    {
+        let anchors = certificates(ca_file, &field("ca_file"), doc);
+        if let (Some(anchors), Some(crl_file)) = (anchors, &dtls.crl_file) {
+            check_crl(crl_file, &anchors, &field("crl_file"), doc);
+        }
+    }
+    if let Err(message) = check_ciphers(&dtls.ciphers) {
+        doc.complain(&[&field("ciphers")], message);
+    }
+    // What is wrong already has been said better than a whole context can.
+    if doc.error_count() == before {
+        check_context(dtls, key, doc);
+    }
+}
+
+/// Makes what the handshakes of the listener will be made with, for what no single file shows: key strength, usage, whether
+/// suites and keys fit.
+fn check_context(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
+    // No handshake is made with these.
+    let tickets = TicketKeys::new([0; 80]);
+    match super::dtls_context(dtls, &tickets) {
+        Ok(context) if !context.ignored_ciphers().is_empty() => doc.complain_as(
+            Severity::Note,
+            &[&format!("{key}.ciphers")],
+            format!(
+                "left out, because they are not AEAD with SHA-256 or there is no key for them: {}",
+                context.ignored_ciphers().join(", ")
+            ),
+        ),
+        Ok(_) => {}
+        Err(errors) => {
+            for error in errors {
+                doc.complain(&[&format!("{key}.{}", error.key)], error.message);
+            }
+        }
+    }
+}
+
+/// A key of fewer bytes is weaker than the ciphers that it opens.
+const SOUND_KEY: usize = 16;
+
+fn check_psks(path: &Path, key: &str, doc: &mut Document<'_>) {
+    let Some(content) = read(path, key, read_secret, doc) else {
+        return;
+    };
+    let Some(text) = text(path, key, &content, doc) else {
+        return;
+    };
+    if let Err(errors) = PskStore::parse(text) {
+        let errors = errors.into_iter().map(|error| (error.line, error.message));
+        return complain_of_lines(path, key, errors.collect(), doc);
+    }
+    let keys = || {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.filter_map(|line| Some(line.rsplit_once(':')?.1.trim_end()))
+    };
+    let short = keys().filter(|key| key.len() / 2 < SOUND_KEY).count();
+    let note = match (keys().count(), short) {
+        (0, _) => "there is no key in it: nobody gets in by one".to_owned(),
+        (_, 0) => return,
+        (all, short) => format!("keys under {SOUND_KEY} bytes can be guessed: {short} of {all}"),
+    };
+    doc.complain_as(Severity::Note, &[key], in_file(path, &note));
+}
+
+/// The content as text, or a problem with the line that is none.
+fn text<'c>(path: &Path, key: &str, content: &'c [u8], doc: &mut Document<'_>) -> Option<&'c str> {
+    match std::str::from_utf8(content) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            let good = content.get(..error.valid_up_to()).unwrap_or_default();
+            let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+            complain_of_lines(path, key, vec![(line, "this is no UTF-8 text".to_owned())], doc);
+            None
+        }
+    }
+}
+
+fn check_pair(cert_file: &Path, cert_key: &str, key_file: &Path, key_key: &str, doc: &mut Document<'_>) {
+    let chain = certificates(cert_file, cert_key, doc);
+    let private = private_key(key_file, key_key, doc);
+    if let (Some(chain), Some(private)) = (chain, private)
+        && let Some(own) = chain.first()
+        && !own.public_key().is_ok_and(|public| public.public_eq(&private))
+    {
+        let fits = chain
+            .iter()
+            .skip(1)
+            .any(|other| other.public_key().is_ok_and(|public| public.public_eq(&private)));
+        let hint = if fits {
+            ": it is the key of a later certificate of the chain, and the server's own must come first"
+        } else {
+            ""
+        };
+        let message = format!(
+            "the key in {} does not fit the certificate of {} in {}{hint}",
+            key_file.display(),
+            pem::subject(own),
+            cert_file.display()
+        );
+        doc.complain(&[key_key, cert_key], message);
+    }
+}
+
+fn check_crl(path: &Path, anchors: &[X509], key: &str, doc: &mut Document<'_>) {
+    let Some(content) = read(path, key, read_public, doc) else {
+        return;
+    };
+    let crl = match pem::revocation_list(&content) {
+        Ok(crl) => crl,
+        Err(wrong) => return doc.complain(&[key], in_file(path, &wrong)),
+    };
+    let of_anchor = anchors.iter().any(|anchor| {
+        anchor
+            .public_key()
+            .and_then(|public| crl.verify(&public))
+            .unwrap_or(false)
+    });
+    if !of_anchor {
+        doc.complain(
+            &[key],
+            in_file(path, "no certificate in ca_file signed this revocation list"),
+        );
+    } else if let Some(next) = crl.next_update()
+        && pem::has_passed(next)
+    {
+        doc.complain_as(
+            Severity::Outdated,
+            &[key],
+            in_file(path, &format!("the revocation list ran out on {next}")),
+        );
+    }
+}
+
+/// Whether the linked OpenSSL knows each part of a cipher list. It ignores unknown parts of a list that has known ones, so
+/// each is tried alone.
+fn check_ciphers(list: &str) -> Result<(), String> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    let try_list = |part: &str| -> Result<(), openssl::error::ErrorStack> {
+        SslContextBuilder::new(SslMethod::dtls_server())?.set_cipher_list(part)
+    };
+    let parts = list.split([':', ',', ' ']).filter(|part| !part.is_empty());
+    for part in parts.filter(|part| !part.starts_with('@')) {
+        let name = part.trim_start_matches(['!', '-', '+']);
+        if try_list(name).is_err() {
+            return Err(format!(
+                "{} knows no cipher suite `{name}` (`openssl ciphers -v` lists what it knows)",
+                openssl::version::version()
+            ));
+        }
+    }
+    try_list(list).map_err(|_| "the list leaves no cipher suite".to_owned())
+}
+
+fn check_authentication(authentication: &Authentication, key: &str, doc: &mut Document<'_>) {
+    let field = |name: &str| format!("{key}.{name}");
+    match authentication.backend {
+        Backend::None => {}
+        Backend::File => {
+            let key = field("file");
+            if let Some(path) = &authentication.file
+                && let Some(content) = read(path, &key, read_secret, doc)
+                && let Some(text) = text(path, &key, &content, doc)
+                && let Err(errors) = auth::users::parse(text)
+            {
+                complain_of_lines(path, &key, errors, doc);
+            }
+        }
+        Backend::Http => {
+            if let Some(path) = &authentication.http.token_file {
+                check_one_line(path, &field("http.token_file"), "token", doc);
+            }
+            if let Some(path) = &authentication.http.ca_file {
+                certificates(path, &field("http.ca_file"), doc);
+            }
+        }
+        Backend::Jwt => {
+            if let Some(path) = &authentication.jwt.key_file {
+                check_jwt_key(path, &field("jwt.key_file"), doc);
+            }
+            if let Some(path) = &authentication.jwt.ca_file {
+                certificates(path, &field("jwt.ca_file"), doc);
+            }
+        }
+    }
+}
+
+/// A public key may be read by anyone, a shared secret by nobody else.
+fn check_jwt_key(path: &Path, key: &str, doc: &mut Document<'_>) {
+    let Some(content) = read(path, key, read_public, doc) else {
+        return;
+    };
+    let text = String::from_utf8_lossy(&content);
+    if text.contains("-----BEGIN CERTIFICATE-----") {
+        certificates(path, key, doc);
+    } else if text.contains("-----BEGIN PUBLIC KEY-----") {
+        if PKey::public_key_from_pem(&content).is_err() {
+            doc.complain(&[key], in_file(path, "the public key in it is damaged"));
+        }
+    } else if text.contains("-----BEGIN") {
+        doc.complain(
+            &[key],
+            in_file(
+                path,
+                "expected a PUBLIC KEY or CERTIFICATE, or a shared secret that is no PEM",
+            ),
+        );
+    } else if let Some(secret) = read(path, key, read_secret, doc)
+        && secret.trim_ascii().len() < 32
+    {
+        doc.complain(
+            &[key],
+            in_file(
+                path,
+                "the shared secret is shorter than the 32 bytes that HS256 needs (RFC 7518, 3.2)",
+            ),
+        );
+    }
+}
+
+fn check_acl(config: &Config, doc: &mut Document<'_>) {
+    let key = "authorization.acl_file";
+    let Some(path) = &config.authorization.acl_file else {
+        return;
+    };
+    let Err(errors) = auth::load_acl(path) else {
+        return;
+    };
+    let mut lines = Vec::new();
+    for error in errors {
+        match error.line {
+            Some(line) => lines.push((line, error.message)),
+            None => doc.complain(&[key], error.to_string()),
+        }
+    }
+    complain_of_lines(path, key, lines, doc);
+}
+
+fn check_broker(config: &Config, doc: &mut Document<'_>) {
+    let broker = &config.broker;
+    if let Some(path) = &broker.password_file {
+        check_one_line(path, "broker.password_file", "password", doc);
+    }
+    if let Some(path) = &broker.ca_file {
+        certificates(path, "broker.ca_file", doc);
+    }
+    if let (Some(cert_file), Some(key_file)) = (&broker.cert_file, &broker.key_file) {
+        check_pair(cert_file, "broker.cert_file", key_file, "broker.key_file", doc);
+    }
+}
+
+/// A secret on one line; a line end behind it does not belong to it.
+fn check_one_line(path: &Path, key: &str, what: &str, doc: &mut Document<'_>) {
+    let Some(content) = read(path, key, read_secret, doc) else {
+        return;
+    };
+    let secret = content.trim_ascii_end();
+    if secret.is_empty() {
+        doc.complain(
+            &[key],
+            in_file(path, &format!("expected a {what}; the file is empty")),
+        );
+    } else if secret.contains(&b'\n') {
+        doc.complain(
+            &[key],
+            in_file(
+                path,
+                &format!("expected a {what} on one line; found several lines"),
+            ),
+        );
+    } else if std::str::from_utf8(secret).is_err() {
+        doc.complain(&[key], in_file(path, &format!("the {what} is no UTF-8 text")));
+    }
+}
+
+fn certificates(path: &Path, key: &str, doc: &mut Document<'_>) -> Option<Vec<X509>> {
+    let content = read(path, key, read_public, doc)?;
+    match pem::certificates(&content) {
+        Ok(chain) => {
+            if let Some(message) = chain.iter().find_map(|certificate| pem::out_of_time(certificate)) {
+                doc.complain_as(Severity::Outdated, &[key], in_file(path, &message));
+            }
+            Some(chain)
+        }
+        Err(wrong) => {
+            doc.complain(&[key], in_file(path, &wrong));
+            None
+        }
+    }
+}
+
+fn private_key(path: &Path, key: &str, doc: &mut Document<'_>) -> Option<PKey<Private>> {
+    let content = read(path, key, read_secret, doc)?;
+    match pem::private_key(&content) {
+        Ok(private) => Some(private),
+        Err(wrong) => {
+            doc.complain(&[key], in_file(path, &wrong));
+            None
+        }
+    }
+}
+
+type Reader = fn(&Path) -> Result<Zeroizing<Vec<u8>>, SecretError>;
+
+fn read(path: &Path, key: &str, reader: Reader, doc: &mut Document<'_>) -> Option<Zeroizing<Vec<u8>>> {
+    match reader(path) {
+        Ok(content) => Some(content),
+        Err(error) => {
+            let name = key.rsplit('.').next().unwrap_or(key);
+            let hint = if doc.has(key) {
+                String::new()
+            } else {
+                format!(" (named by the default of {name})")
+            };
+            doc.complain(&[key], format!("{error}{hint}"));
+            None
+        }
+    }
+}
+
+fn complain_of_lines(path: &Path, key: &str, errors: Vec<(usize, String)>, doc: &mut Document<'_>) {
+    for (line, message) in errors.iter().take(SHOWN_LINES) {
+        doc.complain_more(key, format!("{}, line {line}: {message}", path.display()));
+    }
+    if let Some(more) = errors.len().checked_sub(SHOWN_LINES).filter(|more| *more > 0) {
+        doc.complain_more(key, format!("{}: {more} more lines are wrong", path.display()));
+    }
+}
+
+fn in_file(path: &Path, wrong: &str) -> String {
+    format!("{}: {wrong}", path.display())
+}

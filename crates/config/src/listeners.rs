@@ -1,0 +1,324 @@
+//! The listeners, in the order of the file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use portcullis_proto::gateway::settings::{IdentityUse, OnClose};
+use portcullis_proto::types::{AccessRules, Transport};
+
+use super::access::{Login, Switch};
+use super::check::{between, hours, own_mountpoint, secs};
+use super::document::{Document, Table};
+use super::section::{Section, section};
+use super::value::words;
+
+/// One listener.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listener {
+    /// Its name, unique among the listeners of its kind.
+    pub name: String,
+    /// Where it listens.
+    pub bind: SocketAddr,
+    /// Which sources it serves.
+    pub access_rules: AccessRules,
+    /// Who decides about its logins.
+    pub authentication: Login,
+    /// Overrides the mountpoint of `[coap]`.
+    pub mountpoint: Option<String>,
+    /// What a DTLS listener has beside; `None` is a plain UDP listener.
+    pub dtls: Option<Dtls>,
+}
+
+impl Listener {
+    /// What it speaks.
+    #[must_use]
+    pub const fn transport(&self) -> Transport {
+        match self.dtls {
+            Some(_) => Transport::Dtls,
+            None => Transport::Udp,
+        }
+    }
+
+    /// Its table in the file.
+    #[must_use]
+    pub fn key(&self) -> String {
+        format!("listeners.{}.{}", self.transport().label(), self.name)
+    }
+}
+
+/// What a DTLS listener has beside what every listener has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dtls {
+    /// Pre-shared keys: lines `identity:hexkey`.
+    pub psk_file: Option<PathBuf>,
+    /// The certificate chain, PEM, the server's own first.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub key_file: Option<PathBuf>,
+    /// Trust anchors for client certificates, PEM; read only when `verify` is not [`Verify::None`].
+    pub ca_file: Option<PathBuf>,
+    /// Revocation list for client certificates, PEM.
+    pub crl_file: Option<PathBuf>,
+    /// Whether clients need a certificate.
+    pub verify: Verify,
+    /// What the proved identity is used as.
+    pub identity: IdentityUse,
+    /// Which name of a client certificate is its identity.
+    pub cert_identity: CertIdentity,
+    /// What becomes of a connection when its session ends.
+    pub on_close: OnClose,
+    /// OpenSSL cipher list; empty is the built-in policy.
+    pub ciphers: String,
+    /// A handshake that takes longer fails.
+    pub handshake_timeout: Duration,
+    /// A session without a record for this long ends.
+    pub idle_timeout: Duration,
+    /// Sessions, over all workers.
+    pub max_sessions: u32,
+    /// Handshakes in flight, over all workers.
+    pub max_half_open: u32,
+    /// Largest IP packet of a handshake flight, in bytes.
+    pub mtu: u32,
+    /// Whether to negotiate Connection IDs (RFC 9146).
+    pub cid: bool,
+}
+
+/// Whether clients need a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// They are not asked.
+    None,
+    /// They are asked, and what they show must be valid.
+    Optional,
+    /// They must show a valid one, unless they use a pre-shared key.
+    Required,
+}
+
+words!(Verify {
+    "none" => Verify::None,
+    "optional" => Verify::Optional,
+    "required" => Verify::Required,
+});
+
+/// Which name of a client certificate is its identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertIdentity {
+    /// The common name of the subject.
+    Cn,
+    /// The first DNS name among the alternative names.
+    SanDns,
+    /// The first URI among the alternative names.
+    SanUri,
+}
+
+words!(CertIdentity {
+    "cn" => CertIdentity::Cn,
+    "san_dns" => CertIdentity::SanDns,
+    "san_uri" => CertIdentity::SanUri,
+});
+
+words!(IdentityUse {
+    "none" => IdentityUse::None,
+    "clientid" => IdentityUse::ClientId,
+    "username" => IdentityUse::Username,
+});
+
+words!(OnClose {
+    "detach" => OnClose::Detach,
+    "end" => OnClose::End,
+});
+
+section! {
+    /// A CoAP listener over plain UDP.
+    pub struct UdpTable {
+        /// Where it listens.
+        bind: SocketAddr = "[::]:5683";
+        /// Which sources it serves, first match decides; sources that no rule matches are served.
+        access_rules: AccessRules = [];
+        /// Whether requests must be authenticated; without it, they must unless `authentication.backend` is "none". Or a table
+        /// with the keys of `[authentication]`: a backend of this listener's own.
+        authentication: Switch = unset;
+        /// Overrides `coap.mountpoint`.
+        mountpoint: Option<String> = unset, own_mountpoint;
+    }
+}
+
+section! {
+    /// A CoAP listener over DTLS 1.2.
+    pub struct DtlsTable {
+        /// Where it listens.
+        bind: SocketAddr = "[::]:5684";
+        /// Which sources it serves, first match decides; sources that no rule matches are served.
+        access_rules: AccessRules = [];
+        /// Whether requests must be authenticated; without it, they must unless `authentication.backend` is "none". Or a table
+        /// with the keys of `[authentication]`: a backend of this listener's own.
+        authentication: Switch = unset;
+        /// Overrides `coap.mountpoint`.
+        mountpoint: Option<String> = unset, own_mountpoint;
+        /// Pre-shared keys, lines `identity:hexkey`. The defaults of this and the three files below hold only while neither
+        /// `psk_file` nor `cert_file` is given.
+        psk_file: Option<PathBuf> = "psk.txt";
+        /// Certificate chain in PEM, the server's own first; optional when `psk_file` is given.
+        cert_file: Option<PathBuf> = "server.pem";
+        /// Private key of the certificate, PEM.
+        key_file: Option<PathBuf> = "server.key";
+        /// Trust anchors for client certificates, PEM; read when `verify` is not "none".
+        ca_file: Option<PathBuf> = "ca.pem";
+        /// Revocation list for client certificates, PEM.
+        crl_file: Option<PathBuf> = "";
+        /// Whether clients are asked for a certificate, and whether they need one.
+        verify: Verify = "none";
+        /// What the identity that the handshake proved is used as.
+        identity: IdentityUse = "none";
+        /// Which name of a client certificate is its identity.
+        cert_identity: CertIdentity = "cn";
+        /// What becomes of a connection when its session ends.
+        on_close: OnClose = "detach";
+        /// OpenSSL cipher list; "" is the built-in policy, RFC 7252's mandatory suites included.
+        ciphers: String = "";
+        /// A handshake that takes longer fails, "1s" to "5m".
+        handshake_timeout: Duration = "15s", between(secs(1), secs(300));
+        /// A session without a record for this long ends, "1s" to "8760h".
+        idle_timeout: Duration = "24h", between(secs(1), hours(24 * 365));
+        /// Sessions, 1 to 10000000.
+        max_sessions: u32 = 100000, between(1, 10_000_000);
+        /// Handshakes in flight, 1 to 100000; each holds about 80 KiB inside OpenSSL while it lasts.
+        max_half_open: u32 = 1024, between(1, 100_000);
+        /// Largest IP packet of a handshake flight in bytes, 320 to 16384.
+        mtu: u32 = 1280, between(320, 16_384);
+        /// Whether to negotiate Connection IDs (RFC 9146) with clients that offer them.
+        cid: bool = true;
+    }
+}
+
+impl UdpTable {
+    fn into_listener(self, name: String, authentication: Login) -> Listener {
+        Listener {
+            name,
+            bind: self.bind,
+            access_rules: self.access_rules,
+            authentication,
+            mountpoint: self.mountpoint,
+            dtls: None,
+        }
+    }
+}
+
+impl DtlsTable {
+    fn into_listener(self, name: String, authentication: Login, doc: &Document<'_>) -> Listener {
+        let key = format!("listeners.dtls.{name}");
+        let own_files = doc.has(&format!("{key}.psk_file")) || doc.has(&format!("{key}.cert_file"));
+        let given = |field: &str, path: Option<PathBuf>| {
+            path.filter(|_| !own_files || doc.has(&format!("{key}.{field}")))
+        };
+        Listener {
+            bind: self.bind,
+            access_rules: self.access_rules,
+            authentication,
+            mountpoint: self.mountpoint,
+            dtls: Some(Dtls {
+                psk_file: given("psk_file", self.psk_file),
+                cert_file: given("cert_file", self.cert_file),
+                key_file: given("key_file", self.key_file),
+                ca_file: given("ca_file", self.ca_file),
+                crl_file: self.crl_file,
+                verify: self.verify,
+                identity: self.identity,
+                cert_identity: self.cert_identity,
+                on_close: self.on_close,
+                ciphers: self.ciphers,
+                handshake_timeout: self.handshake_timeout,
+                idle_timeout: self.idle_timeout,
+                max_sessions: self.max_sessions,
+                max_half_open: self.max_half_open,
+                mtu: self.mtu,
+                cid: self.cid,
+            }),
+            name,
+        }
+    }
+}
+
+/// Most listeners.
+const MAX_LISTENERS: usize = 1024;
+
+/// Reads `[listeners]`; without it, one listener of each kind called `default`.
+pub(super) fn read(root: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Vec<Listener>> {
+    let mut listeners = root.child(doc, "listeners");
+    if !listeners.is_present() && !doc.is_broken(&["listeners"]) {
+        return Some(vec![
+            read_one(
+                Transport::Udp,
+                "default".to_owned(),
+                Table::absent("listeners.udp.default"),
+                doc,
+            )?,
+            read_one(
+                Transport::Dtls,
+                "default".to_owned(),
+                Table::absent("listeners.dtls.default"),
+                doc,
+            )?,
+        ]);
+    }
+    let udp = listeners.child(doc, "udp");
+    let dtls = listeners.child(doc, "dtls");
+    let mistyped = listeners.has_unknown();
+    listeners.finish(doc);
+    let mut all = Vec::new();
+    for (transport, kind) in [(Transport::Udp, udp), (Transport::Dtls, dtls)] {
+        for (name, table) in kind.named_tables(doc) {
+            let key = kind.key(&name);
+            if let Err(message) = check_name(&name) {
+                doc.complain(&[&key], message);
+            }
+            all.push((doc.position(&key), read_one(transport, name, table, doc)?));
+        }
+    }
+    if all.is_empty() && !mistyped {
+        doc.complain(
+            &["listeners", "listeners.udp", "listeners.dtls"],
+            "no listener: add a table such as [listeners.udp.default], or leave [listeners] out for the default ones",
+        );
+    }
+    if all.len() > MAX_LISTENERS {
+        doc.complain(
+            &["listeners"],
+            format!("at most {MAX_LISTENERS} listeners, found {}", all.len()),
+        );
+    }
+    all.sort_by_key(|(position, _)| *position);
+    Some(all.into_iter().map(|(_, listener)| listener).collect())
+}
+
+fn read_one(
+    transport: Transport,
+    name: String,
+    mut table: Table<'_>,
+    doc: &mut Document<'_>,
+) -> Option<Listener> {
+    let listener = match transport {
+        Transport::Udp => {
+            let read = UdpTable::read(&mut table, doc)?;
+            let login = Login::read(read.authentication, &mut table, doc)?;
+            read.into_listener(name, login)
+        }
+        Transport::Dtls => {
+            let read = DtlsTable::read(&mut table, doc)?;
+            let login = Login::read(read.authentication, &mut table, doc)?;
+            read.into_listener(name, login, doc)
+        }
+    };
+    table.finish(doc);
+    Some(listener)
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if (1..=64).contains(&name.len()) && name.chars().all(fits) {
+        Ok(())
+    } else {
+        Err("a listener's name is 1 to 64 letters, digits, `-` or `_`: it is a metric label and part of paths".to_owned())
+    }
+}

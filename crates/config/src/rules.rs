@@ -1,0 +1,269 @@
+//! What keys must be together.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use portcullis_proto::gateway::settings::IdentityUse;
+use portcullis_proto::types::Transport;
+
+use super::Config;
+use super::access::{Authentication, Backend, Jwt, JwtAlgorithm, Login};
+use super::broker::{BrokerUrl, Protocol};
+use super::document::Document;
+use super::listeners::{Dtls, Listener, Verify};
+
+/// Reports everything that does not fit together.
+pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
+    binds(config, doc);
+    for listener in &config.listeners {
+        let key = listener.key();
+        if let Some(dtls) = &listener.dtls {
+            dtls_files(dtls, &key, doc);
+            dtls_identity(dtls, &key, doc);
+        }
+        authentication_of(listener, config, &key, doc);
+    }
+    for (key, authentication) in config.authentications() {
+        backend(authentication, &key, doc);
+    }
+    broker(config, doc);
+    admin(config, doc);
+}
+
+fn binds(config: &Config, doc: &mut Document<'_>) {
+    let mut taken: HashMap<SocketAddr, String> = HashMap::new();
+    for listener in &config.listeners {
+        let key = format!("{}.bind", listener.key());
+        if listener.bind.port() == 0 {
+            continue;
+        }
+        if let Some(other) = taken.get(&listener.bind) {
+            let message = format!("{} is taken by {other} already", listener.bind);
+            doc.complain(&[&key, other], message);
+        } else {
+            taken.insert(listener.bind, key);
+        }
+    }
+    if let (Some(metrics), Some(admin)) = (config.metrics.bind, config.admin.bind)
+        && metrics == admin
+        && metrics.port() != 0
+    {
+        doc.complain(
+            &["admin.bind", "metrics.bind"],
+            format!("{admin} is taken by metrics.bind already"),
+        );
+    }
+}
+
+fn dtls_files(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
+    let field = |name: &str| format!("{key}.{name}");
+    let (psk, cert, private) = (field("psk_file"), field("cert_file"), field("key_file"));
+    let (ca, crl, verify) = (field("ca_file"), field("crl_file"), field("verify"));
+    if dtls.psk_file.is_none() && dtls.cert_file.is_none() {
+        doc.complain(
+            &[key, &psk, &cert],
+            "a DTLS listener needs psk_file, or cert_file with key_file, or both",
+        );
+    }
+    match (&dtls.cert_file, &dtls.key_file) {
+        (Some(_), None) => doc.complain(
+            &[&cert, &private],
+            "cert_file needs key_file, the certificate's private key",
+        ),
+        (None, Some(_)) if doc.has(&private) => {
+            doc.complain(
+                &[&private, &cert],
+                "key_file needs cert_file, the certificate of this key",
+            );
+        }
+        _ => {}
+    }
+    if dtls.verify == Verify::None {
+        if dtls.crl_file.is_some() {
+            doc.complain(
+                &[&crl, &verify],
+                "crl_file is of no use while verify = \"none\": clients are not asked for a certificate",
+            );
+        }
+        return;
+    }
+    if dtls.ca_file.is_none() {
+        doc.complain(
+            &[&verify, &ca],
+            "client certificates are verified against ca_file: name the file with their trust anchors",
+        );
+    }
+    if dtls.cert_file.is_none() {
+        doc.complain(
+            &[&verify, &cert],
+            "clients can only be asked for a certificate by a listener that has cert_file and key_file",
+        );
+    }
+}
+
+fn dtls_identity(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
+    let names = ["identity", "psk_file", "verify"].map(|name| format!("{key}.{name}"));
+    if dtls.identity != IdentityUse::None && dtls.psk_file.is_none() && dtls.verify == Verify::None {
+        doc.complain(
+            &names.each_ref().map(String::as_str),
+            "no handshake can prove an identity here: give psk_file, or set verify to \"optional\" or \"required\"",
+        );
+    }
+}
+
+/// Without a backend, the identity of a handshake alone can authenticate, where it is used as one.
+fn authentication_of(listener: &Listener, config: &Config, key: &str, doc: &mut Document<'_>) {
+    let identified = listener
+        .dtls
+        .as_ref()
+        .is_some_and(|dtls| dtls.identity != IdentityUse::None);
+    if listener.authentication != Login::Required
+        || config.authentication.backend != Backend::None
+        || identified
+    {
+        return;
+    }
+    let hint = match listener.transport() {
+        Transport::Udp => "choose a backend",
+        Transport::Dtls => "choose a backend, or set identity to \"clientid\" or \"username\"",
+    };
+    let (field, identity) = (format!("{key}.authentication"), format!("{key}.identity"));
+    doc.complain(
+        &[&field, &identity, "authentication.backend"],
+        format!("nothing can authenticate here while authentication.backend = \"none\": {hint}"),
+    );
+}
+
+fn backend(authentication: &Authentication, key: &str, doc: &mut Document<'_>) {
+    let field = |name: &str| format!("{key}.{name}");
+    let chosen = field("backend");
+    match authentication.backend {
+        Backend::None => {}
+        Backend::File => {
+            if authentication.file.is_none() {
+                doc.complain(
+                    &[&field("file"), &chosen],
+                    "backend = \"file\" needs the file with users and password hashes",
+                );
+            }
+        }
+        Backend::Http => {
+            let http = &authentication.http;
+            if http.url.is_empty() {
+                doc.complain(
+                    &[&field("http.url"), &chosen],
+                    "backend = \"http\" needs the URL of the service",
+                );
+            }
+            anchors(
+                http.ca_file.is_some(),
+                &http.url,
+                [&field("http.ca_file"), &field("http.url")],
+                doc,
+            );
+        }
+        Backend::Jwt => {
+            let jwt = &authentication.jwt;
+            jwt_keys(jwt, &field("jwt"), doc);
+            let keys = [&field("jwt.ca_file"), &field("jwt.jwks_url")];
+            anchors(jwt.ca_file.is_some(), &jwt.jwks_url, keys, doc);
+        }
+    }
+}
+
+fn anchors(given: bool, url: &str, [ca_file, key]: [&String; 2], doc: &mut Document<'_>) {
+    if given && !url.starts_with("https://") {
+        doc.complain(&[ca_file, key], "is for servers behind https:// only");
+    }
+}
+
+fn jwt_keys(jwt: &Jwt, key: &str, doc: &mut Document<'_>) {
+    let field = |name: &str| format!("{key}.{name}");
+    let (file, url) = (field("key_file"), field("jwks_url"));
+    match (jwt.key_file.is_some(), jwt.jwks_url.is_empty()) {
+        (false, true) => doc.complain(
+            &[&file, &url],
+            "backend = \"jwt\" needs key_file or jwks_url, to verify tokens with",
+        ),
+        (true, false) => doc.complain(&[&file, &url], "key_file and jwks_url exclude each other"),
+        (false, false) if jwt.algorithms == [JwtAlgorithm::Hs256] => doc.complain(
+            &[&field("algorithms"), &url],
+            "HS256 needs a shared secret in key_file: a key set holds public keys",
+        ),
+        _ => {}
+    }
+}
+
+fn broker(config: &Config, doc: &mut Document<'_>) {
+    let broker = &config.broker;
+    let tls = matches!(broker.url, BrokerUrl::Mqtt { tls: true, .. });
+    for (name, file) in [
+        ("broker.ca_file", &broker.ca_file),
+        ("broker.cert_file", &broker.cert_file),
+        ("broker.key_file", &broker.key_file),
+    ] {
+        if file.is_some() && !tls {
+            doc.complain(&[name, "broker.url"], "is for brokers behind mqtts:// only");
+        }
+    }
+    if broker.cert_file.is_some() != broker.key_file.is_some() {
+        let key = if broker.cert_file.is_some() {
+            "broker.cert_file"
+        } else {
+            "broker.key_file"
+        };
+        doc.complain(
+            &[key, "broker.cert_file", "broker.key_file", "broker.url"],
+            "cert_file and key_file go together",
+        );
+    }
+    if broker.url == BrokerUrl::Embedded {
+        for (name, given) in [
+            ("broker.username", !broker.username.is_empty()),
+            ("broker.password_file", broker.password_file.is_some()),
+        ] {
+            if given {
+                doc.complain(&[name, "broker.url"], "the embedded broker takes no credentials");
+            }
+        }
+    } else if broker.password_file.is_some() && broker.username.is_empty() && broker.protocol == Protocol::V4
+    {
+        doc.complain(
+            &["broker.password_file", "broker.username", "broker.protocol"],
+            "MQTT 3.1.1 sends a password only beside a user name (3.1.2.9): set username",
+        );
+    }
+}
+
+fn admin(config: &Config, doc: &mut Document<'_>) {
+    let admin = &config.admin;
+    match (&admin.cert_file, &admin.key_file) {
+        (Some(_), None) => doc.complain(
+            &["admin.cert_file", "admin.key_file"],
+            "cert_file needs key_file, the certificate's private key",
+        ),
+        (None, Some(_)) => doc.complain(
+            &["admin.key_file", "admin.cert_file"],
+            "key_file needs cert_file, the certificate of this key",
+        ),
+        _ => {}
+    }
+    let Some(bind) = admin.bind.filter(|bind| !bind.ip().to_canonical().is_loopback()) else {
+        return;
+    };
+    let otherwise = "bind to 127.0.0.1 or [::1], or switch it off with \"\"";
+    if admin.token_file.is_none() {
+        doc.complain(
+            &["admin.bind", "admin.token_file"],
+            format!("{bind} can be reached from other machines: set admin.token_file, {otherwise}"),
+        );
+    } else if admin.cert_file.is_none() {
+        doc.complain(
+            &["admin.bind", "admin.cert_file"],
+            format!(
+                "{bind} can be reached from other machines, and tokens may not cross a network in the clear: set admin.cert_file \
+                 and admin.key_file, {otherwise}"
+            ),
+        );
+    }
+}

@@ -1,0 +1,191 @@
+//! The sections that are a handful of plain keys.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use portcullis_proto::gateway::settings::{DefaultQos, NotifyType};
+use portcullis_proto::types::message::Qos;
+
+use super::check::{between, block_size, hours, millis, mountpoint, name, secs};
+use super::section::section;
+use super::value::{Size, words};
+
+section! {
+    /// The node itself.
+    pub struct Node {
+        /// The node's name; it appears in MQTT client ids, metrics and logs. Gateways at one broker need different ones.
+        name: String = "portcullis", name;
+        /// Where retained messages, the spool and ticket keys are kept.
+        state_dir: PathBuf = "/var/lib/portcullis";
+        /// Threads that serve, 0 to 255; 0 is one per core.
+        workers: u8 = 0;
+    }
+}
+
+section! {
+    /// How CoAP clients are served.
+    pub struct Coap {
+        /// Whether requests need a connection made through `mqtt/connection`.
+        connection_required: bool = false;
+        /// A connection without a valid request for 1.5 times this long ends; "0s" never.
+        heartbeat: Duration = "30s", between(secs(0), hours(24 * 365));
+        /// How notifications are sent: NON, CON, or by the QoS of the subscription or the message.
+        notify_type: NotifyType = "qos";
+        /// QoS of a publish that names none; `coap`: NON is 0, CON is 1.
+        publish_qos: DefaultQos = "coap";
+        /// QoS of a subscription that names none; `coap`: NON is 0, CON is 1.
+        subscribe_qos: DefaultQos = "coap";
+        /// Prefix of every topic; may hold ${clientid}, ${username}, ${identity} and ${listener}.
+        mountpoint: String = "", |text: &String| mountpoint(text);
+        /// A silent observer is sent a confirmable notification at least this often (RFC 7641, 4.5).
+        observe_check: Duration = "24h", between(secs(1), hours(24));
+        section /// Block-wise transfer (RFC 7959).
+        blockwise: Blockwise;
+        section /// Retransmission (RFC 7252, 4.8).
+        transmission: Transmission;
+    }
+}
+
+section! {
+    /// Block-wise transfer (RFC 7959).
+    pub struct Blockwise {
+        /// Largest block in both directions, in bytes: a power of two from 16 to 1024.
+        max_block_size: u32 = 1024, block_size;
+        /// Largest body in both directions, "16B" to "64MiB".
+        max_body_size: Size = "1MiB", between(Size(16), Size(64 << 20));
+    }
+}
+
+section! {
+    /// Retransmission of confirmable messages (RFC 7252, 4.8).
+    pub struct Transmission {
+        /// ACK_TIMEOUT, "10ms" to "1m".
+        ack_timeout: Duration = "2s", between(millis(10), secs(60));
+        /// MAX_RETRANSMIT, 0 to 10.
+        max_retransmit: u32 = 4, between(0, 10);
+    }
+}
+
+section! {
+    /// Metrics and health over HTTP.
+    pub struct Metrics {
+        /// Where `/metrics`, `/healthz` and `/readyz` are served; "" is off.
+        bind: Option<SocketAddr> = "127.0.0.1:9683";
+    }
+}
+
+section! {
+    /// The HTTP API and the dashboard.
+    pub struct Admin {
+        /// Where they are served; "" is off.
+        bind: Option<SocketAddr> = "127.0.0.1:8683";
+        /// File with bearer tokens, lines `admin:TOKEN` or `readonly:TOKEN`, a bare token is an admin's; required unless bound to
+        /// loopback.
+        token_file: Option<PathBuf> = "";
+        /// Certificate chain in PEM for HTTPS, the server's own first; required unless bound to loopback.
+        cert_file: Option<PathBuf> = "";
+        /// Private key of the certificate, PEM.
+        key_file: Option<PathBuf> = "";
+    }
+}
+
+section! {
+    /// Limits per source address (IPv6: per /64) unless said otherwise; 0 is no limit.
+    pub struct Limits {
+        /// DTLS handshakes per second, over all listeners; twice as many at once.
+        handshakes_per_second: u32 = 20;
+        /// Requests per second of one client.
+        requests_per_second: u32 = 0;
+        /// Datagrams per second over plain UDP of a source that has not proved its address; more are dropped unread.
+        unproven_datagrams_per_second: u32 = 0;
+        /// Failed logins and wrong tokens per minute, whichever port they come from.
+        failed_logins_per_minute: u32 = 30;
+        /// How to answer a UDP peer that has not proved its address: in small blocks, or with an Echo challenge (RFC 9175).
+        unproven: Unproven = "small";
+    }
+}
+
+section! {
+    /// What is logged to standard error.
+    pub struct Log {
+        /// The least severe events that are logged.
+        level: LogLevel = "info";
+        /// Lines for people, or one JSON object per line.
+        format: LogFormat = "text";
+    }
+}
+
+words!(NotifyType {
+    "non" => NotifyType::Non,
+    "con" => NotifyType::Con,
+    "qos" => NotifyType::Qos,
+});
+
+words!(DefaultQos {
+    "qos0" => DefaultQos::Fixed(Qos::AtMostOnce),
+    "qos1" => DefaultQos::Fixed(Qos::AtLeastOnce),
+    "qos2" => DefaultQos::Fixed(Qos::ExactlyOnce),
+    "coap" => DefaultQos::Coap,
+});
+
+/// How a UDP peer that has not proved its address is answered (interface 2.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unproven {
+    /// In small blocks.
+    Small,
+    /// With an Echo challenge (RFC 9175).
+    Echo,
+}
+
+words!(Unproven {
+    "small" => Unproven::Small,
+    "echo" => Unproven::Echo,
+});
+
+/// The least severe events that are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are those of tracing")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    /// The word of the configuration, which tracing's filters take too.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+words!(LogLevel {
+    "error" => LogLevel::Error,
+    "warn" => LogLevel::Warn,
+    "info" => LogLevel::Info,
+    "debug" => LogLevel::Debug,
+    "trace" => LogLevel::Trace,
+});
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+words!(LogFormat {
+    "text" => LogFormat::Text,
+    "json" => LogFormat::Json,
+});

@@ -1,0 +1,226 @@
+//! From the configuration to what the core is built from.
+
+use std::num::NonZero;
+use std::path::Path;
+use std::sync::Arc;
+
+use portcullis_dtls::contract::DtlsSettings;
+use portcullis_proto::coap::contract::CoapSettings;
+use portcullis_proto::gateway::settings::{DtlsListenerSettings, ListenerSettings, Settings};
+use portcullis_proto::policy::authorization::Authorizer;
+use portcullis_proto::types::limits::Caps;
+
+use super::access::{Authentication, Backend, JwtFrom, Login};
+use super::listeners::{Dtls, Listener};
+use super::sections::Unproven;
+use super::{Config, Limits};
+
+/// Bytes of an IPv6 and a UDP header, which a path's MTU counts and a datagram's length does not.
+const HEADERS: u32 = 40 + 8;
+
+impl Config {
+    /// How many workers to start: as configured, else one per core; 1 to 255.
+    #[must_use]
+    pub fn worker_count(&self) -> u8 {
+        match self.node.workers {
+            0 => std::thread::available_parallelism()
+                .map_or(1, NonZero::get)
+                .try_into()
+                .unwrap_or(u8::MAX),
+            workers => workers,
+        }
+    }
+
+    /// Whether requests to `listener` must be authenticated.
+    #[must_use]
+    pub fn asks_for_login(&self, listener: &Listener) -> bool {
+        match &listener.authentication {
+            Login::Inherited => self.authentication.backend != Backend::None,
+            Login::Required => true,
+            Login::Off => false,
+            Login::Own(own) => own.backend != Backend::None,
+        }
+    }
+
+    /// Whether what clients of a listener send as user name is a token of theirs.
+    fn takes_token_for_username(&self, listener: &Listener) -> bool {
+        let own = match &listener.authentication {
+            Login::Inherited | Login::Required => &self.authentication,
+            Login::Own(own) => own,
+            Login::Off => return false,
+        };
+        own.backend == Backend::Jwt && own.jwt.from == JwtFrom::Username
+    }
+
+    /// Every `authentication` table with its dotted name: the common one, then those of listeners.
+    pub fn authentications(&self) -> impl Iterator<Item = (String, &Authentication)> {
+        let own = self
+            .listeners
+            .iter()
+            .filter_map(|listener| match &listener.authentication {
+                Login::Own(own) => Some((format!("{}.authentication", listener.key()), &**own)),
+                Login::Inherited | Login::Required | Login::Off => None,
+            });
+        std::iter::once(("authentication".to_owned(), &self.authentication)).chain(own)
+    }
+
+    /// The users files that decide about logins, each once: that of `[authentication]`, then those of listeners.
+    #[must_use]
+    pub fn users_files(&self) -> Vec<&Path> {
+        let mut files = Vec::new();
+        for (_, authentication) in self.authentications() {
+            if let (Backend::File, Some(file)) = (authentication.backend, &authentication.file)
+                && !files.contains(&file.as_path())
+            {
+                files.push(file.as_path());
+            }
+        }
+        files
+    }
+}
+
+/// The settings of each worker's gateway; without the ACL, which stands in a file of its own.
+#[must_use]
+pub fn to_gateway_settings(config: &Config) -> Settings {
+    let workers = config.worker_count();
+    Settings {
+        node: config.node.name.as_str().into(),
+        workers,
+        connection_required: config.coap.connection_required,
+        heartbeat: Some(config.coap.heartbeat).filter(|heartbeat| !heartbeat.is_zero()),
+        notify_type: config.coap.notify_type,
+        publish_qos: config.coap.publish_qos,
+        subscribe_qos: config.coap.subscribe_qos,
+        mountpoint: config.coap.mountpoint.as_str().into(),
+        observe_check: config.coap.observe_check,
+        coap: coap_settings(config),
+        caps: Caps::default(),
+        requests_per_second: config.limits.requests_per_second,
+        unproven_datagrams_per_second: config.limits.unproven_datagrams_per_second,
+        authorizer: Authorizer::default(),
+        failed_logins_per_minute: config.limits.failed_logins_per_minute,
+        listeners: config
+            .listeners
+            .iter()
+            .map(|listener| listener_settings(listener, config, workers))
+            .collect(),
+    }
+}
+
+fn coap_settings(config: &Config) -> CoapSettings {
+    CoapSettings {
+        ack_timeout: config.coap.transmission.ack_timeout,
+        max_retransmit: config.coap.transmission.max_retransmit,
+        max_block_size: to_usize(config.coap.blockwise.max_block_size),
+        max_body_size: usize::try_from(config.coap.blockwise.max_body_size.0).unwrap_or(usize::MAX),
+        challenge_unproven: config.limits.unproven == Unproven::Echo,
+    }
+}
+
+fn listener_settings(listener: &Listener, config: &Config, workers: u8) -> ListenerSettings {
+    ListenerSettings {
+        name: listener.name.as_str().into(),
+        dtls: listener.dtls.as_ref().map(|dtls| DtlsListenerSettings {
+            transport: dtls_settings(dtls, &config.limits, workers),
+            identity: dtls.identity,
+            on_close: dtls.on_close,
+        }),
+        access: listener.access_rules.clone(),
+        authentication: config.asks_for_login(listener),
+        token_in_username: config.takes_token_for_username(listener),
+        mountpoint: listener.mountpoint.as_deref().map(Arc::from),
+    }
+}
+
+/// The largest datagram of a handshake flight, in bytes of UDP payload.
+#[must_use]
+pub fn handshake_datagram(dtls: &Dtls) -> usize {
+    to_usize(dtls.mtu.saturating_sub(HEADERS))
+}
+
+fn dtls_settings(dtls: &Dtls, limits: &Limits, workers: u8) -> DtlsSettings {
+    let share = |total: u32| to_usize(total.div_ceil(u32::from(workers.max(1))));
+    DtlsSettings {
+        handshake_timeout: dtls.handshake_timeout,
+        idle_timeout: dtls.idle_timeout,
+        max_sessions: share(dtls.max_sessions),
+        max_half_open: share(dtls.max_half_open),
+        mtu: handshake_datagram(dtls),
+        cid: dtls.cid,
+        handshakes_per_second: limits.handshakes_per_second,
+    }
+}
+
+fn to_usize(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing::parse;
+
+    #[test]
+    fn settings_carry_what_the_file_says() {
+        let config = parse(
+            r#"
+            [node]
+            name = "edge-1"
+            workers = 4
+            [coap]
+            heartbeat = "0s"
+            [coap.blockwise]
+            max_block_size = 64
+            [limits]
+            unproven = "echo"
+            handshakes_per_second = 7
+            [authentication]
+            backend = "file"
+            [listeners.dtls.b]
+            bind = "127.0.0.1:0"
+            psk_file = "p"
+            max_sessions = 10
+            mtu = 1280
+            [listeners.udp.a]
+            bind = "127.0.0.1:0"
+            authentication = false
+            mountpoint = "a/"
+            "#,
+        )
+        .unwrap();
+        let settings = to_gateway_settings(&config);
+        assert_eq!((&*settings.node, settings.workers), ("edge-1", 4));
+        assert_eq!(settings.heartbeat, None);
+        assert_eq!(settings.coap.max_block_size, 64);
+        assert!(settings.coap.challenge_unproven);
+        let [dtls, udp] = &settings.listeners[..] else {
+            panic!("two listeners, in the order of the file")
+        };
+        assert_eq!((&*dtls.name, dtls.authentication), ("b", true));
+        let transport = &dtls.dtls.as_ref().unwrap().transport;
+        assert_eq!(
+            (
+                transport.max_sessions,
+                transport.mtu,
+                transport.handshakes_per_second
+            ),
+            (3, 1232, 7)
+        );
+        assert_eq!(
+            (&*udp.name, udp.authentication, udp.mountpoint.as_deref()),
+            ("a", false, Some("a/"))
+        );
+        assert!(udp.dtls.is_none());
+    }
+
+    #[test]
+    fn the_default_settings_are_those_of_the_contract() {
+        let settings = to_gateway_settings(&parse("").unwrap());
+        assert_eq!(settings.heartbeat, Some(Duration::from_secs(30)));
+        assert_eq!(settings.observe_check, Duration::from_secs(86_400));
+        assert!(settings.workers >= 1);
+        assert!(settings.listeners.iter().all(|listener| !listener.authentication));
+    }
+}

@@ -1,0 +1,222 @@
+//! Listeners, and what each brings or shares.
+
+use super::*;
+
+#[test]
+fn a_listener_kind_that_does_not_exist_is_an_error() {
+    let problems = parse("[listeners.tcp.a]\nbind = \"[::]:1\"\n").unwrap_err();
+    assert_eq!(problems.0.len(), 1);
+    assert!(problems.to_string().contains("did you mean `udp`?"), "{problems}");
+}
+
+#[test]
+fn no_listener_at_all_is_an_error() {
+    assert!(
+        parse("[listeners]\n")
+            .unwrap_err()
+            .to_string()
+            .contains("no listener")
+    );
+}
+
+#[test]
+fn a_listener_names_only_the_files_that_it_uses() {
+    let config = parse("[listeners.dtls.a]\npsk_file = \"p\"\n").unwrap();
+    let dtls = config.listeners[0].dtls.as_ref().unwrap();
+    assert_eq!(dtls.psk_file.as_deref(), Some(Path::new("/etc/portcullis/p")));
+    assert_eq!(
+        (&dtls.cert_file, &dtls.key_file, &dtls.ca_file),
+        (&None, &None, &None)
+    );
+    let config = parse("[listeners.dtls.a]\ncert_file = \"c\"\nkey_file = \"k\"\n").unwrap();
+    assert_eq!(config.listeners[0].dtls.as_ref().unwrap().psk_file, None);
+}
+
+#[test]
+fn two_listeners_cannot_have_one_address() {
+    let problems = parse(
+        "[listeners.udp.a]\nbind = \"127.0.0.1:1\"\n[listeners.dtls.b]\nbind = \"127.0.0.1:1\"\npsk_file = \"p\"\n",
+    )
+    .unwrap_err();
+    assert_eq!(problems.0[0].place.as_ref().unwrap().line, 4);
+    assert!(
+        problems.to_string().contains("listeners.udp.a.bind already"),
+        "{problems}"
+    );
+    let free = "[listeners.udp.a]\nbind = \"127.0.0.1:0\"\n[listeners.udp.b]\nbind = \"127.0.0.1:0\"\n";
+    assert_eq!(parse(free).unwrap().listeners.len(), 2);
+}
+
+#[test]
+fn what_belongs_together_is_asked_for_together() {
+    for (text, wanted) in [
+        ("[listeners.dtls.a]\npsk_file = \"\"\n", "needs psk_file"),
+        ("[listeners.dtls.a]\ncert_file = \"c\"\n", "needs key_file"),
+        (
+            "[listeners.dtls.a]\npsk_file = \"p\"\nkey_file = \"k\"\n",
+            "needs cert_file",
+        ),
+        (
+            "[listeners.dtls.a]\ncert_file = \"c\"\nkey_file = \"k\"\nverify = \"required\"\n",
+            "ca_file",
+        ),
+        (
+            "[listeners.dtls.a]\npsk_file = \"p\"\nca_file = \"c\"\nverify = \"required\"\n",
+            "cert_file and key_file",
+        ),
+        (
+            "[listeners.dtls.a]\ncert_file = \"c\"\nkey_file = \"k\"\nidentity = \"clientid\"\n",
+            "prove an identity",
+        ),
+        ("[authentication]\nbackend = \"http\"\n", "needs the URL"),
+        (
+            "[authentication]\nbackend = \"jwt\"\n",
+            "needs key_file or jwks_url",
+        ),
+        (
+            "[authentication]\nbackend = \"jwt\"\njwt = { key_file = \"k\", jwks_url = \"http://x\" }\n",
+            "exclude each other",
+        ),
+        (
+            "[authentication]\nbackend = \"jwt\"\njwt = { algorithms = [\"HS256\"], jwks_url = \"http://x\" }\n",
+            "shared secret",
+        ),
+        (
+            "[authentication]\nbackend = \"jwt\"\njwt = { ca_file = \"c\", jwks_url = \"http://x\" }\n",
+            "https:// only",
+        ),
+        (
+            "[listeners.udp.a]\nauthentication = { backend = \"http\" }\n",
+            "needs the URL",
+        ),
+        (
+            "[listeners.udp.a]\nauthentication = { file = \"users\" }\n",
+            "names its backend",
+        ),
+        (
+            "[listeners.udp.a]\nauthentication = { backend = \"file\", flie = \"users\" }\n",
+            "did you mean `file`",
+        ),
+        (
+            "[broker]\nurl = \"mqtt://x\"\nprotocol = 4\npassword_file = \"p\"\n",
+            "set username",
+        ),
+        ("[admin]\nbind = \"[::]:8683\"\n", "token_file"),
+        (
+            "[admin]\nbind = \"[::]:8683\"\ntoken_file = \"t\"\n",
+            "in the clear",
+        ),
+        ("[admin]\ncert_file = \"c\"\n", "needs key_file"),
+        ("[admin]\nkey_file = \"k\"\n", "needs cert_file"),
+        (
+            "[admin]\nbind = \"127.0.0.1:1\"\n[metrics]\nbind = \"127.0.0.1:1\"\n",
+            "metrics.bind already",
+        ),
+    ] {
+        let problems = parse(text).unwrap_err();
+        assert_eq!(problems.0.len(), 1, "{text}{problems}");
+        assert!(problems.to_string().contains(wanted), "{text}{problems}");
+    }
+    parse("[listeners.dtls.a]\npsk_file = \"p\"\nidentity = \"username\"\nauthentication = true\n").unwrap();
+    let files = "token_file = \"t\"\ncert_file = \"c\"\nkey_file = \"k\"\n";
+    parse(&format!("[admin]\nbind = \"0.0.0.0:8683\"\n{files}")).unwrap();
+}
+
+#[test]
+fn a_listener_may_have_a_backend_of_its_own() {
+    let config = parse(
+        r#"
+        [authentication]
+        backend = "file"
+        file = "everyone"
+        [listeners.udp.inherits]
+        [listeners.udp.off]
+        bind = "127.0.0.1:1"
+        authentication = false
+        [listeners.udp.own]
+        bind = "127.0.0.1:2"
+        [listeners.udp.own.authentication]
+        backend = "file"
+        file = "/few"
+        [listeners.udp.own.authentication.jwt]
+        from = "username"
+        [listeners.dtls.none]
+        psk_file = "p"
+        authentication = { backend = "none" }
+        "#,
+    )
+    .unwrap();
+    let asked: Vec<bool> = config
+        .listeners
+        .iter()
+        .map(|listener| config.asks_for_login(listener))
+        .collect();
+    assert_eq!(asked, [true, false, true, false]);
+    let tables: Vec<String> = config.authentications().map(|(key, _)| key).collect();
+    assert_eq!(
+        tables,
+        [
+            "authentication",
+            "listeners.udp.own.authentication",
+            "listeners.dtls.none.authentication"
+        ]
+    );
+    let files = config.users_files();
+    assert_eq!(files, [Path::new("/etc/portcullis/everyone"), Path::new("/few")]);
+}
+
+#[test]
+fn a_listener_knows_whether_user_names_are_tokens_there() {
+    let config = parse(
+        r#"
+        [authentication]
+        backend = "jwt"
+        [authentication.jwt]
+        key_file = "k"
+        from = "username"
+        [listeners.udp.inherits]
+        [listeners.udp.off]
+        bind = "127.0.0.1:1"
+        authentication = false
+        [listeners.udp.own]
+        bind = "127.0.0.1:2"
+        [listeners.udp.own.authentication]
+        backend = "jwt"
+        [listeners.udp.own.authentication.jwt]
+        key_file = "k"
+        [listeners.udp.file]
+        bind = "127.0.0.1:3"
+        [listeners.udp.file.authentication]
+        backend = "file"
+        file = "/few"
+        [listeners.udp.file.authentication.jwt]
+        from = "username"
+        "#,
+    )
+    .unwrap();
+    let settings = to_gateway_settings(&config);
+    let tokens = |listener: &portcullis_proto::gateway::settings::ListenerSettings| {
+        (listener.name.to_string(), listener.token_in_username)
+    };
+    let told: Vec<_> = settings.listeners.iter().map(tokens).collect();
+    let wanted = [
+        ("inherits", true),
+        ("off", false),
+        ("own", false),
+        ("file", false),
+    ];
+    assert_eq!(told, wanted.map(|(name, is_token)| (name.to_owned(), is_token)));
+}
+
+#[test]
+fn what_is_wrong_with_a_listeners_own_backend_is_shown_where_it_stands() {
+    let text = "[listeners.udp.a]\n[listeners.udp.a.authentication]\nbackend = \"jwt\"\n[listeners.udp.a.authentication.jwt]\n\
+                key_file = \"k\"\nrefresh = \"1s\"\n";
+    let problems = parse(text).unwrap_err();
+    let [problem] = &problems.0[..] else {
+        panic!("{problems}")
+    };
+    assert_eq!(problem.key, "listeners.udp.a.authentication.jwt.refresh");
+    let place = problem.place.as_ref().unwrap();
+    assert_eq!((place.line, place.column), (6, 11), "{problem}");
+}

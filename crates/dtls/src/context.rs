@@ -1,0 +1,317 @@
+//! What the handshakes of one listener are made with: keys, certificates, suites, in one OpenSSL context.
+
+mod setup;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openssl::error::ErrorStack;
+use openssl::sha::Sha256;
+use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslRef};
+use zeroize::{Zeroize, Zeroizing};
+
+use portcullis_proto::types::{Identity, Proof};
+
+use super::certificates::{self, CertIdentity, CertificateMark, ContextError};
+use super::cid::{Notes, add_extension, notes_index};
+use super::ffi;
+use super::psk::PskStore;
+use super::suite::{KeyExchange, Suite};
+use setup::{GROUPS, PSK_GROUPS, set_certificate, set_policy, set_psk, set_suites, set_verification};
+
+/// Tickets are good for a day: a device that wakes up once a day still resumes.
+const TICKET_LIFETIME: Duration = Duration::from_secs(86_400);
+
+/// Whether clients must show a certificate, where the suite has certificates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// None is asked for.
+    #[default]
+    None,
+    /// One is asked for, and must be good if it comes.
+    Optional,
+    /// Without a good one the handshake fails.
+    Required,
+}
+
+/// The keys that session tickets are made with: 16 bytes of name, 32 for the MAC, 32 for AES. The same in every
+/// worker and context, so that a ticket outlives both; new ones send old tickets through full handshakes.
+#[derive(Clone)]
+pub struct TicketKeys(Zeroizing<[u8; 80]>);
+
+impl TicketKeys {
+    /// Keys from random bytes.
+    #[must_use]
+    pub fn new(mut bytes: [u8; 80]) -> Self {
+        let keys = Self(Zeroizing::new(bytes));
+        bytes.zeroize();
+        keys
+    }
+}
+
+impl fmt::Debug for TicketKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TicketKeys(..)")
+    }
+}
+
+/// What a [`DtlsContext`] is made from. PEM is handed in as bytes: files are read elsewhere.
+#[derive(Clone)]
+pub struct DtlsMaterial {
+    /// Pre-shared keys; `None` for no PSK suites.
+    pub psks: Option<Arc<PskStore>>,
+    /// The server's certificate and its chain, the server's first.
+    pub cert_pem: Option<Vec<u8>>,
+    /// The private key that belongs to it.
+    pub key_pem: Option<Zeroizing<Vec<u8>>>,
+    /// Trust anchors for client certificates.
+    pub ca_pem: Option<Vec<u8>>,
+    /// Revocation lists for client certificates.
+    pub crl_pem: Option<Vec<u8>>,
+    /// Whether clients must show a certificate.
+    pub verify: Verify,
+    /// Which name of a client's certificate is its identity.
+    pub cert_identity: CertIdentity,
+    /// An OpenSSL cipher list; empty for the built-in policy. What is not AEAD with SHA-256 is left out.
+    pub ciphers: String,
+    /// Largest datagram of a flight, in bytes of UDP payload; 256 to 16384.
+    pub mtu: usize,
+    /// Whether to negotiate Connection IDs (RFC 9146).
+    pub cid: bool,
+    /// What session tickets are made with.
+    pub ticket_keys: TicketKeys,
+}
+
+impl fmt::Debug for DtlsMaterial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DtlsMaterial")
+            .field("psks", &self.psks)
+            .field("verify", &self.verify)
+            .field("ciphers", &self.ciphers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whom a handshake or a session belongs to, and by what it can lose that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Authority {
+    pub(super) identity: Option<Identity>,
+    /// A hash of the pre-shared key, to see that it was changed.
+    pub(super) psk_mark: u64,
+    /// The client's certificate.
+    pub(super) certificate: Option<Box<CertificateMark>>,
+}
+
+/// The OpenSSL context of one listener with what it was made from; shared by all workers and never changed.
+pub struct DtlsContext {
+    context: SslContext,
+    material: DtlsMaterial,
+    psks: Option<Arc<PskStore>>,
+    suites: Vec<Suite>,
+    ignored_ciphers: Vec<String>,
+    revoked: HashSet<CertificateMark>,
+    cert_identity: CertIdentity,
+    asks_certificates: bool,
+    own_not_before: Option<i64>,
+    own_not_after: Option<i64>,
+    crl_next_update: Option<i64>,
+    cid: bool,
+    mtu: u32,
+}
+
+impl fmt::Debug for DtlsContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DtlsContext")
+            .field("suites", &self.suites)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DtlsContext {
+    /// Builds and checks everything.
+    ///
+    /// # Errors
+    /// What is wrong, under the name of the configuration key it came by.
+    pub fn new(material: &DtlsMaterial) -> Result<Self, ContextError> {
+        let broken = |error: ErrorStack| ContextError::openssl("dtls", "OpenSSL refuses", &error);
+        if !(256..=16_384).contains(&material.mtu) {
+            return Err(ContextError::new("mtu", "it must be 256 to 16384"));
+        }
+        let mut builder = SslContextBuilder::new(SslMethod::dtls()).map_err(broken)?;
+        set_policy(&mut builder).map_err(broken)?;
+        let own = set_certificate(&mut builder, material)?;
+        let crls = set_verification(&mut builder, material)?;
+        let curve = own
+            .as_ref()
+            .and_then(|own| own.curve)
+            .filter(|curve| !GROUPS.contains(curve));
+        let groups = curve.map_or_else(|| GROUPS.to_owned(), |curve| format!("{GROUPS}:{curve}"));
+        builder.set_groups_list(&groups).map_err(broken)?;
+        if let Some(psks) = &material.psks {
+            set_psk(&mut builder, psks.clone()).map_err(broken)?;
+        }
+        if material.cid {
+            add_extension(&mut builder).map_err(broken)?;
+        }
+        if !ffi::set_ticket_keys(&builder, &material.ticket_keys.0) {
+            return Err(ContextError::new("dtls", "OpenSSL refuses the ticket keys"));
+        }
+        ffi::mark_tickets(&builder);
+        ffi::set_ticket_lifetime(&builder, TICKET_LIFETIME);
+        let (suites, ignored_ciphers) = set_suites(&mut builder, material, own.as_ref().map(|own| own.kind))?;
+        let next_updates = crls
+            .iter()
+            .filter_map(|crl| certificates::unix_seconds(crl.next_update()?));
+        Ok(Self {
+            context: builder.build(),
+            material: material.clone(),
+            psks: material.psks.clone(),
+            suites,
+            ignored_ciphers,
+            revoked: certificates::revoked(&crls),
+            cert_identity: material.cert_identity,
+            asks_certificates: material.verify != Verify::None,
+            own_not_before: own.as_ref().and_then(|own| own.not_before),
+            own_not_after: own.and_then(|own| own.not_after),
+            crl_next_update: next_updates.min(),
+            cid: material.cid,
+            mtu: u32::try_from(material.mtu).unwrap_or(1280),
+        })
+    }
+
+    /// The same with other ticket keys: of the very same certificates and keys, whatever their files hold by now.
+    ///
+    /// # Errors
+    /// OpenSSL refuses.
+    pub fn with_ticket_keys(&self, ticket_keys: TicketKeys) -> Result<Self, ContextError> {
+        Self::new(&DtlsMaterial {
+            ticket_keys,
+            ..self.material.clone()
+        })
+    }
+
+    /// When the server's certificate ends, in seconds since 1970.
+    #[must_use]
+    pub const fn certificate_not_after(&self) -> Option<i64> {
+        self.own_not_after
+    }
+
+    /// Whether the server's certificate is valid at `now`, in seconds since 1970; so it is when there is none.
+    #[must_use]
+    pub fn certificate_is_current(&self, now: i64) -> bool {
+        self.own_not_before.is_none_or(|from| from <= now) && self.own_not_after.is_none_or(|to| now <= to)
+    }
+
+    /// When the first of the revocation lists is out of date, in seconds since 1970. From then on client
+    /// certificates are refused.
+    #[must_use]
+    pub const fn crl_next_update(&self) -> Option<i64> {
+        self.crl_next_update
+    }
+
+    /// The suites in use, best first.
+    #[must_use]
+    pub fn suites(&self) -> &[Suite] {
+        &self.suites
+    }
+
+    /// Suites of the `ciphers` list that are left out, by OpenSSL's names: they are not AEAD with SHA-256, or there
+    /// is no key for them.
+    #[must_use]
+    pub fn ignored_ciphers(&self) -> &[String] {
+        &self.ignored_ciphers
+    }
+
+    /// The pre-shared keys.
+    #[must_use]
+    pub fn psks(&self) -> Option<&Arc<PskStore>> {
+        self.psks.as_ref()
+    }
+
+    pub(super) const fn cid(&self) -> bool {
+        self.cid
+    }
+
+    pub(super) const fn asks_certificates(&self) -> bool {
+        self.asks_certificates
+    }
+
+    /// A fresh server side of a handshake. `offered` are the client's suites, two bytes each.
+    pub(super) fn server(&self, notes: Notes, offered: &[u8]) -> Result<Ssl, ErrorStack> {
+        let mut ssl = Ssl::new(&self.context)?;
+        ssl.set_mtu(self.mtu)?;
+        ssl.set_ex_data(notes_index()?, notes);
+        match self.chosen(offered).map(Suite::key_exchange) {
+            // A ticket would cost more than the handshake that it saves.
+            Some(KeyExchange::Psk) => ffi::refuse_ticket(&ssl),
+            Some(KeyExchange::EcdhePsk) => ffi::set_groups(&ssl, &PSK_GROUPS),
+            _ => {}
+        }
+        ssl.set_accept_state();
+        Ok(ssl)
+    }
+
+    fn chosen(&self, offered: &[u8]) -> Option<Suite> {
+        let (offered, _) = offered.as_chunks::<2>();
+        self.suites
+            .iter()
+            .copied()
+            .find(|suite| offered.contains(&suite.id()))
+    }
+
+    /// Whom a finished handshake belongs to; nothing when that one is not, or no longer, let in.
+    pub(super) fn authorize(&self, ssl: &SslRef, suite: Suite) -> Option<Authority> {
+        if suite.key_exchange().uses_psk() {
+            let (name, key) = self.psks.as_ref()?.entry(ssl.psk_identity()?)?;
+            let psk_mark = psk_mark(key.as_bytes());
+            let proved_now = !ssl.session_reused() || ffi::ticket_mark(ssl) == Some(psk_mark);
+            return proved_now.then(|| Authority {
+                identity: Some(Identity {
+                    name: name.clone(),
+                    proof: Proof::Psk,
+                }),
+                psk_mark,
+                certificate: None,
+            });
+        }
+        let Some(certificate) = ssl.peer_certificate() else {
+            return Some(Authority::default());
+        };
+        let mark = CertificateMark::of(&certificate)?;
+        let name = self.cert_identity.name(&certificate)?;
+        (!self.revoked.contains(&mark) && !certificates::is_expired(&certificate)).then(|| Authority {
+            identity: Some(Identity {
+                name: name.into(),
+                proof: Proof::Certificate,
+            }),
+            psk_mark: 0,
+            certificate: Some(Box::new(mark)),
+        })
+    }
+
+    /// Whether a session of this authority may go on.
+    pub(super) fn still_authorizes(&self, authority: &Authority) -> bool {
+        match (&authority.identity, &authority.certificate) {
+            (Some(identity), None) => {
+                let key = self
+                    .psks
+                    .as_ref()
+                    .and_then(|psks| psks.get(identity.name.as_bytes()));
+                key.is_some_and(|key| psk_mark(key.as_bytes()) == authority.psk_mark)
+            }
+            (_, Some(mark)) => !self.revoked.contains(mark),
+            (None, None) => true,
+        }
+    }
+}
+
+fn psk_mark(key: &[u8]) -> u64 {
+    let mut hash = Sha256::new();
+    hash.update(b"psk mark");
+    hash.update(key);
+    hash.finish()
+        .first_chunk()
+        .map_or(0, |first| u64::from_be_bytes(*first))
+}

@@ -1,0 +1,280 @@
+//! Sets an OpenSSL context up, a part at a time: policy, certificate, verification, pre-shared keys, suites.
+
+use std::sync::Arc;
+
+use openssl::error::ErrorStack;
+use openssl::nid::Nid;
+use openssl::rand::rand_bytes;
+use openssl::sha::Sha256;
+use openssl::ssl::{SslContextBuilder, SslOptions, SslSessionCacheMode, SslVerifyMode, SslVersion};
+use openssl::x509::store::{X509Store, X509StoreBuilder};
+use openssl::x509::verify::X509VerifyFlags;
+use openssl::x509::{X509, X509Crl, X509Ref, X509StoreContextRef};
+
+use portcullis_proto::types::reason::Label;
+
+use super::super::certificates::{self, CertIdentity, ContextError, KeyKind};
+use super::super::cid::notes_index;
+use super::super::ffi;
+use super::super::hello::MAX_CERTIFICATES;
+use super::super::psk::PskStore;
+use super::super::suite::{KeyExchange, Suite};
+use super::{DtlsMaterial, Verify, psk_mark};
+
+/// X25519 first: it costs OpenSSL 3.0 two thirds of what P-256 does. Clients that have P-256 only get that.
+pub(super) const GROUPS: &str = "X25519:P-256:P-384";
+/// With a pre-shared key: wolfSSL offers X25519 and then cannot do it in these suites.
+pub(super) const PSK_GROUPS: [Nid; 3] = [Nid::X9_62_PRIME256V1, X25519, Nid::SECP384R1];
+const X25519: Nid = Nid::from_raw(1034);
+const SIGNATURES: &str = "ECDSA+SHA256:RSA-PSS+SHA256:RSA+SHA256:ECDSA+SHA384:RSA-PSS+SHA384:RSA+SHA384:\
+                          ECDSA+SHA512:RSA-PSS+SHA512:RSA+SHA512";
+const X509_V_ERR_CERT_REJECTED: i32 = 28;
+const X509_V_ERR_EE_KEY_TOO_SMALL: i32 = 66;
+const X509_V_ERR_CA_KEY_TOO_SMALL: i32 = 67;
+const X509_V_ERR_CA_MD_TOO_WEAK: i32 = 68;
+
+/// The server's certificate, checked.
+pub(super) struct OwnCertificate {
+    pub(super) kind: KeyKind,
+    pub(super) not_before: Option<i64>,
+    pub(super) not_after: Option<i64>,
+    pub(super) curve: Option<&'static str>,
+}
+
+pub(super) fn set_policy(builder: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+    builder.set_min_proto_version(Some(SslVersion::DTLS1_2))?;
+    builder.set_max_proto_version(Some(SslVersion::DTLS1_2))?;
+    // From OpenSSL 3.2 on CCM_8 exists at level 0 only; key strength is checked by ourselves.
+    builder.set_security_level(0);
+    builder.set_options(
+        SslOptions::NO_QUERY_MTU
+            | SslOptions::NO_RENEGOTIATION
+            | SslOptions::NO_COMPRESSION
+            | SslOptions::CIPHER_SERVER_PREFERENCE,
+    );
+    builder.set_session_cache_mode(SslSessionCacheMode::OFF);
+    builder.set_sigalgs_list(SIGNATURES)?;
+    // No SSL exists before its cookie was checked, so that OpenSSL's own question has but one answer.
+    builder.set_cookie_verify_cb(|_, _| true);
+    builder.set_cookie_generate_cb(|_, _| Ok(0));
+    Ok(())
+}
+
+pub(super) fn set_certificate(
+    builder: &mut SslContextBuilder,
+    material: &DtlsMaterial,
+) -> Result<Option<OwnCertificate>, ContextError> {
+    let (cert_pem, key_pem) = match (&material.cert_pem, &material.key_pem) {
+        (Some(cert), Some(key)) => (cert, key),
+        (None, None) => return Ok(None),
+        (Some(_), None) => return Err(ContextError::new("key_file", "it is needed beside cert_file")),
+        (None, Some(_)) => return Err(ContextError::new("cert_file", "it is needed beside key_file")),
+    };
+    let refused = |error: ErrorStack| ContextError::openssl("cert_file", "OpenSSL refuses it", &error);
+    let chain = certificates::certificates("cert_file", cert_pem)?;
+    let key = certificates::private_key("key_file", key_pem)?;
+    let mut chain = chain.into_iter();
+    let Some(own) = chain.next() else {
+        return Ok(None);
+    };
+    let kind = certificates::check_own(&own, &key)?;
+    builder.set_certificate(&own).map_err(refused)?;
+    builder.set_private_key(&key).map_err(refused)?;
+    for certificate in chain {
+        builder.add_extra_chain_cert(certificate).map_err(refused)?;
+    }
+    Ok(Some(OwnCertificate {
+        kind,
+        not_before: certificates::unix_seconds(own.not_before()),
+        not_after: certificates::unix_seconds(own.not_after()),
+        curve: certificates::curve(&key),
+    }))
+}
+
+/// Trust anchors, revocation lists, and what a ticket must have been issued under to be good here.
+pub(super) fn set_verification(
+    builder: &mut SslContextBuilder,
+    material: &DtlsMaterial,
+) -> Result<Vec<X509Crl>, ContextError> {
+    let refused = |error: ErrorStack| ContextError::openssl("ca_file", "OpenSSL refuses it", &error);
+    let mut under = Sha256::new();
+    under.update(&[material.verify as u8, material.cert_identity as u8]);
+    let (mut anchors, mut crls) = (Vec::new(), Vec::new());
+    if material.verify != Verify::None {
+        let pem = material.ca_pem.as_ref();
+        let pem =
+            pem.ok_or_else(|| ContextError::new("ca_file", "it is needed to verify client certificates"))?;
+        anchors = certificates::certificates("ca_file", pem)?;
+        under.update(pem);
+        if let Some(pem) = &material.crl_pem {
+            crls = certificates::revocation_lists("crl_file", pem)?;
+        }
+    }
+    builder.set_session_id_context(&under.finish()).map_err(refused)?;
+    ffi::set_max_cert_list(
+        builder,
+        if material.verify == Verify::None {
+            4096
+        } else {
+            MAX_CERTIFICATES
+        },
+    );
+    let mode = match material.verify {
+        Verify::None => return Ok(crls),
+        Verify::Optional => SslVerifyMode::PEER,
+        Verify::Required => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
+    };
+    for anchor in &anchors {
+        builder.add_client_ca(anchor).map_err(refused)?;
+    }
+    let store = trust_store(&anchors, &crls).map_err(refused)?;
+    builder.set_verify_cert_store(store).map_err(refused)?;
+    let cert_identity = material.cert_identity;
+    builder.set_verify_callback(mode, move |good, chain| {
+        good && is_acceptable(chain, cert_identity)
+    });
+    Ok(crls)
+}
+
+fn trust_store(anchors: &[X509], crls: &[X509Crl]) -> Result<X509Store, ErrorStack> {
+    let mut store = X509StoreBuilder::new()?;
+    for anchor in anchors {
+        store.add_cert(anchor.clone())?;
+    }
+    for crl in crls {
+        ffi::add_crl(&mut store, crl)?;
+    }
+    if !crls.is_empty() {
+        let listed = |anchor: &X509| {
+            crls.iter().any(|crl| {
+                crl.issuer_name()
+                    .try_cmp(anchor.subject_name())
+                    .is_ok_and(|order| order.is_eq())
+            })
+        };
+        // Intermediates can be checked only where every issuer has a list.
+        let all = if anchors.iter().all(listed) {
+            X509VerifyFlags::CRL_CHECK_ALL
+        } else {
+            X509VerifyFlags::empty()
+        };
+        store.set_flags(X509VerifyFlags::CRL_CHECK | all)?;
+    }
+    Ok(store.build())
+}
+
+/// Runs for each certificate of a client's chain that OpenSSL found good. It must not panic.
+fn is_acceptable(chain: &mut X509StoreContextRef, cert_identity: CertIdentity) -> bool {
+    let depth = chain.error_depth();
+    let Some(fault) = chain
+        .current_cert()
+        .map(|certificate| fault_of(certificate, depth, cert_identity))
+    else {
+        return false;
+    };
+    if let Some(fault) = fault {
+        chain.set_error(ffi::verify_result(fault));
+    }
+    fault.is_none()
+}
+
+fn fault_of(certificate: &X509Ref, depth: u32, cert_identity: CertIdentity) -> Option<i32> {
+    let strong = certificate
+        .public_key()
+        .is_ok_and(|key| certificates::key_kind(&key).is_ok());
+    let is_root = certificate
+        .issuer_name()
+        .try_cmp(certificate.subject_name())
+        .is_ok_and(|order| order.is_eq());
+    if !strong {
+        return Some(if depth == 0 {
+            X509_V_ERR_EE_KEY_TOO_SMALL
+        } else {
+            X509_V_ERR_CA_KEY_TOO_SMALL
+        });
+    }
+    if !is_root && !certificates::is_signed_well(certificate) {
+        return Some(X509_V_ERR_CA_MD_TOO_WEAK);
+    }
+    (depth == 0 && cert_identity.name(certificate).is_none()).then_some(X509_V_ERR_CERT_REJECTED)
+}
+
+pub(super) fn set_psk(builder: &mut SslContextBuilder, psks: Arc<PskStore>) -> Result<(), ErrorStack> {
+    let index = notes_index()?;
+    builder.set_psk_server_callback(move |ssl, identity, out| {
+        if let Some(key) = identity.and_then(|identity| psks.get(identity)) {
+            let key = key.as_bytes();
+            for (to, from) in out.iter_mut().zip(key) {
+                *to = *from;
+            }
+            if let Some(notes) = ssl.ex_data_mut(index) {
+                notes.psk_mark = Some(psk_mark(key));
+            }
+            return Ok(key.len());
+        }
+        if let Some(notes) = ssl.ex_data_mut(index) {
+            notes.unknown_identity = true;
+        }
+        // Going on with a key that nobody has looks like a wrong key: names cannot be probed.
+        let out = out.get_mut(..PskStore::WEAK_KEY_LEN).unwrap_or_default();
+        rand_bytes(out)?;
+        Ok(out.len())
+    });
+    Ok(())
+}
+
+/// Sets the suites that there are keys for and that the record layer knows, in the order of the list.
+pub(super) fn set_suites(
+    builder: &mut SslContextBuilder,
+    material: &DtlsMaterial,
+    certificate: Option<KeyKind>,
+) -> Result<(Vec<Suite>, Vec<String>), ContextError> {
+    let refused = |error: ErrorStack| ContextError::openssl("ciphers", "OpenSSL refuses the list", &error);
+    let builtin = || {
+        Suite::ALL
+            .iter()
+            .map(|suite| suite.openssl_name())
+            .collect::<Vec<_>>()
+            .join(":")
+    };
+    let list = if material.ciphers.is_empty() {
+        builtin()
+    } else {
+        material.ciphers.clone()
+    };
+    builder.set_cipher_list(&list).map_err(refused)?;
+    builder.set_security_level(0);
+    let usable = |suite: &Suite| match suite.key_exchange() {
+        KeyExchange::Psk | KeyExchange::EcdhePsk => material.psks.is_some(),
+        KeyExchange::EcdheEcdsa => certificate == Some(KeyKind::Ecdsa),
+        KeyExchange::EcdheRsa => certificate == Some(KeyKind::Rsa),
+    };
+    let (mut suites, mut ignored) = (Vec::new(), Vec::new());
+    for (id, name) in ffi::ciphers(builder) {
+        match Suite::from_id(id).filter(usable) {
+            Some(suite) => suites.push(suite),
+            None if !material.ciphers.is_empty() && !name.starts_with("TLS_") => ignored.push(name),
+            None => {}
+        }
+    }
+    if suites.is_empty() {
+        return Err(if material.psks.is_none() && certificate.is_none() {
+            ContextError::new(
+                "psk_file",
+                "a DTLS listener needs psk_file, or cert_file and key_file",
+            )
+        } else {
+            ContextError::new(
+                "ciphers",
+                "none of the list can be used with the keys and certificates at hand",
+            )
+        });
+    }
+    let names = suites
+        .iter()
+        .map(|suite| suite.openssl_name())
+        .collect::<Vec<_>>()
+        .join(":");
+    builder.set_cipher_list(&names).map_err(refused)?;
+    Ok((suites, ignored))
+}

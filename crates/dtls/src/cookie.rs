@@ -1,0 +1,198 @@
+//! Stateless cookies (RFC 6347, 4.2.1): nothing is kept for a peer that has not shown that it receives at its address.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroizing;
+
+use portcullis_proto::types::PeerAddr;
+
+use super::hello::ClientHello;
+use super::prf::Hmac;
+use super::record::{DTLS_1_0, HANDSHAKE};
+use super::shared::DtlsShared;
+
+/// Bytes of a cookie.
+pub(super) const COOKIE_LEN: usize = 16;
+/// How long one secret is used; the one before it is still accepted.
+const ROTATION: Duration = Duration::from_secs(120);
+const HELLO_VERIFY_REQUEST: u8 = 3;
+
+/// What cookies are made from.
+pub(super) struct CookieSecrets {
+    master: Zeroizing<[u8; 32]>,
+    base: Instant,
+}
+
+impl CookieSecrets {
+    /// Secrets from random bytes. `base` is any instant; rotation counts from it.
+    pub(super) fn new(master: Zeroizing<[u8; 32]>, base: Instant) -> Self {
+        Self { master, base }
+    }
+
+    fn generation(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.base).as_secs() / ROTATION.as_secs()
+    }
+
+    fn key(&self, generation: u64) -> Hmac {
+        let secret =
+            Zeroizing::new(Hmac::new(self.master.as_slice()).mac(&[b"cookie", &generation.to_be_bytes()]));
+        Hmac::new(secret.as_slice())
+    }
+}
+
+impl std::fmt::Debug for CookieSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CookieSecrets(..)")
+    }
+}
+
+/// Makes and checks cookies with the secret of the time and the one before.
+pub(super) struct Cookies {
+    shared: Arc<DtlsShared>,
+    generation: u64,
+    current: Hmac,
+    previous: Hmac,
+}
+
+impl Cookies {
+    pub(super) fn new(shared: Arc<DtlsShared>) -> Self {
+        let (current, previous) = (shared.cookies.key(0), shared.cookies.key(u64::MAX));
+        Self {
+            shared,
+            generation: 0,
+            current,
+            previous,
+        }
+    }
+
+    fn refresh(&mut self, now: Instant) {
+        let generation = self.shared.cookies.generation(now);
+        if generation != self.generation {
+            self.generation = generation;
+            self.current = self.shared.cookies.key(generation);
+            self.previous = self.shared.cookies.key(generation.wrapping_sub(1));
+        }
+    }
+
+    /// Whether the hello carries a cookie of ours for this address.
+    pub(super) fn verify(&mut self, now: Instant, from: PeerAddr, hello: &ClientHello<'_>) -> bool {
+        self.refresh(now);
+        hello.cookie.len() == COOKIE_LEN
+            && [&self.current, &self.previous]
+                .into_iter()
+                .any(|key| openssl::memcmp::eq(&cookie(key, from, hello), hello.cookie))
+    }
+
+    /// Appends the HelloVerifyRequest that answers `hello`: 44 bytes, less than any hello.
+    pub(super) fn write_request(
+        &mut self,
+        now: Instant,
+        from: PeerAddr,
+        hello: &ClientHello<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        self.refresh(now);
+        let cookie = cookie(&self.current, from, hello);
+        let body_len = 3 + COOKIE_LEN as u8;
+        out.push(HANDSHAKE);
+        out.extend_from_slice(&DTLS_1_0);
+        out.extend_from_slice(&[0, 0]);
+        out.extend_from_slice(&hello.record_sequence);
+        out.extend_from_slice(&[0, 12 + body_len]);
+        out.extend_from_slice(&[
+            HELLO_VERIFY_REQUEST,
+            0,
+            0,
+            body_len,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            body_len,
+        ]);
+        out.extend_from_slice(&DTLS_1_0);
+        out.push(COOKIE_LEN as u8);
+        out.extend_from_slice(&cookie);
+    }
+}
+
+/// Address, random and session id are bound; suites and extensions are not, since a hello near the MTU may be cut
+/// elsewhere once it carries a cookie.
+fn cookie(key: &Hmac, from: PeerAddr, hello: &ClientHello<'_>) -> [u8; COOKIE_LEN] {
+    let port = from.socket_addr().port().to_be_bytes();
+    let id_len = [u8::try_from(hello.session_id.len()).unwrap_or(u8::MAX)];
+    let (v4, v6);
+    let ip: &[u8] = match from.ip() {
+        IpAddr::V4(ip) => {
+            v4 = ip.octets();
+            &v4
+        }
+        IpAddr::V6(ip) => {
+            v6 = ip.octets();
+            &v6
+        }
+    };
+    let mac = key.mac(&[
+        &[ip.len() as u8],
+        ip,
+        &port,
+        hello.random,
+        &id_len,
+        hello.session_id,
+    ]);
+    let mut cookie = [0; COOKIE_LEN];
+    for (to, from) in cookie.iter_mut().zip(mac) {
+        *to = from;
+    }
+    cookie
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests_base::start;
+
+    const RANDOM: [u8; 32] = [3; 32];
+
+    fn hello<'a>(random: &'a [u8; 32], cookie: &'a [u8]) -> ClientHello<'a> {
+        ClientHello {
+            record_sequence: [0, 0, 0, 0, 0, 9],
+            message_sequence: 0,
+            random,
+            session_id: &[],
+            cookie,
+            suites: &[],
+        }
+    }
+
+    fn peer(text: &str) -> PeerAddr {
+        PeerAddr::new(text.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_cookie_holds_for_its_address_and_random_and_for_two_rotations() {
+        let base = start();
+        let secrets = DtlsShared::new([1; 32], base);
+        let (mut a, mut b) = (Cookies::new(secrets.clone()), Cookies::new(secrets));
+        let from = peer("192.0.2.1:1000");
+        let now = base + Duration::from_secs(1_000);
+        let mut out = Vec::new();
+        a.write_request(now, from, &hello(&RANDOM, &[]), &mut out);
+        assert_eq!(out.len(), 44);
+        assert_eq!(out[5..11], [0, 0, 0, 0, 0, 9]);
+        let cookie = out[28..].to_vec();
+        assert!(b.verify(now, from, &hello(&RANDOM, &cookie)));
+        assert!(b.verify(now + ROTATION, from, &hello(&RANDOM, &cookie)));
+        assert!(!b.verify(now + 2 * ROTATION, from, &hello(&RANDOM, &cookie)));
+        assert!(!b.verify(now, peer("192.0.2.1:1001"), &hello(&RANDOM, &cookie)));
+        assert!(!b.verify(now, peer("192.0.2.2:1000"), &hello(&RANDOM, &cookie)));
+        assert!(!b.verify(now, from, &hello(&[4; 32], &cookie)));
+        assert!(!b.verify(now, from, &hello(&RANDOM, &cookie[..15])));
+        assert!(!b.verify(now, from, &hello(&RANDOM, &[])));
+    }
+}

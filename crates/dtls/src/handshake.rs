@@ -1,0 +1,444 @@
+//! One handshake in flight: OpenSSL does it, we watch. At its end the keys are ours and the SSL goes.
+
+mod translate;
+mod verdict;
+
+use std::time::{Duration, Instant};
+
+use openssl::error::ErrorStack;
+use openssl::ssl::{ErrorCode, ShutdownState, SslStream};
+
+use portcullis_proto::types::PeerAddr;
+
+use super::aead::{Aead, SessionKeys};
+use super::bio::Pipe;
+use super::cid::{Cid, Notes, notes_index};
+use super::context::{Authority, DtlsContext};
+use super::ffi;
+use super::hello::{ClientHello, fragments_are_sound};
+use super::metrics::{Alert, HandshakeResult, RecordDrop};
+use super::record::{ALERT, CHANGE_CIPHER_SPEC, DTLS_1_2, HANDSHAKE, Header, TLS12_CID};
+use super::replay::ReplayWindow;
+use super::suite::Suite;
+use translate::{reseal, reseal_with_cid};
+use verdict::judge;
+
+/// After a Finished that does not open, or an alert in the clear, a handshake has this long left: the record may be
+/// forged, so the peer itself must still have its chance.
+const DOUBTFUL: Duration = Duration::from_secs(3);
+/// A flight is not repeated sooner after the last sign of the peer.
+const FLIGHT_PAUSE: Duration = Duration::from_millis(200);
+/// Records that one handshake may take: a long chain in small fragments, some times over.
+const MAX_RECORDS: u32 = 1024;
+/// A protected record that overtakes ChangeCipherSpec is kept if it is not longer than this.
+const MAX_EARLY: usize = 512;
+
+const ALERT_FATAL: u8 = 2;
+const ALERT_DECRYPT_ERROR: u8 = 51;
+
+/// How far a handshake has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    Waiting,
+    Done,
+    Failed(HandshakeResult),
+}
+
+/// Where the writing of records stands when it becomes ours.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct WriteState {
+    /// The next sequence number in epoch 1.
+    pub(super) sequence: u64,
+    /// The next explicit nonce. It goes on from OpenSSL's, which excludes that one is used twice.
+    pub(super) explicit: u64,
+    /// The next sequence number in epoch 0.
+    clear: u64,
+}
+
+/// A handshake in flight.
+pub(super) struct Pending {
+    pub(super) id: u64,
+    pub(super) address: PeerAddr,
+    pub(super) started: Instant,
+    pub(super) heard: Instant,
+    pub(super) deadline: Instant,
+    /// Under which time it stands in the timer queue.
+    pub(super) wakes: Instant,
+    pub(super) random: [u8; 32],
+    pub(super) doubt: Option<HandshakeResult>,
+    pub(super) keys: Option<(Suite, SessionKeys)>,
+    pub(super) window: ReplayWindow,
+    pub(super) write: WriteState,
+    first_message: u16,
+    certificates: bool,
+    stream: SslStream<Pipe>,
+    cid: Option<Cid>,
+    early: Vec<u8>,
+    records: u32,
+    flight: Vec<Box<[u8]>>,
+}
+
+/// What a finished handshake leaves behind.
+pub(super) struct Finished {
+    pub(super) suite: Suite,
+    pub(super) keys: SessionKeys,
+    pub(super) window: ReplayWindow,
+    pub(super) write: WriteState,
+    /// Ours, and what the client wants in records to it.
+    pub(super) cid: Option<(Cid, Box<[u8]>)>,
+    /// The server's last flight; empty when the client had the last word.
+    pub(super) flight: Vec<Box<[u8]>>,
+    pub(super) resumed: bool,
+}
+
+/// What a new handshake is told.
+pub(super) struct Start {
+    pub(super) id: u64,
+    pub(super) address: PeerAddr,
+    pub(super) now: Instant,
+    pub(super) timeout: Duration,
+    pub(super) cid: Option<Cid>,
+}
+
+impl Pending {
+    /// Begins a handshake with the record that holds a ClientHello with a good cookie.
+    pub(super) fn start(
+        context: &DtlsContext,
+        start: &Start,
+        hello: &ClientHello<'_>,
+        record: &[u8],
+    ) -> Option<Self> {
+        let notes = Notes {
+            offer: start.cid,
+            ..Notes::default()
+        };
+        let ssl = context.server(notes, hello.suites).ok()?;
+        let mut pipe = Pipe::default();
+        pipe.put(record);
+        let mut stream = SslStream::new(ssl, pipe).ok()?;
+        let taken = ffi::listen(&mut stream);
+        drain_errors();
+        let deadline = start.now + start.timeout;
+        taken.then(|| Self {
+            id: start.id,
+            address: start.address,
+            started: start.now,
+            heard: start.now,
+            deadline,
+            wakes: deadline,
+            random: *hello.random,
+            doubt: None,
+            keys: None,
+            window: ReplayWindow::default(),
+            write: WriteState::default(),
+            first_message: hello.message_sequence,
+            certificates: context.asks_certificates(),
+            stream,
+            cid: start.cid,
+            early: Vec::new(),
+            records: 0,
+            flight: Vec::new(),
+        })
+    }
+
+    /// Lets OpenSSL go on with what it holds.
+    pub(super) fn drive(&mut self) -> Progress {
+        let progress = match self.stream.accept() {
+            Ok(()) => Progress::Done,
+            Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => {
+                Progress::Waiting
+            }
+            Err(error) => Progress::Failed(judge(error.ssl_error())),
+        };
+        drain_errors();
+        if self.keys.is_none() {
+            self.keys = self.derive();
+        }
+        progress
+    }
+
+    /// The keys, once OpenSSL has both the master secret and the suite: when ChangeCipherSpec is processed, or at
+    /// once when a session is resumed.
+    fn derive(&self) -> Option<(Suite, SessionKeys)> {
+        let ssl = self.stream.ssl();
+        let suite = Suite::from_id(ssl.current_cipher()?.protocol_id())?;
+        let (mut master, mut client, mut server) = (zeroize::Zeroizing::new([0; 48]), [0; 32], [0; 32]);
+        let whole = ssl.session()?.master_key(master.as_mut_slice()) == 48
+            && ssl.client_random(&mut client) == 32
+            && ssl.server_random(&mut server) == 32;
+        whole.then(|| {
+            (
+                suite,
+                SessionKeys::derive(suite.algorithm(), master.as_slice(), &client, &server),
+            )
+        })
+    }
+
+    fn is_over_budget(&mut self) -> bool {
+        self.records += 1;
+        self.records > MAX_RECORDS
+    }
+
+    /// Feeds a record of epoch 0: handshake or ChangeCipherSpec.
+    pub(super) fn feed_clear(&mut self, header: &Header, record: &[u8]) -> Result<Progress, RecordDrop> {
+        let body = record.get(header.header_len..).unwrap_or_default();
+        match header.kind {
+            HANDSHAKE if fragments_are_sound(body, self.first_message, self.certificates) => {}
+            HANDSHAKE => return Err(RecordDrop::Fragment),
+            CHANGE_CIPHER_SPEC if body == [1] => {}
+            _ => return Err(RecordDrop::ContentType),
+        }
+        if self.is_over_budget() {
+            return Err(RecordDrop::HandshakeRecords);
+        }
+        self.stream.get_mut().put(record);
+        Ok(self.drive())
+    }
+
+    /// Hears of an alert in the clear. Anyone could have sent it, so it only shortens the time that is left, and
+    /// names what it will have been.
+    pub(super) fn hear_alert(&mut self, now: Instant, level: u8, alert: Alert) {
+        if level != ALERT_FATAL {
+            return;
+        }
+        let result = if alert.is_about_certificates() {
+            HandshakeResult::BadCertificate
+        } else if matches!(alert, Alert::DecryptError | Alert::BadRecordMac) {
+            HandshakeResult::WrongKey
+        } else {
+            HandshakeResult::Protocol
+        };
+        self.doubt.get_or_insert(result);
+        self.deadline = self.deadline.min(now + DOUBTFUL);
+    }
+
+    /// Feeds a record of epoch 1, Finished most likely.
+    pub(super) fn feed_protected(
+        &mut self,
+        aead: &mut Aead,
+        now: Instant,
+        header: &Header,
+        record: &[u8],
+    ) -> Result<Progress, RecordDrop> {
+        if self.keys.is_none() {
+            if record.len() <= MAX_EARLY {
+                self.early.clear();
+                self.early.extend_from_slice(record);
+            }
+            return Err(RecordDrop::Early);
+        }
+        let negotiated = self.cids().is_some();
+        if negotiated != (header.kind == TLS12_CID) {
+            return Err(if negotiated {
+                RecordDrop::CidRequired
+            } else {
+                RecordDrop::ContentType
+            });
+        }
+        if !self.window.is_fresh(header.sequence) {
+            return Err(RecordDrop::Replay);
+        }
+        if self.is_over_budget() {
+            return Err(RecordDrop::HandshakeRecords);
+        }
+        let Some((_, keys)) = &self.keys else {
+            return Err(RecordDrop::Early);
+        };
+        let mut copy = record.to_vec();
+        let Some(opened) = aead.open(keys.algorithm, &keys.client, header, &mut copy) else {
+            self.doubt_key(now);
+            return Err(RecordDrop::NotAuthentic);
+        };
+        self.window.mark(header.sequence);
+        if !matches!(opened.kind, HANDSHAKE | ALERT) {
+            return Err(RecordDrop::ContentType);
+        }
+        if header.kind == TLS12_CID {
+            let ordinary =
+                reseal(aead, keys, header, record, &copy, &opened).ok_or(RecordDrop::NotAuthentic)?;
+            self.stream.get_mut().put(&ordinary);
+        } else {
+            self.stream.get_mut().put(record);
+        }
+        Ok(self.drive())
+    }
+
+    /// The protected record that came too early, once it is its time.
+    pub(super) fn take_early(&mut self) -> Option<Vec<u8>> {
+        (self.keys.is_some() && !self.early.is_empty()).then(|| std::mem::take(&mut self.early))
+    }
+
+    /// A Finished that does not open is silent in OpenSSL. The record may be forged, so the handshake lives on for
+    /// a while.
+    fn doubt_key(&mut self, now: Instant) {
+        let unknown = notes_index()
+            .ok()
+            .and_then(|index| self.stream.ssl().ex_data(index))
+            .is_some_and(|notes| notes.unknown_identity);
+        let result = if unknown {
+            HandshakeResult::UnknownIdentity
+        } else {
+            HandshakeResult::WrongKey
+        };
+        self.doubt.get_or_insert(result);
+        self.deadline = self.deadline.min(now + DOUBTFUL);
+    }
+
+    /// Ours and the client's Connection ID, if both want it.
+    pub(super) fn cids(&self) -> Option<(Cid, &[u8])> {
+        let notes = self.stream.ssl().ex_data(notes_index().ok()?)?;
+        Some((self.cid?, notes.peer_cid.as_deref()?))
+    }
+
+    /// Takes what OpenSSL wrote, in the form in which it leaves: protected records carry the client's Connection ID.
+    /// The flight is kept to be repeated.
+    pub(super) fn take_output(&mut self, aead: &mut Aead, mut each: impl FnMut(&[u8])) -> Vec<Alert> {
+        let written = self.stream.get_mut().take();
+        let peer_cid: Option<Box<[u8]>> = self
+            .cids()
+            .filter(|(_, cid)| !cid.is_empty())
+            .map(|(_, cid)| cid.into());
+        let (mut alerts, mut datagram) = (Vec::new(), Vec::new());
+        if !written.is_empty() {
+            self.flight.clear();
+        }
+        for bytes in written {
+            datagram.clear();
+            let mut rest = &*bytes;
+            while let Some(header) = Header::parse(rest, 0) {
+                let Some((record, after)) = rest.split_at_checked(header.record_len()) else {
+                    break;
+                };
+                rest = after;
+                self.watch(&header, record, &mut alerts);
+                let rewritten = peer_cid.as_deref().filter(|_| header.epoch == 1).and_then(|cid| {
+                    let (_, keys) = self.keys.as_ref()?;
+                    reseal_with_cid(aead, keys, &header, record, cid, &mut datagram)
+                });
+                if rewritten.is_none() && (header.epoch == 0 || peer_cid.is_none()) {
+                    datagram.extend_from_slice(record);
+                }
+            }
+            if !datagram.is_empty() {
+                each(&datagram);
+                self.flight.push(datagram.as_slice().into());
+            }
+        }
+        alerts
+    }
+
+    /// The flight once more for a client that repeats its hello (RFC 6347, 4.2.4), which OpenSSL does not answer.
+    /// The same bytes again use no nonce for anything else. Nothing when there is none, or it just left.
+    pub(super) fn repeat_for_hello(&mut self, now: Instant) -> Option<&[Box<[u8]>]> {
+        if self.flight.is_empty() || now < self.heard + FLIGHT_PAUSE {
+            return None;
+        }
+        self.heard = now;
+        Some(&self.flight)
+    }
+
+    fn watch(&mut self, header: &Header, record: &[u8], alerts: &mut Vec<Alert>) {
+        if header.epoch == 0 {
+            self.write.clear = header.sequence + 1;
+            if let (ALERT, Some(code)) = (header.kind, record.get(header.header_len + 1)) {
+                alerts.push(Alert::from_code(*code));
+            }
+            return;
+        }
+        self.write.sequence = header.sequence + 1;
+        if let Some(explicit) = record
+            .get(header.header_len..)
+            .and_then(|body| body.first_chunk::<8>())
+        {
+            self.write.explicit = u64::from_be_bytes(*explicit).wrapping_add(1);
+        }
+    }
+
+    /// When OpenSSL wants to repeat its flight, or the deadline.
+    pub(super) fn next_wake(&self, now: Instant) -> Instant {
+        let repeat = ffi::timeout(self.stream.ssl()).map(|left| now + left.max(Duration::from_millis(1)));
+        repeat.map_or(self.deadline, |repeat| repeat.min(self.deadline))
+    }
+
+    /// Repeats the flight if it is time. Whether OpenSSL still has patience.
+    pub(super) fn repeat_flight(&mut self) -> bool {
+        let alive = ffi::handle_timeout(self.stream.ssl());
+        drain_errors();
+        alive
+    }
+
+    /// The alert, in the clear, for a peer whose key is wrong or whose identity is unknown: the same for both.
+    pub(super) fn wrong_key_alert(&self) -> Option<[u8; 15]> {
+        if !matches!(
+            self.doubt,
+            Some(HandshakeResult::WrongKey | HandshakeResult::UnknownIdentity)
+        ) {
+            return None;
+        }
+        let [major, minor] = DTLS_1_2;
+        let [_, _, s @ ..] = super::record::epoch_and_sequence(0, self.write.clear);
+        let [s0, s1, s2, s3, s4, s5] = s;
+        Some([
+            ALERT,
+            major,
+            minor,
+            0,
+            0,
+            s0,
+            s1,
+            s2,
+            s3,
+            s4,
+            s5,
+            0,
+            2,
+            ALERT_FATAL,
+            ALERT_DECRYPT_ERROR,
+        ])
+    }
+
+    /// Whom the finished handshake belongs to, by the material of now.
+    pub(super) fn authorize(&self, context: &DtlsContext) -> Option<Authority> {
+        let (suite, _) = self.keys.as_ref()?;
+        context.authorize(self.stream.ssl(), *suite)
+    }
+
+    /// The PSK identity that the client named, whether it is known or not.
+    pub(super) fn named_identity(&self) -> Option<Box<str>> {
+        let name = self.stream.ssl().psk_identity()?;
+        (!name.is_empty()).then(|| String::from_utf8_lossy(name).into())
+    }
+
+    /// Whether a ticket was redeemed.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.stream.ssl().session_reused()
+    }
+
+    /// Ends OpenSSL's part of a handshake that is done.
+    pub(super) fn finish(mut self) -> Option<Finished> {
+        let cid = self.cids().map(|(ours, theirs)| (ours, theirs.into()));
+        let resumed = self.is_resumed();
+        // Else OpenSSL takes the session for broken and its ticket for void.
+        self.stream
+            .set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
+        let (suite, keys) = self.keys.take()?;
+        Some(Finished {
+            suite,
+            keys,
+            window: self.window,
+            write: self.write,
+            cid,
+            flight: if resumed {
+                Vec::new()
+            } else {
+                std::mem::take(&mut self.flight)
+            },
+            resumed,
+        })
+    }
+}
+
+/// What is left in OpenSSL's queue of errors would be taken for the next session's.
+fn drain_errors() {
+    drop(ErrorStack::get());
+}

@@ -1,0 +1,46 @@
+//! Datagram to plaintext and proved identity, and back.
+//!
+//! OpenSSL does the handshakes; the records after them are opened and sealed by [`aead`]. That makes a session small,
+//! lets it carry a Connection ID (RFC 9146), which OpenSSL does not know, and frees it of OpenSSL's version.
+
+pub mod aead;
+pub mod bio;
+mod certificates;
+pub mod cid;
+mod context;
+mod cookie;
+mod ffi;
+mod handshake;
+mod hello;
+mod listener;
+pub mod metrics;
+mod pendings;
+mod prf;
+mod psk;
+pub mod record;
+mod replay;
+mod sessions;
+mod shared;
+mod source;
+pub mod suite;
+
+pub use certificates::{CertIdentity, ContextError};
+pub use context::{DtlsContext, DtlsMaterial, TicketKeys, Verify};
+pub use listener::DtlsListener;
+pub use metrics::DtlsMetrics;
+pub use portcullis_proto::session as contract;
+pub use portcullis_proto::session::{SendError, SessionInfo};
+pub use psk::{PskFileError, PskKey, PskStore};
+pub use shared::DtlsShared;
+pub use source::{ContextCell, DtlsSource};
+
+#[cfg(test)]
+mod tests_base {
+    use std::time::Instant;
+
+    /// Any instant to count a test's time from.
+    #[expect(clippy::disallowed_methods, reason = "an Instant cannot be made otherwise")]
+    pub(crate) fn start() -> Instant {
+        Instant::now()
+    }
+}

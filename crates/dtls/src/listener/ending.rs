@@ -1,0 +1,105 @@
+//! How sessions and handshakes end: closed, timed out, evicted.
+
+use std::time::Instant;
+
+use portcullis_proto::types::Transmits;
+
+use super::super::contract::{CloseReason, DtlsEvent, SessionId};
+use super::super::handshake::Pending;
+use super::super::metrics::{Alert, HandshakeResult};
+use super::super::record::ALERT;
+use super::DtlsListener;
+
+const CLOSE_NOTIFY: [u8; 2] = [1, 0];
+
+impl DtlsListener {
+    /// Ends a session with close_notify. No event tells of it.
+    pub fn close(
+        &mut self,
+        _now: Instant,
+        session: SessionId,
+        reason: CloseReason,
+        transmits: &mut Transmits,
+    ) {
+        if let Some(key) = self.sessions.by_id(session) {
+            self.say_goodbye(key, transmits);
+            self.forget(key, reason);
+        }
+    }
+
+    /// Ends all sessions with close_notify, and forgets the handshakes in flight. No event tells of it.
+    pub fn close_all(&mut self, now: Instant, reason: CloseReason, transmits: &mut Transmits) {
+        for session in self.sessions.ids() {
+            self.close(now, session, reason, transmits);
+        }
+        self.pendings.clear();
+        self.count_half_open();
+    }
+
+    /// Does what is due at `now`: repeats flights, gives up handshakes, ends idle sessions.
+    pub fn handle_timeout(&mut self, now: Instant, transmits: &mut Transmits) {
+        while let Some(pending) = self.pendings.take_due(now) {
+            self.wake(now, pending, transmits);
+        }
+        self.count_half_open();
+        while self.flights.front().is_some_and(|(until, _)| *until <= now) {
+            self.forget_flight();
+        }
+        let idle_timeout = self.settings.idle_timeout;
+        while let Some(idle) = self
+            .sessions
+            .most_idle()
+            .filter(|session| session.heard + idle_timeout <= now)
+        {
+            let Some(key) = self.sessions.by_id(idle.id) else {
+                break;
+            };
+            self.say_goodbye(key, transmits);
+            self.end(key, CloseReason::Idle);
+        }
+    }
+
+    fn wake(&mut self, now: Instant, mut pending: Box<Pending>, transmits: &mut Transmits) {
+        if now >= pending.deadline {
+            self.fail(now, &pending, pending.doubt.unwrap_or(HandshakeResult::Timeout));
+            if let Some(alert) = pending.wrong_key_alert() {
+                transmits.push(self.listener, pending.address, &alert);
+                self.sent_alert(&pending, Alert::DecryptError);
+            }
+            return;
+        }
+        let alive = pending.repeat_flight();
+        self.flush(&mut pending, transmits);
+        if alive {
+            self.pendings.put(now, pending);
+        } else {
+            self.fail(now, &pending, HandshakeResult::Timeout);
+        }
+    }
+
+    /// Sends close_notify, if anything can be sent.
+    pub(super) fn say_goodbye(&mut self, key: u32, transmits: &mut Transmits) {
+        if self.seal(key, ALERT, &CLOSE_NOTIFY, transmits).is_ok() {
+            self.metrics.alerts_sent.inc(Alert::CloseNotify);
+        }
+    }
+
+    /// Ends a session, and tells of it.
+    pub(super) fn end(&mut self, key: u32, reason: CloseReason) {
+        if let Some(session) = self.forget(key, reason) {
+            self.events.push_back(DtlsEvent::Closed { session, reason });
+        }
+    }
+
+    fn forget(&mut self, key: u32, reason: CloseReason) -> Option<SessionId> {
+        let session = self.sessions.remove(key)?;
+        self.metrics.closed.inc(reason);
+        self.count_sessions();
+        Some(session.id)
+    }
+
+    pub(super) fn count_sessions(&self) {
+        self.metrics.sessions.set(self.sessions.len() as u64);
+        self.metrics.cid_sessions.set(self.sessions.cid_len() as u64);
+    }
+}

@@ -1,0 +1,187 @@
+//! The life of a session: records opened, addresses proved, alerts and repeated flights answered.
+
+use std::time::{Duration, Instant};
+
+use portcullis_proto::types::{PeerAddr, Transmits};
+
+use super::super::contract::{CloseReason, DtlsEvent};
+use super::super::metrics::{Alert, RecordDrop};
+use super::super::record::{ALERT, APPLICATION_DATA, HANDSHAKE, Header, TLS12_CID};
+use super::super::sessions::Moved;
+use super::DtlsListener;
+use super::inbound::Inbound;
+
+const FINISHED: u8 = 20;
+const WARNING: u8 = 1;
+const CLOSE_NOTIFY: u8 = 0;
+const NO_RENEGOTIATION: u8 = 100;
+/// Warnings that one session is sent.
+const MAX_WARNINGS: u8 = 8;
+/// The last flight is not repeated more often.
+const FLIGHT_PAUSE: Duration = Duration::from_millis(200);
+/// How much may be sent to an address that is not confirmed, for each byte that came from it.
+const UNCONFIRMED_FACTOR: usize = 3;
+
+impl DtlsListener {
+    /// Opens a record of a live session.
+    pub(super) fn open(
+        &mut self,
+        inbound: &mut Inbound<'_>,
+        at: usize,
+        header: &Header,
+        key: u32,
+        transmits: &mut Transmits,
+    ) -> Result<(), RecordDrop> {
+        let session = self.sessions.get_mut(key).ok_or(RecordDrop::UnknownSession)?;
+        if session.cid.is_some() != (header.kind == TLS12_CID) {
+            return Err(RecordDrop::CidRequired);
+        }
+        if !session.window.is_fresh(header.sequence) {
+            return Err(RecordDrop::Replay);
+        }
+        let per_second = session.keys.algorithm.failures_per_second();
+        if per_second.is_some_and(|limit| !session.failures.may_try(inbound.now, limit)) {
+            return Err(RecordDrop::ForgeryRate);
+        }
+        let record = inbound
+            .datagram
+            .get_mut(at..at + header.record_len())
+            .ok_or(RecordDrop::Malformed)?;
+        let keys = &session.keys;
+        let Some(opened) = self.aead.open(keys.algorithm, &keys.client, header, record) else {
+            if session.failures.count(inbound.now) >= keys.algorithm.failure_limit() {
+                self.say_goodbye(key, transmits);
+                self.end(key, CloseReason::KeyLimit);
+            }
+            return Err(RecordDrop::NotAuthentic);
+        };
+        let is_newest = session.window.is_newest(header.sequence);
+        session.window.mark(header.sequence);
+        let id = session.id;
+        let confirms = is_newest && opened.kind == APPLICATION_DATA;
+        self.sessions.touch(key, inbound.now);
+        if header.kind == TLS12_CID {
+            self.place(key, inbound.now, inbound.from, header.record_len(), is_newest);
+        }
+        let range = at + opened.plaintext.start..at + opened.plaintext.end;
+        match opened.kind {
+            APPLICATION_DATA => {
+                if confirms {
+                    self.drop_flight(key);
+                }
+                if range.is_empty() {
+                    return Err(RecordDrop::NoData);
+                }
+                self.events.push_back(DtlsEvent::Plaintext { session: id, range });
+                Ok(())
+            }
+            ALERT => {
+                let body = inbound.datagram.get(range).unwrap_or_default();
+                self.hear_alert(key, body, transmits)
+            }
+            HANDSHAKE => {
+                let first = inbound.datagram.get(range).and_then(|body| body.first()).copied();
+                self.hear_handshake(inbound.now, key, first, transmits)
+            }
+            _ => Err(RecordDrop::ContentType),
+        }
+    }
+
+    /// A record with a Connection ID opened: is the peer where it was? Only a record newer than all before moves it,
+    /// and until another one comes from there it is sent at most three times what came (RFC 9146, 6).
+    fn place(&mut self, key: u32, now: Instant, from: PeerAddr, len: usize, is_newest: bool) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let (id, address) = (session.id, session.address);
+        let Some(cid) = session.cid.as_mut() else { return };
+        if from == address {
+            match &mut cid.moved {
+                Some(moved) if is_newest && moved.at < now => cid.moved = None,
+                Some(moved) => moved.budget = moved.budget.saturating_add(UNCONFIRMED_FACTOR * len),
+                None => {}
+            }
+            return;
+        }
+        if !is_newest {
+            return;
+        }
+        let confirmed = cid.moved.map_or(address, |moved| moved.from);
+        cid.moved = (from != confirmed).then_some(Moved {
+            from: confirmed,
+            budget: UNCONFIRMED_FACTOR * len,
+            at: now,
+        });
+        self.sessions.relocate(key, from);
+        self.metrics.address_changes.inc();
+        self.events.push_back(DtlsEvent::AddressChanged {
+            session: id,
+            to: from,
+        });
+    }
+
+    fn hear_alert(&mut self, key: u32, body: &[u8], transmits: &mut Transmits) -> Result<(), RecordDrop> {
+        let [level, code] = body else {
+            return Err(RecordDrop::BadAlert);
+        };
+        let session = self.sessions.get(key).ok_or(RecordDrop::UnknownSession)?;
+        self.heard_alert(session.address, Alert::from_code(*code));
+        if *code == CLOSE_NOTIFY {
+            self.say_goodbye(key, transmits);
+            self.end(key, CloseReason::CloseNotify);
+        } else if *level != WARNING {
+            self.end(key, CloseReason::Alert);
+        }
+        Ok(())
+    }
+
+    /// After the handshake a client may only repeat its Finished, because it missed our last flight. What looks like
+    /// a new handshake under the old keys is renegotiation, and refused.
+    fn hear_handshake(
+        &mut self,
+        now: Instant,
+        key: u32,
+        kind: Option<u8>,
+        transmits: &mut Transmits,
+    ) -> Result<(), RecordDrop> {
+        let session = self.sessions.get_mut(key).ok_or(RecordDrop::UnknownSession)?;
+        if kind == Some(FINISHED) {
+            if let Some(flight) = session.flight.as_mut().filter(|flight| flight.not_before <= now) {
+                flight.not_before = now + FLIGHT_PAUSE;
+                // The same bytes once more: no nonce is used for anything else.
+                for datagram in &flight.datagrams {
+                    transmits.push(self.listener, session.address, datagram);
+                }
+                self.metrics.flights_repeated.inc();
+            }
+            return Err(RecordDrop::RepeatedFlight);
+        }
+        if session.warnings < MAX_WARNINGS {
+            session.warnings += 1;
+            if self
+                .seal(key, ALERT, &[WARNING, NO_RENEGOTIATION], transmits)
+                .is_ok()
+            {
+                self.metrics.alerts_sent.inc(Alert::NoRenegotiation);
+            }
+        }
+        Err(RecordDrop::Renegotiation)
+    }
+
+    fn drop_flight(&mut self, key: u32) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.flight = None;
+        }
+    }
+
+    /// Forgets the oldest of the last flights that are kept.
+    pub(super) fn forget_flight(&mut self) {
+        let key = self
+            .flights
+            .pop_front()
+            .and_then(|(_, id)| self.sessions.by_id(id));
+        if let Some(key) = key {
+            self.drop_flight(key);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! One DTLS listener of one worker: datagrams in, datagrams and events out.
+//!
+//! ```text
+//! datagram ──> records ──> tls12_cid       by Connection ID      ┐
+//!                          epoch 1         by address            ├─> live session, else handshake in flight
+//!                          ClientHello     cookie, then always a new handshake beside what lives
+//!                          other epoch 0   handshake in flight, or nothing
+//! ```
+//! `inbound` takes datagrams apart, `opening` is the life of a handshake, `established` that of a session, `ending`
+//! how both end, `reload` what new settings change.
+
+mod ending;
+mod established;
+mod inbound;
+mod opening;
+mod reload;
+mod watch;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use portcullis_proto::session::{SendError, SessionInfo};
+use portcullis_proto::types::reason::Label as _;
+use portcullis_proto::types::{ListenerId, Transmits, WorkerId};
+
+use super::aead::{Aead, Seal};
+use super::context::DtlsContext;
+use super::contract::{CloseReason, DtlsEvent, DtlsSettings, SessionId};
+use super::cookie::Cookies;
+use super::metrics::DtlsMetrics;
+use super::pendings::PendingTable;
+use super::record::{APPLICATION_DATA, MAX_PLAINTEXT, MAX_SEQUENCE};
+use super::sessions::SessionTable;
+use super::shared::DtlsShared;
+use super::source::ContextCell;
+
+/// The server's last flight is kept this long for a peer that may not have it.
+const FLIGHT_KEPT: Duration = Duration::from_secs(120);
+/// Bits of the counter in a [`SessionId`]; above it stand the worker (8 bits) and the listener (16 bits).
+const ID_COUNTER_BITS: u32 = 40;
+
+/// Most bytes that a record is longer than its plaintext, Connection ID apart.
+const RECORD_EXPANSION: usize = 38;
+
+/// One DTLS listener of one worker. It owns its sessions and its handshakes in flight, and does no I/O.
+pub struct DtlsListener {
+    listener: ListenerId,
+    worker: WorkerId,
+    /// Where new keys and certificates come from.
+    source: Arc<ContextCell>,
+    /// Those in force.
+    context: Arc<DtlsContext>,
+    settings: DtlsSettings,
+    metrics: Arc<DtlsMetrics>,
+    rng: StdRng,
+    cookies: Cookies,
+    aead: Aead,
+    sessions: SessionTable,
+    pendings: PendingTable,
+    events: VecDeque<DtlsEvent>,
+    flights: VecDeque<(Instant, SessionId)>,
+    shared: Arc<DtlsShared>,
+    next_session: u64,
+    next_pending: u64,
+    spare: Vec<u8>,
+    /// Whether hellos without a cookie are left without an answer.
+    refuses_unproven: bool,
+    /// Whether someone wants to know what happens outside of sessions.
+    watched: bool,
+}
+
+impl DtlsListener {
+    /// A listener without sessions. `seed` is for the Connection IDs and ids it hands out; `shared` is the same for
+    /// all workers; `metrics` has no other writer.
+    #[must_use]
+    pub fn new(
+        listener: ListenerId,
+        worker: WorkerId,
+        source: Arc<ContextCell>,
+        settings: DtlsSettings,
+        seed: [u8; 32],
+        shared: Arc<DtlsShared>,
+        metrics: Arc<DtlsMetrics>,
+    ) -> Self {
+        let mut rng = StdRng::from_seed(seed);
+        let sessions = SessionTable::new(settings.idle_timeout);
+        // A listener that is made anew goes on somewhere else, so that no id comes back.
+        let next_session = rng.random::<u64>();
+        Self {
+            listener,
+            worker,
+            context: source.current(),
+            source,
+            settings,
+            metrics,
+            rng,
+            cookies: Cookies::new(Arc::clone(&shared)),
+            aead: Aead::default(),
+            sessions,
+            pendings: PendingTable::default(),
+            events: VecDeque::new(),
+            flights: VecDeque::new(),
+            shared,
+            next_session,
+            next_pending: 0,
+            spare: Vec::new(),
+            refuses_unproven: false,
+            watched: false,
+        }
+    }
+
+    /// Overload, or its end: how long a session may be idle now, and whether peers that have not proved their address are
+    /// kept from beginning a handshake.
+    pub fn set_pressure(&mut self, idle_timeout: Duration, refuse_unproven: bool) {
+        self.settings.idle_timeout = idle_timeout;
+        self.refuses_unproven = refuse_unproven;
+    }
+
+    /// What happened, oldest first. `Established` comes before anything else of its session, `Closed` after.
+    pub fn poll_event(&mut self) -> Option<DtlsEvent> {
+        self.events.pop_front()
+    }
+
+    /// Seals `plaintext` into one record, which is one datagram.
+    ///
+    /// # Errors
+    /// When nothing was sent.
+    pub fn send(
+        &mut self,
+        session: SessionId,
+        plaintext: &[u8],
+        transmits: &mut Transmits,
+    ) -> Result<(), SendError> {
+        let key = self.sessions.by_id(session).ok_or(SendError::NoSession)?;
+        if plaintext.len() > MAX_PLAINTEXT {
+            return Err(SendError::TooLong);
+        }
+        match self.seal(key, APPLICATION_DATA, plaintext, transmits) {
+            Err(SendError::KeyLimit) => {
+                self.end(key, CloseReason::KeyLimit);
+                Err(SendError::KeyLimit)
+            }
+            result => result,
+        }
+    }
+
+    /// Seals one record of any type to a session.
+    fn seal(
+        &mut self,
+        key: u32,
+        kind: u8,
+        plaintext: &[u8],
+        transmits: &mut Transmits,
+    ) -> Result<(), SendError> {
+        let session = self.sessions.get_mut(key).ok_or(SendError::NoSession)?;
+        if session.next_sequence >= MAX_SEQUENCE {
+            return Err(SendError::KeyLimit);
+        }
+        let cid: &[u8] = session.cid.as_ref().map_or(&[], |cid| &cid.theirs);
+        let what = Seal {
+            kind,
+            sequence: session.next_sequence,
+            explicit: session.next_explicit,
+            cid,
+            plaintext,
+        };
+        let cost = plaintext.len() + cid.len() + RECORD_EXPANSION;
+        let moved = session.cid.as_ref().and_then(|cid| cid.moved);
+        if moved.is_some_and(|moved| moved.budget < cost) {
+            self.metrics.unconfirmed_held.inc();
+            return Err(SendError::Unconfirmed);
+        }
+        let mut sealed = Err(SendError::Internal);
+        let aead = &mut self.aead;
+        transmits.push_with(self.listener, session.address, |out| {
+            let keys = &session.keys;
+            sealed = aead
+                .seal(keys.algorithm, &keys.server, &what, out)
+                .map_err(|_| SendError::Internal);
+        });
+        sealed?;
+        session.next_sequence += 1;
+        session.next_explicit = session.next_explicit.wrapping_add(1);
+        if let Some(moved) = session.cid.as_mut().and_then(|cid| cid.moved.as_mut()) {
+            moved.budget = moved.budget.saturating_sub(cost);
+        }
+        Ok(())
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let idle = self
+            .sessions
+            .most_idle()
+            .map(|session| session.heard + self.settings.idle_timeout);
+        let flight = self.flights.front().map(|(until, _)| *until);
+        [self.pendings.next_wake(), idle, flight]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// What is known of a session.
+    #[must_use]
+    pub fn session(&self, session: SessionId) -> Option<SessionInfo> {
+        let session = self.sessions.get(self.sessions.by_id(session)?)?;
+        Some(SessionInfo {
+            address: session.address,
+            identity: session.authority.identity.clone(),
+            suite: session.suite.label(),
+            cid: session.cid.is_some(),
+            established_at: session.established_at,
+            resumed: session.resumed,
+        })
+    }
+
+    /// The ids of all sessions, in no order.
+    #[must_use]
+    pub fn session_ids(&self) -> Vec<SessionId> {
+        self.sessions.ids()
+    }
+
+    /// How many sessions there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether there is no session.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sessions.len() == 0
+    }
+
+    /// How many handshakes are in flight.
+    #[must_use]
+    pub fn half_open(&self) -> usize {
+        self.pendings.len()
+    }
+
+    fn new_session_id(&mut self) -> SessionId {
+        let counter = self.next_session & ((1 << ID_COUNTER_BITS) - 1);
+        self.next_session = self.next_session.wrapping_add(1);
+        let owner = u64::from(self.worker.0) << 16 | u64::from(self.listener.0);
+        SessionId(owner << ID_COUNTER_BITS | counter)
+    }
+
+    fn count_half_open(&self) {
+        self.metrics.half_open.set(self.pendings.len() as u64);
+    }
+}

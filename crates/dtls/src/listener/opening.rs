@@ -1,0 +1,330 @@
+//! From a hello to an established session.
+
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+
+use portcullis_proto::types::reason::Limit;
+use portcullis_proto::types::{PeerAddr, Transmits};
+
+use super::super::aead::Aead;
+use super::super::cid::{CID_LEN, Cid};
+use super::super::context::Authority;
+use super::super::contract::{CloseReason, DtlsEvent, DtlsNote};
+use super::super::handshake::{Pending, Progress, Start};
+use super::super::hello::ClientHello;
+use super::super::metrics::{Alert, HandshakeResult, RecordDrop};
+use super::super::record::{ALERT, Header};
+use super::super::sessions::{NewSession, Session};
+use super::{DtlsListener, FLIGHT_KEPT};
+
+/// When all places are taken, a handshake that was silent for this long gives way to a new one.
+const STALE: Duration = Duration::from_secs(2);
+
+const FATAL: u8 = 2;
+const BAD_CERTIFICATE: u8 = 42;
+const DECRYPT_ERROR: u8 = 51;
+
+impl DtlsListener {
+    /// A ClientHello, from wherever it claims to come. It changes nothing unless its cookie shows that the sender
+    /// receives there, and never touches a live session (RFC 6347, 4.2.8).
+    pub(super) fn handle_hello(
+        &mut self,
+        now: Instant,
+        from: PeerAddr,
+        header: &Header,
+        record: &[u8],
+        transmits: &mut Transmits,
+    ) -> Result<(), RecordDrop> {
+        let hello = ClientHello::parse(header, record).ok_or(RecordDrop::BadHello)?;
+        if !self.cookies.verify(now, from, &hello) {
+            return self.ask_for_cookie(now, from, &hello, transmits);
+        }
+        if self
+            .pendings
+            .get(from)
+            .is_some_and(|pending| pending.random == *hello.random)
+        {
+            let mut pending = self.pendings.take(from).ok_or(RecordDrop::NoHandshake)?;
+            if let Some(flight) = pending.repeat_for_hello(now) {
+                for datagram in flight {
+                    transmits.push(self.listener, from, datagram);
+                }
+                self.metrics.flights_repeated.inc();
+                self.pendings.put(now, pending);
+                return Ok(());
+            }
+            return self.feed(now, pending, transmits, |pending, _| {
+                pending.feed_clear(header, record)
+            });
+        }
+        self.admit(now, from, &hello)?;
+        let cid = (self.context.cid() && self.settings.cid).then(|| self.new_cid());
+        let start = Start {
+            id: self.next_pending,
+            address: from,
+            now,
+            timeout: self.settings.handshake_timeout,
+            cid,
+        };
+        self.next_pending += 1;
+        if let Some(replaced) = self.pendings.take(from) {
+            self.fail(now, &replaced, replaced.doubt.unwrap_or(HandshakeResult::Timeout));
+        }
+        let Some(pending) = Pending::start(&self.context, &start, &hello, record) else {
+            self.refuse_at(from, HandshakeResult::Protocol);
+            self.count_half_open();
+            return Err(RecordDrop::BadHello);
+        };
+        self.note(from, DtlsNote::Hello);
+        self.feed(
+            now,
+            Box::new(pending),
+            transmits,
+            |pending, _| Ok(pending.drive()),
+        )
+    }
+
+    fn ask_for_cookie(
+        &mut self,
+        now: Instant,
+        from: PeerAddr,
+        hello: &ClientHello<'_>,
+        transmits: &mut Transmits,
+    ) -> Result<(), RecordDrop> {
+        if !hello.cookie.is_empty() {
+            self.metrics.cookies_failed.inc();
+        }
+        if self.refuses_unproven {
+            self.metrics.limits.inc(Limit::Overload);
+            return Err(RecordDrop::Overload);
+        }
+        let rate = self.settings.handshakes_per_second;
+        if !self.shared.takes_hello(now, from.source(), rate) {
+            self.metrics.limits.inc(Limit::HandshakeRate);
+            return Err(RecordDrop::HelloRate);
+        }
+        let cookies = &mut self.cookies;
+        transmits.push_with(self.listener, from, |out| {
+            cookies.write_request(now, from, hello, out)
+        });
+        self.metrics.cookies_sent.inc();
+        Ok(())
+    }
+
+    /// Whether a handshake with a good cookie may begin.
+    fn admit(&mut self, now: Instant, from: PeerAddr, hello: &ClientHello<'_>) -> Result<(), RecordDrop> {
+        let known = [self.sessions.by_address(from), self.sessions.cid_at(from)];
+        let is_duplicate = known.into_iter().flatten().any(|key| {
+            self.sessions
+                .get(key)
+                .is_some_and(|session| Some(&session.random) == hello.random.first_chunk())
+        });
+        if is_duplicate {
+            return Err(RecordDrop::DuplicateHello);
+        }
+        let rate = self.settings.handshakes_per_second;
+        if !self.shared.takes_handshake(now, from.source(), rate) {
+            self.metrics.limits.inc(Limit::HandshakeRate);
+            self.refuse_at(from, HandshakeResult::Limit);
+            return Err(RecordDrop::HandshakeRate);
+        }
+        if self.pendings.len() < self.settings.max_half_open || self.pendings.get(from).is_some() {
+            return Ok(());
+        }
+        self.metrics.limits.inc(Limit::HalfOpen);
+        let silent = self.pendings.most_silent();
+        let stale = silent.filter(|silent| now.saturating_duration_since(silent.heard) >= STALE);
+        let Some(stale) = stale
+            .map(|stale| stale.address)
+            .and_then(|stale| self.pendings.take(stale))
+        else {
+            self.refuse_at(from, HandshakeResult::Limit);
+            return Err(RecordDrop::HalfOpen);
+        };
+        self.fail(now, &stale, HandshakeResult::Limit);
+        Ok(())
+    }
+
+    fn new_cid(&mut self) -> Cid {
+        loop {
+            let mut cid: Cid = self.rng.random::<[u8; CID_LEN]>();
+            let [worker, ..] = &mut cid;
+            *worker = self.worker.0;
+            if self.sessions.by_cid(cid).is_none() {
+                return cid;
+            }
+        }
+    }
+
+    /// Gives a handshake that was taken from its table one more record, sends what it says, and puts it back, makes
+    /// it a session, or lets it go.
+    pub(super) fn feed(
+        &mut self,
+        now: Instant,
+        mut pending: Box<Pending>,
+        transmits: &mut Transmits,
+        step: impl FnOnce(&mut Pending, &mut Aead) -> Result<Progress, RecordDrop>,
+    ) -> Result<(), RecordDrop> {
+        let mut outcome = step(&mut pending, &mut self.aead);
+        if outcome.is_ok() {
+            pending.heard = now;
+        }
+        self.flush(&mut pending, transmits);
+        if outcome == Ok(Progress::Waiting)
+            && let Some(early) = pending.take_early()
+            && let Some(header) = Header::parse(&early, CID_LEN)
+        {
+            let late = pending.feed_protected(&mut self.aead, now, &header, &early);
+            outcome = Ok(late.unwrap_or(Progress::Waiting));
+            self.flush(&mut pending, transmits);
+        }
+        let result = match outcome {
+            Ok(Progress::Waiting) => {
+                self.pendings.put(now, pending);
+                Ok(())
+            }
+            Ok(Progress::Failed(result)) => {
+                self.fail(now, &pending, result);
+                Ok(())
+            }
+            Ok(Progress::Done) => {
+                self.establish(now, pending, transmits);
+                Ok(())
+            }
+            Err(reason) => {
+                if reason == RecordDrop::HandshakeRecords {
+                    self.fail(now, &pending, HandshakeResult::Protocol);
+                } else {
+                    self.pendings.put(now, pending);
+                }
+                Err(reason)
+            }
+        };
+        self.count_half_open();
+        result
+    }
+
+    pub(super) fn flush(&mut self, pending: &mut Pending, transmits: &mut Transmits) {
+        let (listener, address) = (self.listener, pending.address);
+        let alerts = pending.take_output(&mut self.aead, |bytes| transmits.push(listener, address, bytes));
+        for alert in alerts {
+            self.sent_alert(pending, alert);
+        }
+    }
+
+    /// The handshake is done: whoever it belongs to is judged by the material of now, which may be newer than the
+    /// handshake, or than the ticket that it redeemed.
+    fn establish(&mut self, now: Instant, pending: Box<Pending>, transmits: &mut Transmits) {
+        let Some(authority) = pending.authorize(&self.context) else {
+            self.refuse(now, *pending, transmits);
+            return;
+        };
+        let (address, started, random) = (pending.address, pending.started, pending.random);
+        let Some(finished) = pending.finish() else {
+            self.refuse_at(address, HandshakeResult::Protocol);
+            return;
+        };
+        self.replace(address, &authority);
+        while self.sessions.len() >= self.settings.max_sessions.max(1) {
+            self.metrics.limits.inc(Limit::Sessions);
+            let idle = self.sessions.most_idle().map(|session| session.id);
+            let Some(key) = idle.and_then(|id| self.sessions.by_id(id)) else {
+                break;
+            };
+            self.say_goodbye(key, transmits);
+            self.end(key, CloseReason::Evicted);
+        }
+        self.metrics.handshakes.inc(HandshakeResult::Ok);
+        self.metrics
+            .handshake_seconds
+            .observe(now.saturating_duration_since(started));
+        self.metrics.suites.inc(finished.suite);
+        if finished.resumed {
+            self.metrics.resumed.inc();
+        }
+        let id = self.new_session_id();
+        let identity = authority.identity.clone();
+        let random = random.first_chunk().copied().unwrap_or_default();
+        let session = Session::new(NewSession {
+            id,
+            address,
+            authority,
+            now,
+            random,
+            finished,
+        });
+        if session.flight.is_some() {
+            self.keep_flight(now, id);
+        }
+        self.sessions.insert(session);
+        self.count_sessions();
+        self.events.push_back(DtlsEvent::Established {
+            session: id,
+            address,
+            identity,
+        });
+    }
+
+    fn keep_flight(&mut self, now: Instant, id: super::SessionId) {
+        self.flights.push_back((now + FLIGHT_KEPT, id));
+        if self.flights.len() > self.settings.max_sessions.max(1) {
+            self.forget_flight();
+        }
+    }
+
+    /// A finished handshake of someone who is not, or no longer, let in: alert and forget.
+    fn refuse(&mut self, now: Instant, pending: Pending, transmits: &mut Transmits) {
+        let (resumed, address) = (pending.is_resumed(), pending.address);
+        let uses_psk = pending
+            .keys
+            .as_ref()
+            .is_some_and(|(suite, _)| suite.key_exchange().uses_psk());
+        let (result, code) = if uses_psk {
+            (HandshakeResult::UnknownIdentity, DECRYPT_ERROR)
+        } else {
+            (HandshakeResult::BadCertificate, BAD_CERTIFICATE)
+        };
+        if resumed {
+            self.metrics.resumptions_refused.inc();
+        }
+        self.fail(now, &pending, result);
+        let Some(finished) = pending.finish() else { return };
+        let cid: &[u8] = finished.cid.as_ref().map_or(&[], |(_, theirs)| theirs);
+        let what = super::Seal {
+            kind: ALERT,
+            sequence: finished.write.sequence,
+            explicit: finished.write.explicit,
+            cid,
+            plaintext: &[FATAL, code],
+        };
+        let aead = &mut self.aead;
+        let mut sealed = false;
+        transmits.push_with(self.listener, address, |out| {
+            sealed = aead
+                .seal(finished.keys.algorithm, &finished.keys.server, &what, out)
+                .is_ok();
+        });
+        if sealed {
+            let alert = Alert::from_code(code);
+            self.metrics.alerts_sent.inc(alert);
+            self.note(address, DtlsNote::AlertSent(alert));
+        }
+    }
+
+    /// Ends what stood at the address of a new session. A session with a Connection ID and another identity stays:
+    /// its peer may have moved unheard, and the address gone to someone else.
+    fn replace(&mut self, address: PeerAddr, authority: &Authority) {
+        if let Some(key) = self.sessions.by_address(address) {
+            self.end(key, CloseReason::Replaced);
+        }
+        if let Some(key) = self.sessions.cid_at(address)
+            && self
+                .sessions
+                .get(key)
+                .is_some_and(|old| old.authority.identity == authority.identity)
+        {
+            self.end(key, CloseReason::Replaced);
+        }
+    }
+}

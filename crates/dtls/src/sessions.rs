@@ -1,0 +1,331 @@
+//! The established sessions of a listener: found by id, by address or by Connection ID, ordered by idleness.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use portcullis_proto::types::PeerAddr;
+
+use super::aead::SessionKeys;
+use super::cid::Cid;
+use super::context::Authority;
+use super::contract::SessionId;
+use super::replay::ReplayWindow;
+use super::suite::Suite;
+
+const NONE: u32 = u32::MAX;
+
+/// For keys that no peer chooses: our own counters and random numbers.
+#[derive(Default)]
+pub(super) struct OwnKeyHasher(u64);
+
+impl Hasher for OwnKeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        let mixed = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ mixed >> 32;
+    }
+}
+
+type OwnKeys<K> = HashMap<K, u32, BuildHasherDefault<OwnKeyHasher>>;
+
+/// The server's last flight, kept until the peer shows that it has it.
+pub(super) struct LastFlight {
+    pub(super) datagrams: Vec<Box<[u8]>>,
+    /// It is not repeated before.
+    pub(super) not_before: Instant,
+}
+
+/// A peer at an address that it has not confirmed by a second record (RFC 9146, 6).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moved {
+    /// Where it was, as far as that is confirmed.
+    pub(super) from: PeerAddr,
+    /// Bytes that may still be sent to the new address.
+    pub(super) budget: usize,
+    /// When it came there. Another record of the same datagram confirms nothing.
+    pub(super) at: Instant,
+}
+
+/// The records of a session that did not open.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Failures {
+    total: u64,
+    /// Those of the second that began then.
+    recent: u32,
+    since: Option<Instant>,
+}
+
+impl Failures {
+    const SPAN: Duration = Duration::from_secs(1);
+
+    /// Whether one more record may be tried now.
+    pub(super) fn may_try(&self, now: Instant, per_second: u32) -> bool {
+        self.recent < per_second || self.since.is_none_or(|since| now >= since + Self::SPAN)
+    }
+
+    /// One more. How many there were in all.
+    pub(super) fn count(&mut self, now: Instant) -> u64 {
+        if self.since.is_none_or(|since| now >= since + Self::SPAN) {
+            (self.since, self.recent) = (Some(now), 0);
+        }
+        self.recent = self.recent.saturating_add(1);
+        self.total += 1;
+        self.total
+    }
+}
+
+/// The Connection IDs of a session.
+pub(super) struct CidState {
+    pub(super) ours: Cid,
+    /// Empty when the peer wants none in the records to it.
+    pub(super) theirs: Box<[u8]>,
+    pub(super) moved: Option<Moved>,
+}
+
+/// An established session.
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) address: PeerAddr,
+    pub(super) authority: Authority,
+    pub(super) suite: Suite,
+    pub(super) resumed: bool,
+    pub(super) keys: SessionKeys,
+    pub(super) window: ReplayWindow,
+    pub(super) next_sequence: u64,
+    pub(super) next_explicit: u64,
+    pub(super) failures: Failures,
+    pub(super) established_at: Instant,
+    /// When its idleness began, to within [`SessionTable::grain`].
+    pub(super) heard: Instant,
+    /// Of its client random, to know a duplicate of its own hello.
+    pub(super) random: [u8; 8],
+    /// Warnings that it was sent; they are few.
+    pub(super) warnings: u8,
+    pub(super) cid: Option<Box<CidState>>,
+    pub(super) flight: Option<Box<LastFlight>>,
+    newer: u32,
+    older: u32,
+}
+
+/// What a [`Session`] is made from.
+pub(super) struct NewSession {
+    pub(super) id: SessionId,
+    pub(super) address: PeerAddr,
+    pub(super) authority: Authority,
+    pub(super) now: Instant,
+    pub(super) random: [u8; 8],
+    pub(super) finished: super::handshake::Finished,
+}
+
+impl Session {
+    pub(super) fn new(new: NewSession) -> Self {
+        let finished = new.finished;
+        let flight = (!finished.flight.is_empty()).then(|| {
+            Box::new(LastFlight {
+                datagrams: finished.flight,
+                not_before: new.now,
+            })
+        });
+        Self {
+            id: new.id,
+            address: new.address,
+            authority: new.authority,
+            suite: finished.suite,
+            resumed: finished.resumed,
+            keys: finished.keys,
+            window: finished.window,
+            next_sequence: finished.write.sequence,
+            next_explicit: finished.write.explicit,
+            failures: Failures::default(),
+            established_at: new.now,
+            heard: new.now,
+            random: new.random,
+            warnings: 0,
+            cid: finished.cid.map(|(ours, theirs)| {
+                Box::new(CidState {
+                    ours,
+                    theirs,
+                    moved: None,
+                })
+            }),
+            flight,
+            newer: NONE,
+            older: NONE,
+        }
+    }
+}
+
+/// All established sessions of a listener.
+pub(super) struct SessionTable {
+    slots: Slab<Session>,
+    by_id: OwnKeys<u64>,
+    by_cid: OwnKeys<u64>,
+    /// Sessions without a Connection ID: they are found by it.
+    by_address: HashMap<PeerAddr, u32>,
+    /// Sessions with a Connection ID, the last that was seen at the address: they are only replaced by it.
+    cid_at: HashMap<PeerAddr, u32>,
+    newest: u32,
+    oldest: u32,
+    /// How exactly idleness is kept: moving a session to the front for each record would cost the packet path.
+    pub(super) grain: Duration,
+}
+
+impl SessionTable {
+    pub(super) fn new(idle_timeout: Duration) -> Self {
+        Self {
+            slots: Slab::new(),
+            by_id: OwnKeys::default(),
+            by_cid: OwnKeys::default(),
+            by_address: HashMap::new(),
+            cid_at: HashMap::new(),
+            newest: NONE,
+            oldest: NONE,
+            grain: Self::grain_for(idle_timeout),
+        }
+    }
+
+    pub(super) fn grain_for(idle_timeout: Duration) -> Duration {
+        (idle_timeout / 16).min(Duration::from_secs(1))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn cid_len(&self) -> usize {
+        self.by_cid.len()
+    }
+
+    pub(super) fn get(&self, key: u32) -> Option<&Session> {
+        self.slots.get(key as usize)
+    }
+
+    pub(super) fn get_mut(&mut self, key: u32) -> Option<&mut Session> {
+        self.slots.get_mut(key as usize)
+    }
+
+    pub(super) fn by_id(&self, id: SessionId) -> Option<u32> {
+        self.by_id.get(&id.0).copied()
+    }
+
+    pub(super) fn by_cid(&self, cid: Cid) -> Option<u32> {
+        self.by_cid.get(&u64::from_be_bytes(cid)).copied()
+    }
+
+    pub(super) fn by_address(&self, address: PeerAddr) -> Option<u32> {
+        self.by_address.get(&address).copied()
+    }
+
+    pub(super) fn cid_at(&self, address: PeerAddr) -> Option<u32> {
+        self.cid_at.get(&address).copied()
+    }
+
+    pub(super) fn ids(&self) -> Vec<SessionId> {
+        self.slots.iter().map(|(_, session)| session.id).collect()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.slots.iter().map(|(_, session)| session)
+    }
+
+    /// Adds a session as the least idle. Nothing may stand where it is found.
+    pub(super) fn insert(&mut self, session: Session) {
+        let (id, address) = (session.id, session.address);
+        let cid = session.cid.as_ref().map(|cid| cid.ours);
+        let Ok(key) = u32::try_from(self.slots.insert(session)) else {
+            return;
+        };
+        self.by_id.insert(id.0, key);
+        if let Some(cid) = cid {
+            self.by_cid.insert(u64::from_be_bytes(cid), key);
+            self.cid_at.insert(address, key);
+        } else {
+            self.by_address.insert(address, key);
+        }
+        self.link(key);
+    }
+
+    pub(super) fn remove(&mut self, key: u32) -> Option<Session> {
+        self.slots.get(key as usize)?;
+        self.unlink(key);
+        let session = self.slots.try_remove(key as usize)?;
+        self.by_id.remove(&session.id.0);
+        if let Some(cid) = &session.cid {
+            self.by_cid.remove(&u64::from_be_bytes(cid.ours));
+            if self.cid_at.get(&session.address) == Some(&key) {
+                self.cid_at.remove(&session.address);
+            }
+        } else {
+            self.by_address.remove(&session.address);
+        }
+        Some(session)
+    }
+
+    /// Moves a session with a Connection ID to another address.
+    pub(super) fn relocate(&mut self, key: u32, to: PeerAddr) {
+        let Some(session) = self.slots.get_mut(key as usize) else {
+            return;
+        };
+        let from = std::mem::replace(&mut session.address, to);
+        if self.cid_at.get(&from) == Some(&key) {
+            self.cid_at.remove(&from);
+        }
+        self.cid_at.insert(to, key);
+    }
+
+    /// A session was heard.
+    pub(super) fn touch(&mut self, key: u32, now: Instant) {
+        let grain = self.grain;
+        let Some(session) = self.slots.get_mut(key as usize) else {
+            return;
+        };
+        if now.saturating_duration_since(session.heard) >= grain {
+            session.heard = now;
+            self.unlink(key);
+            self.link(key);
+        }
+    }
+
+    /// The session that was silent for longest.
+    pub(super) fn most_idle(&self) -> Option<&Session> {
+        self.get(self.oldest)
+    }
+
+    fn link(&mut self, key: u32) {
+        let before = std::mem::replace(&mut self.newest, key);
+        if let Some(session) = self.slots.get_mut(key as usize) {
+            session.newer = NONE;
+            session.older = before;
+        }
+        match self.slots.get_mut(before as usize) {
+            Some(before) => before.newer = key,
+            None => self.oldest = key,
+        }
+    }
+
+    fn unlink(&mut self, key: u32) {
+        let Some((newer, older)) = self.get(key).map(|session| (session.newer, session.older)) else {
+            return;
+        };
+        match self.slots.get_mut(newer as usize) {
+            Some(newer) => newer.older = older,
+            None => self.newest = older,
+        }
+        match self.slots.get_mut(older as usize) {
+            Some(older) => older.newer = newer,
+            None => self.oldest = newer,
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What the DTLS listeners of all workers share, so that it does not matter which of them a datagram reaches.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use zeroize::Zeroizing;
+
+use portcullis_proto::types::source_rates::{Allowance, SourceRates};
+
+use super::cookie::CookieSecrets;
+use super::prf::Hmac;
+
+/// Hellos without a cookie may come this many times as often as handshakes: anyone can send them in anyone's name,
+/// and the limit must not lock that one out.
+const UNPROVEN_SHARE: u32 = 25;
+/// How many seconds' worth a source may have at once.
+const BURST: u32 = 2;
+/// How many sources are counted at the same time: they may be anybody's.
+const HELLO_SOURCES: usize = 65_536;
+/// How many that have shown that they receive at their address.
+const HANDSHAKE_SOURCES: usize = 16_384;
+
+/// What all workers make their cookies from, and what each source has had of hellos and handshakes. A hello that comes back
+/// on another worker's socket verifies, and a source has no more for sending from many ports.
+#[derive(Debug)]
+pub struct DtlsShared {
+    pub(super) cookies: CookieSecrets,
+    hellos: SourceRates,
+    handshakes: SourceRates,
+}
+
+impl DtlsShared {
+    /// From random bytes. `base` is any instant; times count from it.
+    #[must_use]
+    pub fn new(master: [u8; 32], base: Instant) -> Arc<Self> {
+        let master = Zeroizing::new(master);
+        let secret = |label: &[u8]| {
+            let mac = Hmac::new(master.as_slice()).mac(&[label]);
+            let (words, _) = mac.as_chunks::<8>();
+            [0, 1].map(|n| words.get(n).map_or(0, |word| u64::from_be_bytes(*word)))
+        };
+        Arc::new(Self {
+            hellos: SourceRates::new(base, HELLO_SOURCES, secret(b"hellos")),
+            handshakes: SourceRates::new(base, HANDSHAKE_SOURCES, secret(b"handshakes")),
+            cookies: CookieSecrets::new(master, base),
+        })
+    }
+
+    /// Whether `source` may have one more answer to a hello without a cookie; `per_second` is for handshakes, 0 is no limit.
+    pub(super) fn takes_hello(&self, now: Instant, source: IpAddr, per_second: u32) -> bool {
+        let allowance = Allowance::per_second(per_second.saturating_mul(UNPROVEN_SHARE), BURST);
+        self.hellos.take(now, source, allowance).is_ok()
+    }
+
+    /// Whether `source` may begin one more handshake.
+    pub(super) fn takes_handshake(&self, now: Instant, source: IpAddr, per_second: u32) -> bool {
+        let allowance = Allowance::per_second(per_second, BURST);
+        self.handshakes.take(now, source, allowance).is_ok()
+    }
+}

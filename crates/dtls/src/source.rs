@@ -1,0 +1,126 @@
+//! Where the listeners of all workers get their keys and certificates from, and how the gateway uses them.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use portcullis_proto::session::{
+    CloseReason, DtlsEvent, DtlsSettings, SecureSource, SecureTransport, SendError, SessionId, SessionInfo,
+};
+use portcullis_proto::types::{ListenerId, PeerAddr, Transmits, WorkerId};
+
+use super::{DtlsContext, DtlsListener, DtlsMetrics, DtlsShared};
+
+/// The suites, keys and certificates of one listener that are in force, for all of its workers.
+#[derive(Debug)]
+pub struct ContextCell(RwLock<Arc<DtlsContext>>);
+
+impl ContextCell {
+    /// With these in force.
+    #[must_use]
+    pub fn new(context: Arc<DtlsContext>) -> Arc<Self> {
+        Arc::new(Self(RwLock::new(context)))
+    }
+
+    /// Puts others in force. A worker takes them up when it is reconfigured.
+    pub fn set(&self, context: Arc<DtlsContext>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = context;
+    }
+
+    /// Those in force.
+    #[must_use]
+    pub fn current(&self) -> Arc<DtlsContext> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What opens a DTLS listener on one worker.
+#[derive(Debug)]
+pub struct DtlsSource {
+    /// Suites, keys, certificates; shared by all workers.
+    pub contexts: Arc<ContextCell>,
+    /// The same for all workers and listeners.
+    pub shared: Arc<DtlsShared>,
+    /// This worker's counters.
+    pub metrics: Arc<DtlsMetrics>,
+}
+
+impl SecureSource for DtlsSource {
+    fn open(
+        &self,
+        listener: ListenerId,
+        worker: WorkerId,
+        settings: DtlsSettings,
+        seed: [u8; 32],
+    ) -> Box<dyn SecureTransport> {
+        Box::new(DtlsListener::new(
+            listener,
+            worker,
+            Arc::clone(&self.contexts),
+            settings,
+            seed,
+            Arc::clone(&self.shared),
+            Arc::clone(&self.metrics),
+        ))
+    }
+}
+
+impl SecureTransport for DtlsListener {
+    fn handle_datagram(
+        &mut self,
+        now: Instant,
+        from: PeerAddr,
+        datagram: &mut [u8],
+        transmits: &mut Transmits,
+    ) -> bool {
+        self.handle_datagram(now, from, datagram, transmits)
+    }
+
+    fn handle_timeout(&mut self, now: Instant, transmits: &mut Transmits) {
+        self.handle_timeout(now, transmits);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.poll_timeout()
+    }
+
+    fn poll_event(&mut self) -> Option<DtlsEvent> {
+        self.poll_event()
+    }
+
+    fn send(
+        &mut self,
+        session: SessionId,
+        plaintext: &[u8],
+        transmits: &mut Transmits,
+    ) -> Result<(), SendError> {
+        self.send(session, plaintext, transmits)
+    }
+
+    fn close(&mut self, now: Instant, session: SessionId, reason: CloseReason, transmits: &mut Transmits) {
+        self.close(now, session, reason, transmits);
+    }
+
+    fn close_all(&mut self, now: Instant, reason: CloseReason, transmits: &mut Transmits) {
+        self.close_all(now, reason, transmits);
+    }
+
+    fn reconfigure(&mut self, _now: Instant, settings: DtlsSettings, transmits: &mut Transmits) {
+        self.reconfigure(settings, transmits);
+    }
+
+    fn set_pressure(&mut self, idle_timeout: Duration, refuse_unproven: bool) {
+        self.set_pressure(idle_timeout, refuse_unproven);
+    }
+
+    fn set_watched(&mut self, watched: bool) {
+        self.set_watched(watched);
+    }
+
+    fn session(&self, session: SessionId) -> Option<SessionInfo> {
+        self.session(session)
+    }
+
+    fn session_count(&self) -> usize {
+        self.len()
+    }
+}

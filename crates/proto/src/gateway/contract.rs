@@ -1,0 +1,263 @@
+//! The page an edge author reads: what goes into a gateway and what comes out.
+//!
+//! ```text
+//! gateway.handle(now, input)            any number of times
+//! gateway.transmits()                   datagrams to send; then gateway.transmits_sent()
+//! gateway.poll_output()                 until it returns none
+//! gateway.poll_timeout()                when to call gateway.handle_timeout(now)
+//! ```
+//! The state is whole only once outputs are drained.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::bridge::contract::{BrokerEvent, BrokerRequest};
+use crate::coap::contract::{OutgoingRequest, RequestError, Response, Token};
+use crate::policy::authentication::{AuthRequest, Verdict};
+use crate::policy::connections::ConnectionKey;
+use crate::policy::failures::Class;
+use crate::session::{SecureSource, SessionInfo};
+use crate::types::message::Qos;
+use crate::types::{ClientId, Identity, ListenerId, PeerAddr, TopicFilter, Transport, WorkerId};
+
+use super::settings::Settings;
+use super::trace::TraceRecord;
+use super::workers::WorkerMessage;
+
+/// What happens to a gateway.
+pub enum Input<'a> {
+    /// A datagram arrived. DTLS records are opened in place.
+    Datagram {
+        /// On which listener.
+        listener: ListenerId,
+        /// From where.
+        from: SocketAddr,
+        /// Its bytes, all of them.
+        bytes: &'a mut [u8],
+    },
+    /// The broker answered or has a message.
+    Broker(BrokerEvent),
+    /// An authentication backend's word on an [`Output::Authenticate`].
+    Authenticated {
+        /// From the request.
+        ticket: u64,
+        /// The word.
+        verdict: Verdict,
+    },
+    /// Another worker says something.
+    Worker(WorkerMessage),
+    /// Someone at the console or the API wants something.
+    Control {
+        /// Comes back in the answer.
+        ticket: u64,
+        /// What.
+        request: ControlRequest,
+    },
+}
+
+/// What a gateway wants done.
+#[derive(Debug)]
+pub enum Output {
+    /// Ask the broker. When its channel is full, hand the matching failure back as an input.
+    Broker(BrokerRequest),
+    /// Ask who this is. When no backend can take it, hand [`Verdict::Unavailable`] back.
+    Authenticate {
+        /// The credentials.
+        request: AuthRequest,
+        /// How sure it is where they come from.
+        class: Class,
+    },
+    /// Tell another worker.
+    Worker {
+        /// Which; never itself.
+        to: WorkerId,
+        /// What.
+        message: WorkerMessage,
+    },
+    /// An answer to [`Input::Control`].
+    Control {
+        /// From the request.
+        ticket: u64,
+        /// The answer.
+        answer: ControlAnswer,
+    },
+}
+
+/// What an operator asks of a worker.
+#[derive(Debug, Clone)]
+pub enum ControlRequest {
+    /// New settings for what comes next; established sessions stay.
+    Reconfigure {
+        /// The settings. What is in force of keys and certificates, each listener's [`SecureSource`] knows.
+        settings: Arc<Settings>,
+    },
+    /// Answer what still waits with 5.03, and say goodbye to every DTLS session (close_notify).
+    Drain,
+    /// Makes a listener known that the settings have and that was not there at the start. It serves at once.
+    AddListener {
+        /// The next id; [`ControlRequest::Reconfigure`] brought its settings.
+        listener: ListenerId,
+        /// What it needs to speak DTLS; `None` for plain UDP.
+        dtls: Option<Arc<dyn SecureSource>>,
+    },
+    /// Lets a listener serve or not. One that does not takes nothing in, and what is connected through it ends.
+    SetListener {
+        /// Which.
+        listener: ListenerId,
+        /// Whether it serves.
+        enabled: bool,
+    },
+    /// How full memory and spool are: 0.0 empty, 1.0 full.
+    Pressure {
+        /// Resident memory of the process.
+        memory: f64,
+        /// The spool.
+        spool: f64,
+    },
+    /// List some clients.
+    Page {
+        /// Where to begin.
+        from: Cursor,
+        /// How many places to look at; bounds the time that it takes, not the length of the answer.
+        places: usize,
+    },
+    /// Show one client with its observations.
+    Show {
+        /// Its client id.
+        client: ClientId,
+    },
+    /// End a client's connection and DTLS session.
+    Kick {
+        /// Its client id.
+        client: ClientId,
+    },
+    /// Observe a topic on behalf of a client.
+    Subscribe {
+        /// Its client id.
+        client: ClientId,
+        /// The filter at the broker, mountpoint included.
+        filter: TopicFilter,
+        /// The QoS to notify with.
+        qos: Qos,
+        /// The token that notifications carry, which the device must know.
+        token: Token,
+    },
+    /// End an observation of a client.
+    Unsubscribe {
+        /// Its client id.
+        client: ClientId,
+        /// The filter as [`ObservationInfo`] shows it, mountpoint included.
+        filter: TopicFilter,
+    },
+    /// Begin to trace a device.
+    Trace {
+        /// What the trace is known by; chosen by whoever asks, and not in use.
+        id: u64,
+        /// A client id, a user name, a DTLS identity, or an address with or without port.
+        target: Arc<str>,
+        /// How many bytes of each payload to show; at most [`super::trace::MAX_PREVIEW`].
+        preview: usize,
+    },
+    /// Take what a trace gathered. One that is not asked for 10 seconds ends.
+    TakeTrace {
+        /// Which.
+        id: u64,
+    },
+    /// End a trace.
+    EndTrace {
+        /// Which.
+        id: u64,
+    },
+    /// Send a request to a device.
+    Request {
+        /// Its client id.
+        client: ClientId,
+        /// The request.
+        request: OutgoingRequest,
+    },
+}
+
+/// A place in the list of a worker's clients: connections first, then peers without one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cursor {
+    /// After this connection; `None` at the beginning.
+    Connections(Option<ConnectionKey>),
+    /// From this place in the table of peers.
+    Peers(usize),
+}
+
+/// A client as operators see it.
+#[derive(Debug, Clone)]
+pub struct ClientInfo {
+    /// The client id, named or proved.
+    pub client: Option<ClientId>,
+    /// The user name it came in as.
+    pub username: Option<Arc<str>>,
+    /// The listener it came to.
+    pub listener: ListenerId,
+    /// Where it is; `None` while its DTLS session is gone.
+    pub address: Option<PeerAddr>,
+    /// Who its handshake proved it to be.
+    pub identity: Option<Identity>,
+    /// How it speaks to us.
+    pub transport: Transport,
+    /// Its DTLS session.
+    pub session: Option<SessionInfo>,
+    /// Whether it has a connection (connection mode).
+    pub connected: bool,
+    /// When it was first seen.
+    pub since: Instant,
+    /// When it was last heard of.
+    pub seen_at: Instant,
+    /// How many observations it has.
+    pub observations: usize,
+    /// How often something was sent again because it was not acknowledged, since it is at this address or on this session.
+    pub retransmissions: u64,
+}
+
+/// An observation as operators see it.
+#[derive(Debug, Clone)]
+pub struct ObservationInfo {
+    /// The filter, mountpoint included.
+    pub filter: TopicFilter,
+    /// The QoS that it was asked with.
+    pub qos: Qos,
+    /// Its token.
+    pub token: Token,
+    /// The last Observe number sent.
+    pub sequence: u32,
+    /// When the client last showed that it wants it.
+    pub confirmed_at: Instant,
+    /// Whether the client's own messages stay away.
+    pub no_local: bool,
+}
+
+/// What a worker answers.
+#[derive(Debug, Clone)]
+pub enum ControlAnswer {
+    /// Done.
+    Done,
+    /// No such client, or no such observation, on this worker.
+    NotFound,
+    /// It cannot be done now: the client is away, or has its fill of observations.
+    Unavailable,
+    /// Some clients, and where to go on; `None` at the end.
+    Page {
+        /// The clients.
+        clients: Vec<ClientInfo>,
+        /// Where to go on.
+        next: Option<Cursor>,
+    },
+    /// One client.
+    Client(Box<ClientInfo>, Vec<ObservationInfo>),
+    /// What a trace gathered.
+    Traced {
+        /// Oldest first.
+        records: Vec<TraceRecord>,
+        /// How many more there were that it had no room for; they came last.
+        lost: u64,
+    },
+    /// What a device answered.
+    Answered(Result<Response, RequestError>),
+}

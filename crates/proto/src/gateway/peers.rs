@@ -1,0 +1,294 @@
+//! The peers of a worker: which UDP address or DTLS session stands behind a [`PeerId`].
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::coap::contract::PeerId;
+use crate::policy::connections::ConnectionKey;
+use crate::session::SessionId;
+use crate::types::{ClientId, Identity, ListenerId, PeerAddr, WorkerId};
+
+/// How many candidates one search for an idle peer looks at, so that a full table costs each datagram the same.
+const EVICTION_PROBES: usize = 16;
+
+/// One peer.
+#[derive(Debug)]
+pub struct Peer {
+    /// The listener it came to.
+    pub listener: ListenerId,
+    /// Where it is now.
+    pub address: PeerAddr,
+    /// Its DTLS session; `None` over plain UDP.
+    pub session: Option<SessionId>,
+    /// Who its handshake proved it to be.
+    pub identity: Option<Identity>,
+    /// The connections that are attached to it.
+    pub connections: Vec<ConnectionKey>,
+    /// The client id that it named last; changed by [`Peers::set_client`] only.
+    pub client: Option<ClientId>,
+    /// When it was first seen.
+    pub since: Instant,
+    /// When its last datagram came.
+    pub seen_at: Instant,
+    /// When it last acknowledged something, or pinged.
+    pub alive_at: Option<Instant>,
+}
+
+impl Peer {
+    /// The client id that operators know it by: named, else proved.
+    #[must_use]
+    pub fn known_as(&self) -> Option<ClientId> {
+        let proved = || ClientId::shared(&self.identity.as_ref()?.name);
+        self.client.clone().or_else(proved)
+    }
+}
+
+/// A place in the table. Its generation sets apart the peers that had it one after the other.
+#[derive(Debug)]
+struct Place {
+    generation: u32,
+    peer: Option<Peer>,
+}
+
+/// All peers of a worker. A [`PeerId`] is worker (8 bits), generation (24) and place (32).
+pub struct Peers {
+    places: Vec<Place>,
+    free: Vec<u32>,
+    worker: u64,
+    by_address: HashMap<(ListenerId, PeerAddr), PeerId>,
+    by_session: HashMap<SessionId, PeerId>,
+    /// By the client id that a peer named last or proved; several peers may name the same.
+    by_client: BTreeSet<(ClientId, PeerId)>,
+    /// UDP peers with the time they were last looked at, oldest look first.
+    udp_order: VecDeque<(PeerId, Instant)>,
+}
+
+impl Peers {
+    /// No peers.
+    #[must_use]
+    pub fn new(worker: WorkerId) -> Self {
+        Self {
+            places: Vec::new(),
+            free: Vec::new(),
+            worker: u64::from(worker.0) << 56,
+            by_address: HashMap::new(),
+            by_session: HashMap::new(),
+            by_client: BTreeSet::new(),
+            udp_order: VecDeque::new(),
+        }
+    }
+
+    /// The peer at a UDP address, if known.
+    pub fn at_address(&self, listener: ListenerId, address: PeerAddr) -> Option<PeerId> {
+        self.by_address.get(&(listener, address)).copied()
+    }
+
+    /// The peer at a UDP address, if known; notes that it was seen.
+    pub fn seen_at_address(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        address: PeerAddr,
+    ) -> Option<PeerId> {
+        let id = *self.by_address.get(&(listener, address))?;
+        self.get_mut(id)?.seen_at = now;
+        Some(id)
+    }
+
+    /// The peer of a DTLS session, if known; notes that it was seen.
+    pub fn seen_on_session(&mut self, now: Instant, session: SessionId) -> Option<PeerId> {
+        let id = *self.by_session.get(&session)?;
+        self.get_mut(id)?.seen_at = now;
+        Some(id)
+    }
+
+    /// Adds a peer.
+    pub fn insert(&mut self, peer: Peer) -> PeerId {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place {
+                generation: 0,
+                peer: None,
+            });
+            u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX)
+        });
+        let generation = self
+            .places
+            .get(place as usize)
+            .map_or(0, |place| place.generation);
+        let id = PeerId(self.worker | u64::from(generation) << 32 | u64::from(place));
+        match peer.session {
+            Some(session) => {
+                self.by_session.insert(session, id);
+            }
+            None => {
+                self.by_address.insert((peer.listener, peer.address), id);
+                self.udp_order.push_back((id, peer.seen_at));
+            }
+        }
+        if let Some(client) = peer.known_as() {
+            self.by_client.insert((client, id));
+        }
+        if let Some(place) = self.places.get_mut(place as usize) {
+            place.peer = Some(peer);
+        }
+        id
+    }
+
+    /// Notes the client id that a peer named last; `None` when that no longer counts.
+    pub fn set_client(&mut self, id: PeerId, client: Option<ClientId>) {
+        let Some(peer) = self.get_mut(id) else { return };
+        let before = peer.known_as();
+        peer.client = client;
+        let after = peer.known_as();
+        if before == after {
+            return;
+        }
+        if let Some(before) = before {
+            self.by_client.remove(&(before, id));
+        }
+        if let Some(after) = after {
+            self.by_client.insert((after, id));
+        }
+    }
+
+    /// Takes a peer out.
+    pub fn remove(&mut self, id: PeerId) -> Option<Peer> {
+        let place = self.place_mut(id)?;
+        let peer = place.peer.take()?;
+        place.generation = (place.generation + 1) & GENERATIONS;
+        self.free.push(place_of(id));
+        if let Some(client) = peer.known_as() {
+            self.by_client.remove(&(client, id));
+        }
+        match peer.session {
+            Some(session) => self.by_session.remove(&session),
+            None => self.by_address.remove(&(peer.listener, peer.address)),
+        };
+        Some(peer)
+    }
+
+    /// A UDP peer that nobody needs: silent for `idle`, and `needed` says no. Looks at a few of the longest unseen only.
+    pub fn idle_udp_peer(
+        &mut self,
+        now: Instant,
+        idle: Duration,
+        needed: impl Fn(PeerId, &Peer) -> bool,
+    ) -> Option<PeerId> {
+        for _ in 0..EVICTION_PROBES.min(self.udp_order.len()) {
+            let (id, looked_at) = *self.udp_order.front()?;
+            if now.saturating_duration_since(looked_at) < idle {
+                return None;
+            }
+            self.udp_order.pop_front();
+            let Some(peer) = self.get(id) else { continue };
+            if now.saturating_duration_since(peer.seen_at) >= idle && !needed(id, peer) {
+                return Some(id);
+            }
+            // Seen since, or needed: it goes to the end of the line, as if looked at now.
+            self.udp_order
+                .push_back((id, if needed(id, peer) { now } else { peer.seen_at }));
+        }
+        None
+    }
+
+    /// How many peers speak plain UDP.
+    #[must_use]
+    pub fn udp_len(&self) -> usize {
+        self.by_address.len()
+    }
+
+    /// One peer.
+    #[must_use]
+    pub fn get(&self, id: PeerId) -> Option<&Peer> {
+        let place = self.places.get(place_of(id) as usize)?;
+        place
+            .peer
+            .as_ref()
+            .filter(|_| place.generation == generation_of(id))
+    }
+
+    /// One peer, to change.
+    pub fn get_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
+        self.place_mut(id)?.peer.as_mut()
+    }
+
+    fn place_mut(&mut self, id: PeerId) -> Option<&mut Place> {
+        self.places
+            .get_mut(place_of(id) as usize)
+            .filter(|place| place.generation == generation_of(id))
+    }
+
+    /// A peer that named this client id last, or proved it and named none.
+    #[must_use]
+    pub fn of_client(&self, client: &ClientId) -> Option<PeerId> {
+        self.by_client
+            .range((client.clone(), PeerId(0))..)
+            .next()
+            .filter(|(found, _)| found == client)
+            .map(|(_, id)| *id)
+    }
+
+    /// The peers in the next `places` places from `from` on, and where to go on; `None` at the end.
+    pub fn page(&self, from: usize, places: usize) -> (impl Iterator<Item = (PeerId, &Peer)>, Option<usize>) {
+        let until = from.saturating_add(places).min(self.places.len());
+        let page = self.places.get(from..until).unwrap_or_default();
+        let peers = page.iter().enumerate().filter_map(move |(offset, place)| {
+            let index = u64::try_from(from + offset).ok()?;
+            let id = PeerId(self.worker | u64::from(place.generation) << 32 | index);
+            Some((id, place.peer.as_ref()?))
+        });
+        (peers, (until < self.places.len()).then_some(until))
+    }
+}
+
+const GENERATIONS: u32 = 0x00FF_FFFF;
+
+const fn place_of(id: PeerId) -> u32 {
+    id.0 as u32
+}
+
+const fn generation_of(id: PeerId) -> u32 {
+    (id.0 >> 32) as u32 & GENERATIONS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock_for_tests as clock;
+
+    fn peer(port: u16, seen_at: Instant) -> Peer {
+        Peer {
+            listener: ListenerId(0),
+            address: PeerAddr::new(([127, 0, 0, 1], port).into()).unwrap(),
+            session: None,
+            identity: None,
+            connections: Vec::new(),
+            client: None,
+            since: seen_at,
+            alive_at: None,
+            seen_at,
+        }
+    }
+
+    #[test]
+    fn the_longest_silent_peer_that_nobody_needs_goes_first() {
+        let start = clock();
+        let later = start + Duration::from_secs(300);
+        let mut peers = Peers::new(WorkerId(1));
+        let needed = peers.insert(peer(1, start));
+        let idle = peers.insert(peer(2, start));
+        let busy = peers.insert(peer(3, start));
+        peers.get_mut(busy).unwrap().seen_at = later;
+        let idle_for = Duration::from_secs(250);
+        assert_eq!(
+            peers.idle_udp_peer(later, idle_for, |id, _| id == needed),
+            Some(idle)
+        );
+        peers.remove(idle);
+        let next = peers.insert(peer(4, later));
+        assert!(next != idle && peers.get(idle).is_none() && peers.get(next).is_some());
+        peers.remove(next);
+        assert_eq!(peers.idle_udp_peer(later, idle_for, |id, _| id == needed), None);
+        assert_eq!(peers.udp_len(), 2);
+    }
+}

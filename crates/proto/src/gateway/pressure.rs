@@ -1,0 +1,165 @@
+//! Overload: what runs short is read once a second, and ordered steps are taken until it is better.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::Gateway;
+use super::metrics::PublishResult;
+use super::pending::unavailable;
+use super::request::Operation;
+use super::timers::Timer;
+use crate::bridge::uri::{self, Resource};
+use crate::coap::contract::{Request, Response};
+use crate::policy::overload::{Overload, OverloadSettings, Readings, Step, fullness};
+use crate::policy::rate;
+use crate::types::reason::{Label as _, Limit};
+
+/// How often the readings are taken.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// A worker that comes to its timers this late, time after time, has more to do than it can.
+const TOLERABLE_DELAY: Duration = Duration::from_millis(250);
+
+/// How many readings in a row must show a delay: one stall is no overload.
+const DELAYS: usize = 3;
+
+/// The overload of one worker.
+pub(super) struct Pressure {
+    overload: Overload,
+    /// Memory and spool, as the process last said.
+    pub(super) memory: f64,
+    pub(super) spool: f64,
+    pub(super) due: Instant,
+    delays: VecDeque<Duration>,
+}
+
+impl Pressure {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            overload: Overload::new(OverloadSettings::default()),
+            memory: 0.0,
+            spool: 0.0,
+            due: now + EVERY,
+            delays: VecDeque::with_capacity(DELAYS),
+        }
+    }
+
+    /// Whether publishes at QoS 0 are refused now.
+    pub(super) fn refuses_qos0(&self) -> bool {
+        self.overload.holds(Step::NoQos0)
+    }
+
+    /// Whether publishes are refused now, whatever their QoS.
+    fn refuses_publishes(&self) -> bool {
+        self.overload.holds(Step::NoPublish)
+    }
+
+    /// An idle time as it is now.
+    pub(super) fn idle(&self, configured: Duration) -> Duration {
+        self.overload.idle(configured)
+    }
+
+    fn queue_delay(&mut self, now: Instant) -> f64 {
+        if self.delays.len() == DELAYS {
+            self.delays.pop_front();
+        }
+        self.delays.push_back(now.saturating_duration_since(self.due));
+        if self.delays.len() < DELAYS {
+            return 0.0;
+        }
+        let least = self.delays.iter().min().copied().unwrap_or_default();
+        least.as_secs_f64() / TOLERABLE_DELAY.as_secs_f64()
+    }
+}
+
+impl Gateway {
+    /// Reads what may run short and takes or ends steps.
+    pub(super) fn check_pressure(&mut self, now: Instant) {
+        let queue_delay = self.pressure.queue_delay(now);
+        self.pressure.due = now + EVERY;
+        self.timers.arm(self.pressure.due, Timer::Pressure);
+        let readings = Readings {
+            memory: self.pressure.memory,
+            sessions: self.sessions_fullness(),
+            spool: self.pressure.spool,
+            queue_delay,
+        };
+        let changed = self.pressure.overload.update(now, &readings);
+        self.metrics.pressure_millis.set(millis(readings.pressure()));
+        if changed {
+            self.take_steps();
+        }
+    }
+
+    fn sessions_fullness(&self) -> f64 {
+        let connections = fullness(
+            self.connections.len() as u64,
+            self.settings.caps.connections as u64,
+        );
+        let sessions = self
+            .dtls
+            .iter()
+            .zip(&self.settings.listeners)
+            .filter_map(|(dtls, listener)| {
+                let (dtls, settings) = (dtls.as_ref()?, listener.dtls.as_ref()?);
+                Some(fullness(
+                    dtls.session_count() as u64,
+                    settings.transport.max_sessions as u64,
+                ))
+            });
+        sessions.fold(connections, f64::max)
+    }
+
+    pub(super) fn take_steps(&mut self) {
+        for step in Step::ALL {
+            let held = self.pressure.overload.holds(*step);
+            self.metrics.overload.set(*step, u64::from(held));
+        }
+        let refuse = self.pressure.overload.holds(Step::NoUnproven);
+        for (dtls, listener) in self.dtls.iter_mut().zip(&self.settings.listeners) {
+            if let (Some(dtls), Some(settings)) = (dtls, &listener.dtls) {
+                dtls.set_pressure(
+                    self.pressure.overload.idle(settings.transport.idle_timeout),
+                    refuse,
+                );
+            }
+        }
+    }
+
+    /// 5.03 while everything is refused, or while the spool is nearly full and this is to be published.
+    pub(super) fn overload_refusal(&self, request: &Request) -> Option<Response> {
+        let overload = &self.pressure.overload;
+        let publishes = || {
+            let is_publish = publishes(request);
+            if is_publish {
+                self.metrics.publishes.inc(PublishResult::Unavailable);
+            }
+            is_publish
+        };
+        let refused = overload.holds(Step::RefuseAll) || self.pressure.refuses_publishes() && publishes();
+        refused.then(|| {
+            self.metrics.limits.inc(Limit::Overload);
+            Response {
+                max_age: Some(rate::max_age(overload.retry_after())),
+                ..unavailable()
+            }
+        })
+    }
+}
+
+/// Whether a request would put a message into the spool.
+fn publishes(request: &Request) -> bool {
+    matches!(
+        Operation::of(request),
+        Some(Operation::Publish | Operation::Clear)
+    ) && matches!(uri::resource(&request.path), Ok(Resource::Topic(_)))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share is not negative, and a saturated gauge still says too much"
+)]
+fn millis(share: f64) -> u64 {
+    (share * 1000.0) as u64
+}

@@ -1,0 +1,115 @@
+//! What one gateway is built from: checked values, nothing of files.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::coap::contract::CoapSettings;
+use crate::policy::authorization::Authorizer;
+use crate::session::DtlsSettings;
+use crate::types::AccessRules;
+use crate::types::limits::Caps;
+
+/// The settings of one gateway, the same in every worker.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The node's name.
+    pub node: Arc<str>,
+    /// How many workers there are; each hands out its own index in Connection IDs.
+    pub workers: u8,
+    /// Whether `ps/` requests need a connection (interface 2.3) or not (2.4).
+    pub connection_required: bool,
+    /// A connection without a valid request for 1.5 times this long ends; `None` never.
+    pub heartbeat: Option<Duration>,
+    /// How notifications are sent.
+    pub notify_type: NotifyType,
+    /// QoS of a publish that names none.
+    pub publish_qos: DefaultQos,
+    /// QoS of a subscription that names none.
+    pub subscribe_qos: DefaultQos,
+    /// Prefix of every topic, with placeholders `${clientid}`, `${username}`, `${identity}`, `${listener}`.
+    pub mountpoint: Arc<str>,
+    /// A silent observer gets a confirmable notification at least this often.
+    pub observe_check: Duration,
+    /// Message layer and block-wise settings.
+    pub coap: CoapSettings,
+    /// Caps per worker.
+    pub caps: Caps,
+    /// What clients may do.
+    pub authorizer: Authorizer,
+    /// Requests per second of one client; 0 is no limit.
+    pub requests_per_second: u32,
+    /// Datagrams per second over plain UDP of one source that has not proved its address; 0 is no limit.
+    pub unproven_datagrams_per_second: u32,
+    /// Failed logins and wrong tokens per minute of one source; 0 is no limit.
+    pub failed_logins_per_minute: u32,
+    /// The listeners, in the order of their [`crate::types::ListenerId`].
+    pub listeners: Vec<ListenerSettings>,
+}
+
+/// One listener.
+#[derive(Debug, Clone)]
+pub struct ListenerSettings {
+    /// Its name, which with the transport is its metric label.
+    pub name: Arc<str>,
+    /// Whether and how it speaks DTLS.
+    pub dtls: Option<DtlsListenerSettings>,
+    /// Who may send to it at all.
+    pub access: AccessRules,
+    /// Whether requests must be authenticated.
+    pub authentication: bool,
+    /// Whether what stands for the user name is a token: a secret, which is the backend's to see and nobody's name.
+    pub token_in_username: bool,
+    /// Overrides [`Settings::mountpoint`].
+    pub mountpoint: Option<Arc<str>>,
+}
+
+/// What a DTLS listener has beside a UDP listener's settings.
+#[derive(Debug, Clone)]
+pub struct DtlsListenerSettings {
+    /// Transport settings.
+    pub transport: DtlsSettings,
+    /// What the proved identity is used as.
+    pub identity: IdentityUse,
+    /// What becomes of a connection when its session ends.
+    pub on_close: OnClose,
+}
+
+/// How notifications are sent (interface 2.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotifyType {
+    /// Always NON.
+    Non,
+    /// Always CON.
+    Con,
+    /// By the subscription's QoS where its request gave one, else by the message's.
+    Qos,
+}
+
+/// The QoS where a request names none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefaultQos {
+    /// Always this one: 0, 1 or 2.
+    Fixed(crate::types::message::Qos),
+    /// NON is 0, CON is 1.
+    Coap,
+}
+
+/// What the identity that a DTLS handshake proved is used as (interface 2.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdentityUse {
+    /// It only protects the channel.
+    None,
+    /// It is the client id.
+    ClientId,
+    /// It is the user name.
+    Username,
+}
+
+/// What becomes of a connection when its DTLS session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnClose {
+    /// It stays until its heartbeat runs out.
+    Detach,
+    /// It ends.
+    End,
+}

@@ -1,0 +1,282 @@
+//! Traces: what one device sends and gets, for an operator who watches it.
+//!
+//! Whoever watches asks again and again for what came meanwhile ([`super::contract::ControlRequest::TakeTrace`]). A trace that
+//! nobody asks for any more ends by itself, and one that is asked too seldom loses what came last, counted. Without a trace
+//! the packet path pays one look at an empty list.
+
+mod matching;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Gateway;
+use super::contract::ControlAnswer;
+use super::timers::Timer;
+use crate::coap::contract::PeerId;
+use crate::coap::describe::describe;
+use crate::session::DtlsNote;
+use crate::types::reason::DropReason;
+use crate::types::{ListenerId, PeerAddr, Transport};
+
+use matching::{Named, Watched};
+use record::mask;
+pub use record::{MASK, TraceRecord, Traced, TracedMessage};
+
+/// Traces at the same time, per worker.
+const MAX_TRACES: usize = 8;
+
+/// Records of one trace that wait to be taken.
+const MAX_RECORDS: usize = 1024;
+
+/// Most bytes of a payload that a record holds.
+pub const MAX_PREVIEW: usize = 1024;
+
+/// A trace that nobody asked for this long ends.
+const FORGOTTEN: Duration = Duration::from_secs(10);
+
+/// All traces of a worker.
+#[derive(Default)]
+pub(super) struct Traces(Vec<Trace>);
+
+struct Trace {
+    id: u64,
+    watched: Watched,
+    preview: usize,
+    records: VecDeque<TraceRecord>,
+    lost: u64,
+    asked_at: Instant,
+}
+
+impl Trace {
+    fn push(&mut self, record: TraceRecord) {
+        if self.records.len() < MAX_RECORDS {
+            self.records.push_back(record);
+        } else {
+            self.lost += 1;
+        }
+    }
+}
+
+impl Traces {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A message of ours leaves.
+    #[cold]
+    pub(super) fn sent(&mut self, now: Instant, seen: &Seen<'_>, bytes: &[u8], sealed: bool) {
+        let Some(described) = describe(bytes) else { return };
+        for trace in &mut self.0 {
+            if trace.watched.sends(seen, &described) {
+                let message = TracedMessage::of(&described, trace.preview);
+                trace.push(seen.record(now, None, Traced::Sent { message, sealed }));
+            }
+        }
+    }
+
+    fn received(&mut self, now: Instant, seen: &Seen<'_>, bytes: &[u8], dropped: Option<DropReason>) {
+        let Some(described) = describe(bytes) else {
+            let dropped = dropped.unwrap_or(DropReason::Malformed);
+            let len = bytes.len();
+            return self.tell(now, seen, &Traced::Datagram { len, dropped });
+        };
+        let named = Named::of(&described);
+        for trace in &mut self.0 {
+            if trace.watched.receives(seen, &described, &named) {
+                let message = TracedMessage::of(&described, trace.preview);
+                let what = Traced::Received { message, dropped };
+                trace.push(seen.record(now, named.client.as_deref(), what));
+            }
+        }
+    }
+
+    /// Something that is no message happened to a peer.
+    fn tell(&mut self, now: Instant, seen: &Seen<'_>, what: &Traced) {
+        for trace in &mut self.0 {
+            if trace.watched.knows(seen) {
+                trace.push(seen.record(now, None, what.clone()));
+            }
+        }
+    }
+}
+
+/// A peer as far as it is known where something happens.
+pub(super) struct Seen<'a> {
+    pub(super) listener: ListenerId,
+    pub(super) transport: Transport,
+    pub(super) address: PeerAddr,
+    pub(super) peer: Option<PeerId>,
+    pub(super) identity: Option<&'a str>,
+    pub(super) client: Option<&'a str>,
+    /// The clients of its connections, each with its user name.
+    pub(super) connections: Vec<(&'a str, Option<&'a str>)>,
+}
+
+impl Seen<'_> {
+    fn record(&self, at: Instant, named: Option<&str>, what: Traced) -> TraceRecord {
+        let only = match self.connections.as_slice() {
+            [(only, _)] => Some(*only),
+            _ => None,
+        };
+        let client = named.or(self.client).or(only);
+        TraceRecord {
+            at,
+            listener: self.listener,
+            transport: self.transport,
+            address: self.address,
+            // Parameters that a device joined by `&` are all part of the first one's value.
+            client: client.map(|client| Arc::from(mask(client))),
+            identity: self.identity.map(Arc::from),
+            what,
+        }
+    }
+}
+
+impl Gateway {
+    /// Begins a trace.
+    pub(super) fn begin_trace(
+        &mut self,
+        now: Instant,
+        id: u64,
+        target: &Arc<str>,
+        preview: usize,
+    ) -> ControlAnswer {
+        if self.traces.0.len() >= MAX_TRACES {
+            return ControlAnswer::Unavailable;
+        }
+        if self.traces.is_empty() {
+            self.timers.arm(now + FORGOTTEN, Timer::Traces);
+        }
+        self.traces.0.push(Trace {
+            id,
+            watched: Watched::new(target),
+            preview: preview.min(MAX_PREVIEW),
+            records: VecDeque::new(),
+            lost: 0,
+            asked_at: now,
+        });
+        self.watch_dtls();
+        ControlAnswer::Done
+    }
+
+    /// What came to a trace since it was asked last.
+    pub(super) fn take_trace(&mut self, now: Instant, id: u64) -> ControlAnswer {
+        let Some(trace) = self.traces.0.iter_mut().find(|trace| trace.id == id) else {
+            return ControlAnswer::NotFound;
+        };
+        trace.asked_at = now;
+        ControlAnswer::Traced {
+            records: std::mem::take(&mut trace.records).into(),
+            lost: std::mem::take(&mut trace.lost),
+        }
+    }
+
+    /// Ends a trace.
+    pub(super) fn end_trace(&mut self, id: u64) -> ControlAnswer {
+        let before = self.traces.0.len();
+        self.traces.0.retain(|trace| trace.id != id);
+        self.watch_dtls();
+        if self.traces.0.len() < before {
+            ControlAnswer::Done
+        } else {
+            ControlAnswer::NotFound
+        }
+    }
+
+    /// Ends the traces that nobody asks for any more.
+    pub(super) fn check_traces(&mut self, now: Instant) {
+        self.traces
+            .0
+            .retain(|trace| now.saturating_duration_since(trace.asked_at) < FORGOTTEN);
+        self.watch_dtls();
+        if !self.traces.is_empty() {
+            self.timers.arm(now + FORGOTTEN, Timer::Traces);
+        }
+    }
+
+    /// Has the DTLS listeners tell of what happens outside of sessions for as long as someone watches.
+    pub(super) fn watch_dtls(&mut self) {
+        for dtls in self.dtls.iter_mut().flatten() {
+            dtls.set_watched(!self.traces.is_empty());
+        }
+    }
+
+    #[cold]
+    pub(super) fn trace_received(
+        &mut self,
+        now: Instant,
+        id: PeerId,
+        bytes: &[u8],
+        dropped: Option<DropReason>,
+    ) {
+        let Self {
+            traces,
+            peers,
+            connections,
+            ..
+        } = self;
+        if let Some(peer) = peers.get(id) {
+            let seen = peer.seen(id, connections);
+            traces.received(now, &seen, bytes, dropped);
+        }
+    }
+
+    /// Something happened to a peer that has, or had until now, a session.
+    #[cold]
+    pub(super) fn trace_peer(&mut self, now: Instant, id: PeerId, what: &Traced) {
+        let Self {
+            traces,
+            peers,
+            connections,
+            ..
+        } = self;
+        if let Some(peer) = peers.get(id) {
+            traces.tell(now, &peer.seen(id, connections), what);
+        }
+    }
+
+    #[cold]
+    pub(super) fn trace_dropped(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        from: PeerAddr,
+        len: usize,
+        dropped: DropReason,
+    ) {
+        let seen = self.seen_from(listener, from, None);
+        self.traces.tell(now, &seen, &Traced::Datagram { len, dropped });
+    }
+
+    #[cold]
+    pub(super) fn trace_note(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        address: PeerAddr,
+        identity: Option<&str>,
+        note: DtlsNote,
+    ) {
+        let seen = self.seen_from(listener, address, identity);
+        self.traces.tell(now, &seen, &Traced::Dtls(note));
+    }
+
+    fn seen_from<'a>(&self, listener: ListenerId, address: PeerAddr, identity: Option<&'a str>) -> Seen<'a> {
+        let dtls = self
+            .listener_settings(listener)
+            .is_some_and(|settings| settings.dtls.is_some());
+        Seen {
+            listener,
+            transport: if dtls { Transport::Dtls } else { Transport::Udp },
+            address,
+            peer: None,
+            identity,
+            client: None,
+            connections: Vec::new(),
+        }
+    }
+}

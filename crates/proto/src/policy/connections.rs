@@ -1,0 +1,224 @@
+//! Connections and their tokens (interface 2.3).
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::RngCore;
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+use super::extra_acl::ExtraAcl;
+use crate::coap::contract::PeerId;
+use crate::types::{ClientId, Identity, ListenerId};
+
+/// A connection; unique in the process, never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionKey(pub u64);
+
+/// What create returns: 128 random bits as 22 characters that a query takes as they are.
+#[derive(Clone)]
+pub struct ConnectionToken(Zeroizing<[u8; Self::LEN]>);
+
+impl ConnectionToken {
+    /// Length of the text in bytes.
+    pub const LEN: usize = 22;
+    const ALPHABET: [u8; 64] = *b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+    /// A new token from 128 bits of `rng`, which must be a cryptographic one.
+    pub fn generate(rng: &mut impl RngCore) -> Self {
+        let mut bits = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
+        let mut text = Zeroizing::new([0; Self::LEN]);
+        for (byte, letter) in text.iter_mut().zip(std::iter::repeat_with(|| {
+            let letter = Self::ALPHABET.get((bits & 63) as usize).copied().unwrap_or(b'A');
+            bits >>= 6;
+            letter
+        })) {
+            *byte = letter;
+        }
+        Self(text)
+    }
+
+    /// The text of it.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+
+    /// Whether `presented` is this token; takes the same time wherever they differ.
+    #[must_use]
+    pub fn matches(&self, presented: &[u8]) -> bool {
+        self.as_bytes().ct_eq(presented).into()
+    }
+}
+
+impl fmt::Debug for ConnectionToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ConnectionToken(..)")
+    }
+}
+
+/// Who may use a connection besides knowing its token: whoever speaks the way its creator did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// Created over plain UDP.
+    Udp,
+    /// Created over DTLS by this identity (`None`: a session without one).
+    Dtls(Option<Identity>),
+}
+
+/// What an authentication granted beside entry.
+#[derive(Debug, Clone, Default)]
+pub struct Grant {
+    /// Whether the ACL does not concern this client.
+    pub superuser: bool,
+    /// Rules that came with the credential.
+    pub acl: Option<Arc<ExtraAcl>>,
+    /// When the credential expires; `None` never.
+    pub until: Option<Instant>,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its key.
+    pub key: ConnectionKey,
+    /// The client id.
+    pub client: ClientId,
+    /// The secret that later requests present.
+    pub token: ConnectionToken,
+    /// Who may use it.
+    pub owner: Owner,
+    /// The user name that it was authenticated with.
+    pub username: Option<Arc<str>>,
+    /// Where the client is now; `None` while its DTLS session is gone.
+    pub peer: Option<PeerId>,
+    /// The listener that it was last seen on.
+    pub listener: ListenerId,
+    /// When the last valid request came, or its client is known to have lived otherwise.
+    pub seen_at: Instant,
+    /// When it was created.
+    pub created_at: Instant,
+    /// What its authentication granted.
+    pub grant: Grant,
+    /// How often it went from one worker to another.
+    pub moves: u32,
+}
+
+impl Connection {
+    /// When it ends if nothing valid comes: 1.5 heartbeats after the last request, or with its credential.
+    #[must_use]
+    pub fn deadline(&self, heartbeat: Option<Duration>) -> Option<Instant> {
+        let silence = heartbeat.map(|heartbeat| self.seen_at + heartbeat + heartbeat / 2);
+        match (silence, self.grant.until) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+}
+
+/// The connections of a worker.
+#[derive(Default)]
+pub struct Connections {
+    /// Ordered, so that a long list can be shown in parts.
+    by_key: BTreeMap<ConnectionKey, Connection>,
+    by_client: HashMap<ClientId, ConnectionKey>,
+}
+
+impl Connections {
+    /// Adds one; the client's older one must have been removed.
+    pub fn insert(&mut self, connection: Connection) {
+        self.by_client.insert(connection.client.clone(), connection.key);
+        self.by_key.insert(connection.key, connection);
+    }
+
+    /// Takes one out.
+    pub fn remove(&mut self, key: ConnectionKey) -> Option<Connection> {
+        let connection = self.by_key.remove(&key)?;
+        if self.by_client.get(&connection.client) == Some(&key) {
+            self.by_client.remove(&connection.client);
+        }
+        Some(connection)
+    }
+
+    /// One by its key.
+    #[must_use]
+    pub fn get(&self, key: ConnectionKey) -> Option<&Connection> {
+        self.by_key.get(&key)
+    }
+
+    /// One by its key, to change.
+    pub fn get_mut(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
+        self.by_key.get_mut(&key)
+    }
+
+    /// One by its client id.
+    #[must_use]
+    pub fn of_client(&self, client: &ClientId) -> Option<&Connection> {
+        self.by_key.get(self.by_client.get(client)?)
+    }
+
+    /// The connections after `after`, in the order of their keys.
+    pub fn after(&self, after: Option<ConnectionKey>) -> impl Iterator<Item = &Connection> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_key
+            .range((from, Bound::Unbounded))
+            .map(|(_, connection)| connection)
+    }
+
+    /// Every connection, in the order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.by_key.values()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    #[test]
+    fn tokens_are_printable_and_carry_128_bits() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let tokens: std::collections::HashSet<Vec<u8>> = (0..1000)
+            .map(|_| ConnectionToken::generate(&mut rng).as_bytes().to_vec())
+            .collect();
+        assert_eq!(tokens.len(), 1000);
+        for token in &tokens {
+            assert!(
+                token
+                    .iter()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
+            );
+        }
+        // 22 letters of 6 bits hold 132: the last one carries what is left of 128.
+        let last: std::collections::HashSet<u8> = tokens.iter().map(|token| token[21]).collect();
+        assert_eq!(last.len(), 4);
+    }
+
+    #[test]
+    fn a_token_matches_itself_only_and_never_shows() {
+        let token = ConnectionToken::generate(&mut StdRng::seed_from_u64(2));
+        assert!(token.matches(token.as_bytes()));
+        assert!(!token.matches(&token.as_bytes()[..21]));
+        let mut other = token.as_bytes().to_vec();
+        other[0] ^= 1;
+        assert!(!token.matches(&other));
+        assert!(!format!("{token:?}").contains(std::str::from_utf8(token.as_bytes()).unwrap()));
+    }
+}

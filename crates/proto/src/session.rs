@@ -1,0 +1,392 @@
+//! The contract between the gateway and what protects its datagrams: a transport of sessions, which the `dtls` crate is.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::labels;
+use crate::types::{Identity, ListenerId, PeerAddr, Transmits, WorkerId};
+
+/// A DTLS session of one listener of one worker; never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// What happened on a DTLS listener.
+#[derive(Debug)]
+pub enum DtlsEvent {
+    /// A handshake ended well.
+    Established {
+        /// The new session.
+        session: SessionId,
+        /// Where the peer is.
+        address: PeerAddr,
+        /// Who it proved to be; `None` when it has no certificate and used no PSK.
+        identity: Option<Identity>,
+    },
+    /// A record was opened. Its plaintext stands in the datagram that was handed in.
+    Plaintext {
+        /// The session it came on.
+        session: SessionId,
+        /// Where in the datagram.
+        range: Range<usize>,
+    },
+    /// A session with a Connection ID proved a new address (RFC 9146, 6).
+    AddressChanged {
+        /// The session.
+        session: SessionId,
+        /// Where the peer is now.
+        to: PeerAddr,
+    },
+    /// A session ended; its id is dead.
+    Closed {
+        /// The session.
+        session: SessionId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// What happened outside of sessions; only while the listener is watched
+    /// ([`SecureTransport::set_watched`]).
+    Noted {
+        /// Where the peer is.
+        address: PeerAddr,
+        /// The PSK identity that it named, proved or not; `None` as long as it named none.
+        identity: Option<Box<str>>,
+        /// What happened.
+        note: DtlsNote,
+    },
+}
+
+/// What is noted of a peer for those who watch it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DtlsNote {
+    /// A hello with a good cookie: a handshake begins.
+    Hello,
+    /// A handshake failed.
+    Failed {
+        /// Why.
+        result: HandshakeResult,
+        /// How long it took.
+        after: Duration,
+    },
+    /// It was sent an alert.
+    AlertSent(Alert),
+    /// It sent an alert.
+    AlertReceived(Alert),
+    /// A record of it was dropped.
+    Dropped(RecordDrop),
+}
+
+labels! {
+    /// Why a DTLS session ended.
+    pub enum CloseReason {
+        /// The peer sent close_notify.
+        CloseNotify = "close_notify",
+        /// The peer sent a fatal alert.
+        Alert = "alert",
+        /// No record for `idle_timeout`.
+        Idle = "idle",
+        /// A new handshake from the same address, or with the same Connection ID, took its place.
+        Replaced = "replaced",
+        /// Evicted to make room.
+        Evicted = "evicted",
+        /// Too many records that did not open, or the sequence numbers are used up.
+        KeyLimit = "key_limit",
+        /// Its PSK identity was removed, or its certificate revoked.
+        Revoked = "revoked",
+        /// Ended by an operator.
+        Kicked = "kicked",
+        /// The gateway stops.
+        Shutdown = "shutdown",
+    }
+}
+
+/// Settings of one DTLS listener that are not key material.
+#[derive(Debug, Clone)]
+pub struct DtlsSettings {
+    /// A handshake that takes longer fails.
+    pub handshake_timeout: Duration,
+    /// A session without a record for this long ends.
+    pub idle_timeout: Duration,
+    /// Sessions per worker.
+    pub max_sessions: usize,
+    /// Handshakes in flight per worker.
+    pub max_half_open: usize,
+    /// Largest datagram of a handshake flight, in bytes of UDP payload; 256 to 16384.
+    pub mtu: usize,
+    /// Whether to negotiate Connection IDs (RFC 9146).
+    pub cid: bool,
+    /// Handshakes per second of one source; 0 is no limit.
+    pub handshakes_per_second: u32,
+}
+
+labels! {
+    /// How a handshake ended: `dtls_handshakes_total{result}`.
+    pub enum HandshakeResult {
+        /// A session was established.
+        Ok = "ok",
+        /// The peer went silent.
+        Timeout = "timeout",
+        /// The peer named a PSK identity that is not in the store.
+        UnknownIdentity = "unknown_identity",
+        /// The peer's Finished does not open: its key is not the one in the store.
+        WrongKey = "wrong_key",
+        /// The peer's certificate, or for the peer ours, is missing, foreign, revoked, expired, weak or nameless.
+        BadCertificate = "bad_certificate",
+        /// No cipher suite in common.
+        NoCipher = "no_cipher",
+        /// A message that the protocol does not allow.
+        Protocol = "protocol",
+        /// Refused or given up because of a cap or a rate.
+        Limit = "limit",
+    }
+}
+
+labels! {
+    /// Why a record went no further: `dtls_records_dropped_total{reason}`.
+    pub enum RecordDrop {
+        /// A datagram without bytes.
+        Empty = "empty",
+        /// No record header, or a record longer than its datagram or than the protocol allows.
+        Malformed = "malformed",
+        /// A version that is not DTLS 1.2.
+        Version = "version",
+        /// An epoch that no handshake leads to.
+        Epoch = "epoch",
+        /// A content type that does not exist, or not there.
+        ContentType = "content_type",
+        /// A ClientHello that cannot be read.
+        BadHello = "bad_hello",
+        /// The hello of a session that is already established.
+        DuplicateHello = "duplicate_hello",
+        /// Too many hellos without a cookie from one source.
+        HelloRate = "hello_rate",
+        /// Overload: no handshakes with those who have not proved their address.
+        Overload = "overload",
+        /// Too many handshakes from one source.
+        HandshakeRate = "handshake_rate",
+        /// Too many handshakes in flight.
+        HalfOpen = "half_open",
+        /// A handshake message for which there is no handshake.
+        NoHandshake = "no_handshake",
+        /// A fragment that overlaps its message's end, or a message that is too long or too far ahead.
+        Fragment = "fragment",
+        /// Too many records in one handshake.
+        HandshakeRecords = "handshake_records",
+        /// An alert or data in the clear: anyone could have sent it.
+        Unprotected = "unprotected",
+        /// A protected record from an address without a session.
+        UnknownSession = "unknown_session",
+        /// A Connection ID that is nobody's.
+        UnknownCid = "unknown_cid",
+        /// A record without the Connection ID that was negotiated.
+        CidRequired = "cid_required",
+        /// A sequence number that was seen, or is too old to tell.
+        Replay = "replay",
+        /// A record that does not open.
+        NotAuthentic = "not_authentic",
+        /// A record that was not tried: too many of its session did not open within the second.
+        ForgeryRate = "forgery_rate",
+        /// A protected handshake message after the handshake: renegotiation is refused.
+        Renegotiation = "renegotiation",
+        /// The client's last flight once more.
+        RepeatedFlight = "repeated_flight",
+        /// A record of data without data.
+        NoData = "no_data",
+        /// An alert that is none.
+        BadAlert = "bad_alert",
+        /// A protected record before the keys are known.
+        Early = "early",
+    }
+}
+
+labels! {
+    /// Alert descriptions (RFC 5246, 7.2): `dtls_alerts_total{description}`.
+    pub enum Alert {
+        /// 0.
+        CloseNotify = "close_notify",
+        /// 10.
+        UnexpectedMessage = "unexpected_message",
+        /// 20.
+        BadRecordMac = "bad_record_mac",
+        /// 22.
+        RecordOverflow = "record_overflow",
+        /// 40.
+        HandshakeFailure = "handshake_failure",
+        /// 42.
+        BadCertificate = "bad_certificate",
+        /// 43.
+        UnsupportedCertificate = "unsupported_certificate",
+        /// 44.
+        CertificateRevoked = "certificate_revoked",
+        /// 45.
+        CertificateExpired = "certificate_expired",
+        /// 46.
+        CertificateUnknown = "certificate_unknown",
+        /// 47.
+        IllegalParameter = "illegal_parameter",
+        /// 48.
+        UnknownCa = "unknown_ca",
+        /// 49.
+        AccessDenied = "access_denied",
+        /// 50.
+        DecodeError = "decode_error",
+        /// 51.
+        DecryptError = "decrypt_error",
+        /// 70.
+        ProtocolVersion = "protocol_version",
+        /// 71.
+        InsufficientSecurity = "insufficient_security",
+        /// 80.
+        InternalError = "internal_error",
+        /// 90.
+        UserCanceled = "user_canceled",
+        /// 100.
+        NoRenegotiation = "no_renegotiation",
+        /// 115.
+        UnknownPskIdentity = "unknown_psk_identity",
+        /// Any other.
+        Other = "other",
+    }
+}
+
+impl Alert {
+    /// The description with this number.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::CloseNotify,
+            10 => Self::UnexpectedMessage,
+            20 => Self::BadRecordMac,
+            22 => Self::RecordOverflow,
+            40 => Self::HandshakeFailure,
+            42 => Self::BadCertificate,
+            43 => Self::UnsupportedCertificate,
+            44 => Self::CertificateRevoked,
+            45 => Self::CertificateExpired,
+            46 => Self::CertificateUnknown,
+            47 => Self::IllegalParameter,
+            48 => Self::UnknownCa,
+            49 => Self::AccessDenied,
+            50 => Self::DecodeError,
+            51 => Self::DecryptError,
+            70 => Self::ProtocolVersion,
+            71 => Self::InsufficientSecurity,
+            80 => Self::InternalError,
+            90 => Self::UserCanceled,
+            100 => Self::NoRenegotiation,
+            115 => Self::UnknownPskIdentity,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether it speaks of a certificate.
+    #[must_use]
+    pub const fn is_about_certificates(self) -> bool {
+        matches!(
+            self,
+            Self::BadCertificate
+                | Self::UnsupportedCertificate
+                | Self::CertificateRevoked
+                | Self::CertificateExpired
+                | Self::CertificateUnknown
+                | Self::UnknownCa
+        )
+    }
+}
+
+/// What is known of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Where the peer is.
+    pub address: PeerAddr,
+    /// Who it proved to be.
+    pub identity: Option<Identity>,
+    /// The cipher suite, by its name at IANA.
+    pub suite: &'static str,
+    /// Whether it has a Connection ID.
+    pub cid: bool,
+    /// When the handshake ended.
+    pub established_at: Instant,
+    /// Whether it was resumed by ticket.
+    pub resumed: bool,
+}
+
+/// Why [`SecureTransport::send`] sent nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendError {
+    /// There is no such session.
+    NoSession,
+    /// More than 16384 bytes.
+    TooLong,
+    /// The sequence numbers are used up; [`DtlsEvent::Closed`] follows.
+    KeyLimit,
+    /// The peer moved to an address that it has not confirmed, and had its share there (RFC 9146, 6).
+    Unconfirmed,
+    /// The record could not be sealed.
+    Internal,
+}
+
+/// The sessions of one listener of one worker: datagrams in, datagrams and events out, no I/O.
+pub trait SecureTransport: Send {
+    /// Takes a datagram; records are opened in place. False when nothing of it was of use.
+    fn handle_datagram(
+        &mut self,
+        now: Instant,
+        from: PeerAddr,
+        datagram: &mut [u8],
+        transmits: &mut Transmits,
+    ) -> bool;
+
+    /// Does what is due at `now`.
+    fn handle_timeout(&mut self, now: Instant, transmits: &mut Transmits);
+
+    /// When [`SecureTransport::handle_timeout`] wants to be called next.
+    fn poll_timeout(&self) -> Option<Instant>;
+
+    /// What happened, oldest first. `Established` comes before anything else of its session, `Closed` after.
+    fn poll_event(&mut self) -> Option<DtlsEvent>;
+
+    /// Seals `plaintext` into one record, which is one datagram.
+    ///
+    /// # Errors
+    /// When nothing was sent.
+    fn send(
+        &mut self,
+        session: SessionId,
+        plaintext: &[u8],
+        transmits: &mut Transmits,
+    ) -> Result<(), SendError>;
+
+    /// Ends a session with a goodbye.
+    fn close(&mut self, now: Instant, session: SessionId, reason: CloseReason, transmits: &mut Transmits);
+
+    /// Ends all sessions with a goodbye.
+    fn close_all(&mut self, now: Instant, reason: CloseReason, transmits: &mut Transmits);
+
+    /// Takes new settings, and the keys and certificates that are in force now. Sessions that these no longer admit end.
+    fn reconfigure(&mut self, now: Instant, settings: DtlsSettings, transmits: &mut Transmits);
+
+    /// Overload, or its end: how long a session may be idle now, and whether peers that have not proved their address are
+    /// kept from beginning a handshake.
+    fn set_pressure(&mut self, idle_timeout: Duration, refuse_unproven: bool);
+
+    /// Whether someone wants to know what happens outside of sessions.
+    fn set_watched(&mut self, watched: bool);
+
+    /// What is known of a session.
+    fn session(&self, session: SessionId) -> Option<SessionInfo>;
+
+    /// How many sessions there are.
+    fn session_count(&self) -> usize;
+}
+
+/// What opens one listener's transport on each worker.
+pub trait SecureSource: std::fmt::Debug + Send + Sync {
+    /// The transport of one worker. `seed` is random, secret, and different for each.
+    fn open(
+        &self,
+        listener: ListenerId,
+        worker: WorkerId,
+        settings: DtlsSettings,
+        seed: [u8; 32],
+    ) -> Box<dyn SecureTransport>;
+}
