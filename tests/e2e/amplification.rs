@@ -62,17 +62,23 @@ fn an_answer_to_a_proven_address_is_whole() {
 }
 
 #[test]
-fn a_valid_token_proves_the_address() {
+fn a_token_proves_no_address() {
     let (gateway, body) = gateway(Config::new());
-    let mut client = gateway.client(Kind::Udp);
-    let token = client.create("a");
-    assert_eq!(client.heartbeat("a", &token), code::CHANGED);
-    assert_eq!(
-        client
-            .request(&Request::get("ps/long"))
-            .expect(code::CONTENT)
-            .payload,
-        body
+    let mut owner = gateway.client(Kind::Udp);
+    prove(&mut owner);
+    let token = owner.create("a");
+    let uri = format!("ps/long?clientid=a&token={token}");
+    assert_eq!(owner.read(&uri), body);
+    let mut elsewhere = gateway.client(Kind::Udp);
+    assert_eq!(elsewhere.heartbeat("a", &token), code::CHANGED);
+    let asked = elsewhere.message(&Request::get(&uri)).encode();
+    elsewhere.send_raw(&asked);
+    let answer = elsewhere.recv_raw(ms(5000)).expect("an answer");
+    assert!(
+        answer.len() <= 136.max(3 * asked.len()),
+        "{} bytes for {}",
+        answer.len(),
+        asked.len()
     );
 }
 

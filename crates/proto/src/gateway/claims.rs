@@ -290,10 +290,6 @@ impl Gateway {
         };
         let observations = self.resume_observations(now, key, moved.observations);
         self.adopt(now, connection, peer);
-        if let Some(peer) = peer {
-            // What it presented was right.
-            self.coap.set_proven(peer);
-        }
         self.go_on_when_resumed(now, key, moved.from, observations, parked);
     }
 

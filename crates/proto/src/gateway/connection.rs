@@ -232,7 +232,6 @@ impl Gateway {
             self.detach(key);
             self.attach(now, key, peer);
         }
-        self.coap.set_proven(peer);
     }
 
     fn attach(&mut self, now: Instant, key: ConnectionKey, peer: PeerId) {

@@ -165,6 +165,18 @@ impl Site {
         )
     }
 
+    /// Has a client of worker 0 acknowledge a notification.
+    fn prove_address(&mut self, port: u16, client: &str, token: &str) {
+        let mut observe = self.credentialed(RequestType::Get, "ps/prove", client, token);
+        observe.set_observe_value(0);
+        observe.add_option(CoapOption::UriQuery, b"qos=1".to_vec());
+        self.ask(0, port, &observe);
+        self.publish(&Self::message("prove", b"x"));
+        let notification = self.sent(0, port).remove(0);
+        assert_eq!(notification.header.get_type(), MessageType::Confirmable);
+        self.ask(0, port, &acknowledgement(&notification));
+    }
+
     fn sent(&mut self, worker: usize, port: u16) -> Vec<Packet> {
         let packets = self.workers[worker]
             .transmits()
@@ -289,6 +301,14 @@ impl Site {
             .map(|metrics| metrics.connection_events.get(event))
             .sum()
     }
+}
+
+fn acknowledgement(packet: &Packet) -> Packet {
+    let mut empty = Packet::new();
+    empty.header.set_type(MessageType::Acknowledgement);
+    empty.header.code = MessageClass::Empty;
+    empty.header.message_id = packet.header.message_id;
+    empty
 }
 
 fn code(packet: &Packet) -> ResponseType {

@@ -14,7 +14,7 @@ use crate::types::source_rates::{Allowance, SourceRates};
 pub enum Class {
     /// Anyone may have written that address on the datagram.
     Unproven,
-    /// It answered to something that only it was sent: a cookie, a token, an ACK.
+    /// It answered to something that only it was sent: a cookie, an Echo value, an ACK.
     Proven,
 }
 
