@@ -17,6 +17,7 @@ use crate::support::{Client, Config, Gateway, Kind, Message, Request, code, ms, 
 
 each_transport!(
     files_of_mosquitto_passwd_let_in,
+    a_token_stands_for_the_login,
     an_http_server_lets_in,
     what_an_http_server_says_ends_with_its_time,
     a_token_ends_the_connection_when_it_expires,
@@ -95,6 +96,25 @@ fn files_of_mosquitto_passwd_let_in(kind: Kind) {
         .expect(code::CREATED)
         .text();
     assert_eq!(client.heartbeat("c1", &token), code::CHANGED);
+}
+
+fn a_token_stands_for_the_login(kind: Kind) {
+    let config = file_backend(&users(&[("ann", "one")])).coap("mountpoint = \"of/${username}/\"");
+    let gateway = Gateway::start(config);
+    let mut client = gateway.client(kind);
+    let token = create_as(&mut client, "c1", "ann", "one")
+        .expect(code::CREATED)
+        .text();
+    let pair = ["clientid=c1".to_owned(), format!("token={token}")];
+    publish(&mut client, &[&pair[0], &pair[1], "retain=1"]).expect(code::CHANGED);
+    let read = Request::get("ps/t")
+        .query(&login("ann", "one")[0])
+        .query(&login("ann", "one")[1]);
+    assert_eq!(client.request(&read).expect(code::CONTENT).text(), "x");
+    publish(&mut client, &[&pair[0]]).expect(code::UNAUTHORIZED);
+    publish(&mut client, &[&pair[0], "token=guessed"])
+        .expect(code::UNAUTHORIZED)
+        .naming("Invalid token or clientid");
 }
 
 /// Lets `right` in; what else to say stands in the user name.

@@ -14,6 +14,9 @@ each_transport!(
     a_silent_observer_is_checked_without_news_too,
     connections_are_token_checked_here_too,
     an_unneeded_token_does_no_harm,
+    a_presented_token_is_checked_on_every_request,
+    requests_with_its_token_keep_a_connection_alive,
+    what_a_token_observes_ends_with_its_connection,
 );
 
 fn nothing_needs_to_be_created(kind: Kind) {
@@ -139,4 +142,64 @@ fn an_unneeded_token_does_no_harm(kind: Kind) {
     let observation = client.observe(&format!("ps/t?{pair}"));
     client.publish(&format!("ps/t?{pair}"), "x");
     assert_eq!(client.notification(&observation.token).text(), "x");
+}
+
+fn a_presented_token_is_checked_on_every_request(kind: Kind) {
+    let gateway = Gateway::start(Config::new().set("limits", "failed_logins_per_minute = 0"));
+    let mut client = gateway.client(kind);
+    let token = client.create("a");
+    let other = client.create("b");
+    for pair in [
+        "c=a&t=wrong".to_owned(),
+        format!("c=a&t={other}"),
+        format!("c=nobody&t={token}"),
+    ] {
+        for request in [
+            Request::post(&format!("ps/t?{pair}")).payload("x"),
+            Request::put(&format!("ps/t?{pair}")).payload("x"),
+            Request::get(&format!("ps/t?{pair}")),
+            Request::get(&format!("ps/t?{pair}")).observe(0),
+            Request::get(&format!("ps/t?{pair}")).observe(1),
+            Request::delete(&format!("mqtt/t?{pair}")),
+        ] {
+            client
+                .request(&request)
+                .expect(code::UNAUTHORIZED)
+                .naming("Invalid token or clientid");
+        }
+    }
+    client
+        .request(&Request::put(&format!("ps/t?t={token}")).payload("x"))
+        .expect(code::BAD_REQUEST)
+        .naming("Missing token or clientid");
+    client.request(&Request::get("ps/t")).expect(code::NOT_FOUND);
+}
+
+fn requests_with_its_token_keep_a_connection_alive(kind: Kind) {
+    let gateway = Gateway::start(Config::new().coap("heartbeat = \"1s\""));
+    let mut client = gateway.client(kind);
+    let token = client.create("a");
+    let silent = client.create("b");
+    for _ in 0..5 {
+        sleep(ms(600));
+        client.publish(&format!("ps/t?c=a&t={token}"), "x");
+    }
+    assert_eq!(client.heartbeat("a", &token), code::CHANGED);
+    assert_eq!(client.heartbeat("b", &silent), code::UNAUTHORIZED);
+}
+
+fn what_a_token_observes_ends_with_its_connection(kind: Kind) {
+    let gateway = Gateway::start(Config::new());
+    let mut client = gateway.client(kind);
+    let token = client.create("a");
+    let bound = client.observe(&format!("ps/t?c=a&t={token}"));
+    let free = client.observe("ps/u");
+    gateway.metric_becomes("subscriptions", &[], 2.0);
+    let close = format!("mqtt/connection?clientid=a&token={token}");
+    client.request(&Request::delete(&close)).expect(code::DELETED);
+    gateway.metric_becomes("subscriptions", &[], 1.0);
+    client.publish("ps/t", "nobody");
+    client.publish("ps/u", "still");
+    assert_eq!(client.notification(&free.token).text(), "still");
+    client.no_notification(&bound.token, ms(100));
 }

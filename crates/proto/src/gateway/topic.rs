@@ -44,7 +44,7 @@ impl Gateway {
         operation: Operation,
         text: &str,
     ) -> Result<Step, Response> {
-        let (holder, grant) = if self.settings.connection_required {
+        let (holder, grant) = if self.settings.connection_required || params.token.is_some() {
             match self.connection_of(now, parked.peer, params)? {
                 Found::Here(key) => {
                     let grant = self
