@@ -14,7 +14,12 @@ use openssl::hash::MessageDigest;
 use openssl::pkey::PKey;
 use openssl::symm::Cipher;
 use openssl::x509::extension::AuthorityKeyIdentifier;
-use openssl::x509::{CrlNumber, X509, X509Builder, X509CrlBuilder, X509NameBuilder};
+use openssl::x509::{CrlNumber, X509, X509Builder, X509CrlBuilder};
+
+#[path = "support/certs.rs"]
+mod certs;
+
+use certs::{Recipe, authority};
 
 /// A directory of its own, and commands run in it.
 struct Place(tempfile::TempDir);
@@ -393,22 +398,16 @@ fn a_key_behind_a_passphrase_is_refused_without_asking_for_it() {
         .failed(78, &["sealed.key: the private key is protected by a passphrase"]);
 }
 
-/// A certificate that expired in 1980, with its key.
+/// A certificate for `server.key` that expired in 1980.
 fn expired(place: &Place) {
     let key = PKey::private_key_from_pem(&fs::read(place.path("server.key")).unwrap()).unwrap();
-    let mut name = X509NameBuilder::new().unwrap();
-    name.append_entry_by_text("CN", "old.example").unwrap();
-    let name = name.build();
-    let mut builder = X509Builder::new().unwrap();
-    builder.set_subject_name(&name).unwrap();
-    builder.set_issuer_name(&name).unwrap();
-    builder.set_pubkey(&key).unwrap();
-    builder.set_not_before(&Asn1Time::from_unix(0).unwrap()).unwrap();
-    builder
-        .set_not_after(&Asn1Time::from_unix(315_532_800).unwrap())
-        .unwrap();
-    builder.sign(&key, MessageDigest::sha256()).unwrap();
-    let pem = builder.build().to_pem().unwrap();
+    let old = Recipe {
+        from: Asn1Time::from_unix(0).unwrap(),
+        to: Asn1Time::from_unix(315_532_800).unwrap(),
+        key,
+        ..Recipe::server("old.example")
+    };
+    let pem = old.make(Some(&authority("old ca"))).cert_pem();
     place.write("old.pem", std::str::from_utf8(&pem).unwrap());
 }
 

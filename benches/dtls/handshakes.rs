@@ -164,8 +164,8 @@ fn with_certificate(own: &Certified) -> DtlsMaterial {
 /// One line for each kind whose name holds `filter`.
 pub fn handshakes(filter: &str) {
     let ca = authority("ca");
-    let own = Recipe::new("server").make(Some(&ca));
-    let device = Recipe::new("device").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
+    let device = Recipe::client("device").make(Some(&ca));
     let psk = psk_material();
     let certificate = with_certificate(&own);
     let mutual = DtlsMaterial {

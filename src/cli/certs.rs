@@ -8,13 +8,9 @@ use openssl::asn1::Asn1Time;
 use openssl::bn::{BigNum, MsbOption};
 use openssl::ec::{EcGroup, EcKey};
 use openssl::error::ErrorStack;
-use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
-use openssl::x509::extension::{
-    AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName,
-    SubjectKeyIdentifier,
-};
+use openssl::x509::extension::SubjectAlternativeName;
 use openssl::x509::{X509, X509Builder, X509NameBuilder};
 use zeroize::Zeroizing;
 
@@ -22,6 +18,7 @@ use super::args::CertsCommand;
 use super::atomic::{self, DirectoryLock};
 use super::exit::{CANNOT_CREATE, DATA_ERROR, Failure};
 use super::output;
+use super::profile::{self, Profile};
 
 /// The names of the files, in the order they are shown.
 pub(super) const FILES: [&str; 6] = [
@@ -33,12 +30,9 @@ pub(super) const FILES: [&str; 6] = [
     "client.key",
 ];
 
-/// What the server is always called.
-const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
-
 /// What to make.
 pub(super) struct Request<'a> {
-    /// Names and addresses of the server beside those of loopback.
+    /// Names and addresses of the server beside those of the profile, which are loopback's.
     pub(super) hosts: &'a [String],
     /// Common name of the client.
     pub(super) client: &'a str,
@@ -112,14 +106,23 @@ pub(super) fn make(dir: &Path, request: &Request<'_>) -> Result<Vec<PathBuf>, Fa
         .mode(0o755)
         .create(dir)
         .map_err(|error| Failure::write(dir, &error))?;
-    let authority = authority(request.days)?;
-    let server = leaf(
-        &authority,
-        "localhost",
-        Usage::Server(request.hosts),
+    let (ca, server) = (profile::CA, profile::SERVER);
+    let authority = issue(&ca, ca.value("name", "CN"), None, &[], request.days)?;
+    let server_name = server.value("name", "CN");
+    let server = issue(
+        &server,
+        server_name,
+        Some(&authority),
+        request.hosts,
         request.days,
     )?;
-    let client = leaf(&authority, request.client, Usage::Client, request.days)?;
+    let client = issue(
+        &profile::CLIENT,
+        request.client,
+        Some(&authority),
+        &[],
+        request.days,
+    )?;
     let lock = DirectoryLock::of(&dir.join(FILES[0]))?;
     let pairs = [&authority, &server, &client];
     let mut written = Vec::new();
@@ -140,86 +143,63 @@ struct Pair {
     key: PKey<Private>,
 }
 
-enum Usage<'a> {
-    Server(&'a [String]),
-    Client,
-}
-
-fn new_key() -> Result<PKey<Private>, ErrorStack> {
-    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
-    PKey::from_ec_key(EcKey::generate(&group)?)
-}
-
-/// A builder with key, serial number, subject and times; what is left are issuer and extensions.
-fn builder(key: &PKey<Private>, common_name: &str, days: u32) -> Result<X509Builder, ErrorStack> {
+/// A new key and a certificate for it as `profile` has it, signed by `issuer` or by itself. `hosts` are names of a server beside
+/// those of the profile.
+fn issue(
+    profile: &Profile,
+    common_name: &str,
+    issuer: Option<&Pair>,
+    hosts: &[String],
+    days: u32,
+) -> Result<Pair, ErrorStack> {
+    let key = new_key()?;
     let mut serial = BigNum::new()?;
     // 159 bits: at most 20 octets and positive (RFC 5280, 4.1.2.2).
     serial.rand(159, MsbOption::MAYBE_ZERO, false)?;
+    let serial = serial.to_asn1_integer()?;
     let mut name = X509NameBuilder::new()?;
     name.append_entry_by_nid(Nid::COMMONNAME, common_name)?;
     let name = name.build();
+    let (not_before, not_after) = (Asn1Time::days_from_now(0)?, Asn1Time::days_from_now(days)?);
     let mut builder = X509Builder::new()?;
     builder.set_version(2)?;
-    builder.set_pubkey(key)?;
-    let serial = serial.to_asn1_integer()?;
+    builder.set_pubkey(&key)?;
     builder.set_serial_number(&serial)?;
     builder.set_subject_name(&name)?;
-    let not_before = Asn1Time::days_from_now(0)?;
+    builder.set_issuer_name(issuer.map_or(&name, |issuer| issuer.certificate.subject_name()))?;
     builder.set_not_before(&not_before)?;
-    let not_after = Asn1Time::days_from_now(days)?;
     builder.set_not_after(&not_after)?;
-    Ok(builder)
-}
-
-fn authority(days: u32) -> Result<Pair, ErrorStack> {
-    let key = new_key()?;
-    let mut builder = builder(&key, "Portcullis development CA", days)?;
-    let mut issuer = X509NameBuilder::new()?;
-    issuer.append_entry_by_nid(Nid::COMMONNAME, "Portcullis development CA")?;
-    let issuer = issuer.build();
-    builder.set_issuer_name(&issuer)?;
-    builder.append_extension(BasicConstraints::new().critical().ca().pathlen(0).build()?)?;
-    builder.append_extension(KeyUsage::new().critical().key_cert_sign().crl_sign().build()?)?;
-    let identifier = SubjectKeyIdentifier::new().build(&builder.x509v3_context(None, None))?;
-    builder.append_extension(identifier)?;
-    builder.sign(&key, MessageDigest::sha256())?;
-    Ok(Pair {
-        certificate: builder.build(),
-        key,
-    })
-}
-
-fn leaf(authority: &Pair, common_name: &str, usage: Usage<'_>, days: u32) -> Result<Pair, ErrorStack> {
-    let key = new_key()?;
-    let mut builder = builder(&key, common_name, days)?;
-    builder.set_issuer_name(authority.certificate.subject_name())?;
-    builder.append_extension(BasicConstraints::new().critical().build()?)?;
-    builder.append_extension(KeyUsage::new().critical().digital_signature().build()?)?;
-    let mut extended = ExtendedKeyUsage::new();
-    match usage {
-        Usage::Server(hosts) => {
-            builder.append_extension(extended.server_auth().build()?)?;
-            let mut names = SubjectAlternativeName::new();
-            for host in LOOPBACK.into_iter().chain(hosts.iter().map(String::as_str)) {
-                if host.parse::<IpAddr>().is_ok() {
-                    names.ip(host);
-                } else {
-                    names.dns(host);
-                }
-            }
-            let names = names.build(&builder.x509v3_context(Some(&authority.certificate), None))?;
-            builder.append_extension(names)?;
-        }
-        Usage::Client => builder.append_extension(extended.client_auth().build()?)?,
+    for (name, value) in profile.section("extensions") {
+        let context = builder.x509v3_context(issuer.map(|issuer| &*issuer.certificate), None);
+        let extension = match name {
+            "subjectAltName" => subject_names(profile, hosts).build(&context),
+            _ => profile::extension(&context, name, value),
+        }?;
+        builder.append_extension(extension)?;
     }
-    let context = builder.x509v3_context(Some(&authority.certificate), None);
-    let subject = SubjectKeyIdentifier::new().build(&context)?;
-    let issuer = AuthorityKeyIdentifier::new().keyid(true).build(&context)?;
-    builder.append_extension(subject)?;
-    builder.append_extension(issuer)?;
-    builder.sign(&authority.key, MessageDigest::sha256())?;
+    builder.sign(issuer.map_or(&key, |issuer| &issuer.key), profile.digest()?)?;
     Ok(Pair {
         certificate: builder.build(),
         key,
     })
+}
+
+fn new_key() -> Result<PKey<Private>, ErrorStack> {
+    let group = EcGroup::from_curve_name(profile::curve("p256")?)?;
+    PKey::from_ec_key(EcKey::generate(&group)?)
+}
+
+/// The profile's default of `SAN`, and `hosts`.
+fn subject_names(profile: &Profile, hosts: &[String]) -> SubjectAlternativeName {
+    let mut names = SubjectAlternativeName::new();
+    let usual = profile.value("", "SAN").split(',');
+    let usual = usual.filter_map(|name| name.trim().split_once(':').map(|(_, host)| host));
+    for host in usual.chain(hosts.iter().map(String::as_str)) {
+        if host.parse::<IpAddr>().is_ok() {
+            names.ip(host);
+        } else {
+            names.dns(host);
+        }
+    }
+    names
 }

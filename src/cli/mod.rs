@@ -16,6 +16,7 @@ mod doctor;
 mod exit;
 mod hints;
 mod output;
+mod profile;
 mod psk;
 mod quickstart;
 mod remote;

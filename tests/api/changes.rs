@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use crate::PLAIN;
 use crate::http::{Answer, ask, delete, get, put, send};
 use crate::site::Served;
-use crate::support::{Client, Request, ms, pki};
+use crate::support::pki::Pki;
+use crate::support::{Client, Request, ms};
 
 const COMMENTED: &str = "# The lab.\n[node]\nname = \"lab\" # in MQTT client ids\n\n[coap]\nheartbeat = \"30s\"\n\n\
                          [listeners.udp.default]\nbind = \"127.0.0.1:0\"\n";
@@ -359,7 +360,7 @@ fn a_file_that_others_can_read_is_not_touched() {
 #[test]
 fn removing_the_last_listener_does_not_open_the_default_ones() {
     // The files that a DTLS listener has by default, beside a file that would start with them.
-    let own = pki::certificate(pki::Role::Server, "gateway", &["DNS:localhost"], None);
+    let own = Pki::new().server;
     let text = |pem: Vec<u8>| String::from_utf8(pem).unwrap();
     let (cert, key) = (text(own.cert_pem()), text(own.key_pem()));
     let files = [

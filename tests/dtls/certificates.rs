@@ -11,7 +11,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::bench::*;
-use crate::certs::{Certified, Recipe, authority, ec_key, revocation_list, rsa_key};
+use crate::certs::{Certified, Recipe, authority, ec_key, from_now, key, revocation_list, rsa_key};
 use crate::dtls_client::ClientConfig;
 
 const ECDSA: [&str; 4] = [
@@ -48,20 +48,20 @@ pub fn client_with(suite: &str, ca: &Certified, own: &Certified) -> ClientConfig
 #[test]
 fn every_certificate_suite_makes_a_session_without_identity() {
     let ca = authority("ca");
-    let ec = Recipe::new("server").make(Some(&ca));
+    let ec = Recipe::server("server").make(Some(&ca));
     let rsa = Recipe {
-        key: rsa_key(2048),
-        ..Recipe::new("server")
+        key: key("rsa"),
+        ..Recipe::server("server")
     }
     .make(Some(&ca));
     let p384 = Recipe {
-        key: ec_key(Nid::SECP384R1),
-        ..Recipe::new("server")
+        key: key("p384"),
+        ..Recipe::server("server")
     }
     .make(Some(&ca));
     let p521 = Recipe {
-        key: ec_key(Nid::SECP521R1),
-        ..Recipe::new("server")
+        key: key("p521"),
+        ..Recipe::server("server")
     }
     .make(Some(&ca));
     let cases = [
@@ -89,7 +89,7 @@ fn every_certificate_suite_makes_a_session_without_identity() {
 #[test]
 fn x25519_is_used_with_certificates_and_p_256_with_pre_shared_keys() {
     let ca = authority("ca");
-    let own = Recipe::new("server").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
     let material = DtlsMaterial {
         psks: material().psks,
         ..with_certificate(&own)
@@ -106,10 +106,10 @@ fn x25519_is_used_with_certificates_and_p_256_with_pre_shared_keys() {
 #[test]
 fn a_client_certificate_gives_the_identity_that_is_configured() {
     let ca = authority("ca");
-    let own = Recipe::new("server").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
     let device = Recipe {
-        uri: Some("urn:dev:7"),
-        ..Recipe::new("device-7")
+        names: "DNS:device.example,URI:urn:dev:7",
+        ..Recipe::client("device-7")
     }
     .make(Some(&ca));
     for (cert_identity, name) in [
@@ -134,12 +134,12 @@ fn a_chain_longer_than_a_datagram_arrives_in_small_flights() {
     let ca = authority("ca");
     let own = Recipe {
         key: rsa_key(4096),
-        ..Recipe::new("server")
+        ..Recipe::server("server")
     }
     .make(Some(&ca));
     let device = Recipe {
         key: rsa_key(4096),
-        ..Recipe::new("device")
+        ..Recipe::client("device")
     }
     .make(Some(&ca));
     let material = DtlsMaterial {
@@ -173,32 +173,28 @@ fn a_chain_longer_than_a_datagram_arrives_in_small_flights() {
 #[test]
 fn a_client_without_a_good_certificate_gets_the_right_alert() {
     let (ca, foreign) = (authority("ca"), authority("foreign"));
-    let own = Recipe::new("server").make(Some(&ca));
-    let stranger = Recipe::new("device").make(Some(&foreign));
+    let own = Recipe::server("server").make(Some(&ca));
+    let stranger = Recipe::client("device").make(Some(&foreign));
     let expired = Recipe {
-        from: -7200,
-        to: -3600,
-        ..Recipe::new("device")
+        from: from_now(-7200),
+        to: from_now(-3600),
+        ..Recipe::client("device")
     }
     .make(Some(&ca));
-    let server_only = Recipe {
-        client: false,
-        ..Recipe::new("device")
-    }
-    .make(Some(&ca));
+    let server_only = Recipe::server("device").make(Some(&ca));
     let weak = Recipe {
         key: rsa_key(1024),
-        ..Recipe::new("device")
+        ..Recipe::client("device")
     }
     .make(Some(&ca));
     let sha1 = Recipe {
         digest: MessageDigest::sha1(),
-        ..Recipe::new("device")
+        ..Recipe::client("device")
     }
     .make(Some(&ca));
-    let nameless = Recipe::new("").make(Some(&ca));
-    let revoked = Recipe::new("device").make(Some(&ca));
-    let device = Recipe::new("device").make(Some(&ca));
+    let nameless = Recipe::client("").make(Some(&ca));
+    let revoked = Recipe::client("device").make(Some(&ca));
+    let device = Recipe::client("device").make(Some(&ca));
     let material = DtlsMaterial {
         crl_pem: Some(revocation_list(&ca, &[&revoked]).to_pem().unwrap()),
         ..with_clients(&own, &ca, Verify::Required)
@@ -247,8 +243,8 @@ fn a_client_without_a_good_certificate_gets_the_right_alert() {
 #[test]
 fn an_optional_certificate_may_be_missing_but_not_foreign() {
     let (ca, foreign) = (authority("ca"), authority("foreign"));
-    let own = Recipe::new("server").make(Some(&ca));
-    let stranger = Recipe::new("device").make(Some(&foreign));
+    let own = Recipe::server("server").make(Some(&ca));
+    let stranger = Recipe::client("device").make(Some(&foreign));
     let mut server = Server::new(&with_clients(&own, &ca, Verify::Optional), settings());
     let (_, session) = server.establish(&ClientConfig::certificate(ECDSA[0], &ca.certificate), peer(1));
     assert_eq!(server.listener.session(session).unwrap().identity, None);
@@ -262,7 +258,7 @@ fn an_optional_certificate_may_be_missing_but_not_foreign() {
 #[test]
 fn a_client_that_refuses_our_certificate_is_counted_as_such() {
     let (ca, foreign) = (authority("ca"), authority("foreign"));
-    let own = Recipe::new("server").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
     let mut server = Server::new(&with_certificate(&own), settings());
     let client = server.handshake(
         &ClientConfig::certificate(ECDSA[0], &foreign.certificate),
@@ -281,9 +277,9 @@ fn a_server_certificate_out_of_time_does_not_keep_pre_shared_keys_from_working()
     let ca = authority("ca");
     for (from, to) in [(-7200, -3600), (3600, 7200)] {
         let own = Recipe {
-            from,
-            to,
-            ..Recipe::new("server")
+            from: from_now(from),
+            to: from_now(to),
+            ..Recipe::server("server")
         }
         .make(Some(&ca));
         let material = DtlsMaterial {
@@ -299,7 +295,7 @@ fn a_server_certificate_out_of_time_does_not_keep_pre_shared_keys_from_working()
         assert_eq!(server.results(HandshakeResult::BadCertificate), 1);
         assert!(server.talks(&mut client, session, peer(1)));
     }
-    let own = Recipe::new("server").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
     let context = DtlsContext::new(&with_certificate(&own)).unwrap();
     assert!(context.certificate_is_current(now()));
     assert!(
@@ -321,32 +317,28 @@ fn now() -> i64 {
 #[test]
 fn broken_material_is_refused_by_name() {
     let ca = authority("ca");
-    let own = Recipe::new("server").make(Some(&ca));
-    let other = Recipe::new("server").make(Some(&ca));
-    let for_clients = Recipe {
-        server: false,
-        ..Recipe::new("server")
-    }
-    .make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
+    let other = Recipe::server("server").make(Some(&ca));
+    let for_clients = Recipe::client("server").make(Some(&ca));
     let weak = Recipe {
         key: rsa_key(1024),
-        ..Recipe::new("server")
+        ..Recipe::server("server")
     }
     .make(Some(&ca));
     let sha1 = Recipe {
         digest: MessageDigest::sha1(),
-        ..Recipe::new("server")
+        ..Recipe::server("server")
     }
     .make(Some(&ca));
     let secp256k1 = Recipe {
         key: ec_key(Nid::SECP256K1),
-        ..Recipe::new("server")
+        ..Recipe::server("server")
     }
     .make(Some(&ca));
     let ed25519 = openssl::pkey::PKey::generate_ed25519().unwrap();
     let ed25519 = Recipe {
         key: ed25519,
-        ..Recipe::new("server")
+        ..Recipe::server("server")
     }
     .make(Some(&ca));
     let good = with_certificate(&own);
@@ -499,10 +491,10 @@ fn a_cipher_list_says_what_it_leaves_out() {
 fn removing_and_rekeying_an_identity_and_revoking_a_certificate_end_their_sessions_and_no_other() {
     use portcullis::dtls::contract::CloseReason;
     let ca = authority("ca");
-    let own = Recipe::new("server").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
     let (bad, good) = (
-        Recipe::new("bad").make(Some(&ca)),
-        Recipe::new("good").make(Some(&ca)),
+        Recipe::client("bad").make(Some(&ca)),
+        Recipe::client("good").make(Some(&ca)),
     );
     let keys = |text: &str| Some(Arc::new(PskStore::parse(text).unwrap()));
     let key = hex(KEY);

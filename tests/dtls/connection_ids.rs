@@ -48,8 +48,8 @@ fn exchange_at(server: &mut Server, client: &mut DtlsClient, session: SessionId,
 #[test]
 fn every_suite_and_length_of_cid_talks() {
     let ca = authority("ca");
-    let own = Recipe::new("server").make(Some(&ca));
-    let device = Recipe::new("device").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
+    let device = Recipe::client("device").make(Some(&ca));
     let material = DtlsMaterial {
         psks: material().psks,
         ..with_clients(&own, &ca, Verify::Optional)
@@ -86,8 +86,8 @@ fn every_suite_and_length_of_cid_talks() {
 #[test]
 fn a_resumed_session_gets_a_new_cid() {
     let ca = authority("ca");
-    let own = Recipe::new("server").make(Some(&ca));
-    let device = Recipe::new("device").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
+    let device = Recipe::client("device").make(Some(&ca));
     let mut server = Server::new(&with_clients(&own, &ca, Verify::Required), settings());
     let config = ClientConfig {
         cid: Some(vec![1, 2]),

@@ -14,8 +14,8 @@ const ECDHE_PSK: &str = "ECDHE-PSK-CHACHA20-POLY1305";
 #[test]
 fn a_ticket_resumes_on_another_worker_and_context_and_keeps_the_identity() {
     let ca = authority("ca");
-    let own = Recipe::new("server").make(Some(&ca));
-    let device = Recipe::new("device").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
+    let device = Recipe::client("device").make(Some(&ca));
     let material = with_clients(&own, &ca, Verify::Required);
     let mut server = Server::new(&material, settings());
     let config = client_with(ECDSA, &ca, &device);
@@ -102,8 +102,8 @@ fn does_not_come_back(left: &str) {
 #[test]
 fn a_revoked_certificate_and_a_changed_trust_anchor_do_not_come_back_by_ticket() {
     let (ca, other_ca) = (authority("ca"), authority("other"));
-    let own = Recipe::new("server").make(Some(&ca));
-    let device = Recipe::new("device").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
+    let device = Recipe::client("device").make(Some(&ca));
     let material = DtlsMaterial {
         crl_pem: Some(revocation_list(&ca, &[]).to_pem().unwrap()),
         ..with_clients(&own, &ca, Verify::Required)
@@ -133,7 +133,7 @@ fn a_revoked_certificate_and_a_changed_trust_anchor_do_not_come_back_by_ticket()
 #[test]
 fn new_ticket_keys_turn_old_tickets_into_full_handshakes() {
     let ca = authority("ca");
-    let own = Recipe::new("server").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
     let material = with_certificate(&own);
     let mut server = Server::new(&material, settings());
     let config = ClientConfig::certificate(ECDSA, &ca.certificate);
@@ -155,7 +155,7 @@ fn new_ticket_keys_turn_old_tickets_into_full_handshakes() {
 #[test]
 fn rotated_ticket_keys_leave_sessions_and_the_rest_of_the_context_alone() {
     let ca = authority("ca");
-    let own = Recipe::new("server").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
     let material = with_certificate(&own);
     let mut server = Server::new(&material, settings());
     let config = ClientConfig::certificate(ECDSA, &ca.certificate);
@@ -188,7 +188,7 @@ fn rotated_ticket_keys_leave_sessions_and_the_rest_of_the_context_alone() {
 #[test]
 fn resumption_never_skips_the_cookie() {
     let ca = authority("ca");
-    let own = Recipe::new("server").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
     let mut server = Server::new(&with_certificate(&own), settings());
     let config = ClientConfig::certificate(ECDSA, &ca.certificate);
     let (mut client, _) = server.establish(&config, peer(1));
@@ -210,7 +210,7 @@ fn resumption_never_skips_the_cookie() {
 #[test]
 fn a_ticket_with_foreign_parameters_gets_nothing_for_free() {
     let ca = authority("ca");
-    let own = Recipe::new("server").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
     let mut server = Server::new(&with_certificate(&own), settings());
     let config = ClientConfig::certificate(ECDSA, &ca.certificate);
     let (mut client, _) = server.establish(&config, peer(1));
@@ -234,7 +234,7 @@ fn a_ticket_with_foreign_parameters_gets_nothing_for_free() {
 #[test]
 fn a_session_without_a_client_certificate_resumes() {
     let ca = authority("ca");
-    let own = Recipe::new("server").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
     let mut server = Server::new(&with_certificate(&own), settings());
     for suite in [ECDSA, "ECDHE-ECDSA-AES128-GCM-SHA256"] {
         let config = ClientConfig::certificate(suite, &ca.certificate);

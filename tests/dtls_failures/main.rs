@@ -190,7 +190,7 @@ fn no_cipher_wrong_key_and_unknown_identity() {
 fn bad_certificate() {
     let _alone = alone();
     let (ca, foreign_ca) = (authority("ca"), authority("foreign"));
-    let own = Recipe::new("server").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
     let material = DtlsMaterial {
         cert_pem: Some(own.cert_pem()),
         key_pem: Some(own.key_pem().into()),
@@ -199,7 +199,7 @@ fn bad_certificate() {
         ..material()
     };
     let missing = ClientConfig::certificate("ECDHE-ECDSA-AES128-GCM-SHA256", &ca.certificate);
-    let foreign = Recipe::new("device").make(Some(&foreign_ca));
+    let foreign = Recipe::client("device").make(Some(&foreign_ca));
     let foreign = ClientConfig {
         certificate: Some((foreign.certificate, foreign.key)),
         ..missing.clone()

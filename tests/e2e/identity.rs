@@ -2,8 +2,9 @@
 
 use std::thread::sleep;
 
+use crate::support::certs::{Recipe, authority};
 use crate::support::gateway::psk_options;
-use crate::support::pki::{Pki, Role, certificate};
+use crate::support::pki::Pki;
 use crate::support::{Client, Config, Gateway, Kind, Request, code, dtls, ms, wait_until};
 
 /// `path` with clientid `a` and a token.
@@ -137,7 +138,7 @@ fn certificate_name(cert_identity: &str) -> String {
             "verify = \"required\"\nidentity = \"clientid\"\ncert_identity = \"{cert_identity}\""
         ));
     let gateway = Gateway::start(config.udp("mountpoint = \"\""));
-    let options = dtls::Options::certificate(Some(&pki.client), &pki.ca.cert);
+    let options = dtls::Options::certificate(Some(&pki.client), &pki.ca.certificate);
     let mut device = Client::dtls(gateway.dtls_addr(), &options);
     device.publish("ps/t?retain=true", "x");
     let mut plain = gateway.client(Kind::Udp);
@@ -167,7 +168,7 @@ fn the_uri_is_the_identity() {
 #[test]
 fn client_certificates_are_required_optional_or_not_asked_for() {
     let pki = Pki::new();
-    let stranger = certificate(Role::Client, "device-8", &[], None);
+    let stranger = Recipe::client("device-8").make(Some(&authority("Another CA")));
     for (verify, none, foreign) in [
         ("none", true, true),
         ("optional", true, false),
@@ -175,7 +176,7 @@ fn client_certificates_are_required_optional_or_not_asked_for() {
     ] {
         let gateway = Gateway::start(pki.install(Config::new()).dtls(&format!("verify = \"{verify}\"")));
         let serves = |pair| {
-            let options = dtls::Options::certificate(pair, &pki.ca.cert).patience(ms(2000));
+            let options = dtls::Options::certificate(pair, &pki.ca.certificate).patience(ms(2000));
             let Ok(session) = dtls::connect(gateway.dtls_addr(), &options) else {
                 return false;
             };
@@ -200,7 +201,7 @@ fn certificates_and_keys_are_served_side_by_side() {
     let pki = Pki::new();
     let gateway = Gateway::start(pki.install(Config::new()));
     for suite in ["ECDHE-ECDSA-AES128-CCM8", "ECDHE-ECDSA-AES128-GCM-SHA256"] {
-        let options = dtls::Options::certificate(None, &pki.ca.cert).ciphers(suite);
+        let options = dtls::Options::certificate(None, &pki.ca.certificate).ciphers(suite);
         Client::dtls(gateway.dtls_addr(), &options).publish("ps/t", "x");
     }
     for suite in ["PSK-AES128-CCM8", "PSK-AES128-GCM-SHA256", "PSK-AES128-CCM"] {

@@ -2,30 +2,28 @@
 
 use openssl::asn1::Asn1Time;
 
+use crate::support::certs::{Certified, Recipe};
 use crate::support::gateway::{hex, psk_options};
-use crate::support::pki::{Pair, Pki, Role, certificate_valid};
+use crate::support::pki::Pki;
 use crate::support::{Client, Config, Gateway, Kind, dtls, ms, psk_of, wait_until};
 
 /// The server's certificate as it was in 1980.
-fn expired(pki: &Pki) -> Pair {
-    let (from, to) = (Asn1Time::from_unix(0), Asn1Time::from_unix(315_532_800));
-    certificate_valid(
-        Role::Server,
-        "localhost",
-        &["IP:127.0.0.1"],
-        Some(&pki.ca),
-        &from.unwrap(),
-        &to.unwrap(),
-    )
+fn expired(pki: &Pki) -> Certified {
+    Recipe {
+        from: Asn1Time::from_unix(0).unwrap(),
+        to: Asn1Time::from_unix(315_532_800).unwrap(),
+        ..Recipe::server("localhost")
+    }
+    .make(Some(&pki.ca))
 }
 
-fn install(gateway: &Gateway, pair: &Pair) {
+fn install(gateway: &Gateway, pair: &Certified) {
     gateway.write("server.pem", &pair.cert_pem());
     gateway.write("server.key", &pair.key_pem());
 }
 
 fn connects_by_certificate(gateway: &Gateway, pki: &Pki) -> bool {
-    let options = dtls::Options::certificate(None, &pki.ca.cert).patience(ms(1500));
+    let options = dtls::Options::certificate(None, &pki.ca.certificate).patience(ms(1500));
     dtls::connect(gateway.dtls_addr(), &options).is_ok()
 }
 

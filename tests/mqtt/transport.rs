@@ -3,80 +3,28 @@
 use std::path::Path;
 use std::time::Duration;
 
-use openssl::asn1::Asn1Time;
-use openssl::bn::BigNum;
-use openssl::hash::MessageDigest;
-use openssl::pkey::{PKey, Private};
-use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
-use openssl::x509::{X509, X509Name, X509Ref};
 use portcullis::broker::{BrokerAddress, Protocol, start};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::*;
 use crate::outage::FOR_EVER;
 use crate::proxy::Proxy;
-
-fn key() -> PKey<Private> {
-    let group = openssl::ec::EcGroup::from_curve_name(openssl::nid::Nid::X9_62_PRIME256V1).unwrap();
-    PKey::from_ec_key(openssl::ec::EcKey::generate(&group).unwrap()).unwrap()
-}
-
-fn certificate(name: &str, key: &PKey<Private>, issuer: Option<(&X509Ref, &PKey<Private>)>) -> X509 {
-    let mut subject = X509Name::builder().unwrap();
-    subject.append_entry_by_text("CN", name).unwrap();
-    let subject = subject.build();
-    let mut builder = X509::builder().unwrap();
-    builder.set_version(2).unwrap();
-    let serial = BigNum::from_u32(name.len() as u32).unwrap();
-    builder
-        .set_serial_number(&serial.to_asn1_integer().unwrap())
-        .unwrap();
-    builder.set_subject_name(&subject).unwrap();
-    builder
-        .set_issuer_name(issuer.map_or(&subject, |(certificate, _)| certificate.subject_name()))
-        .unwrap();
-    builder.set_pubkey(key).unwrap();
-    builder
-        .set_not_before(&Asn1Time::days_from_now(0).unwrap())
-        .unwrap();
-    builder
-        .set_not_after(&Asn1Time::days_from_now(2).unwrap())
-        .unwrap();
-    if issuer.is_none() {
-        builder
-            .append_extension(BasicConstraints::new().critical().ca().build().unwrap())
-            .unwrap();
-    } else {
-        let context = builder.x509v3_context(None, None);
-        let names = SubjectAlternativeName::new()
-            .dns("localhost")
-            .ip("127.0.0.1")
-            .build(&context)
-            .unwrap();
-        builder.append_extension(names).unwrap();
-    }
-    builder
-        .sign(issuer.map_or(key, |(_, key)| key), MessageDigest::sha256())
-        .unwrap();
-    builder.build()
-}
+use crate::support::certs::{Recipe, authority};
 
 pub fn write_pki(directory: &Path) {
-    let (ca_key, server_key, client_key) = (key(), key(), key());
-    let ca = certificate("test ca", &ca_key, None);
-    let server = certificate("localhost", &server_key, Some((&ca, &ca_key)));
-    let client = certificate("gateway-client", &client_key, Some((&ca, &ca_key)));
-    let other = certificate("other ca", &ca_key, None);
+    let ca = authority("test ca");
+    let server = Recipe::server("localhost").make(Some(&ca));
+    let client = Recipe::client("gateway-client").make(Some(&ca));
     let write = |name: &str, bytes: Vec<u8>| std::fs::write(directory.join(name), bytes).unwrap();
-    write("ca.pem", ca.to_pem().unwrap());
-    write("other.pem", other.to_pem().unwrap());
-    write("server.pem", server.to_pem().unwrap());
-    write("server.key", server_key.private_key_to_pem_pkcs8().unwrap());
-    write("client.pem", client.to_pem().unwrap());
+    write("ca.pem", ca.cert_pem());
+    write("other.pem", authority("other ca").cert_pem());
+    write("server.pem", server.cert_pem());
+    write("server.key", server.key_pem());
+    write("client.pem", client.cert_pem());
     // Not PKCS#8, as `openssl ecparam -genkey` writes it.
     write(
         "client.key",
-        client_key.ec_key().unwrap().private_key_to_pem().unwrap(),
+        client.key.ec_key().unwrap().private_key_to_pem().unwrap(),
     );
 }
 

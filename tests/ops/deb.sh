@@ -31,7 +31,7 @@ inside portcullis --version
 [ "$(inside stat -c '%U %a' /etc/portcullis)" = "portcullis 750" ] || fail "owner of /etc/portcullis"
 [ "$(inside stat -c '%U' /etc/portcullis/portcullis.toml)" = portcullis ] || fail "owner of the configuration"
 for file in /usr/lib/sysusers.d/portcullis.sysusers.conf /usr/share/man/man1/portcullis-psk-add.1.gz \
-    /usr/share/portcullis/prometheus/alerts.yml /usr/share/portcullis/grafana/portcullis.json \
+    /usr/share/doc/portcullis/certs/server.cnf /usr/share/portcullis/prometheus/alerts.yml /usr/share/portcullis/grafana/portcullis.json \
     /usr/share/bash-completion/completions/portcullis /usr/share/zsh/vendor-completions/_portcullis; do
     inside test -s "$file" || fail "no $file"
 done

@@ -6,6 +6,7 @@
 //! | `monitoring` | rules and dashboard, against promtool, a live scrape and a running Prometheus |
 //! | `reference` | the generated pages of `docs/`, against the code and a live scrape |
 //! | `pages` | links and commands of all pages, against the files and a running gateway |
+//! | `certificates` | the profiles of `certs/`, against the `openssl` command, `certs dev` and a running gateway |
 //! | `threats` | the tests that the threat model names, against the tests that there are |
 //! | `*.sh` | what needs a system of its own: `make test-deb`, `make test-systemd`, `make reproducible` |
 #![allow(
@@ -24,6 +25,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod certificates;
 mod monitoring;
 mod pages;
 mod reference;

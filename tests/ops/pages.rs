@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::{repository, text_of};
 
-/// README and all of `docs/`.
+/// The README files, and all of `docs/`.
 fn pages() -> Vec<String> {
     fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(directory).unwrap() {
@@ -19,7 +19,7 @@ fn pages() -> Vec<String> {
             }
         }
     }
-    let mut found = vec![repository("README.md")];
+    let mut found = vec![repository("README.md"), repository("certs/README.md")];
     walk(&repository("docs"), &mut found);
     found.sort();
     let root = repository("");

@@ -17,7 +17,10 @@ etc=$work/etc/portcullis
 mkdir -p "$etc" "$work/state" "$work/bin"
 ln -s "$binary" "$work/bin/portcullis"
 PATH=$work/bin:$PATH
-here() { sed -e "s#/etc/portcullis#$etc#g" -e "s#/var/lib/portcullis#$work/state#g" "$1"; }
+profiles=$(cd "$(dirname "$packaged")/../certs" && pwd)
+here() {
+    sed -e "s#/etc/portcullis#$etc#g" -e "s#/var/lib/portcullis#$work/state#g" -e "s#/usr/share/doc/portcullis/certs#$profiles#g" "$1"
+}
 
 # What the pages presume.
 here "$packaged" >"$etc/portcullis.toml"
@@ -26,9 +29,24 @@ portcullis psk add device-1 --config "$etc/portcullis.toml" >/dev/null
 KEY=$(sed -n 's/^device-1://p' "$etc/psk.txt" | "$python" -c 'import sys; print(bytes.fromhex(sys.stdin.read().strip()).decode())')
 export KEY
 printf 'user alice\ntopic readwrite sensors/alice/#\n' >"$etc/acl.txt"
+# What an ACME client leaves and says.
+export RENEWED_LINEAGE=$work/live
+portcullis certs dev --dir "$work/acme" --host gateway.example.net >/dev/null
+mkdir "$RENEWED_LINEAGE"
+cat "$work/acme/server.pem" "$work/acme/ca.pem" >"$RENEWED_LINEAGE/fullchain.pem"
+cp "$work/acme/server.key" "$RENEWED_LINEAGE/privkey.pem"
 
 portcullis run --config "$etc/portcullis.toml" >"$work/log" 2>&1 &
 gateway=$!
+# A reload, and no success before it is one.
+cat >"$work/bin/systemctl" <<EOF
+#!/bin/sh
+[ "\$*" = "reload portcullis" ] || exit 1
+kill -HUP $gateway
+sleep 1
+curl -fsS http://127.0.0.1:9683/metrics | grep -q '^portcullis_config_last_reload_successful 1'
+EOF
+chmod +x "$work/bin/systemctl"
 for _ in $(seq 200); do
     curl -fs -o /dev/null http://127.0.0.1:9683/readyz && break
     kill -0 $gateway || { cat "$work/log"; exit 1; }

@@ -10,6 +10,8 @@
 )]
 
 mod acl;
+#[path = "../support/certs.rs"]
+mod certs;
 mod file;
 mod http;
 mod jwt;

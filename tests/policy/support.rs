@@ -14,6 +14,8 @@ use portcullis::types::{ClientId, ListenerId, PeerAddr};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::certs::{Recipe, authority};
+
 /// Settings with one backend, nothing remembered.
 pub(crate) fn settings(backend: BackendSettings) -> AuthSettings {
     AuthSettings {
@@ -93,30 +95,14 @@ pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Writes a self-signed certificate for 127.0.0.1 and localhost.
+/// Writes a certificate for 127.0.0.1 and localhost with that of its authority, and its key.
 pub(crate) fn certificate(dir: &Path) -> (PathBuf, PathBuf) {
-    let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
-    let arguments = [
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1,DNS:localhost",
-        "-keyout",
-        text(&key),
-        "-out",
-        text(&cert),
-    ];
-    run("openssl", &arguments);
-    (cert, key)
+    let (cert_path, key_path) = (dir.join("cert.pem"), dir.join("key.pem"));
+    let ca = authority("ca");
+    let server = Recipe::server("localhost").make(Some(&ca));
+    std::fs::write(&cert_path, [server.cert_pem(), ca.cert_pem()].concat()).unwrap();
+    std::fs::write(&key_path, server.key_pem()).unwrap();
+    (cert_path, key_path)
 }
 
 /// A request that a [`Server`] got.

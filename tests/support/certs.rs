@@ -3,21 +3,80 @@
     dead_code,
     unreachable_pub,
     clippy::unwrap_used,
+    clippy::panic,
     clippy::missing_panics_doc,
     reason = "support for tests, of which each uses a part"
 )]
 
-use openssl::asn1::{Asn1Integer, Asn1Time};
+use openssl::asn1::{Asn1Integer, Asn1Object, Asn1Time};
 use openssl::bn::{BigNum, MsbOption};
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::rsa::Rsa;
-use openssl::x509::extension::{
-    AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName,
+use openssl::x509::extension::AuthorityKeyIdentifier;
+use openssl::x509::{
+    CrlNumber, X509, X509Builder, X509Crl, X509CrlBuilder, X509Extension, X509NameBuilder, X509Ref,
+    X509RevokedBuilder,
 };
-use openssl::x509::{CrlNumber, X509, X509Crl, X509CrlBuilder, X509NameBuilder, X509RevokedBuilder};
+
+/// A profile of `certs/`: the text of an OpenSSL configuration file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Profile(&'static str);
+
+/// One that signs others.
+pub const AUTHORITY: Profile = Profile(include_str!("../../certs/ca.cnf"));
+/// A gateway.
+pub const SERVER: Profile = Profile(include_str!("../../certs/server.cnf"));
+/// A device.
+pub const CLIENT: Profile = Profile(include_str!("../../certs/client.cnf"));
+/// The keys that the gateway takes, by type.
+pub const KEYS: Profile = Profile(include_str!("../../certs/keys.cnf"));
+
+impl Profile {
+    /// The names of all sections.
+    pub fn sections(self) -> Vec<&'static str> {
+        let heads = self
+            .0
+            .lines()
+            .filter_map(|line| line.strip_prefix('[')?.strip_suffix(']'));
+        heads.collect()
+    }
+
+    /// The lines of a section; "" is what stands before the first.
+    pub fn section(self, name: &str) -> Vec<(&'static str, &'static str)> {
+        let text = match name {
+            "" => self.0,
+            _ => self.0.split_once(&format!("\n[{name}]\n")).unwrap().1,
+        };
+        let lines = text.lines().take_while(|line| !line.starts_with('['));
+        lines
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.split_once(" = "))
+            .collect()
+    }
+
+    /// A value of a section.
+    pub fn value(self, section: &str, wanted: &str) -> &'static str {
+        let lines = self.section(section);
+        lines.iter().find(|(name, _)| *name == wanted).unwrap().1
+    }
+
+    /// Adds the extensions of a section, read by OpenSSL; `names` are its `SAN`.
+    #[expect(
+        deprecated,
+        reason = "the only way to have OpenSSL itself read a line of a profile"
+    )]
+    fn extend(self, builder: &mut X509Builder, section: &str, names: &str, issuer: Option<&X509Ref>) {
+        for (name, value) in self.section(section) {
+            let value = value.replace("$ENV::SAN", names);
+            let context = builder.x509v3_context(issuer, None);
+            let extension = X509Extension::new(None, Some(&context), name, &value).unwrap();
+            builder.append_extension(extension).unwrap();
+        }
+    }
+}
 
 /// A certificate with its key.
 #[derive(Clone)]
@@ -40,6 +99,15 @@ impl Certified {
     }
 }
 
+/// A key of a type that has a section in `keys.cnf`.
+pub fn key(kind: &str) -> PKey<Private> {
+    match KEYS.value(kind, "pkeyopt").split_once(':').unwrap() {
+        ("ec_paramgen_curve", curve) => ec_key(Asn1Object::from_str(curve).unwrap().nid()),
+        ("rsa_keygen_bits", bits) => rsa_key(bits.parse().unwrap()),
+        other => panic!("unknown option {other:?}"),
+    }
+}
+
 /// An ECDSA key.
 pub fn ec_key(curve: Nid) -> PKey<Private> {
     PKey::from_ec_key(EcKey::generate(&EcGroup::from_curve_name(curve).unwrap()).unwrap()).unwrap()
@@ -50,22 +118,26 @@ pub fn rsa_key(bits: u32) -> PKey<Private> {
     PKey::from_rsa(Rsa::generate(bits).unwrap()).unwrap()
 }
 
+/// A time so many seconds from now.
+pub fn from_now(seconds: i64) -> Asn1Time {
+    let now = Asn1Time::days_from_now(0).unwrap();
+    let since_1970 = Asn1Time::from_unix(0).unwrap().diff(&now).unwrap();
+    let now = i64::from(since_1970.days) * 86_400 + i64::from(since_1970.secs);
+    Asn1Time::from_unix(now + seconds).unwrap()
+}
+
 /// What kind of certificate to make.
 pub struct Recipe<'a> {
-    /// Common name.
+    /// What it is for.
+    pub profile: Profile,
+    /// Common name; none when empty.
     pub name: &'a str,
-    /// May sign others.
-    pub is_ca: bool,
-    /// Extended key usage: server, client.
-    pub server: bool,
-    /// As above.
-    pub client: bool,
-    /// A URI among the alternative names.
-    pub uri: Option<&'a str>,
-    /// Valid from and to, in seconds from now.
-    pub from: i64,
-    /// As above.
-    pub to: i64,
+    /// Alternative names, as `DNS:device.example,URI:urn:dev:7`; those of the profile when empty.
+    pub names: &'a str,
+    /// Valid from.
+    pub from: Asn1Time,
+    /// Valid to.
+    pub to: Asn1Time,
     /// Its key.
     pub key: PKey<Private>,
     /// The hash of its signature.
@@ -73,18 +145,24 @@ pub struct Recipe<'a> {
 }
 
 impl<'a> Recipe<'a> {
-    /// A good P-256 certificate.
-    pub fn new(name: &'a str) -> Self {
+    /// A good P-256 certificate of a gateway.
+    pub fn server(name: &'a str) -> Self {
         Self {
+            profile: SERVER,
             name,
-            is_ca: false,
-            server: true,
-            client: true,
-            uri: None,
-            from: -3600,
-            to: 86_400,
-            key: ec_key(Nid::X9_62_PRIME256V1),
-            digest: MessageDigest::sha256(),
+            names: "",
+            from: from_now(-3600),
+            to: from_now(86_400),
+            key: key("p256"),
+            digest: MessageDigest::from_name(SERVER.value("req", "default_md")).unwrap(),
+        }
+    }
+
+    /// A good P-256 certificate of a device.
+    pub fn client(name: &'a str) -> Self {
+        Self {
+            profile: CLIENT,
+            ..Self::server(name)
         }
     }
 
@@ -106,45 +184,22 @@ impl<'a> Recipe<'a> {
         builder
             .set_issuer_name(issuer.map_or(&name, |issuer| issuer.certificate.subject_name()))
             .unwrap();
-        let now = Asn1Time::days_from_now(0).unwrap();
-        let epoch = Asn1Time::from_unix(0).unwrap().diff(&now).unwrap();
-        let now = i64::from(epoch.days) * 86_400 + i64::from(epoch.secs);
-        builder
-            .set_not_before(&Asn1Time::from_unix(now + self.from).unwrap())
-            .unwrap();
-        builder
-            .set_not_after(&Asn1Time::from_unix(now + self.to).unwrap())
-            .unwrap();
+        builder.set_not_before(&self.from).unwrap();
+        builder.set_not_after(&self.to).unwrap();
         builder.set_pubkey(&self.key).unwrap();
-        if self.is_ca {
-            builder
-                .append_extension(BasicConstraints::new().critical().ca().build().unwrap())
-                .unwrap();
-            builder
-                .append_extension(KeyUsage::new().key_cert_sign().crl_sign().build().unwrap())
-                .unwrap();
+        let section = if self.profile == CLIENT && !self.names.is_empty() {
+            "extensions_san"
         } else {
-            builder
-                .append_extension(KeyUsage::new().digital_signature().build().unwrap())
-                .unwrap();
-            let mut usage = ExtendedKeyUsage::new();
-            if self.server {
-                usage.server_auth();
-            }
-            if self.client {
-                usage.client_auth();
-            }
-            builder.append_extension(usage.build().unwrap()).unwrap();
-        }
-        if let Some(uri) = self.uri {
-            let context = builder.x509v3_context(None, None);
-            let names = SubjectAlternativeName::new()
-                .uri(uri)
-                .dns("device.example")
-                .build(&context)
-                .unwrap();
-            builder.append_extension(names).unwrap();
-        }
+            "extensions"
+        };
+        let names = if self.names.is_empty() {
+            SERVER.value("", "SAN")
+        } else {
+            self.names
+        };
+        let issuer_certificate = issuer.map(|issuer| &*issuer.certificate);
+        self.profile
+            .extend(&mut builder, section, names, issuer_certificate);
         builder
             .sign(issuer.map_or(&self.key, |issuer| &issuer.key), self.digest)
             .unwrap();
@@ -158,8 +213,8 @@ impl<'a> Recipe<'a> {
 /// A certificate authority.
 pub fn authority(name: &str) -> Certified {
     Recipe {
-        is_ca: true,
-        ..Recipe::new(name)
+        profile: AUTHORITY,
+        ..Recipe::server(name)
     }
     .make(None)
 }
@@ -191,13 +246,8 @@ pub fn revocation_list(ca: &Certified, victims: &[&Certified]) -> X509Crl {
     .unwrap();
     let dummy = X509::builder().unwrap();
     let context = dummy.x509v3_context(Some(&ca.certificate), None);
-    list.append_extension(
-        AuthorityKeyIdentifier::new()
-            .issuer(true)
-            .build(&context)
-            .unwrap(),
-    )
-    .unwrap();
+    list.append_extension(AuthorityKeyIdentifier::new().keyid(true).build(&context).unwrap())
+        .unwrap();
     list.sort().unwrap();
     list.sign(&ca.key, MessageDigest::sha256()).unwrap();
     list.build().unwrap()

@@ -11,13 +11,13 @@ use openssl::ssl::{
 use openssl::x509::X509;
 use openssl::x509::store::X509StoreBuilder;
 
-use super::pki::Pair;
+use super::certs::Certified;
 
 /// Who the client is and what it accepts.
 #[derive(Clone, Default)]
 pub struct Options {
     pub psk: Option<(String, Vec<u8>)>,
-    pub pair: Option<Pair>,
+    pub pair: Option<Certified>,
     /// The authority that the server's certificate must come from; without, it is not looked at.
     pub ca: Option<X509>,
     pub ciphers: Option<String>,
@@ -34,7 +34,7 @@ impl Options {
         }
     }
 
-    pub fn certificate(pair: Option<&Pair>, ca: &X509) -> Self {
+    pub fn certificate(pair: Option<&Certified>, ca: &X509) -> Self {
         Self {
             pair: pair.cloned(),
             ca: Some(ca.clone()),
@@ -149,7 +149,7 @@ fn context(options: &Options) -> SslContextBuilder {
         });
     }
     if let Some(pair) = &options.pair {
-        context.set_certificate(&pair.cert).unwrap();
+        context.set_certificate(&pair.certificate).unwrap();
         context.set_private_key(&pair.key).unwrap();
     }
     if let Some(ca) = &options.ca {

@@ -4,6 +4,7 @@
 
 #![allow(unused_imports, reason = "each test binary uses a part of this")]
 
+pub mod certs;
 pub mod client;
 pub mod coap;
 pub mod config;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use openssl::ssl::{SslAcceptor, SslMethod};
 
-use super::pki::Pair;
+use super::certs::Certified;
 
 /// A request that the server got.
 #[derive(Debug, Clone)]
@@ -37,9 +37,12 @@ impl WebServer {
     }
 
     /// The same over TLS.
-    pub fn start_tls(pair: &Pair, answer: impl Fn(&Got) -> (u16, String) + Send + Sync + 'static) -> Self {
+    pub fn start_tls(
+        pair: &Certified,
+        answer: impl Fn(&Got) -> (u16, String) + Send + Sync + 'static,
+    ) -> Self {
         let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
-        acceptor.set_certificate(&pair.cert).unwrap();
+        acceptor.set_certificate(&pair.certificate).unwrap();
         acceptor.set_private_key(&pair.key).unwrap();
         Self::listen(Some(acceptor.build()), Arc::new(answer))
     }
