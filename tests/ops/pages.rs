@@ -115,6 +115,38 @@ fn every_page_is_in_the_index() {
 }
 
 #[test]
+fn every_decision_is_in_the_index_with_its_date_and_status() {
+    let directory = "docs/decisions/";
+    let index = text_of("docs/decisions/README.md");
+    let mut numbers = BTreeSet::new();
+    for page in pages() {
+        let Some(name) = page.strip_prefix(directory).filter(|name| *name != "README.md") else {
+            continue;
+        };
+        let text = text_of(&page);
+        let mut lines = text.lines().filter(|line| !line.is_empty());
+        let title = lines.next().and_then(|line| line.strip_prefix("# ")).unwrap();
+        let standing = lines.next().and_then(|line| line.strip_suffix('.'));
+        let standing = standing.and_then(|line| line.split_once(", "));
+        let (date, status) = standing.unwrap_or_else(|| panic!("{page}: no line `DATE, STATUS.`"));
+        let number = name.split('-').next().unwrap();
+        assert!(
+            number.len() == 4 && number.parse::<u16>().is_ok(),
+            "{page}: no number"
+        );
+        assert!(numbers.insert(number.to_owned()), "{number} is there twice");
+        let row = format!("| [{number}]({name}) | {title} | {date} | {status} |");
+        assert!(index.contains(&row), "not in {directory}README.md: {row}");
+        // Where the link leads is looked at by the test of links.
+        assert!(
+            status == "in force" || status.starts_with("replaced by ["),
+            "{page}: {status}"
+        );
+    }
+    assert!(numbers.len() >= 15, "{numbers:?}");
+}
+
+#[test]
 fn every_command_is_run_by_some_test() {
     for page in pages() {
         // A block that is indented instead of fenced would be run by nobody.
