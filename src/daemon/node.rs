@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 
 use crate::admin::Exposes;
 use crate::admin::api::handle::ListenerState;
-use crate::admin::api::serve::AdminServer;
+use crate::admin::api::serve;
 use crate::admin::expose::ListenerNames;
 use crate::admin::expose::auth::ExposeAuth;
 use crate::admin::expose::broker::ExposeBroker;
@@ -18,6 +18,7 @@ use crate::admin::expose::coap::ExposeCoap;
 use crate::admin::expose::dtls::{DtlsCounters, ExposeDtls};
 use crate::admin::expose::gateway::ExposeGateway;
 use crate::admin::expose::reload::{ExposeReloads, Reloads};
+use crate::admin::server::Server;
 use crate::auth::{self, AuthHandle};
 use crate::broker::{
     self, BrokerAddress, BrokerKind, BrokerMetrics, BrokerRuntime, BrokerSettings, MqttSettings, Protocol,
@@ -65,7 +66,7 @@ pub struct Node {
     pub(super) config: Arc<Config>,
     /// The same, for those who manage the process.
     pub(super) in_force: Arc<Mutex<Arc<Config>>>,
-    pub(super) admin: Option<AdminServer>,
+    pub(super) admin: Option<Server>,
     pub(super) materials: Materials,
     /// By listener: where its workers get what [`Materials::contexts`] has.
     pub(super) contexts: Vec<Option<Arc<ContextCell>>>,
@@ -151,7 +152,7 @@ impl Node {
     }
 
     /// Starts the management interface.
-    fn manage(&self, bind: SocketAddr, controls: Controls) -> Result<Option<AdminServer>, StartError> {
+    fn manage(&self, bind: SocketAddr, controls: Controls) -> Result<Option<Server>, StartError> {
         let Some(broker) = &self.broker else {
             return Ok(None);
         };
@@ -168,7 +169,7 @@ impl Node {
             broker: broker.watch_status(),
             broker_metrics: Arc::clone(&self.broker_metrics),
         };
-        let server = AdminServer::start(listener, Arc::new(site)).map_err(|error| {
+        let server = serve::start(listener, Arc::new(site)).map_err(|error| {
             StartError::new(
                 ExitReason::System,
                 format!("no thread for the management interface: {error}"),

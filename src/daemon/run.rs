@@ -16,7 +16,7 @@ use crate::admin::expose::net::ExposeNet;
 use crate::admin::expose::process::{ExposeProcess, Process};
 use crate::admin::health::Readiness;
 use crate::admin::monitoring::Monitoring;
-use crate::admin::server::{Bounds, Server};
+use crate::admin::server::{Bounds, Security, Server};
 use crate::admin::{Exposes, Health};
 use crate::config::Problems;
 use crate::gateway::contract::ControlRequest;
@@ -160,7 +160,12 @@ fn start<A: Assembly>(
         process: Process::default(),
     });
     let monitoring = monitoring
-        .map(|listener| Server::start("monitoring", listener, shown.clone().router(), Bounds::default()))
+        .map(|listener| {
+            let router = shown.clone().router();
+            Server::start("monitoring", listener, router, Bounds::default(), || {
+                Security::Plain
+            })
+        })
         .transpose()
         .map_err(|error| system("no thread for metrics", &error))?;
     let (to_manage, manage) = mpsc::channel(MANAGE);

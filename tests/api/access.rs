@@ -255,6 +255,33 @@ fn clients_that_say_nothing_do_not_lock_out_others() {
     assert_eq!(ended.count(), 1);
 }
 
+#[test]
+fn slow_bodies_and_connections_that_were_answered_do_not_lock_out_others() {
+    let served = guarded();
+    let head = format!("Host: localhost\r\nAuthorization: Bearer {READER}");
+    let idle = format!("GET /api/v1/status HTTP/1.1\r\n{head}\r\n\r\n");
+    let slow = format!(
+        "POST /api/v1/users HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {ADMIN}\r\n\
+         Content-Type: application/json\r\nContent-Length: 300000\r\n\r\n{{\"n"
+    );
+    for (request, answered) in [(idle, true), (slow, false)] {
+        let held: Vec<TcpStream> = (0..70)
+            .map(|_| {
+                let mut stream = TcpStream::connect(served.address).unwrap();
+                stream.write_all(request.as_bytes()).unwrap();
+                if answered {
+                    stream.read_exact(&mut [0; 9]).unwrap();
+                }
+                stream
+            })
+            .collect();
+        let began = std::time::Instant::now();
+        with_token(&served, "GET", "/api/v1/status", ADMIN).expect(200);
+        assert!(began.elapsed() < std::time::Duration::from_secs(2), "{request}");
+        drop(held);
+    }
+}
+
 /// What is logged while a test runs, of every thread.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);

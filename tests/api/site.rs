@@ -10,12 +10,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use portcullis::admin::api::handle::{Answer, ListenerState, Moment, Reloaded, Site, SiteState};
 use portcullis::admin::api::restart::needs_restart;
-use portcullis::admin::api::serve::AdminServer;
+use portcullis::admin::api::serve;
 use portcullis::admin::expose::broker::ExposeBroker;
 use portcullis::admin::expose::coap::ExposeCoap;
 use portcullis::admin::expose::gateway::ExposeGateway;
 use portcullis::admin::expose::process::Process;
 use portcullis::admin::monitoring::Monitoring;
+use portcullis::admin::server::Server;
 use portcullis::bridge::contract::{BrokerError, BrokerEvent, BrokerRequest};
 use portcullis::broker::{self, BrokerKind, BrokerRuntime, BrokerSettings, RetainedLimits, WorkerLink};
 use portcullis::coap::CoapMetrics;
@@ -43,7 +44,7 @@ pub struct Served {
     pub coap: Vec<SocketAddr>,
     pub site: Arc<TestSite>,
     pub directory: tempfile::TempDir,
-    _server: AdminServer,
+    _server: Server,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -79,7 +80,7 @@ impl Served {
         let loaded = config::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
         let (site, coap, workers) = TestSite::start(file, loaded.config);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = AdminServer::start(listener, site.clone()).unwrap();
+        let server = serve::start(listener, site.clone()).unwrap();
         Self {
             address: server.address(),
             coap,

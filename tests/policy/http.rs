@@ -177,6 +177,31 @@ async fn a_server_that_is_away_slow_or_odd_lets_nobody_in_and_counts_as_unavaila
         ))))
         .await;
     }
+    // What two readers would understand differently.
+    for head in [
+        "Content-Length: 18\r\nTransfer-Encoding: chunked\r\n\r\n12\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 900\r\n\r\n12\r\n",
+        "Content-Length: 18\r\nContent-Length: 23\r\n\r\n",
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{head}{{\"result\":\"allow\"}}\r\n0\r\n\r\n");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            use std::io::{Read as _, Write as _};
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                drop(stream.read(&mut [0; 4096]));
+                drop(stream.write_all(answer.as_bytes()));
+            }
+        });
+        unavailable(http(HttpSettings::new(&url))).await;
+    }
+    let twice = server(|_| (200, r#"{"result":"deny","x":1,"result":"allow"}"#.to_owned())).await;
+    unavailable(http(HttpSettings::new(&format!(
+        "http://127.0.0.1:{}/",
+        twice.port
+    ))))
+    .await;
     let huge = server(|_| {
         (
             200,
@@ -243,10 +268,25 @@ async fn https_is_verified_against_the_given_anchors_and_the_name() {
         Verdict::Unavailable
     );
     assert_eq!(
-        ask(format!("https://127.0.0.2:{port}/"), Some(cert)).await,
+        ask(format!("https://127.0.0.2:{port}/"), Some(cert.clone())).await,
         Verdict::Unavailable
     );
     assert_eq!(server.got().len(), 2);
+
+    let six = tokio::net::TcpListener::bind("[::1]:0").await.unwrap();
+    let url = format!("https://{}/", six.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut near, _) = six.accept().await.unwrap();
+            let mut far = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            tokio::spawn(async move { drop(tokio::io::copy_bidirectional(&mut near, &mut far).await) });
+        }
+    });
+    assert_eq!(
+        ask(url, Some(cert)).await,
+        Verdict::allow(),
+        "an address in brackets"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{TEXT_FORMAT, TextEncoder};
 
 use super::expose::process::Process;
+use super::server::seated;
 use super::{Exposes, Exposition, Health};
 
 /// What a scrape shows, and how the process is.
@@ -46,6 +48,7 @@ impl Monitoring {
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .with_state(self)
+            .layer(from_fn(seated))
     }
 }
 

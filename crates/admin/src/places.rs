@@ -25,7 +25,6 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Place {
     seat: Seat,
-    gone: Arc<Notify>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -33,10 +32,23 @@ pub(super) struct Place {
 #[derive(Debug, Clone)]
 pub(super) struct Seat {
     waiting: Arc<Mutex<Waiting>>,
-    held: Arc<Mutex<Option<u64>>>,
+    use_of: Arc<Mutex<SeatUse>>,
     source: IpAddr,
     gone: Arc<Notify>,
 }
+
+/// Who uses a connection.
+#[derive(Debug)]
+struct SeatUse {
+    /// Requests that are being answered, and the server until it hands the connection out and after it has ended.
+    busy: usize,
+    /// Its number among those that wait.
+    number: Option<u64>,
+}
+
+/// A request that is being answered. The connection does not make room for others until this is dropped.
+#[derive(Debug)]
+pub(super) struct Busy(Seat);
 
 impl Places {
     pub(super) fn new(connections: usize) -> Self {
@@ -55,17 +67,18 @@ impl Places {
             }
             Err(_) => return None,
         };
-        let gone = Arc::new(Notify::new());
         let seat = Seat {
             waiting: Arc::clone(&self.waiting),
-            held: Arc::default(),
+            use_of: Arc::new(Mutex::new(SeatUse {
+                busy: 1,
+                number: None,
+            })),
             source: network(source),
-            gone: Arc::clone(&gone),
+            gone: Arc::default(),
         };
         seat.release();
         Some(Place {
             seat,
-            gone,
             _permit: permit,
         })
     }
@@ -79,36 +92,55 @@ impl Place {
 
     /// Ends when the connection has to make room.
     pub(super) async fn sent_away(&self) {
-        self.gone.notified().await;
+        self.seat.gone.notified().await;
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.seat.keep();
+        // For good: a request may outlive its connection, and must not have it wait again.
+        self.seat.hold();
     }
 }
 
 impl Seat {
-    /// From now on the connection does not make room for others.
-    pub(super) fn keep(&self) {
-        if let Some(number) = lock(&self.held).take() {
+    /// From now on the connection does not make room for others, until what this gives is dropped.
+    pub(super) fn keep(&self) -> Busy {
+        self.hold();
+        Busy(self.clone())
+    }
+
+    /// Whether a request is being answered.
+    pub(super) fn is_busy(&self) -> bool {
+        lock(&self.use_of).busy > 0
+    }
+
+    fn hold(&self) {
+        let mut use_of = lock(&self.use_of);
+        use_of.busy += 1;
+        if let Some(number) = use_of.number.take() {
             lock(&self.waiting).connections.remove(&number);
         }
     }
 
-    /// From now on it does again, after all others that do.
-    pub(super) fn release(&self) {
-        let mut held = lock(&self.held);
-        if held.is_none() {
+    /// When nobody else holds it, it makes room again, after all others that do.
+    fn release(&self) {
+        let mut use_of = lock(&self.use_of);
+        use_of.busy -= 1;
+        if use_of.busy == 0 {
             let mut waiting = lock(&self.waiting);
             let number = waiting.next;
             waiting.next += 1;
-            waiting
-                .connections
-                .insert(number, (self.source, Arc::clone(&self.gone)));
-            *held = Some(number);
+            let entry = (self.source, Arc::clone(&self.gone));
+            waiting.connections.insert(number, entry);
+            use_of.number = Some(number);
         }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.release();
     }
 }
 
@@ -176,14 +208,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_let_in_keeps_the_place() {
+    async fn who_is_being_answered_keeps_the_place() {
         let places = Places::new(1);
         let first = places.take(ip(1)).await.unwrap();
-        first.seat().keep();
-        assert!(places.take(ip(1)).await.is_none());
+        let seat = first.seat();
+        let (answer, another) = (seat.keep(), seat.keep());
+        drop(answer);
+        assert!(places.take(ip(1)).await.is_none() && seat.is_busy());
         assert!(!is_sent_away(&first).await);
         drop(first);
         assert!(places.take(ip(1)).await.is_some());
+        drop(another);
         assert!(
             lock(&places.waiting).connections.is_empty(),
             "what ended is forgotten"

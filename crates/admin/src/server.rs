@@ -1,22 +1,31 @@
-//! HTTP with time-outs and a cap on connections, so that a slow or greedy client costs the process nothing.
+//! HTTP, with TLS where it is wanted, with time-outs and a cap on connections, so that a slow or greedy client costs the process
+//! nothing.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Extension, Request};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::Next;
 use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use openssl::ssl::{Ssl, SslAcceptor};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_openssl::SslStream;
 use tracing::debug;
 
-use super::places::{Place, Places, Seat};
+use super::places::{Places, Seat};
+
+/// A TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Bounds of one server.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +34,7 @@ pub struct Bounds {
     pub connections: usize,
     /// From the first byte of a connection, or the end of an answer, to the end of the next request's head.
     pub head: Duration,
-    /// Life of a connection.
+    /// Life of a connection, unless a request is under way when it is over.
     pub life: Duration,
 }
 
@@ -39,35 +48,69 @@ impl Default for Bounds {
     }
 }
 
+/// How a connection is protected.
+#[derive(Clone)]
+pub enum Security {
+    /// Not at all.
+    Plain,
+    /// By TLS with this certificate.
+    Tls(Arc<SslAcceptor>),
+    /// By not being served.
+    Closed,
+}
+
+/// Who is at the other end of a connection: an extension of every request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) SocketAddr);
+
 /// A running server on a thread of its own. Dropping it ends it.
 #[derive(Debug)]
 pub struct Server {
+    address: SocketAddr,
     stop: watch::Sender<bool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Server {
-    /// Serves `router` on a bound socket.
+    /// Serves `router` on a bound socket. `security` is asked for every connection.
     ///
     /// # Errors
     /// The thread, its runtime, or the socket cannot be had.
-    pub fn start(name: &str, listener: TcpListener, router: Router, bounds: Bounds) -> io::Result<Self> {
+    pub fn start(
+        name: &str,
+        listener: TcpListener,
+        router: Router,
+        bounds: Bounds,
+        security: impl FnMut() -> Security + Send + 'static,
+    ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            // Files are read and passwords are hashed there; a password takes 19 MiB while it lasts.
+            .max_blocking_threads(4)
             .build()?;
         let listener = {
             let _guard = runtime.enter();
             tokio::net::TcpListener::from_std(listener)?
         };
-        let thread = std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || runtime.block_on(accept(listener, router, bounds, stopped)))?;
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            runtime.block_on(accept(listener, router, bounds, security, stopped));
+            // Whoever waits for a disk is not waited for.
+            runtime.shutdown_background();
+        })?;
         Ok(Self {
+            address,
             stop,
             thread: Some(thread),
         })
+    }
+
+    /// Where it serves.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 
@@ -84,10 +127,10 @@ async fn accept(
     listener: tokio::net::TcpListener,
     router: Router,
     bounds: Bounds,
+    mut security: impl FnMut() -> Security,
     mut stopped: watch::Receiver<bool>,
 ) {
     let places = Places::new(bounds.connections);
-    let router = router.layer(from_fn(seated));
     loop {
         let accepted = tokio::select! {
             _ = stopped.changed() => return,
@@ -95,10 +138,34 @@ async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                if let Some(place) = places.take(peer.ip()).await {
-                    let router = router.clone().layer(Extension(place.seat()));
-                    tokio::spawn(serve(stream, router, bounds, place));
-                }
+                let Some(place) = places.take(peer.ip()).await else {
+                    continue;
+                };
+                let seat = place.seat();
+                let router = router
+                    .clone()
+                    .layer(Extension(Peer(peer)))
+                    .layer(Extension(seat.clone()));
+                let security = security();
+                tokio::spawn(async move {
+                    let served = async {
+                        match security {
+                            Security::Plain => serve(stream, router, bounds, &seat).await,
+                            Security::Tls(acceptor) => {
+                                match timeout(HANDSHAKE, secure(stream, &acceptor)).await {
+                                    Ok(Some(stream)) => serve(stream, router, bounds, &seat).await,
+                                    Ok(None) => debug!("a TLS handshake failed"),
+                                    Err(_) => debug!("a TLS handshake took too long"),
+                                }
+                            }
+                            Security::Closed => {}
+                        }
+                    };
+                    tokio::select! {
+                        () = served => {}
+                        () = place.sent_away() => debug!("a connection made room"),
+                    }
+                });
             }
             // Most are of one connection that is already gone; a lack of descriptors passes.
             Err(error) => {
@@ -109,25 +176,30 @@ async fn accept(
     }
 }
 
-/// A request that is being answered is not cut off for a connection that says nothing.
-async fn seated(Extension(seat): Extension<Seat>, request: Request, next: Next) -> Response {
-    seat.keep();
-    let response = next.run(request).await;
-    seat.release();
-    response
+/// A layer by which a request that is being answered is not cut off for a connection that says nothing.
+pub(super) async fn seated(Extension(seat): Extension<Seat>, request: Request, next: Next) -> Response {
+    let _busy = seat.keep();
+    next.run(request).await
 }
 
-async fn serve(stream: TcpStream, router: Router, bounds: Bounds, place: Place) {
+async fn secure(stream: TcpStream, acceptor: &SslAcceptor) -> Option<SslStream<TcpStream>> {
+    let mut stream = SslStream::new(Ssl::new(acceptor.context()).ok()?, stream).ok()?;
+    Pin::new(&mut stream).accept().await.ok()?;
+    Some(stream)
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, bounds: Bounds, seat: &Seat) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.head)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    tokio::select! {
-        served = timeout(bounds.life, connection) => match served {
-            Ok(Ok(())) | Err(_) => {}
-            Ok(Err(error)) => debug!(%error, "connection failed"),
-        },
-        () = place.sent_away() => debug!("a connection made room"),
+    let mut connection = std::pin::pin!(connection);
+    loop {
+        match timeout(bounds.life, connection.as_mut()).await {
+            Err(_) if seat.is_busy() => {}
+            Ok(Ok(())) | Err(_) => return,
+            Ok(Err(error)) => return debug!(%error, "connection failed"),
+        }
     }
 }

@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 use portcullis_proto::policy::authentication::{DenyReason, Verdict};
 use portcullis_proto::policy::extra_acl::ExtraAcl;
 
+use super::json;
+
 /// The verdict of an HTTP answer.
 ///
 /// # Errors
@@ -19,8 +21,7 @@ pub(super) fn verdict(status: u16, body: &[u8], now: SystemTime) -> Result<Verdi
         400..=499 => return Ok(Verdict::Deny(DenyReason::Refused)),
         status => return Err(format!("it answered with status {status}")),
     }
-    let answer: Map<String, Value> =
-        serde_json::from_slice(body).map_err(|_| "it answered 200 without a JSON object".to_owned())?;
+    let answer = json::object(body).ok_or("it answered 200 without a JSON object whose names differ")?;
     match answer.get("result").and_then(Value::as_str) {
         Some("allow") => {}
         // No other backend is asked after this one, so not knowing the client is refusing it.
@@ -101,6 +102,8 @@ mod tests {
             "{}",
             r#"{"result": true}"#,
             r#"{"result": "ALLOW"}"#,
+            r#"{"result": "deny", "result": "allow"}"#,
+            r#"{"result": "allow", "acl": [{"permission": "deny", "action": "all", "topic": "x", "topic": "t"}]}"#,
         ] {
             assert!(judge(200, body).is_err(), "{body}");
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -12,16 +13,22 @@ use zeroize::Zeroizing;
 use portcullis_proto::policy::authentication::{AuthRequest, DenyReason, Verdict};
 
 use super::answer;
-use super::client::{Client, Origin};
+use super::client::{Client, Origin, Trust};
 use super::settings::{HttpMethod, HttpSettings, WallClock};
 use super::template::{NotText, Template, Values, percent, plain};
 use super::users::{FileError, read_text};
+
+/// Largest answer in bytes.
+pub(super) const MAX_ANSWER: usize = 256 << 10;
+/// Connections that are kept open between requests.
+const KEPT: usize = 8;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// How a server is asked.
 pub(super) struct HttpBackend {
     client: Client,
+    timeout: Duration,
     method: HttpMethod,
     path: Template,
     headers: Vec<(HeaderName, Template)>,
@@ -70,9 +77,10 @@ impl HttpBackend {
         let (Ok((origin, _)), Some(path)) = (origin, path) else {
             return Err(errors);
         };
-        match Client::new(origin, &settings.tls, settings.timeout) {
+        match Client::new(origin, &Trust::Anchors(settings.tls.clone()), KEPT) {
             Ok(client) if errors.is_empty() => Ok(Self {
                 client,
+                timeout: settings.timeout,
                 method: settings.method,
                 path,
                 headers,
@@ -102,7 +110,7 @@ impl HttpBackend {
         };
         let (status, body) = self
             .client
-            .send(request)
+            .ask(request, self.timeout, MAX_ANSWER)
             .await
             .map_err(|error| error.to_string())?;
         answer::verdict(status.as_u16(), &body, clock())

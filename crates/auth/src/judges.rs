@@ -20,7 +20,7 @@ use super::users::{self, FileError};
 pub(super) enum Judge {
     Identity,
     File(Arc<FileBackend>),
-    Http(HttpBackend),
+    Http(Box<HttpBackend>),
     Jwt(JwtBackend),
 }
 
@@ -89,7 +89,7 @@ fn judge(settings: &BackendSettings, decoy_key: [u8; 32], max_kib: u32) -> Resul
         BackendSettings::File(file) => {
             Judge::File(Arc::new(FileBackend::open(&file.path, decoy_key, max_kib)?))
         }
-        BackendSettings::Http(http) => Judge::Http(HttpBackend::open(http)?),
+        BackendSettings::Http(http) => Judge::Http(Box::new(HttpBackend::open(http)?)),
         BackendSettings::Jwt(jwt) => Judge::Jwt(JwtBackend::open(jwt)?),
     })
 }

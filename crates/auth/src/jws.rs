@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use super::json;
 use super::settings::Algorithm;
 
 /// Shortest RSA modulus that is trusted, in bits.
@@ -183,7 +184,7 @@ impl KeySet {
 
     /// Reads a JWK set (RFC 7517, 5). Keys of other kinds are left out.
     pub(super) fn from_jwks(text: &[u8]) -> Result<Self, String> {
-        let set: Value = serde_json::from_slice(text).map_err(|_| "this is no JSON".to_owned())?;
+        let set = json::object(text).ok_or("this is no JSON object whose names differ")?;
         let keys = set
             .get("keys")
             .and_then(Value::as_array)
@@ -253,7 +254,7 @@ impl KeySet {
 
 fn object(text: &str) -> Result<Map<String, Value>, TokenError> {
     let bytes = Zeroizing::new(Base64UrlUnpadded::decode_vec(text).map_err(|_| TokenError::Bad)?);
-    serde_json::from_slice(&bytes).map_err(|_| TokenError::Bad)
+    json::object(&bytes).ok_or(TokenError::Bad)
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ use zeroize::Zeroizing;
 use portcullis_proto::policy::authentication::{AuthRequest, DenyReason, Verdict};
 
 use super::answer;
-use super::client::{Client, Origin};
+use super::client::{Client, Origin, Trust};
+use super::http::MAX_ANSWER;
 use super::jws::{Key, KeySet, TokenError};
 use super::settings::{Algorithm, JwtKeys, JwtSettings, TokenFrom, WallClock};
 use super::template::{Template, Values};
@@ -183,7 +184,7 @@ fn keys(settings: &JwtSettings) -> Result<Keys, FileError> {
             let (origin, path) =
                 Origin::of(url).map_err(|message| FileError::whole(&PathBuf::from("jwks"), message))?;
             Ok(Keys::Fetched(Box::new(Fetched {
-                client: Client::new(origin, tls, FETCH)?,
+                client: Client::new(origin, &Trust::Anchors(tls.clone()), 0)?,
                 path,
                 refresh: (*refresh).max(REFETCH),
                 algorithms: settings.algorithms.clone(),
@@ -263,7 +264,7 @@ impl Fetched {
             .insert(ACCEPT, HeaderValue::from_static("application/json"));
         let (status, body) = self
             .client
-            .send(request)
+            .ask(request, FETCH, MAX_ANSWER)
             .await
             .map_err(|error| error.to_string())?;
         if !status.is_success() {

@@ -24,10 +24,11 @@ use portcullis_proto::types::ClientId;
 use portcullis_proto::types::reason::Label as _;
 
 mod answer;
-mod client;
+pub mod client;
 mod file;
 pub mod hash;
 mod http;
+mod json;
 mod judges;
 mod jws;
 mod jwt;

@@ -1,28 +1,23 @@
-//! A small HTTP client for the management interface: one request, one connection.
+//! The management interface of a gateway, asked over HTTP: one request, one connection.
 
 use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use axum::http::{Request, Response, StatusCode, Uri, header};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
-use openssl::x509::X509;
+use hyper::{Request, StatusCode, header};
+use openssl::x509::{X509, X509VerifyResult};
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_openssl::SslStream;
 use zeroize::Zeroizing;
 
 use crate::admin::api::ErrorBody;
+use crate::auth::client::{Client, ClientError, Origin, Trust, whole};
+use crate::auth::settings::TlsSettings;
 use crate::cli::exit::{DATA_ERROR, Failure, NO_PERMISSION, NO_USER, SOFTWARE, UNAVAILABLE, USAGE};
 use crate::cli::{quickstart, target};
 use crate::config::secrets::{read_public, read_secret};
@@ -37,19 +32,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Largest answer: ten thousand clients.
 const MAX_ANSWER: usize = 64 << 20;
 
-/// Who is at the other end of a TLS connection.
-enum Trust {
-    /// Who the system, or `--ca-file`, vouches for.
-    Roots(Option<std::path::PathBuf>),
-    /// The holder of exactly this certificate: the gateway on this machine names itself by it, whatever its address.
-    Pinned(Arc<X509>),
-}
+/// Where the interface listens when nothing else is said.
+const DEFAULT_PORT: u16 = 8683;
 
 /// The management interface of a gateway.
 pub(in crate::cli) struct Api {
-    host: String,
-    port: u16,
-    trust: Option<Trust>,
+    origin: Origin,
+    client: Client,
     token: Option<Zeroizing<String>>,
     runtime: tokio::runtime::Runtime,
     told: Told,
@@ -85,15 +74,23 @@ impl Told {
 impl Api {
     /// Finds the interface that the arguments mean.
     pub(in crate::cli) fn find(remote: &Remote) -> Result<Self, Failure> {
-        let (host, port, trust, admin) = match &remote.url {
+        let (origin, trust, from_config) = match &remote.url {
             Some(url) => {
-                let (host, port, tls) = parse_url(url)?;
-                let trust = tls.then(|| Trust::Roots(remote.ca_file.clone()));
-                (host, port, trust, None)
+                let ca_file = remote.ca_file.clone();
+                let tls = TlsSettings {
+                    ca_file,
+                    ..TlsSettings::default()
+                };
+                (parse_url(url)?, Trust::Anchors(tls), None)
             }
-            None => local(&configured(remote.config.as_deref())?)?,
+            None => {
+                let (origin, trust, admin) = local(&configured(remote.config.as_deref())?)?;
+                (origin, trust, admin.token_file)
+            }
         };
-        let from_config = admin.and_then(|admin| admin.token_file);
+        // Nothing drives an idle connection between two requests, so none is kept.
+        let client = Client::new(origin.clone(), &trust, 0)
+            .map_err(|error| Failure::new(DATA_ERROR, error.to_string()))?;
         let token = match (&remote.token_file, &from_config) {
             (Some(file), _) | (None, Some(file)) => Some(read_token(file)?),
             (None, None) => None,
@@ -103,9 +100,8 @@ impl Api {
             .build()
             .map_err(|error| Failure::new(SOFTWARE, format!("no runtime: {error}")))?;
         Ok(Self {
-            host,
-            port,
-            trust,
+            origin,
+            client,
             token,
             runtime,
             told: Told::default(),
@@ -126,8 +122,7 @@ impl Api {
 
     /// Where it is, for people.
     pub(in crate::cli) fn address(&self) -> String {
-        let scheme = if self.trust.is_some() { "https" } else { "http" };
-        format!("{scheme}://{}", self.authority())
+        self.origin.to_string()
     }
 
     /// Reads something.
@@ -171,14 +166,6 @@ impl Api {
         })
     }
 
-    fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
-    }
-
     /// Posts something whose answer goes on, and hands out its lines, those without text left out. Ends with the answer, after
     /// `time`, at Ctrl-C, or when `each` has enough and says false. `begun` is called before the first line.
     pub(in crate::cli) fn follow(
@@ -190,12 +177,15 @@ impl Api {
         each: impl FnMut(&str) -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
         self.runtime.block_on(async {
-            let response = tokio::time::timeout(PATIENCE, self.send("POST", path, Some(body)))
+            let request = self.request("POST", path, Some(body))?;
+            let response = tokio::time::timeout(PATIENCE, self.client.send(request))
                 .await
-                .unwrap_or_else(|_| Err(self.late()))?;
+                .unwrap_or(Err(ClientError::TimedOut))
+                .map_err(|error| self.failed(error))?;
             let status = response.status();
             if !status.is_success() {
-                let body = self.collect(response).await?;
+                let body = whole(response, MAX_ANSWER).await;
+                let body = body.map_err(|error| self.failed(error))?;
                 return Err(refused(status, &body));
             }
             begun();
@@ -233,19 +223,30 @@ impl Api {
         Ok(())
     }
 
-    fn late(&self) -> Failure {
-        Failure::new(UNAVAILABLE, format!("{} does not answer in time", self.address()))
+    fn failed(&self, error: ClientError) -> Failure {
+        let address = self.address();
+        let said = match error {
+            ClientError::TimedOut => format!("{address} does not answer in time"),
+            ClientError::Broken(why) => format!("{address}: {why}"),
+            ClientError::Connect(why) => {
+                let other = X509VerifyResult::APPLICATION_VERIFICATION.error_string();
+                let why = if why.contains(other) {
+                    "it shows another certificate than admin.cert_file"
+                } else {
+                    &why
+                };
+                format!("no gateway answers at {address}: {why}")
+            }
+        };
+        Failure::new(UNAVAILABLE, said)
     }
 
     fn ask(&self, method: &str, path: &str) -> Result<Bytes, Failure> {
         let (status, body) = self.runtime.block_on(async {
-            let exchange = async {
-                let response = self.send(method, path, None).await?;
-                Ok((response.status(), self.collect(response).await?))
-            };
+            let request = self.request(method, path, None)?;
             tokio::select! {
                 () = self.told.next() => Err(Failure::new(UNAVAILABLE, "told to stop")),
-                outcome = tokio::time::timeout(PATIENCE, exchange) => outcome.unwrap_or_else(|_| Err(self.late())),
+                outcome = self.client.ask(request, PATIENCE, MAX_ANSWER) => outcome.map_err(|error| self.failed(error)),
             }
         })?;
         if status.is_success() {
@@ -254,51 +255,13 @@ impl Api {
         Err(refused(status, &body))
     }
 
-    async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, Failure> {
-        Limited::new(response.into_body(), MAX_ANSWER)
-            .collect()
-            .await
-            .map(http_body_util::Collected::to_bytes)
-            .map_err(|error| Failure::new(UNAVAILABLE, format!("{}: {error}", self.address())))
-    }
-
-    async fn send(
-        &self,
-        method: &str,
-        path: &str,
-        body: Option<&serde_json::Value>,
-    ) -> Result<Response<Incoming>, Failure> {
-        let unreachable = |why: &dyn std::fmt::Display| {
-            Failure::new(
-                UNAVAILABLE,
-                format!("no gateway answers at {}: {why}", self.address()),
-            )
-        };
-        let stream = TcpStream::connect((self.host.as_str(), self.port))
-            .await
-            .map_err(|error| unreachable(&error))?;
-        let request = self.request(method, path, body)?;
-        match &self.trust {
-            None => self.over(stream, request).await,
-            Some(trust) => {
-                let stream = handshake(stream, &self.host, trust)
-                    .await
-                    .map_err(|why| unreachable(&why))?;
-                self.over(stream, request).await
-            }
-        }
-    }
-
     fn request(
         &self,
         method: &str,
         path: &str,
         body: Option<&serde_json::Value>,
     ) -> Result<Request<Full<Bytes>>, Failure> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("/api/v1/{path}"))
-            .header(header::HOST, self.authority());
+        let mut request = Request::builder().method(method).uri(format!("/api/v1/{path}"));
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.as_str()));
         }
@@ -309,21 +272,6 @@ impl Api {
         request
             .body(Full::from(body))
             .map_err(|error| Failure::new(USAGE, error.to_string()))
-    }
-
-    async fn over(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, Failure> {
-        let broken =
-            |error: &dyn std::fmt::Display| Failure::new(UNAVAILABLE, format!("{}: {error}", self.address()));
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| broken(&error))?;
-        // Its errors come out at the sender as well.
-        tokio::spawn(async move { drop(connection.await) });
-        sender.send_request(request).await.map_err(|error| broken(&error))
     }
 }
 
@@ -341,37 +289,6 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
     Failure::new(code, format!("{said}{hint}"))
 }
 
-async fn handshake(stream: TcpStream, host: &str, trust: &Trust) -> Result<SslStream<TcpStream>, String> {
-    let say = |error: openssl::error::ErrorStack| error.to_string();
-    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(say)?;
-    match trust {
-        Trust::Roots(None) => {}
-        Trust::Roots(Some(file)) => builder.set_ca_file(file).map_err(say)?,
-        Trust::Pinned(_) => builder.set_verify(SslVerifyMode::NONE),
-    }
-    let ssl = builder
-        .build()
-        .configure()
-        .and_then(|connect| connect.into_ssl(host))
-        .map_err(say)?;
-    let mut stream = SslStream::new(ssl, stream).map_err(say)?;
-    Pin::new(&mut stream)
-        .connect()
-        .await
-        .map_err(|error| error.to_string())?;
-    if let Trust::Pinned(own) = trust {
-        let shown = stream
-            .ssl()
-            .peer_certificate()
-            .and_then(|shown| shown.to_der().ok());
-        // Nothing was sent yet, so nothing is lost to someone else.
-        if shown.is_none() || shown != own.to_der().ok() {
-            return Err("it shows another certificate than admin.cert_file".to_owned());
-        }
-    }
-    Ok(stream)
-}
-
 /// The configuration that the gateway on this machine runs with: named, installed, or the quick start's.
 pub(in crate::cli) fn configured(file: Option<&Path>) -> Result<Config, Failure> {
     match file.or(target::installed()) {
@@ -380,9 +297,7 @@ pub(in crate::cli) fn configured(file: Option<&Path>) -> Result<Config, Failure>
     }
 }
 
-type Found = (String, u16, Option<Trust>, Option<Admin>);
-
-fn local(config: &Config) -> Result<Found, Failure> {
+fn local(config: &Config) -> Result<(Origin, Trust, Admin), Failure> {
     let admin = config.admin.clone();
     let Some(bind) = admin.bind else {
         return Err(Failure::new(
@@ -393,39 +308,28 @@ fn local(config: &Config) -> Result<Found, Failure> {
     // What listens everywhere listens here.
     let ip = match bind.ip() {
         ip if !ip.is_unspecified() => ip,
-        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     };
+    // The gateway on this machine names itself by its certificate, whatever its address.
     let trust = match &admin.cert_file {
-        None => None,
-        Some(file) => {
-            let content = read_public(file)?;
-            let own = X509::from_pem(&content)?;
-            Some(Trust::Pinned(Arc::new(own)))
-        }
+        None => Trust::Anchors(TlsSettings::default()),
+        Some(file) => Trust::Pinned(X509::from_pem(&read_public(file)?)?),
     };
-    Ok((ip.to_string(), bind.port(), trust, Some(admin)))
+    let at = SocketAddr::new(ip, bind.port()).to_string();
+    let origin =
+        Origin::new(admin.cert_file.is_some(), &at).map_err(|error| Failure::new(SOFTWARE, error))?;
+    Ok((origin, trust, admin))
 }
 
-fn parse_url(url: &str) -> Result<(String, u16, bool), Failure> {
-    let wrong = || {
-        Failure::new(
+fn parse_url(url: &str) -> Result<Origin, Failure> {
+    match Origin::of(url) {
+        Ok((origin, path)) if path == "/" => Ok(origin.or_port(DEFAULT_PORT)),
+        _ => Err(Failure::new(
             USAGE,
             format!("`{url}` is no address of a management interface: http://HOST:PORT or https://HOST:PORT"),
-        )
-    };
-    let uri: Uri = url.parse().map_err(|_| wrong())?;
-    let tls = match uri.scheme_str() {
-        Some("http") => false,
-        Some("https") => true,
-        _ => return Err(wrong()),
-    };
-    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-        return Err(wrong());
+        )),
     }
-    let host = uri.host().ok_or_else(wrong)?;
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    Ok((host, uri.port_u16().unwrap_or(8683), tls))
 }
 
 /// The first token of an admin, else the first of all.
@@ -465,14 +369,9 @@ mod tests {
 
     #[test]
     fn an_address_has_a_scheme_a_host_and_perhaps_a_port() {
-        assert_eq!(
-            parse_url("http://127.0.0.1:1").unwrap(),
-            ("127.0.0.1".to_owned(), 1, false)
-        );
-        assert_eq!(
-            parse_url("https://[::1]/").unwrap(),
-            ("::1".to_owned(), 8683, true)
-        );
+        let parsed = |url| parse_url(url).unwrap().to_string();
+        assert_eq!(parsed("http://127.0.0.1:1"), "http://127.0.0.1:1");
+        assert_eq!(parsed("https://[::1]/"), "https://[::1]:8683");
         for bad in [
             "127.0.0.1:8683",
             "ftp://x",

@@ -60,6 +60,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::places::Seat;
+use crate::server::Peer;
 use portcullis_config::named_lines::LineError;
 use portcullis_proto::gateway::contract::{ControlAnswer, ControlRequest};
 use portcullis_proto::types::WorkerId;
@@ -101,10 +102,6 @@ struct Api {
     traces: Arc<Semaphore>,
     openapi: String,
 }
-
-/// Who is at the other end of a connection.
-#[derive(Debug, Clone, Copy)]
-struct Peer(SocketAddr);
 
 /// The management interface of Portcullis.
 #[derive(OpenApi)]
@@ -257,14 +254,17 @@ async fn admitted(api: &Api, peer: SocketAddr, seat: &Seat, request: Request, ne
             return response;
         }
     };
-    seat.keep();
     let (parts, body) = request.into_parts();
     let encoded = config.coap.blockwise.max_body_size.0 / 3 * 4 + (64 << 10);
     let limit = usize::try_from(MAX_BODY.max(encoded)).unwrap_or(usize::MAX);
     // Read here as a whole, so that no handler waits for a slow sender with a lock in its hands.
     let read = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, limit)).await;
     match read {
-        Ok(Ok(body)) => served(api, caller, Request::from_parts(parts, Body::from(body)), next).await,
+        Ok(Ok(body)) => {
+            // Who sends slowly makes room for others; who has asked is answered.
+            let _busy = seat.keep();
+            served(api, caller, Request::from_parts(parts, Body::from(body)), next).await
+        }
         Ok(Err(_)) => audit::record(caller, &method, &path, extract::too_large().into_response()),
         Err(_) => {
             let late = ApiError::new(

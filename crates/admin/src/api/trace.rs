@@ -6,7 +6,6 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 use utoipa::ToSchema;
 
+use crate::places::{Busy, Seat};
 use portcullis_proto::gateway::contract::{ControlAnswer, ControlRequest};
 use portcullis_proto::gateway::trace::{MAX_PREVIEW, TraceRecord};
 use portcullis_proto::types::WorkerId;
@@ -76,16 +76,6 @@ const fn ten_minutes() -> u64 {
     600
 }
 
-/// Whether a connection lives for as long as its answer does.
-#[derive(Debug, Clone, Default)]
-pub(super) struct LongLife(Arc<AtomicBool>);
-
-impl LongLife {
-    pub(super) fn is_wanted(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// Trace a device
 ///
 /// The answer goes on for as long as was asked: one JSON object per line, and an empty line now and then. Tokens and passwords
@@ -105,7 +95,7 @@ impl LongLife {
 )]
 pub(super) async fn start(
     State(api): State<Arc<Api>>,
-    Extension(life): Extension<LongLife>,
+    Extension(seat): Extension<Seat>,
     Body(wanted): Body<NewTrace>,
 ) -> Result<Response, ApiError> {
     check(&wanted)?;
@@ -117,7 +107,7 @@ pub(super) async fn start(
     let running = Running {
         api: Arc::clone(&api),
         id: u64::from_ne_bytes(id),
-        life,
+        _busy: seat.keep(),
         _place: place,
     };
     let target: Arc<str> = wanted.target.as_str().into();
@@ -135,7 +125,6 @@ pub(super) async fn start(
             }
         }
     }
-    running.life.0.store(true, Ordering::Relaxed);
     let (to, lines) = mpsc::channel(WAITING);
     let until = Instant::now() + Duration::from_secs(wanted.seconds);
     tokio::spawn(running.run(to, until));
@@ -164,7 +153,8 @@ fn check(wanted: &NewTrace) -> Result<(), ApiError> {
 struct Running {
     api: Arc<Api>,
     id: u64,
-    life: LongLife,
+    /// The connection lives for as long as its answer does.
+    _busy: Busy,
     _place: OwnedSemaphorePermit,
 }
 
@@ -233,7 +223,6 @@ impl Running {
             // One that is gone, or has ended it already, is as good.
             drop(ask(&self.api, worker, ControlRequest::EndTrace { id: self.id }).await);
         }
-        self.life.0.store(false, Ordering::Relaxed);
     }
 }
 

@@ -10,7 +10,7 @@ use super::*;
 use crate::expose::net::ExposeNet;
 use crate::expose::process::ExposeProcess;
 use crate::health::Readiness;
-use crate::server::{Bounds, Server};
+use crate::server::{Bounds, Security, Server};
 use portcullis_net::NetMetrics;
 use portcullis_net::errno::SendError;
 use portcullis_proto::types::metrics::{HANDSHAKE_SECONDS, Histogram, REQUEST_SECONDS};
@@ -126,7 +126,7 @@ fn start(bounds: Bounds) -> Running {
         addr,
         health,
         broker,
-        _server: Server::start("monitoring", listener, router, bounds).unwrap(),
+        _server: Server::start("monitoring", listener, router, bounds, || Security::Plain).unwrap(),
     }
 }
 

@@ -39,11 +39,11 @@ pub(in super::super) fn sign(key: &PKey<Private>, header: &Value, claims: &Value
 }
 
 fn hmac_token(secret: &[u8], header: &Value) -> String {
-    let message = format!(
-        "{}.{}",
-        b64(header.to_string()),
-        b64(json!({"sub": "x"}).to_string())
-    );
+    hmac_text(secret, &header.to_string(), r#"{"sub": "x"}"#)
+}
+
+fn hmac_text(secret: &[u8], header: &str, claims: &str) -> String {
+    let message = format!("{}.{}", b64(header), b64(claims));
     let mac = Hmac::<Sha256>::new_from_slice(secret)
         .unwrap()
         .chain_update(&message)
@@ -229,4 +229,17 @@ fn weak_and_foreign_keys_are_refused() {
             .contains("P-256")
     );
     assert!(Key::from_pem(b"secret").is_err());
+}
+
+#[test]
+fn a_token_that_says_something_twice_is_bad() {
+    let set = KeySet::single(Key::secret(Zeroizing::new(b"secret".to_vec())).unwrap());
+    let token = |header, claims| set.verify(&hmac_text(b"secret", header, claims));
+    let plain = r#"{"alg": "HS256"}"#;
+    assert!(token(plain, r#"{"sub": "a", "aud": ["a", "a"]}"#).is_ok());
+    let bad = Some(TokenError::Bad);
+    assert_eq!(token(plain, r#"{"sub": "a", "sub": "b"}"#).err(), bad);
+    assert_eq!(token(plain, r#"{"acl": {"pub": [], "pub": ["t"]}}"#).err(), bad);
+    let header = r#"{"alg": "none", "alg": "HS256"}"#;
+    assert_eq!(token(header, r#"{"sub": "a"}"#).err(), bad);
 }
