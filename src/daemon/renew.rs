@@ -53,9 +53,11 @@ impl Node {
         self.put_in_force(config);
         self.tickets = tickets;
         self.relist(&moves);
+        // First, for what opens a new listener looks where this puts the contexts.
+        let request = self.reconfigure();
         let listeners = self.steps(moves);
         Ok(Renewed {
-            request: self.reconfigure(),
+            request,
             listeners,
             report,
         })
