@@ -10,6 +10,7 @@ use openssl::ssl::{
 };
 use openssl::x509::X509;
 use openssl::x509::store::X509StoreBuilder;
+use portcullis::dtls::bio::is_waiting;
 
 use super::certs::Certified;
 
@@ -117,7 +118,7 @@ pub fn connect_on(socket: UdpSocket, options: &Options) -> Result<Session, Strin
     loop {
         match stream.do_handshake() {
             Ok(()) => return Ok(Session { stream, ended: None }),
-            Err(e) if e.code() == ErrorCode::WANT_READ || e.code() == ErrorCode::WANT_WRITE => {}
+            Err(e) if is_waiting(stream.ssl(), &e) => {}
             Err(e) => return Err(e.to_string()),
         }
         if Instant::now() > end {
@@ -173,7 +174,7 @@ impl Session {
             self.stream.get_ref().socket.set_read_timeout(Some(left)).unwrap();
             match self.stream.ssl_read(&mut buf) {
                 Ok(n) => return Some(buf[..n].to_vec()),
-                Err(e) if e.code() == ErrorCode::WANT_READ => {}
+                Err(e) if is_waiting(self.stream.ssl(), &e) => {}
                 Err(e) if e.code() == ErrorCode::ZERO_RETURN => self.ended = Some("close_notify".into()),
                 Err(e) => self.ended = Some(e.to_string()),
             }

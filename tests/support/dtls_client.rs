@@ -21,7 +21,7 @@ use openssl::ssl::{
 };
 use openssl::x509::X509;
 use portcullis::dtls::aead::{Aead, Seal, SessionKeys};
-use portcullis::dtls::bio::Pipe;
+use portcullis::dtls::bio::{Pipe, is_waiting};
 use portcullis::dtls::cid::CONNECTION_ID_EXTENSION;
 use portcullis::dtls::record::{Header, TLS12_CID};
 use portcullis::dtls::suite::Suite;
@@ -177,7 +177,7 @@ impl DtlsClient {
         if !self.connected && self.failed.is_none() {
             match self.stream.do_handshake() {
                 Ok(()) => self.connected = true,
-                Err(error) if error.code() == ErrorCode::WANT_READ => {}
+                Err(error) if is_waiting(self.stream.ssl(), &error) => {}
                 Err(error) => self.failed = Some(error.to_string()),
             }
         }
@@ -215,8 +215,9 @@ impl DtlsClient {
             match self.stream.ssl_read(&mut buffer) {
                 Ok(len) => self.received.push(buffer[..len].to_vec()),
                 Err(error) => {
-                    self.closed |= error.code() == ErrorCode::ZERO_RETURN;
-                    if !matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::ZERO_RETURN) {
+                    if error.code() == ErrorCode::ZERO_RETURN {
+                        self.closed = true;
+                    } else if !is_waiting(self.stream.ssl(), &error) {
                         self.failed = Some(error.to_string());
                     }
                     return;

@@ -2,6 +2,20 @@
 
 use std::io::{self, Read, Write};
 
+use openssl::ssl::{self, ErrorCode, SslRef};
+
+/// Whether OpenSSL, which returned `error`, only waits for more records. Of a record that it drops it says nothing (RFC
+/// 6347, 4.1.2.7); whether it then ends in `WANT_READ` or in a `SYSCALL` without a cause differs by patch level. An SSL
+/// that failed stays failed, and its patch levels before the mend of CVE-2026-75806 do so without a word as well.
+pub fn is_waiting(ssl: &SslRef, error: &ssl::Error) -> bool {
+    const FAILED: &str = "SSLERR";
+    let is_silent = error.ssl_error().is_none()
+        && error
+            .io_error()
+            .is_none_or(|e| e.kind() == io::ErrorKind::WouldBlock);
+    is_silent && error.code() != ErrorCode::ZERO_RETURN && ssl.state_string() != FAILED
+}
+
 /// One datagram in, any number out.
 #[derive(Debug, Default)]
 pub struct Pipe {
