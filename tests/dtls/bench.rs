@@ -243,6 +243,10 @@ impl Server {
         self.metrics.records_dropped.get(reason)
     }
 
+    pub fn all_dropped(&self) -> u64 {
+        RecordDrop::ALL.iter().map(|reason| self.dropped(*reason)).sum()
+    }
+
     pub fn results(&self, result: HandshakeResult) -> u64 {
         self.metrics.handshakes.get(result)
     }

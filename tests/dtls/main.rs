@@ -17,6 +17,7 @@ mod certs;
 mod composed;
 mod connection_ids;
 mod cookies;
+mod dropped;
 #[path = "../support/dtls_client.rs"]
 mod dtls_client;
 mod ends;

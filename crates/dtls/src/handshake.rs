@@ -6,16 +6,16 @@ mod verdict;
 use std::time::{Duration, Instant};
 
 use openssl::error::ErrorStack;
-use openssl::ssl::{ErrorCode, ShutdownState, SslStream};
+use openssl::ssl::{ShutdownState, SslStream};
 
 use portcullis_proto::types::PeerAddr;
 
 use super::aead::{Aead, SessionKeys};
-use super::bio::Pipe;
+use super::bio::{Pipe, is_waiting};
 use super::cid::{Cid, Notes, notes_index};
 use super::context::{Authority, DtlsContext};
 use super::ffi;
-use super::hello::{ClientHello, fragments_are_sound};
+use super::hello::{ClientHello, Fragments};
 use super::metrics::{Alert, HandshakeResult, RecordDrop};
 use super::record::{ALERT, CHANGE_CIPHER_SPEC, DTLS_1_2, HANDSHAKE, Header, TLS12_CID};
 use super::replay::ReplayWindow;
@@ -30,6 +30,8 @@ const DOUBTFUL: Duration = Duration::from_secs(3);
 const FLIGHT_PAUSE: Duration = Duration::from_millis(200);
 /// Records that one handshake may take: a long chain in small fragments, some times over.
 const MAX_RECORDS: u32 = 1024;
+/// Records that do not open may be tried in one handshake. A forger's chance is 2^-48 with tags of 8 bytes.
+const MAX_FORGERIES: u32 = 1 << 16;
 /// A protected record that overtakes ChangeCipherSpec is kept if it is not longer than this.
 const MAX_EARLY: usize = 512;
 
@@ -69,12 +71,13 @@ pub(super) struct Pending {
     pub(super) keys: Option<(Suite, SessionKeys)>,
     pub(super) window: ReplayWindow,
     pub(super) write: WriteState,
-    first_message: u16,
-    certificates: bool,
+    clear_window: ReplayWindow,
+    fragments: Fragments,
     stream: SslStream<Pipe>,
     cid: Option<Cid>,
     early: Vec<u8>,
     records: u32,
+    forgeries: u32,
     flight: Vec<Box<[u8]>>,
 }
 
@@ -106,8 +109,13 @@ impl Pending {
         context: &DtlsContext,
         start: &Start,
         hello: &ClientHello<'_>,
+        header: &Header,
         record: &[u8],
     ) -> Option<Self> {
+        let mut fragments = Fragments::new(hello.message_sequence, context.asks_certificates());
+        if !fragments.accept(header.version, record.get(header.header_len..)?) {
+            return None;
+        }
         let notes = Notes {
             offer: start.cid,
             ..Notes::default()
@@ -131,12 +139,13 @@ impl Pending {
             keys: None,
             window: ReplayWindow::default(),
             write: WriteState::default(),
-            first_message: hello.message_sequence,
-            certificates: context.asks_certificates(),
+            clear_window: ReplayWindow::default(),
+            fragments,
             stream,
             cid: start.cid,
             early: Vec::new(),
             records: 0,
+            forgeries: 0,
             flight: Vec::new(),
         })
     }
@@ -145,9 +154,7 @@ impl Pending {
     pub(super) fn drive(&mut self) -> Progress {
         let progress = match self.stream.accept() {
             Ok(()) => Progress::Done,
-            Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => {
-                Progress::Waiting
-            }
+            Err(error) if is_waiting(self.stream.ssl(), &error) => Progress::Waiting,
             Err(error) => Progress::Failed(judge(error.ssl_error())),
         };
         drain_errors();
@@ -174,23 +181,24 @@ impl Pending {
         })
     }
 
-    fn is_over_budget(&mut self) -> bool {
-        self.records += 1;
-        self.records > MAX_RECORDS
-    }
-
-    /// Feeds a record of epoch 0: handshake or ChangeCipherSpec.
+    /// Feeds a record of epoch 0: handshake or ChangeCipherSpec. What OpenSSL would drop ends here and has no say in what
+    /// follows: anyone can have sent it.
     pub(super) fn feed_clear(&mut self, header: &Header, record: &[u8]) -> Result<Progress, RecordDrop> {
+        if !self.clear_window.is_fresh(header.sequence) {
+            return Err(RecordDrop::Replay);
+        }
         let body = record.get(header.header_len..).unwrap_or_default();
         match header.kind {
-            HANDSHAKE if fragments_are_sound(body, self.first_message, self.certificates) => {}
+            HANDSHAKE if self.fragments.accept(header.version, body) => {}
             HANDSHAKE => return Err(RecordDrop::Fragment),
             CHANGE_CIPHER_SPEC if body == [1] => {}
             _ => return Err(RecordDrop::ContentType),
         }
-        if self.is_over_budget() {
+        self.records += 1;
+        if self.records > MAX_RECORDS {
             return Err(RecordDrop::HandshakeRecords);
         }
+        self.clear_window.mark(header.sequence);
         self.stream.get_mut().put(record);
         Ok(self.drive())
     }
@@ -238,18 +246,23 @@ impl Pending {
         if !self.window.is_fresh(header.sequence) {
             return Err(RecordDrop::Replay);
         }
-        if self.is_over_budget() {
-            return Err(RecordDrop::HandshakeRecords);
+        if self.forgeries >= MAX_FORGERIES {
+            return Err(RecordDrop::ForgeryRate);
         }
         let Some((_, keys)) = &self.keys else {
             return Err(RecordDrop::Early);
         };
         let mut copy = record.to_vec();
         let Some(opened) = aead.open(keys.algorithm, &keys.client, header, &mut copy) else {
+            self.forgeries += 1;
             self.doubt_key(now);
             return Err(RecordDrop::NotAuthentic);
         };
         self.window.mark(header.sequence);
+        self.records += 1;
+        if self.records > MAX_RECORDS {
+            return Err(RecordDrop::HandshakeRecords);
+        }
         if !matches!(opened.kind, HANDSHAKE | ALERT) {
             return Err(RecordDrop::ContentType);
         }

@@ -1,9 +1,11 @@
 //! Reads handshake messages in the clear as far as the front door must: ClientHellos, and the headers of fragments.
 
-use super::record::{HANDSHAKE, Header};
+use super::record::{DTLS_1_2, HANDSHAKE, Header};
 
 const CLIENT_HELLO: u8 = 1;
 const CERTIFICATE: u8 = 11;
+const CERTIFICATE_VERIFY: u8 = 15;
+const CLIENT_KEY_EXCHANGE: u8 = 16;
 const MESSAGE_HEADER_LEN: usize = 12;
 
 /// Longest message that a client may announce, certificates apart.
@@ -99,37 +101,72 @@ fn split_vec16(bytes: &[u8]) -> Option<&[u8]> {
     rest.get(..usize::from(u16::from_be_bytes([*high, *low])))
 }
 
-/// Whether the fragments in the body of a handshake record may be shown to OpenSSL, which allocates what they
-/// announce: each whole, within its message, none too long or too far ahead. `first` is the sequence of the hello.
-pub(super) fn fragments_are_sound(body: &[u8], first: u16, certificates: bool) -> bool {
-    let mut rest = body;
-    while !rest.is_empty() {
-        let Some((message, after)) = MessageHeader::split(rest) else {
-            return false;
-        };
-        let limit = if message.kind != CERTIFICATE {
-            MAX_MESSAGE
-        } else if certificates {
-            MAX_CERTIFICATES
-        } else {
-            0
-        };
-        let sound = message.len <= limit
-            && message.offset + message.fragment_len <= message.len
-            && (message.fragment_len > 0 || message.len == 0)
-            && (first..=first.saturating_add(MAX_MESSAGES)).contains(&message.sequence);
-        match after.get(message.fragment_len..) {
-            Some(next) if sound => rest = next,
-            _ => return false,
+/// Which handshake messages in the clear may be shown to OpenSSL. It allocates what they announce, and of a fragment that
+/// contradicts an earlier one it leaves the rest in its buffer, to be read as the next message.
+#[derive(Debug)]
+pub(super) struct Fragments {
+    /// The sequence of the hello.
+    first: u16,
+    /// Whether certificates are asked for.
+    certificates: bool,
+    /// The length that each message, from the hello on, was announced with first.
+    lengths: [Option<usize>; MAX_MESSAGES as usize + 1],
+}
+
+impl Fragments {
+    /// For a handshake whose hello has the sequence number `first`.
+    pub(super) fn new(first: u16, certificates: bool) -> Self {
+        Self {
+            first,
+            certificates,
+            lengths: Default::default(),
         }
     }
-    true
+
+    /// Whether the body of a handshake record is sound: each fragment whole, within its message, of the length that was
+    /// announced, of a type that clients send in the clear; none too long, too far ahead, or, after the hello, of
+    /// another `version`. The lengths of a sound one are remembered.
+    pub(super) fn accept(&mut self, version: [u8; 2], body: &[u8]) -> bool {
+        let mut lengths = self.lengths;
+        let mut rest = body;
+        while !rest.is_empty() {
+            let Some((message, after)) = MessageHeader::split(rest) else {
+                return false;
+            };
+            let limit = match message.kind {
+                CLIENT_HELLO | CERTIFICATE_VERIFY | CLIENT_KEY_EXCHANGE => MAX_MESSAGE,
+                CERTIFICATE if self.certificates => MAX_CERTIFICATES,
+                _ => return false,
+            };
+            let Some(known) = message
+                .sequence
+                .checked_sub(self.first)
+                .and_then(|at| lengths.get_mut(usize::from(at)))
+            else {
+                return false;
+            };
+            // A whole message does not depend on what fragments, forged perhaps, said of it.
+            let agrees =
+                *known.get_or_insert(message.len) == message.len || message.fragment_len == message.len;
+            let sound = agrees
+                && message.len <= limit
+                && message.offset + message.fragment_len <= message.len
+                && (message.fragment_len > 0 || message.len == 0)
+                && (version == DTLS_1_2 || message.sequence == self.first);
+            match after.get(message.fragment_len..) {
+                Some(next) if sound => rest = next,
+                _ => return false,
+            }
+        }
+        self.lengths = lengths;
+        true
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::write_header;
+    use crate::record::{DTLS_1_0, write_header};
 
     fn fragment(kind: u8, len: usize, sequence: u16, offset: usize, body: &[u8]) -> Vec<u8> {
         let u24 = |n: usize| n.to_be_bytes()[5..].to_vec();
@@ -184,26 +221,60 @@ mod tests {
         }
     }
 
+    fn is_sound(body: &[u8], certificates: bool) -> bool {
+        Fragments::new(1, certificates).accept(DTLS_1_2, body)
+    }
+
     #[test]
     fn fragments_that_lie_are_refused() {
-        assert!(fragments_are_sound(&fragment(16, 10, 2, 0, &[0; 10]), 1, false));
-        assert!(fragments_are_sound(&fragment(16, 10, 2, 4, &[0; 6]), 1, false));
-        assert!(!fragments_are_sound(&fragment(16, 10, 2, 5, &[0; 6]), 1, false));
-        assert!(!fragments_are_sound(&fragment(16, 5000, 2, 0, &[0; 6]), 1, false));
-        assert!(!fragments_are_sound(&fragment(11, 5000, 2, 0, &[0; 6]), 1, false));
-        assert!(fragments_are_sound(&fragment(11, 5000, 2, 0, &[0; 6]), 1, true));
-        assert!(!fragments_are_sound(
-            &fragment(11, 0x00ff_ffff, 2, 0, &[0; 6]),
-            1,
-            true
-        ));
-        assert!(!fragments_are_sound(&fragment(16, 10, 8, 0, &[0; 6]), 1, false));
-        assert!(!fragments_are_sound(&fragment(16, 10, 0, 0, &[0; 6]), 1, false));
-        assert!(!fragments_are_sound(&fragment(16, 10, 2, 0, &[]), 1, false));
+        assert!(is_sound(&fragment(16, 10, 2, 0, &[0; 10]), false));
+        assert!(is_sound(&fragment(16, 10, 2, 4, &[0; 6]), false));
+        assert!(!is_sound(&fragment(16, 10, 2, 5, &[0; 6]), false));
+        assert!(!is_sound(&fragment(16, 5000, 2, 0, &[0; 6]), false));
+        assert!(!is_sound(&fragment(11, 5000, 2, 0, &[0; 6]), false));
+        assert!(is_sound(&fragment(11, 5000, 2, 0, &[0; 6]), true));
+        assert!(!is_sound(&fragment(11, 0x00ff_ffff, 2, 0, &[0; 6]), true));
+        assert!(!is_sound(&fragment(16, 10, 8, 0, &[0; 6]), false));
+        assert!(!is_sound(&fragment(16, 10, 0, 0, &[0; 6]), false));
+        assert!(!is_sound(&fragment(16, 10, 2, 0, &[]), false));
         let mut two = fragment(16, 3, 2, 0, &[0; 3]);
         two.extend(fragment(16, 3, 3, 0, &[0; 3]));
-        assert!(fragments_are_sound(&two, 1, false));
+        assert!(is_sound(&two, false));
         two.pop();
-        assert!(!fragments_are_sound(&two, 1, false));
+        assert!(!is_sound(&two, false));
+    }
+
+    #[test]
+    fn messages_that_no_client_sends_in_the_clear_are_refused() {
+        for kind in 0..=u8::MAX {
+            let sent = matches!(kind, 1 | 11 | 15 | 16);
+            assert_eq!(is_sound(&fragment(kind, 0, 2, 0, &[]), true), sent, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_fragment_that_contradicts_an_earlier_one_is_refused() {
+        let mut fragments = Fragments::new(1, true);
+        let part = |len, at| fragment(16, len, 3, at, &[0; 5]);
+        assert!(!fragments.accept(DTLS_1_2, &[part(20, 0), vec![9]].concat()));
+        assert!(
+            fragments.accept(DTLS_1_2, &part(21, 0)),
+            "nothing is kept of the unsound"
+        );
+        assert!(!fragments.accept(DTLS_1_2, &part(20, 0)));
+        assert!(!fragments.accept(DTLS_1_2, &part(22, 5)));
+        assert!(fragments.accept(DTLS_1_2, &part(21, 5)));
+        assert!(
+            fragments.accept(DTLS_1_2, &fragment(16, 9, 3, 0, &[0; 9])),
+            "whole"
+        );
+        assert!(fragments.accept(DTLS_1_2, &part(21, 10)));
+    }
+
+    #[test]
+    fn another_version_is_for_the_hello_alone() {
+        let mut fragments = Fragments::new(1, true);
+        assert!(fragments.accept(DTLS_1_0, &fragment(CLIENT_HELLO, 90, 1, 50, &[0; 40])));
+        assert!(!fragments.accept(DTLS_1_0, &fragment(16, 9, 2, 0, &[0; 9])));
     }
 }

@@ -26,7 +26,7 @@ impl ReplayWindow {
         sequence >= self.next
     }
 
-    /// Remembers `sequence`; only after its record proved authentic.
+    /// Remembers `sequence`; where records are protected, only after its record proved authentic.
     pub(super) fn mark(&mut self, sequence: u64) {
         if sequence >= self.next {
             let step = sequence - self.next + 1;

@@ -167,7 +167,8 @@ labels! {
         HalfOpen = "half_open",
         /// A handshake message for which there is no handshake.
         NoHandshake = "no_handshake",
-        /// A fragment that overlaps its message's end, or a message that is too long or too far ahead.
+        /// A fragment that overlaps its message's end or contradicts an earlier one, or a message that is too long, too far
+        /// ahead, or of a type that no client sends in the clear.
         Fragment = "fragment",
         /// Too many records in one handshake.
         HandshakeRecords = "handshake_records",
@@ -183,7 +184,7 @@ labels! {
         Replay = "replay",
         /// A record that does not open.
         NotAuthentic = "not_authentic",
-        /// A record that was not tried: too many of its session did not open within the second.
+        /// A record that was not tried: too many of its session did not open within the second, or of its handshake at all.
         ForgeryRate = "forgery_rate",
         /// A protected handshake message after the handshake: renegotiation is refused.
         Renegotiation = "renegotiation",

@@ -71,7 +71,7 @@ impl DtlsListener {
         if let Some(replaced) = self.pendings.take(from) {
             self.fail(now, &replaced, replaced.doubt.unwrap_or(HandshakeResult::Timeout));
         }
-        let Some(pending) = Pending::start(&self.context, &start, &hello, record) else {
+        let Some(pending) = Pending::start(&self.context, &start, &hello, header, record) else {
             self.refuse_at(from, HandshakeResult::Protocol);
             self.count_half_open();
             return Err(RecordDrop::BadHello);
