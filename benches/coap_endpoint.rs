@@ -1,6 +1,7 @@
 //! What the CoAP layer costs for each message, transport and gateway left out: `cargo bench --bench coap_endpoint`.
 #![expect(
     clippy::disallowed_methods,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "a benchmark reads the clock and prints"
 )]
@@ -14,7 +15,7 @@ use coap_lite::{CoapOption, MessageClass, MessageType, Packet};
 use portcullis::coap::contract::{
     CoapSettings, Code, Event, Notification, ObservationId, PeerId, ResourceKey, Response, Token,
 };
-use portcullis::coap::{CoapMetrics, Endpoint};
+use portcullis::coap::{CoapMetrics, Endpoint, Peer, PeerTable, Source};
 use portcullis::types::ListenerId;
 use portcullis::types::limits::Caps;
 
@@ -22,13 +23,27 @@ const PEERS: u64 = 1_000;
 const BATCH: u64 = 5_000;
 const BATCHES: u64 = 100;
 
-fn endpoint() -> Endpoint {
+struct Peers(Vec<Peer>);
+
+impl PeerTable for Peers {
+    fn coap(&mut self, id: PeerId) -> Option<&mut Peer> {
+        self.0.get_mut(id.0 as usize)
+    }
+}
+
+impl Peers {
+    fn at(&mut self, n: u64) -> &mut Peer {
+        &mut self.0[n as usize]
+    }
+}
+
+fn endpoint() -> (Endpoint, Peers) {
     let metrics = Arc::new(CoapMetrics::new(1));
     let mut endpoint = Endpoint::new(CoapSettings::default(), Caps::default(), [1; 32], metrics);
-    for peer in 0..PEERS {
-        endpoint.add_peer(PeerId(peer), ListenerId(0), true);
-    }
-    endpoint
+    let peers = (0..PEERS)
+        .map(|n| endpoint.peer(PeerId(n), ListenerId(0), Source::Session(n), true))
+        .collect();
+    (endpoint, Peers(peers))
 }
 
 fn publish(kind: MessageType) -> Vec<u8> {
@@ -50,21 +65,21 @@ fn with_mid(datagram: &mut [u8], mid: u16) {
     }
 }
 
-fn answer_all(endpoint: &mut Endpoint, now: Instant) {
+fn answer_all(endpoint: &mut Endpoint, peers: &mut Peers, now: Instant) {
     while let Some(event) = endpoint.poll_event() {
         if let Event::Request {
             exchange, request, ..
         } = event
         {
             black_box(&request);
-            endpoint.respond(now, exchange, Response::new(Code::CHANGED));
+            endpoint.respond(now, peers, exchange, Response::new(Code::CHANGED));
         }
     }
 }
 
 /// Measures in batches, so that the best one tells what it costs on a machine that does other things too.
-fn measure(name: &str, mut step: impl FnMut(&mut Endpoint, Instant, u64)) {
-    let mut endpoint = endpoint();
+fn measure(name: &str, mut step: impl FnMut(&mut Endpoint, &mut Peers, Instant, u64)) {
+    let (mut endpoint, mut peers) = endpoint();
     let start = Instant::now();
     let mut batches: Vec<u128> = Vec::new();
     for batch in 0..BATCHES {
@@ -72,12 +87,12 @@ fn measure(name: &str, mut step: impl FnMut(&mut Endpoint, Instant, u64)) {
         for n in batch * BATCH..(batch + 1) * BATCH {
             // The clock of the endpoint goes as fast as 100,000 messages a second would.
             let now = start + Duration::from_micros(10) * n as u32;
-            step(&mut endpoint, now, n);
+            step(&mut endpoint, &mut peers, now, n);
             endpoint.drain_transmits(|peer, bytes| {
                 black_box((peer, bytes));
             });
             if endpoint.poll_timeout().is_some_and(|at| at <= now) {
-                endpoint.handle_timeout(now);
+                endpoint.handle_timeout(now, &mut peers);
             }
         }
         batches.push(begin.elapsed().as_nanos() / u128::from(BATCH));
@@ -91,7 +106,7 @@ fn measure(name: &str, mut step: impl FnMut(&mut Endpoint, Instant, u64)) {
 fn main() {
     let publish_con = publish(MessageType::Confirmable);
     let publish_non = publish(MessageType::NonConfirmable);
-    measure("coap-lite alone: parse, encode 2.04", |_, _, _| {
+    measure("coap-lite alone: parse, encode 2.04", |_, _, _, _| {
         let packet = Packet::from_bytes(black_box(&publish_con));
         let mut answer = Packet::new();
         answer.set_token(vec![1, 2, 3, 4]);
@@ -102,26 +117,26 @@ fn main() {
         ("NON publish, NON 2.04", &publish_non),
     ] {
         let mut datagram = datagram.clone();
-        measure(name, |endpoint, now, n| {
+        measure(name, |endpoint, peers, now, n| {
             with_mid(&mut datagram, (n / PEERS) as u16);
-            endpoint.receive(now, PeerId(n % PEERS), &datagram);
-            answer_all(endpoint, now);
+            endpoint.receive(now, peers.at(n % PEERS), &datagram);
+            answer_all(endpoint, peers, now);
         });
     }
     let mut datagram = publish_con.clone();
-    measure("duplicate of a CON", |endpoint, now, n| {
+    measure("duplicate of a CON", |endpoint, peers, now, n| {
         with_mid(&mut datagram, (n / 2 / PEERS) as u16);
         for _ in 0..2 {
-            endpoint.receive(now, PeerId(n / 2 % PEERS), &datagram);
+            endpoint.receive(now, peers.at(n / 2 % PEERS), &datagram);
         }
-        answer_all(endpoint, now);
+        answer_all(endpoint, peers, now);
     });
-    measure("ping", |endpoint, now, n| {
-        endpoint.receive(now, PeerId(n % PEERS), &[0x40, 0, 0, 1]);
-        answer_all(endpoint, now);
+    measure("ping", |endpoint, peers, now, n| {
+        endpoint.receive(now, peers.at(n % PEERS), &[0x40, 0, 0, 1]);
+        answer_all(endpoint, peers, now);
     });
-    measure("garbage", |endpoint, now, n| {
-        endpoint.receive(now, PeerId(n % PEERS), &[0x52, 1, 0, 1, 0xff, 0xff, 0xff]);
+    measure("garbage", |endpoint, peers, now, n| {
+        endpoint.receive(now, peers.at(n % PEERS), &[0x52, 1, 0, 1, 0xff, 0xff, 0xff]);
     });
     let mut notification = Notification {
         token: Token::new(&[1, 2]).unwrap_or_default(),
@@ -133,19 +148,19 @@ fn main() {
         content_format: None,
         expires_at: None,
     };
-    measure("NON notification", |endpoint, now, n| {
+    measure("NON notification", |endpoint, peers, now, n| {
         notification.observe = n as u32;
         endpoint.notify(
             now,
-            PeerId(n % PEERS),
+            peers.at(n % PEERS),
             ObservationId(n % PEERS),
             notification.clone(),
         );
     });
     notification.confirmable = true;
-    measure("CON notification and its ACK", |endpoint, now, n| {
+    measure("CON notification and its ACK", |endpoint, peers, now, n| {
         notification.observe = n as u32;
-        let peer = PeerId(n % PEERS);
+        let peer = peers.at(n % PEERS);
         endpoint.notify(now, peer, ObservationId(n % PEERS), notification.clone());
         let mut ack = [0x60, 0, 0, 0];
         endpoint.drain_transmits(|_, sent| {
@@ -155,6 +170,6 @@ fn main() {
             }
         });
         endpoint.receive(now, peer, &ack);
-        answer_all(endpoint, now);
+        answer_all(endpoint, peers, now);
     });
 }

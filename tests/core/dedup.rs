@@ -1,6 +1,6 @@
 //! RFC 7252, 4.5: each message is handled once, for EXCHANGE_LIFETIME and NON_LIFETIME.
 
-use portcullis::coap::contract::{CoapSettings, Code};
+use portcullis::coap::contract::{CoapSettings, Code, PeerId};
 use portcullis::types::limits::Caps;
 use portcullis::types::reason::{DropReason, Limit};
 
@@ -131,16 +131,41 @@ fn refusals_of_this_layer_are_remembered_too() {
 }
 
 #[test]
-fn a_peer_that_is_gone_leaves_nothing_behind() {
+fn a_retransmission_is_answered_once_more_although_strangers_pushed_its_peer_out() {
+    let caps = Caps {
+        remembered_exchanges: 20,
+        ..Caps::default()
+    };
+    let mut sim = Sim::with(CoapSettings::default(), caps);
+    let publish = Msg::put(0x2a01, "ps/meter", b"17");
+    let answer = sim.serve(&publish, changed());
+    sim.remove(PEER);
+    for stranger in 100..160 {
+        sim.add(PeerId(stranger), false);
+        sim.from(PeerId(stranger), &Msg::put(9, "ps/noise", b"x").non());
+        sim.remove(PeerId(stranger));
+    }
+    assert!(sim.limited(Limit::RememberedExchanges) > 0);
+    assert!(sim.requests().is_empty(), "a peer that is gone asks for nothing");
+    sim.add(PEER, false);
+    sim.pass_s(6);
+    sim.receive(&publish);
+    assert!(sim.events().is_empty(), "handled once");
+    assert_eq!(sim.one().bytes, answer.bytes);
+    sim.pass_s(247);
+    sim.receive(&publish);
+    sim.request();
+}
+
+#[test]
+fn a_peer_that_is_gone_leaves_only_what_it_sent() {
     let mut sim = Sim::new();
-    let request = Msg::put(1, "a", b"x");
-    sim.serve(&request, changed());
+    sim.serve(&Msg::put(1, "a", b"x"), changed());
     sim.receive(&Msg::put(2, "a", b"x"));
-    sim.endpoint.remove_peer(PEER);
+    sim.remove(PEER);
     assert!(sim.events().is_empty(), "its requests are not delivered any more");
-    assert_eq!(sim.metrics.remembered_exchanges.get(), 0);
-    sim.receive(&request);
-    sim.silent();
+    assert_eq!(sim.metrics.remembered_exchanges.get(), 2);
     sim.pass_s(300);
+    assert_eq!(sim.metrics.remembered_exchanges.get(), 0);
     assert_eq!(sim.endpoint.poll_timeout(), None);
 }

@@ -1,19 +1,20 @@
 //! One endpoint, a clock that only moves when told, and messages as a peer would write and read them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use coap_lite::{CoapOption, MessageClass, MessageType as WireType, Packet};
-use portcullis::coap::Endpoint;
 use portcullis::coap::contract::{
     CoapSettings, Code, Event, ExchangeId, Notification, NotificationOutcome, ObservationId, PeerId, Request,
     ResourceKey, Response, Token,
 };
 use portcullis::coap::metrics::{CoapMetrics, NotificationResult};
-use portcullis::types::ListenerId;
+use portcullis::coap::{Endpoint, Peer, PeerTable, Source};
 use portcullis::types::limits::Caps;
 use portcullis::types::reason::{DropReason, Limit};
+use portcullis::types::{ListenerId, PeerAddr};
 
 pub(crate) const OBSERVE: u16 = 6;
 pub(crate) const ETAG: u16 = 4;
@@ -164,8 +165,26 @@ impl Msg {
     }
 }
 
+/// The peers as their caller keeps them, with the bytes that came from each unproven one and went to it.
+#[derive(Default)]
+pub(crate) struct Table(HashMap<PeerId, (Peer, usize, usize)>);
+
+impl PeerTable for Table {
+    fn coap(&mut self, id: PeerId) -> Option<&mut Peer> {
+        self.0.get_mut(&id).map(|(peer, ..)| peer)
+    }
+}
+
+impl Table {
+    #[track_caller]
+    pub(crate) fn get(&mut self, id: PeerId) -> &mut Peer {
+        self.coap(id).unwrap()
+    }
+}
+
 pub(crate) struct Sim {
     pub(crate) endpoint: Endpoint,
+    pub(crate) peers: Table,
     pub(crate) metrics: Arc<CoapMetrics>,
     start: Instant,
     pub(crate) elapsed: Duration,
@@ -186,14 +205,43 @@ impl Sim {
         let start = Instant::now();
         let mut sim = Self {
             endpoint: Endpoint::new(settings, caps, [7; 32], Arc::clone(&metrics)),
+            peers: Table::default(),
             metrics,
             start,
             elapsed: Duration::ZERO,
             sent: Vec::new(),
         };
-        sim.endpoint.add_peer(PEER, LISTENER, true);
-        sim.endpoint.add_peer(OTHER, LISTENER, true);
+        sim.add(PEER, true);
+        sim.add(OTHER, true);
         sim
+    }
+
+    /// A peer at the address that belongs to its id.
+    pub(crate) fn add(&mut self, id: PeerId, proven: bool) {
+        let address = PeerAddr::new(([192, 0, 2, 1], id.0 as u16).into()).unwrap();
+        let source = Source::Address(LISTENER, address);
+        let peer = self.endpoint.peer(id, LISTENER, source, proven);
+        self.peers.0.insert(id, (peer, 0, 0));
+    }
+
+    pub(crate) fn remove(&mut self, id: PeerId) {
+        let (peer, ..) = self.peers.0.remove(&id).unwrap();
+        self.endpoint.forget(peer);
+    }
+
+    pub(crate) fn is_proven(&mut self, id: PeerId) -> bool {
+        self.peers.get(id).is_proven()
+    }
+
+    pub(crate) fn set_proven(&mut self, id: PeerId) {
+        self.endpoint.set_proven(self.peers.get(id));
+    }
+
+    /// The peer moves to an address that proved nothing.
+    pub(crate) fn unprove(&mut self, id: PeerId) {
+        let (peer, received, sent) = self.peers.0.get_mut(&id).unwrap();
+        self.endpoint.unprove(peer);
+        (*received, *sent) = (0, 0);
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -202,9 +250,16 @@ impl Sim {
 
     fn collect(&mut self) {
         let at = self.elapsed;
-        let sent = &mut self.sent;
-        self.endpoint
-            .drain_transmits(|peer, bytes| sent.push(Msg::decode(peer, at, bytes)));
+        let (sent, peers) = (&mut self.sent, &mut self.peers);
+        self.endpoint.drain_transmits(|id, bytes| {
+            sent.push(Msg::decode(id, at, bytes));
+            if let Some((peer, received, sent)) = peers.0.get_mut(&id)
+                && !peer.is_proven()
+            {
+                *sent += bytes.len();
+                assert!(*sent <= (3 * *received).max(136), "{sent} bytes for {received}");
+            }
+        });
     }
 
     /// What was sent since the last call, with the times.
@@ -239,7 +294,8 @@ impl Sim {
                 break;
             }
             self.elapsed = self.elapsed.max(at);
-            self.endpoint.handle_timeout(self.now());
+            self.endpoint
+                .handle_timeout(self.start + self.elapsed, &mut self.peers);
             self.collect();
         }
         self.elapsed = end;
@@ -255,6 +311,8 @@ impl Sim {
 
     pub(crate) fn raw(&mut self, peer: PeerId, bytes: &[u8]) {
         let now = self.now();
+        let (peer, received, _) = self.peers.0.get_mut(&peer).unwrap();
+        *received += bytes.len();
         self.endpoint.receive(now, peer, bytes);
         self.collect();
     }
@@ -295,7 +353,13 @@ impl Sim {
 
     pub(crate) fn respond(&mut self, exchange: ExchangeId, response: Response) {
         let now = self.now();
-        self.endpoint.respond(now, exchange, response);
+        self.endpoint.respond(now, &mut self.peers, exchange, response);
+        self.collect();
+    }
+
+    pub(crate) fn refuse(&mut self, exchange: ExchangeId) {
+        let now = self.now();
+        self.endpoint.refuse(now, &mut self.peers, exchange);
         self.collect();
     }
 
@@ -314,8 +378,12 @@ impl Sim {
 
     pub(crate) fn notify_peer(&mut self, peer: PeerId, observation: u64, notification: Notification) {
         let now = self.now();
-        self.endpoint
-            .notify(now, peer, ObservationId(observation), notification);
+        self.endpoint.notify(
+            now,
+            self.peers.get(peer),
+            ObservationId(observation),
+            notification,
+        );
         self.collect();
     }
 

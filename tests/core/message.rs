@@ -175,12 +175,11 @@ fn a_refused_exchange_is_reset_on_con_and_silent_on_non() {
     let mut sim = Sim::new();
     sim.receive(&Msg::get(1, "a"));
     let (exchange, _) = sim.request();
-    let now = sim.now();
-    sim.endpoint.refuse(now, exchange);
+    sim.refuse(exchange);
     assert_eq!(sim.one().kind(), Rst);
     sim.respond(exchange, changed());
     sim.receive(&Msg::get(2, "a").non());
     let (exchange, _) = sim.request();
-    sim.endpoint.refuse(now, exchange);
+    sim.refuse(exchange);
     sim.silent();
 }

@@ -141,7 +141,7 @@ fn bytes_that_wait_are_bounded() {
         assert!(sim.metrics.queued_bytes.get() <= 10_000, "an eighth for one peer");
     }
     assert!(sim.limited(Limit::QueuedNotifications) > 50);
-    sim.endpoint.remove_peer(PEER);
+    sim.remove(PEER);
     assert_eq!(sim.metrics.queued_bytes.get(), 0);
 }
 
@@ -173,7 +173,7 @@ fn a_cancelled_observation_frees_the_others() {
     sim.notify(1, note(1, 2, true));
     sim.notify(2, note(2, 1, true));
     sim.sent();
-    sim.endpoint.cancel(PEER, ObservationId(1));
+    sim.endpoint.cancel(sim.peers.get(PEER), ObservationId(1));
     assert_eq!(texts(&sim.sent()), ["2.1"]);
     assert_eq!(sim.notifications(true, NotificationResult::Dropped), 2);
     sim.pass_s(100);
@@ -189,7 +189,7 @@ fn what_is_pending_moves_with_a_client_in_order() {
     }
     sim.notify(2, note(2, 1, true));
     sim.sent();
-    let pending = sim.endpoint.take_pending(PEER, ObservationId(1));
+    let pending = sim.endpoint.take_pending(sim.peers.get(PEER), ObservationId(1));
     let numbers: Vec<u32> = pending.iter().map(|notification| notification.observe).collect();
     assert_eq!(numbers, [1, 2, 3]);
     assert_eq!(texts(&sim.sent()), ["2.1"]);

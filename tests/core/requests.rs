@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use portcullis::coap::contract::{
-    CoapSettings, Code, Event, OutgoingRequest, PeerId, RequestError, RequestId, Response,
+    CoapSettings, Code, Event, OutgoingRequest, RequestError, RequestId, Response,
 };
 use portcullis::types::limits::Caps;
 use portcullis::types::reason::{DropReason, Limit};
@@ -24,7 +24,8 @@ fn ask(payload: impl Into<Bytes>) -> OutgoingRequest {
 
 fn send(sim: &mut Sim, id: u64, request: OutgoingRequest) {
     let now = sim.now();
-    sim.endpoint.request(now, PEER, RequestId(id), request);
+    sim.endpoint
+        .request(now, sim.peers.get(PEER), RequestId(id), request);
 }
 
 fn answers(sim: &mut Sim) -> Vec<(u64, Result<Response, RequestError>)> {
@@ -142,9 +143,7 @@ fn silence_and_reset_and_absence_are_told_apart() {
     failed(&mut sim, RequestError::Reset);
 
     send(&mut sim, 4, ask("on"));
-    sim.endpoint.remove_peer(PEER);
-    failed(&mut sim, RequestError::Gone);
-    send(&mut sim, 5, ask("on"));
+    sim.remove(PEER);
     failed(&mut sim, RequestError::Gone);
     sim.pass_s(300);
     assert_eq!(sim.endpoint.poll_timeout(), None);
@@ -310,12 +309,4 @@ fn an_answer_without_end_is_cut_off() {
     }
     failed(&mut sim, RequestError::BadResponse);
     sim.silent();
-}
-
-#[test]
-fn a_request_to_nobody_is_gone() {
-    let mut sim = Sim::new();
-    let now = sim.now();
-    sim.endpoint.request(now, PeerId(1_000), RequestId(1), ask(""));
-    failed(&mut sim, RequestError::Gone);
 }

@@ -106,9 +106,10 @@ fn a_client_that_acknowledges_no_late_answer_gets_them_unreliably() {
         sim.receive(&Msg::get(mid, "a"));
         let (exchange, _) = sim.request();
         let now = sim.now() + std::time::Duration::from_secs(1);
-        sim.endpoint.handle_timeout(now);
+        sim.endpoint.handle_timeout(now, &mut sim.peers);
         sim.sent();
-        sim.endpoint.respond(now, exchange, Response::new(Code::CHANGED));
+        sim.endpoint
+            .respond(now, &mut sim.peers, exchange, Response::new(Code::CHANGED));
         kinds.push(sim.one().kind());
     }
     assert!(kinds[..64].iter().all(|kind| *kind == Con));

@@ -8,11 +8,12 @@ use rand::Rng;
 use crate::types::reason::{DropReason, Limit};
 
 use super::blockwise::Block;
-use super::contract::{Code, Event, OutgoingRequest, PeerId, RequestError, RequestId, Response, Token};
+use super::contract::{Code, Event, OutgoingRequest, RequestError, RequestId, Response, Token};
 use super::endpoint::{Endpoint, Timer};
 use super::message::{self, Message, Outgoing};
 use super::metrics::MessageType;
 use super::options::{ETag, Options};
+use super::peer::Peer;
 use super::reliability::Purpose;
 use super::timers::TimerKey;
 
@@ -41,6 +42,8 @@ struct Active {
     deadline: TimerKey,
     token: Token,
     mid: u16,
+    /// How often the peer had moved when the token went to it.
+    moves: u32,
     /// Block size exponent, the smaller of ours and the device's.
     szx: u8,
     /// Bytes of the payload that the device has, and that were sent last.
@@ -68,6 +71,7 @@ impl Active {
             deadline: waiting.deadline,
             token: Token::default(),
             mid: 0,
+            moves: 0,
             szx,
             uploaded: 0,
             sent: 0,
@@ -160,14 +164,8 @@ impl Active {
 
 impl Endpoint {
     /// Sends a request to a device, after those that wait for it already. Ends with [`Event::Answered`].
-    pub fn request(&mut self, now: Instant, peer: PeerId, id: RequestId, request: OutgoingRequest) {
+    pub fn request(&mut self, now: Instant, peer: &mut Peer, id: RequestId, request: OutgoingRequest) {
         self.saw_time(now);
-        let Some(slot) = self.peers.slot(peer) else {
-            return self.tell_answer(id, Err(RequestError::Gone));
-        };
-        let Some(peer) = self.peers.get_mut(slot) else {
-            return;
-        };
         let client = peer.client.get_or_insert_default();
         if client.waiting.len() >= WAITING || self.requests >= self.caps.pending_requests {
             self.metrics.limits.inc(Limit::PendingRequests);
@@ -175,76 +173,61 @@ impl Endpoint {
         }
         self.requests += 1;
         let at = now.checked_add(request.timeout).unwrap_or(now);
-        let deadline = self.timers.set(at, Timer::Request { slot, request: id });
+        let timer = Timer::Request {
+            peer: peer.id,
+            request: id,
+        };
+        let deadline = self.timers.set(at, timer);
         client.waiting.push_back(Waiting {
             id,
             request,
             deadline,
         });
-        self.start_request(now, slot);
-    }
-
-    fn client(&mut self, slot: usize) -> Option<&mut Client> {
-        self.peers.get_mut(slot)?.client.as_deref_mut()
-    }
-
-    fn active(&mut self, slot: usize) -> Option<&mut Active> {
-        self.client(slot)?.active.as_mut()
+        self.start_request(now, peer);
     }
 
     /// Begins the next request to a peer unless one is under way.
-    fn start_request(&mut self, now: Instant, slot: usize) {
-        let szx = self.parameters.max_szx;
-        let Some(client) = self.client(slot) else { return };
+    fn start_request(&mut self, now: Instant, peer: &mut Peer) {
+        let Some(client) = peer.client.as_deref_mut() else {
+            return;
+        };
         if client.active.is_some() {
             return;
         }
         match client.waiting.pop_front() {
             Some(waiting) => {
-                client.active = Some(Active::new(waiting, szx));
-                self.send_request(now, slot);
+                client.active = Some(Active::new(waiting, self.parameters.max_szx));
+                self.send_request(now, peer);
             }
-            None => {
-                if let Some(peer) = self.peers.get_mut(slot) {
-                    peer.client = None;
-                }
-            }
+            None => peer.client = None,
         }
     }
 
     /// Sends what comes next of the active request. Each message has a token of its own, so that a late answer to an earlier
     /// one is not taken for the answer to this.
-    fn send_request(&mut self, now: Instant, slot: usize) {
+    fn send_request(&mut self, now: Instant, peer: &mut Peer) {
         let token: [u8; 8] = self.rng.random();
-        let Some(peer) = self.peers.get_mut(slot) else {
-            return;
-        };
-        let mid = peer.take_mid();
-        let Some(active) = peer
-            .client
-            .as_deref_mut()
-            .and_then(|client| client.active.as_mut())
-        else {
-            return;
-        };
+        let (mid, moves) = (peer.take_mid(), peer.moves);
+        let Some(active) = peer.active() else { return };
         active.token = Token::new(&token).unwrap_or_default();
-        active.mid = mid;
+        (active.mid, active.moves) = (mid, moves);
         let id = active.id;
         match active.encode() {
-            Some(datagram) => self.send_confirmable(now, slot, mid, datagram, Purpose::Request(id)),
-            None => self.finish_request(now, slot, Err(RequestError::BadResponse)),
+            Some(datagram) => self.send_confirmable(now, peer, mid, datagram, Purpose::Request(id)),
+            None => self.finish_request(now, peer, Err(RequestError::BadResponse)),
         }
     }
 
-    fn finish_request(&mut self, now: Instant, slot: usize, result: Result<Response, RequestError>) {
-        let Some(active) = self.client(slot).and_then(|client| client.active.take()) else {
+    fn finish_request(&mut self, now: Instant, peer: &mut Peer, result: Result<Response, RequestError>) {
+        let client = peer.client.as_deref_mut();
+        let Some(active) = client.and_then(|client| client.active.take()) else {
             return;
         };
         self.timers.cancel(active.deadline);
-        self.settle_request(slot, active.mid, active.id);
+        self.settle_request(peer, active.mid, active.id);
         self.requests = self.requests.saturating_sub(1);
         self.tell_answer(active.id, result);
-        self.start_request(now, slot);
+        self.start_request(now, peer);
     }
 
     fn tell_answer(&mut self, request: RequestId, result: Result<Response, RequestError>) {
@@ -252,10 +235,8 @@ impl Endpoint {
     }
 
     /// Ends every request to a peer.
-    pub(super) fn fail_requests(&mut self, slot: usize, error: RequestError) {
-        let Some(client) = self.peers.get_mut(slot).and_then(|peer| peer.client.take()) else {
-            return;
-        };
+    pub(super) fn fail_requests(&mut self, peer: &mut Peer, error: RequestError) {
+        let Some(client) = peer.client.take() else { return };
         let active = client.active.map(|it| (it.id, it.deadline));
         let waiting = client.waiting.into_iter().map(|it| (it.id, it.deadline));
         for (id, deadline) in active.into_iter().chain(waiting) {
@@ -265,18 +246,20 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn request_reset(&mut self, now: Instant, slot: usize, id: RequestId) {
-        if self.active(slot).is_some_and(|active| active.id == id) {
-            self.finish_request(now, slot, Err(RequestError::Reset));
+    pub(super) fn request_reset(&mut self, now: Instant, peer: &mut Peer, id: RequestId) {
+        if peer.active().is_some_and(|active| active.id == id) {
+            self.finish_request(now, peer, Err(RequestError::Reset));
         }
     }
 
     /// The time for a request is up, or its retransmissions are used up.
-    pub(super) fn request_timed_out(&mut self, now: Instant, slot: usize, id: RequestId) {
-        let Some(client) = self.client(slot) else { return };
-        if client.active.as_ref().is_some_and(|active| active.id == id) {
-            return self.finish_request(now, slot, Err(RequestError::Timeout));
+    pub(super) fn request_timed_out(&mut self, now: Instant, peer: &mut Peer, id: RequestId) {
+        if peer.active().is_some_and(|active| active.id == id) {
+            return self.finish_request(now, peer, Err(RequestError::Timeout));
         }
+        let Some(client) = peer.client.as_deref_mut() else {
+            return;
+        };
         let before = client.waiting.len();
         client.waiting.retain(|waiting| waiting.id != id);
         if client.waiting.len() < before {
@@ -289,18 +272,18 @@ impl Endpoint {
     pub(super) fn on_piggybacked(
         &mut self,
         now: Instant,
-        slot: usize,
+        peer: &mut Peer,
         message: &Message,
     ) -> Option<DropReason> {
-        let is_request = matches!(self.purpose(slot, message.mid), Some(Purpose::Request(_)));
-        if is_request && !self.is_awaited(slot, message.token) {
+        let is_request = matches!(peer.purpose(message.mid), Some(Purpose::Request(_)));
+        if is_request && !peer.awaits(message.token) {
             return Some(DropReason::UnexpectedResponse);
         }
-        if self.on_acknowledgement(now, slot, message.mid).is_none() {
+        if self.on_acknowledgement(now, peer, message.mid).is_none() {
             return Some(DropReason::Unmatched);
         }
         if is_request {
-            self.on_response(now, slot, message);
+            self.on_response(now, peer, message);
         }
         None
     }
@@ -309,18 +292,17 @@ impl Endpoint {
     pub(super) fn on_separate_response(
         &mut self,
         now: Instant,
-        slot: usize,
+        peer: &mut Peer,
         message: &Message,
         datagram: &[u8],
     ) -> Option<DropReason> {
         let confirmable = message.kind == MessageType::Con;
-        if !self.is_awaited(slot, message.token) {
+        if !peer.awaits(message.token) {
             if confirmable {
-                self.transmit(slot, &message::empty(MessageType::Rst, message.mid));
+                self.transmit(peer, &message::empty(MessageType::Rst, message.mid));
             }
             return Some(DropReason::UnexpectedResponse);
         }
-        let peer = self.peers.get(slot)?.id;
         let (lifetime, verdict) = match confirmable {
             true => (
                 self.parameters.exchange_lifetime,
@@ -328,7 +310,8 @@ impl Endpoint {
             ),
             false => (self.parameters.non_lifetime, true),
         };
-        let remembered = self.dedup.remember(now, peer, message.mid, datagram, lifetime);
+        let from = (peer.source, peer.proven);
+        let remembered = self.dedup.remember(now, from, message.mid, datagram, lifetime);
         if confirmable {
             // A response with an unknown critical option is rejected (RFC 7252, 5.4.1).
             let kind = match verdict {
@@ -337,32 +320,41 @@ impl Endpoint {
             };
             let answer = message::empty(kind, message.mid);
             self.dedup.answered(remembered, &answer);
-            self.transmit(slot, &answer);
+            self.transmit(peer, &answer);
         }
         // The random token shows that the peer got our request.
-        self.peers.set_proven(slot);
-        self.on_response(now, slot, message);
+        if peer.active().map(|active| active.moves) == Some(peer.moves) {
+            peer.prove();
+        }
+        self.on_response(now, peer, message);
         None
     }
 
-    fn is_awaited(&mut self, slot: usize, token: Token) -> bool {
-        self.active(slot).is_some_and(|active| active.token == token)
-    }
-
     /// A response to the active request.
-    fn on_response(&mut self, now: Instant, slot: usize, message: &Message) {
+    fn on_response(&mut self, now: Instant, peer: &mut Peer, message: &Message) {
         let max_body = self.parameters.max_body_size;
-        let Some(active) = self.active(slot) else { return };
+        let Some(active) = peer.active() else { return };
         let (mid, id) = (active.mid, active.id);
         let next = match Options::read(&message.packet) {
             Ok(options) => active.on_response(message.code, &options, &message.packet.payload, max_body),
             Err(_) => Next::Finish(Err(RequestError::BadResponse)),
         };
         // The response may overtake the ACK of the request (RFC 7252, 5.2.2).
-        self.settle_request(slot, mid, id);
+        self.settle_request(peer, mid, id);
         match next {
-            Next::Send => self.send_request(now, slot),
-            Next::Finish(result) => self.finish_request(now, slot, result),
+            Next::Send => self.send_request(now, peer),
+            Next::Finish(result) => self.finish_request(now, peer, result),
         }
+        self.pump(now, peer);
+    }
+}
+
+impl Peer {
+    fn active(&mut self) -> Option<&mut Active> {
+        self.client.as_deref_mut()?.active.as_mut()
+    }
+
+    fn awaits(&mut self, token: Token) -> bool {
+        self.active().is_some_and(|active| active.token == token)
     }
 }

@@ -1,6 +1,7 @@
 //! Messages that were handled, so that a duplicate is handled no second time (RFC 7252, 4.5).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,10 +10,10 @@ use slab::Slab;
 
 use crate::types::reason::Limit;
 
-use super::contract::PeerId;
-use super::hash::{IdMap, Keyed};
+use super::hash::Keyed;
 use super::list::{Links, List};
 use super::metrics::CoapMetrics;
+use super::peer::Source;
 
 /// Answers are remembered with this many bytes each on average; larger ones push older ones out.
 const BYTES_PER_ANSWER: usize = 256;
@@ -74,24 +75,28 @@ impl Answer {
 }
 
 #[derive(Debug)]
-struct Entry {
-    peer: PeerId,
+struct Exchanged {
+    source: Source,
+    proven: bool,
     mid: u16,
     serial: u64,
     fingerprint: u64,
     expires: Instant,
     answer: Answer,
     by_age: Links,
-    of_peer: Links,
+    of_source: Links,
 }
 
-/// The memory of one endpoint.
+/// The memory of one endpoint. It knows where messages came from and not which peers there are, so that a retransmission is told
+/// from a new message although its peer had to make room in between.
 #[derive(Debug)]
 pub(crate) struct Dedup {
-    entries: Slab<Entry>,
-    index: HashMap<(PeerId, u16), u32, Keyed>,
-    by_age: List,
-    of_peer: IdMap<PeerId, List>,
+    entries: Slab<Exchanged>,
+    index: HashMap<(Source, u16), u32, Keyed>,
+    /// What came from addresses that were not proved, which goes first.
+    unproven: List,
+    proven: List,
+    of_source: HashMap<Source, List, Keyed>,
     bytes: usize,
     serial: u64,
     capacity: usize,
@@ -107,8 +112,9 @@ impl Dedup {
         Self {
             entries: Slab::new(),
             index: HashMap::with_hasher(hasher),
-            by_age: List::default(),
-            of_peer: IdMap::default(),
+            unproven: List::default(),
+            proven: List::default(),
+            of_source: HashMap::with_hasher(hasher),
             bytes: 0,
             serial: 0,
             capacity: capacity.max(1),
@@ -120,10 +126,10 @@ impl Dedup {
 
     /// Whether this very message was handled before. Another message under the same id is a new one: a device that
     /// restarted counts anew.
-    pub(crate) fn look_up(&self, now: Instant, peer: PeerId, mid: u16, datagram: &[u8]) -> Seen<'_> {
+    pub(crate) fn look_up(&self, now: Instant, source: Source, mid: u16, datagram: &[u8]) -> Seen<'_> {
         let entry = self
             .index
-            .get(&(peer, mid))
+            .get(&(source, mid))
             .and_then(|at| self.entries.get(*at as usize));
         match entry {
             Some(entry) if entry.expires > now && entry.fingerprint == self.hasher.hash_one(datagram) => {
@@ -133,34 +139,39 @@ impl Dedup {
         }
     }
 
-    /// Remembers a message that is handled now.
+    /// Remembers a message that is handled now. `proven` says whether the address is proved that it came from.
     pub(crate) fn remember(
         &mut self,
         now: Instant,
-        peer: PeerId,
+        (source, proven): (Source, bool),
         mid: u16,
         datagram: &[u8],
         lifetime: Duration,
     ) -> Remembered {
-        self.make_room(peer);
+        self.make_room(source);
         self.serial += 1;
-        let at = self.entries.insert(Entry {
-            peer,
+        let at = self.entries.insert(Exchanged {
+            source,
+            proven,
             mid,
             serial: self.serial,
             fingerprint: self.hasher.hash_one(datagram),
             expires: now + lifetime,
             answer: Answer::None,
             by_age: Links::default(),
-            of_peer: Links::default(),
+            of_source: Links::default(),
         });
-        if let Some(before) = self.index.insert((peer, mid), at as u32) {
+        if let Some(before) = self.index.insert((source, mid), at as u32) {
             self.remove(before as usize);
         }
-        self.by_age
-            .push_newest(&mut self.entries, at, |entry| &mut entry.by_age);
-        let of_peer = self.of_peer.entry(peer).or_default();
-        of_peer.push_newest(&mut self.entries, at, |entry| &mut entry.of_peer);
+        let list = if proven {
+            &mut self.proven
+        } else {
+            &mut self.unproven
+        };
+        list.push_newest(&mut self.entries, at, |entry| &mut entry.by_age);
+        let of_source = self.of_source.entry(source).or_default();
+        of_source.push_newest(&mut self.entries, at, |entry| &mut entry.of_source);
         self.next_sweep.get_or_insert(now + lifetime);
         self.metrics.remembered_exchanges.set(self.entries.len() as u64);
         Remembered {
@@ -178,17 +189,9 @@ impl Dedup {
             self.bytes = self.bytes.saturating_sub(before) + entry.answer.weight();
         }
         while self.bytes > self.capacity.saturating_mul(BYTES_PER_ANSWER) {
-            let Some(oldest) = self.by_age.oldest() else {
-                return;
-            };
+            let Some(oldest) = self.oldest() else { return };
             self.metrics.limits.inc(Limit::RememberedExchanges);
             self.remove(oldest);
-        }
-    }
-
-    pub(crate) fn remove_peer(&mut self, peer: PeerId) {
-        while let Some(at) = self.of_peer.get(&peer).and_then(List::oldest) {
-            self.remove(at);
         }
     }
 
@@ -202,52 +205,63 @@ impl Dedup {
             return;
         }
         self.next_sweep = None;
-        while let Some(at) = self.by_age.oldest() {
-            match self.entries.get(at) {
-                Some(entry) if entry.expires > now => {
-                    self.next_sweep = Some(entry.expires.max(now + SWEEP));
-                    return;
+        for list in [|it: &Self| it.unproven.oldest(), |it: &Self| it.proven.oldest()] {
+            while let Some(at) = list(self) {
+                match self.entries.get(at) {
+                    Some(entry) if entry.expires > now => {
+                        let next = entry.expires.max(now + SWEEP);
+                        self.next_sweep = Some(self.next_sweep.map_or(next, |at| at.min(next)));
+                        break;
+                    }
+                    _ => self.remove(at),
                 }
-                _ => self.remove(at),
             }
         }
     }
 
-    /// The oldest entry goes when the table is full; one of the same peer when that holds more than its share, so that one
-    /// busy peer does not make the gateway forget what others sent.
-    fn make_room(&mut self, peer: PeerId) {
+    /// When the table is full, the oldest entry of an unproven address goes, else the oldest of all; one of the same source when
+    /// that holds more than its share, so that neither strangers nor one busy peer make the gateway forget what others sent.
+    fn make_room(&mut self, source: Source) {
         if self.entries.len() < self.capacity {
             return;
         }
-        let mine = self.of_peer.get(&peer);
+        let mine = self.of_source.get(&source);
         let greedy = mine.filter(|mine| mine.len() > self.capacity / 16);
-        let oldest = greedy.and_then(List::oldest).or(self.by_age.oldest());
-        if let Some(oldest) = oldest {
+        if let Some(oldest) = greedy.and_then(List::oldest).or(self.oldest()) {
             self.metrics.limits.inc(Limit::RememberedExchanges);
             self.remove(oldest);
         }
     }
 
+    fn oldest(&self) -> Option<usize> {
+        self.unproven.oldest().or(self.proven.oldest())
+    }
+
     fn remove(&mut self, at: usize) {
-        self.by_age
-            .remove(&mut self.entries, at, |entry| &mut entry.by_age);
-        let Some(peer) = self.entries.get(at).map(|entry| entry.peer) else {
+        let Some((source, proven)) = self.entries.get(at).map(|entry| (entry.source, entry.proven)) else {
             return;
         };
-        if let Some(of_peer) = self.of_peer.get_mut(&peer) {
-            of_peer.remove(&mut self.entries, at, |entry| &mut entry.of_peer);
-            if of_peer.is_empty() {
-                self.of_peer.remove(&peer);
+        let list = if proven {
+            &mut self.proven
+        } else {
+            &mut self.unproven
+        };
+        list.remove(&mut self.entries, at, |entry| &mut entry.by_age);
+        if let Entry::Occupied(mut of_source) = self.of_source.entry(source) {
+            of_source
+                .get_mut()
+                .remove(&mut self.entries, at, |entry| &mut entry.of_source);
+            if of_source.get().is_empty() {
+                of_source.remove();
             }
         }
-        if let Some(entry) = self.entries.try_remove(at) {
-            // The id may have gone to a newer message.
-            let key = (peer, entry.mid);
-            if self.index.get(&key).is_some_and(|it| *it as usize == at) {
-                self.index.remove(&key);
-            }
-            self.bytes = self.bytes.saturating_sub(entry.answer.weight());
+        let message = self.entries.remove(at);
+        // The id may have gone to a newer message.
+        let key = (source, message.mid);
+        if self.index.get(&key).is_some_and(|it| *it as usize == at) {
+            self.index.remove(&key);
         }
+        self.bytes = self.bytes.saturating_sub(message.answer.weight());
         self.metrics.remembered_exchanges.set(self.entries.len() as u64);
     }
 }
@@ -255,6 +269,8 @@ impl Dedup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::types::{ListenerId, PeerAddr};
 
     const LIFETIME: Duration = Duration::from_secs(247);
 
@@ -265,14 +281,43 @@ mod tests {
         (Dedup::new(capacity, 7, Arc::clone(&metrics)), metrics, now)
     }
 
+    /// A proven address with this number.
+    fn from(n: u16) -> (Source, bool) {
+        let address = PeerAddr::new(([192, 0, 2, 1], 1_000 + n).into()).unwrap();
+        (Source::Address(ListenerId(0), address), true)
+    }
+
+    #[test]
+    fn what_strangers_sent_goes_before_what_a_proven_peer_sent() {
+        let (mut dedup, _, now) = dedup(8);
+        dedup.remember(now, from(1), 1, b"publish", LIFETIME);
+        for n in 2..40 {
+            let at = now + Duration::from_millis(n.into());
+            dedup.remember(at, (from(n).0, false), 7, b"noise", LIFETIME);
+        }
+        assert_eq!(
+            dedup.look_up(now, from(1).0, 1, b"publish"),
+            Seen::Duplicate(None)
+        );
+        for n in 50..58 {
+            dedup.remember(now, from(n), 1, b"more", LIFETIME);
+        }
+        assert_eq!(
+            dedup.look_up(now, from(1).0, 1, b"publish"),
+            Seen::New,
+            "those of the proven by age"
+        );
+        assert_eq!((dedup.entries.len(), dedup.unproven.len()), (8, 0));
+    }
+
     #[test]
     fn a_full_memory_forgets_the_oldest_and_counts_it() {
         let (mut dedup, metrics, now) = dedup(3);
         for mid in 0..4 {
-            dedup.remember(now, PeerId(mid.into()), mid, b"x", LIFETIME);
+            dedup.remember(now, from(mid), mid, b"x", LIFETIME);
         }
-        assert_eq!(dedup.look_up(now, PeerId(0), 0, b"x"), Seen::New);
-        assert_eq!(dedup.look_up(now, PeerId(1), 1, b"x"), Seen::Duplicate(None));
+        assert_eq!(dedup.look_up(now, from(0).0, 0, b"x"), Seen::New);
+        assert_eq!(dedup.look_up(now, from(1).0, 1, b"x"), Seen::Duplicate(None));
         assert_eq!(metrics.limits.get(Limit::RememberedExchanges), 1);
         assert_eq!(dedup.entries.len(), 3);
     }
@@ -280,36 +325,36 @@ mod tests {
     #[test]
     fn a_busy_peer_makes_room_of_its_own() {
         let (mut dedup, _, now) = dedup(64);
-        dedup.remember(now, PeerId(1), 1, b"x", LIFETIME);
+        dedup.remember(now, from(1), 1, b"x", LIFETIME);
         for mid in 0..1_000 {
-            dedup.remember(now, PeerId(2), mid, b"x", LIFETIME);
+            dedup.remember(now, from(2), mid, b"x", LIFETIME);
         }
-        assert_eq!(dedup.look_up(now, PeerId(1), 1, b"x"), Seen::Duplicate(None));
-        assert_eq!(dedup.look_up(now, PeerId(2), 999, b"x"), Seen::Duplicate(None));
-        assert_eq!(dedup.look_up(now, PeerId(2), 1, b"x"), Seen::New);
+        assert_eq!(dedup.look_up(now, from(1).0, 1, b"x"), Seen::Duplicate(None));
+        assert_eq!(dedup.look_up(now, from(2).0, 999, b"x"), Seen::Duplicate(None));
+        assert_eq!(dedup.look_up(now, from(2).0, 1, b"x"), Seen::New);
     }
 
     #[test]
     fn large_answers_are_bounded_in_bytes() {
         let (mut dedup, _, now) = dedup(16);
         for mid in 0..16 {
-            let remembered = dedup.remember(now, PeerId(1), mid, b"x", LIFETIME);
+            let remembered = dedup.remember(now, from(1), mid, b"x", LIFETIME);
             dedup.answered(remembered, &[0; 1_024]);
         }
         assert_eq!(dedup.bytes, 4_096);
         assert_eq!(dedup.entries.len(), 4);
-        dedup.remove_peer(PeerId(1));
+        dedup.expire(now + LIFETIME);
         assert_eq!((dedup.bytes, dedup.entries.len(), dedup.index.len()), (0, 0, 0));
-        assert!(dedup.of_peer.is_empty() && dedup.by_age.is_empty());
+        assert!(dedup.of_source.is_empty() && dedup.proven.is_empty());
     }
 
     #[test]
     fn an_answer_that_comes_after_its_message_was_forgotten_goes_to_no_other() {
         let (mut dedup, _, now) = dedup(1);
-        let first = dedup.remember(now, PeerId(1), 1, b"x", LIFETIME);
-        dedup.remember(now, PeerId(1), 2, b"y", LIFETIME);
+        let first = dedup.remember(now, from(1), 1, b"x", LIFETIME);
+        dedup.remember(now, from(1), 2, b"y", LIFETIME);
         dedup.answered(first, b"answer");
-        assert_eq!(dedup.look_up(now, PeerId(1), 2, b"y"), Seen::Duplicate(None));
+        assert_eq!(dedup.look_up(now, from(1).0, 2, b"y"), Seen::Duplicate(None));
     }
 
     #[test]
@@ -317,7 +362,7 @@ mod tests {
         let (mut dedup, _, now) = dedup(100);
         for n in 0..10_u16 {
             let at = now + Duration::from_millis(100) * u32::from(n);
-            dedup.remember(at, PeerId(1), n, b"x", LIFETIME);
+            dedup.remember(at, from(1), n, b"x", LIFETIME);
         }
         let first = dedup.next_expiry().unwrap();
         assert_eq!(first, now + LIFETIME);

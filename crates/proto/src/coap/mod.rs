@@ -10,6 +10,7 @@
 //! | `blockwise` | bodies in parts (RFC 7959) |
 //! | `observe` | notifications: order, NSTART, queues (RFC 7641) |
 //! | `client` | requests of ours to devices |
+//! | `peer` | what is known of one peer, and whether its address is proved |
 //! | `endpoint` | all of these for the peers of one worker |
 
 pub mod contract;
@@ -28,9 +29,10 @@ mod observe;
 mod options;
 mod outbox;
 mod parameters;
-mod peers;
+mod peer;
 mod reliability;
 mod timers;
 
 pub use endpoint::Endpoint;
 pub use metrics::CoapMetrics;
+pub use peer::{Peer, PeerTable, Source};

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::contract::{Event, ObservationId, RequestId};
 use super::endpoint::{Endpoint, Timer};
+use super::peer::Peer;
 use super::timers::TimerKey;
 
 /// What a confirmable message of ours was.
@@ -25,6 +26,8 @@ pub(crate) struct Outstanding {
     timeout: Duration,
     timer: TimerKey,
     purpose: Purpose,
+    /// How often the peer had moved when it was sent.
+    moves: u32,
 }
 
 impl Outstanding {
@@ -43,6 +46,7 @@ impl Outstanding {
             timeout: Duration::ZERO,
             timer,
             purpose: Purpose::Response,
+            moves: 0,
         }
     }
 }
@@ -52,22 +56,21 @@ impl Endpoint {
     pub(super) fn send_confirmable(
         &mut self,
         now: Instant,
-        slot: usize,
+        peer: &mut Peer,
         mid: u16,
         datagram: Vec<u8>,
         purpose: Purpose,
     ) {
-        self.transmit(slot, &datagram);
+        self.transmit(peer, &datagram);
         let timeout = self.parameters.first_timeout(&mut self.rng);
-        let timer = self.timers.set(now + timeout, Timer::Retransmit { slot, mid });
-        let Some(peer) = self.peers.get_mut(slot) else {
-            self.timers.cancel(timer);
-            return;
-        };
+        let timer = self
+            .timers
+            .set(now + timeout, Timer::Retransmit { peer: peer.id, mid });
         if purpose == Purpose::Response {
             peer.separate += 1;
             self.separate += 1;
         }
+        let moves = peer.moves;
         peer.outstanding.insert(
             mid,
             Outstanding {
@@ -76,101 +79,109 @@ impl Endpoint {
                 timeout,
                 timer,
                 purpose,
+                moves,
             },
         );
     }
 
     /// Ends the wait for an ACK: it came, or nobody wants it any more.
-    pub(super) fn settle(&mut self, slot: usize, mid: u16) -> Option<Purpose> {
-        let peer = self.peers.get_mut(slot)?;
+    pub(super) fn settle(&mut self, peer: &mut Peer, mid: u16) -> Option<Outstanding> {
         let outstanding = peer.outstanding.remove(&mid)?;
         if outstanding.purpose == Purpose::Response {
             peer.separate = peer.separate.saturating_sub(1);
             self.separate = self.separate.saturating_sub(1);
         }
         self.timers.cancel(outstanding.timer);
-        Some(outstanding.purpose)
+        Some(outstanding)
     }
 
     /// Ends the wait for the ACK of a request of ours, if it still waits.
-    pub(super) fn settle_request(&mut self, slot: usize, mid: u16, request: RequestId) {
-        if self.purpose(slot, mid) == Some(Purpose::Request(request)) {
-            self.settle(slot, mid);
+    pub(super) fn settle_request(&mut self, peer: &mut Peer, mid: u16, request: RequestId) {
+        if peer.purpose(mid) == Some(Purpose::Request(request)) {
+            self.settle(peer, mid);
         }
     }
 
-    /// What the confirmable message of ours with this id is, if one waits for its ACK.
-    pub(super) fn purpose(&self, slot: usize, mid: u16) -> Option<Purpose> {
-        self.peers.get(slot)?.outstanding.get(&mid).map(|it| it.purpose)
+    /// The end of a confirmable message of ours by an ACK, empty or with a response in it, or by a RST. What it was, if there is
+    /// one of this id. Only who received the message knows the id, so this proves the address.
+    fn conclude(&mut self, peer: &mut Peer, mid: u16) -> Option<Purpose> {
+        let outstanding = self.settle(peer, mid)?;
+        if peer.is_believed(outstanding.moves) {
+            peer.prove();
+        }
+        Some(outstanding.purpose)
     }
 
     /// An ACK, empty or with a response in it. What it acknowledged, if it belonged to a message of ours.
-    pub(super) fn on_acknowledgement(&mut self, now: Instant, slot: usize, mid: u16) -> Option<Purpose> {
-        let Some(purpose) = self.settle(slot, mid) else {
-            if let Some(peer) = self.peers.get_mut(slot) {
-                peer.guessed();
-            }
+    pub(super) fn on_acknowledgement(&mut self, now: Instant, peer: &mut Peer, mid: u16) -> Option<Purpose> {
+        let Some(purpose) = self.conclude(peer, mid) else {
+            peer.guessed();
             return None;
         };
-        let peer = self.peers.get(slot)?;
-        let id = peer.id;
-        if peer.is_believed() {
-            self.peers.set_proven(slot);
-        }
-        self.events.push_back(Event::Alive { peer: id });
-        if let Purpose::Notification(observation) = purpose {
-            self.notification_acknowledged(now, slot, observation);
+        self.events.push_back(Event::Alive { peer: peer.id });
+        match purpose {
+            Purpose::Notification(observation) => self.notification_acknowledged(now, peer, observation),
+            // What waited for the proof of its address goes.
+            Purpose::Response | Purpose::Request(_) => self.pump(now, peer),
         }
         Some(purpose)
     }
 
     /// A RST. Whether it belonged to a message of ours.
-    pub(super) fn on_reset(&mut self, now: Instant, slot: usize, mid: u16) -> bool {
-        match self.settle(slot, mid) {
-            Some(Purpose::Notification(observation)) => self.notification_reset(now, slot, observation),
-            Some(Purpose::Request(request)) => self.request_reset(now, slot, request),
-            Some(Purpose::Response) => {}
-            None => return self.non_notification_reset(now, slot, mid),
+    pub(super) fn on_reset(&mut self, now: Instant, peer: &mut Peer, mid: u16) -> bool {
+        match self.conclude(peer, mid) {
+            Some(Purpose::Notification(observation)) => self.notification_reset(now, peer, observation),
+            Some(Purpose::Request(request)) => self.request_reset(now, peer, request),
+            Some(Purpose::Response) => self.pump(now, peer),
+            None => {
+                let known = self.non_notification_reset(now, peer, mid);
+                if !known {
+                    peer.guessed();
+                }
+                return known;
+            }
         }
         true
     }
 
     /// The time-out of a confirmable message: sends it again, or gives it up.
-    pub(super) fn on_retransmit(&mut self, now: Instant, slot: usize, mid: u16) {
-        let Some(peer) = self.peers.get_mut(slot) else {
-            return;
-        };
+    pub(super) fn on_retransmit(&mut self, now: Instant, peer: &mut Peer, mid: u16) {
         let Some(outstanding) = peer.outstanding.get_mut(&mid) else {
             return;
         };
         let purpose = outstanding.purpose;
         if outstanding.retries >= self.parameters.max_retransmit {
-            self.settle(slot, mid);
+            self.settle(peer, mid);
             match purpose {
-                Purpose::Notification(observation) => self.notification_timed_out(now, slot, observation),
-                Purpose::Request(request) => self.request_timed_out(now, slot, request),
+                Purpose::Notification(observation) => self.notification_timed_out(now, peer, observation),
+                Purpose::Request(request) => self.request_timed_out(now, peer, request),
                 Purpose::Response => {}
             }
             return;
         }
         outstanding.retries += 1;
         outstanding.timeout = outstanding.timeout.saturating_mul(2);
-        outstanding.timer = self
-            .timers
-            .set(now + outstanding.timeout, Timer::Retransmit { slot, mid });
+        outstanding.timer = self.timers.set(
+            now + outstanding.timeout,
+            Timer::Retransmit { peer: peer.id, mid },
+        );
         let datagram = std::mem::take(&mut outstanding.datagram);
-        peer.retransmissions += 1;
-        self.metrics.retransmissions.inc();
-        self.transmit(slot, &datagram);
-        if let Some(outstanding) = self
-            .peers
-            .get_mut(slot)
-            .and_then(|peer| peer.outstanding.get_mut(&mid))
-        {
+        if self.transmit(peer, &datagram) {
+            peer.retransmissions += 1;
+            self.metrics.retransmissions.inc();
+        }
+        if let Some(outstanding) = peer.outstanding.get_mut(&mid) {
             outstanding.datagram = datagram;
         }
         if let Purpose::Notification(observation) = purpose {
-            self.notification_stalled(now, slot, observation);
+            self.notification_stalled(now, peer, observation);
         }
+    }
+}
+
+impl Peer {
+    /// What the confirmable message of ours with this id is, if one waits for its ACK.
+    pub(super) fn purpose(&self, mid: u16) -> Option<Purpose> {
+        self.outstanding.get(&mid).map(|it| it.purpose)
     }
 }

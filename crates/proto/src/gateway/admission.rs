@@ -188,7 +188,7 @@ impl Gateway {
     }
 
     fn class_of(&self, peer: PeerId) -> Class {
-        if self.coap.is_proven(peer) {
+        if self.is_proven(peer) {
             Class::Proven
         } else {
             Class::Unproven

@@ -247,7 +247,7 @@ impl Gateway {
         let observations = self.subscriptions.of(Holder::Connection(key)).to_vec();
         for id in observations {
             for notification in self.backlog.take(now, id) {
-                self.coap.notify(now, peer, id, notification);
+                self.coap.notify(now, &mut home.coap, id, notification);
             }
         }
     }
@@ -259,12 +259,17 @@ impl Gateway {
             return;
         };
         let Some(id) = connection.peer.take() else { return };
-        if let Some(peer) = self.peers.get_mut(id) {
-            peer.connections.retain(|other| *other != key);
-        }
+        let Some(peer) = self.peers.get_mut(id) else {
+            return;
+        };
+        peer.connections.retain(|other| *other != key);
         let observations = self.subscriptions.of(Holder::Connection(key)).to_vec();
-        for observation in observations {
-            for notification in self.coap.take_pending(id, observation) {
+        let pending: Vec<_> = observations
+            .into_iter()
+            .map(|id| (id, self.coap.take_pending(&mut peer.coap, id)))
+            .collect();
+        for (observation, notifications) in pending {
+            for notification in notifications {
                 self.keep_for_later(observation, notification);
             }
         }

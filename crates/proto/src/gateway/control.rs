@@ -189,7 +189,7 @@ impl Gateway {
             since: connection.created_at,
             seen_at: self.last_sign(connection),
             observations: self.subscriptions.of(Holder::Connection(connection.key)).len(),
-            retransmissions: connection.peer.map_or(0, |peer| self.coap.retransmissions(peer)),
+            retransmissions: peer.map_or(0, |peer| peer.coap.retransmissions()),
         }
     }
 
@@ -210,7 +210,7 @@ impl Gateway {
             since: peer.since,
             seen_at: peer.seen_at,
             observations: self.subscriptions.of(Holder::Peer(id)).len(),
-            retransmissions: self.coap.retransmissions(id),
+            retransmissions: peer.coap.retransmissions(),
         }
     }
 
@@ -376,12 +376,13 @@ impl Gateway {
         let Some((_, peer)) = self.holder_of(client) else {
             return Some(ControlAnswer::NotFound);
         };
-        let Some(peer) = peer.filter(|_| self.device_requests.len() < MAX_DEVICE_REQUESTS) else {
+        let id = RequestId(self.ticket().0);
+        let peer = peer.filter(|_| self.device_requests.len() < MAX_DEVICE_REQUESTS);
+        let Some(peer) = peer.and_then(|peer| self.peers.get_mut(peer)) else {
             return Some(ControlAnswer::Unavailable);
         };
-        let id = RequestId(self.ticket().0);
         self.device_requests.insert(id, ticket);
-        self.coap.request(now, peer, id, request);
+        self.coap.request(now, &mut peer.coap, id, request);
         None
     }
 }

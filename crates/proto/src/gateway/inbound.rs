@@ -10,6 +10,7 @@ use super::peers::Peer;
 use super::settings::OnClose;
 use super::trace::Traced;
 use crate::bridge::subscriptions::Holder;
+use crate::coap::Source;
 use crate::coap::contract::{Event, NotificationOutcome, PeerId};
 use crate::session::{DtlsEvent, SessionId};
 use crate::types::reason::{DropReason, Limit};
@@ -79,14 +80,22 @@ impl Gateway {
             return true;
         }
         let known = self.peers.at_address(listener, from);
-        known.is_some_and(|peer| self.coap.is_proven(peer))
+        known.is_some_and(|peer| self.is_proven(peer))
             || self.shared.takes_datagram(now, from.source(), per_second)
     }
 
-    fn received(&mut self, now: Instant, peer: PeerId, bytes: &[u8]) {
-        let dropped = self.coap.receive(now, peer, bytes);
+    /// Whether the address of a peer is proved.
+    pub(super) fn is_proven(&self, peer: PeerId) -> bool {
+        self.peers.get(peer).is_some_and(|peer| peer.coap.is_proven())
+    }
+
+    fn received(&mut self, now: Instant, id: PeerId, bytes: &[u8]) {
+        let Some(peer) = self.peers.get_mut(id) else {
+            return;
+        };
+        let dropped = self.coap.receive(now, &mut peer.coap, bytes);
         if !self.traces.is_empty() {
-            self.trace_received(now, peer, bytes, dropped);
+            self.trace_received(now, id, bytes, dropped);
         }
     }
 
@@ -119,7 +128,8 @@ impl Gateway {
         {
             return None;
         }
-        let peer = self.peers.insert(Peer {
+        let source = Source::Address(listener, from);
+        let peer = self.peers.insert(|id| Peer {
             listener,
             address: from,
             session: None,
@@ -129,8 +139,8 @@ impl Gateway {
             since: now,
             seen_at: now,
             alive_at: None,
+            coap: self.coap.peer(id, listener, source, false),
         });
-        self.coap.add_peer(peer, listener, false);
         if let Some(metrics) = self.metrics.listeners.get(usize::from(listener.0)) {
             metrics.udp_peers.add(1);
         }
@@ -181,6 +191,8 @@ impl Gateway {
                         && let Some(peer) = self.peers.get_mut(id)
                     {
                         peer.address = to;
+                        self.coap.unprove(&mut peer.coap);
+                        peer.coap.ask_for_proof();
                         if !self.traces.is_empty() {
                             self.trace_peer(now, id, &Traced::Moved);
                         }
@@ -211,7 +223,9 @@ impl Gateway {
         address: PeerAddr,
         identity: Option<Identity>,
     ) {
-        let peer = self.peers.insert(Peer {
+        // The handshake's cookie proved the address.
+        let source = Source::Session(session.0);
+        let peer = self.peers.insert(|id| Peer {
             listener,
             address,
             session: Some(session),
@@ -221,14 +235,13 @@ impl Gateway {
             since: now,
             seen_at: now,
             alive_at: None,
+            coap: self.coap.peer(id, listener, source, true),
         });
         if !self.traces.is_empty()
             && let Some(info) = self.session_info_of(peer)
         {
             self.trace_peer(now, peer, &Traced::Established(info));
         }
-        // The handshake's cookie proved the address.
-        self.coap.add_peer(peer, listener, true);
         if self.settings.connection_required {
             self.connect_implicitly(now, peer);
         }
@@ -283,8 +296,9 @@ impl Gateway {
             }
         }
         self.end_observations(Holder::Peer(id));
-        self.peers.remove(id);
-        self.coap.remove_peer(id);
+        if let Some(peer) = self.peers.remove(id) {
+            self.coap.forget(peer.coap);
+        }
         if session.is_none()
             && let Some(metrics) = self.metrics.listeners.get(listener)
         {

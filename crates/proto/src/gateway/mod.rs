@@ -210,7 +210,7 @@ impl Gateway {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.coap.handle_timeout(now);
+        self.coap.handle_timeout(now, &mut self.peers);
         self.dtls_timeouts(now);
         self.due(now);
         self.settle(now);

@@ -76,8 +76,8 @@ impl Gateway {
     }
 
     fn deliver(&mut self, now: Instant, holder: Holder, id: ObservationId, notification: Notification) {
-        match self.place_of(holder) {
-            Some(peer) => self.coap.notify(now, peer, id, notification),
+        match self.place_of(holder).and_then(|peer| self.peers.get_mut(peer)) {
+            Some(peer) => self.coap.notify(now, &mut peer.coap, id, notification),
             None => self.keep_for_later(id, notification),
         }
     }
@@ -133,8 +133,8 @@ impl Gateway {
                 expires_at: None,
             },
         };
-        if let Some(peer) = self.place_of(holder) {
-            self.coap.notify(now, peer, id, check);
+        if let Some(peer) = self.place_of(holder).and_then(|peer| self.peers.get_mut(peer)) {
+            self.coap.notify(now, &mut peer.coap, id, check);
         }
         self.arm_observation(now, id);
     }
@@ -168,8 +168,9 @@ impl Gateway {
 
     /// Clears away what an observation left behind.
     pub(super) fn forget_removed(&mut self, removed: Removed) {
-        if let Some(peer) = self.place_of(removed.observation.holder) {
-            self.coap.cancel(peer, removed.id);
+        let holder = self.place_of(removed.observation.holder);
+        if let Some(peer) = holder.and_then(|peer| self.peers.get_mut(peer)) {
+            self.coap.cancel(&mut peer.coap, removed.id);
         }
         self.timers.disarm(Timer::Observation(removed.id));
         self.backlog.forget(removed.id);

@@ -18,7 +18,7 @@ impl Gateway {
         self.metrics
             .request_seconds
             .observe(now.saturating_duration_since(arrived));
-        self.coap.respond(now, exchange, response);
+        self.coap.respond(now, &mut self.peers, exchange, response);
     }
 
     /// A device answered a request of ours, or did not.
@@ -47,8 +47,8 @@ impl Gateway {
             expires_at: None,
         };
         let holder = observation.holder;
-        if let Some(peer) = self.place_of(holder) {
-            self.coap.notify(now, peer, id, notification);
+        if let Some(peer) = self.place_of(holder).and_then(|peer| self.peers.get_mut(peer)) {
+            self.coap.notify(now, &mut peer.coap, id, notification);
         }
     }
 

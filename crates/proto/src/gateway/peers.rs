@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use crate::coap;
 use crate::coap::contract::PeerId;
 use crate::policy::connections::ConnectionKey;
 use crate::session::SessionId;
@@ -32,6 +33,8 @@ pub struct Peer {
     pub seen_at: Instant,
     /// When it last acknowledged something, or pinged.
     pub alive_at: Option<Instant>,
+    /// What the message layer knows of it.
+    pub coap: coap::Peer,
 }
 
 impl Peer {
@@ -102,8 +105,8 @@ impl Peers {
         Some(id)
     }
 
-    /// Adds a peer.
-    pub fn insert(&mut self, peer: Peer) -> PeerId {
+    /// Adds the peer that is made for its id.
+    pub fn insert(&mut self, peer: impl FnOnce(PeerId) -> Peer) -> PeerId {
         let place = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place {
                 generation: 0,
@@ -116,6 +119,7 @@ impl Peers {
             .get(place as usize)
             .map_or(0, |place| place.generation);
         let id = PeerId(self.worker | u64::from(generation) << 32 | u64::from(place));
+        let peer = peer(id);
         match peer.session {
             Some(session) => {
                 self.by_session.insert(session, id);
@@ -241,6 +245,12 @@ impl Peers {
     }
 }
 
+impl coap::PeerTable for Peers {
+    fn coap(&mut self, id: PeerId) -> Option<&mut coap::Peer> {
+        Some(&mut self.get_mut(id)?.coap)
+    }
+}
+
 const GENERATIONS: u32 = 0x00FF_FFFF;
 
 const fn place_of(id: PeerId) -> u32 {
@@ -256,10 +266,18 @@ mod tests {
     use super::*;
     use crate::clock_for_tests as clock;
 
-    fn peer(port: u16, seen_at: Instant) -> Peer {
-        Peer {
+    fn insert(peers: &mut Peers, port: u16, seen_at: Instant) -> PeerId {
+        let address = PeerAddr::new(([127, 0, 0, 1], port).into()).unwrap();
+        let mut endpoint = coap::Endpoint::new(
+            coap::contract::CoapSettings::default(),
+            crate::types::limits::Caps::default(),
+            [0; 32],
+            std::sync::Arc::default(),
+        );
+        let source = coap::Source::Address(ListenerId(0), address);
+        peers.insert(|id| Peer {
             listener: ListenerId(0),
-            address: PeerAddr::new(([127, 0, 0, 1], port).into()).unwrap(),
+            address,
             session: None,
             identity: None,
             connections: Vec::new(),
@@ -267,7 +285,8 @@ mod tests {
             since: seen_at,
             alive_at: None,
             seen_at,
-        }
+            coap: endpoint.peer(id, ListenerId(0), source, false),
+        })
     }
 
     #[test]
@@ -275,9 +294,9 @@ mod tests {
         let start = clock();
         let later = start + Duration::from_secs(300);
         let mut peers = Peers::new(WorkerId(1));
-        let needed = peers.insert(peer(1, start));
-        let idle = peers.insert(peer(2, start));
-        let busy = peers.insert(peer(3, start));
+        let needed = insert(&mut peers, 1, start);
+        let idle = insert(&mut peers, 2, start);
+        let busy = insert(&mut peers, 3, start);
         peers.get_mut(busy).unwrap().seen_at = later;
         let idle_for = Duration::from_secs(250);
         assert_eq!(
@@ -285,7 +304,7 @@ mod tests {
             Some(idle)
         );
         peers.remove(idle);
-        let next = peers.insert(peer(4, later));
+        let next = insert(&mut peers, 4, later);
         assert!(next != idle && peers.get(idle).is_none() && peers.get(next).is_some());
         peers.remove(next);
         assert_eq!(peers.idle_udp_peer(later, idle_for, |id, _| id == needed), None);

@@ -78,6 +78,8 @@ labels! {
         RequestRate = "requests_per_second",
         /// Datagrams per second of one source that has not proved its address.
         UnprovenRate = "unproven_datagrams_per_second",
+        /// Bytes to an address that has not proved itself: a message to it, or its repetition, did not go.
+        UnprovenBytes = "unproven_bytes",
         /// Handshakes per second of one source.
         HandshakeRate = "handshakes_per_second",
         /// Failed logins and wrong tokens per minute of one source.

@@ -7,6 +7,7 @@ use crate::coap::contract::{Code, Event, ExchangeId, PeerId, Request, ResourceKe
 use crate::coap::dedup::Remembered;
 use crate::coap::message;
 use crate::coap::metrics::MessageType;
+use crate::coap::peer::{Peer, PeerTable};
 use crate::coap::timers::TimerKey;
 use crate::types::reason::Limit;
 
@@ -24,8 +25,6 @@ pub(super) struct Exchange {
     pub(super) confirmable: bool,
     /// Whether its empty ACK went out already.
     pub(super) acknowledged: bool,
-    /// Bytes that an answer may have while the peer is unproven.
-    pub(super) limit: usize,
     /// What the answer says about the block of the request.
     pub(super) block1: Option<Block>,
     /// The block of the body that the request wants.
@@ -39,40 +38,51 @@ pub(super) struct Exchange {
 
 impl Endpoint {
     /// Answers a request. Does nothing when the request is no longer known.
-    pub fn respond(&mut self, now: Instant, exchange: ExchangeId, response: Response) {
+    pub fn respond(
+        &mut self,
+        now: Instant,
+        peers: &mut impl PeerTable,
+        exchange: ExchangeId,
+        response: Response,
+    ) {
         self.saw_time(now);
-        if let Some(exchange) = self.take_exchange(exchange) {
-            self.answer(now, &exchange, response);
+        if let Some((peer, exchange)) = self.take_exchange(peers, exchange) {
+            self.answer(now, peer, &exchange, response);
         }
     }
 
     /// Ends an exchange without an answer: a confirmable request is rejected with RST (RFC 7252, 4.2), any other in silence.
-    pub fn refuse(&mut self, now: Instant, exchange: ExchangeId) {
+    pub fn refuse(&mut self, now: Instant, peers: &mut impl PeerTable, exchange: ExchangeId) {
         self.saw_time(now);
-        let Some(exchange) = self.take_exchange(exchange) else {
-            return;
-        };
-        let Some(slot) = self.peers.slot(exchange.peer) else {
-            return;
-        };
-        if exchange.confirmable && !exchange.acknowledged {
-            let reset = message::empty(MessageType::Rst, exchange.mid);
-            self.dedup.answered(exchange.remembered, &reset);
-            self.transmit(slot, &reset);
+        if let Some((peer, exchange)) = self.take_exchange(peers, exchange)
+            && exchange.confirmable
+            && !exchange.acknowledged
+        {
+            self.answer_empty(peer, &exchange, MessageType::Rst);
         }
     }
 
+    /// Answers a confirmable request with an empty message.
+    pub(super) fn answer_empty(&mut self, peer: &mut Peer, exchange: &Exchange, kind: MessageType) {
+        let answer = message::empty(kind, exchange.mid);
+        self.dedup.answered(exchange.remembered, &answer);
+        self.transmit(peer, &answer);
+    }
+
     /// Hands a request to the gateway, or refuses it when too many wait already.
-    pub(super) fn deliver(&mut self, now: Instant, slot: usize, mut exchange: Exchange, request: Request) {
-        let Some(peer) = self.peers.get_mut(slot) else {
-            return;
-        };
+    pub(super) fn deliver(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        mut exchange: Exchange,
+        request: Request,
+    ) {
         let most = self.caps.pending_requests;
         if self.exchanges.len() >= most || peer.exchanges.len() >= (most / 16).max(16) {
             self.metrics.limits.inc(Limit::PendingRequests);
             let mut response = Response::new(Code::SERVICE_UNAVAILABLE);
             response.max_age = Some(RETRY_AFTER);
-            return self.answer(now, &exchange, response);
+            return self.answer(now, peer, &exchange, response);
         }
         self.exchange_serial = self.exchange_serial.wrapping_add(1);
         exchange.serial = self.exchange_serial;
@@ -93,48 +103,43 @@ impl Endpoint {
     }
 
     /// A request has no answer yet: its ACK goes alone. Long after, nobody waits for the answer any more.
-    pub(super) fn on_exchange_timeout(&mut self, now: Instant, at: usize) {
+    pub(super) fn on_exchange_timeout(&mut self, now: Instant, peer: &mut Peer, at: usize) {
         let Some(exchange) = self.exchanges.get_mut(at) else {
             return;
         };
         exchange.timer = None;
         if exchange.acknowledged || !exchange.confirmable {
-            self.remove_exchange(at);
+            self.remove_exchange(peer, at);
             return;
         }
         exchange.acknowledged = true;
         let wait = self.parameters.exchange_lifetime;
         exchange.timer = Some(self.timers.set(now + wait, Timer::Exchange { at }));
-        let (peer, remembered) = (exchange.peer, exchange.remembered);
-        let acknowledgement = message::empty(MessageType::Ack, exchange.mid);
-        self.dedup.answered(remembered, &acknowledgement);
-        if let Some(slot) = self.peers.slot(peer) {
-            self.transmit(slot, &acknowledgement);
-        }
+        let exchange = exchange.clone();
+        self.answer_empty(peer, &exchange, MessageType::Ack);
     }
 
-    fn take_exchange(&mut self, id: ExchangeId) -> Option<Exchange> {
+    fn take_exchange<'a>(
+        &mut self,
+        peers: &'a mut impl PeerTable,
+        id: ExchangeId,
+    ) -> Option<(&'a mut Peer, Exchange)> {
         let at = (id.0 & u64::from(u32::MAX)) as usize;
         let exchange = self.exchanges.get(at)?;
         if u64::from(exchange.serial) != id.0 >> 32 {
             return None;
         }
-        self.remove_exchange(at)
+        let peer = peers.coap(exchange.peer)?;
+        let exchange = self.remove_exchange(peer, at);
+        Some((peer, exchange))
     }
 
-    fn remove_exchange(&mut self, at: usize) -> Option<Exchange> {
-        let exchange = self.exchanges.try_remove(at)?;
+    fn remove_exchange(&mut self, peer: &mut Peer, at: usize) -> Exchange {
+        let exchange = self.exchanges.remove(at);
         if let Some(timer) = exchange.timer {
             self.timers.cancel(timer);
         }
-        if let Some(peer) = self
-            .peers
-            .slot(exchange.peer)
-            .and_then(|slot| self.peers.get_mut(slot))
-            && let Some(position) = peer.exchanges.iter().rposition(|it| *it == at)
-        {
-            peer.exchanges.swap_remove(position);
-        }
-        Some(exchange)
+        peer.exchanges.retain(|it| *it != at);
+        exchange
     }
 }

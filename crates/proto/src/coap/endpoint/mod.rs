@@ -14,6 +14,7 @@ use slab::Slab;
 
 use crate::types::ListenerId;
 use crate::types::limits::Caps;
+use crate::types::reason::Limit;
 
 use super::blockwise::Transfers;
 use super::contract::{CoapSettings, Code, Event, PeerId, RequestError, RequestId};
@@ -22,25 +23,27 @@ use super::message::type_of;
 use super::metrics::{CoapMetrics, NotificationResult};
 use super::outbox::Outbox;
 use super::parameters::Parameters;
-use super::peers::Peers;
+use super::peer::{Peer, PeerTable, Source};
 use super::timers::Timers;
 
 use exchange::Exchange;
+pub(super) use respond::BLOCK_OPTIONS;
 
 /// What is to be done when a timer fires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Timer {
     /// A confirmable message of ours was not acknowledged in time.
-    Retransmit { slot: usize, mid: u16 },
+    Retransmit { peer: PeerId, mid: u16 },
     /// A request of a peer waits for its answer too long.
     Exchange { at: usize },
     /// The time for a request of ours is up.
-    Request { slot: usize, request: RequestId },
+    Request { peer: PeerId, request: RequestId },
 }
 
-/// The CoAP message layer of all peers of one worker. It owns no socket and no clock:
+/// The CoAP message layer of all peers of one worker: what they share. It owns no socket, no clock and no [`Peer`]:
 ///
 /// ```text
+/// peer / forget                            a peer came, a peer is gone
 /// receive / respond / notify / request     any number of times
 /// poll_event                               until it returns none
 /// drain_transmits                          datagrams to send
@@ -55,7 +58,6 @@ pub struct Endpoint {
     pub(super) metrics: Arc<CoapMetrics>,
     /// The latest time that a caller named.
     pub(super) now: Option<Instant>,
-    pub(super) peers: Peers,
     pub(super) dedup: Dedup,
     pub(super) transfers: Transfers,
     pub(super) timers: Timers<Timer>,
@@ -83,7 +85,6 @@ impl Endpoint {
             parameters,
             rng,
             now: None,
-            peers: Peers::default(),
             dedup: Dedup::new(caps.remembered_exchanges, secret, Arc::clone(&metrics)),
             transfers: Transfers::new(
                 caps.transfers,
@@ -112,31 +113,26 @@ impl Endpoint {
         self.settings = settings;
     }
 
-    /// Makes a peer known. `proven` says that its address needs no proof, as for DTLS sessions; such a peer is never one of
-    /// [`Endpoint::oldest_idle`]. A peer that is known already stays as it is.
-    pub fn add_peer(&mut self, peer: PeerId, listener: ListenerId, proven: bool) {
-        self.peers.add(peer, listener, proven, &mut self.rng);
+    /// A new peer. `proven` says that its address is proved already, as that of a DTLS session by its cookie.
+    pub fn peer(&mut self, id: PeerId, listener: ListenerId, source: Source, proven: bool) -> Peer {
+        Peer::new(id, listener, source, proven, &mut self.rng)
     }
 
-    /// Forgets all of a peer. Requests of ours to it end with [`RequestError::Gone`]; other events about it no longer come.
-    pub fn remove_peer(&mut self, peer: PeerId) {
-        let Some(slot) = self.peers.slot(peer) else { return };
-        self.fail_requests(slot, RequestError::Gone);
-        let Some(gone) = self.peers.remove(slot) else {
-            return;
-        };
-        self.dedup.remove_peer(peer);
-        self.transfers.remove_peer(peer);
-        for outstanding in gone.outstanding.values() {
+    /// Forgets all of a peer but the messages of it that were handled: they may come again. Requests of ours to it end with
+    /// [`RequestError::Gone`]; other events about it no longer come.
+    pub fn forget(&mut self, mut peer: Peer) {
+        self.fail_requests(&mut peer, RequestError::Gone);
+        self.transfers.remove_peer(peer.id);
+        for outstanding in peer.outstanding.values() {
             self.timers.cancel(outstanding.timer());
         }
-        self.separate = self.separate.saturating_sub(gone.separate);
-        for at in gone.exchanges {
-            if let Some(timer) = self.exchanges.try_remove(at).and_then(|exchange| exchange.timer) {
+        self.separate = self.separate.saturating_sub(peer.separate);
+        for at in peer.exchanges {
+            if let Some(timer) = self.exchanges.remove(at).timer {
                 self.timers.cancel(timer);
             }
         }
-        if let Some(observing) = gone.observing {
+        if let Some(observing) = peer.observing {
             for confirmable in observing.unsettled() {
                 self.metrics
                     .notification(confirmable, NotificationResult::Dropped);
@@ -147,53 +143,23 @@ impl Endpoint {
         self.events.retain(|event| match event {
             Event::Request { peer: of, .. }
             | Event::Notified { peer: of, .. }
-            | Event::Alive { peer: of } => *of != peer,
+            | Event::Alive { peer: of } => *of != peer.id,
             Event::Answered { .. } => true,
         });
     }
 
-    /// Notes that the address of a peer is proved by other means, such as a valid token.
-    pub fn set_proven(&mut self, peer: PeerId) {
-        let Some(slot) = self.peers.slot(peer) else { return };
-        self.peers.set_proven(slot);
+    /// Notes that the address of a peer is proved by other means, such as a DTLS cookie or a path response (RFC 9853).
+    pub fn set_proven(&mut self, peer: &mut Peer) {
+        peer.prove();
         if let Some(now) = self.now {
-            self.pump(now, slot);
+            self.pump(now, peer);
         }
     }
 
-    /// Whether the address of a peer is proved.
-    #[must_use]
-    pub fn is_proven(&self, peer: PeerId) -> bool {
-        let slot = self.peers.slot(peer);
-        slot.and_then(|slot| self.peers.get(slot))
-            .is_some_and(|peer| peer.proven)
-    }
-
-    /// How often something was sent to a peer again because it was not acknowledged.
-    #[must_use]
-    pub fn retransmissions(&self, peer: PeerId) -> u64 {
-        let slot = self.peers.slot(peer);
-        slot.and_then(|slot| self.peers.get(slot))
-            .map_or(0, |peer| peer.retransmissions)
-    }
-
-    /// When the last well-formed message of a peer arrived; `None` before the first one, or when it is not known.
-    #[must_use]
-    pub fn idle_since(&self, peer: PeerId) -> Option<Instant> {
-        self.peers.get(self.peers.slot(peer)?)?.last_seen
-    }
-
-    /// The peer over plain UDP to give up first when there are too many: of the unproven ones the one silent longest, else of
-    /// the proven ones. Takes constant time.
-    #[must_use]
-    pub fn oldest_idle(&self) -> Option<PeerId> {
-        self.peers.oldest()
-    }
-
-    /// How many peers are known.
-    #[must_use]
-    pub fn peer_count(&self) -> usize {
-        self.peers.len()
+    /// Notes that a peer moved to an address that proved nothing yet. What is sent there is bounded until an acknowledgement or an
+    /// Echo comes from it; what was sent before counts for neither.
+    pub fn unprove(&mut self, peer: &mut Peer) {
+        peer.unprove(&mut self.rng);
     }
 
     /// The next event, oldest first. Drain them after each call.
@@ -226,13 +192,21 @@ impl Endpoint {
     }
 
     /// Does what is due at `now`.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub fn handle_timeout(&mut self, now: Instant, peers: &mut impl PeerTable) {
         self.saw_time(now);
         while let Some(timer) = self.timers.pop_due(now) {
+            let id = match timer {
+                Timer::Retransmit { peer, .. } | Timer::Request { peer, .. } => Some(peer),
+                Timer::Exchange { at } => self.exchanges.get(at).map(|exchange| exchange.peer),
+            };
+            // The timers of a peer end with it.
+            let Some(peer) = id.and_then(|id| peers.coap(id)) else {
+                continue;
+            };
             match timer {
-                Timer::Retransmit { slot, mid } => self.on_retransmit(now, slot, mid),
-                Timer::Exchange { at } => self.on_exchange_timeout(now, at),
-                Timer::Request { slot, request } => self.request_timed_out(now, slot, request),
+                Timer::Retransmit { mid, .. } => self.on_retransmit(now, peer, mid),
+                Timer::Exchange { at } => self.on_exchange_timeout(now, peer, at),
+                Timer::Request { request, .. } => self.request_timed_out(now, peer, request),
             }
         }
         self.dedup.expire(now);
@@ -243,14 +217,17 @@ impl Endpoint {
         self.now = self.now.max(Some(now));
     }
 
-    /// Hands a datagram to the transport and counts it.
-    pub(super) fn transmit(&mut self, slot: usize, datagram: &[u8]) {
-        let (Some(peer), [first, code, ..]) = (self.peers.get(slot), datagram) else {
-            return;
-        };
+    /// Hands a datagram to the transport and counts it; not when it is more than an unproven address may get.
+    pub(super) fn transmit(&mut self, peer: &mut Peer, datagram: &[u8]) -> bool {
+        let [first, code, ..] = datagram else { return false };
+        if !peer.spend(datagram.len()) {
+            self.metrics.limits.inc(Limit::UnprovenBytes);
+            return false;
+        }
         if let Some(listener) = self.metrics.listener(peer.listener) {
             listener.sent.inc(type_of(*first), Code(*code));
         }
         self.outbox.push(peer.id, datagram);
+        true
     }
 }

@@ -5,45 +5,46 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::coap::blockwise::{Assembled, Block, Key, Piece};
-use crate::coap::contract::{Code, Event, PeerId, Request, Response};
+use crate::coap::contract::{Code, Event, Request, Response};
 use crate::coap::dedup::Seen;
 use crate::coap::echo::Echo;
 use crate::coap::message::{self, Message};
 use crate::coap::metrics::MessageType;
 use crate::coap::options::{OptionFault, Options, Resource};
+use crate::coap::peer::Peer;
 use crate::types::reason::{DropReason, Limit};
 
 use super::Endpoint;
 use super::exchange::Exchange;
-use super::respond::answer_limit;
 
 /// 4.12 Precondition Failed.
 const PRECONDITION_FAILED: Code = Code(0x8C);
 
 impl Endpoint {
-    /// Takes one datagram, which is one message; why it was dropped, if it was. A datagram of a peer that is not known goes
-    /// unnoticed.
-    pub fn receive(&mut self, now: Instant, peer: PeerId, datagram: &[u8]) -> Option<DropReason> {
+    /// Takes one datagram, which is one message; why it was dropped, if it was.
+    pub fn receive(&mut self, now: Instant, peer: &mut Peer, datagram: &[u8]) -> Option<DropReason> {
         self.saw_time(now);
-        let slot = self.peers.slot(peer)?;
-        let listener = self.peers.get(slot).map(|peer| peer.listener)?;
+        peer.came(datagram.len());
         let message = match Message::parse(datagram) {
             Ok(message) => message,
             Err(malformed) => {
-                self.metrics.dropped(listener, malformed.reason);
+                self.metrics.dropped(peer.listener, malformed.reason);
                 if let Some(mid) = malformed.reset {
-                    self.transmit(slot, &message::empty(MessageType::Rst, mid));
+                    self.transmit(peer, &message::empty(MessageType::Rst, mid));
                 }
                 return Some(malformed.reason);
             }
         };
-        if let Some(listener) = self.metrics.listener(listener) {
+        if let Some(listener) = self.metrics.listener(peer.listener) {
             listener.received.inc(message.kind, message.code);
         }
-        self.peers.saw(now, slot);
-        let dropped = self.dispatch(now, slot, peer, message, datagram);
+        let dropped = self.dispatch(now, peer, message, datagram);
         if let Some(reason) = dropped {
-            self.metrics.dropped(listener, reason);
+            self.metrics.dropped(peer.listener, reason);
+        }
+        if !peer.proven {
+            // What it sent may have made room for what waits.
+            self.pump(now, peer);
         }
         dropped
     }
@@ -51,33 +52,32 @@ impl Endpoint {
     fn dispatch(
         &mut self,
         now: Instant,
-        slot: usize,
-        peer: PeerId,
+        peer: &mut Peer,
         message: Message,
         datagram: &[u8],
     ) -> Option<DropReason> {
         match message.kind {
             MessageType::Rst => {
-                let known = self.on_reset(now, slot, message.mid);
+                let known = self.on_reset(now, peer, message.mid);
                 (!known).then_some(DropReason::Unmatched)
             }
             MessageType::Ack if message.code == Code::EMPTY => {
-                let known = self.on_acknowledgement(now, slot, message.mid).is_some();
+                let known = self.on_acknowledgement(now, peer, message.mid).is_some();
                 (!known).then_some(DropReason::Unmatched)
             }
-            MessageType::Ack => self.on_piggybacked(now, slot, &message),
+            MessageType::Ack => self.on_piggybacked(now, peer, &message),
             MessageType::Con if message.code == Code::EMPTY => {
-                self.transmit(slot, &message::empty(MessageType::Rst, message.mid));
-                self.events.push_back(Event::Alive { peer });
+                self.transmit(peer, &message::empty(MessageType::Rst, message.mid));
+                self.events.push_back(Event::Alive { peer: peer.id });
                 None
             }
             MessageType::Con | MessageType::Non => {
-                if let Some(reason) = self.on_duplicate(now, slot, peer, message.mid, datagram) {
+                if let Some(reason) = self.on_duplicate(now, peer, message.mid, datagram) {
                     return Some(reason);
                 }
                 match message.code.is_request() {
-                    true => self.on_request(now, slot, peer, message, datagram),
-                    false => self.on_separate_response(now, slot, &message, datagram),
+                    true => self.on_request(now, peer, message, datagram),
+                    false => self.on_separate_response(now, peer, &message, datagram),
                 }
             }
         }
@@ -86,18 +86,17 @@ impl Endpoint {
     fn on_duplicate(
         &mut self,
         now: Instant,
-        slot: usize,
-        peer: PeerId,
+        peer: &mut Peer,
         mid: u16,
         datagram: &[u8],
     ) -> Option<DropReason> {
-        let Seen::Duplicate(answer) = self.dedup.look_up(now, peer, mid, datagram) else {
+        let Seen::Duplicate(answer) = self.dedup.look_up(now, peer.source, mid, datagram) else {
             return None;
         };
         let answer = answer.map(Vec::from);
         self.metrics.duplicates.inc();
         if let Some(answer) = answer {
-            self.transmit(slot, &answer);
+            self.transmit(peer, &answer);
         }
         Some(DropReason::Duplicate)
     }
@@ -105,8 +104,7 @@ impl Endpoint {
     fn on_request(
         &mut self,
         now: Instant,
-        slot: usize,
-        peer: PeerId,
+        peer: &mut Peer,
         message: Message,
         datagram: &[u8],
     ) -> Option<DropReason> {
@@ -115,14 +113,14 @@ impl Endpoint {
             true => self.parameters.exchange_lifetime,
             false => self.parameters.non_lifetime,
         };
-        let remembered = self.dedup.remember(now, peer, message.mid, datagram, lifetime);
+        let from = (peer.source, peer.proven);
+        let remembered = self.dedup.remember(now, from, message.mid, datagram, lifetime);
         let mut exchange = Exchange {
-            peer,
+            peer: peer.id,
             token: message.token,
             mid: message.mid,
             confirmable,
             acknowledged: false,
-            limit: answer_limit(datagram.len()),
             block1: None,
             block2: None,
             no_response: 0,
@@ -134,7 +132,7 @@ impl Endpoint {
         match Options::read(&message.packet) {
             Ok(options) => {
                 exchange.no_response = options.no_response;
-                self.on_options(now, slot, exchange, options, message);
+                self.on_options(now, peer, exchange, options, message);
             }
             Err(OptionFault::Critical(_)) if !confirmable => return Some(DropReason::CriticalOption),
             Err(fault) => {
@@ -147,7 +145,7 @@ impl Endpoint {
                         Response::diagnostic(Code::BAD_REQUEST, "block size exponent 7 is reserved")
                     }
                 };
-                self.answer(now, &exchange, response);
+                self.answer(now, peer, &exchange, response);
             }
         }
         None
@@ -157,33 +155,30 @@ impl Endpoint {
     fn on_options(
         &mut self,
         now: Instant,
-        slot: usize,
+        peer: &mut Peer,
         exchange: Exchange,
         options: Options,
         message: Message,
     ) {
         if options.proxy {
             let response = Response::diagnostic(Code::PROXYING_NOT_SUPPORTED, "this is no proxy");
-            return self.answer(now, &exchange, response);
+            return self.answer(now, peer, &exchange, response);
         }
-        if !self.check_address(now, slot, options.echo) && self.settings.challenge_unproven {
-            return self.challenge(now, slot, &exchange);
+        if !self.check_address(now, peer, options.echo) && self.settings.challenge_unproven {
+            return self.challenge(now, peer, &exchange);
         }
         if options.conditional {
             let response = Response::diagnostic(
                 PRECONDITION_FAILED,
                 "If-Match and If-None-Match are never fulfilled",
             );
-            return self.answer(now, &exchange, response);
+            return self.answer(now, peer, &exchange, response);
         }
-        self.on_blocks(now, slot, exchange, options, message);
+        self.on_blocks(now, peer, exchange, options, message);
     }
 
     /// Whether the peer has proved its address, now or before.
-    fn check_address(&mut self, now: Instant, slot: usize, echoed: Option<[u8; 8]>) -> bool {
-        let Some(peer) = self.peers.get(slot) else {
-            return false;
-        };
+    fn check_address(&mut self, now: Instant, peer: &mut Peer, echoed: Option<[u8; 8]>) -> bool {
         if peer.proven {
             return true;
         }
@@ -192,17 +187,14 @@ impl Endpoint {
             _ => false,
         };
         if fresh {
-            self.peers.set_proven(slot);
-            self.pump(now, slot);
+            peer.prove();
+            self.pump(now, peer);
         }
         fresh
     }
 
     /// Asks for the proof of address (RFC 9175, 2.3).
-    fn challenge(&mut self, now: Instant, slot: usize, exchange: &Exchange) {
-        let Some(peer) = self.peers.get_mut(slot) else {
-            return;
-        };
+    fn challenge(&mut self, now: Instant, peer: &mut Peer, exchange: &Exchange) {
         let echo = match &mut peer.echo {
             Some(echo) if echo.is_current(now) => echo,
             echo => echo.insert(Box::new(Echo::new(now, &mut self.rng))),
@@ -210,6 +202,7 @@ impl Endpoint {
         let value = echo.value();
         self.answer_with(
             now,
+            peer,
             exchange,
             Response::new(Code::UNAUTHORIZED),
             None,
@@ -223,7 +216,7 @@ impl Endpoint {
     fn on_blocks(
         &mut self,
         now: Instant,
-        slot: usize,
+        peer: &mut Peer,
         mut exchange: Exchange,
         mut options: Options,
         mut message: Message,
@@ -263,31 +256,31 @@ impl Endpoint {
                         szx,
                         ..block
                     });
-                    return self.answer(now, &exchange, Response::new(Code::CONTINUE));
+                    return self.answer(now, peer, &exchange, Response::new(Code::CONTINUE));
                 }
                 Assembled::Refused(Code::REQUEST_ENTITY_TOO_LARGE, why) => {
-                    return self.too_large(now, &exchange, why);
+                    return self.too_large(now, peer, &exchange, why);
                 }
                 Assembled::Refused(code, why) => {
                     exchange.block1 = Some(Block { more: false, ..block });
-                    return self.answer(now, &exchange, Response::diagnostic(code, why));
+                    return self.answer(now, peer, &exchange, Response::diagnostic(code, why));
                 }
             }
         } else if payload.len() > self.parameters.max_body_size {
             self.metrics.limits.inc(Limit::BodySize);
-            return self.too_large(now, &exchange, "body is too large");
+            return self.too_large(now, peer, &exchange, "body is too large");
         }
         exchange.block2 = options.block2;
         if options.block2.is_some_and(|block| block.num > 0) {
             // Only the first block belongs to an observation (RFC 7959, 2.6).
             options.observe = None;
             if let Some(kept) = self.transfers.body(now, exchange.peer, &resource) {
-                return self.answer_from(now, &exchange, kept);
+                return self.answer_from(now, peer, &exchange, kept);
             }
             if method != Code::GET && method != Code::FETCH {
                 let why = "the body is no longer here, and doing the request again is not safe";
                 let response = Response::diagnostic(Code::REQUEST_ENTITY_INCOMPLETE, why);
-                return self.answer(now, &exchange, response);
+                return self.answer(now, peer, &exchange, response);
             }
         }
         let request = Request {
@@ -302,14 +295,14 @@ impl Endpoint {
             payload,
             resource,
         };
-        self.deliver(now, slot, exchange, request);
+        self.deliver(now, peer, exchange, request);
     }
 
     /// 4.13 with what would be small enough (RFC 7959, 2.9.3).
-    fn too_large(&mut self, now: Instant, exchange: &Exchange, why: &str) {
+    fn too_large(&mut self, now: Instant, peer: &mut Peer, exchange: &Exchange, why: &str) {
         let max = self.parameters.max_body_size.min(self.transfers.max_bytes());
         let response = Response::diagnostic(Code::REQUEST_ENTITY_TOO_LARGE, why);
-        self.answer_with(now, exchange, response, None, |outgoing| {
+        self.answer_with(now, peer, exchange, response, None, |outgoing| {
             outgoing.size1 = Some(max)
         });
     }

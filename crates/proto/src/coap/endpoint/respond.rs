@@ -5,21 +5,19 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::coap::blockwise::{Block, Body, etag_of, part};
-use crate::coap::contract::{Code, Notification, ResourceKey, Response, Token};
+use crate::coap::contract::{Code, Notification, PeerId, ResourceKey, Response, Token};
 use crate::coap::message::{self, Outgoing};
 use crate::coap::metrics::{MessageType, TransferResult};
 use crate::coap::options::Options;
+use crate::coap::peer::Peer;
 use crate::coap::reliability::Purpose;
 use crate::types::reason::Limit;
 
 use super::Endpoint;
 use super::exchange::Exchange;
 
-/// Bytes that an unproven peer may get whatever it sent (architecture of the amplification limit: RFC 9175, 2.4, item 3).
-const SMALL: usize = 136;
-
-/// Bytes that ETag, Block2, Size2 and the payload marker take at most.
-const BLOCK_OPTIONS: usize = 25;
+/// Bytes that ETag, Block2 and Size2 take at most.
+pub(in crate::coap) const BLOCK_OPTIONS: usize = 24;
 
 /// Separate responses to one peer that may wait for their ACK.
 const SEPARATE_PER_PEER: usize = 64;
@@ -31,22 +29,18 @@ struct Whole<'a> {
     kept: Option<[u8; 8]>,
     resource: Option<&'a ResourceKey>,
     want: Option<Block>,
-    limit: usize,
-}
-
-/// How long an answer to a request of this length may be while the peer is unproven.
-pub(super) fn answer_limit(request: usize) -> usize {
-    request.saturating_mul(3).max(SMALL)
+    /// Whether more follows that the peer did not ask for: its repetition, or the next notification.
+    again: bool,
 }
 
 impl Endpoint {
     /// Answers a request with a response of the gateway's or of this layer.
-    pub(super) fn answer(&mut self, now: Instant, exchange: &Exchange, response: Response) {
-        self.answer_with(now, exchange, response, None, |_| {});
+    pub(super) fn answer(&mut self, now: Instant, peer: &mut Peer, exchange: &Exchange, response: Response) {
+        self.answer_with(now, peer, exchange, response, None, |_| {});
     }
 
     /// Answers a request for a later block from a body that is kept.
-    pub(super) fn answer_from(&mut self, now: Instant, exchange: &Exchange, kept: Body) {
+    pub(super) fn answer_from(&mut self, now: Instant, peer: &mut Peer, exchange: &Exchange, kept: Body) {
         let response = Response {
             code: kept.code,
             payload: kept.bytes,
@@ -54,40 +48,38 @@ impl Endpoint {
             observe: None,
             max_age: kept.max_age,
         };
-        self.answer_with(now, exchange, response, Some(kept.etag), |_| {});
+        self.answer_with(now, peer, exchange, response, Some(kept.etag), |_| {});
     }
 
     /// Answers with options that only this layer gives.
     pub(super) fn answer_with(
         &mut self,
         now: Instant,
+        peer: &mut Peer,
         exchange: &Exchange,
         mut response: Response,
         kept: Option<[u8; 8]>,
         adorn: impl FnOnce(&mut Outgoing<'_>),
     ) {
-        let Some(slot) = self.peers.slot(exchange.peer) else {
-            return;
-        };
+        let mut piggybacked = exchange.confirmable && !exchange.acknowledged;
         if Options::suppresses(exchange.no_response, response.code) && response.code != Code::CONTINUE {
-            return self.answer_nothing(slot, exchange);
+            // The client wants no response of this class: a confirmable request gets its bare ACK (RFC 7967, 2.1).
+            if piggybacked {
+                self.answer_empty(peer, exchange, MessageType::Ack);
+            }
+            return;
         }
         if response.payload.len() > self.parameters.max_body_size && kept.is_none() {
             self.metrics.limits.inc(Limit::BodySize);
             response = Response::diagnostic(Code::INTERNAL_SERVER_ERROR, "body is larger than max_body_size");
         }
-        let Some(peer) = self.peers.get_mut(slot) else {
-            return;
-        };
-        let limit = match peer.proven {
-            true => usize::MAX,
-            // It goes several times if nobody acknowledges it.
-            false if exchange.acknowledged => SMALL,
-            false => exchange.limit,
-        };
-        let piggybacked = exchange.confirmable && !exchange.acknowledged;
+        if piggybacked && peer.takes_question() {
+            self.answer_empty(peer, exchange, MessageType::Ack);
+            piggybacked = false;
+        }
+        let separate = exchange.confirmable && !piggybacked;
         let crowded = peer.separate >= SEPARATE_PER_PEER || self.separate >= self.caps.pending_requests;
-        let (kind, mid) = match (piggybacked, exchange.acknowledged) {
+        let (kind, mid) = match (piggybacked, separate) {
             (true, _) => (MessageType::Ack, exchange.mid),
             // A peer that acknowledges none of its separate responses gets them unreliably.
             (false, true) if !crowded => (MessageType::Con, peer.take_mid()),
@@ -107,26 +99,19 @@ impl Endpoint {
             kept,
             resource: exchange.resource.as_ref(),
             want: exchange.block2,
-            limit,
+            again: kind == MessageType::Con,
         };
-        let datagram = self.encode(now, slot, outgoing, &whole, (kind, mid, exchange.token));
-        if exchange.acknowledged {
+        let datagram = self.encode(now, peer, outgoing, &whole, (kind, mid, exchange.token));
+        if separate {
             self.metrics.separate_responses.inc();
         } else {
             self.dedup.answered(exchange.remembered, &datagram);
         }
         match kind {
-            MessageType::Con => self.send_confirmable(now, slot, mid, datagram, Purpose::Response),
-            _ => self.transmit(slot, &datagram),
-        }
-    }
-
-    /// The client wants no response of this class: a confirmable request gets its bare ACK (RFC 7967, 2.1).
-    fn answer_nothing(&mut self, slot: usize, exchange: &Exchange) {
-        if exchange.confirmable && !exchange.acknowledged {
-            let acknowledgement = message::empty(MessageType::Ack, exchange.mid);
-            self.dedup.answered(exchange.remembered, &acknowledgement);
-            self.transmit(slot, &acknowledgement);
+            MessageType::Con => self.send_confirmable(now, peer, mid, datagram, Purpose::Response),
+            _ => {
+                self.transmit(peer, &datagram);
+            }
         }
     }
 
@@ -134,12 +119,11 @@ impl Endpoint {
     pub(in crate::coap) fn encode_notification(
         &mut self,
         now: Instant,
-        slot: usize,
+        peer: &Peer,
         notification: &Notification,
         kind: MessageType,
         mid: u16,
     ) -> Vec<u8> {
-        let proven = self.peers.get(slot).is_some_and(|peer| peer.proven);
         let outgoing = Outgoing {
             code: notification.code.0,
             observe: Some(notification.observe & 0x00ff_ffff).filter(|_| notification.code.class() == 2),
@@ -151,29 +135,41 @@ impl Endpoint {
             kept: None,
             resource: Some(&notification.resource),
             want: None,
-            limit: if proven { usize::MAX } else { SMALL },
+            again: true,
         };
-        self.encode(now, slot, outgoing, &whole, (kind, mid, notification.token))
+        self.encode(now, peer, outgoing, &whole, (kind, mid, notification.token))
     }
 
     /// Puts as much of a body into a message as it may carry, keeps the body if the peer must fetch the rest, and encodes it.
     fn encode<'a>(
         &mut self,
         now: Instant,
-        slot: usize,
+        peer: &Peer,
         mut outgoing: Outgoing<'a>,
         whole: &Whole<'a>,
         (kind, mid, token): (MessageType, u16, Token),
     ) -> Vec<u8> {
         let largest = 16 << self.parameters.max_szx;
-        let room = match whole.limit {
+        let room = match peer.room() {
             usize::MAX => usize::MAX,
-            limit => limit.saturating_sub(outgoing.encode(kind, mid, token).len() + BLOCK_OPTIONS),
+            room => {
+                let head = outgoing.encode(kind, mid, token).len() + 1;
+                // Half of what an unproven address may still get is kept for what follows, unless it is too short for a block.
+                let room = match whole.again && room / 2 >= head + BLOCK_OPTIONS + 16 {
+                    true => room / 2,
+                    false => room,
+                };
+                room.saturating_sub(head)
+            }
         };
         if Code(outgoing.code).class() != 2 {
             outgoing.payload = message::cut_text(whole.body, room.min(largest));
             return outgoing.encode(kind, mid, token);
         }
+        let room = match whole.body.len() <= room {
+            true => room,
+            false => room.saturating_sub(BLOCK_OPTIONS),
+        };
         let Some(part) = part(whole.body.len(), whole.want, self.parameters.max_szx, room) else {
             let refusal = Outgoing {
                 code: Code::BAD_REQUEST.0,
@@ -197,8 +193,8 @@ impl Endpoint {
                 .unwrap_or_else(|| etag_of(whole.body, outgoing.content_format));
             outgoing.etag = Some(etag);
             outgoing.size2 = (first && more).then_some(whole.body.len());
-            self.keep(now, slot, &outgoing, whole, etag);
-        } else if let (Some(resource), Some(peer)) = (whole.resource, self.peers.get(slot)) {
+            self.keep(now, peer.id, &outgoing, whole, etag);
+        } else if let Some(resource) = whole.resource {
             self.transfers.forget_body(peer.id, resource);
         }
         if !first && !more {
@@ -208,8 +204,15 @@ impl Endpoint {
     }
 
     /// Keeps a body of which the peer got a part, unless it is kept already.
-    fn keep(&mut self, now: Instant, slot: usize, outgoing: &Outgoing<'_>, whole: &Whole<'_>, etag: [u8; 8]) {
-        let (None, Some(resource), Some(peer)) = (whole.kept, whole.resource, self.peers.get(slot)) else {
+    fn keep(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        outgoing: &Outgoing<'_>,
+        whole: &Whole<'_>,
+        etag: [u8; 8],
+    ) {
+        let (None, Some(resource)) = (whole.kept, whole.resource) else {
             return;
         };
         let body = Body {
@@ -219,6 +222,6 @@ impl Endpoint {
             max_age: outgoing.max_age,
             etag,
         };
-        self.transfers.put_body(now, peer.id, resource, body);
+        self.transfers.put_body(now, peer, resource, body);
     }
 }

@@ -9,53 +9,43 @@ use std::time::Instant;
 
 use crate::types::reason::Limit;
 
-use crate::coap::contract::{Notification, ObservationId, PeerId};
+use crate::coap::contract::{Notification, ObservationId};
 use crate::coap::endpoint::Endpoint;
 use crate::coap::metrics::{MessageType, NotificationResult};
+use crate::coap::peer::Peer;
 use crate::coap::reliability::Purpose;
 
 pub(crate) use state::Observing;
-use state::{InFlight, OVERHEAD, RECENT, weight};
+use state::{InFlight, OVERHEAD, RECENT, least_length, weight};
 
 impl Endpoint {
     /// Sends a notification, or queues it behind those of its observation and until the peer may get it.
     pub fn notify(
         &mut self,
         now: Instant,
-        peer: PeerId,
+        peer: &mut Peer,
         observation: ObservationId,
         notification: Notification,
     ) {
         self.saw_time(now);
-        let too_large = notification.payload.len() > self.parameters.max_body_size;
-        let slot = match self.peers.slot(peer) {
-            Some(slot) if !too_large => slot,
-            _ => {
-                if too_large {
-                    self.metrics.limits.inc(Limit::BodySize);
-                }
-                let confirmable = notification.confirmable;
-                return self
-                    .metrics
-                    .notification(confirmable, NotificationResult::Dropped);
-            }
-        };
-        let Some(it) = self.peers.get_mut(slot) else {
-            return;
-        };
-        let observing = it.observing.get_or_insert_default();
+        if notification.payload.len() > self.parameters.max_body_size {
+            self.metrics.limits.inc(Limit::BodySize);
+            let result = NotificationResult::Dropped;
+            return self.metrics.notification(notification.confirmable, result);
+        }
+        let weight = weight(&notification);
+        let observing = peer.observing.get_or_insert_default();
         let entry = observing.observations.entry(observation).or_default();
         entry.queue.push_back(notification);
-        let weight = entry.queue.back().map_or(0, weight);
         observing.weight += weight;
         self.queued_bytes += weight;
-        self.advance(now, slot, observation, false);
-        self.bound_queue(slot, observation);
+        self.advance(now, peer, observation, false);
+        self.bound_queue(peer, observation);
         self.metrics.queued_bytes.set(self.queued_bytes as u64);
     }
 
     /// Forgets an observation: what waits and what is outstanding. The others of the peer go on.
-    pub fn cancel(&mut self, peer: PeerId, observation: ObservationId) {
+    pub fn cancel(&mut self, peer: &mut Peer, observation: ObservationId) {
         for notification in self.take_pending(peer, observation) {
             let result = NotificationResult::Dropped;
             self.metrics.notification(notification.confirmable, result);
@@ -64,38 +54,28 @@ impl Endpoint {
 
     /// Takes what a peer has not acknowledged of an observation, the outstanding one first, and forgets the observation: for
     /// a client that moved to another peer.
-    pub fn take_pending(&mut self, peer: PeerId, observation: ObservationId) -> Vec<Notification> {
-        let Some(slot) = self.peers.slot(peer) else {
-            return Vec::new();
-        };
-        let Some(observing) = self.observing(slot) else {
+    pub fn take_pending(&mut self, peer: &mut Peer, observation: ObservationId) -> Vec<Notification> {
+        let Some(observing) = peer.observing.as_deref_mut() else {
             return Vec::new();
         };
         let mut pending = Vec::new();
         if let Some(landed) = observing.landed(observation) {
-            self.settle(slot, landed.mid);
+            self.settle(peer, landed.mid);
             pending.push(landed.notification);
         }
-        pending.extend(self.forget(slot, observation));
+        pending.extend(self.forget_observation(peer, observation));
         if let Some(now) = self.now {
-            self.pump(now, slot);
+            self.pump(now, peer);
         }
         pending
     }
 
-    fn observing(&mut self, slot: usize) -> Option<&mut Observing> {
-        self.peers.get_mut(slot)?.observing.as_deref_mut()
-    }
-
-    fn forget(&mut self, slot: usize, id: ObservationId) -> VecDeque<Notification> {
-        let Some(peer) = self.peers.get_mut(slot) else {
-            return VecDeque::new();
-        };
+    fn forget_observation(&mut self, peer: &mut Peer, id: ObservationId) -> VecDeque<Notification> {
         let Some(observing) = peer.observing.as_deref_mut() else {
             return VecDeque::new();
         };
         let queue = observing.forget(id);
-        if observing.is_idle(peer.proven) {
+        if observing.observations.is_empty() {
             peer.observing = None;
         }
         self.queued_bytes = self.queued_bytes.saturating_sub(queue.iter().map(weight).sum());
@@ -104,20 +84,18 @@ impl Endpoint {
     }
 
     /// Drops the oldest while an observation holds more than it may, or all together do.
-    fn bound_queue(&mut self, slot: usize, id: ObservationId) {
+    fn bound_queue(&mut self, peer: &mut Peer, id: ObservationId) {
         let (most, all) = (self.caps.queued_per_observation, self.caps.queued_bytes);
-        loop {
-            let queued = self.queued_bytes;
-            let Some(observing) = self.observing(slot) else {
-                return;
-            };
-            let too_heavy = queued > all || observing.weight > (all / 8).max(OVERHEAD);
-            let Some(entry) = observing.observations.get_mut(&id) else {
-                return;
-            };
-            if entry.queue.len() <= most && !too_heavy {
-                return;
-            }
+        let Some(observing) = peer.observing.as_deref_mut() else {
+            return;
+        };
+        let Some(entry) = observing.observations.get_mut(&id) else {
+            return;
+        };
+        while entry.queue.len() > most
+            || self.queued_bytes > all
+            || observing.weight > (all / 8).max(OVERHEAD)
+        {
             let Some(dropped) = entry.queue.pop_front() else {
                 return;
             };
@@ -131,37 +109,31 @@ impl Endpoint {
 
     /// Sends what may go of one observation; what may not is put in line. With `in_turn` a confirmable one is put in line behind
     /// the other observations even if it could go now. False when the peer may get nothing confirmable now.
-    fn advance(&mut self, now: Instant, slot: usize, id: ObservationId, in_turn: bool) -> bool {
+    fn advance(&mut self, now: Instant, peer: &mut Peer, id: ObservationId, in_turn: bool) -> bool {
         loop {
-            let Some(peer) = self.peers.get_mut(slot) else {
-                return true;
-            };
-            let proven = peer.proven;
+            let permits = peer.observing.as_deref().map(|observing| {
+                let front = observing.observations.get(&id).and_then(|it| it.queue.front());
+                front.map(|front| permit(peer, observing, front))
+            });
             let Some(observing) = peer.observing.as_deref_mut() else {
                 return true;
             };
-            let Some(entry) = observing.observations.get(&id) else {
+            let Some(entry) = observing.observations.get_mut(&id) else {
                 return true;
             };
-            let Some(front) = entry.queue.front() else {
+            let (Some(front), Some(Some(permit))) = (entry.queue.front(), permits) else {
                 return true;
             };
             if entry.in_flight.is_some() {
                 return true;
             }
             let expired = front.expires_at.is_some_and(|at| at <= now);
-            let permit = observing.permits(proven, front.confirmable);
             if !expired && (permit.is_none() || (permit == Some(true) && in_turn)) {
-                if let Some(entry) = observing.observations.get_mut(&id)
-                    && !std::mem::replace(&mut entry.is_ready, true)
-                {
+                if !std::mem::replace(&mut entry.is_ready, true) {
                     observing.ready.push_back(id);
                 }
                 return permit.is_some();
             }
-            let Some(entry) = observing.observations.get_mut(&id) else {
-                return true;
-            };
             let Some(notification) = entry.queue.pop_front() else {
                 return true;
             };
@@ -171,22 +143,22 @@ impl Endpoint {
                 let result = NotificationResult::Expired;
                 self.metrics.notification(notification.confirmable, result);
             } else {
-                self.send_notification(now, slot, id, notification, permit == Some(true));
+                self.send_notification(now, peer, id, notification, permit == Some(true));
             }
         }
     }
 
     /// Lets the observations of a peer that wait have their turn, as far as they may.
-    pub(in crate::coap) fn pump(&mut self, now: Instant, slot: usize) {
-        while let Some(observing) = self.observing(slot)
+    pub(in crate::coap) fn pump(&mut self, now: Instant, peer: &mut Peer) {
+        while let Some(observing) = peer.observing.as_deref_mut()
             && let Some(id) = observing.ready.pop_front()
         {
             if let Some(entry) = observing.observations.get_mut(&id) {
                 entry.is_ready = false;
             }
-            if !self.advance(now, slot, id, false) {
+            if !self.advance(now, peer, id, false) {
                 // It stays first in line.
-                if let Some(observing) = self.observing(slot)
+                if let Some(observing) = peer.observing.as_deref_mut()
                     && let Some(id) = observing.ready.pop_back()
                 {
                     observing.ready.push_front(id);
@@ -200,45 +172,52 @@ impl Endpoint {
     fn send_notification(
         &mut self,
         now: Instant,
-        slot: usize,
+        peer: &mut Peer,
         id: ObservationId,
         notification: Notification,
         confirmable: bool,
     ) {
-        let Some(peer) = self.peers.get_mut(slot) else {
-            return;
-        };
         let mid = peer.take_mid();
         let kind = match confirmable {
             true => MessageType::Con,
             false => MessageType::Non,
         };
-        let datagram = self.encode_notification(now, slot, &notification, kind, mid);
+        let datagram = self.encode_notification(now, peer, &notification, kind, mid);
         // A confirmable one is counted when it is known what became of it, so that each is counted once.
         if !confirmable {
             self.metrics.notification(false, NotificationResult::Sent);
         }
-        if let Some(observing) = self.observing(slot) {
-            observing.unconfirmed = observing.unconfirmed.saturating_add(1);
-            let entry = observing.observations.entry(id).or_default();
-            entry.last_sent = Some(now);
-            if confirmable {
-                observing.outstanding += 1;
-                entry.in_flight = Some(InFlight {
-                    mid,
-                    stalled: false,
-                    notification,
-                });
-            } else {
-                if let Some(recent) = entry.recent.get_mut(entry.sent % RECENT) {
-                    *recent = mid;
-                }
-                entry.sent += 1;
+        let observing = peer.observing.get_or_insert_default();
+        let entry = observing.observations.entry(id).or_default();
+        entry.last_sent = Some(now);
+        if confirmable {
+            observing.outstanding += 1;
+            entry.in_flight = Some(InFlight {
+                mid,
+                stalled: false,
+                notification,
+            });
+            self.send_confirmable(now, peer, mid, datagram, Purpose::Notification(id));
+        } else {
+            if let Some(recent) = entry.recent.get_mut(entry.sent % RECENT) {
+                *recent = mid;
             }
-        }
-        match confirmable {
-            true => self.send_confirmable(now, slot, mid, datagram, Purpose::Notification(id)),
-            false => self.transmit(slot, &datagram),
+            entry.sent += 1;
+            self.transmit(peer, &datagram);
         }
     }
+}
+
+/// Whether a notification may go now, and if so whether as CON. An unproven address gets what fits into its budget, and is asked to
+/// acknowledge one while something is left to ask again.
+fn permit(peer: &Peer, observing: &Observing, notification: &Notification) -> Option<bool> {
+    let mut confirmable = notification.confirmable;
+    if !peer.proven {
+        let (room, least) = (peer.room(), least_length(notification));
+        if least > room {
+            return None;
+        }
+        confirmable |= peer.is_nearly_spent() || least > room / 2;
+    }
+    (!confirmable || observing.permits_confirmable()).then_some(confirmable)
 }

@@ -5,35 +5,40 @@ use std::time::Instant;
 use crate::coap::contract::{Event, NotificationOutcome, ObservationId};
 use crate::coap::endpoint::Endpoint;
 use crate::coap::metrics::NotificationResult;
+use crate::coap::peer::Peer;
 
 impl Endpoint {
     pub(in crate::coap) fn notification_acknowledged(
         &mut self,
         now: Instant,
-        slot: usize,
+        peer: &mut Peer,
         id: ObservationId,
     ) {
-        if let Some(observing) = self.observing(slot) {
+        if let Some(observing) = peer.observing.as_deref_mut() {
             observing.landed(id);
-            observing.unconfirmed = 0;
         }
         self.metrics.con_notifications.inc(NotificationResult::Acked);
-        self.tell(slot, id, NotificationOutcome::Acknowledged);
-        self.advance(now, slot, id, true);
-        self.pump(now, slot);
+        self.tell(peer, id, NotificationOutcome::Acknowledged);
+        self.advance(now, peer, id, true);
+        self.pump(now, peer);
     }
 
-    pub(in crate::coap) fn notification_reset(&mut self, now: Instant, slot: usize, id: ObservationId) {
-        self.end(now, slot, id, NotificationOutcome::Reset);
+    pub(in crate::coap) fn notification_reset(&mut self, now: Instant, peer: &mut Peer, id: ObservationId) {
+        self.end(now, peer, id, NotificationOutcome::Reset);
     }
 
-    pub(in crate::coap) fn notification_timed_out(&mut self, now: Instant, slot: usize, id: ObservationId) {
-        self.end(now, slot, id, NotificationOutcome::TimedOut);
+    pub(in crate::coap) fn notification_timed_out(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        id: ObservationId,
+    ) {
+        self.end(now, peer, id, NotificationOutcome::TimedOut);
     }
 
     /// One retransmission time-out went by without an answer: the other observations wait no longer for this one.
-    pub(in crate::coap) fn notification_stalled(&mut self, now: Instant, slot: usize, id: ObservationId) {
-        let Some(observing) = self.observing(slot) else {
+    pub(in crate::coap) fn notification_stalled(&mut self, now: Instant, peer: &mut Peer, id: ObservationId) {
+        let Some(observing) = peer.observing.as_deref_mut() else {
             return;
         };
         if let Some(entry) = observing.observations.get_mut(&id)
@@ -42,13 +47,18 @@ impl Endpoint {
         {
             observing.stalled += 1;
         }
-        self.pump(now, slot);
+        self.pump(now, peer);
     }
 
     /// A RST that names no confirmable message of ours may name a notification that was sent as NON (RFC 7641, 3.6).
-    pub(in crate::coap) fn non_notification_reset(&mut self, now: Instant, slot: usize, mid: u16) -> bool {
+    pub(in crate::coap) fn non_notification_reset(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        mid: u16,
+    ) -> bool {
         let lifetime = self.parameters.non_lifetime;
-        let Some(observing) = self.observing(slot) else {
+        let Some(observing) = peer.observing.as_deref_mut() else {
             return false;
         };
         let named = observing.observations.iter().filter(|(_, it)| {
@@ -61,28 +71,29 @@ impl Endpoint {
         else {
             return false;
         };
-        self.end_with(now, slot, id, NotificationOutcome::Reset, false);
+        self.end_with(now, peer, id, NotificationOutcome::Reset, false);
         true
     }
 
-    fn end(&mut self, now: Instant, slot: usize, id: ObservationId, outcome: NotificationOutcome) {
-        self.end_with(now, slot, id, outcome, true);
+    fn end(&mut self, now: Instant, peer: &mut Peer, id: ObservationId, outcome: NotificationOutcome) {
+        self.end_with(now, peer, id, outcome, true);
     }
 
     fn end_with(
         &mut self,
         now: Instant,
-        slot: usize,
+        peer: &mut Peer,
         id: ObservationId,
         outcome: NotificationOutcome,
         confirmable: bool,
     ) {
-        let landed = self.observing(slot).and_then(|observing| observing.landed(id));
+        let observing = peer.observing.as_deref_mut();
+        let landed = observing.and_then(|observing| observing.landed(id));
         if let Some(landed) = landed.filter(|_| !confirmable) {
-            self.settle(slot, landed.mid);
+            self.settle(peer, landed.mid);
             self.metrics.con_notifications.inc(NotificationResult::Dropped);
         }
-        for notification in self.forget(slot, id) {
+        for notification in self.forget_observation(peer, id) {
             let result = NotificationResult::Dropped;
             self.metrics.notification(notification.confirmable, result);
         }
@@ -91,17 +102,15 @@ impl Endpoint {
             _ => NotificationResult::Reset,
         };
         self.metrics.notification(confirmable, result);
-        self.tell(slot, id, outcome);
-        self.pump(now, slot);
+        self.tell(peer, id, outcome);
+        self.pump(now, peer);
     }
 
-    fn tell(&mut self, slot: usize, observation: ObservationId, outcome: NotificationOutcome) {
-        if let Some(peer) = self.peers.get(slot).map(|peer| peer.id) {
-            self.events.push_back(Event::Notified {
-                peer,
-                observation,
-                outcome,
-            });
-        }
+    fn tell(&mut self, peer: &Peer, observation: ObservationId, outcome: NotificationOutcome) {
+        self.events.push_back(Event::Notified {
+            peer: peer.id,
+            observation,
+            outcome,
+        });
     }
 }

@@ -4,10 +4,9 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::coap::contract::{Notification, ObservationId};
+use crate::coap::endpoint::BLOCK_OPTIONS;
 use crate::coap::hash::IdMap;
-
-/// Notifications that an unproven peer gets before it must acknowledge one.
-const UNCONFIRMED: u32 = 16;
+use crate::coap::message::HEADER;
 
 /// What a waiting notification weighs beside its payload.
 pub(super) const OVERHEAD: usize = 128;
@@ -25,8 +24,6 @@ pub(crate) struct Observing {
     pub(super) outstanding: usize,
     /// Those of them that were retransmitted.
     pub(super) stalled: usize,
-    /// Notifications since the peer was last known to be where it says.
-    pub(super) unconfirmed: u32,
     /// Weight of what waits.
     pub(super) weight: usize,
 }
@@ -52,16 +49,17 @@ pub(super) fn weight(notification: &Notification) -> usize {
     notification.payload.len() + OVERHEAD
 }
 
+/// Bytes of a notification, at most, when its body is cut to the smallest block or whole, whichever is less.
+pub(super) fn least_length(notification: &Notification) -> usize {
+    // Observe, Content-Format, payload marker.
+    let head = HEADER + notification.token.as_bytes().len() + 4 + 3 + 1;
+    head + notification.payload.len().min(BLOCK_OPTIONS + 16)
+}
+
 impl Observing {
-    /// Whether a notification may go now, and if so whether as CON.
-    pub(super) fn permits(&self, proven: bool, confirmable: bool) -> Option<bool> {
-        if !proven && self.unconfirmed >= UNCONFIRMED {
-            return (self.outstanding == 0).then_some(true);
-        }
-        match confirmable {
-            true => (self.outstanding == 0 || self.stalled > 0).then_some(true),
-            false => Some(false),
-        }
+    /// Whether a confirmable notification may go now.
+    pub(super) fn permits_confirmable(&self) -> bool {
+        self.outstanding == 0 || self.stalled > 0
     }
 
     /// The CON of an observation is settled, one way or the other.
@@ -81,11 +79,6 @@ impl Observing {
         self.ready.retain(|ready| *ready != id);
         self.weight = self.weight.saturating_sub(queue.iter().map(weight).sum());
         queue
-    }
-
-    /// Whether nothing of it is worth keeping. An unproven peer does not lose its count by observing anew.
-    pub(super) fn is_idle(&self, proven: bool) -> bool {
-        self.observations.is_empty() && (proven || self.unconfirmed == 0)
     }
 
     /// Whether each notification is confirmable that waits, or for whose ACK we wait.

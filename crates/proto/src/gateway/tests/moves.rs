@@ -83,7 +83,8 @@ impl Network {
         let address = crate::types::PeerAddr::new(from).unwrap();
         let gateway = &mut self.site.workers[worker];
         let peer = gateway.peers.at_address(ListenerId(0), address).unwrap();
-        gateway.coap.set_proven(peer);
+        let peer = gateway.peers.get_mut(peer).unwrap();
+        gateway.coap.set_proven(&mut peer.coap);
     }
 
     fn broker(&mut self, worker: usize, request: BrokerRequest) {

@@ -1,0 +1,262 @@
+//! What the message layer knows of one peer. The caller owns it, and keeps the one table of peers.
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use crate::types::{ListenerId, PeerAddr};
+
+use super::client::Client;
+use super::contract::PeerId;
+use super::echo::Echo;
+use super::hash::IdMap;
+use super::observe::Observing;
+use super::reliability::Outstanding;
+
+/// After this many acknowledgements that belong to nothing, a right one proves no address any more: it may have been guessed.
+const MAX_GUESSES: u8 = 16;
+
+/// Bytes that an unproven address may get whatever it sent (RFC 9175, 2.4, item 3).
+const SMALL: u64 = 136;
+
+/// How much may be sent to an unproven address for each byte that came from it.
+const FACTOR: u64 = 3;
+
+/// Bytes that a DTLS record adds at least, and at most as long as the peer's Connection ID is short: header, nonce and tag
+/// (RFC 6655, 3; RFC 5288, 3; RFC 9146, 4).
+const RECORD_LEAST: u64 = 13 + 8 + 8;
+const RECORD_MOST: u64 = 13 + 8 + 16 + 9;
+
+/// Where the messages of a peer come from, as far as duplicates are concerned (RFC 7252, 4.5 and 9.1.1). It outlives the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// An address, on a listener for plain UDP.
+    Address(ListenerId, PeerAddr),
+    /// A DTLS session, by the number that no other session of the process has.
+    Session(u64),
+}
+
+/// The table in which the caller keeps the peers.
+pub trait PeerTable {
+    /// The message layer's part of a peer; `None` when there is no such peer any more.
+    fn coap(&mut self, id: PeerId) -> Option<&mut Peer>;
+}
+
+/// The message layer's part of a peer: message ids, what waits for an answer on either side, and whether its address is proved.
+/// Made by [`Endpoint::peer`](super::Endpoint::peer), given back by [`Endpoint::forget`](super::Endpoint::forget).
+#[derive(Debug)]
+pub struct Peer {
+    pub(super) id: PeerId,
+    pub(super) listener: ListenerId,
+    pub(super) source: Source,
+    pub(super) proven: bool,
+    guesses: u8,
+    /// Whether its next confirmable request is to be answered so that the peer proves its address.
+    asked: bool,
+    next_mid: u16,
+    /// How often its address changed.
+    pub(super) moves: u32,
+    /// Bytes that came from its address and went to it while that was not proved.
+    received: u64,
+    sent: u64,
+    /// Confirmable messages of ours by message id.
+    pub(super) outstanding: IdMap<u16, Outstanding>,
+    /// Separate responses among them.
+    pub(super) separate: usize,
+    /// Requests of it that wait for an answer, as slots of the endpoint's exchanges.
+    pub(super) exchanges: Vec<usize>,
+    /// How often something was sent to it again.
+    pub(super) retransmissions: u64,
+    pub(super) observing: Option<Box<Observing>>,
+    pub(super) client: Option<Box<Client>>,
+    pub(super) echo: Option<Box<Echo>>,
+}
+
+impl Peer {
+    pub(super) fn new(
+        id: PeerId,
+        listener: ListenerId,
+        source: Source,
+        proven: bool,
+        rng: &mut StdRng,
+    ) -> Self {
+        Self {
+            id,
+            listener,
+            source,
+            proven,
+            guesses: 0,
+            asked: false,
+            next_mid: rng.random(),
+            moves: 0,
+            received: 0,
+            sent: 0,
+            outstanding: IdMap::default(),
+            separate: 0,
+            exchanges: Vec::new(),
+            retransmissions: 0,
+            observing: None,
+            client: None,
+            echo: None,
+        }
+    }
+
+    /// Whether its address is proved.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.proven
+    }
+
+    /// How often something was sent to it again because it was not acknowledged.
+    #[must_use]
+    pub fn retransmissions(&self) -> u64 {
+        self.retransmissions
+    }
+
+    /// Has its next confirmable request answered by an empty ACK and a confirmable response, whose ACK proves its address: one
+    /// that only publishes acknowledges nothing otherwise.
+    pub fn ask_for_proof(&mut self) {
+        self.asked = true;
+    }
+
+    /// Whether it is to be asked for proof with the answer to a confirmable request; it is asked once.
+    pub(super) fn takes_question(&mut self) -> bool {
+        std::mem::take(&mut self.asked) && !self.proven
+    }
+
+    /// The message id for the next message of ours: ascending from a random one, passing over those that still wait for an ACK.
+    pub(super) fn take_mid(&mut self) -> u16 {
+        let mut mid = self.next_mid;
+        for _ in 0..=self.outstanding.len() {
+            if !self.outstanding.contains_key(&mid) {
+                break;
+            }
+            mid = mid.wrapping_add(1);
+        }
+        self.next_mid = mid.wrapping_add(1);
+        mid
+    }
+
+    /// Notes an acknowledgement that belongs to nothing.
+    pub(super) fn guessed(&mut self) {
+        self.guesses = self.guesses.saturating_add(1);
+    }
+
+    /// Whether an acknowledgement of what went to it after so many moves is proof of its address.
+    pub(super) fn is_believed(&self, moves: u32) -> bool {
+        self.guesses < MAX_GUESSES && moves == self.moves
+    }
+
+    pub(super) fn prove(&mut self) {
+        self.proven = true;
+        self.echo = None;
+    }
+
+    /// Its address is another one: proof starts anew. Whoever had the old one knows the message ids that went there, so the
+    /// next ones lie elsewhere, far from those that the peer may still remember.
+    pub(super) fn unprove(&mut self, rng: &mut StdRng) {
+        self.proven = false;
+        self.guesses = 0;
+        self.echo = None;
+        self.moves = self.moves.wrapping_add(1);
+        (self.received, self.sent) = (0, 0);
+        self.next_mid = self.next_mid.wrapping_add(rng.random_range(0..0xC000));
+    }
+
+    /// Notes that a message of so many bytes came from it.
+    pub(super) fn came(&mut self, len: usize) {
+        if !self.proven {
+            let record = self.record(RECORD_LEAST);
+            self.received = self.received.saturating_add(len as u64 + record);
+        }
+    }
+
+    /// How long a message may be that goes to it now.
+    pub(super) fn room(&self) -> usize {
+        if self.proven {
+            return usize::MAX;
+        }
+        let left = self.allowance().saturating_sub(self.sent);
+        left.saturating_sub(self.record(RECORD_MOST)) as usize
+    }
+
+    /// Whether more than half of what an unproven address may get has gone there.
+    pub(super) fn is_nearly_spent(&self) -> bool {
+        !self.proven && self.sent.saturating_mul(2) > self.allowance()
+    }
+
+    /// Takes a message of so many bytes from what may be sent to it; false when it is too long.
+    pub(super) fn spend(&mut self, len: usize) -> bool {
+        if self.proven {
+            return true;
+        }
+        let fits = len <= self.room();
+        if fits {
+            self.sent += len as u64 + self.record(RECORD_MOST);
+        }
+        fits
+    }
+
+    fn allowance(&self) -> u64 {
+        self.received.saturating_mul(FACTOR).max(SMALL)
+    }
+
+    fn record(&self, bytes: u64) -> u64 {
+        match self.source {
+            Source::Address(..) => 0,
+            Source::Session(_) => bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn peer(source: Source) -> (Peer, StdRng) {
+        let mut rng = StdRng::seed_from_u64(1);
+        (Peer::new(PeerId(1), ListenerId(0), source, false, &mut rng), rng)
+    }
+
+    #[test]
+    fn message_ids_wrap_and_pass_over_those_in_use() {
+        let (mut peer, _) = peer(Source::Session(1));
+        peer.next_mid = u16::MAX;
+        peer.outstanding.insert(0, Outstanding::for_test());
+        assert_eq!(
+            [peer.take_mid(), peer.take_mid(), peer.take_mid()],
+            [u16::MAX, 1, 2]
+        );
+    }
+
+    #[test]
+    fn an_unproven_address_gets_three_times_what_it_sent_or_136_bytes_in_all() {
+        let address = PeerAddr::new(([192, 0, 2, 1], 5_683).into()).unwrap();
+        let (mut peer, mut rng) = peer(Source::Address(ListenerId(0), address));
+        peer.came(20);
+        assert!(!peer.is_nearly_spent() && peer.spend(100) && peer.is_nearly_spent());
+        assert!(!peer.spend(37), "136 bytes in all");
+        assert!(peer.spend(36) && !peer.spend(1));
+        peer.came(40);
+        assert_eq!(peer.room(), 3 * 60 - 136);
+        peer.prove();
+        assert_eq!(peer.room(), usize::MAX);
+        assert!(peer.spend(100_000));
+        let before = peer.next_mid;
+        peer.unprove(&mut rng);
+        assert_eq!(peer.room(), 136, "the new address begins with what any other has");
+        assert_ne!(peer.next_mid, before);
+    }
+
+    #[test]
+    fn records_are_counted_with_what_dtls_adds() {
+        let (mut peer, _) = peer(Source::Session(1));
+        peer.came(100);
+        let mut wire = 0;
+        while peer.spend(4) {
+            wire += 4 + 37;
+        }
+        assert!(wire <= 3 * (100 + 29), "{wire}");
+    }
+}
