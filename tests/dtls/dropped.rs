@@ -187,8 +187,8 @@ fn no_record_that_is_dropped_ends_a_handshake_with_a_key() {
 fn no_record_that_is_dropped_ends_a_handshake_with_certificates_in_fragments() {
     let ca = authority("ca");
     let (own, device) = (
-        Recipe::new("server").make(Some(&ca)),
-        Recipe::new("device").make(Some(&ca)),
+        Recipe::server("server").make(Some(&ca)),
+        Recipe::client("device").make(Some(&ca)),
     );
     let material = with_clients(&own, &ca, Verify::Required);
     for cid in [None, Some(vec![1, 2, 3])] {
