@@ -34,7 +34,7 @@ impl Core for Echo {
                     self.transmits.push(listener, peer, b"bye");
                 }
             }
-            Input::Broker(_) | Input::Worker(_) | Input::Authenticated { .. } => {}
+            Input::Broker(_) | Input::Worker(_) | Input::Refused(_) | Input::Authenticated { .. } => {}
         }
     }
 

@@ -12,11 +12,11 @@ use portcullis::dtls::{ContextCell, DtlsContext, DtlsMetrics, DtlsShared, DtlsSo
 use portcullis::gateway::contract::{ControlRequest, Input, Output};
 use portcullis::gateway::metrics::GatewayMetrics;
 use portcullis::gateway::settings::{
-    DefaultQos, DtlsListenerSettings, IdentityUse, ListenerSettings, NotifyType, OnClose, Settings,
+    DefaultQos, DtlsListenerSettings, ListenerSettings, NotifyType, OnClose, Settings,
 };
 use portcullis::gateway::{Gateway, Parts, Shared};
 use portcullis::policy::acl::Acl;
-use portcullis::policy::authentication::Verdict;
+use portcullis::policy::authentication::{IdentityRole, Verdict};
 use portcullis::policy::authorization::{Authorizer, NoMatch};
 use portcullis::types::limits::Caps;
 use portcullis::types::{AccessRules, ListenerId, PeerAddr, WorkerId};
@@ -49,7 +49,7 @@ fn settings(transport: DtlsSettings) -> Settings {
             name: "default".into(),
             dtls: Some(DtlsListenerSettings {
                 transport,
-                identity: IdentityUse::Username,
+                identity: IdentityRole::Username,
                 on_close: OnClose::Detach,
             }),
             access: AccessRules::default(),

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use portcullis_proto::gateway::settings::{IdentityUse, OnClose};
+use portcullis_proto::gateway::settings::OnClose;
+use portcullis_proto::policy::authentication::IdentityRole;
 use portcullis_proto::types::{AccessRules, Transport};
 
 use super::access::{Login, Switch};
@@ -63,7 +64,7 @@ pub struct Dtls {
     /// Whether clients need a certificate.
     pub verify: Verify,
     /// What the proved identity is used as.
-    pub identity: IdentityUse,
+    pub identity: IdentityRole,
     /// Which name of a client certificate is its identity.
     pub cert_identity: CertIdentity,
     /// What becomes of a connection when its session ends.
@@ -118,10 +119,10 @@ words!(CertIdentity {
     "san_uri" => CertIdentity::SanUri,
 });
 
-words!(IdentityUse {
-    "none" => IdentityUse::None,
-    "clientid" => IdentityUse::ClientId,
-    "username" => IdentityUse::Username,
+words!(IdentityRole {
+    "none" => IdentityRole::None,
+    "clientid" => IdentityRole::ClientId,
+    "username" => IdentityRole::Username,
 });
 
 words!(OnClose {
@@ -170,7 +171,7 @@ section! {
         /// Whether clients are asked for a certificate, and whether they need one.
         verify: Verify = "none";
         /// What the identity that the handshake proved is used as.
-        identity: IdentityUse = "none";
+        identity: IdentityRole = "none";
         /// Which name of a client certificate is its identity.
         cert_identity: CertIdentity = "cn";
         /// What becomes of a connection when its session ends.

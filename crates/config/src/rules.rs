@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use portcullis_proto::gateway::settings::IdentityUse;
+use portcullis_proto::policy::authentication::IdentityRole;
 use portcullis_proto::types::Transport;
 
 use super::Config;
@@ -103,7 +103,7 @@ fn dtls_files(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
 
 fn dtls_identity(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     let names = ["identity", "psk_file", "verify"].map(|name| format!("{key}.{name}"));
-    if dtls.identity != IdentityUse::None && dtls.psk_file.is_none() && dtls.verify == Verify::None {
+    if dtls.identity != IdentityRole::None && dtls.psk_file.is_none() && dtls.verify == Verify::None {
         doc.complain(
             &names.each_ref().map(String::as_str),
             "no handshake can prove an identity here: give psk_file, or set verify to \"optional\" or \"required\"",
@@ -116,7 +116,7 @@ fn authentication_of(listener: &Listener, config: &Config, key: &str, doc: &mut 
     let identified = listener
         .dtls
         .as_ref()
-        .is_some_and(|dtls| dtls.identity != IdentityUse::None);
+        .is_some_and(|dtls| dtls.identity != IdentityRole::None);
     if listener.authentication != Login::Required
         || config.authentication.backend != Backend::None
         || identified

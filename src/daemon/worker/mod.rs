@@ -139,6 +139,8 @@ pub struct Worker<C> {
     next_ticket: u64,
     /// Requests to the broker and logins that are not answered yet.
     unanswered: u64,
+    /// Requests that other workers have not answered yet.
+    asked: u64,
     /// By worker: messages that its inbox had no room for.
     unsent: Vec<VecDeque<WorkerMessage>>,
 }
@@ -176,6 +178,7 @@ impl<C: Core> Worker<C> {
             tickets: HashMap::new(),
             next_ticket: 0,
             unanswered: 0,
+            asked: 0,
             unsent: Vec::new(),
         })
     }
@@ -261,6 +264,7 @@ impl<C: Core> Worker<C> {
 
     fn run_inbox(&mut self, now: Instant) {
         for message in self.ready.inbox.drain(..) {
+            self.asked = self.asked.saturating_sub(u64::from(message.answers()));
             self.core.handle(now, Input::Worker(message));
         }
     }

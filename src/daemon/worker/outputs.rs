@@ -16,6 +16,9 @@ use crate::types::WorkerId;
 
 use super::Worker;
 
+/// Notifications that wait for one worker to have room: one message may have as many observers there.
+const UNSENT_NOTIFICATIONS: usize = 65_536;
+
 impl<C: Core> Worker<C> {
     pub(super) fn drain_outputs(&mut self) {
         self.pass_on();
@@ -34,8 +37,9 @@ impl<C: Core> Worker<C> {
         }
     }
 
-    /// Tells another worker. What its inbox has no room for waits here, in order, and is not lost: of a connection that ended
-    /// or moved somebody has to hear. What may wait is bounded by what the core lets begin, pending requests and connections.
+    /// Tells another worker. A request that its inbox has no room for goes back to the core, and so does a notification behind
+    /// too many others. The rest waits here, in order, and is not lost: of a connection that ended somebody has to hear. What
+    /// may wait is bounded by what the core lets begin, connections and observations.
     fn tell(&mut self, to: WorkerId, message: WorkerMessage) {
         let index = usize::from(to.0);
         if self.unsent.len() <= index {
@@ -45,6 +49,17 @@ impl<C: Core> Worker<C> {
         else {
             return;
         };
+        let asks = message.asks();
+        let room = match message.may_be_refused() {
+            true if asks => usize::from(worker.capacity() > 0),
+            true => UNSENT_NOTIFICATIONS,
+            false => usize::MAX,
+        };
+        if waiting.len() >= room {
+            self.metrics.channel_full.inc();
+            return self.core.handle(clock::now(), Input::Refused(message));
+        }
+        self.asked += u64::from(asks);
         waiting.push_back(message);
         if waiting.len() > 1 || !hand_over(waiting, worker) {
             self.metrics.channel_full.inc();

@@ -35,7 +35,15 @@ impl<C: Core> Worker<C> {
             return Ok(());
         };
         let now = clock::now();
-        let owed = self.unanswered > 0;
+        // A worker that ended answers no more.
+        let others = self
+            .ports
+            .workers
+            .iter()
+            .zip(0_u8..)
+            .filter(|(_, id)| *id != self.id.0);
+        let asked = self.asked > 0 && others.into_iter().any(|(worker, _)| !worker.is_closed());
+        let owed = self.unanswered > 0 || asked;
         if owed && now < until && !self.ready.broker_gone {
             return Ok(());
         }

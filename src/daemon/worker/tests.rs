@@ -8,8 +8,10 @@ use super::*;
 
 use crate::bridge::contract::{BrokerError, BrokerEvent, BrokerRequest, FilterId, Ticket};
 use crate::broker::Played;
+use crate::coap::contract::{Code, Notification, ObservationId, PeerId, ResourceKey, Token};
 use crate::daemon::echo::Echo;
 use crate::gateway::contract::Output;
+use crate::gateway::workers::ToPeer;
 use crate::net::{GroupSpec, open_groups};
 use crate::policy::connections::ConnectionKey;
 use crate::types::message::Qos;
@@ -428,5 +430,77 @@ fn what_another_workers_inbox_has_no_room_for_is_told_later_and_in_order() {
     peer.send_to(b"go", worker.addrs[0]).unwrap();
     assert_eq!(read(&peer), b"1000");
     assert!(worker.metrics.channel_full.get() > 0);
+    worker.stop(SECOND).unwrap();
+}
+
+/// Sends itself 70,000 notifications at each datagram, and answers with how many came back or arrived.
+#[derive(Default)]
+struct Generous {
+    transmits: Transmits,
+    outputs: VecDeque<Output>,
+    asked: Option<(ListenerId, PeerAddr)>,
+    arrived: usize,
+    refused: usize,
+}
+
+impl Core for Generous {
+    fn handle(&mut self, _now: Instant, input: Input<'_>) {
+        match input {
+            Input::Datagram { listener, from, .. } => {
+                self.asked = PeerAddr::new(from).map(|peer| (listener, peer));
+                self.outputs.extend((0..70_000).map(|n| Output::Worker {
+                    to: WorkerId(0),
+                    message: WorkerMessage::ToPeer {
+                        peer: PeerId(n),
+                        what: ToPeer::Notify {
+                            observation: ObservationId(n),
+                            notification: notification(),
+                        },
+                    },
+                }));
+            }
+            Input::Worker(_) => self.arrived += 1,
+            Input::Refused(_) => self.refused += 1,
+            _ => {}
+        }
+        if let (70_000, Some((listener, peer))) = (self.arrived + self.refused, self.asked) {
+            let counts = format!("{} {}", self.arrived, self.refused);
+            self.transmits.push(listener, peer, counts.as_bytes());
+        }
+    }
+    fn transmits(&self) -> &Transmits {
+        &self.transmits
+    }
+    fn transmits_sent(&mut self) {
+        self.transmits.clear();
+    }
+    fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+    fn handle_timeout(&mut self, _now: Instant) {}
+}
+
+fn notification() -> Notification {
+    Notification {
+        token: Token::default(),
+        resource: ResourceKey(Arc::from(&b""[..])),
+        confirmable: false,
+        observe: 1,
+        code: Code::CONTENT,
+        payload: "x".into(),
+        content_format: None,
+        expires_at: None,
+    }
+}
+
+#[test]
+fn too_many_notifications_that_another_workers_inbox_has_no_room_for_are_given_back() {
+    let worker = Running::start(&["127.0.0.1:0"], 8, Generous::default);
+    let peer = client();
+    peer.send_to(b"go", worker.addrs[0]).unwrap();
+    assert_eq!(read(&peer), b"65544 4456");
     worker.stop(SECOND).unwrap();
 }

@@ -13,8 +13,9 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Adds one; `per_observation` notifications and `max_bytes` of payload in all are kept. Returns how many older ones of
-    /// this observation, or this very one, went for it.
+    /// Adds one in its place by Observe number: what comes back from where it was not delivered may be older than what waits.
+    /// `per_observation` notifications and `max_bytes` of payload in all are kept. Returns how many older ones of this
+    /// observation, or this very one, went for it.
     pub fn push(
         &mut self,
         id: ObservationId,
@@ -25,7 +26,9 @@ impl Backlog {
         let queue = self.waiting.entry(id).or_default();
         let mut dropped = 0;
         self.bytes += notification.payload.len();
-        queue.push_back(notification);
+        let later = |waiting: &&Notification| is_later(waiting.observe, notification.observe);
+        let place = queue.len() - queue.iter().rev().take_while(later).count();
+        queue.insert(place, notification);
         while queue.len() > per_observation || (self.bytes > max_bytes && !queue.is_empty()) {
             if let Some(oldest) = queue.pop_front() {
                 self.bytes -= oldest.payload.len();
@@ -60,6 +63,12 @@ impl Backlog {
             .filter(|notification| notification.expires_at.is_none_or(|at| at > now))
             .collect()
     }
+}
+
+/// Whether one 24-bit Observe number comes after another (RFC 7641, 3.4).
+const fn is_later(number: u32, than: u32) -> bool {
+    let ahead = number.wrapping_sub(than) & 0x00FF_FFFF;
+    ahead != 0 && ahead < 1 << 23
 }
 
 #[cfg(test)]
@@ -100,6 +109,18 @@ mod tests {
         assert_eq!(backlog.bytes, 0);
         assert_eq!(backlog.push(id, notification(9, None), 3, 5), 1);
         assert_eq!((backlog.bytes, backlog.waiting.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_comes_back_late_stands_where_it_belongs() {
+        let mut backlog = Backlog::default();
+        let id = ObservationId(1);
+        for n in [0x00FF_FFFF, 1, 4, 0x00FF_FFFE, 0, 3, 2] {
+            assert_eq!(backlog.push(id, notification(n, None), 9, 1000), 0);
+        }
+        let kept = backlog.take(clock(), id);
+        let kept: Vec<u32> = kept.iter().map(|notification| notification.observe).collect();
+        assert_eq!(kept, [0x00FF_FFFE, 0x00FF_FFFF, 0, 1, 2, 3, 4]);
     }
 
     #[test]

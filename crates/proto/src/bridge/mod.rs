@@ -4,7 +4,6 @@ pub mod backlog;
 pub mod content;
 pub mod contract;
 pub mod discovery;
-pub mod handover;
 pub mod mountpoint;
 pub mod subscriptions;
 pub mod uri;

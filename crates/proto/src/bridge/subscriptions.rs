@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::contract::FilterId;
-use super::handover::Stage;
 use crate::coap::contract::{ObservationId, PeerId, ResourceKey, Token};
 use crate::policy::connections::{ConnectionKey, Grant};
 use crate::types::message::Qos;
@@ -19,11 +18,9 @@ pub enum Holder {
     Peer(PeerId),
     /// A connection, wherever its client is now.
     Connection(ConnectionKey),
-    /// A connection that moved to another worker, until its observation stands there.
-    Moved(ConnectionKey),
 }
 
-/// What an observation was asked to be. It moves as it is when its connection moves to another worker.
+/// What an observation was asked to be.
 #[derive(Debug, Clone)]
 pub struct Terms {
     /// The token of the request that began it.
@@ -67,8 +64,10 @@ pub struct Observation {
     pub confirmed_at: Instant,
     /// What it was last sent.
     pub last: Option<Arc<Message>>,
-    /// Where its messages go.
-    pub stage: Stage,
+    /// Whether the broker has said that the subscription stands; what comes before is not for it.
+    pub is_live: bool,
+    /// Where its notifications go; `None` while its client is away, or has not been given back what waited elsewhere.
+    pub at: Option<PeerId>,
     /// Where it stands among those of its filter.
     place: usize,
 }
@@ -154,7 +153,7 @@ impl Subscriptions {
 
     /// Adds an observation that is not active yet. It replaces those of the same holder with the same filter or the same
     /// token (RFC 7641, 4.1), and goes on counting where a replaced one stopped.
-    pub fn insert(&mut self, now: Instant, holder: Holder, terms: Terms) -> Inserted {
+    pub fn insert(&mut self, now: Instant, holder: Holder, at: Option<PeerId>, terms: Terms) -> Inserted {
         let filter_id = match self.by_filter.get(&terms.filter) {
             Some(id) => *id,
             None => self.add_filter(terms.filter.clone()),
@@ -187,7 +186,8 @@ impl Subscriptions {
             sequence,
             confirmed_at: now,
             last: None,
-            stage: Stage::Asked,
+            is_live: false,
+            at,
             place,
         };
         self.observations.insert(id, observation);
@@ -237,16 +237,6 @@ impl Subscriptions {
             observation,
             unsubscribe,
         })
-    }
-
-    /// Gives an observation to another holder.
-    pub fn pass(&mut self, id: ObservationId, holder: Holder) {
-        let Some(observation) = self.observations.get_mut(&id) else {
-            return;
-        };
-        let old = std::mem::replace(&mut observation.holder, holder);
-        self.leave(old, id);
-        push(&mut self.by_holder, holder, id);
     }
 
     fn leave(&mut self, holder: Holder, id: ObservationId) {
@@ -346,9 +336,9 @@ mod tests {
     fn a_new_token_replaces_the_observation_and_the_filter_stays() {
         let mut subscriptions = Subscriptions::new(0);
         let holder = Holder::Peer(PeerId(1));
-        let first = subscriptions.insert(clock(), holder, terms("a", 1));
+        let first = subscriptions.insert(clock(), holder, None, terms("a", 1));
         subscriptions.get_mut(first.id).unwrap().sequence = 9;
-        let second = subscriptions.insert(clock(), holder, terms("a", 2));
+        let second = subscriptions.insert(clock(), holder, None, terms("a", 2));
         assert!(second.known);
         assert_eq!(second.filter_id, first.filter_id);
         assert_eq!(second.replaced.len(), 1);
@@ -365,8 +355,8 @@ mod tests {
     fn a_token_used_for_another_filter_ends_the_older_observation() {
         let mut subscriptions = Subscriptions::new(0);
         let holder = Holder::Peer(PeerId(1));
-        let first = subscriptions.insert(clock(), holder, terms("a", 1));
-        let second = subscriptions.insert(clock(), holder, terms("b", 1));
+        let first = subscriptions.insert(clock(), holder, None, terms("a", 1));
+        let second = subscriptions.insert(clock(), holder, None, terms("b", 1));
         assert!(!second.known);
         assert_eq!(second.replaced[0].unsubscribe, Some(first.filter_id));
         assert_eq!(subscriptions.of(holder), [second.id]);
@@ -375,8 +365,13 @@ mod tests {
     #[test]
     fn observers_of_one_filter_share_its_id() {
         let mut subscriptions = Subscriptions::new(0);
-        let a = subscriptions.insert(clock(), Holder::Peer(PeerId(1)), terms("a/#", 1));
-        let b = subscriptions.insert(clock(), Holder::Connection(ConnectionKey(1)), terms("a/#", 1));
+        let a = subscriptions.insert(clock(), Holder::Peer(PeerId(1)), None, terms("a/#", 1));
+        let b = subscriptions.insert(
+            clock(),
+            Holder::Connection(ConnectionKey(1)),
+            None,
+            terms("a/#", 1),
+        );
         assert_eq!(a.filter_id, b.filter_id);
         assert_eq!(subscriptions.filter_len(a.filter_id), 2);
         assert_eq!(subscriptions.remove(a.id).unwrap().unsubscribe, None);
@@ -390,7 +385,7 @@ mod tests {
         for step in 0..2000_u64 {
             if step % 3 < 2 {
                 let holder = Holder::Peer(PeerId(step));
-                there.push(subscriptions.insert(clock(), holder, terms("a", 1)));
+                there.push(subscriptions.insert(clock(), holder, None, terms("a", 1)));
             } else {
                 let gone = there.swap_remove((step * 7919) as usize % there.len());
                 assert!(subscriptions.remove(gone.id).is_some());
@@ -417,7 +412,7 @@ mod tests {
         let ids: Vec<_> = (0..100_000)
             .map(|peer| {
                 subscriptions
-                    .insert(now, Holder::Peer(PeerId(peer)), terms("a", 1))
+                    .insert(now, Holder::Peer(PeerId(peer)), None, terms("a", 1))
                     .id
             })
             .collect();

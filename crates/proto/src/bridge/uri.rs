@@ -2,8 +2,10 @@
 //!
 //! CoAP already decoded both; nothing is percent-decoded again, so the segment `50%off` is a legal topic level.
 
-use bytes::Bytes;
 use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::types::ClientId;
 use crate::types::message::Qos;
@@ -171,17 +173,17 @@ pub enum RetainHandling {
     DoNotSend,
 }
 
-/// The query parameters of a request. Borrowed: a password never outlives its datagram here.
-#[derive(Default)]
-pub struct Params<'a> {
+/// The query parameters of a request. Token and password share the bytes of the request, and are not copied.
+#[derive(Clone, Default)]
+pub struct Params {
     /// `clientid`.
     pub client: Option<ClientId>,
     /// `token`.
-    pub token: Option<&'a [u8]>,
+    pub token: Option<Bytes>,
     /// `username`.
-    pub username: Option<&'a str>,
+    pub username: Option<Arc<str>>,
     /// `password`; any bytes.
-    pub password: Option<&'a [u8]>,
+    pub password: Option<Bytes>,
     /// `qos`.
     pub qos: Option<Qos>,
     /// `retain`.
@@ -194,7 +196,7 @@ pub struct Params<'a> {
     pub retain_handling: RetainHandling,
 }
 
-impl fmt::Debug for Params<'_> {
+impl fmt::Debug for Params {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Params")
             .field("client", &self.client)
@@ -202,12 +204,12 @@ impl fmt::Debug for Params<'_> {
     }
 }
 
-impl<'a> Params<'a> {
+impl Params {
     /// Reads Uri-Query options, each `name=value`, split at the first `=`. Unknown names are ignored.
     ///
     /// # Errors
     /// When a known parameter is malformed, or given twice (long and short name count as the same).
-    pub fn parse(query: &'a [Bytes]) -> Result<Self, BadUri> {
+    pub fn parse(query: &[Bytes]) -> Result<Self, BadUri> {
         let mut params = Self::default();
         let mut seen = 0_u16;
         for option in query {
@@ -223,19 +225,19 @@ impl<'a> Params<'a> {
             }
             seen |= bit;
             value
-                .and_then(|value| params.set(name, value))
+                .and_then(|value| params.set(name, option, value))
                 .ok_or_else(|| name.malformed())?;
         }
         Ok(params)
     }
 
-    fn set(&mut self, name: Name, value: &'a [u8]) -> Option<()> {
+    fn set(&mut self, name: Name, option: &Bytes, value: &[u8]) -> Option<()> {
         let text = std::str::from_utf8(value).ok();
         match name {
             Name::ClientId => self.client = Some(ClientId::new(text?)?),
-            Name::Token => self.token = Some(value),
-            Name::Username => self.username = Some(text.filter(|name| !name.contains('\0'))?),
-            Name::Password => self.password = Some(value),
+            Name::Token => self.token = Some(option.slice_ref(value)),
+            Name::Username => self.username = Some(text.filter(|name| !name.contains('\0'))?.into()),
+            Name::Password => self.password = Some(option.slice_ref(value)),
             Name::Qos => self.qos = Some(Qos::from_number(digit(value)?)?),
             Name::Retain => {
                 self.retain = match value {
@@ -340,7 +342,7 @@ mod tests {
             "expiry=0",
         ]);
         let params = Params::parse(&options).unwrap();
-        assert_eq!(params.password, Some(b"YWJj==".as_slice()));
+        assert_eq!(params.password.as_deref(), Some(b"YWJj==".as_slice()));
         assert_eq!(params.client.unwrap().as_str(), "dev1");
         assert_eq!(
             (params.qos, params.retain, params.expiry),

@@ -47,6 +47,8 @@ pub enum Input<'a> {
     },
     /// Another worker says something.
     Worker(WorkerMessage),
+    /// An [`Output::Worker`] that [`WorkerMessage::may_be_refused`] found its channel full.
+    Refused(WorkerMessage),
     /// Someone at the console or the API wants something.
     Control {
         /// Comes back in the answer.
@@ -68,7 +70,8 @@ pub enum Output {
         /// How sure it is where they come from.
         class: Class,
     },
-    /// Tell another worker.
+    /// Tell another worker, in order. When its channel is full, hand what [`WorkerMessage::may_be_refused`] back as
+    /// [`Input::Refused`], and keep the rest until there is room.
     Worker {
         /// Which; never itself.
         to: WorkerId,

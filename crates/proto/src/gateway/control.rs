@@ -3,20 +3,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Gateway;
 use super::contract::{ClientInfo, ControlAnswer, ControlRequest, Cursor, ObservationInfo, Output};
 use super::metrics::ConnectionEvent;
 use super::peers::Peer;
-use super::pending::Pending;
 use super::settings::Settings;
-use super::timers::Timer;
 use super::trace::Traced;
+use super::waiting::Pending;
+use super::workers::ToPeer;
+use super::{Gateway, cx};
 use crate::bridge::contract::BrokerRequest;
 use crate::bridge::subscriptions::{Holder, Terms};
 use crate::coap::contract::{OutgoingRequest, PeerId, RequestId, ResourceKey, Token};
 use crate::policy::connections::{Connection, Grant};
-use crate::policy::rate::Rate;
-use crate::session::{CloseReason, SecureSource, SessionInfo};
+use crate::session::{CloseReason, SecureSource};
 use crate::types::message::Qos;
 use crate::types::{ClientId, ListenerId, TopicFilter, Transport};
 
@@ -31,7 +30,6 @@ impl Gateway {
                 ControlAnswer::Done
             }
             ControlRequest::Drain => {
-                self.give_up_waiting(now);
                 for dtls in self.dtls.iter_mut().flatten() {
                     dtls.close_all(now, CloseReason::Shutdown, &mut self.transmits);
                 }
@@ -52,18 +50,18 @@ impl Gateway {
                 qos,
                 token,
             } => self.subscribe_for(now, &client, &filter, qos, token),
-            ControlRequest::Unsubscribe { client, filter } => self.unsubscribe_for(&client, &filter),
+            ControlRequest::Unsubscribe { client, filter } => self.unsubscribe_for(now, &client, &filter),
             ControlRequest::Trace { id, target, preview } => self.begin_trace(now, id, &target, preview),
             ControlRequest::TakeTrace { id } => self.take_trace(now, id),
             ControlRequest::EndTrace { id } => self.end_trace(id),
             ControlRequest::Request { client, request } => {
-                match self.request_to_device(now, ticket, &client, request) {
+                match self.request_to_device(ticket, &client, request) {
                     None => return,
                     Some(answer) => answer,
                 }
             }
         };
-        self.outputs.push_back(Output::Control { ticket, answer });
+        self.outbox.output(Output::Control { ticket, answer });
     }
 
     fn reconfigure(&mut self, now: Instant, settings: Arc<Settings>) {
@@ -72,10 +70,7 @@ impl Gateway {
         self.shared
             .failures
             .set_per_minute(self.settings.failed_logins_per_minute);
-        self.request_rates
-            .set_rate(Rate::per_second(self.settings.requests_per_second));
-        self.verdicts.clear();
-        self.verdicts_since = now;
+        self.guard.reconfigure(now, &self.settings);
         self.coap.reconfigure(self.settings.coap.clone());
         for index in 0..self.dtls.len() {
             let settings = self
@@ -87,18 +82,11 @@ impl Gateway {
             if let (Some(dtls), Some(settings)) = (dtls, settings) {
                 dtls.reconfigure(now, settings.transport.clone(), &mut self.transmits);
             }
-            if let Ok(index) = u16::try_from(index) {
-                self.dtls_events(now, ListenerId(index), &[]);
-            }
         }
         // The listeners have their whole idle times again.
         self.take_steps();
         if heartbeat_changed {
-            for connection in self.connections.iter() {
-                if let Some(deadline) = connection.deadline(self.settings.heartbeat) {
-                    self.timers.arm(deadline, Timer::Connection(connection.key));
-                }
-            }
+            self.connections.arm_all(&mut cx!(self, now));
         }
     }
 
@@ -161,7 +149,7 @@ impl Gateway {
             Cursor::Peers(from) => {
                 let (peers, next) = self.peers.page(from, places);
                 let clients = peers
-                    .filter(|(_, peer)| peer.connections.is_empty())
+                    .filter(|(_, peer)| peer.guests.is_empty())
                     .map(|(id, peer)| self.peer_info(id, peer))
                     .collect();
                 ControlAnswer::Page {
@@ -173,23 +161,33 @@ impl Gateway {
     }
 
     fn connection_info(&self, connection: &Connection) -> ClientInfo {
-        let peer = connection.peer.and_then(|peer| self.peers.get(peer));
-        let dtls = self
-            .listener_settings(connection.listener)
-            .is_some_and(|listener| listener.dtls.is_some());
+        let place = self.connections.place(connection);
+        // Of a peer of this worker everything is known as it is now.
+        let here = connection.peer.and_then(|id| self.peers.get(id));
+        let listener = self.settings.listener(connection.listener);
+        let dtls = listener.is_some_and(|listener| listener.dtls.is_some());
         ClientInfo {
             client: Some(connection.client.clone()),
             username: connection.username.clone(),
             listener: connection.listener,
-            address: peer.map(|peer| peer.address),
-            identity: peer.and_then(|peer| peer.identity.clone()),
+            address: match here {
+                Some(peer) => Some(peer.address),
+                None => place.map(|place| place.facts.address),
+            },
+            identity: place.and_then(|place| place.facts.identity().cloned()),
             transport: if dtls { Transport::Dtls } else { Transport::Udp },
-            session: peer.and_then(|peer| self.session_info(peer)),
+            session: match here {
+                Some(peer) => peer.session_info(&self.dtls),
+                None => place.and_then(|place| place.facts.session.as_deref().cloned()),
+            },
             connected: true,
             since: connection.created_at,
-            seen_at: self.last_sign(connection),
-            observations: self.subscriptions.of(Holder::Connection(connection.key)).len(),
-            retransmissions: peer.map_or(0, |peer| peer.coap.retransmissions()),
+            seen_at: self.connections.last_sign(connection),
+            observations: self.observations.of(Holder::Connection(connection.key)).len(),
+            retransmissions: match here {
+                Some(peer) => peer.coap.retransmissions(),
+                None => place.map_or(0, |place| place.retransmissions),
+            },
         }
     }
 
@@ -205,51 +203,38 @@ impl Gateway {
             } else {
                 Transport::Udp
             },
-            session: self.session_info(peer),
+            session: peer.session_info(&self.dtls),
             connected: false,
             since: peer.since,
             seen_at: peer.seen_at,
-            observations: self.subscriptions.of(Holder::Peer(id)).len(),
+            observations: self.observations.of(Holder::Peer(id)).len(),
             retransmissions: peer.coap.retransmissions(),
         }
     }
 
-    /// What is known of the DTLS session of a peer.
-    pub(super) fn session_info_of(&self, peer: PeerId) -> Option<SessionInfo> {
-        self.session_info(self.peers.get(peer)?)
-    }
-
-    fn session_info(&self, peer: &Peer) -> Option<SessionInfo> {
-        self.dtls
-            .get(usize::from(peer.listener.0))?
-            .as_ref()?
-            .session(peer.session?)
-    }
-
-    /// Where a client is and what holds its observations.
+    /// Where a client is and what holds its observations. One whose connection another worker has is that worker's to show.
     fn holder_of(&self, client: &ClientId) -> Option<(Holder, Option<PeerId>)> {
-        match self.connections.of_client(client) {
-            Some(connection) => Some((Holder::Connection(connection.key), connection.peer)),
-            None => self
-                .peers
-                .of_client(client)
-                .map(|peer| (Holder::Peer(peer), Some(peer))),
+        if let Some(connection) = self.connections.of_client(client) {
+            return Some((Holder::Connection(connection.key), connection.peer));
         }
+        let id = self.peers.of_client(client)?;
+        let elsewhere = self.peers.get(id)?.guests.of_client(client);
+        elsewhere.is_none().then_some((Holder::Peer(id), Some(id)))
     }
 
     fn show(&self, client: &ClientId) -> ControlAnswer {
-        let info = match self.connections.of_client(client) {
-            Some(connection) => Some(self.connection_info(connection)),
-            None => self
-                .peers
-                .of_client(client)
-                .and_then(|id| Some(self.peer_info(id, self.peers.get(id)?))),
-        };
-        let (Some(info), Some((holder, _))) = (info, self.holder_of(client)) else {
+        let Some((holder, _)) = self.holder_of(client) else {
             return ControlAnswer::NotFound;
         };
-        let observations = self.subscriptions.of(holder).iter().filter_map(|id| {
-            let observation = self.subscriptions.get(*id)?;
+        let info = match holder {
+            Holder::Connection(key) => self.connections.get(key).map(|it| self.connection_info(it)),
+            Holder::Peer(id) => self.peers.get(id).map(|peer| self.peer_info(id, peer)),
+        };
+        let Some(info) = info else {
+            return ControlAnswer::NotFound;
+        };
+        let observations = self.observations.of(holder).iter().filter_map(|id| {
+            let observation = self.observations.get(*id)?;
             Some(ObservationInfo {
                 filter: observation.terms.filter.clone(),
                 qos: observation.terms.subscribe_qos,
@@ -263,33 +248,47 @@ impl Gateway {
     }
 
     fn kick(&mut self, now: Instant, client: &ClientId) -> ControlAnswer {
-        let Some((holder, peer)) = self.holder_of(client) else {
-            return ControlAnswer::NotFound;
-        };
-        if let Holder::Connection(key) = holder {
-            self.end_connection(now, key, ConnectionEvent::Kicked);
+        match self.holder_of(client) {
+            Some((Holder::Connection(key), peer)) => {
+                let (connections, observations) = (&mut self.connections, &mut self.observations);
+                connections.end(&mut cx!(self, now), observations, key, ConnectionEvent::Kicked);
+                if let Some(peer) = peer {
+                    self.outbox.tell_peer(peer, ToPeer::Kick);
+                }
+            }
+            Some((Holder::Peer(id), _)) => {
+                self.close_session(now, id);
+                self.peer_gone(now, id);
+            }
+            None => return ControlAnswer::NotFound,
         }
-        let Some(id) = peer else {
-            return ControlAnswer::Done;
-        };
-        let Some(peer) = self.peers.get(id) else {
-            return ControlAnswer::Done;
-        };
-        // Several clients may share a UDP address: that of the others stays.
-        if let (Some(session), listener) = (peer.session, usize::from(peer.listener.0)) {
-            if !self.traces.is_empty() {
-                self.trace_peer(now, id, &Traced::Closed(CloseReason::Kicked));
-            }
-            if let Some(dtls) = self.dtls.get_mut(listener).and_then(Option::as_mut) {
-                dtls.close(now, session, CloseReason::Kicked, &mut self.transmits);
-            }
-            self.peer_gone(now, id);
-        } else if matches!(holder, Holder::Peer(_)) {
+        ControlAnswer::Done
+    }
+
+    /// Ends what a client whose connection was ended still has at its peer: its DTLS session. Several clients may share a UDP
+    /// address: that of the others stays.
+    pub(super) fn kick_peer(&mut self, now: Instant, id: PeerId) {
+        if self.close_session(now, id) {
             self.peer_gone(now, id);
         } else {
             self.peers.set_client(id, None);
         }
-        ControlAnswer::Done
+    }
+
+    /// Ends the DTLS session of a peer; false where it has none.
+    fn close_session(&mut self, now: Instant, id: PeerId) -> bool {
+        let place = self.peers.get(id).map(|peer| (peer.listener, peer.session));
+        let Some((listener, Some(session))) = place else {
+            return false;
+        };
+        if !self.traces.is_empty() {
+            self.trace_peer(now, id, &Traced::Closed(CloseReason::Kicked));
+        }
+        let dtls = self.dtls.get_mut(usize::from(listener.0));
+        if let Some(dtls) = dtls.and_then(Option::as_mut) {
+            dtls.close(now, session, CloseReason::Kicked, &mut self.transmits);
+        }
+        true
     }
 
     fn subscribe_for(
@@ -300,11 +299,11 @@ impl Gateway {
         qos: Qos,
         token: Token,
     ) -> ControlAnswer {
-        let Some((holder, _)) = self.holder_of(client) else {
+        let Some((holder, at)) = self.holder_of(client) else {
             return ControlAnswer::NotFound;
         };
-        let held = self.subscriptions.of(holder).len();
-        if !self.observation_room(held) {
+        let mut cx = cx!(self, now);
+        if !self.observations.has_room(&cx, holder) {
             return ControlAnswer::Unavailable;
         }
         let terms = Terms {
@@ -324,41 +323,31 @@ impl Gateway {
                 ..Grant::default()
             },
         };
-        let inserted = self.subscriptions.insert(now, holder, terms);
-        for removed in inserted.replaced {
-            self.forget_removed(removed);
-        }
-        self.metrics.subscriptions.set(self.subscriptions.len() as u64);
-        self.arm_observation(now, inserted.id);
+        let (observation, filter_id, _) = self.observations.insert(&mut cx, holder, at, terms);
         let pending = Pending::Subscribe {
-            exchange: None,
-            arrived: now,
+            reply: None,
             accept: None,
-            observation: inserted.id,
+            observation,
         };
-        let Ok(ticket) = self.wait(pending) else {
-            self.end_observation(inserted.id);
+        let Ok(ticket) = self.waiting.wait(&mut cx, pending) else {
+            self.observations.end(&mut cx, observation);
             return ControlAnswer::Unavailable;
         };
-        let (filter_id, filter) = (inserted.filter_id, filter.clone());
-        let request = BrokerRequest::Subscribe {
+        cx.outbox.broker(BrokerRequest::Subscribe {
             ticket,
             filter_id,
-            filter,
+            filter: filter.clone(),
             qos,
             retained: false,
-        };
-        self.outputs.push_back(Output::Broker(request));
+        });
         ControlAnswer::Done
     }
 
-    fn unsubscribe_for(&mut self, client: &ClientId, filter: &TopicFilter) -> ControlAnswer {
-        let found = self
-            .holder_of(client)
-            .and_then(|(holder, _)| self.subscriptions.find(holder, filter));
-        match found {
+    fn unsubscribe_for(&mut self, now: Instant, client: &ClientId, filter: &TopicFilter) -> ControlAnswer {
+        let holder = self.holder_of(client);
+        match holder.and_then(|(holder, _)| self.observations.find(holder, filter)) {
             Some(id) => {
-                self.end_observation(id);
+                self.observations.end(&mut cx!(self, now), id);
                 ControlAnswer::Done
             }
             None => ControlAnswer::NotFound,
@@ -368,7 +357,6 @@ impl Gateway {
     /// Sends a request to a device; the answer comes later, or at once when it cannot be sent.
     fn request_to_device(
         &mut self,
-        now: Instant,
         ticket: u64,
         client: &ClientId,
         request: OutgoingRequest,
@@ -376,13 +364,12 @@ impl Gateway {
         let Some((_, peer)) = self.holder_of(client) else {
             return Some(ControlAnswer::NotFound);
         };
-        let id = RequestId(self.ticket().0);
-        let peer = peer.filter(|_| self.device_requests.len() < MAX_DEVICE_REQUESTS);
-        let Some(peer) = peer.and_then(|peer| self.peers.get_mut(peer)) else {
+        let Some(peer) = peer.filter(|_| self.device_requests.len() < MAX_DEVICE_REQUESTS) else {
             return Some(ControlAnswer::Unavailable);
         };
+        let id = RequestId(self.outbox.ticket().0);
         self.device_requests.insert(id, ticket);
-        self.coap.request(now, &mut peer.coap, id, request);
+        self.outbox.tell_peer(peer, ToPeer::Request { id, request });
         None
     }
 }

@@ -3,32 +3,14 @@
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 
+use super::workers::Registration;
 use crate::policy::connections::{ConnectionKey, Owner};
 use crate::types::{ClientId, WorkerId};
-
-#[derive(Debug)]
-struct Entry {
-    key: ConnectionKey,
-    worker: WorkerId,
-    owner: Owner,
-    moves: u32,
-}
-
-/// What became of a registration.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Registration {
-    /// It stands; nobody had the client id.
-    New,
-    /// It stands; this older connection has to end.
-    Replaces(WorkerId, ConnectionKey),
-    /// The client id belongs to another DTLS identity.
-    Refused,
-}
 
 /// The connections of the client ids whose home this worker is.
 #[derive(Debug, Default)]
 pub struct Directory {
-    entries: HashMap<ClientId, Entry>,
+    connections: HashMap<ClientId, (ConnectionKey, Owner)>,
 }
 
 impl Directory {
@@ -42,54 +24,35 @@ impl Directory {
         WorkerId(u8::try_from(hasher.finish() % u64::from(workers.max(1))).unwrap_or(0))
     }
 
-    /// Notes a new connection. A client id whose connection belongs to a DTLS identity is that identity's until it ends.
+    /// Notes a new connection, and says which older one has to end for it. A client id whose connection belongs to a DTLS
+    /// identity is that identity's until it ends. With `join` one that the owner has already stays.
     pub fn register(
         &mut self,
         client: ClientId,
         key: ConnectionKey,
-        worker: WorkerId,
         owner: Owner,
-    ) -> Registration {
-        match self.entries.get(&client) {
-            Some(Entry {
-                owner: known @ Owner::Dtls(Some(_)),
-                ..
-            }) if *known != owner => Registration::Refused,
+        join: bool,
+    ) -> (Registration, Option<ConnectionKey>) {
+        match self.connections.get(&client) {
+            Some((known, its)) if join && *its == owner => (Registration::Exists(*known), None),
+            Some((_, its @ Owner::Dtls(Some(_)))) if *its != owner => (Registration::Refused, None),
             _ => {
-                let entry = Entry {
-                    key,
-                    worker,
-                    owner,
-                    moves: 0,
-                };
-                match self.entries.insert(client, entry) {
-                    Some(old) => Registration::Replaces(old.worker, old.key),
-                    None => Registration::New,
-                }
+                let older = self.connections.insert(client, (key, owner));
+                (Registration::Granted, older.map(|(older, _)| older))
             }
         }
     }
 
-    /// Notes that a connection went to `worker` when it moved for the `moves`th time. Workers may be heard in any order.
-    pub fn moved(&mut self, client: &ClientId, key: ConnectionKey, worker: WorkerId, moves: u32) {
-        let entry = self.entries.get_mut(client);
-        if let Some(entry) = entry.filter(|entry| entry.key == key && entry.moves < moves) {
-            entry.worker = worker;
-            entry.moves = moves;
+    /// Notes that a connection ended. Whether it was known.
+    pub fn ended(&mut self, client: &ClientId, key: ConnectionKey) -> bool {
+        let known = self
+            .connections
+            .get(client)
+            .is_some_and(|(known, _)| *known == key);
+        if known {
+            self.connections.remove(client);
         }
-    }
-
-    /// Notes that a connection ended.
-    pub fn ended(&mut self, client: &ClientId, key: ConnectionKey) {
-        if self.entries.get(client).is_some_and(|entry| entry.key == key) {
-            self.entries.remove(client);
-        }
-    }
-
-    /// The worker that has the client's connection.
-    #[must_use]
-    pub fn find(&self, client: &ClientId) -> Option<WorkerId> {
-        self.entries.get(client).map(|entry| entry.worker)
+        known
     }
 }
 
@@ -106,35 +69,34 @@ mod tests {
     }
 
     #[test]
-    fn word_of_an_earlier_move_that_comes_late_changes_nothing() {
-        let client = ClientId::new("meter").unwrap();
-        let mut directory = Directory::default();
-        directory.register(client.clone(), ConnectionKey(1), WorkerId(0), Owner::Udp);
-        directory.moved(&client, ConnectionKey(1), WorkerId(2), 2);
-        directory.moved(&client, ConnectionKey(1), WorkerId(1), 1);
-        assert_eq!(directory.find(&client), Some(WorkerId(2)));
-    }
-
-    #[test]
     fn a_client_id_of_one_identity_is_refused_to_all_others() {
         let client = ClientId::new("meter").unwrap();
         let mut directory = Directory::default();
-        let worker = WorkerId(0);
-        assert_eq!(
-            directory.register(client.clone(), ConnectionKey(1), worker, dtls("a")),
-            Registration::New
-        );
+        let mut register =
+            |key, owner, join| directory.register(client.clone(), ConnectionKey(key), owner, join);
+        assert_eq!(register(1, dtls("a"), false), (Registration::Granted, None));
         for thief in [dtls("b"), Owner::Udp, Owner::Dtls(None)] {
-            assert_eq!(
-                directory.register(client.clone(), ConnectionKey(2), worker, thief),
-                Registration::Refused
-            );
+            for join in [false, true] {
+                assert_eq!(register(2, thief.clone(), join), (Registration::Refused, None));
+            }
         }
-        let again = directory.register(client.clone(), ConnectionKey(3), WorkerId(1), dtls("a"));
-        assert_eq!(again, Registration::Replaces(worker, ConnectionKey(1)));
-        directory.ended(&client, ConnectionKey(1));
-        assert_eq!(directory.find(&client), Some(WorkerId(1)));
-        directory.ended(&client, ConnectionKey(3));
-        assert_eq!(directory.find(&client), None);
+        let again = register(3, dtls("a"), false);
+        assert_eq!(again, (Registration::Granted, Some(ConnectionKey(1))));
+        assert!(!directory.ended(&client, ConnectionKey(1)));
+        assert!(directory.ended(&client, ConnectionKey(3)));
+        assert!(!directory.ended(&client, ConnectionKey(3)));
+    }
+
+    #[test]
+    fn a_handshake_joins_the_connection_of_its_identity_and_replaces_one_of_nobody() {
+        let client = ClientId::new("meter").unwrap();
+        let mut directory = Directory::default();
+        let mut register =
+            |key, owner, join| directory.register(client.clone(), ConnectionKey(key), owner, join);
+        assert_eq!(register(1, Owner::Udp, false).0, Registration::Granted);
+        let proved = register(2, dtls("meter"), true);
+        assert_eq!(proved, (Registration::Granted, Some(ConnectionKey(1))));
+        let next = register(3, dtls("meter"), true);
+        assert_eq!(next, (Registration::Exists(ConnectionKey(2)), None));
     }
 }

@@ -3,18 +3,19 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::Gateway;
-use super::events::Told;
-use super::metrics::ConnectionEvent;
+use super::guests::Guests;
+use super::news;
 use super::peers::Peer;
-use super::settings::OnClose;
 use super::trace::Traced;
+use super::workers::FromPeer;
+use super::{Gateway, cx};
 use crate::bridge::subscriptions::Holder;
 use crate::coap::Source;
-use crate::coap::contract::{Event, NotificationOutcome, PeerId};
+use crate::coap::contract::PeerId;
+use crate::policy::authentication::IdentityRole;
 use crate::session::{DtlsEvent, SessionId};
 use crate::types::reason::{DropReason, Limit};
-use crate::types::{Identity, ListenerId, PeerAddr};
+use crate::types::{ClientId, Identity, ListenerId, PeerAddr, WorkerId};
 
 /// A UDP peer that is silent for this long may be forgotten to make room: EXCHANGE_LIFETIME (RFC 7252, 4.8.2).
 pub(super) const UDP_PEER_IDLE: Duration = Duration::from_secs(247);
@@ -34,7 +35,8 @@ impl Gateway {
             return self.count_dropped(listener, DropReason::SourcePortZero);
         };
         if !self
-            .listener_settings(listener)
+            .settings
+            .listener(listener)
             .is_some_and(|settings| settings.access.allows(from.ip()))
         {
             return self.dropped(now, listener, from, bytes.len(), DropReason::AccessDenied);
@@ -55,9 +57,7 @@ impl Gateway {
             .get_mut(usize::from(listener.0))
             .and_then(Option::as_mut)
         {
-            let taken = dtls.handle_datagram(now, from, bytes, &mut self.transmits);
-            self.dtls_events(now, listener, bytes);
-            if !taken {
+            if !dtls.handle_datagram(now, from, bytes, &mut self.transmits) {
                 // Traces have it record by record.
                 self.count_dropped(listener, DropReason::Dtls);
             }
@@ -134,7 +134,7 @@ impl Gateway {
             address: from,
             session: None,
             identity: None,
-            connections: Vec::new(),
+            guests: Guests::default(),
             client: None,
             since: now,
             seen_at: now,
@@ -149,9 +149,9 @@ impl Gateway {
 
     /// Forgets a UDP peer that has neither connection nor observation and is silent for `idle`.
     pub(super) fn forget_idle_udp_peer(&mut self, now: Instant, idle: Duration) -> bool {
-        let subscriptions = &self.subscriptions;
+        let observations = &self.observations;
         let needed = |id: PeerId, peer: &Peer| {
-            !peer.connections.is_empty() || !subscriptions.of(Holder::Peer(id)).is_empty()
+            !peer.guests.is_empty() || !observations.of(Holder::Peer(id)).is_empty()
         };
         match self.peers.idle_udp_peer(now, idle, needed) {
             Some(peer) => {
@@ -162,57 +162,56 @@ impl Gateway {
         }
     }
 
-    /// Handles what DTLS made of `datagram`, which holds the plaintexts.
-    pub(super) fn dtls_events(&mut self, now: Instant, listener: ListenerId, datagram: &[u8]) {
-        while let Some(event) = self
+    /// Handles one thing that DTLS made of `datagram`, which holds the plaintexts; false when there is none.
+    pub(super) fn dtls_event(&mut self, now: Instant, listener: ListenerId, datagram: &[u8]) -> bool {
+        let dtls = self
             .dtls
             .get_mut(usize::from(listener.0))
-            .and_then(Option::as_mut)
-            .and_then(|dtls| dtls.poll_event())
-        {
-            match event {
-                DtlsEvent::Plaintext { session, range } => {
-                    let plaintext = datagram.get(range).unwrap_or_default();
-                    if let Some(peer) = self.peers.seen_on_session(now, session) {
-                        self.received(now, peer, plaintext);
-                        // The next record may close the session: what this one asked for is answered first.
-                        self.settle(now);
-                    }
+            .and_then(Option::as_mut);
+        let Some(event) = dtls.and_then(|dtls| dtls.poll_event()) else {
+            return false;
+        };
+        match event {
+            DtlsEvent::Plaintext { session, range } => {
+                let plaintext = datagram.get(range).unwrap_or_default();
+                if let Some(peer) = self.peers.seen_on_session(now, session) {
+                    self.received(now, peer, plaintext);
                 }
-                DtlsEvent::Established {
-                    session,
-                    address,
-                    identity,
-                } => {
-                    self.session_established(now, listener, session, address, identity);
-                }
-                DtlsEvent::AddressChanged { session, to } => {
-                    if let Some(id) = self.peers.seen_on_session(now, session)
-                        && let Some(peer) = self.peers.get_mut(id)
-                    {
-                        peer.address = to;
-                        self.coap.unprove(&mut peer.coap);
-                        peer.coap.ask_for_proof();
-                        if !self.traces.is_empty() {
-                            self.trace_peer(now, id, &Traced::Moved);
-                        }
-                    }
-                }
-                DtlsEvent::Closed { session, reason } => {
-                    if let Some(peer) = self.peers.seen_on_session(now, session) {
-                        if !self.traces.is_empty() {
-                            self.trace_peer(now, peer, &Traced::Closed(reason));
-                        }
-                        self.peer_gone(now, peer);
-                    }
-                }
-                DtlsEvent::Noted {
-                    address,
-                    identity,
-                    note,
-                } => self.trace_note(now, listener, address, identity.as_deref(), note),
             }
+            DtlsEvent::Established {
+                session,
+                address,
+                identity,
+            } => {
+                self.session_established(now, listener, session, address, identity);
+            }
+            DtlsEvent::AddressChanged { session, to } => {
+                if let Some(id) = self.peers.seen_on_session(now, session)
+                    && let Some(peer) = self.peers.get_mut(id)
+                {
+                    peer.address = to;
+                    self.coap.unprove(&mut peer.coap);
+                    peer.coap.ask_for_proof();
+                    if !self.traces.is_empty() {
+                        self.trace_peer(now, id, &Traced::Moved);
+                    }
+                }
+            }
+            DtlsEvent::Closed { session, reason } => {
+                if let Some(peer) = self.peers.seen_on_session(now, session) {
+                    if !self.traces.is_empty() {
+                        self.trace_peer(now, peer, &Traced::Closed(reason));
+                    }
+                    self.peer_gone(now, peer);
+                }
+            }
+            DtlsEvent::Noted {
+                address,
+                identity,
+                note,
+            } => self.trace_note(now, listener, address, identity.as_deref(), note),
         }
+        true
     }
 
     fn session_established(
@@ -230,7 +229,7 @@ impl Gateway {
             address,
             session: Some(session),
             identity,
-            connections: Vec::new(),
+            guests: Guests::default(),
             client: None,
             since: now,
             seen_at: now,
@@ -238,67 +237,55 @@ impl Gateway {
             coap: self.coap.peer(id, listener, source, true),
         });
         if !self.traces.is_empty()
-            && let Some(info) = self.session_info_of(peer)
+            && let Some(info) = self.peers.get(peer).and_then(|it| it.session_info(&self.dtls))
         {
             self.trace_peer(now, peer, &Traced::Established(info));
         }
         if self.settings.connection_required {
             self.connect_implicitly(now, peer);
         }
-        self.announce_session(peer, None);
+        self.announce_session(now, peer, None);
     }
 
     pub(super) fn dtls_timeouts(&mut self, now: Instant) {
-        for index in 0..self.dtls.len() {
-            if let Some(dtls) = self.dtls.get_mut(index).and_then(Option::as_mut) {
-                dtls.handle_timeout(now, &mut self.transmits);
-            }
-            if let Ok(index) = u16::try_from(index) {
-                self.dtls_events(now, ListenerId(index), &[]);
-            }
+        for dtls in self.dtls.iter_mut().flatten() {
+            dtls.handle_timeout(now, &mut self.transmits);
         }
     }
 
-    fn announce_session(&mut self, id: PeerId, reason: Option<&'static str>) {
-        let Some(peer) = self.peers.get(id) else { return };
-        let Some(client) = self.client_of_session(peer) else {
+    /// Tells of a DTLS session that is a client by itself: connectionless, with an identity that is the client id.
+    fn announce_session(&mut self, now: Instant, id: PeerId, reason: Option<&'static str>) {
+        let Some(from) = self.peers.get(id).map(|peer| peer.facts(id)) else {
             return;
         };
-        let news = self.news(
-            &Told {
-                client: &client,
-                username: None,
-                peer: Some(peer),
-            },
-            reason,
-        );
-        self.announce(news);
+        let listener = self.settings.listener(from.listener);
+        let is_client = listener
+            .and_then(|listener| listener.dtls.as_ref())
+            .is_some_and(|dtls| dtls.identity == IdentityRole::ClientId);
+        if self.settings.connection_required || !is_client {
+            return;
+        }
+        let identity = from.identity().map(|identity| &identity.name);
+        if let Some(client) = identity.and_then(ClientId::shared) {
+            news::announce(&mut cx!(self, now), &client, None, Some(&from), reason);
+        }
     }
 
-    /// Ends all that belonged to a peer; its connections stay or end as the listener says.
+    /// Ends all that belonged to a peer, and tells the owners of what was used from there.
     pub(super) fn peer_gone(&mut self, now: Instant, id: PeerId) {
-        self.announce_session(id, Some("session_ended"));
-        let Some(peer) = self.peers.get_mut(id) else {
-            return;
-        };
-        let listener = usize::from(peer.listener.0);
-        let (connections, session) = (std::mem::take(&mut peer.connections), peer.session);
-        let dtls = self
-            .settings
-            .listeners
-            .get(listener)
-            .and_then(|settings| settings.dtls.as_ref());
-        let ends = session.is_some() && dtls.is_some_and(|dtls| dtls.on_close == OnClose::End);
-        for key in connections {
-            self.detach(key);
-            if ends {
-                self.end_connection(now, key, ConnectionEvent::Ended);
+        self.announce_session(now, id, Some("session_ended"));
+        if let Some(peer) = self.peers.get_mut(id) {
+            for observation in self.observations.of(Holder::Peer(id)) {
+                self.coap.cancel(&mut peer.coap, *observation);
             }
         }
-        self.end_observations(Holder::Peer(id));
-        if let Some(peer) = self.peers.remove(id) {
-            self.coap.forget(peer.coap);
-        }
+        self.observations.end_all(&mut cx!(self, now), Holder::Peer(id));
+        self.part_from_owners(id);
+        let Some(peer) = self.peers.remove(id) else {
+            return;
+        };
+        let (session, listener) = (peer.session, usize::from(peer.listener.0));
+        self.coap.forget(peer.coap);
         if session.is_none()
             && let Some(metrics) = self.metrics.listeners.get(listener)
         {
@@ -306,48 +293,27 @@ impl Gateway {
         }
     }
 
-    /// Handles all that the message layer made of its inputs, and collects what it wants sent.
-    pub(super) fn settle(&mut self, now: Instant) {
-        while let Some(event) = self.coap.poll_event() {
-            match event {
-                Event::Request {
-                    peer,
-                    exchange,
-                    request,
-                } => self.request(now, peer, exchange, request),
-                Event::Notified {
-                    observation, outcome, ..
-                } => {
-                    self.notified(now, observation, outcome);
-                }
-                Event::Alive { peer } => self.alive(now, peer),
-                Event::Answered { request, result } => self.device_answered(request, result),
-            }
-        }
-        self.flush(now);
-    }
-
-    fn notified(
-        &mut self,
-        now: Instant,
-        observation: crate::coap::contract::ObservationId,
-        outcome: NotificationOutcome,
-    ) {
-        match outcome {
-            NotificationOutcome::Acknowledged => {
-                if let Some(observation) = self.subscriptions.get_mut(observation) {
-                    observation.confirmed_at = now;
-                }
-            }
-            NotificationOutcome::Reset | NotificationOutcome::TimedOut => self.end_observation(observation),
-        }
-    }
-
-    /// An acknowledgement or a ping keeps the connections at that address alive (interface 2.3). They look at it when their
-    /// time comes: there may be many, and a ping costs its sender nothing.
-    fn alive(&mut self, now: Instant, peer: PeerId) {
-        if let Some(peer) = self.peers.get_mut(peer) {
-            peer.alive_at = Some(now);
+    /// Tells the owners of what was used from a peer that it is gone, and gives them back what it was not sent.
+    fn part_from_owners(&mut self, peer: PeerId) {
+        let Some(it) = self.peers.get_mut(peer) else {
+            return;
+        };
+        let mut undelivered = if it.guests.is_empty() {
+            Vec::new()
+        } else {
+            self.coap.take_all_pending(&mut it.coap)
+        };
+        for worker in it.guests.owners() {
+            let (notifications, others) = undelivered
+                .into_iter()
+                .partition(|(observation, _)| WorkerId::of(observation.0) == worker);
+            undelivered = others;
+            let what = FromPeer::Undelivered {
+                notifications,
+                parted: None,
+            };
+            self.outbox.tell_owner(worker, peer, what);
+            self.outbox.tell_owner(worker, peer, FromPeer::Gone);
         }
     }
 }

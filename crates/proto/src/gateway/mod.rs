@@ -1,72 +1,89 @@
 //! The core composed: one [`contract::Input`], one [`contract::Output`], one deadline.
 //!
 //! A datagram enters at [`Gateway::handle`] and goes through the files in this order: `inbound` (DTLS, message layer),
-//! `request` (which resource, who asks), `connection` or `topic` (what is done), `broker_events` (what the broker says to it),
-//! and back through `outbound`. `claims` and `workers` are about connections that live on another worker.
+//! `route` (what it asks, who asks, which worker has the connection that it names), `owner` and `ops` (what is done),
+//! `broker_events` (what the broker says to it), `delivery` and `outbound` (back to the peer). An operation is a function of the
+//! request and of the parts that it needs; what it wants done it leaves in the `outbox`.
 
-mod admission;
+mod answers;
 mod broker_events;
-mod claims;
-mod connection;
+mod caller;
+mod connection_table;
+pub mod context;
 pub mod contract;
 mod control;
+mod delivery;
 pub mod directory;
-mod events;
+mod forwarded;
+mod guard;
+pub mod guests;
 mod inbound;
 pub mod metrics;
-mod notify;
+mod news;
+mod observations;
+mod ops;
 mod outbound;
+mod outbox;
+mod owner;
 pub mod peers;
-mod pending;
 mod pressure;
-mod request;
-mod resume;
+mod route;
 pub mod settings;
 mod shared;
 #[cfg(test)]
 mod tests;
 mod timers;
-mod topic;
 pub mod trace;
+mod waiting;
 pub mod workers;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
-use crate::bridge::backlog::Backlog;
 use crate::bridge::contract::Ticket;
-use crate::bridge::subscriptions::Subscriptions;
-use crate::coap::contract::{PeerId, RequestId};
+use crate::coap::contract::RequestId;
 use crate::coap::{CoapMetrics, Endpoint};
-use crate::policy::connections::{ConnectionKey, Connections};
-use crate::policy::rate::{Rate, RateTable};
-use crate::policy::verdict_cache::VerdictCache;
 use crate::session::{SecureSource, SecureTransport};
-use crate::types::{ClientId, ListenerId, Transmits, WorkerId};
+use crate::types::{ListenerId, Transmits, WorkerId};
 
-use contract::{Input, Output};
+use connection_table::ConnectionTable;
+use contract::{ControlRequest, Input, Output};
 use directory::Directory;
-use metrics::GatewayMetrics;
+use forwarded::Forwarded;
+use guard::Guard;
+use metrics::{ConnectionEvent, GatewayMetrics};
+use observations::Observations;
+use outbox::Outbox;
 use peers::Peers;
-use pending::Pending;
 use pressure::Pressure;
-use resume::{Leaving, Resuming};
 pub use shared::Shared;
 
 use settings::{ListenerSettings, Settings};
 use timers::Timers;
 use trace::Traces;
+use waiting::Waiting;
+use workers::WorkerMessage;
 
-/// Clients whose request rate is watched at the same time, per worker; 16 bytes each.
-const REQUEST_RATE_PLACES: usize = 65_536;
-
-/// Verdicts that are remembered, and for how long; a credential's own end comes first.
-const VERDICTS: usize = 16_384;
-const VERDICT_TIME: Duration = Duration::from_secs(10);
+/// The surroundings of an operation, borrowed from a gateway apart from its other parts.
+macro_rules! cx {
+    ($gateway:ident, $now:expr) => {
+        $crate::gateway::outbox::Cx {
+            now: $now,
+            worker: $gateway.worker,
+            settings: &$gateway.settings,
+            shared: &$gateway.shared,
+            metrics: &$gateway.metrics,
+            rng: &mut $gateway.rng,
+            timers: &mut $gateway.timers,
+            outbox: &mut $gateway.outbox,
+        }
+    };
+}
+use cx;
 
 /// What one worker's gateway is made of.
 pub struct Parts {
@@ -86,43 +103,31 @@ pub struct Parts {
     pub seed: [u8; 32],
 }
 
-/// The gateway of one worker: every peer whose packets reach it, their connections and observations.
+/// The gateway of one worker: every peer whose packets reach it, and the connections and observations that it owns.
 pub struct Gateway {
     worker: WorkerId,
     settings: Arc<Settings>,
+    shared: Arc<Shared>,
+    metrics: Arc<GatewayMetrics>,
     rng: StdRng,
+    timers: Timers,
+    outbox: Outbox,
     transmits: Transmits,
-    outputs: VecDeque<Output>,
     dtls: Vec<Option<Box<dyn SecureTransport>>>,
     coap: Endpoint,
     peers: Peers,
     /// By listener: whether an operator stopped it.
     disabled: Vec<bool>,
-    connections: Connections,
-    subscriptions: Subscriptions,
-    backlog: Backlog,
-    directory: Directory,
-    pending: HashMap<Ticket, Pending>,
-    /// Claims and implicit creations under way, by who waits for them.
-    claiming: HashMap<(PeerId, ClientId), Ticket>,
-    /// Connections that moved here and whose observations do not stand yet.
-    resuming: HashMap<ConnectionKey, Resuming>,
-    /// Connections that moved away and whose observations do not stand there yet.
-    leaving: HashMap<ConnectionKey, Leaving>,
-    timers: Timers,
+    guard: Guard,
     pressure: Pressure,
+    forwarded: Forwarded,
+    waiting: Waiting,
+    connections: ConnectionTable,
+    observations: Observations,
+    directory: Directory,
     /// Requests to devices under way, by the ticket of who asked.
     device_requests: HashMap<RequestId, u64>,
-    shared: Arc<Shared>,
-    /// Logins that were right just now, so that a client whose every request carries its credentials is not asked about
-    /// each time.
-    verdicts: VerdictCache,
-    /// When the backends were last replaced.
-    verdicts_since: Instant,
-    request_rates: RateTable,
     traces: Traces,
-    metrics: Arc<GatewayMetrics>,
-    next_ticket: u64,
 }
 
 impl Gateway {
@@ -154,39 +159,26 @@ impl Gateway {
             random_seed(&mut rng),
             coap_metrics,
         );
-        // The worker's index in the upper byte keeps ids of different workers apart.
-        let first_id = u64::from(worker.0) << 56;
         Self {
             worker,
+            guard: Guard::new(now, &settings, &mut rng),
+            timers: Timers::new(now),
+            outbox: Outbox::new(worker),
             transmits: Transmits::default(),
-            outputs: VecDeque::new(),
             dtls,
             coap,
             peers: Peers::new(worker),
             disabled: vec![false; settings.listeners.len()],
-            connections: Connections::default(),
-            subscriptions: Subscriptions::new(first_id),
-            backlog: Backlog::default(),
-            directory: Directory::default(),
-            pending: HashMap::new(),
-            claiming: HashMap::new(),
-            resuming: HashMap::new(),
-            leaving: HashMap::new(),
-            timers: Timers::new(now),
             pressure: Pressure::new(now),
+            forwarded: Forwarded::default(),
+            waiting: Waiting::default(),
+            connections: ConnectionTable::default(),
+            observations: Observations::new(worker),
+            directory: Directory::default(),
             device_requests: HashMap::new(),
-            shared,
-            verdicts: VerdictCache::new(random_seed(&mut rng), VERDICTS, VERDICT_TIME),
-            verdicts_since: now,
-            request_rates: RateTable::new(
-                now,
-                Rate::per_second(settings.requests_per_second),
-                REQUEST_RATE_PLACES,
-                &mut rng,
-            ),
             traces: Traces::default(),
+            shared,
             metrics,
-            next_ticket: first_id,
             settings,
             rng,
         }
@@ -199,11 +191,24 @@ impl Gateway {
                 listener,
                 from,
                 bytes,
-            } => self.datagram(now, listener, from, bytes),
-            Input::Broker(event) => self.broker_event(now, event),
-            Input::Authenticated { ticket, verdict } => self.authenticated(now, ticket, verdict),
+            } => {
+                self.datagram(now, listener, from, bytes);
+                self.dtls_events(now, listener, bytes);
+            }
+            Input::Broker(event) => {
+                let (waiting, observations) = (&mut self.waiting, &mut self.observations);
+                broker_events::broker_event(&mut cx!(self, now), waiting, observations, event);
+            }
+            Input::Authenticated { ticket, verdict } => self.authenticated(now, Ticket(ticket), verdict),
             Input::Worker(message) => self.worker_message(now, message),
-            Input::Control { ticket, request } => self.control(now, ticket, request),
+            Input::Refused(message) => self.refused(message),
+            Input::Control { ticket, request } => {
+                if matches!(request, ControlRequest::Drain) {
+                    self.give_up(now);
+                }
+                self.control(now, ticket, request);
+                self.all_dtls_events(now);
+            }
         }
         self.settle(now);
     }
@@ -212,7 +217,82 @@ impl Gateway {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.coap.handle_timeout(now, &mut self.peers);
         self.dtls_timeouts(now);
+        self.all_dtls_events(now);
         self.due(now);
+        self.settle(now);
+    }
+
+    /// Handles what DTLS made of `datagram`, which holds the plaintexts. What one record asks for is answered before the next,
+    /// which may close the session.
+    fn dtls_events(&mut self, now: Instant, listener: ListenerId, datagram: &[u8]) {
+        while self.dtls_event(now, listener, datagram) {
+            self.settle(now);
+        }
+    }
+
+    fn all_dtls_events(&mut self, now: Instant) {
+        for listener in (0..self.settings.listeners.len()).filter_map(|index| u16::try_from(index).ok()) {
+            self.dtls_events(now, ListenerId(listener), &[]);
+        }
+    }
+
+    /// Does all that follows from what was taken in, and collects what is to be sent.
+    fn settle(&mut self, now: Instant) {
+        loop {
+            if let Some(event) = self.coap.poll_event() {
+                self.coap_event(now, event);
+            } else if let Some(message) = self.outbox.poll_own() {
+                self.worker_message(now, message);
+            } else {
+                break;
+            }
+        }
+        self.flush(now);
+    }
+
+    fn worker_message(&mut self, now: Instant, message: WorkerMessage) {
+        match message {
+            WorkerMessage::FromPeer { peer, what } => self.hear_of_peer(now, peer, what),
+            WorkerMessage::ToPeer { peer, what } => self.serve_peer(now, peer, what),
+            WorkerMessage::Register {
+                ticket,
+                client,
+                key,
+                owner,
+                join,
+                ended,
+            } => {
+                let ended = ended.filter(|ended| self.directory.ended(&client, *ended));
+                let (registration, older) = self.directory.register(client, key, owner, join);
+                for key in ended.into_iter().chain(older) {
+                    self.outbox.tell(key.worker(), WorkerMessage::Evict { key });
+                }
+                let answer = WorkerMessage::Registered { ticket, registration };
+                self.outbox.tell(key.worker(), answer);
+            }
+            WorkerMessage::Registered { ticket, registration } => self.registered(now, ticket, registration),
+            WorkerMessage::Evict { key } => {
+                let (connections, observations) = (&mut self.connections, &mut self.observations);
+                connections.end(&mut cx!(self, now), observations, key, ConnectionEvent::Replaced);
+            }
+            WorkerMessage::Ended { client, key } => {
+                self.directory.ended(&client, key);
+            }
+            WorkerMessage::Answered { request, result } => self.device_answered(request, result),
+            WorkerMessage::AreYouThere { from, at } => {
+                let from_here = self.worker;
+                let answer = WorkerMessage::Here { from: from_here, at };
+                self.outbox.tell(from, answer);
+            }
+            WorkerMessage::Here { from, at } => self.forwarded.heard(from, at),
+        }
+    }
+
+    /// Answers everything that waits with 5.03: nobody will be there for what it waits for.
+    fn give_up(&mut self, now: Instant) {
+        let mut cx = cx!(self, now);
+        self.waiting.give_up(&mut cx);
+        self.forwarded.give_up(&mut cx);
         self.settle(now);
     }
 
@@ -244,12 +324,7 @@ impl Gateway {
 
     /// The next thing to do for it.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
-    }
-
-    fn ticket(&mut self) -> Ticket {
-        self.next_ticket += 1;
-        Ticket(self.next_ticket)
+        self.outbox.poll()
     }
 }
 

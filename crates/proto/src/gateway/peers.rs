@@ -3,10 +3,10 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::guests::Guests;
 use crate::coap;
 use crate::coap::contract::PeerId;
-use crate::policy::connections::ConnectionKey;
-use crate::session::SessionId;
+use crate::session::{SecureTransport, SessionId, SessionInfo};
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, WorkerId};
 
 /// How many candidates one search for an idle peer looks at, so that a full table costs each datagram the same.
@@ -23,15 +23,15 @@ pub struct Peer {
     pub session: Option<SessionId>,
     /// Who its handshake proved it to be.
     pub identity: Option<Identity>,
-    /// The connections that are attached to it.
-    pub connections: Vec<ConnectionKey>,
+    /// The connections that are used from there.
+    pub guests: Guests,
     /// The client id that it named last; changed by [`Peers::set_client`] only.
     pub client: Option<ClientId>,
     /// When it was first seen.
     pub since: Instant,
     /// When its last datagram came.
     pub seen_at: Instant,
-    /// When it last acknowledged something, or pinged.
+    /// When other workers were last told that it lives.
     pub alive_at: Option<Instant>,
     /// What the message layer knows of it.
     pub coap: coap::Peer,
@@ -43,6 +43,13 @@ impl Peer {
     pub fn known_as(&self) -> Option<ClientId> {
         let proved = || ClientId::shared(&self.identity.as_ref()?.name);
         self.client.clone().or_else(proved)
+    }
+
+    /// What is known of its DTLS session.
+    #[must_use]
+    pub fn session_info(&self, dtls: &[Option<Box<dyn SecureTransport>>]) -> Option<SessionInfo> {
+        let listener = dtls.get(usize::from(self.listener.0))?.as_ref()?;
+        listener.session(self.session?)
     }
 }
 
@@ -57,7 +64,7 @@ struct Place {
 pub struct Peers {
     places: Vec<Place>,
     free: Vec<u32>,
-    worker: u64,
+    worker: WorkerId,
     by_address: HashMap<(ListenerId, PeerAddr), PeerId>,
     by_session: HashMap<SessionId, PeerId>,
     /// By the client id that a peer named last or proved; several peers may name the same.
@@ -73,7 +80,7 @@ impl Peers {
         Self {
             places: Vec::new(),
             free: Vec::new(),
-            worker: u64::from(worker.0) << 56,
+            worker,
             by_address: HashMap::new(),
             by_session: HashMap::new(),
             by_client: BTreeSet::new(),
@@ -118,7 +125,7 @@ impl Peers {
             .places
             .get(place as usize)
             .map_or(0, |place| place.generation);
-        let id = PeerId(self.worker | u64::from(generation) << 32 | u64::from(place));
+        let id = PeerId(self.worker.first_id() | u64::from(generation) << 32 | u64::from(place));
         let peer = peer(id);
         match peer.session {
             Some(session) => {
@@ -201,14 +208,11 @@ impl Peers {
         self.by_address.len()
     }
 
-    /// One peer.
+    /// One peer; none of another worker's.
     #[must_use]
     pub fn get(&self, id: PeerId) -> Option<&Peer> {
         let place = self.places.get(place_of(id) as usize)?;
-        place
-            .peer
-            .as_ref()
-            .filter(|_| place.generation == generation_of(id))
+        place.peer.as_ref().filter(|_| self.is_at(id, place))
     }
 
     /// One peer, to change.
@@ -216,10 +220,16 @@ impl Peers {
         self.place_mut(id)?.peer.as_mut()
     }
 
+    fn is_at(&self, id: PeerId, place: &Place) -> bool {
+        WorkerId::of(id.0) == self.worker && place.generation == generation_of(id)
+    }
+
     fn place_mut(&mut self, id: PeerId) -> Option<&mut Place> {
-        self.places
-            .get_mut(place_of(id) as usize)
-            .filter(|place| place.generation == generation_of(id))
+        let place = self.places.get(place_of(id) as usize)?;
+        if !self.is_at(id, place) {
+            return None;
+        }
+        self.places.get_mut(place_of(id) as usize)
     }
 
     /// A peer that named this client id last, or proved it and named none.
@@ -238,7 +248,7 @@ impl Peers {
         let page = self.places.get(from..until).unwrap_or_default();
         let peers = page.iter().enumerate().filter_map(move |(offset, place)| {
             let index = u64::try_from(from + offset).ok()?;
-            let id = PeerId(self.worker | u64::from(place.generation) << 32 | index);
+            let id = PeerId(self.worker.first_id() | u64::from(place.generation) << 32 | index);
             Some((id, place.peer.as_ref()?))
         });
         (peers, (until < self.places.len()).then_some(until))
@@ -280,13 +290,21 @@ mod tests {
             address,
             session: None,
             identity: None,
-            connections: Vec::new(),
+            guests: Guests::default(),
             client: None,
             since: seen_at,
             alive_at: None,
             seen_at,
             coap: endpoint.peer(id, ListenerId(0), source, false),
         })
+    }
+
+    #[test]
+    fn the_peer_of_another_worker_is_none_of_this_ones() {
+        let mut peers = [0, 1].map(|worker| Peers::new(WorkerId(worker)));
+        let [here, there] = peers.each_mut().map(|peers| insert(peers, 9, clock()));
+        assert!(peers[0].get(here).is_some() && peers[0].get(there).is_none());
+        assert!(peers[0].get_mut(there).is_none() && peers[0].remove(there).is_none());
     }
 
     #[test]

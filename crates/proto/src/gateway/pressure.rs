@@ -4,15 +4,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Gateway;
-use super::metrics::PublishResult;
-use super::pending::unavailable;
-use super::request::Operation;
+use super::answers::unavailable;
 use super::timers::Timer;
-use crate::bridge::uri::{self, Resource};
-use crate::coap::contract::{Request, Response};
+use crate::coap::contract::Response;
 use crate::policy::overload::{Overload, OverloadSettings, Readings, Step, fullness};
 use crate::policy::rate;
-use crate::types::reason::{Label as _, Limit};
+use crate::types::reason::Label as _;
 
 /// How often the readings are taken.
 const EVERY: Duration = Duration::from_secs(1);
@@ -50,8 +47,21 @@ impl Pressure {
     }
 
     /// Whether publishes are refused now, whatever their QoS.
-    fn refuses_publishes(&self) -> bool {
+    pub(super) fn refuses_publishes(&self) -> bool {
         self.overload.holds(Step::NoPublish)
+    }
+
+    /// Whether everything is refused now.
+    pub(super) fn refuses_all(&self) -> bool {
+        self.overload.holds(Step::RefuseAll)
+    }
+
+    /// The answer to what is refused: 5.03 with the time to try again.
+    pub(super) fn refusal(&self) -> Response {
+        Response {
+            max_age: Some(rate::max_age(self.overload.retry_after())),
+            ..unavailable()
+        }
     }
 
     /// An idle time as it is now.
@@ -125,34 +135,6 @@ impl Gateway {
             }
         }
     }
-
-    /// 5.03 while everything is refused, or while the spool is nearly full and this is to be published.
-    pub(super) fn overload_refusal(&self, request: &Request) -> Option<Response> {
-        let overload = &self.pressure.overload;
-        let publishes = || {
-            let is_publish = publishes(request);
-            if is_publish {
-                self.metrics.publishes.inc(PublishResult::Unavailable);
-            }
-            is_publish
-        };
-        let refused = overload.holds(Step::RefuseAll) || self.pressure.refuses_publishes() && publishes();
-        refused.then(|| {
-            self.metrics.limits.inc(Limit::Overload);
-            Response {
-                max_age: Some(rate::max_age(overload.retry_after())),
-                ..unavailable()
-            }
-        })
-    }
-}
-
-/// Whether a request would put a message into the spool.
-fn publishes(request: &Request) -> bool {
-    matches!(
-        Operation::of(request),
-        Some(Operation::Publish | Operation::Clear)
-    ) && matches!(uri::resource(&request.path), Ok(Resource::Topic(_)))
 }
 
 #[expect(

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::coap::contract::CoapSettings;
+use crate::policy::authentication::IdentityRole;
 use crate::policy::authorization::Authorizer;
 use crate::session::DtlsSettings;
-use crate::types::AccessRules;
 use crate::types::limits::Caps;
+use crate::types::message::Qos;
+use crate::types::{AccessRules, ListenerId};
 
 /// The settings of one gateway, the same in every worker.
 #[derive(Debug, Clone)]
@@ -42,8 +44,16 @@ pub struct Settings {
     pub unproven_datagrams_per_second: u32,
     /// Failed logins and wrong tokens per minute of one source; 0 is no limit.
     pub failed_logins_per_minute: u32,
-    /// The listeners, in the order of their [`crate::types::ListenerId`].
+    /// The listeners, in the order of their [`ListenerId`].
     pub listeners: Vec<ListenerSettings>,
+}
+
+impl Settings {
+    /// The settings of one listener.
+    #[must_use]
+    pub fn listener(&self, listener: ListenerId) -> Option<&ListenerSettings> {
+        self.listeners.get(usize::from(listener.0))
+    }
 }
 
 /// One listener.
@@ -69,7 +79,7 @@ pub struct DtlsListenerSettings {
     /// Transport settings.
     pub transport: DtlsSettings,
     /// What the proved identity is used as.
-    pub identity: IdentityUse,
+    pub identity: IdentityRole,
     /// What becomes of a connection when its session ends.
     pub on_close: OnClose,
 }
@@ -89,20 +99,21 @@ pub enum NotifyType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DefaultQos {
     /// Always this one: 0, 1 or 2.
-    Fixed(crate::types::message::Qos),
+    Fixed(Qos),
     /// NON is 0, CON is 1.
     Coap,
 }
 
-/// What the identity that a DTLS handshake proved is used as (interface 2.5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IdentityUse {
-    /// It only protects the channel.
-    None,
-    /// It is the client id.
-    ClientId,
-    /// It is the user name.
-    Username,
+impl DefaultQos {
+    /// The QoS of a request that names none.
+    #[must_use]
+    pub const fn of(self, confirmable: bool) -> Qos {
+        match self {
+            Self::Fixed(qos) => qos,
+            Self::Coap if confirmable => Qos::AtLeastOnce,
+            Self::Coap => Qos::AtMostOnce,
+        }
+    }
 }
 
 /// What becomes of a connection when its DTLS session ends.

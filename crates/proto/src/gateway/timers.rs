@@ -1,12 +1,10 @@
-//! The gateway's own timers: silent connections, observers to check, peers to forget, claims that nobody answers.
+//! The gateway's own timers: silent connections, observers to check, peers to forget, workers that do not answer.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use super::Gateway;
 use super::inbound::UDP_PEER_IDLE;
-use super::metrics::ConnectionEvent;
-use crate::bridge::contract::Ticket;
+use super::{Gateway, cx};
 use crate::coap::contract::ObservationId;
 use crate::policy::connections::ConnectionKey;
 
@@ -20,9 +18,7 @@ const SWEEP_BATCH: usize = 4096;
 pub(super) enum Timer {
     Connection(ConnectionKey),
     Observation(ObservationId),
-    Claim(Ticket),
-    Resume(ConnectionKey),
-    Leaving(ConnectionKey),
+    Forwarded,
     Sweep,
     Pressure,
     Traces,
@@ -85,11 +81,12 @@ impl Gateway {
     pub(super) fn due(&mut self, now: Instant) {
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
-                Timer::Connection(key) => self.check_connection(now, key),
-                Timer::Observation(id) => self.check_observation(now, id),
-                Timer::Claim(ticket) => self.claim_timed_out(now, ticket),
-                Timer::Resume(key) => self.stop_waiting_for(now, key),
-                Timer::Leaving(key) => self.forget_leaving(key),
+                Timer::Connection(key) => {
+                    let (connections, observations) = (&mut self.connections, &mut self.observations);
+                    connections.check(&mut cx!(self, now), observations, key);
+                }
+                Timer::Observation(id) => self.observations.check(&mut cx!(self, now), id),
+                Timer::Forwarded => self.forwarded.check(&mut cx!(self, now)),
                 Timer::Pressure => self.check_pressure(now),
                 Timer::Traces => self.check_traces(now),
                 Timer::Sweep => {
@@ -106,18 +103,6 @@ impl Gateway {
                     self.timers.arm(now + pause, Timer::Sweep);
                 }
             }
-        }
-    }
-
-    fn check_connection(&mut self, now: Instant, key: ConnectionKey) {
-        self.note_life(key);
-        let Some(connection) = self.connections.get(key) else {
-            return;
-        };
-        match connection.deadline(self.settings.heartbeat) {
-            Some(deadline) if deadline <= now => self.end_connection(now, key, ConnectionEvent::Expired),
-            Some(deadline) => self.timers.arm(deadline, Timer::Connection(key)),
-            None => {}
         }
     }
 }

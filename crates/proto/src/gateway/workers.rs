@@ -1,107 +1,39 @@
-//! What workers say to each other: where a connection lives, and its move from one to another.
+//! What workers say to each other, and each to itself.
+//!
+//! A peer with its message layer lives where its datagrams arrive, a connection with its rights and observations at the worker
+//! that its token names: the owner. A parsed request, and what becomes of a peer, travels to the owner ([`FromPeer`]);
+//! answers and notifications travel back ([`ToPeer`]). The home worker of a client id decides who has it.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use zeroize::Zeroizing;
-
+use super::context::{PeerFacts, ReplyTo, RequestContext};
 use crate::bridge::contract::Ticket;
-use crate::bridge::subscriptions::Terms;
-use crate::coap::contract::{Notification, ObservationId};
-use crate::policy::connections::{ConnectionKey, ConnectionToken, Grant, Owner};
-use crate::types::{ClientId, Message, WorkerId};
-
-/// What proves that a peer may take a connection over.
-#[derive(Clone)]
-pub enum ClaimProof {
-    /// The token that create returned.
-    Token(Zeroizing<Vec<u8>>),
-    /// The identity that the handshake proved, which is the client id.
-    Identity,
-}
-
-impl fmt::Debug for ClaimProof {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Token(_) => "Token(..)",
-            Self::Identity => "Identity",
-        })
-    }
-}
-
-/// A worker asks for a connection that one of its peers wants to use.
-#[derive(Debug, Clone)]
-pub struct Claim {
-    /// Comes back in the answer.
-    pub ticket: Ticket,
-    /// Whose connection.
-    pub client: ClientId,
-    /// The asking worker.
-    pub claimant: WorkerId,
-    /// How the peer speaks to us.
-    pub owner: Owner,
-    /// What it presents.
-    pub proof: ClaimProof,
-    /// How often it came to a worker that did not have the connection.
-    pub misses: u8,
-}
-
-/// Why a connection was not handed over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClaimError {
-    /// Nobody has it.
-    Unknown,
-    /// The token is wrong, or the peer is another.
-    Refused,
-}
-
-/// An observation on the move.
-#[derive(Debug)]
-pub struct MovedObservation {
-    /// Its id at the worker that it left.
-    pub left: ObservationId,
-    /// What it was asked to be.
-    pub terms: Terms,
-    /// The last Observe number sent.
-    pub sequence: u32,
-    /// When the client last showed that it wants it.
-    pub confirmed_at: Instant,
-    /// What it was last sent.
-    pub last: Option<Arc<Message>>,
-    /// What it was not sent yet, or not acknowledged.
-    pub waiting: Vec<Notification>,
-}
-
-/// A connection on the move.
-#[derive(Debug)]
-pub struct MovedConnection {
-    /// Its key, which it keeps.
-    pub key: ConnectionKey,
-    /// The worker that it left.
-    pub from: WorkerId,
-    /// The client id.
-    pub client: ClientId,
-    /// Its token.
-    pub token: ConnectionToken,
-    /// Who may use it.
-    pub owner: Owner,
-    /// The user name that it was authenticated with.
-    pub username: Option<Arc<str>>,
-    /// When it was created.
-    pub created_at: Instant,
-    /// What its authentication granted.
-    pub grant: Grant,
-    /// How often it has moved.
-    pub moves: u32,
-    /// Its observations.
-    pub observations: Vec<MovedObservation>,
-}
+use crate::coap::contract::{
+    Notification, NotificationOutcome, ObservationId, OutgoingRequest, PeerId, RequestError, RequestId,
+    Response,
+};
+use crate::policy::connections::{ConnectionKey, Owner};
+use crate::types::{ClientId, PeerAddr, WorkerId};
 
 /// A message from one worker to another.
 #[derive(Debug)]
 pub enum WorkerMessage {
-    /// To the home worker: a peer of mine creates this connection.
+    /// To the owner of connections or observations: about a peer of the sender's.
+    FromPeer {
+        /// Whose.
+        peer: PeerId,
+        /// What.
+        what: FromPeer,
+    },
+    /// To the worker of a peer: what is for it.
+    ToPeer {
+        /// Which.
+        peer: PeerId,
+        /// What.
+        what: ToPeer,
+    },
+    /// To the home worker: a peer of mine creates this connection, whose key names me.
     Register {
         /// Comes back in the answer.
         ticket: Ticket,
@@ -109,33 +41,24 @@ pub enum WorkerMessage {
         client: ClientId,
         /// The key it will have.
         key: ConnectionKey,
-        /// The asking worker.
-        worker: WorkerId,
         /// Who may use it.
         owner: Owner,
+        /// Whether one that the same owner has already will do: its handshake is its connection.
+        join: bool,
+        /// The connection that the home worker believes in, and that has ended.
+        ended: Option<ConnectionKey>,
     },
     /// From the home worker: the answer to `Register`.
     Registered {
         /// From the request.
         ticket: Ticket,
-        /// Whether the connection may be made.
-        granted: bool,
+        /// What it decided.
+        registration: Registration,
     },
     /// From the home worker: this connection was replaced by a newer one of the same client.
     Evict {
         /// Which.
         key: ConnectionKey,
-    },
-    /// To the home worker: this connection goes to another.
-    Moved {
-        /// The client id.
-        client: ClientId,
-        /// Its key.
-        key: ConnectionKey,
-        /// The worker that gets it.
-        worker: WorkerId,
-        /// How often it has moved with that.
-        moves: u32,
     },
     /// To the home worker: this connection ended.
     Ended {
@@ -144,29 +67,174 @@ pub enum WorkerMessage {
         /// Its key.
         key: ConnectionKey,
     },
-    /// To the home worker: who has this client's connection?
-    Locate(Claim),
-    /// From the home worker to the one that has it: hand it over if the claim is good.
-    Surrender(Claim),
-    /// To the claimant: the connection, or why not.
-    Surrendered {
-        /// From the claim.
-        ticket: Ticket,
+    /// To the worker that sent a request of ours to a device: the device answered, or did not.
+    Answered {
+        /// Which request.
+        request: RequestId,
+        /// The answer.
+        result: Result<Response, RequestError>,
+    },
+    /// Whoever is asked answers at once, and so shows that it took in what was sent before.
+    AreYouThere {
+        /// Who asks.
+        from: WorkerId,
+        /// When.
+        at: Instant,
+    },
+    /// The answer to `AreYouThere`.
+    Here {
+        /// Who answers.
+        from: WorkerId,
+        /// From the question.
+        at: Instant,
+    },
+}
+
+impl WorkerMessage {
+    /// Whether the sender goes on if a full channel refuses it: a request is answered 5.03, a notification is dropped and
+    /// counted. Everything else has to arrive.
+    #[must_use]
+    pub const fn may_be_refused(&self) -> bool {
+        self.asks()
+            || matches!(
+                self,
+                Self::ToPeer {
+                    what: ToPeer::Notify { .. },
+                    ..
+                }
+            )
+    }
+
+    /// Whether it is a request to be answered.
+    #[must_use]
+    pub const fn asks(&self) -> bool {
+        matches!(
+            self,
+            Self::FromPeer {
+                what: FromPeer::Request { .. },
+                ..
+            }
+        )
+    }
+
+    /// Whether it ends the wait for one that [`WorkerMessage::asks`].
+    #[must_use]
+    pub const fn answers(&self) -> bool {
+        matches!(
+            self,
+            Self::ToPeer {
+                what: ToPeer::Answer { .. } | ToPeer::NotHere { .. },
+                ..
+            }
+        )
+    }
+}
+
+/// What the home worker decided about a new connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registration {
+    /// It may be made.
+    Granted,
+    /// Its owner has this one already.
+    Exists(ConnectionKey),
+    /// The client id belongs to another DTLS identity.
+    Refused,
+}
+
+/// What the owner of a connection hears of a peer.
+#[derive(Debug)]
+pub enum FromPeer {
+    /// It sent a request that names a connection.
+    Request {
+        /// The request.
+        context: Box<RequestContext>,
+        /// The connection, where the handshake is proof enough; else the token is.
+        proved: Option<ConnectionKey>,
+    },
+    /// It made a handshake that is its connection.
+    Established {
+        /// The peer.
+        from: Box<PeerFacts>,
         /// The connection.
-        result: Result<Box<MovedConnection>, ClaimError>,
-    },
-    /// From the claimant: the observations of the connection stand with me; what came for them at your end?
-    Release {
-        /// Its key.
         key: ConnectionKey,
-        /// The claimant.
-        to: WorkerId,
     },
-    /// To the claimant: the answer to `Release`.
-    Released {
-        /// The connection's key.
+    /// It showed that it lives: it acknowledged something, or pinged.
+    Alive {
+        /// Where it is now.
+        address: PeerAddr,
+        /// How often something was sent to it again.
+        retransmissions: u64,
+    },
+    /// It is gone.
+    Gone,
+    /// What became of a notification. After a reset or a time-out its message layer has forgotten the observation.
+    Notified {
+        /// Of which observation.
+        observation: ObservationId,
+        /// What became of it.
+        outcome: NotificationOutcome,
+    },
+    /// What it was not sent, or did not acknowledge.
+    Undelivered {
+        /// By observation, oldest first.
+        notifications: Vec<(ObservationId, Notification)>,
+        /// The connection that parted from it, if this is all that it had.
+        parted: Option<ConnectionKey>,
+    },
+}
+
+/// What the worker of a peer does for the owner of a connection.
+#[derive(Debug)]
+pub enum ToPeer {
+    /// Send the answer to a request.
+    Answer {
+        /// Which.
+        reply: ReplyTo,
+        /// The answer.
+        response: Response,
+    },
+    /// Send a notification.
+    Notify {
+        /// Of which observation.
+        observation: ObservationId,
+        /// The notification.
+        notification: Notification,
+    },
+    /// Forget an observation.
+    Cancel {
+        /// Which.
+        observation: ObservationId,
+    },
+    /// Know that a connection is used from there.
+    Attach {
+        /// Which.
         key: ConnectionKey,
-        /// By the observations' ids at the worker that they left: what came since, in order.
-        kept: Vec<(ObservationId, Vec<Arc<Message>>)>,
+        /// Its client.
+        client: ClientId,
+        /// The user name that it was authenticated with.
+        username: Option<Arc<str>>,
     },
+    /// A connection is no longer used from there: give back what waits of its observations, if it has any.
+    Part {
+        /// Which.
+        key: ConnectionKey,
+        /// Its observations.
+        observations: Vec<ObservationId>,
+    },
+    /// The connection that a handshake proved is not here: find out where it is, and ask again.
+    NotHere {
+        /// The request.
+        context: Box<RequestContext>,
+        /// The connection.
+        key: ConnectionKey,
+    },
+    /// Send a request of ours.
+    Request {
+        /// Comes back with the answer.
+        id: RequestId,
+        /// The request.
+        request: OutgoingRequest,
+    },
+    /// An operator ended its connection: its DTLS session ends too.
+    Kick,
 }

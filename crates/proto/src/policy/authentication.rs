@@ -44,7 +44,7 @@ impl fmt::Debug for Password {
     }
 }
 
-/// What the identity that DTLS proved stands for on this listener (interface 2.5).
+/// What the identity that a DTLS handshake proved stands for on a listener (interface 2.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum IdentityRole {
     /// It only protects the channel.

@@ -12,33 +12,58 @@ use zeroize::Zeroizing;
 
 use super::extra_acl::ExtraAcl;
 use crate::coap::contract::PeerId;
-use crate::types::{ClientId, Identity, ListenerId};
+use crate::types::{ClientId, Identity, ListenerId, Transport, WorkerId};
 
 /// A connection; unique in the process, never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionKey(pub u64);
 
-/// What create returns: 128 random bits as 22 characters that a query takes as they are.
+impl ConnectionKey {
+    /// The worker that has the connection, as long as it lasts.
+    #[must_use]
+    pub const fn worker(self) -> WorkerId {
+        WorkerId::of(self.0)
+    }
+}
+
+/// What create returns, in characters that a query takes as they are: 2 say which worker has the connection, 22 hold 128
+/// random bits.
 #[derive(Clone)]
 pub struct ConnectionToken(Zeroizing<[u8; Self::LEN]>);
 
 impl ConnectionToken {
     /// Length of the text in bytes.
-    pub const LEN: usize = 22;
+    pub const LEN: usize = 24;
     const ALPHABET: [u8; 64] = *b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-    /// A new token from 128 bits of `rng`, which must be a cryptographic one.
-    pub fn generate(rng: &mut impl RngCore) -> Self {
+    /// A new token of a connection of `worker`, from 128 bits of `rng`, which must be a cryptographic one.
+    pub fn generate(worker: WorkerId, rng: &mut impl RngCore) -> Self {
         let mut bits = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
-        let mut text = Zeroizing::new([0; Self::LEN]);
-        for (byte, letter) in text.iter_mut().zip(std::iter::repeat_with(|| {
-            let letter = Self::ALPHABET.get((bits & 63) as usize).copied().unwrap_or(b'A');
+        let secret = std::iter::repeat_with(|| {
+            let index = (bits & 63) as u8;
             bits >>= 6;
-            letter
-        })) {
-            *byte = letter;
+            index
+        });
+        let mut text = Zeroizing::new([0; Self::LEN]);
+        for (byte, index) in text
+            .iter_mut()
+            .zip([worker.0 >> 6, worker.0 & 63].into_iter().chain(secret))
+        {
+            *byte = Self::ALPHABET.get(usize::from(index)).copied().unwrap_or(b'A');
         }
         Self(text)
+    }
+
+    /// Which of `workers` to ask about a presented token. Any token of the right form names one of them; another form is
+    /// nobody's.
+    #[must_use]
+    pub fn worker(presented: &[u8], workers: u8) -> Option<WorkerId> {
+        let [high, low, ..] = *presented else { return None };
+        let index = |letter| Self::ALPHABET.iter().position(|known| *known == letter);
+        let named = (index(high)? << 6 | index(low)?) % usize::from(workers.max(1));
+        (presented.len() == Self::LEN)
+            .then(|| u8::try_from(named).ok().map(WorkerId))
+            .flatten()
     }
 
     /// The text of it.
@@ -69,6 +94,26 @@ pub enum Owner {
     Dtls(Option<Identity>),
 }
 
+impl Owner {
+    /// The identity that its handshake proved.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        match self {
+            Self::Udp => None,
+            Self::Dtls(identity) => identity.as_ref(),
+        }
+    }
+
+    /// How it speaks to us.
+    #[must_use]
+    pub const fn transport(&self) -> Transport {
+        match self {
+            Self::Udp => Transport::Udp,
+            Self::Dtls(_) => Transport::Dtls,
+        }
+    }
+}
+
 /// What an authentication granted beside entry.
 #[derive(Debug, Clone, Default)]
 pub struct Grant {
@@ -93,7 +138,7 @@ pub struct Connection {
     pub owner: Owner,
     /// The user name that it was authenticated with.
     pub username: Option<Arc<str>>,
-    /// Where the client is now; `None` while its DTLS session is gone.
+    /// Where the client is now, at this worker or another; `None` while its DTLS session is gone.
     pub peer: Option<PeerId>,
     /// The listener that it was last seen on.
     pub listener: ListenerId,
@@ -103,8 +148,8 @@ pub struct Connection {
     pub created_at: Instant,
     /// What its authentication granted.
     pub grant: Grant,
-    /// How often it went from one worker to another.
-    pub moves: u32,
+    /// Earlier places of the client that have yet to give back what they did not deliver; until then what is for it waits.
+    pub returning: usize,
 }
 
 impl Connection {
@@ -193,10 +238,14 @@ mod tests {
     use rand::rngs::StdRng;
 
     #[test]
-    fn tokens_are_printable_and_carry_128_bits() {
+    fn tokens_are_printable_and_carry_128_bits_beside_their_worker() {
         let mut rng = StdRng::seed_from_u64(1);
         let tokens: std::collections::HashSet<Vec<u8>> = (0..1000)
-            .map(|_| ConnectionToken::generate(&mut rng).as_bytes().to_vec())
+            .map(|_| {
+                ConnectionToken::generate(WorkerId(77), &mut rng)
+                    .as_bytes()
+                    .to_vec()
+            })
             .collect();
         assert_eq!(tokens.len(), 1000);
         for token in &tokens {
@@ -205,17 +254,46 @@ mod tests {
                     .iter()
                     .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
             );
+            assert_eq!(token[..2], *b"BN");
         }
         // 22 letters of 6 bits hold 132: the last one carries what is left of 128.
-        let last: std::collections::HashSet<u8> = tokens.iter().map(|token| token[21]).collect();
+        let last: std::collections::HashSet<u8> = tokens.iter().map(|token| token[23]).collect();
         assert_eq!(last.len(), 4);
     }
 
     #[test]
+    fn a_token_names_a_worker_that_there_is_or_nobody() {
+        let mut rng = StdRng::seed_from_u64(3);
+        for worker in 0..=255 {
+            let token = ConnectionToken::generate(WorkerId(worker), &mut rng);
+            assert_eq!(
+                ConnectionToken::worker(token.as_bytes(), 255),
+                Some(WorkerId(worker % 255))
+            );
+            assert_eq!(ConnectionToken::worker(token.as_bytes(), 1), Some(WorkerId(0)));
+        }
+        for workers in 0..=255 {
+            let named = ConnectionToken::worker(b"__AAAAAAAAAAAAAAAAAAAAAA", workers).unwrap();
+            assert!(named.0 < workers.max(1));
+        }
+        for malformed in [
+            &b""[..],
+            b"A",
+            b"AA",
+            b"AAAAAAAAAAAAAAAAAAAAAAA",
+            b"AAAAAAAAAAAAAAAAAAAAAAAAA",
+            b"A AAAAAAAAAAAAAAAAAAAAAA",
+            b"\xffAAAAAAAAAAAAAAAAAAAAAAA",
+        ] {
+            assert_eq!(ConnectionToken::worker(malformed, 4), None, "{malformed:?}");
+        }
+    }
+
+    #[test]
     fn a_token_matches_itself_only_and_never_shows() {
-        let token = ConnectionToken::generate(&mut StdRng::seed_from_u64(2));
+        let token = ConnectionToken::generate(WorkerId(0), &mut StdRng::seed_from_u64(2));
         assert!(token.matches(token.as_bytes()));
-        assert!(!token.matches(&token.as_bytes()[..21]));
+        assert!(!token.matches(&token.as_bytes()[..23]));
         let mut other = token.as_bytes().to_vec();
         other[0] ^= 1;
         assert!(!token.matches(&other));

@@ -54,9 +54,24 @@ impl fmt::Display for PeerAddr {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ListenerId(pub u16);
 
-/// Index of a worker; the first byte of each DTLS Connection ID that it hands out.
+/// Index of a worker; the first byte of each DTLS Connection ID that it hands out, and of each id that it gives to a peer, a
+/// connection or an observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerId(pub u8);
+
+impl WorkerId {
+    /// The worker that gave an id.
+    #[must_use]
+    pub const fn of(id: u64) -> Self {
+        Self((id >> 56) as u8)
+    }
+
+    /// What the ids of this worker count from.
+    #[must_use]
+    pub const fn first_id(self) -> u64 {
+        (self.0 as u64) << 56
+    }
+}
 
 /// How a peer speaks to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -70,6 +70,18 @@ impl Endpoint {
         pending
     }
 
+    /// As [`Endpoint::take_pending`] of all observations of a peer: for a peer that ends.
+    pub fn take_all_pending(&mut self, peer: &mut Peer) -> Vec<(ObservationId, Notification)> {
+        let observing = peer.observing.as_deref();
+        let ids: Vec<_> = observing.map_or_else(Vec::new, |it| it.observations.keys().copied().collect());
+        let mut pending = Vec::new();
+        for id in ids {
+            let of_this = self.take_pending(peer, id);
+            pending.extend(of_this.into_iter().map(|notification| (id, notification)));
+        }
+        pending
+    }
+
     fn forget_observation(&mut self, peer: &mut Peer, id: ObservationId) -> VecDeque<Notification> {
         let Some(observing) = peer.observing.as_deref_mut() else {
             return VecDeque::new();

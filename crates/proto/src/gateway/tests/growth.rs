@@ -1,8 +1,9 @@
 //! What peers who come and go leave behind.
 
-use super::super::pending::Pending;
+use super::super::cx;
+use super::super::waiting::Pending;
 use super::*;
-use crate::policy::connections::ConnectionKey;
+use crate::coap::contract::ObservationId;
 use crate::types::reason::Limit;
 
 fn ping(site: &mut Site, port: u16) {
@@ -49,6 +50,7 @@ fn connections_that_come_go_and_move_leave_no_timers() {
         let answer = site.ask(worker, port, &heartbeat);
         assert_eq!(code(&answer[0]), ResponseType::Changed);
     }
+    site.pass(Duration::from_secs(1));
     let here: Vec<_> = site.workers.iter().map(|worker| worker.timers.len()).collect();
     assert_eq!(here.iter().sum::<usize>(), before.iter().sum::<usize>() + 1);
     let close = site.credentialed(RequestType::Delete, "mqtt/connection", "meter", &token);
@@ -114,10 +116,16 @@ fn who_finds_no_room_to_subscribe_is_counted() {
     settings.connection_required = false;
     settings.caps.pending_requests = 1;
     let mut site = Site::with(settings);
-    let moved_away = Pending::Fence {
-        connection: ConnectionKey(1),
+    let pending = Pending::Subscribe {
+        reply: None,
+        accept: None,
+        observation: ObservationId(1),
     };
-    site.workers[0].wait(moved_away).unwrap();
+    let gateway = &mut site.workers[0];
+    gateway
+        .waiting
+        .wait(&mut cx!(gateway, site.now), pending)
+        .unwrap();
     let mut observe = site.request(RequestType::Get, "ps/t", &[]);
     observe.set_observe_value(0);
     let answer = site.ask(0, 1000, &observe);

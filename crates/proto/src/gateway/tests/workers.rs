@@ -1,9 +1,12 @@
 //! Connections that are used from several workers.
 
 use super::*;
+use crate::gateway::contract::{ControlAnswer, Cursor};
+use crate::gateway::workers::WorkerMessage;
+use crate::types::reason::Limit;
 
 #[test]
-fn a_connection_and_its_observations_follow_their_client_to_another_worker() {
+fn a_connection_serves_its_client_at_every_worker() {
     let mut site = Site::new(4);
     let token = site.create(0, 1000, "meter");
     let mut observe = site.credentialed(RequestType::Get, "ps/t", "meter", &token);
@@ -26,52 +29,6 @@ fn a_connection_and_its_observations_follow_their_client_to_another_worker() {
         assert_eq!(notified[0].get_token(), b"tok");
         assert_eq!(site.subscriptions.len(), 1);
     }
-}
-
-/// A connection with two observations on worker 0, and the answer on worker 1 that waits for a slow broker.
-fn slowly_moved() -> Site {
-    let mut site = Site::new(2);
-    let token = site.create(0, 1000, "meter");
-    for (topic, coap_token) in [("ps/t", b"t"), ("ps/u", b"u")] {
-        let mut observe = site.credentialed(RequestType::Get, topic, "meter", &token);
-        observe.set_observe_value(0);
-        observe.set_token(coap_token.to_vec());
-        site.ask(0, 1000, &observe);
-    }
-    site.held = Some(Vec::new());
-    let heartbeat = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
-    assert_eq!(site.ask(1, 2000, &heartbeat), [], "nothing stands yet");
-    site
-}
-
-#[test]
-fn a_client_that_moved_is_answered_when_its_observations_stand() {
-    let mut site = slowly_moved();
-    let held = site.held.take().unwrap();
-    assert_eq!(held.len(), 2);
-    for (worker, event) in held {
-        assert_eq!(site.sent(1, 2000), []);
-        site.workers[worker].handle(site.now, Input::Broker(event));
-        site.settle();
-    }
-    let answer = site.sent(1, 2000);
-    assert_eq!(code(&answer[0]), ResponseType::Changed);
-    site.publish(&Site::message("t", b"hello"));
-    assert_eq!(site.sent(1, 2000).len(), 1);
-}
-
-#[test]
-fn a_client_that_moved_is_answered_though_the_broker_is_silent() {
-    let mut site = slowly_moved();
-    site.now += Duration::from_secs(3);
-    let now = site.now;
-    site.workers[1].handle_timeout(now);
-    let answers = site.sent(1, 2000);
-    assert!(
-        answers
-            .iter()
-            .any(|answer| answer.header.code == MessageClass::Response(ResponseType::Changed))
-    );
 }
 
 #[test]
@@ -104,7 +61,7 @@ fn a_wrong_token_moves_nothing_and_is_throttled_for_the_guesser_only() {
             RequestType::Put,
             "mqtt/connection",
             "meter",
-            "AAAAAAAAAAAAAAAAAAAAAA",
+            "AAAAAAAAAAAAAAAAAAAAAAAA",
         );
         let answer = site.ask(1, 6666, &wrong);
         let expected = if attempt < 3 {
@@ -140,4 +97,236 @@ fn creating_again_on_another_worker_kills_the_old_token_everywhere() {
     }
     let live = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &new);
     assert_eq!(code(&site.ask(1, 1500, &live)[0]), ResponseType::Changed);
+}
+
+/// A site whose worker 0 has the connection of `meter`, and its token.
+fn with_meter(workers: u8) -> (Site, String) {
+    let mut site = Site::new(workers);
+    let token = site.create(0, 1000, "meter");
+    (site, token)
+}
+
+/// Sends a datagram to a worker, and gives what that worker tells others.
+fn forwarded(site: &mut Site, worker: usize, port: u16, request: &Packet) -> Vec<WorkerMessage> {
+    let mut bytes = request.to_bytes().unwrap();
+    let input = Input::Datagram {
+        listener: ListenerId(0),
+        from: ([127, 0, 0, 1], port).into(),
+        bytes: &mut bytes,
+    };
+    site.workers[worker].handle(site.now, input);
+    told(site, worker)
+}
+
+fn told(site: &mut Site, worker: usize) -> Vec<WorkerMessage> {
+    let outputs = std::iter::from_fn(|| site.workers[worker].poll_output());
+    let told = outputs.map(|output| match output {
+        Output::Worker { message, .. } => message,
+        other => panic!("{other:?}"),
+    });
+    told.collect()
+}
+
+#[test]
+fn a_request_whose_worker_takes_nothing_in_is_answered_after_two_seconds() {
+    let (mut site, token) = with_meter(2);
+    let heartbeat = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
+    assert_eq!(forwarded(&mut site, 1, 2000, &heartbeat).len(), 1);
+    let begun = site.now;
+    while site.workers[1].forwarded.len() > 0 {
+        site.now = site.workers[1].poll_timeout().unwrap();
+        site.workers[1].handle_timeout(site.now);
+        told(&mut site, 1);
+    }
+    let waited = site.now - begun;
+    assert!((2.0..2.6).contains(&waited.as_secs_f64()), "{waited:?}");
+    let answers: Vec<_> = site.sent(1, 2000);
+    assert_eq!(code(answers.last().unwrap()), ResponseType::ServiceUnavailable);
+}
+
+#[test]
+fn a_request_that_its_worker_took_in_waits_as_long_as_the_broker_takes() {
+    let (mut site, token) = with_meter(2);
+    site.held = Some(Vec::new());
+    let mut observe = site.credentialed(RequestType::Get, "ps/t", "meter", &token);
+    observe.set_observe_value(0);
+    assert_eq!(site.ask(1, 2000, &observe), []);
+    site.pass(Duration::from_secs(20));
+    let empty = site.sent(1, 2000);
+    assert!(
+        empty
+            .iter()
+            .all(|packet| packet.header.code == MessageClass::Empty)
+    );
+    for (worker, event) in site.held.take().unwrap() {
+        site.workers[worker].handle(site.now, Input::Broker(event));
+    }
+    site.settle();
+    assert_eq!(code(&site.sent(1, 2000)[0]), ResponseType::Content);
+}
+
+#[test]
+fn a_request_that_finds_the_way_to_its_worker_full_is_answered_at_once() {
+    let (mut site, token) = with_meter(2);
+    let heartbeat = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
+    let message = forwarded(&mut site, 1, 2000, &heartbeat).remove(0);
+    assert!(message.may_be_refused());
+    site.workers[1].handle(site.now, Input::Refused(message));
+    assert_eq!(code(&site.sent(1, 2000)[0]), ResponseType::ServiceUnavailable);
+    assert_eq!(site.metrics[1].limits.get(Limit::Channel), 1);
+    assert_eq!(site.workers[1].forwarded.len(), 0);
+}
+
+#[test]
+fn what_is_on_its_way_to_other_workers_is_bounded() {
+    let mut settings = settings(2);
+    settings.caps.pending_requests = 40;
+    let mut site = Site::with(settings);
+    let token = site.create(0, 1000, "meter");
+    for n in 0..50 {
+        let heartbeat = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
+        let passed = forwarded(&mut site, 1, 2000 + n, &heartbeat).len();
+        assert_eq!(passed, usize::from(n < 40));
+        let refused = site.sent(1, 2000 + n);
+        assert_eq!(refused.len(), usize::from(n >= 40));
+        assert!(
+            refused
+                .iter()
+                .all(|answer| code(answer) == ResponseType::ServiceUnavailable)
+        );
+    }
+}
+
+#[test]
+fn a_worker_that_stops_answers_what_it_had_handed_on() {
+    let (mut site, token) = with_meter(2);
+    let heartbeat = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
+    forwarded(&mut site, 1, 2000, &heartbeat);
+    let request = ControlRequest::Drain;
+    site.workers[1].handle(site.now, Input::Control { ticket: 1, request });
+    assert_eq!(code(&site.sent(1, 2000)[0]), ResponseType::ServiceUnavailable);
+}
+
+#[test]
+fn pings_at_another_worker_keep_a_connection_and_silence_there_ends_it() {
+    let (mut site, token) = with_meter(2);
+    let heartbeat = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
+    assert_eq!(code(&site.ask(1, 2000, &heartbeat)[0]), ResponseType::Changed);
+    for _ in 0..20 {
+        site.pass(Duration::from_secs(13));
+        let mut ping = Packet::new();
+        ping.header.set_type(MessageType::Confirmable);
+        ping.header.code = MessageClass::Empty;
+        ping.header.message_id = site.next_mid;
+        site.next_mid += 1;
+        site.ask(1, 2000, &ping);
+    }
+    assert_eq!(site.workers[0].connections.len(), 1);
+    site.pass(Duration::from_secs(53));
+    assert_eq!(site.events(ConnectionEvent::Expired), 1);
+    assert!(site.workers.iter().all(|worker| worker.connections.len() == 0));
+}
+
+#[test]
+fn a_flood_of_pings_is_not_passed_on() {
+    let (mut site, token) = with_meter(2);
+    let heartbeat = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
+    site.ask(1, 2000, &heartbeat);
+    let mut news = 0;
+    for mid in 0..500 {
+        let mut ping = Packet::new();
+        ping.header.set_type(MessageType::Confirmable);
+        ping.header.code = MessageClass::Empty;
+        ping.header.message_id = mid;
+        news += forwarded(&mut site, 1, 2000, &ping).len();
+    }
+    assert_eq!(news, 1);
+}
+
+#[test]
+fn a_reset_at_another_worker_ends_the_observation() {
+    let (mut site, token) = with_meter(2);
+    let mut observe = site.credentialed(RequestType::Get, "ps/t", "meter", &token);
+    observe.set_observe_value(0);
+    assert_eq!(code(&site.ask(1, 2000, &observe)[0]), ResponseType::Content);
+    site.publish(&Site::message("t", b"x"));
+    let mut reset = acknowledgement(&site.sent(1, 2000)[0]);
+    reset.header.set_type(MessageType::Reset);
+    site.ask(1, 2000, &reset);
+    assert_eq!(site.workers[0].observations.len(), 0);
+    assert!(site.subscriptions.is_empty());
+}
+
+#[test]
+fn an_operator_sees_and_ends_a_client_of_another_worker_where_its_connection_is() {
+    let (mut site, token) = with_meter(2);
+    let mut observe = site.credentialed(RequestType::Get, "ps/t", "meter", &token);
+    observe.set_observe_value(0);
+    site.ask(1, 2000, &observe);
+    let client = crate::types::ClientId::new("meter").unwrap();
+    let ask = |site: &mut Site, worker: usize, request: ControlRequest| {
+        site.workers[worker].handle(site.now, Input::Control { ticket: 1, request });
+        let output = std::iter::from_fn(|| site.workers[worker].poll_output());
+        let (control, others): (Vec<_>, Vec<_>) =
+            output.partition(|output| matches!(output, Output::Control { .. }));
+        for output in others {
+            match output {
+                Output::Worker { to, message } => {
+                    site.workers[usize::from(to.0)].handle(site.now, Input::Worker(message));
+                }
+                Output::Broker(request) => site.broker(worker, request),
+                other => panic!("{other:?}"),
+            }
+        }
+        match control.into_iter().next() {
+            Some(Output::Control { answer, .. }) => answer,
+            other => panic!("{other:?}"),
+        }
+    };
+    let show = || ControlRequest::Show {
+        client: client.clone(),
+    };
+    assert!(matches!(ask(&mut site, 1, show()), ControlAnswer::NotFound));
+    let ControlAnswer::Client(info, observations) = ask(&mut site, 0, show()) else {
+        panic!("it is there");
+    };
+    assert_eq!(info.address.unwrap().to_string(), "127.0.0.1:2000");
+    assert_eq!((info.observations, observations.len()), (1, 1));
+    let places = 100;
+    for (worker, wanted) in [(0, 1), (1, 0)] {
+        let mut from = Some(Cursor::Connections(None));
+        let mut seen = 0;
+        while let Some(cursor) = from {
+            let page = ControlRequest::Page { from: cursor, places };
+            let ControlAnswer::Page { clients, next } = ask(&mut site, worker, page) else {
+                panic!("a page");
+            };
+            seen += clients.iter().filter(|client| client.client.is_some()).count();
+            from = next;
+        }
+        assert_eq!(seen, wanted, "worker {worker}");
+    }
+    let kick = ControlRequest::Kick {
+        client: client.clone(),
+    };
+    assert!(matches!(ask(&mut site, 0, kick), ControlAnswer::Done));
+    site.settle();
+    site.publish(&Site::message("t", b"after"));
+    assert_eq!(site.sent(1, 2000), []);
+    let dead = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
+    assert_eq!(code(&site.ask(1, 2000, &dead)[0]), ResponseType::Unauthorized);
+}
+
+#[test]
+fn a_token_of_a_larger_site_is_answered_here() {
+    let (mut site, _) = with_meter(3);
+    for first in ["AA", "AD", "D_", "__", "a*", "=="] {
+        let foreign = format!("{first}AAAAAAAAAAAAAAAAAAAAAA");
+        let request = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &foreign);
+        let answer = site.ask(1, 2000, &request).remove(0);
+        assert!(matches!(
+            code(&answer),
+            ResponseType::Unauthorized | ResponseType::TooManyRequests
+        ));
+    }
 }

@@ -12,7 +12,6 @@ use crate::coap::contract::{Code, PeerId, Token};
 use crate::coap::describe::Described;
 use crate::coap::metrics::MessageType;
 use crate::gateway::peers::Peer;
-use crate::policy::connections::Connections;
 use crate::types::{PeerAddr, Transport};
 
 /// Peers, addresses, and requests of others that a trace remembers; the oldest go.
@@ -148,8 +147,7 @@ fn remember<T: PartialEq>(list: &mut VecDeque<T>, item: T) {
 
 impl Peer {
     /// The peer as traces see it.
-    pub(in crate::gateway) fn seen<'a>(&'a self, id: PeerId, connections: &'a Connections) -> Seen<'a> {
-        let of_key = |key| connections.get(key);
+    pub(in crate::gateway) fn seen(&self, id: PeerId) -> Seen<'_> {
         Seen {
             listener: self.listener,
             transport: match self.session {
@@ -161,12 +159,10 @@ impl Peer {
             identity: self.identity.as_ref().map(|identity| &*identity.name),
             client: self.client.as_ref().map(crate::types::ClientId::as_str),
             connections: self
-                .connections
+                .guests
                 .iter()
                 .take(CONNECTIONS)
-                .copied()
-                .filter_map(of_key)
-                .map(|connection| (connection.client.as_str(), connection.username.as_deref()))
+                .map(|guest| (guest.client.as_str(), guest.username.as_deref()))
                 .collect(),
         }
     }

@@ -213,14 +213,9 @@ impl Gateway {
         bytes: &[u8],
         dropped: Option<DropReason>,
     ) {
-        let Self {
-            traces,
-            peers,
-            connections,
-            ..
-        } = self;
+        let Self { traces, peers, .. } = self;
         if let Some(peer) = peers.get(id) {
-            let seen = peer.seen(id, connections);
+            let seen = peer.seen(id);
             traces.received(now, &seen, bytes, dropped);
         }
     }
@@ -228,14 +223,9 @@ impl Gateway {
     /// Something happened to a peer that has, or had until now, a session.
     #[cold]
     pub(super) fn trace_peer(&mut self, now: Instant, id: PeerId, what: &Traced) {
-        let Self {
-            traces,
-            peers,
-            connections,
-            ..
-        } = self;
+        let Self { traces, peers, .. } = self;
         if let Some(peer) = peers.get(id) {
-            traces.tell(now, &peer.seen(id, connections), what);
+            traces.tell(now, &peer.seen(id), what);
         }
     }
 
@@ -267,7 +257,8 @@ impl Gateway {
 
     fn seen_from<'a>(&self, listener: ListenerId, address: PeerAddr, identity: Option<&'a str>) -> Seen<'a> {
         let dtls = self
-            .listener_settings(listener)
+            .settings
+            .listener(listener)
             .is_some_and(|settings| settings.dtls.is_some());
         Seen {
             listener,

@@ -1,4 +1,5 @@
-//! Connections on the move while messages are published: whatever overtakes what, observers get each message once, in order.
+//! Connections used from one worker after the other while messages are published: whatever overtakes what, observers get each
+//! message once, in order, and each request is answered.
 
 use std::collections::VecDeque;
 
@@ -9,15 +10,15 @@ use super::*;
 use crate::gateway::workers::WorkerMessage;
 
 const WORKERS: usize = 3;
-/// Where something may wait: what each worker asks the broker, what it answers, what other workers tell it.
-const PLACES: usize = 3 * WORKERS;
+/// Where something may wait: what each worker asks the broker, what it answers, what each worker tells each.
+const PLACES: usize = 2 * WORKERS + WORKERS * WORKERS;
 
 /// Workers whose messages to each other and to the broker are on their way until a die says that they arrive.
 struct Network {
     site: Site,
     requests: Vec<VecDeque<BrokerRequest>>,
     events: Vec<VecDeque<BrokerEvent>>,
-    /// What each worker is told, in the order in which it was sent by whom it may be.
+    /// By sender and receiver.
     told: Vec<VecDeque<WorkerMessage>>,
     /// What each of the two observations was sent.
     seen: [Vec<u32>; 2],
@@ -30,7 +31,7 @@ impl Network {
             site: Site::new(WORKERS as u8),
             requests: (0..WORKERS).map(|_| VecDeque::new()).collect(),
             events: (0..WORKERS).map(|_| VecDeque::new()).collect(),
-            told: (0..WORKERS).map(|_| VecDeque::new()).collect(),
+            told: (0..WORKERS * WORKERS).map(|_| VecDeque::new()).collect(),
             seen: [Vec::new(), Vec::new()],
             answers: Vec::new(),
         }
@@ -53,12 +54,18 @@ impl Network {
         while let Some(output) = gateway.poll_output() {
             match output {
                 Output::Worker { to, message } => {
-                    self.told[usize::from(to.0)].push_back(message);
+                    assert_ne!(usize::from(to.0), worker);
+                    self.told[worker * WORKERS + usize::from(to.0)].push_back(message);
                 }
                 Output::Broker(request) => self.requests[worker].push_back(request),
+                Output::Control { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    fn control(&mut self, worker: usize, request: ControlRequest) {
+        self.input(worker, Input::Control { ticket: 1, request });
     }
 
     fn ask(&mut self, worker: usize, request: &Packet) {
@@ -105,12 +112,14 @@ impl Network {
             BrokerRequest::Unsubscribe { filter_id } => {
                 self.site.subscriptions.retain(|(_, id, _)| *id != filter_id);
             }
-            // The news of the client, which nobody observes.
             BrokerRequest::Publish { ticket, .. } => {
                 let result = Ok(());
                 self.events[worker].push_back(BrokerEvent::Published { ticket, result });
             }
-            other @ BrokerRequest::ReadRetained { .. } => panic!("{other:?}"),
+            BrokerRequest::ReadRetained { ticket, .. } => {
+                let result = Ok(None);
+                self.events[worker].push_back(BrokerEvent::Retained { ticket, result });
+            }
         }
     }
 
@@ -141,7 +150,7 @@ impl Network {
             1 => self.events[worker]
                 .pop_front()
                 .map(|event| self.input(worker, Input::Broker(event))),
-            _ => self.told[worker]
+            from => self.told[(from - 2) * WORKERS + worker]
                 .pop_front()
                 .map(|message| self.input(worker, Input::Worker(message))),
         }
@@ -151,30 +160,22 @@ impl Network {
     fn settle(&mut self) {
         while (0..PLACES).any(|place| self.arrive(place)) {}
     }
-}
 
-#[test]
-fn a_message_published_while_a_connection_moves_comes_once_and_in_its_place() {
-    for seed in 0..150 {
-        let mut random = StdRng::seed_from_u64(seed);
-        let mut network = Network::new();
-        let create = network
-            .site
-            .request(RequestType::Post, "mqtt/connection", &["clientid=meter"]);
+    /// A client that connected at worker 0 and observes `t` twice.
+    fn observing() -> (Self, String) {
+        let mut network = Self::new();
         for worker in 0..WORKERS {
             network.prove_address(worker);
         }
         // Its answer is not looked at: the token is read at the source.
+        let create = network
+            .site
+            .request(RequestType::Post, "mqtt/connection", &["clientid=meter"]);
         network.ask(0, &create);
         network.settle();
         let client = crate::types::ClientId::new("meter").unwrap();
-        let token = network.site.workers[0]
-            .connections
-            .of_client(&client)
-            .unwrap()
-            .token
-            .clone();
-        let token = String::from_utf8(token.as_bytes().to_vec()).unwrap();
+        let connection = network.site.workers[0].connections.of_client(&client).unwrap();
+        let token = String::from_utf8(connection.token.as_bytes().to_vec()).unwrap();
         for (topic, coap_token) in [("ps/t", &b"one"[..]), ("ps/#", b"all")] {
             let mut observe = network
                 .site
@@ -185,16 +186,27 @@ fn a_message_published_while_a_connection_moves_comes_once_and_in_its_place() {
             network.settle();
         }
         network.answers.clear();
-        let (mut published, mut moves) = (0, 0);
+        (network, token)
+    }
+}
+
+#[test]
+fn a_message_published_while_its_observer_changes_workers_comes_once_and_in_its_place() {
+    for seed in 0..150 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let (mut network, token) = Network::observing();
+        let (mut published, mut asked) = (0, Vec::new());
         while published < 60 {
             match random.random_range(0..20) {
                 0 => {
-                    let heartbeat =
-                        network
-                            .site
-                            .credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
-                    network.ask(random.random_range(0..WORKERS), &heartbeat);
-                    moves += 1;
+                    let (method, path) = [
+                        (RequestType::Put, "mqtt/connection"),
+                        (RequestType::Post, "ps/other"),
+                        (RequestType::Get, "ps/other"),
+                    ][random.random_range(0..3)];
+                    let request = network.site.credentialed(method, path, "meter", &token);
+                    network.ask(random.random_range(0..WORKERS), &request);
+                    asked.push(request.header.message_id);
                 }
                 1..=3 => {
                     network.publish(published);
@@ -208,26 +220,70 @@ fn a_message_published_while_a_connection_moves_comes_once_and_in_its_place() {
         network.settle();
         let all: Vec<u32> = (0..published).collect();
         assert_eq!(network.seen, [all.clone(), all], "seed {seed}");
-        let changed = MessageClass::Response(ResponseType::Changed);
-        let right = network.answers.iter().all(|(_, code)| *code == changed);
-        assert!(
-            right && network.answers.len() == moves,
-            "seed {seed} {moves}: {:?}",
-            network.answers
+        let wanted = [ResponseType::Changed, ResponseType::NotFound].map(MessageClass::Response);
+        let mut answered = Vec::new();
+        for (mid, code) in &network.answers {
+            assert!(wanted.contains(code), "seed {seed}: {code:?}");
+            answered.push(*mid);
+        }
+        answered.sort_unstable();
+        assert_eq!(answered, asked, "seed {seed}: each request is answered once");
+        let workers = &network.site.workers;
+        let here: Vec<_> = workers.iter().map(|worker| worker.observations.len()).collect();
+        assert_eq!(
+            here,
+            [2, 0, 0],
+            "seed {seed}: what a client observes stays where it is"
         );
-        let left: usize = network
+        assert!(workers.iter().all(|worker| worker.forwarded.len() == 0));
+    }
+}
+
+#[test]
+fn what_peers_that_come_and_go_were_not_sent_is_sent_to_the_next_in_order() {
+    for seed in 0..150 {
+        let mut random = StdRng::seed_from_u64(1000 + seed);
+        let (mut network, token) = Network::observing();
+        let mut published = 0;
+        while published < 60 {
+            match random.random_range(0..24) {
+                0 | 1 => {
+                    let worker = random.random_range(0..WORKERS);
+                    if network.site.workers[worker].peers.udp_len() == 0 {
+                        network.prove_address(worker);
+                    }
+                    let request =
+                        network
+                            .site
+                            .credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
+                    network.ask(worker, &request);
+                }
+                2 => {
+                    // A listener that is stopped forgets its peers.
+                    let worker = random.random_range(0..WORKERS);
+                    for enabled in [false, true] {
+                        let listener = ListenerId(0);
+                        let request = ControlRequest::SetListener { listener, enabled };
+                        network.control(worker, request);
+                    }
+                }
+                3..=5 => {
+                    network.publish(published);
+                    published += 1;
+                }
+                _ => {
+                    network.arrive(random.random_range(0..PLACES));
+                }
+            }
+        }
+        network.settle();
+        network.prove_address(1);
+        let heartbeat = network
             .site
-            .workers
-            .iter()
-            .map(|worker| worker.subscriptions.len())
-            .sum();
-        assert_eq!((left, network.site.subscriptions.len()), (2, 2), "seed {seed}");
-        assert!(
-            network
-                .site
-                .workers
-                .iter()
-                .all(|worker| worker.leaving.is_empty() && worker.resuming.is_empty())
-        );
+            .credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
+        network.ask(1, &heartbeat);
+        network.settle();
+        let all: Vec<u32> = (0..published).collect();
+        assert_eq!(network.seen, [all.clone(), all], "seed {seed}");
     }
 }

@@ -1,0 +1,134 @@
+//! Who asks, as far as topics, no-local and authorisation care.
+
+use std::sync::Arc;
+
+use super::answers::{bad_request, unauthorized};
+use super::context::RequestContext;
+use super::settings::Settings;
+use crate::bridge::mountpoint::{self, Values};
+use crate::bridge::subscriptions::Holder;
+use crate::coap::contract::Response;
+use crate::policy::connections::{Connection, Grant};
+use crate::types::topic::TopicError;
+use crate::types::{ClientId, TopicFilter, TopicName};
+
+/// Who asks: a peer by itself, or a connection.
+pub(super) struct Caller {
+    pub(super) holder: Holder,
+    pub(super) client: Option<ClientId>,
+    pub(super) username: Option<Arc<str>>,
+    pub(super) identity: Option<Arc<str>>,
+    pub(super) grant: Grant,
+    /// The mountpoint, filled in.
+    pub(super) prefix: String,
+}
+
+impl Caller {
+    /// The peer of a request, let in with what its login granted.
+    ///
+    /// # Errors
+    /// 4.00 when a name does not go into the mountpoint.
+    pub(super) fn peer(
+        settings: &Settings,
+        context: &RequestContext,
+        grant: Grant,
+    ) -> Result<Self, Response> {
+        let holder = Holder::Peer(context.from.id);
+        let (client, username) = (context.client.clone(), context.username.clone());
+        Self::new(settings, context, holder, client, username, grant)
+    }
+
+    /// The connection that a request uses, with the rights of that connection.
+    ///
+    /// # Errors
+    /// 4.00 when a name does not go into the mountpoint.
+    pub(super) fn connection(
+        settings: &Settings,
+        context: &RequestContext,
+        connection: &Connection,
+    ) -> Result<Self, Response> {
+        let holder = Holder::Connection(connection.key);
+        let (client, username) = (Some(connection.client.clone()), connection.username.clone());
+        Self::new(
+            settings,
+            context,
+            holder,
+            client,
+            username,
+            connection.grant.clone(),
+        )
+    }
+
+    fn new(
+        settings: &Settings,
+        context: &RequestContext,
+        holder: Holder,
+        client: Option<ClientId>,
+        username: Option<Arc<str>>,
+        grant: Grant,
+    ) -> Result<Self, Response> {
+        let identity = context.from.identity().map(|identity| Arc::clone(&identity.name));
+        let listener = settings.listener(context.from.listener);
+        let template = listener
+            .and_then(|listener| listener.mountpoint.as_deref())
+            .unwrap_or(&settings.mountpoint);
+        let values = Values {
+            client: client.as_ref().map(ClientId::as_str),
+            username: username.as_deref(),
+            identity: identity.as_deref(),
+            listener: listener.map_or("", |listener| &listener.name),
+        };
+        let prefix = mountpoint::expand(template, values)
+            .map_err(|name| bad_request(format!("a {name} with + # or / cannot be used here")))?;
+        Ok(Self {
+            holder,
+            client,
+            username,
+            identity,
+            grant,
+            prefix,
+        })
+    }
+
+    fn mounted(&self, text: &str) -> Result<String, Response> {
+        if text.is_empty() {
+            return Err(bad_request("topic is empty"));
+        }
+        Ok(format!("{}{text}", self.prefix))
+    }
+
+    /// The topic at the broker.
+    ///
+    /// # Errors
+    /// 4.00 when it is none.
+    pub(super) fn topic(&self, text: &str) -> Result<TopicName, Response> {
+        TopicName::new(&self.mounted(text)?).map_err(bad)
+    }
+
+    /// The filter at the broker.
+    ///
+    /// # Errors
+    /// 4.00 when it is none.
+    pub(super) fn filter(&self, text: &str) -> Result<TopicFilter, Response> {
+        TopicFilter::new(&self.mounted(text)?).map_err(bad)
+    }
+
+    /// The topic of a publish. What the broker and the gateway themselves publish is not for clients.
+    ///
+    /// # Errors
+    /// 4.00 when it is none, 4.01 when it is not for clients.
+    pub(super) fn topic_to_publish(&self, text: &str) -> Result<TopicName, Response> {
+        let named = TopicName::new(text).map_err(bad)?;
+        let topic = self.topic(text)?;
+        if named.is_reserved() || topic.is_reserved() {
+            return Err(unauthorized(
+                "topics of the broker are not for clients to publish to",
+            ));
+        }
+        Ok(topic)
+    }
+}
+
+fn bad(error: TopicError) -> Response {
+    bad_request(error.to_string())
+}

@@ -1,0 +1,269 @@
+//! The connections of this worker, and the peers that their clients speak from, which may be other workers'.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::context::{PeerFacts, RequestContext};
+use super::directory::Directory;
+use super::metrics::ConnectionEvent;
+use super::news;
+use super::observations::Observations;
+use super::outbox::Cx;
+use super::settings::OnClose;
+use super::timers::Timer;
+use super::workers::{ToPeer, WorkerMessage};
+use crate::bridge::subscriptions::Holder;
+use crate::coap::contract::{Notification, ObservationId, PeerId};
+use crate::policy::connections::{Connection, ConnectionKey, Connections};
+use crate::types::reason::Label as _;
+use crate::types::{ClientId, PeerAddr};
+
+/// A peer that clients with connections here speak from, as its worker tells.
+pub(super) struct ClientPeer {
+    pub(super) facts: PeerFacts,
+    connections: Vec<ConnectionKey>,
+    /// When it last acknowledged something, or pinged.
+    alive_at: Option<Instant>,
+    /// How often something was sent to it again.
+    pub(super) retransmissions: u64,
+}
+
+/// The connections of a worker.
+#[derive(Default)]
+pub(super) struct ConnectionTable {
+    connections: Connections,
+    peers: HashMap<PeerId, ClientPeer>,
+}
+
+impl ConnectionTable {
+    pub(super) fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub(super) fn get(&self, key: ConnectionKey) -> Option<&Connection> {
+        self.connections.get(key)
+    }
+
+    pub(super) fn of_client(&self, client: &ClientId) -> Option<&Connection> {
+        self.connections.of_client(client)
+    }
+
+    /// The connections after one, in the order of their keys.
+    pub(super) fn after(&self, key: Option<ConnectionKey>) -> impl Iterator<Item = &Connection> {
+        self.connections.after(key)
+    }
+
+    /// Where the client of a connection is.
+    pub(super) fn place(&self, connection: &Connection) -> Option<&ClientPeer> {
+        self.peers.get(&connection.peer?)
+    }
+
+    /// The connection that a request names and may use: by the key that its handshake proved, else by client id and token.
+    pub(super) fn named(
+        &self,
+        context: &RequestContext,
+        proved: Option<ConnectionKey>,
+    ) -> Option<&Connection> {
+        let connection = match proved {
+            Some(key) => self.get(key)?,
+            None => {
+                let token = context.params.token.as_deref()?;
+                let connection = self.of_client(context.client.as_ref()?)?;
+                connection.token.matches(token).then_some(connection)?
+            }
+        };
+        (connection.owner == context.from.owner).then_some(connection)
+    }
+
+    /// Takes a new connection in; the client's older one must have ended.
+    pub(super) fn insert(&mut self, cx: &mut Cx<'_>, connection: Connection) {
+        arm(cx, &connection);
+        self.connections.insert(connection);
+        cx.metrics.connections.set(self.connections.len() as u64);
+    }
+
+    /// A valid request, or a handshake, used the connection: it lives on, and its observations are where that came from.
+    pub(super) fn use_from(
+        &mut self,
+        cx: &mut Cx<'_>,
+        observations: &mut Observations,
+        key: ConnectionKey,
+        from: &PeerFacts,
+    ) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.seen_at = cx.now;
+        if connection.peer != Some(from.id) {
+            cx.metrics.connection_events.inc(ConnectionEvent::Moved);
+            self.part(cx, observations, key);
+            self.attach(cx, observations, key, from);
+        } else if let Some(peer) = self.peers.get_mut(&from.id) {
+            peer.facts.address = from.address;
+        }
+    }
+
+    /// The client of a connection is at a peer from now on.
+    pub(super) fn attach(
+        &mut self,
+        cx: &mut Cx<'_>,
+        observations: &mut Observations,
+        key: ConnectionKey,
+        from: &PeerFacts,
+    ) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.peer = Some(from.id);
+        connection.listener = from.listener;
+        let peer = self.peers.entry(from.id).or_insert_with(|| ClientPeer {
+            facts: from.clone(),
+            connections: Vec::new(),
+            alive_at: None,
+            retransmissions: 0,
+        });
+        peer.connections.push(key);
+        let what = ToPeer::Attach {
+            key,
+            client: connection.client.clone(),
+            username: connection.username.clone(),
+        };
+        cx.outbox.tell_peer(from.id, what);
+        if connection.returning == 0 {
+            observations.set_at(cx, key, from.id);
+        }
+    }
+
+    /// Parts a connection from its peer. What its observations still had to get waits for the next one, and nothing overtakes
+    /// it.
+    fn part(&mut self, cx: &mut Cx<'_>, observations: &mut Observations, key: ConnectionKey) {
+        self.note_life(key);
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let Some(id) = connection.peer.take() else { return };
+        let observations = observations.set_away(key);
+        connection.returning += usize::from(!observations.is_empty());
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.connections.retain(|other| *other != key);
+            if peer.connections.is_empty() {
+                self.peers.remove(&id);
+            }
+        }
+        cx.outbox.tell_peer(id, ToPeer::Part { key, observations });
+    }
+
+    /// A peer gave back all that it had for a connection that parted from it.
+    pub(super) fn parted(
+        &mut self,
+        cx: &mut Cx<'_>,
+        observations: &mut Observations,
+        key: ConnectionKey,
+        notifications: Vec<(ObservationId, Notification)>,
+    ) {
+        observations.take_back(cx, notifications);
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.returning = connection.returning.saturating_sub(1);
+        if let (0, Some(peer)) = (connection.returning, connection.peer) {
+            observations.set_at(cx, key, peer);
+        }
+    }
+
+    /// A peer is gone; its connections stay or end as the listener says.
+    pub(super) fn peer_gone(&mut self, cx: &mut Cx<'_>, observations: &mut Observations, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let listener = cx.settings.listener(peer.facts.listener);
+        let ends = listener
+            .and_then(|listener| listener.dtls.as_ref())
+            .is_some_and(|dtls| dtls.on_close == OnClose::End);
+        for key in peer.connections.clone() {
+            if ends {
+                self.end(cx, observations, key, ConnectionEvent::Ended);
+            } else {
+                self.part(cx, observations, key);
+            }
+        }
+    }
+
+    /// A peer showed that it lives. Its connections look at it when their time comes: there may be many, and a ping costs its
+    /// sender nothing.
+    pub(super) fn peer_alive(&mut self, now: Instant, id: PeerId, address: PeerAddr, retransmissions: u64) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.alive_at = Some(now);
+            peer.facts.address = address;
+            peer.retransmissions = retransmissions;
+        }
+    }
+
+    /// When the client of a connection last showed that it lives: by a valid request, or at its peer by an acknowledgement or
+    /// a ping.
+    pub(super) fn last_sign(&self, connection: &Connection) -> Instant {
+        let alive = self.place(connection).and_then(|peer| peer.alive_at);
+        alive.map_or(connection.seen_at, |alive| alive.max(connection.seen_at))
+    }
+
+    /// Writes the last sign of life down with the connection.
+    fn note_life(&mut self, key: ConnectionKey) {
+        let sign = self.get(key).map(|connection| self.last_sign(connection));
+        if let (Some(sign), Some(connection)) = (sign, self.connections.get_mut(key)) {
+            connection.seen_at = sign;
+        }
+    }
+
+    /// Ends a connection that was silent for too long, or whose credential has expired.
+    pub(super) fn check(&mut self, cx: &mut Cx<'_>, observations: &mut Observations, key: ConnectionKey) {
+        self.note_life(key);
+        let Some(connection) = self.get(key) else { return };
+        match connection.deadline(cx.settings.heartbeat) {
+            Some(deadline) if deadline <= cx.now => {
+                self.end(cx, observations, key, ConnectionEvent::Expired);
+            }
+            _ => arm(cx, connection),
+        }
+    }
+
+    /// The heartbeat is another from now on.
+    pub(super) fn arm_all(&self, cx: &mut Cx<'_>) {
+        for connection in self.connections.iter() {
+            arm(cx, connection);
+        }
+    }
+
+    /// Publishes that the client of a connection came, or with a reason that it went.
+    pub(super) fn announce(&self, cx: &mut Cx<'_>, key: ConnectionKey, reason: Option<&'static str>) {
+        if let Some(connection) = self.get(key) {
+            let from = self.place(connection).map(|peer| &peer.facts);
+            let username = connection.username.as_deref();
+            news::announce(cx, &connection.client, username, from, reason);
+        }
+    }
+
+    /// Ends a connection and its observations, here and at its client's home worker.
+    pub(super) fn end(
+        &mut self,
+        cx: &mut Cx<'_>,
+        observations: &mut Observations,
+        key: ConnectionKey,
+        event: ConnectionEvent,
+    ) {
+        self.announce(cx, key, Some(event.label()));
+        observations.end_all(cx, Holder::Connection(key));
+        self.part(cx, observations, key);
+        let Some(Connection { client, .. }) = self.connections.remove(key) else {
+            return;
+        };
+        cx.timers.disarm(Timer::Connection(key));
+        cx.metrics.connection_events.inc(event);
+        cx.metrics.connections.set(self.connections.len() as u64);
+        let home = Directory::home(&client, cx.settings.workers);
+        cx.outbox.tell(home, WorkerMessage::Ended { client, key });
+    }
+}
+
+fn arm(cx: &mut Cx<'_>, connection: &Connection) {
+    if let Some(deadline) = connection.deadline(cx.settings.heartbeat) {
+        cx.timers.arm(deadline, Timer::Connection(connection.key));
+    }
+}

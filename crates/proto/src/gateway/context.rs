@@ -1,0 +1,296 @@
+//! A request with all that is known of who asks: resolved once, where its datagram arrived, and handed on as it is.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::answers::{bad_request, unauthorized};
+use super::peers::Peer;
+use super::settings::{ListenerSettings, Settings};
+use crate::bridge::uri::{self, Params, Resource};
+use crate::bridge::{content, discovery};
+use crate::coap::contract::{Code, ExchangeId, PeerId, Request, ResourceKey, Response, Token};
+use crate::policy::authentication::{AuthRequest, IdentityRole, Password};
+use crate::policy::connections::Owner;
+use crate::policy::failures::Class;
+use crate::session::SessionInfo;
+use crate::types::{ClientId, Identity, ListenerId, PeerAddr};
+
+/// A peer as its worker knows it.
+#[derive(Debug, Clone)]
+pub struct PeerFacts {
+    /// Which; the id names its worker.
+    pub id: PeerId,
+    /// The listener it came to.
+    pub listener: ListenerId,
+    /// Where it is.
+    pub address: PeerAddr,
+    /// How it speaks to us and who it proved to be, which is what its connections belong to.
+    pub owner: Owner,
+    /// Its DTLS session; told to other workers only, which cannot look it up.
+    pub session: Option<Box<SessionInfo>>,
+}
+
+impl PeerFacts {
+    /// Who its handshake proved it to be.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        self.owner.identity()
+    }
+}
+
+impl Peer {
+    /// What is told of the peer where it does not matter what its worker keeps for it.
+    pub(super) fn facts(&self, id: PeerId) -> PeerFacts {
+        PeerFacts {
+            id,
+            listener: self.listener,
+            address: self.address,
+            owner: match self.session {
+                Some(_) => Owner::Dtls(self.identity.clone()),
+                None => Owner::Udp,
+            },
+            session: None,
+        }
+    }
+}
+
+/// The request that an answer is for.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplyTo {
+    /// Whose.
+    pub peer: PeerId,
+    /// What its message layer knows it by.
+    pub exchange: ExchangeId,
+    /// When its last datagram came.
+    pub arrived: Instant,
+}
+
+/// What is asked of `mqtt/connection`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionOperation {
+    /// POST.
+    Create,
+    /// PUT.
+    Heartbeat,
+    /// DELETE.
+    Close,
+}
+
+/// What is asked of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopicOperation {
+    /// Publish the payload.
+    Publish,
+    /// Begin an observation.
+    Subscribe,
+    /// End an observation.
+    Unsubscribe,
+    /// Read what is retained.
+    Read,
+    /// Clear what is retained.
+    Clear,
+}
+
+impl TopicOperation {
+    /// The operation of a request on `ps/{topic}`, or nothing for 4.05. Observe values other than 0 and 1 mean nothing to us
+    /// and, being elective, count as absent.
+    fn of(request: &Request) -> Option<Self> {
+        match (request.method, request.observe) {
+            (Code::POST, Some(0)) if request.payload.is_empty() => Some(Self::Subscribe),
+            (Code::POST | Code::PUT, _) => Some(Self::Publish),
+            (Code::GET, Some(0)) => Some(Self::Subscribe),
+            (Code::GET, Some(1)) => Some(Self::Unsubscribe),
+            (Code::GET, _) => Some(Self::Read),
+            (Code::DELETE, _) => Some(Self::Clear),
+            _ => None,
+        }
+    }
+}
+
+/// What a request is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// `mqtt/connection`.
+    Connection(ConnectionOperation),
+    /// `ps/{topic}`; the text is not yet checked as topic or filter.
+    Topic(TopicOperation, String),
+}
+
+/// A request, whose it is, and what it wants. It prints no parameter and no payload: tokens and passwords stand there.
+#[derive(Clone)]
+pub struct RequestContext {
+    /// The peer it came from.
+    pub from: PeerFacts,
+    /// What its answer names.
+    pub reply: ReplyTo,
+    /// How sure it was, when it came, that its peer is where it says.
+    pub class: Class,
+    /// What it is about.
+    pub target: Target,
+    /// The client id: the proved one where the listener binds it, else the named one.
+    pub client: Option<ClientId>,
+    /// The user name: the proved one where the listener says so, else the named one, unless that is a token.
+    pub username: Option<Arc<str>>,
+    /// Its query parameters.
+    pub params: Params,
+    /// Whether it came as CON.
+    pub confirmable: bool,
+    /// Its CoAP token.
+    pub token: Token,
+    /// Its Accept option.
+    pub accept: Option<u16>,
+    /// The Content-Format of its payload.
+    pub content_format: Option<u16>,
+    /// Its payload.
+    pub payload: Bytes,
+    /// What block-wise transfer knows its resource by.
+    pub resource: ResourceKey,
+}
+
+impl fmt::Debug for RequestContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestContext")
+            .field("from", &self.from)
+            .field("reply", &self.reply)
+            .field("target", &self.target)
+            .field("client", &self.client)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RequestContext {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// With the answer, where it does not depend on anything that is kept.
+    pub(super) fn resolve(
+        settings: &Settings,
+        from: PeerFacts,
+        class: Class,
+        reply: ReplyTo,
+        request: Request,
+    ) -> Result<Self, Response> {
+        let bad = |error: uri::BadUri| bad_request(error.to_string());
+        let not_allowed = || Response::new(Code::METHOD_NOT_ALLOWED);
+        let target = match uri::resource(&request.path).map_err(bad)? {
+            Resource::Unknown => return Err(Response::new(Code::NOT_FOUND)),
+            Resource::Discovery => return Err(discover(&request)),
+            Resource::Connection => Target::Connection(match request.method {
+                Code::POST => ConnectionOperation::Create,
+                Code::PUT => ConnectionOperation::Heartbeat,
+                Code::DELETE => ConnectionOperation::Close,
+                _ => return Err(not_allowed()),
+            }),
+            Resource::Topic(text) => {
+                Target::Topic(TopicOperation::of(&request).ok_or_else(not_allowed)?, text)
+            }
+        };
+        // What is retained may have any format that its publisher chose, so a read is judged once it is known.
+        if !matches!(target, Target::Topic(TopicOperation::Read, _))
+            && !content::is_acceptable(request.accept)
+        {
+            return Err(Response::new(Code::NOT_ACCEPTABLE));
+        }
+        let params = Params::parse(&request.query).map_err(bad)?;
+        let listener = settings.listener(from.listener);
+        let (client, username) = who(listener, &from, &params)?;
+        Ok(Self {
+            from,
+            reply,
+            class,
+            target,
+            client,
+            username,
+            params,
+            confirmable: request.confirmable,
+            token: request.token,
+            accept: request.accept,
+            content_format: request.content_format,
+            payload: request.payload,
+            resource: request.resource,
+        })
+    }
+
+    /// Whether it would put a message into the spool.
+    pub(super) const fn publishes(&self) -> bool {
+        matches!(
+            self.target,
+            Target::Topic(TopicOperation::Publish | TopicOperation::Clear, _)
+        )
+    }
+
+    /// Whether the handshake alone proves who this client is.
+    pub(super) fn is_proved(&self, settings: &Settings) -> bool {
+        role(settings.listener(self.from.listener)) == IdentityRole::ClientId
+            && self.from.identity().is_some()
+    }
+
+    /// What a backend is asked about it.
+    pub(super) fn credentials(&self, ticket: u64, settings: &Settings) -> AuthRequest {
+        let role = role(settings.listener(self.from.listener));
+        AuthRequest {
+            ticket,
+            clientid: self.client.clone(),
+            username: match role {
+                IdentityRole::Username if self.from.identity().is_some() => self.username.clone(),
+                _ => self.params.username.clone(),
+            },
+            password: self.params.password.as_deref().map(Password::new),
+            identity: self.from.identity().cloned(),
+            identity_role: role,
+            peer: self.from.address,
+            listener: self.from.listener,
+        }
+    }
+}
+
+fn role(listener: Option<&ListenerSettings>) -> IdentityRole {
+    listener
+        .and_then(|listener| listener.dtls.as_ref())
+        .map_or(IdentityRole::None, |dtls| dtls.identity)
+}
+
+/// Client id and user name of a request.
+///
+/// # Errors
+/// 4.01 when it names another client than the proved one.
+fn who(
+    listener: Option<&ListenerSettings>,
+    from: &PeerFacts,
+    params: &Params,
+) -> Result<(Option<ClientId>, Option<Arc<str>>), Response> {
+    let is_token = listener.is_some_and(|listener| listener.token_in_username);
+    let named = params.username.clone().filter(|_| !is_token);
+    match (role(listener), from.identity()) {
+        (IdentityRole::ClientId, Some(identity)) => {
+            let proved = ClientId::shared(&identity.name)
+                .ok_or_else(|| unauthorized("Login Failed: the DTLS identity is no client id"))?;
+            if params.client.as_ref().is_some_and(|client| *client != proved) {
+                return Err(unauthorized("Login Failed: clientid is not the DTLS identity"));
+            }
+            Ok((Some(proved), named))
+        }
+        (IdentityRole::Username, Some(identity)) => {
+            Ok((params.client.clone(), Some(Arc::clone(&identity.name))))
+        }
+        _ => Ok((params.client.clone(), named)),
+    }
+}
+
+fn discover(request: &Request) -> Response {
+    let format = discovery::LINK_FORMAT;
+    if request.method != Code::GET {
+        return Response::new(Code::METHOD_NOT_ALLOWED);
+    }
+    if request.accept.is_some_and(|accepted| accepted != format) {
+        return Response::new(Code::NOT_ACCEPTABLE);
+    }
+    Response {
+        payload: discovery::document(&request.query).into(),
+        content_format: Some(format),
+        ..Response::new(Code::CONTENT)
+    }
+}

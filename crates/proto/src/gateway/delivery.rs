@@ -1,0 +1,189 @@
+//! Between a peer's worker and the owner of what it uses: each half does what the other asks. Where both are one worker, it asks
+//! itself.
+
+use std::time::{Duration, Instant};
+
+use super::answers::unavailable;
+use super::guests::Guest;
+use super::workers::{FromPeer, ToPeer, WorkerMessage};
+use super::{Gateway, cx};
+use crate::coap::contract::{Event, ObservationId, PeerId, RequestError};
+use crate::types::WorkerId;
+use crate::types::reason::Limit;
+
+/// How often another worker hears that a peer lives, where no heartbeat asks for more.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
+
+impl Gateway {
+    /// Takes in what the message layer made of its inputs.
+    pub(super) fn coap_event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Request {
+                peer,
+                exchange,
+                request,
+            } => self.request(now, peer, exchange, request),
+            Event::Notified {
+                peer,
+                observation,
+                outcome,
+            } => {
+                let what = FromPeer::Notified { observation, outcome };
+                self.outbox.tell_owner(owner(observation), peer, what);
+            }
+            Event::Alive { peer } => self.alive(now, peer),
+            Event::Answered { request, result } => {
+                let message = WorkerMessage::Answered { request, result };
+                self.outbox.tell(WorkerId::of(request.0), message);
+            }
+        }
+    }
+
+    /// An acknowledgement or a ping keeps the connections at that address alive (interface 2.3). Other workers hear of it in time
+    /// and no oftener: a ping costs its sender nothing.
+    fn alive(&mut self, now: Instant, id: PeerId) {
+        let every = self
+            .settings
+            .heartbeat
+            .map_or(SIGN_OF_LIFE, |heartbeat| heartbeat / 4);
+        let Some(peer) = self.peers.get_mut(id) else {
+            return;
+        };
+        let due = peer.alive_at.is_none_or(|told| told + every <= now);
+        if due {
+            peer.alive_at = Some(now);
+        }
+        let address = peer.address;
+        let retransmissions = peer.coap.retransmissions();
+        for owner in peer.guests.owners().filter(|owner| due || *owner == self.worker) {
+            let what = FromPeer::Alive {
+                address,
+                retransmissions,
+            };
+            self.outbox.tell_owner(owner, id, what);
+        }
+    }
+
+    /// Does what the owner of a connection or observation wants done for a peer of this worker.
+    pub(super) fn serve_peer(&mut self, now: Instant, peer: PeerId, what: ToPeer) {
+        let Self { coap, peers, .. } = self;
+        match what {
+            ToPeer::Answer { reply, response } => {
+                self.forwarded.came_back(reply.exchange);
+                self.metrics
+                    .request_seconds
+                    .observe(now.saturating_duration_since(reply.arrived));
+                coap.respond(now, peers, reply.exchange, response);
+            }
+            ToPeer::Notify {
+                observation,
+                notification,
+            } => match peers.get_mut(peer) {
+                Some(peer) => coap.notify(now, &mut peer.coap, observation, notification),
+                None => {
+                    let what = FromPeer::Undelivered {
+                        notifications: vec![(observation, notification)],
+                        parted: None,
+                    };
+                    self.outbox.tell_owner(owner(observation), peer, what);
+                }
+            },
+            ToPeer::Cancel { observation } => {
+                if let Some(peer) = peers.get_mut(peer) {
+                    coap.cancel(&mut peer.coap, observation);
+                }
+            }
+            ToPeer::Attach {
+                key,
+                client,
+                username,
+            } => match peers.get_mut(peer) {
+                Some(peer) => peer.guests.add(Guest {
+                    key,
+                    client,
+                    username,
+                }),
+                None => self.outbox.tell_owner(key.worker(), peer, FromPeer::Gone),
+            },
+            ToPeer::Part { key, observations } => {
+                let has_observations = !observations.is_empty();
+                let mut notifications = Vec::new();
+                if let Some(peer) = peers.get_mut(peer) {
+                    peer.guests.remove(key);
+                    for id in observations {
+                        let pending = coap.take_pending(&mut peer.coap, id);
+                        notifications.extend(pending.into_iter().map(|notification| (id, notification)));
+                    }
+                }
+                if has_observations {
+                    let what = FromPeer::Undelivered {
+                        notifications,
+                        parted: Some(key),
+                    };
+                    self.outbox.tell_owner(key.worker(), peer, what);
+                }
+            }
+            ToPeer::NotHere { context, key } => self.not_here(now, *context, key),
+            ToPeer::Request { id, request } => match peers.get_mut(peer) {
+                Some(peer) => coap.request(now, &mut peer.coap, id, request),
+                None => {
+                    let message = WorkerMessage::Answered {
+                        request: id,
+                        result: Err(RequestError::Gone),
+                    };
+                    self.outbox.tell(WorkerId::of(id.0), message);
+                }
+            },
+            ToPeer::Kick => self.kick_peer(now, peer),
+        }
+    }
+
+    /// Takes in what a peer sent to a connection or observation of this worker, or what became of it.
+    pub(super) fn hear_of_peer(&mut self, now: Instant, peer: PeerId, what: FromPeer) {
+        let mut cx = cx!(self, now);
+        let (connections, observations) = (&mut self.connections, &mut self.observations);
+        match what {
+            FromPeer::Request { context, proved } => self.serve(now, *context, proved),
+            FromPeer::Established { from, key } => connections.use_from(&mut cx, observations, key, &from),
+            FromPeer::Alive {
+                address,
+                retransmissions,
+            } => connections.peer_alive(now, peer, address, retransmissions),
+            FromPeer::Gone => connections.peer_gone(&mut cx, observations, peer),
+            FromPeer::Notified { observation, outcome } => {
+                observations.notified(&mut cx, observation, outcome)
+            }
+            FromPeer::Undelivered {
+                notifications,
+                parted: Some(key),
+            } => connections.parted(&mut cx, observations, key, notifications),
+            FromPeer::Undelivered {
+                notifications,
+                parted: None,
+            } => observations.take_back(&cx, notifications),
+        }
+    }
+
+    /// A message that may be refused found the way to its worker full.
+    pub(super) fn refused(&mut self, message: WorkerMessage) {
+        match message {
+            WorkerMessage::FromPeer {
+                what: FromPeer::Request { context, .. },
+                ..
+            } => {
+                self.metrics.limits.inc(Limit::Channel);
+                self.outbox.answer(context.reply, unavailable());
+            }
+            WorkerMessage::ToPeer {
+                what: ToPeer::Notify { .. },
+                ..
+            } => self.metrics.limits.inc(Limit::QueuedNotifications),
+            _ => {}
+        }
+    }
+}
+
+/// The worker that has an observation.
+const fn owner(observation: ObservationId) -> WorkerId {
+    WorkerId::of(observation.0)
+}

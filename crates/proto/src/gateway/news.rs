@@ -1,0 +1,110 @@
+//! Who came and who went, told on `$portcullis/{node}/clients/{clientid}/connected|disconnected` (interface 5).
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::context::PeerFacts;
+use super::outbox::Cx;
+use super::settings::Settings;
+use crate::bridge::contract::BrokerRequest;
+use crate::types::message::Qos;
+use crate::types::{ClientId, Identity, Message, TopicName};
+
+/// Publishes that a client connected, or with a reason that it disconnected. At QoS 1, so that the spool keeps it while the
+/// broker is away. `from` is where it is; `None` while its DTLS session is gone.
+pub(super) fn announce(
+    cx: &mut Cx<'_>,
+    client: &ClientId,
+    username: Option<&str>,
+    from: Option<&PeerFacts>,
+    reason: Option<&'static str>,
+) {
+    let what = if reason.is_some() {
+        "disconnected"
+    } else {
+        "connected"
+    };
+    let topic = format!(
+        "$portcullis/{}/clients/{}/{what}",
+        cx.settings.node,
+        level(client.as_str())
+    );
+    // Where the node's name makes no topic there is no news.
+    let Ok(topic) = TopicName::new(&topic) else { return };
+    let message = Message {
+        topic,
+        payload: describe(cx.settings, client, username, from, reason)
+            .to_string()
+            .into(),
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        content_type: Some("application/json".into()),
+        expires_at: None,
+        origin: None,
+    };
+    // Nobody waits for the answer.
+    let ticket = cx.outbox.ticket();
+    cx.outbox.broker(BrokerRequest::Publish {
+        ticket,
+        message: Arc::new(message),
+    });
+}
+
+fn describe(
+    settings: &Settings,
+    client: &ClientId,
+    username: Option<&str>,
+    from: Option<&PeerFacts>,
+    reason: Option<&'static str>,
+) -> serde_json::Value {
+    let mut payload = json!({ "node": &*settings.node, "clientid": client.as_str() });
+    let Some(fields) = payload.as_object_mut() else {
+        return payload;
+    };
+    if let Some(username) = username {
+        fields.insert("username".into(), username.into());
+    }
+    if let Some(reason) = reason {
+        fields.insert("reason".into(), reason.into());
+    }
+    if let Some(from) = from {
+        fields.insert("transport".into(), from.owner.transport().label().into());
+        fields.insert("address".into(), from.address.to_string().into());
+        if let Some(listener) = settings.listener(from.listener) {
+            fields.insert("listener".into(), (&*listener.name).into());
+        }
+        if let Some(Identity { name, .. }) = from.identity() {
+            fields.insert("identity".into(), (&**name).into());
+        }
+    }
+    payload
+}
+
+/// A client id as one topic level: what would make several levels, a filter or no text of it is percent-encoded.
+fn level(client: &str) -> String {
+    let mut level = String::with_capacity(client.len());
+    for c in client.chars() {
+        if matches!(c, '/' | '+' | '#' | '%') || c.is_control() {
+            for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                let _infallible = write!(level, "%{byte:02X}");
+            }
+        } else {
+            level.push(c);
+        }
+    }
+    level
+}
+
+#[cfg(test)]
+mod tests {
+    use super::level;
+
+    #[test]
+    fn a_client_id_is_one_level_whatever_is_in_it() {
+        assert_eq!(level("meter-1"), "meter-1");
+        assert_eq!(level("a/b+#%\n"), "a%2Fb%2B%23%25%0A");
+        assert_eq!(level("zähler"), "zähler");
+    }
+}

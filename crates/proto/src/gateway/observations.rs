@@ -1,0 +1,386 @@
+//! Who observes what at this worker, and what becomes of a message that they wait for (interface 2.6).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::metrics::GatewayMetrics;
+use super::outbox::Cx;
+use super::settings::{NotifyType, Settings};
+use super::timers::Timer;
+use super::workers::ToPeer;
+use crate::bridge::backlog::Backlog;
+use crate::bridge::content;
+use crate::bridge::contract::{BrokerRequest, FilterId};
+use crate::bridge::subscriptions::{Holder, Inserted, Observation, Removed, Subscriptions, Terms};
+use crate::coap::contract::{Code, Notification, NotificationOutcome, ObservationId, PeerId, Response};
+use crate::policy::authorization::{Access, Action, Authorizer};
+use crate::policy::connections::ConnectionKey;
+use crate::policy::pattern::Subject;
+use crate::types::message::Qos;
+use crate::types::reason::Limit;
+use crate::types::{ClientId, Message, TopicFilter, WorkerId};
+
+/// The observations of a worker, and what waits for clients that are away.
+pub(super) struct Observations {
+    subscriptions: Subscriptions,
+    backlog: Backlog,
+}
+
+impl Observations {
+    pub(super) fn new(worker: WorkerId) -> Self {
+        Self {
+            subscriptions: Subscriptions::new(worker.first_id()),
+            backlog: Backlog::default(),
+        }
+    }
+
+    pub(super) fn of(&self, holder: Holder) -> &[ObservationId] {
+        self.subscriptions.of(holder)
+    }
+
+    pub(super) fn get(&self, id: ObservationId) -> Option<&Observation> {
+        self.subscriptions.get(id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ObservationId) -> Option<&mut Observation> {
+        self.subscriptions.get_mut(id)
+    }
+
+    pub(super) fn find(&self, holder: Holder, filter: &TopicFilter) -> Option<ObservationId> {
+        self.subscriptions.find(holder, filter)
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    /// Whether a client may begin one more observation.
+    pub(super) fn has_room(&self, cx: &Cx<'_>, holder: Holder) -> bool {
+        let caps = &cx.settings.caps;
+        let room = self.of(holder).len() < caps.observations_per_client
+            && self.subscriptions.len() < caps.observations;
+        if !room {
+            cx.metrics.limits.inc(Limit::Observations);
+        }
+        room
+    }
+
+    /// Adds an observation whose client is at a peer, in place of those that it replaces.
+    pub(super) fn insert(
+        &mut self,
+        cx: &mut Cx<'_>,
+        holder: Holder,
+        at: Option<PeerId>,
+        terms: Terms,
+    ) -> (ObservationId, FilterId, bool) {
+        let Inserted {
+            id,
+            filter_id,
+            replaced,
+            known,
+        } = self.subscriptions.insert(cx.now, holder, at, terms);
+        for removed in replaced {
+            self.forget(cx, &removed);
+        }
+        cx.metrics.subscriptions.set(self.subscriptions.len() as u64);
+        self.arm(cx, id);
+        (id, filter_id, known)
+    }
+
+    /// Ends one observation; nothing is sent.
+    pub(super) fn end(&mut self, cx: &mut Cx<'_>, id: ObservationId) {
+        if let Some(removed) = self.subscriptions.remove(id) {
+            self.forget(cx, &removed);
+            cx.metrics.subscriptions.set(self.subscriptions.len() as u64);
+        }
+    }
+
+    /// Ends all observations of a peer or connection; nothing is sent.
+    pub(super) fn end_all(&mut self, cx: &mut Cx<'_>, holder: Holder) {
+        while let Some(id) = self.of(holder).first().copied() {
+            self.end(cx, id);
+        }
+    }
+
+    /// Ends an observation with an error (RFC 7641, 4.2); not confirmable: it ends either way.
+    pub(super) fn refuse(&mut self, cx: &mut Cx<'_>, id: ObservationId, response: Response) {
+        if let Some(observation) = self.subscriptions.get_mut(id) {
+            let notification = Notification {
+                code: response.code,
+                payload: response.payload,
+                ..empty(observation, false)
+            };
+            if let Some(peer) = observation.at {
+                cx.outbox.tell_peer(
+                    peer,
+                    ToPeer::Notify {
+                        observation: id,
+                        notification,
+                    },
+                );
+            }
+        }
+        self.end(cx, id);
+    }
+
+    /// Ends all observations of a filter with an error.
+    pub(super) fn refuse_filter(&mut self, cx: &mut Cx<'_>, filter: FilterId, response: &Response) {
+        while let Some((id, _)) = self.subscriptions.nth_of_filter(filter, 0) {
+            self.refuse(cx, id, response.clone());
+        }
+    }
+
+    fn forget(&mut self, cx: &mut Cx<'_>, removed: &Removed) {
+        if let Some(peer) = removed.observation.at {
+            let observation = removed.id;
+            cx.outbox.tell_peer(peer, ToPeer::Cancel { observation });
+        }
+        cx.timers.disarm(Timer::Observation(removed.id));
+        self.backlog.forget(removed.id);
+        if let Some(filter_id) = removed.unsubscribe {
+            cx.outbox.broker(BrokerRequest::Unsubscribe { filter_id });
+        }
+    }
+
+    /// The observations of a connection whose client is away from now on.
+    pub(super) fn set_away(&mut self, key: ConnectionKey) -> Vec<ObservationId> {
+        let ids = self.of(Holder::Connection(key)).to_vec();
+        for id in &ids {
+            if let Some(observation) = self.subscriptions.get_mut(*id) {
+                observation.at = None;
+            }
+        }
+        ids
+    }
+
+    /// The client of a connection is at a peer from now on, and gets what waited for it.
+    pub(super) fn set_at(&mut self, cx: &mut Cx<'_>, key: ConnectionKey, peer: PeerId) {
+        for id in self.of(Holder::Connection(key)).to_vec() {
+            if let Some(observation) = self.subscriptions.get_mut(id) {
+                observation.at = Some(peer);
+            }
+            for notification in self.backlog.take(cx.now, id) {
+                self.deliver(cx, id, notification);
+            }
+        }
+    }
+
+    /// Takes back what a peer was not sent, or did not acknowledge.
+    pub(super) fn take_back(&mut self, cx: &Cx<'_>, notifications: Vec<(ObservationId, Notification)>) {
+        for (id, notification) in notifications {
+            if self.get(id).is_some() {
+                self.keep(cx, id, notification);
+            }
+        }
+    }
+
+    /// What became of a notification.
+    pub(super) fn notified(&mut self, cx: &mut Cx<'_>, id: ObservationId, outcome: NotificationOutcome) {
+        match (outcome, self.subscriptions.get_mut(id)) {
+            (NotificationOutcome::Acknowledged, Some(observation)) => observation.confirmed_at = cx.now,
+            (NotificationOutcome::Acknowledged, None) => {}
+            (NotificationOutcome::Reset | NotificationOutcome::TimedOut, _) => self.end(cx, id),
+        }
+    }
+
+    /// A message that filters of ours match, each once.
+    pub(super) fn message(&mut self, cx: &mut Cx<'_>, filters: &[FilterId], message: &Arc<Message>) {
+        if message.is_expired(cx.now) {
+            return;
+        }
+        let format = message.content_type.as_deref().and_then(content::content_format);
+        for filter in filters {
+            for index in 0..self.subscriptions.filter_len(*filter) {
+                let Some((id, observation)) = self.subscriptions.nth_of_filter(*filter, index) else {
+                    break;
+                };
+                if let Some(notification) = prepare(cx, observation, message, format) {
+                    self.deliver(cx, id, notification);
+                }
+            }
+        }
+    }
+
+    /// Sends a retained message to one observer.
+    pub(super) fn notify_one(&mut self, cx: &mut Cx<'_>, id: ObservationId, message: &Arc<Message>) {
+        let Some(observation) = self.subscriptions.get_mut(id) else {
+            return;
+        };
+        let format = message.content_type.as_deref().and_then(content::content_format);
+        let confirmable = cx.settings.notify_type.confirmable(observation, message);
+        observation.last = Some(Arc::clone(message));
+        let notification = notification(observation, message, format, confirmable);
+        self.deliver(cx, id, notification);
+    }
+
+    fn deliver(&mut self, cx: &mut Cx<'_>, id: ObservationId, notification: Notification) {
+        match self.get(id).and_then(|observation| observation.at) {
+            Some(peer) => cx.outbox.tell_peer(
+                peer,
+                ToPeer::Notify {
+                    observation: id,
+                    notification,
+                },
+            ),
+            None => self.keep(cx, id, notification),
+        }
+    }
+
+    /// The client is away: the notification waits.
+    fn keep(&mut self, cx: &Cx<'_>, id: ObservationId, notification: Notification) {
+        let caps = &cx.settings.caps;
+        let dropped = self
+            .backlog
+            .push(id, notification, caps.queued_per_observation, caps.queued_bytes);
+        cx.metrics.limits.add(Limit::QueuedNotifications, dropped as u64);
+    }
+
+    /// An observer that was not heard of for most of `observe_check` gets its next notification confirmably (RFC 7641, 4.5).
+    /// Where none comes in that time, it is sent once more what it was sent last.
+    pub(super) fn check(&mut self, cx: &mut Cx<'_>, id: ObservationId) {
+        let every = cx.settings.observe_check;
+        let Some(observation) = self.subscriptions.get_mut(id) else {
+            return;
+        };
+        if observation.terms.grant.until.is_some_and(|until| until <= cx.now) {
+            return self.end(cx, id);
+        }
+        if observation.confirmed_at + every > cx.now {
+            return self.arm(cx, id);
+        }
+        // Counts as heard of until the check has run its course.
+        observation.confirmed_at = cx.now;
+        let check = match observation.last.clone() {
+            Some(message) if !message.is_expired(cx.now) => {
+                let format = message.content_type.as_deref().and_then(content::content_format);
+                notification(observation, &message, format, true)
+            }
+            _ => empty(observation, true),
+        };
+        if observation.at.is_some() {
+            self.deliver(cx, id, check);
+        }
+        self.arm(cx, id);
+    }
+
+    /// Arms the next look at an observation: its check, or the end of its client's credential.
+    fn arm(&self, cx: &mut Cx<'_>, id: ObservationId) {
+        let Some(observation) = self.get(id) else { return };
+        let check = observation.confirmed_at.checked_add(cx.settings.observe_check);
+        let at = [check, observation.terms.grant.until].into_iter().flatten().min();
+        if let Some(at) = at {
+            cx.timers.arm(at.max(cx.now), Timer::Observation(id));
+        }
+    }
+}
+
+/// From when on news is a check too, so that an observer of what changes is rarely sent the same twice.
+fn due(check: Duration) -> Duration {
+    check * 2 / 3
+}
+
+/// Whether the client may be sent the message: rights may have changed since it subscribed, and a wildcard may match what
+/// it may not read.
+pub(super) fn may_receive(
+    authorizer: &Authorizer,
+    metrics: &GatewayMetrics,
+    observation: &Observation,
+    message: &Message,
+) -> bool {
+    let terms = &observation.terms;
+    if !authorizer.has_file() && terms.grant.acl.is_none() {
+        return true;
+    }
+    let subject = Subject {
+        user: terms.username.as_deref(),
+        client: terms.client.as_ref().map(ClientId::as_str),
+        identity: terms.identity.as_deref(),
+    };
+    let topic = message.topic.as_str().get(terms.mounted..).unwrap_or_default();
+    let access = Access {
+        action: Action::Receive,
+        topic,
+        qos: message.qos,
+        retain: message.retain,
+    };
+    let decision = authorizer.check(
+        &subject,
+        terms.grant.superuser,
+        terms.grant.acl.as_deref(),
+        &access,
+    );
+    metrics.authorizations.count(Action::Receive, &decision);
+    decision.allowed
+}
+
+/// The notification of a message, unless it is not for this observer.
+fn prepare(
+    cx: &Cx<'_>,
+    observation: &mut Observation,
+    message: &Arc<Message>,
+    format: Option<u16>,
+) -> Option<Notification> {
+    let Settings {
+        authorizer,
+        notify_type,
+        observe_check,
+        ..
+    } = cx.settings;
+    if !observation.is_live
+        || observation.is_own(message)
+        || !may_receive(authorizer, cx.metrics, observation, message)
+    {
+        return None;
+    }
+    let unheard = cx.now.saturating_duration_since(observation.confirmed_at);
+    let confirmable = notify_type.confirmable(observation, message) || unheard >= due(*observe_check);
+    observation.last = Some(Arc::clone(message));
+    Some(notification(observation, message, format, confirmable))
+}
+
+fn notification(
+    observation: &mut Observation,
+    message: &Message,
+    content_format: Option<u16>,
+    confirmable: bool,
+) -> Notification {
+    Notification {
+        payload: message.payload.clone(),
+        content_format,
+        expires_at: message.expires_at,
+        ..empty(observation, confirmable)
+    }
+}
+
+/// The next notification of an observation, without a body.
+fn empty(observation: &mut Observation, confirmable: bool) -> Notification {
+    Notification {
+        token: observation.terms.token,
+        resource: observation.terms.resource.clone(),
+        confirmable,
+        observe: observation.next_sequence(),
+        code: Code::CONTENT,
+        payload: Bytes::new(),
+        content_format: None,
+        expires_at: None,
+    }
+}
+
+impl NotifyType {
+    fn confirmable(self, observation: &Observation, message: &Message) -> bool {
+        match self {
+            Self::Non => false,
+            Self::Con => true,
+            Self::Qos => {
+                let delivered = observation
+                    .terms
+                    .ceiling
+                    .map_or(message.qos, |ceiling| ceiling.min(message.qos));
+                observation.terms.qos.unwrap_or(delivered) > Qos::AtMostOnce
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! `mqtt/connection`: connections made, used and closed (interface 2.3).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Step;
+use crate::coap::contract::{Code, Response};
+use crate::gateway::answers::unavailable;
+use crate::gateway::connection_table::ConnectionTable;
+use crate::gateway::context::{ConnectionOperation, PeerFacts, ReplyTo, RequestContext};
+use crate::gateway::directory::Directory;
+use crate::gateway::metrics::ConnectionEvent;
+use crate::gateway::observations::Observations;
+use crate::gateway::outbox::Cx;
+use crate::gateway::waiting::{Creation, Pending, Waiting};
+use crate::gateway::workers::WorkerMessage;
+use crate::policy::connections::{Connection, ConnectionKey, ConnectionToken, Grant};
+use crate::types::ClientId;
+use crate::types::reason::Limit;
+
+/// A connection to be made.
+pub(in crate::gateway) struct Wish {
+    pub(in crate::gateway) client: ClientId,
+    pub(in crate::gateway) from: PeerFacts,
+    /// What its client gets as answer; `None` when the handshake is the connection.
+    pub(in crate::gateway) reply: Option<ReplyTo>,
+    /// Requests that wait for it.
+    pub(in crate::gateway) joining: Vec<RequestContext>,
+    pub(in crate::gateway) username: Option<Arc<str>>,
+    pub(in crate::gateway) grant: Grant,
+    /// The connection that the home worker believes in, and that has ended.
+    pub(in crate::gateway) ended: Option<ConnectionKey>,
+}
+
+/// Begins a connection; the home worker of its client id has the last word.
+///
+/// # Errors
+/// 5.03 where there is no room.
+pub(in crate::gateway) fn create(
+    cx: &mut Cx<'_>,
+    waiting: &mut Waiting,
+    table: &ConnectionTable,
+    wish: Wish,
+) -> Result<(), Response> {
+    if table.of_client(&wish.client).is_none() && table.len() >= cx.settings.caps.connections {
+        cx.metrics.limits.inc(Limit::Connections);
+        return Err(unavailable());
+    }
+    waiting.room(cx)?;
+    let Wish {
+        client,
+        from,
+        reply,
+        joining,
+        username,
+        grant,
+        ended,
+    } = wish;
+    let key = ConnectionKey(cx.outbox.ticket().0);
+    let (owner, join) = (from.owner.clone(), reply.is_none());
+    let connection = Connection {
+        key,
+        client: client.clone(),
+        token: ConnectionToken::generate(cx.worker, cx.rng),
+        owner: owner.clone(),
+        username,
+        peer: None,
+        listener: from.listener,
+        seen_at: cx.now,
+        created_at: cx.now,
+        returning: 0,
+        grant,
+    };
+    let peer = from.id;
+    let creation = Creation {
+        connection,
+        from,
+        reply,
+        joining,
+    };
+    let ticket = waiting.wait(cx, Pending::Create(Box::new(creation)))?;
+    if join {
+        waiting.set_join(peer, ticket);
+    }
+    let home = Directory::home(&client, cx.settings.workers);
+    cx.outbox.tell(
+        home,
+        WorkerMessage::Register {
+            ticket,
+            client,
+            key,
+            owner,
+            join,
+            ended,
+        },
+    );
+    Ok(())
+}
+
+/// The home worker agreed: the connection is made, in place of an older one of its client, and its client answered.
+pub(in crate::gateway) fn made(
+    cx: &mut Cx<'_>,
+    table: &mut ConnectionTable,
+    observations: &mut Observations,
+    connection: Connection,
+    from: &PeerFacts,
+    reply: Option<ReplyTo>,
+) {
+    let key = connection.key;
+    let payload = Bytes::copy_from_slice(connection.token.as_bytes());
+    if let Some(older) = table.of_client(&connection.client).map(|older| older.key) {
+        table.end(cx, observations, older, ConnectionEvent::Replaced);
+    }
+    cx.metrics.connection_events.inc(match reply {
+        Some(_) => ConnectionEvent::Created,
+        None => ConnectionEvent::Implicit,
+    });
+    table.insert(cx, connection);
+    table.attach(cx, observations, key, from);
+    table.announce(cx, key, None);
+    if let Some(reply) = reply {
+        let response = Response {
+            payload,
+            ..Response::new(Code::CREATED)
+        };
+        cx.outbox.answer(reply, response);
+    }
+}
+
+/// Does what is asked of a connection that stands.
+pub(in crate::gateway) fn use_connection(
+    cx: &mut Cx<'_>,
+    table: &mut ConnectionTable,
+    observations: &mut Observations,
+    key: ConnectionKey,
+    operation: ConnectionOperation,
+) -> Step {
+    if operation == ConnectionOperation::Close {
+        table.end(cx, observations, key, ConnectionEvent::Closed);
+        return Step::Answer(Response::new(Code::DELETED));
+    }
+    Step::Answer(Response::new(Code::CHANGED))
+}

@@ -1,0 +1,110 @@
+//! Begin and end observations (RFC 7641).
+
+use super::Step;
+use crate::bridge::contract::BrokerRequest;
+use crate::bridge::subscriptions::Terms;
+use crate::bridge::uri::RetainHandling;
+use crate::coap::contract::{Code, Response};
+use crate::gateway::answers::{bad_request, unavailable};
+use crate::gateway::caller::Caller;
+use crate::gateway::context::RequestContext;
+use crate::gateway::guard::authorize;
+use crate::gateway::observations::Observations;
+use crate::gateway::outbox::Cx;
+use crate::gateway::settings::{DefaultQos, NotifyType};
+use crate::gateway::waiting::{Pending, Waiting};
+use crate::policy::authorization::{Access, Action};
+use crate::types::message::Qos;
+
+/// Begins an observation and has the broker subscribe for it.
+///
+/// # Errors
+/// 4.00, 4.01, or 5.03 where there is no room.
+pub(super) fn begin(
+    cx: &mut Cx<'_>,
+    waiting: &mut Waiting,
+    observations: &mut Observations,
+    context: &RequestContext,
+    caller: Caller,
+    text: &str,
+) -> Result<Step, Response> {
+    if context.token.as_bytes().is_empty() {
+        return Err(bad_request("observe needs a token of 1 to 8 bytes"));
+    }
+    let filter = caller.filter(text)?;
+    let params = &context.params;
+    let (qos, ceiling) = match cx.settings.subscribe_qos {
+        DefaultQos::Fixed(qos) => (params.qos.unwrap_or(qos), Some(qos)),
+        coap @ DefaultQos::Coap => (params.qos.unwrap_or(coap.of(context.confirmable)), None),
+    };
+    let access = Access {
+        action: Action::Subscribe,
+        topic: text,
+        qos,
+        retain: false,
+    };
+    authorize(cx, &caller, &access)?;
+    let replaces = observations.find(caller.holder, &filter).is_some();
+    if !replaces && !observations.has_room(cx, caller.holder) {
+        return Err(unavailable());
+    }
+    waiting.room(cx)?;
+    // Where each message's own QoS decides how it is notified, the broker must not lower it on the way here.
+    let by_message = params.qos.or(ceiling).is_none() && matches!(cx.settings.notify_type, NotifyType::Qos);
+    let subscribe_qos = if by_message {
+        qos.max(Qos::AtLeastOnce)
+    } else {
+        qos
+    };
+    let terms = Terms {
+        token: context.token,
+        resource: context.resource.clone(),
+        filter: filter.clone(),
+        mounted: caller.prefix.len(),
+        qos: params.qos,
+        ceiling,
+        subscribe_qos,
+        no_local: params.no_local,
+        client: caller.client,
+        username: caller.username,
+        identity: caller.identity,
+        grant: caller.grant,
+    };
+    let at = Some(context.from.id);
+    let (observation, filter_id, known) = observations.insert(cx, caller.holder, at, terms);
+    let pending = Pending::Subscribe {
+        reply: Some(context.reply),
+        accept: context.accept,
+        observation,
+    };
+    let ticket = waiting.wait(cx, pending)?;
+    cx.outbox.broker(BrokerRequest::Subscribe {
+        ticket,
+        filter_id,
+        filter,
+        qos: subscribe_qos,
+        retained: match params.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => !known,
+            RetainHandling::DoNotSend => false,
+        },
+    });
+    Ok(Step::Wait)
+}
+
+/// Ends an observation.
+///
+/// # Errors
+/// 4.00 where the filter is none.
+pub(super) fn stop(
+    cx: &mut Cx<'_>,
+    observations: &mut Observations,
+    caller: &Caller,
+    text: &str,
+) -> Result<Step, Response> {
+    let filter = caller.filter(text)?;
+    if let Some(id) = observations.find(caller.holder, &filter) {
+        observations.end(cx, id);
+    }
+    Ok(Step::Answer(Response::new(Code::NO_CONTENT)))
+}

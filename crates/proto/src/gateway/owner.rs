@@ -1,0 +1,53 @@
+//! The owner's side of a connection: requests that use it, whichever worker their datagrams came to.
+
+use super::caller::Caller;
+use super::connection_table::ConnectionTable;
+use super::context::{RequestContext, Target};
+use super::guard::wrong_token;
+use super::observations::Observations;
+use super::ops::{self, Step, connect};
+use super::outbox::Cx;
+use super::pressure::Pressure;
+use super::waiting::Waiting;
+use crate::coap::contract::Response;
+use crate::policy::connections::ConnectionKey;
+
+/// What became of a request for a connection.
+pub(super) enum Served {
+    /// It was served.
+    Step(Step),
+    /// The connection that its handshake proved has ended.
+    NotHere(ConnectionKey),
+}
+
+/// Serves a request that names a connection of this worker by client id and token, or by the key that its handshake proved.
+///
+/// # Errors
+/// With the answer that refuses it; 4.01 for a wrong token.
+pub(super) fn serve(
+    cx: &mut Cx<'_>,
+    (waiting, observations, table): (&mut Waiting, &mut Observations, &mut ConnectionTable),
+    pressure: &Pressure,
+    context: &RequestContext,
+    proved: Option<ConnectionKey>,
+) -> Result<Served, Response> {
+    let Some(connection) = table.named(context, proved) else {
+        return proved
+            .map(Served::NotHere)
+            .ok_or_else(|| wrong_token(cx, context));
+    };
+    let key = connection.key;
+    let step = match &context.target {
+        Target::Connection(operation) => {
+            table.use_from(cx, observations, key, &context.from);
+            connect::use_connection(cx, table, observations, key, *operation)
+        }
+        Target::Topic(operation, text) => {
+            let caller = Caller::connection(cx.settings, context, connection)?;
+            table.use_from(cx, observations, key, &context.from);
+            let asked = (context, *operation, text.as_str());
+            ops::topic(cx, waiting, observations, pressure, asked, caller)?
+        }
+    };
+    Ok(Served::Step(step))
+}

@@ -1,0 +1,409 @@
+//! A whole request where its datagram arrived: answered here, or handed to the owner of the connection that it names.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::answers::{bad_request, unauthorized, unavailable};
+use super::caller::Caller;
+use super::context::{ConnectionOperation, PeerFacts, ReplyTo, RequestContext, Target};
+use super::contract::Output;
+use super::directory::Directory;
+use super::guard::{Admission, granted};
+use super::metrics::{ConnectionEvent, PublishResult};
+use super::ops::connect::{Wish, create, made};
+use super::ops::{self, Step};
+use super::owner::{self, Served};
+use super::waiting::{Creation, Login, Pending};
+use super::workers::{FromPeer, Registration, ToPeer, WorkerMessage};
+use super::{Gateway, cx};
+use crate::bridge::contract::Ticket;
+use crate::coap::contract::{ExchangeId, PeerId, Request, Response};
+use crate::policy::authentication::{IdentityRole, Verdict};
+use crate::policy::connections::{ConnectionKey, ConnectionToken, Grant};
+use crate::policy::failures::Class;
+use crate::session::SessionInfo;
+use crate::types::reason::Limit;
+use crate::types::{ClientId, WorkerId};
+
+/// How many requests of one peer wait for the connection that its handshake is.
+const MAX_JOINING: usize = 16;
+
+impl Gateway {
+    pub(super) fn request(&mut self, now: Instant, peer: PeerId, exchange: ExchangeId, request: Request) {
+        let reply = ReplyTo {
+            peer,
+            exchange,
+            arrived: now,
+        };
+        match self.resolve(now, reply, request) {
+            Ok(context) => self.dispatch(now, context),
+            Err(response) => self.outbox.answer(reply, response),
+        }
+    }
+
+    /// Finds out what a request is about and who asks, unless it is refused before that.
+    fn resolve(
+        &mut self,
+        now: Instant,
+        reply: ReplyTo,
+        request: Request,
+    ) -> Result<RequestContext, Response> {
+        if self.pressure.refuses_all() {
+            return Err(self.overloaded());
+        }
+        self.guard.take_request(&cx!(self, now), reply.peer)?;
+        let peer = self.peers.get(reply.peer).ok_or_else(unavailable)?;
+        let class = if peer.coap.is_proven() {
+            Class::Proven
+        } else {
+            Class::Unproven
+        };
+        let from = peer.facts(reply.peer);
+        let context = RequestContext::resolve(&self.settings, from, class, reply, request)?;
+        if context.publishes() && self.pressure.refuses_publishes() {
+            self.metrics.publishes.inc(PublishResult::Unavailable);
+            return Err(self.overloaded());
+        }
+        Ok(context)
+    }
+
+    fn overloaded(&self) -> Response {
+        self.metrics.limits.inc(Limit::Overload);
+        self.pressure.refusal()
+    }
+
+    /// Does what a request asks for, or has it done.
+    fn dispatch(&mut self, now: Instant, context: RequestContext) {
+        if self.peers.get(context.from.id).is_none() {
+            // Its session ended while it waited: what that proved, and where it belongs, is no longer known.
+            return;
+        }
+        let reply = context.reply;
+        let by_connection = self.settings.connection_required || context.params.token.is_some();
+        let result = match &context.target {
+            Target::Connection(ConnectionOperation::Create) if context.client.is_none() => {
+                Err(bad_request("clientid is required"))
+            }
+            Target::Connection(ConnectionOperation::Create) => self.log_in(now, context),
+            Target::Topic(..) if !by_connection => self.log_in(now, context),
+            _ => self.for_connection(now, context),
+        };
+        if let Err(response) = result {
+            self.outbox.answer(reply, response);
+        }
+    }
+
+    fn log_in(&mut self, now: Instant, context: RequestContext) -> Result<(), Response> {
+        let mut cx = cx!(self, now);
+        match self.guard.admit(&mut cx, &context)? {
+            Admission::Granted(grant) => self.logged_in(now, context, grant),
+            Admission::Ask {
+                request,
+                hash,
+                charge,
+            } => {
+                let class = context.class;
+                let login = Login {
+                    context,
+                    hash,
+                    charge,
+                };
+                let ticket = Ticket(request.ticket);
+                let pending = Pending::Login(Box::new(login));
+                if let Err(response) = self.waiting.wait_as(&cx, ticket, pending) {
+                    self.forgive(now, charge);
+                    return Err(response);
+                }
+                let request = *request;
+                self.outbox.output(Output::Authenticate { request, class });
+                Ok(())
+            }
+        }
+    }
+
+    /// The backend's word.
+    pub(super) fn authenticated(&mut self, now: Instant, ticket: Ticket, verdict: Verdict) {
+        let Some(Pending::Login(login)) = self.waiting.take(ticket) else {
+            return;
+        };
+        let Login {
+            context,
+            hash,
+            charge,
+        } = *login;
+        let reply = context.reply;
+        if !matches!(verdict, Verdict::Deny(_)) {
+            self.forgive(now, charge);
+        }
+        self.guard.remember(now, reply.arrived, hash, &verdict);
+        let result = match verdict {
+            Verdict::Deny(reason) => {
+                if matches!(context.target, Target::Connection(_)) {
+                    self.metrics.connection_events.inc(ConnectionEvent::Refused);
+                }
+                Err(unauthorized(format!("Login Failed: {}", reason.wording())))
+            }
+            Verdict::Unavailable => Err(unavailable()),
+            verdict @ Verdict::Allow { .. } if self.peers.get(reply.peer).is_some() => {
+                let grant = granted(now, verdict).unwrap_or_default();
+                self.logged_in(now, context, grant)
+            }
+            Verdict::Allow { .. } => Ok(()),
+        };
+        if let Err(response) = result {
+            self.outbox.answer(reply, response);
+        }
+    }
+
+    /// Gives a charge back to the source and class that it was taken from, wherever the peer is now.
+    fn forgive(&self, now: Instant, charge: Option<(Class, IpAddr)>) {
+        if let Some((class, source)) = charge {
+            self.shared.failures.give_back(now, class, source);
+        }
+    }
+
+    fn logged_in(&mut self, now: Instant, context: RequestContext, grant: Grant) -> Result<(), Response> {
+        let mut cx = cx!(self, now);
+        match (&context.target, &context.client) {
+            (Target::Topic(operation, text), client) => {
+                let caller = Caller::peer(cx.settings, &context, grant)?;
+                let id = context.from.id;
+                if self.peers.get(id).is_some_and(|peer| peer.client != *client) {
+                    self.peers.set_client(id, client.clone());
+                }
+                let (waiting, observations) = (&mut self.waiting, &mut self.observations);
+                let asked = (&context, *operation, text.as_str());
+                let step = ops::topic(&mut cx, waiting, observations, &self.pressure, asked, caller)?;
+                self.take_step(context.reply, step);
+                Ok(())
+            }
+            (Target::Connection(_), Some(client)) => {
+                let wish = Wish {
+                    client: client.clone(),
+                    from: context.from,
+                    reply: Some(context.reply),
+                    joining: Vec::new(),
+                    username: context.username,
+                    grant,
+                    ended: None,
+                };
+                create(&mut cx, &mut self.waiting, &self.connections, wish)
+            }
+            (Target::Connection(_), None) => Err(bad_request("clientid is required")),
+        }
+    }
+
+    fn take_step(&mut self, reply: ReplyTo, step: Step) {
+        if let Step::Answer(response) = step {
+            self.outbox.answer(reply, response);
+        }
+    }
+
+    /// Hands a request to the owner of the connection that it names.
+    fn for_connection(&mut self, now: Instant, context: RequestContext) -> Result<(), Response> {
+        let missing = || bad_request("Missing token or clientid");
+        let client = context.client.clone().ok_or_else(missing)?;
+        if let Some(token) = &context.params.token {
+            // What has not the form of a token is nobody's, so it is judged here.
+            let owner = ConnectionToken::worker(token, self.settings.workers).unwrap_or(self.worker);
+            if owner == self.worker {
+                self.serve(now, context, None);
+                return Ok(());
+            }
+            return self.forward(now, owner, context, None);
+        }
+        if !context.is_proved(&self.settings) {
+            return Err(missing());
+        }
+        match self.connection_of_handshake(&context.from, &client) {
+            Some(key) => self.for_key(now, context, key),
+            None => self.join(now, context.from.clone(), client, Some(context), None),
+        }
+    }
+
+    fn for_key(&mut self, now: Instant, context: RequestContext, key: ConnectionKey) -> Result<(), Response> {
+        if key.worker() == self.worker {
+            self.serve(now, context, Some(key));
+            Ok(())
+        } else {
+            self.forward(now, key.worker(), context, Some(key))
+        }
+    }
+
+    /// Serves a request for a connection of this worker, wherever its datagram came in.
+    pub(super) fn serve(&mut self, now: Instant, context: RequestContext, proved: Option<ConnectionKey>) {
+        let mut cx = cx!(self, now);
+        let parts = (&mut self.waiting, &mut self.observations, &mut self.connections);
+        let reply = context.reply;
+        match owner::serve(&mut cx, parts, &self.pressure, &context, proved) {
+            Ok(Served::Step(step)) => self.take_step(reply, step),
+            Ok(Served::NotHere(key)) => {
+                let context = Box::new(context);
+                self.outbox
+                    .tell_peer(reply.peer, ToPeer::NotHere { context, key });
+            }
+            Err(response) => self.outbox.answer(reply, response),
+        }
+    }
+
+    fn forward(
+        &mut self,
+        now: Instant,
+        owner: WorkerId,
+        mut context: RequestContext,
+        proved: Option<ConnectionKey>,
+    ) -> Result<(), Response> {
+        self.forwarded.add(&mut cx!(self, now), context.reply, owner)?;
+        context.from.session = self.session_of(context.from.id);
+        let (peer, context) = (context.from.id, Box::new(context));
+        self.outbox
+            .tell_owner(owner, peer, FromPeer::Request { context, proved });
+        Ok(())
+    }
+
+    /// What is known of the DTLS session of a peer.
+    fn session_of(&self, id: PeerId) -> Option<Box<SessionInfo>> {
+        let info = self.peers.get(id)?.session_info(&self.dtls)?;
+        Some(Box::new(info))
+    }
+
+    /// The connection that the handshake of a peer is, as far as it is known here.
+    fn connection_of_handshake(&self, from: &PeerFacts, client: &ClientId) -> Option<ConnectionKey> {
+        let here = self.connections.of_client(client);
+        here.filter(|connection| connection.owner == from.owner)
+            .map(|connection| connection.key)
+            .or_else(|| self.peers.get(from.id)?.guests.of_client(client))
+    }
+
+    /// Where the handshake proves the client id, the handshake is the connection (interface 2.5).
+    pub(super) fn connect_implicitly(&mut self, now: Instant, peer: PeerId) {
+        let Some(from) = self.peers.get(peer).map(|it| it.facts(peer)) else {
+            return;
+        };
+        let listener = self.settings.listener(from.listener);
+        let role = listener
+            .and_then(|listener| listener.dtls.as_ref())
+            .map(|dtls| dtls.identity);
+        let (Some(IdentityRole::ClientId), Some(identity)) = (role, from.identity()) else {
+            return;
+        };
+        let Some(client) = ClientId::shared(&identity.name) else {
+            return;
+        };
+        match self.connection_of_handshake(&from, &client) {
+            Some(key) => self.established(now, from, key),
+            None => {
+                // Where there is no room now, the first request tries again.
+                let _refused = self.join(now, from, client, None, None);
+            }
+        }
+    }
+
+    fn established(&mut self, now: Instant, mut from: PeerFacts, key: ConnectionKey) {
+        if key.worker() == self.worker {
+            return self.use_from(now, key, &from);
+        }
+        from.session = self.session_of(from.id);
+        let (peer, from) = (from.id, Box::new(from));
+        self.outbox
+            .tell_owner(key.worker(), peer, FromPeer::Established { from, key });
+    }
+
+    /// Finds the connection that the handshake of a peer is, or makes it; requests wait meanwhile.
+    fn join(
+        &mut self,
+        now: Instant,
+        from: PeerFacts,
+        client: ClientId,
+        context: Option<RequestContext>,
+        ended: Option<ConnectionKey>,
+    ) -> Result<(), Response> {
+        if let Some(joining) = self.waiting.joining(from.id) {
+            if joining.len() >= MAX_JOINING {
+                self.metrics.limits.inc(Limit::PendingRequests);
+                return Err(unavailable());
+            }
+            joining.extend(context);
+            return Ok(());
+        }
+        let wish = Wish {
+            client,
+            from,
+            reply: None,
+            joining: context.into_iter().collect(),
+            username: None,
+            grant: Grant::default(),
+            ended,
+        };
+        create(&mut cx!(self, now), &mut self.waiting, &self.connections, wish)
+    }
+
+    /// The connection that a handshake proved has ended where it was.
+    pub(super) fn not_here(&mut self, now: Instant, context: RequestContext, key: ConnectionKey) {
+        let reply = context.reply;
+        self.forwarded.came_back(reply.exchange);
+        let Some(peer) = self.peers.get_mut(reply.peer) else {
+            return;
+        };
+        peer.guests.remove(key);
+        let (from, client) = (context.from.clone(), context.client.clone());
+        let joined = match client {
+            Some(client) => self.join(now, from, client, Some(context), Some(key)),
+            None => Ok(()),
+        };
+        if let Err(response) = joined {
+            self.outbox.answer(reply, response);
+        }
+    }
+
+    /// The home worker has decided about a connection.
+    pub(super) fn registered(&mut self, now: Instant, ticket: Ticket, registration: Registration) {
+        let Some(Pending::Create(creation)) = self.waiting.take(ticket) else {
+            return;
+        };
+        let Creation {
+            connection,
+            from,
+            reply,
+            joining,
+        } = *creation;
+        match registration {
+            Registration::Granted if self.peers.get(from.id).is_none() => {
+                // Its peer went away meanwhile: nobody knows the token.
+                let home = Directory::home(&connection.client, self.settings.workers);
+                let (client, key) = (connection.client, connection.key);
+                self.outbox.tell(home, WorkerMessage::Ended { client, key });
+            }
+            Registration::Granted => {
+                let (table, observations) = (&mut self.connections, &mut self.observations);
+                made(&mut cx!(self, now), table, observations, connection, &from, reply);
+                for context in joining {
+                    self.dispatch(now, context);
+                }
+            }
+            Registration::Exists(key) if joining.is_empty() => self.established(now, from, key),
+            Registration::Exists(key) => {
+                for context in joining {
+                    let reply = context.reply;
+                    if let Err(response) = self.for_key(now, context, key) {
+                        self.outbox.answer(reply, response);
+                    }
+                }
+            }
+            Registration::Refused => {
+                self.metrics.connection_events.inc(ConnectionEvent::Refused);
+                let replies = joining.iter().map(|context| context.reply);
+                for reply in reply.into_iter().chain(replies) {
+                    let refusal = unauthorized("Login Failed: clientid belongs to another identity");
+                    self.outbox.answer(reply, refusal);
+                }
+            }
+        }
+    }
+
+    /// A handshake that is a connection of this worker was made.
+    pub(super) fn use_from(&mut self, now: Instant, key: ConnectionKey, from: &PeerFacts) {
+        let (connections, observations) = (&mut self.connections, &mut self.observations);
+        connections.use_from(&mut cx!(self, now), observations, key, from);
+    }
+}

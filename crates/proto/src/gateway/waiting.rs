@@ -1,0 +1,139 @@
+//! Requests that wait: for the broker, for the home worker of a client id, for an authentication backend.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::answers::unavailable;
+use super::context::{PeerFacts, ReplyTo, RequestContext};
+use super::metrics::PublishResult;
+use super::outbox::Cx;
+use crate::bridge::contract::Ticket;
+use crate::coap::contract::{Code, ObservationId, PeerId, Response};
+use crate::policy::connections::Connection;
+use crate::policy::failures::Class;
+use crate::policy::verdict_cache::CredentialHash;
+use crate::types::reason::Limit;
+
+/// What an answer is waited for.
+pub(super) enum Pending {
+    /// The broker's word on a publish.
+    Publish { reply: ReplyTo, success: Code },
+    /// The retained message for a plain GET.
+    Read { reply: ReplyTo, accept: Option<u16> },
+    /// The broker's word on a subscription; no reply when an operator asked for it.
+    Subscribe {
+        reply: Option<ReplyTo>,
+        accept: Option<u16>,
+        observation: ObservationId,
+    },
+    /// The home worker's word on a new connection.
+    Create(Box<Creation>),
+    /// An authentication backend's word.
+    Login(Box<Login>),
+}
+
+/// A connection that is made as soon as its home worker agrees.
+pub(super) struct Creation {
+    pub(super) connection: Connection,
+    pub(super) from: PeerFacts,
+    /// What its client gets as answer; `None` when the handshake is the connection.
+    pub(super) reply: Option<ReplyTo>,
+    /// Requests that wait for the connection.
+    pub(super) joining: Vec<RequestContext>,
+}
+
+/// A request whose credentials a backend is asked about.
+pub(super) struct Login {
+    pub(super) context: RequestContext,
+    pub(super) hash: CredentialHash,
+    /// What was charged for it as a failure that it may turn out to be.
+    pub(super) charge: Option<(Class, IpAddr)>,
+}
+
+/// What waits at a worker.
+#[derive(Default)]
+pub(super) struct Waiting {
+    pending: HashMap<Ticket, Pending>,
+    /// By peer: the creation of the connection that its handshake is.
+    joins: HashMap<PeerId, Ticket>,
+}
+
+impl Waiting {
+    /// Sets something aside until its ticket comes back.
+    ///
+    /// # Errors
+    /// 5.03 when too much waits already.
+    pub(super) fn wait(&mut self, cx: &mut Cx<'_>, pending: Pending) -> Result<Ticket, Response> {
+        self.room(cx)?;
+        let ticket = cx.outbox.ticket();
+        self.pending.insert(ticket, pending);
+        Ok(ticket)
+    }
+
+    /// As [`Waiting::wait`], under a ticket that was given out before.
+    pub(super) fn wait_as(&mut self, cx: &Cx<'_>, ticket: Ticket, pending: Pending) -> Result<(), Response> {
+        self.room(cx)?;
+        self.pending.insert(ticket, pending);
+        Ok(())
+    }
+
+    /// Whether one thing more may wait.
+    ///
+    /// # Errors
+    /// 5.03 when too much waits already.
+    pub(super) fn room(&self, cx: &Cx<'_>) -> Result<(), Response> {
+        if self.pending.len() < cx.settings.caps.pending_requests {
+            return Ok(());
+        }
+        cx.metrics.limits.inc(Limit::PendingRequests);
+        Err(unavailable())
+    }
+
+    pub(super) fn take(&mut self, ticket: Ticket) -> Option<Pending> {
+        let pending = self.pending.remove(&ticket)?;
+        if let Pending::Create(creation) = &pending
+            && creation.reply.is_none()
+        {
+            self.joins.remove(&creation.from.id);
+        }
+        Some(pending)
+    }
+
+    /// Notes that requests of a peer wait for the connection that its handshake is.
+    pub(super) fn set_join(&mut self, peer: PeerId, ticket: Ticket) {
+        self.joins.insert(peer, ticket);
+    }
+
+    /// The requests of a peer that wait for the connection that its handshake is, while it is made.
+    pub(super) fn joining(&mut self, peer: PeerId) -> Option<&mut Vec<RequestContext>> {
+        match self.pending.get_mut(self.joins.get(&peer)?)? {
+            Pending::Create(creation) => Some(&mut creation.joining),
+            _ => None,
+        }
+    }
+
+    /// Answers everything that waits with 5.03: nobody will be there for what it waits for.
+    pub(super) fn give_up(&mut self, cx: &mut Cx<'_>) {
+        self.joins.clear();
+        for pending in std::mem::take(&mut self.pending).into_values() {
+            match pending {
+                Pending::Publish { reply, .. } => {
+                    cx.metrics.publishes.inc(PublishResult::Unavailable);
+                    cx.outbox.answer(reply, unavailable());
+                }
+                Pending::Read { reply, .. }
+                | Pending::Subscribe {
+                    reply: Some(reply), ..
+                } => cx.outbox.answer(reply, unavailable()),
+                Pending::Subscribe { reply: None, .. } => {}
+                Pending::Create(creation) => {
+                    let joining = creation.joining.iter().map(|context| context.reply);
+                    for reply in creation.reply.into_iter().chain(joining) {
+                        cx.outbox.answer(reply, unavailable());
+                    }
+                }
+                Pending::Login(login) => cx.outbox.answer(login.context.reply, unavailable()),
+            }
+        }
+    }
+}
