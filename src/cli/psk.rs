@@ -47,7 +47,7 @@ fn add(identity: &str, key_stdin: bool, replace: bool, file: &PskFile) -> Result
         (read_key()?, None)
     } else {
         let text = generate()?;
-        (to_hex(text.as_bytes()), Some(text))
+        (Zeroizing::new(hex::encode(&*text)), Some(text))
     };
     if target.quick_start {
         quickstart::make_private(&quickstart::state_dir()?)?;
@@ -182,29 +182,13 @@ pub(super) fn generate() -> Result<Zeroizing<String>, Failure> {
     Ok(key)
 }
 
-/// Hexadecimal digits, two for each byte.
-pub(super) fn to_hex(bytes: &[u8]) -> Zeroizing<String> {
-    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
-    let mut hex = Zeroizing::new(String::with_capacity(bytes.len() * 2));
-    for byte in bytes {
-        hex.push(digit(byte >> 4));
-        hex.push(digit(byte & 0xf));
-    }
-    hex
-}
-
 /// What the hexadecimal digits of a key spell, when that is printable ASCII that a command line can carry.
 pub(super) fn as_text(hex: &str) -> Option<Zeroizing<String>> {
-    let mut text = Zeroizing::new(String::with_capacity(hex.len() / 2));
-    let mut digits = hex.chars().map(|digit| digit.to_digit(16));
-    while let Some(high) = digits.next() {
-        let byte = char::from_u32(high? << 4 | digits.next()??)?;
-        if !byte.is_ascii_graphic() {
-            return None;
-        }
-        text.push(byte);
-    }
-    Some(text)
+    let mut key = Zeroizing::new(vec![0; hex.len() / 2]);
+    hex::decode_to_slice(hex, &mut key).ok()?;
+    key.iter()
+        .all(u8::is_ascii_graphic)
+        .then(|| Zeroizing::new(key.iter().copied().map(char::from).collect()))
 }
 
 #[cfg(test)]
@@ -230,7 +214,7 @@ mod tests {
 
     #[test]
     fn hexadecimal_and_text_are_the_same_key() {
-        assert_eq!(to_hex(b"Az09").as_str(), "417a3039");
+        assert_eq!(hex::encode("Az09"), "417a3039");
         assert_eq!(as_text("417a3039").unwrap().as_str(), "Az09");
         assert!(as_text("00ff").is_none());
         assert!(as_text("4").is_none());

@@ -128,7 +128,9 @@ fn ensure_key(path: &Path) -> Result<Option<(String, Zeroizing<String>)>, Failur
         write_secret(
             &lock,
             path,
-            lines.with(IDENTITY, &psk::to_hex(key.as_bytes())).as_bytes(),
+            lines
+                .with(IDENTITY, &Zeroizing::new(hex::encode(&*key)))
+                .as_bytes(),
         )?;
         return Ok(Some((IDENTITY.to_owned(), key)));
     }

@@ -17,6 +17,7 @@ use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use openssl::ssl::{SslConnector, SslConnectorBuilder, SslFiletype, SslMethod, SslVerifyMode, SslVersion};
 use openssl::x509::{X509, X509VerifyResult};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use tower::ServiceExt as _;
 use tower::util::MapFuture;
 
@@ -28,6 +29,13 @@ const SESSIONS: i32 = 16;
 
 /// Making a connection, TLS included: one that is made for later has no request whose time ends it.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// What stays as it is in a segment of a path and in a query: the unreserved characters of RFC 3986, 2.3.
+pub const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 type Tls = HttpsConnector<HttpConnector>;
 type Connecting = <Tls as tower::Service<Uri>>::Future;

@@ -1,8 +1,11 @@
 //! Texts with `${placeholders}` for what a login holds.
 
+use percent_encoding::utf8_percent_encode;
 use zeroize::Zeroizing;
 
 use portcullis_proto::policy::authentication::AuthRequest;
+
+use super::client::UNRESERVED;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Variable {
@@ -135,16 +138,9 @@ pub(super) fn plain(value: &str, into: &mut String) {
     into.push_str(value);
 }
 
-/// Puts `value` in percent-encoded: only RFC 3986's unreserved characters stay.
+/// Puts `value` in percent-encoded.
 pub(super) fn percent(value: &str, into: &mut String) {
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            into.push(char::from(byte));
-        } else {
-            let digit = |n: u8| char::from_digit(n.into(), 16).unwrap_or('0').to_ascii_uppercase();
-            into.extend(['%', digit(byte >> 4), digit(byte & 15)]);
-        }
-    }
+    into.extend(utf8_percent_encode(value, UNRESERVED));
 }
 
 #[cfg(test)]

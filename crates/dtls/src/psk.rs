@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
+use hex::FromHexError;
 use zeroize::Zeroizing;
 
 /// A pre-shared key. It prints nothing of itself and is wiped when dropped.
@@ -167,22 +168,11 @@ fn parse_line(line: &str) -> Result<(Arc<str>, PskKey), String> {
     if hex.len() > 2 * PskStore::MAX_KEY_LEN {
         return Err(format!("the key is longer than {} bytes", PskStore::MAX_KEY_LEN));
     }
-    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
-    if !rest.is_empty() {
-        return Err("the key has an odd number of hexadecimal digits".into());
-    }
-    let mut key = Zeroizing::new(Vec::with_capacity(pairs.len()));
-    for [high, low] in pairs {
-        let digit = |byte: u8| {
-            char::from(byte)
-                .to_digit(16)
-                .and_then(|digit| u8::try_from(digit).ok())
-        };
-        match (digit(*high), digit(*low)) {
-            (Some(high), Some(low)) => key.push(high << 4 | low),
-            _ => return Err("the key is not hexadecimal".into()),
-        }
-    }
+    let mut key = Zeroizing::new(vec![0; hex.len() / 2]);
+    hex::decode_to_slice(hex, &mut key).map_err(|error| match error {
+        FromHexError::OddLength => "the key has an odd number of hexadecimal digits",
+        _ => "the key is not hexadecimal",
+    })?;
     Ok((identity.into(), PskKey(key)))
 }
 

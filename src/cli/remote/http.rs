@@ -11,12 +11,13 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode, header};
 use openssl::x509::{X509, X509VerifyResult};
+use percent_encoding::utf8_percent_encode;
 use serde::de::DeserializeOwned;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use zeroize::Zeroizing;
 
 use crate::admin::api::ErrorBody;
-use crate::auth::client::{Client, ClientError, Origin, Trust, whole};
+use crate::auth::client::{Client, ClientError, Origin, Trust, UNRESERVED, whole};
 use crate::auth::settings::TlsSettings;
 use crate::cli::exit::{DATA_ERROR, Failure, NO_PERMISSION, NO_USER, SOFTWARE, UNAVAILABLE, USAGE};
 use crate::cli::{quickstart, target};
@@ -352,15 +353,7 @@ fn read_token(file: &Path) -> Result<Zeroizing<String>, Failure> {
 
 /// `text` as it stands in a segment of a path or the value of a query.
 pub(in crate::cli) fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
+    utf8_percent_encode(text, UNRESERVED).to_string()
 }
 
 #[cfg(test)]

@@ -16,12 +16,12 @@ use zeroize::Zeroizing;
 use portcullis_config::{self as config, Problems};
 use portcullis_proto::types::Transport;
 
+use super::Api;
 use super::audit::Subject;
 use super::error::{ApiError, ErrorBody};
 use super::extract::is_media_type;
 use super::files::{self, Edit, Kind};
 use super::status::{ReloadReport, summary};
-use super::{Api, hex};
 
 const TOML: &str = "application/toml";
 
@@ -335,7 +335,7 @@ fn invalid(problems: &Problems) -> ApiError {
 
 fn etag(content: &[u8]) -> String {
     let hash = sha256(content);
-    format!("\"{}\"", hex(hash.get(..16).unwrap_or_default()))
+    format!("\"{}\"", hex::encode(hash.get(..16).unwrap_or_default()))
 }
 
 #[cfg(test)]

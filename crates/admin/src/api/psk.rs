@@ -19,7 +19,7 @@ use super::audit::Subject;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, Params, Path, secret_or_none};
 use super::files::{self, Edit, Kind};
-use super::{Api, hex, wrong_lines};
+use super::{Api, wrong_lines};
 
 /// Bytes of a key that is made here.
 const KEY_BYTES: usize = 16;
@@ -253,5 +253,5 @@ fn random_key() -> Result<Zeroizing<String>, ApiError> {
     let mut key = Zeroizing::new([0; KEY_BYTES]);
     openssl::rand::rand_bytes(key.as_mut())
         .map_err(|error| ApiError::internal(format!("no randomness: {error}")))?;
-    Ok(Zeroizing::new(hex(key.as_ref())))
+    Ok(Zeroizing::new(hex::encode(key.as_slice())))
 }

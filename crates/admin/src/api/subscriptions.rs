@@ -19,7 +19,7 @@ use super::clients::{client_id, locate};
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, Path};
 use super::handle::Moment;
-use super::{Api, ask, hex, rfc3339};
+use super::{Api, ask, rfc3339};
 
 /// An observation.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -58,7 +58,7 @@ impl Subscription {
         Self {
             topic: observation.filter.to_string(),
             qos: observation.qos.number(),
-            token: hex(observation.token.as_bytes()),
+            token: hex::encode(observation.token.as_bytes()),
             sequence: observation.sequence,
             confirmed_at: rfc3339(now.wall_of(observation.confirmed_at)),
             no_local: observation.no_local,
@@ -124,7 +124,7 @@ pub(super) async fn add(
     match ask(&api, worker, request).await? {
         ControlAnswer::Done => {
             let made = NewSubscription {
-                token: Some(hex(token.as_bytes())),
+                token: Some(hex::encode(token.as_bytes())),
                 ..wanted
             };
             let subject = Subject(made.topic.clone());
@@ -181,17 +181,8 @@ fn filter(topic: &str) -> Result<TopicFilter, ApiError> {
 
 fn parse_token(digits: &str) -> Result<Token, ApiError> {
     let wrong = || ApiError::bad_request("token is 1 to 8 bytes in hexadecimal digits");
-    // from_str_radix would take a sign.
-    let hexadecimal = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    if digits.is_empty() || !hexadecimal || !digits.len().is_multiple_of(2) {
-        return Err(wrong());
-    }
-    let bytes = (0..digits.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok())
-        .collect::<Option<Vec<u8>>>()
-        .ok_or_else(wrong)?;
-    Token::new(&bytes).ok_or_else(wrong)
+    let bytes = hex::decode(digits).map_err(|_| wrong())?;
+    Token::new(&bytes).filter(|_| !bytes.is_empty()).ok_or_else(wrong)
 }
 
 fn random_token() -> Result<Token, ApiError> {

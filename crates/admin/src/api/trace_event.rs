@@ -8,7 +8,7 @@ use portcullis_proto::gateway::trace::{TraceRecord, Traced, TracedMessage};
 use portcullis_proto::types::reason::Label as _;
 
 use super::handle::{ListenerState, Moment};
-use super::{hex, rfc3339};
+use super::rfc3339;
 
 /// One thing that a traced device sent, got, or went through.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -177,7 +177,7 @@ impl TraceMessage {
             kind: message.kind.to_owned(),
             code: message.code.clone().into_owned(),
             mid: message.mid,
-            token: hex(&message.token),
+            token: hex::encode(&message.token),
             path: message.path.clone(),
             query: message.query.clone(),
             options: message
@@ -189,7 +189,7 @@ impl TraceMessage {
                 })
                 .collect(),
             payload_length: message.payload_len,
-            payload_hex: binary.then(|| hex(&message.preview)),
+            payload_hex: binary.then(|| hex::encode(&message.preview)),
             payload: text,
             payload_secret: message.secret && message.payload_len > 0,
         }

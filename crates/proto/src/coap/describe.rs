@@ -176,9 +176,8 @@ fn shown_text(value: &[u8]) -> String {
 
 fn shown_hex(value: &[u8]) -> String {
     let shown = value.get(..MAX_SHOWN).unwrap_or(value);
-    let digits = shown.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let more = if shown.len() < value.len() { "..." } else { "" };
-    format!("0x{digits}{more}")
+    format!("0x{}{more}", hex::encode(shown))
 }
 
 #[cfg(test)]

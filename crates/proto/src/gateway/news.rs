@@ -1,8 +1,8 @@
 //! Who came and who went, told on `$portcullis/{node}/clients/{clientid}/connected|disconnected` (interface 5).
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
 use super::context::PeerFacts;
@@ -87,9 +87,7 @@ fn level(client: &str) -> String {
     let mut level = String::with_capacity(client.len());
     for c in client.chars() {
         if matches!(c, '/' | '+' | '#' | '%') || c.is_control() {
-            for byte in c.encode_utf8(&mut [0; 4]).bytes() {
-                let _infallible = write!(level, "%{byte:02X}");
-            }
+            level.extend(utf8_percent_encode(c.encode_utf8(&mut [0; 4]), NON_ALPHANUMERIC));
         } else {
             level.push(c);
         }
