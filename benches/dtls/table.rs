@@ -20,6 +20,7 @@ pub fn settings() -> DtlsSettings {
         handshake_timeout: Duration::from_secs(15),
         idle_timeout: Duration::from_secs(86_400),
         max_sessions: 1_000_000,
+        sessions_per_identity: 1_000_000,
         max_half_open: 1024,
         mtu: 1280,
         cid: true,

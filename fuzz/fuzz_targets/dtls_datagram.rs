@@ -86,6 +86,7 @@ fuzz_target!(|data: &[u8]| {
         handshake_timeout: Duration::from_secs(15),
         idle_timeout: Duration::from_secs(3600),
         max_sessions: 8,
+        sessions_per_identity: 1_000_000,
         max_half_open: 4,
         mtu: 1280,
         cid: true,

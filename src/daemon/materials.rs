@@ -16,6 +16,7 @@ use crate::policy::authorization::{Authorizer, NoMatch};
 use crate::types::ListenerId;
 
 use super::clock;
+use super::memory::Memory;
 
 /// How long a positive verdict of the users file or an HTTP service is remembered.
 const VERDICT_CACHE: Duration = Duration::from_secs(30);
@@ -34,7 +35,7 @@ pub(super) struct Materials {
 /// One line for each thing that is wrong.
 pub(super) fn load(config: &Config, tickets: &TicketKeys) -> Result<Materials, Vec<String>> {
     let mut wrong = Vec::new();
-    let mut settings = config::to_gateway_settings(config);
+    let mut settings = config::to_gateway_settings(config, Memory::of_this_process().limit());
     match authorizer(config) {
         Ok(authorizer) => settings.authorizer = authorizer,
         Err(lines) => wrong.extend(lines),

@@ -28,6 +28,11 @@ impl Memory {
         }
     }
 
+    /// What it may have, in bytes.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// How full it is: 0.0 empty, 1.0 at the limit.
     pub(super) fn fullness(&self) -> f64 {
         let resident = fs::read_to_string("/proc/self/statm")

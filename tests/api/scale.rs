@@ -29,7 +29,7 @@ struct Crowd {
 impl Crowd {
     fn new() -> Self {
         let config = parse(PLAIN, "t.toml".as_ref(), &PathBase::of_file("t.toml".as_ref())).unwrap();
-        let mut settings = to_gateway_settings(&config);
+        let mut settings = to_gateway_settings(&config, 4 << 30);
         settings.workers = 1;
         settings.caps.udp_peers = SESSIONS + 1;
         let (metrics, coap) = (Arc::new(GatewayMetrics::new(1)), Arc::new(CoapMetrics::new(1)));

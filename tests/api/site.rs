@@ -113,7 +113,7 @@ impl Drop for Served {
 
 impl TestSite {
     fn start(file: PathBuf, config: Config) -> (Arc<Self>, Vec<SocketAddr>, Vec<JoinHandle<()>>) {
-        let mut settings = to_gateway_settings(&config);
+        let mut settings = to_gateway_settings(&config, 4 << 30);
         settings.workers = WORKERS;
         let settings = Arc::new(settings);
         let listeners = settings.listeners.len();

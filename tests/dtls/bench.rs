@@ -69,6 +69,7 @@ pub fn settings() -> DtlsSettings {
         handshake_timeout: Duration::from_secs(15),
         idle_timeout: Duration::from_secs(3600),
         max_sessions: 1000,
+        sessions_per_identity: 1_000_000,
         max_half_open: 64,
         mtu: 1280,
         cid: true,
@@ -148,7 +149,7 @@ impl Server {
                     session, identity, ..
                 } => Seen::Established(session, identity),
                 DtlsEvent::Plaintext { session, range } => Seen::Plaintext(session, datagram[range].to_vec()),
-                DtlsEvent::AddressChanged { session, to } => Seen::AddressChanged(session, to),
+                DtlsEvent::AddressChanged { session, to, .. } => Seen::AddressChanged(session, to),
                 DtlsEvent::Closed { session, reason } => Seen::Closed(session, reason),
                 DtlsEvent::Noted { .. } => panic!("nobody watches"),
             });

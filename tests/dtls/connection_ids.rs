@@ -229,8 +229,25 @@ fn a_new_address_gets_three_times_what_came_from_it_until_it_is_confirmed() {
     );
     server.now += Duration::from_millis(1);
     client.send(&[1; 50]);
-    let record = client.take().remove(0);
-    server.input(peer(2), &record);
+    let second = client.take().remove(0);
+    server.input(peer(2), &second);
+    let mut more = 0;
+    while server
+        .listener
+        .send(session, &[2; 40], &mut server.transmits)
+        .is_ok()
+    {
+        more += server
+            .output()
+            .iter()
+            .map(|(_, bytes)| bytes.len())
+            .sum::<usize>();
+    }
+    assert!(
+        sent + more <= 3 * (record.len() + second.len()),
+        "another record says once more who it is, and not that it receives there"
+    );
+    server.listener.confirm_address(session);
     for _ in 0..100 {
         server
             .listener

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use portcullis::dtls::contract::{CloseReason, DtlsSettings};
-use portcullis::dtls::metrics::Alert;
+use portcullis::dtls::metrics::{Alert, HandshakeResult};
 use portcullis::dtls::record::ALERT;
-use portcullis::dtls::{DtlsListener, SendError};
+use portcullis::dtls::{DtlsListener, DtlsMaterial, SendError};
 use portcullis::types::reason::Limit;
 
 use crate::bench::*;
+use crate::certificates::with_certificate;
+use crate::certs::{Recipe, authority};
+use crate::dtls_client::ClientConfig;
 use crate::hostile::sealed;
 
 const GCM: &str = "PSK-AES128-GCM-SHA256";
@@ -84,6 +87,75 @@ fn the_most_idle_session_makes_room() {
     assert_eq!(server.metrics.limits.get(Limit::Sessions), 1);
     let (client, session) = &mut clients[0];
     assert!(server.talks(client, *session, peer(0)));
+}
+
+#[test]
+fn sessions_of_nobody_give_way_first_and_take_no_room_of_those_with_an_identity() {
+    let ca = authority("ca");
+    let own = Recipe::server("server").make(Some(&ca));
+    let material = DtlsMaterial {
+        psks: material().psks,
+        ..with_certificate(&own)
+    };
+    let mut server = Server::new(
+        &material,
+        DtlsSettings {
+            max_sessions: 4,
+            ..settings()
+        },
+    );
+    let nobody = ClientConfig::certificate("ECDHE-ECDSA-AES128-GCM-SHA256", &ca.certificate);
+    let (mut first, known) = server.establish(&psk_client(GCM), peer(1));
+    server.now += Duration::from_secs(60);
+    for n in 2..40 {
+        server.establish(&nobody, peer(n));
+        server.now += Duration::from_secs(1);
+    }
+    assert!(
+        server.talks(&mut first, known, peer(1)),
+        "the most idle one of all stays"
+    );
+    for n in 50..53 {
+        server.establish(&psk_client(GCM), peer(n));
+    }
+    assert_eq!(server.listener.len(), 4);
+    server.handshake(&nobody, peer(60));
+    assert!(
+        !server
+            .seen
+            .iter()
+            .any(|seen| matches!(seen, Seen::Closed(id, _) if *id == known))
+    );
+    assert_eq!(server.listener.len(), 4);
+    assert_eq!(server.metrics.handshakes.get(HandshakeResult::Limit), 1);
+    assert!(server.talks(&mut first, known, peer(1)));
+}
+
+#[test]
+fn an_identity_with_its_share_of_sessions_makes_room_of_its_own() {
+    let mut server = Server::new(
+        &material(),
+        DtlsSettings {
+            sessions_per_identity: 3,
+            ..settings()
+        },
+    );
+    let other = ClientConfig::psk(GCM, "u2", KEY);
+    let (mut honest, standing) = server.establish(&other, peer(1));
+    server.now += Duration::from_secs(60);
+    let mut own = Vec::new();
+    for n in 2..9 {
+        own.push(server.establish(&psk_client(GCM), peer(n)).1);
+        server.now += Duration::from_secs(2);
+    }
+    let evicted: Vec<_> = (0..4)
+        .map(|n| Seen::Closed(own[n], CloseReason::Evicted))
+        .collect();
+    let seen = server.seen.iter().filter(|seen| matches!(seen, Seen::Closed(..)));
+    assert!(seen.eq(&evicted), "{:?}", server.seen);
+    assert_eq!(server.listener.len(), 4);
+    assert_eq!(server.metrics.limits.get(Limit::IdentitySessions), 4);
+    assert!(server.talks(&mut honest, standing, peer(1)));
 }
 
 #[test]

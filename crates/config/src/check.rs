@@ -66,6 +66,20 @@ pub(super) const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+/// The memory for all that peers make the gateway keep: less is not enough to serve anyone.
+pub(super) fn memory(size: Size) -> Result<(), String> {
+    const LEAST: Size = Size(4 << 20);
+    if size == Size(0) || size >= LEAST {
+        Ok(())
+    } else {
+        Err(format!(
+            "must be 0, or at least {}; found {}",
+            LEAST.shown(),
+            size.shown()
+        ))
+    }
+}
+
 /// A block size of RFC 7959, 2.2.
 pub(super) fn block_size(value: &u32) -> Result<(), String> {
     if value.is_power_of_two() && (16..=1024).contains(value) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use portcullis_proto::gateway::settings::{DefaultQos, NotifyType};
 use portcullis_proto::types::message::Qos;
 
-use super::check::{between, block_size, hours, millis, mountpoint, name, secs};
+use super::check::{between, block_size, hours, memory, millis, mountpoint, name, secs};
 use super::section::section;
 use super::value::{Size, words};
 
@@ -101,8 +101,25 @@ section! {
         unproven_datagrams_per_second: u32 = 0;
         /// Failed logins and wrong tokens per minute, whichever port they come from.
         failed_logins_per_minute: u32 = 30;
+        /// Bytes that all that peers make the gateway keep may take together. Peers that have not proved their address may have
+        /// a quarter of it, those known by no credential half. 0 is a quarter of what the machine or the cgroup has.
+        memory: Size = 0, |size: &Size| memory(*size);
         /// How to answer a UDP peer that has not proved its address: in small blocks, or with an Echo challenge (RFC 9175).
         unproven: Unproven = "small";
+        section /// What one identity may have, over all listeners: a DTLS identity, or the user name or client id of a checked login.
+        per_identity: PerIdentity;
+    }
+}
+
+section! {
+    /// What one identity may have, over all listeners: a DTLS identity, or the user name or client id of a checked login.
+    pub struct PerIdentity {
+        /// DTLS sessions; the most idle one gives way to the next. A key that a group shares stands for many devices.
+        sessions: u32 = 1000, between(1, 10_000_000);
+        /// Observations.
+        observations: u32 = 4096, between(1, 10_000_000);
+        /// Bytes that all that it makes the gateway keep may take, at least "1MiB".
+        memory: Size = "64MiB", between(Size(1 << 20), Size(1 << 40));
     }
 }
 

@@ -79,9 +79,10 @@ impl Config {
     }
 }
 
-/// The settings of each worker's gateway; without the ACL, which stands in a file of its own.
+/// The settings of each worker's gateway; without the ACL, which stands in a file of its own. `available` is the memory that the
+/// process may have, in bytes.
 #[must_use]
-pub fn to_gateway_settings(config: &Config) -> Settings {
+pub fn to_gateway_settings(config: &Config, available: u64) -> Settings {
     let workers = config.worker_count();
     Settings {
         node: config.node.name.as_str().into(),
@@ -94,7 +95,7 @@ pub fn to_gateway_settings(config: &Config) -> Settings {
         mountpoint: config.coap.mountpoint.as_str().into(),
         observe_check: config.coap.observe_check,
         coap: coap_settings(config),
-        caps: Caps::default(),
+        caps: caps(&config.limits, available, workers),
         requests_per_second: config.limits.requests_per_second,
         unproven_datagrams_per_second: config.limits.unproven_datagrams_per_second,
         authorizer: Authorizer::default(),
@@ -104,6 +105,21 @@ pub fn to_gateway_settings(config: &Config) -> Settings {
             .iter()
             .map(|listener| listener_settings(listener, config, workers))
             .collect(),
+    }
+}
+
+/// Each worker has its share of the memory: what it keeps for a peer is in no other.
+fn caps(limits: &Limits, available: u64, workers: u8) -> Caps {
+    let memory = match limits.memory.0 {
+        0 => available / 4,
+        memory => memory,
+    };
+    let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+    Caps {
+        memory: bytes(memory / u64::from(workers.max(1))),
+        observations_per_identity: to_usize(limits.per_identity.observations),
+        memory_per_identity: bytes(limits.per_identity.memory.0),
+        ..Caps::default()
     }
 }
 
@@ -147,6 +163,7 @@ fn dtls_settings(dtls: &Dtls, limits: &Limits, workers: u8) -> DtlsSettings {
         max_half_open: share(dtls.max_half_open),
         mtu: handshake_datagram(dtls),
         cid: dtls.cid,
+        sessions_per_identity: to_usize(limits.per_identity.sessions),
         handshakes_per_second: limits.handshakes_per_second,
     }
 }
@@ -190,7 +207,7 @@ mod tests {
             "#,
         )
         .unwrap();
-        let settings = to_gateway_settings(&config);
+        let settings = to_gateway_settings(&config, 4 << 30);
         assert_eq!((&*settings.node, settings.workers), ("edge-1", 4));
         assert_eq!(settings.heartbeat, None);
         assert_eq!(settings.coap.max_block_size, 64);
@@ -217,7 +234,7 @@ mod tests {
 
     #[test]
     fn the_default_settings_are_those_of_the_contract() {
-        let settings = to_gateway_settings(&parse("").unwrap());
+        let settings = to_gateway_settings(&parse("").unwrap(), 4 << 30);
         assert_eq!(settings.heartbeat, Some(Duration::from_secs(30)));
         assert_eq!(settings.observe_check, Duration::from_secs(86_400));
         assert!(settings.workers >= 1);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use portcullis_proto::types::PeerAddr;
+use portcullis_proto::types::{Identity, PeerAddr};
 
 use super::aead::SessionKeys;
 use super::cid::Cid;
@@ -47,15 +47,43 @@ pub(super) struct LastFlight {
     pub(super) not_before: Instant,
 }
 
-/// A peer at an address that it has not confirmed by a second record (RFC 9146, 6).
+/// Bytes that may go to an unconfirmed address whatever came from it (RFC 9175, 2.4, item 3).
+const SMALL: usize = 136;
+
+/// A peer at an address where nothing shows that it receives: its records are its own, and someone on the path may have sent
+/// them on from there (RFC 9146, 6).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moved {
     /// Where it was, as far as that is confirmed.
     pub(super) from: PeerAddr,
-    /// Bytes that may still be sent to the new address.
-    pub(super) budget: usize,
-    /// When it came there. Another record of the same datagram confirms nothing.
-    pub(super) at: Instant,
+    received: usize,
+    sent: usize,
+}
+
+impl Moved {
+    /// At the new address by a record of `len` bytes.
+    pub(super) fn new(from: PeerAddr, len: usize) -> Self {
+        Self {
+            from,
+            received: len,
+            sent: 0,
+        }
+    }
+
+    /// Another record of `len` bytes came from there.
+    pub(super) fn heard(&mut self, len: usize) {
+        self.received = self.received.saturating_add(len);
+    }
+
+    /// Takes `len` bytes off what may be sent there; false when that is more than is left.
+    pub(super) fn spend(&mut self, len: usize) -> bool {
+        let sent = self.sent.saturating_add(len);
+        let within = sent <= self.received.saturating_mul(3).max(SMALL);
+        if within {
+            self.sent = sent;
+        }
+        within
+    }
 }
 
 /// The records of a session that did not open.
@@ -130,6 +158,17 @@ pub(super) struct NewSession {
 }
 
 impl Session {
+    /// Takes `len` bytes off what may be sent where the peer is now; false when it may not have that much there.
+    pub(super) fn spend(&mut self, len: usize) -> bool {
+        let moved = self.cid.as_mut().and_then(|cid| cid.moved.as_mut());
+        moved.is_none_or(|moved| moved.spend(len))
+    }
+
+    /// Whether a handshake proved who the peer is. Those of whom nothing is known give way first.
+    fn rank(&self) -> usize {
+        usize::from(self.authority.identity.is_some())
+    }
+
     pub(super) fn new(new: NewSession) -> Self {
         let finished = new.finished;
         let flight = (!finished.flight.is_empty()).then(|| {
@@ -167,6 +206,13 @@ impl Session {
     }
 }
 
+/// The ends of a list of sessions.
+#[derive(Clone, Copy)]
+struct Ages {
+    newest: u32,
+    oldest: u32,
+}
+
 /// All established sessions of a listener.
 pub(super) struct SessionTable {
     slots: Slab<Session>,
@@ -176,8 +222,8 @@ pub(super) struct SessionTable {
     by_address: HashMap<PeerAddr, u32>,
     /// Sessions with a Connection ID, the last that was seen at the address: they are only replaced by it.
     cid_at: HashMap<PeerAddr, u32>,
-    newest: u32,
-    oldest: u32,
+    /// By [`Session::rank`], in order of idleness.
+    ages: [Ages; 2],
     /// How exactly idleness is kept: moving a session to the front for each record would cost the packet path.
     pub(super) grain: Duration,
 }
@@ -190,8 +236,10 @@ impl SessionTable {
             by_cid: OwnKeys::default(),
             by_address: HashMap::new(),
             cid_at: HashMap::new(),
-            newest: NONE,
-            oldest: NONE,
+            ages: [Ages {
+                newest: NONE,
+                oldest: NONE,
+            }; 2],
             grain: Self::grain_for(idle_timeout),
         }
     }
@@ -300,32 +348,59 @@ impl SessionTable {
 
     /// The session that was silent for longest.
     pub(super) fn most_idle(&self) -> Option<&Session> {
-        self.get(self.oldest)
+        self.oldest().min_by_key(|session| session.heard)
+    }
+
+    /// The session that gives way to a new one: of those of which nothing is known the one silent longest, else, where the new
+    /// one has an identity, of all.
+    pub(super) fn least(&self, identified: bool) -> Option<SessionId> {
+        let mut oldest = self.oldest();
+        let least = oldest.next()?;
+        (identified || least.rank() == 0).then_some(least.id)
+    }
+
+    /// The session of an identity that was silent longest.
+    pub(super) fn most_idle_of(&self, identity: &Identity) -> Option<SessionId> {
+        let mut next = self.get(self.ages[1].oldest);
+        while let Some(session) = next {
+            if session.authority.identity.as_ref() == Some(identity) {
+                return Some(session.id);
+            }
+            next = self.get(session.newer);
+        }
+        None
+    }
+
+    /// The oldest of each rank, the lowest rank first.
+    fn oldest(&self) -> impl Iterator<Item = &Session> {
+        self.ages.iter().filter_map(|ages| self.get(ages.oldest))
     }
 
     fn link(&mut self, key: u32) {
-        let before = std::mem::replace(&mut self.newest, key);
-        if let Some(session) = self.slots.get_mut(key as usize) {
-            session.newer = NONE;
-            session.older = before;
-        }
+        let Some(session) = self.slots.get_mut(key as usize) else {
+            return;
+        };
+        let ages = &mut self.ages[session.rank()];
+        let before = std::mem::replace(&mut ages.newest, key);
+        session.newer = NONE;
+        session.older = before;
         match self.slots.get_mut(before as usize) {
             Some(before) => before.newer = key,
-            None => self.oldest = key,
+            None => ages.oldest = key,
         }
     }
 
     fn unlink(&mut self, key: u32) {
-        let Some((newer, older)) = self.get(key).map(|session| (session.newer, session.older)) else {
-            return;
-        };
+        let Some(session) = self.get(key) else { return };
+        let (newer, older, rank) = (session.newer, session.older, session.rank());
+        let ages = &mut self.ages[rank];
         match self.slots.get_mut(newer as usize) {
             Some(newer) => newer.older = older,
-            None => self.newest = older,
+            None => ages.newest = older,
         }
         match self.slots.get_mut(older as usize) {
             Some(older) => older.newer = newer,
-            None => self.oldest = newer,
+            None => ages.oldest = newer,
         }
     }
 }

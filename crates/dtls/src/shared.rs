@@ -1,11 +1,13 @@
 //! What the DTLS listeners of all workers share, so that it does not matter which of them a datagram reaches.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use zeroize::Zeroizing;
 
+use portcullis_proto::types::Identity;
 use portcullis_proto::types::source_rates::{Allowance, SourceRates};
 
 use super::cookie::CookieSecrets;
@@ -28,6 +30,8 @@ pub struct DtlsShared {
     pub(super) cookies: CookieSecrets,
     hellos: SourceRates,
     handshakes: SourceRates,
+    /// How many sessions each identity has, over all workers and listeners.
+    sessions: Mutex<HashMap<Identity, usize>>,
 }
 
 impl DtlsShared {
@@ -44,7 +48,30 @@ impl DtlsShared {
             hellos: SourceRates::new(base, HELLO_SOURCES, secret(b"hellos")),
             handshakes: SourceRates::new(base, HANDSHAKE_SOURCES, secret(b"handshakes")),
             cookies: CookieSecrets::new(master, base),
+            sessions: Mutex::default(),
         })
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<Identity, usize>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn sessions_of(&self, identity: &Identity) -> usize {
+        self.sessions().get(identity).copied().unwrap_or_default()
+    }
+
+    pub(super) fn session_began(&self, identity: &Identity) {
+        *self.sessions().entry(identity.clone()).or_default() += 1;
+    }
+
+    pub(super) fn session_ended(&self, identity: &Identity) {
+        let mut sessions = self.sessions();
+        if let Some(count) = sessions.get_mut(identity) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                sessions.remove(identity);
+            }
+        }
     }
 
     /// Whether `source` may have one more answer to a hello without a cookie; `per_second` is for handshakes, 0 is no limit.

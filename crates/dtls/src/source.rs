@@ -96,6 +96,10 @@ impl SecureTransport for DtlsListener {
         self.send(session, plaintext, transmits)
     }
 
+    fn confirm_address(&mut self, session: SessionId) {
+        self.confirm_address(session);
+    }
+
     fn close(&mut self, now: Instant, session: SessionId, reason: CloseReason, transmits: &mut Transmits) {
         self.close(now, session, reason, transmits);
     }

@@ -29,12 +29,15 @@ pub enum DtlsEvent {
         /// Where in the datagram.
         range: Range<usize>,
     },
-    /// A session with a Connection ID proved a new address (RFC 9146, 6).
+    /// A newer record of a session with a Connection ID came from another address (RFC 9146, 6). That says who is there, and
+    /// not that who is there receives: until [`SecureTransport::confirm_address`] it is sent three times what came from it.
     AddressChanged {
         /// The session.
         session: SessionId,
         /// Where the peer is now.
         to: PeerAddr,
+        /// Whether it was seen to receive there before it moved away.
+        confirmed: bool,
     },
     /// A session ended; its id is dead.
     Closed {
@@ -86,7 +89,7 @@ labels! {
         Idle = "idle",
         /// A new handshake from the same address, or with the same Connection ID, took its place.
         Replaced = "replaced",
-        /// Evicted to make room.
+        /// Gave way to another one: there is no room for both, or its identity has too many.
         Evicted = "evicted",
         /// Too many records that did not open, or the sequence numbers are used up.
         KeyLimit = "key_limit",
@@ -108,6 +111,8 @@ pub struct DtlsSettings {
     pub idle_timeout: Duration,
     /// Sessions per worker.
     pub max_sessions: usize,
+    /// Sessions of one identity, over all workers and listeners; the most idle one gives way to the next.
+    pub sessions_per_identity: usize,
     /// Handshakes in flight per worker.
     pub max_half_open: usize,
     /// Largest datagram of a handshake flight, in bytes of UDP payload; 256 to 16384.
@@ -356,6 +361,9 @@ pub trait SecureTransport: Send {
         plaintext: &[u8],
         transmits: &mut Transmits,
     ) -> Result<(), SendError>;
+
+    /// The peer showed that it receives where its session is: what is sent there has no bound any more.
+    fn confirm_address(&mut self, session: SessionId);
 
     /// Ends a session with a goodbye.
     fn close(&mut self, now: Instant, session: SessionId, reason: CloseReason, transmits: &mut Transmits);

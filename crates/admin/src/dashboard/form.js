@@ -7,7 +7,7 @@ const TITLES = {
   node: "Node", coap: "CoAP", "coap.blockwise": "Block-wise transfer", "coap.transmission": "Transmission",
   authentication: "Authentication", "authentication.http": "Authentication by HTTP", "authentication.jwt": "Authentication by JSON Web Token",
   authorization: "Authorization", broker: "Broker", "broker.spool": "Store and forward", metrics: "Metrics", admin: "Management",
-  limits: "Limits", log: "Log",
+  limits: "Limits", "limits.per_identity": "Limits of one identity", log: "Log",
 };
 
 let made = 0;

@@ -194,7 +194,7 @@ fn a_listener_knows_whether_user_names_are_tokens_there() {
         "#,
     )
     .unwrap();
-    let settings = to_gateway_settings(&config);
+    let settings = to_gateway_settings(&config, 4 << 30);
     let tokens = |listener: &portcullis_proto::gateway::settings::ListenerSettings| {
         (listener.name.to_string(), listener.token_in_username)
     };

@@ -93,6 +93,9 @@ impl DtlsListener {
 
     fn forget(&mut self, key: u32, reason: CloseReason) -> Option<SessionId> {
         let session = self.sessions.remove(key)?;
+        if let Some(identity) = &session.authority.identity {
+            self.shared.session_ended(identity);
+        }
         self.metrics.closed.inc(reason);
         self.count_sessions();
         Some(session.id)

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use portcullis_proto::types::{PeerAddr, Transmits};
 
-use super::super::contract::{CloseReason, DtlsEvent};
+use super::super::contract::{CloseReason, DtlsEvent, SessionId};
 use super::super::metrics::{Alert, RecordDrop};
 use super::super::record::{ALERT, APPLICATION_DATA, HANDSHAKE, Header, TLS12_CID};
 use super::super::sessions::Moved;
@@ -19,8 +19,6 @@ const NO_RENEGOTIATION: u8 = 100;
 const MAX_WARNINGS: u8 = 8;
 /// The last flight is not repeated more often.
 const FLIGHT_PAUSE: Duration = Duration::from_millis(200);
-/// How much may be sent to an address that is not confirmed, for each byte that came from it.
-const UNCONFIRMED_FACTOR: usize = 3;
 
 impl DtlsListener {
     /// Opens a record of a live session.
@@ -61,7 +59,7 @@ impl DtlsListener {
         let confirms = is_newest && opened.kind == APPLICATION_DATA;
         self.sessions.touch(key, inbound.now);
         if header.kind == TLS12_CID {
-            self.place(key, inbound.now, inbound.from, header.record_len(), is_newest);
+            self.place(key, inbound.from, header.record_len(), is_newest);
         }
         let range = at + opened.plaintext.start..at + opened.plaintext.end;
         match opened.kind {
@@ -87,19 +85,16 @@ impl DtlsListener {
         }
     }
 
-    /// A record with a Connection ID opened: is the peer where it was? Only a record newer than all before moves it,
-    /// and until another one comes from there it is sent at most three times what came (RFC 9146, 6).
-    fn place(&mut self, key: u32, now: Instant, from: PeerAddr, len: usize, is_newest: bool) {
+    /// A record with a Connection ID opened: is the peer where it was? Only a record newer than all before moves it.
+    fn place(&mut self, key: u32, from: PeerAddr, len: usize, is_newest: bool) {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
         let (id, address) = (session.id, session.address);
         let Some(cid) = session.cid.as_mut() else { return };
         if from == address {
-            match &mut cid.moved {
-                Some(moved) if is_newest && moved.at < now => cid.moved = None,
-                Some(moved) => moved.budget = moved.budget.saturating_add(UNCONFIRMED_FACTOR * len),
-                None => {}
+            if let Some(moved) = &mut cid.moved {
+                moved.heard(len);
             }
             return;
         }
@@ -107,17 +102,26 @@ impl DtlsListener {
             return;
         }
         let confirmed = cid.moved.map_or(address, |moved| moved.from);
-        cid.moved = (from != confirmed).then_some(Moved {
-            from: confirmed,
-            budget: UNCONFIRMED_FACTOR * len,
-            at: now,
-        });
+        let returns = from == confirmed;
+        cid.moved = (!returns).then(|| Moved::new(confirmed, len));
         self.sessions.relocate(key, from);
         self.metrics.address_changes.inc();
         self.events.push_back(DtlsEvent::AddressChanged {
             session: id,
             to: from,
+            confirmed: returns,
         });
+    }
+
+    /// The peer showed that it receives where its session is.
+    pub fn confirm_address(&mut self, session: SessionId) {
+        let session = self
+            .sessions
+            .by_id(session)
+            .and_then(|key| self.sessions.get_mut(key));
+        if let Some(cid) = session.and_then(|session| session.cid.as_mut()) {
+            cid.moved = None;
+        }
     }
 
     fn hear_alert(&mut self, key: u32, body: &[u8], transmits: &mut Transmits) -> Result<(), RecordDrop> {
@@ -146,7 +150,11 @@ impl DtlsListener {
     ) -> Result<(), RecordDrop> {
         let session = self.sessions.get_mut(key).ok_or(RecordDrop::UnknownSession)?;
         if kind == Some(FINISHED) {
-            if let Some(flight) = session.flight.as_mut().filter(|flight| flight.not_before <= now) {
+            let due = session.flight.as_ref().filter(|flight| flight.not_before <= now);
+            let len = due.map(|flight| flight.datagrams.iter().map(|datagram| datagram.len()).sum());
+            if len.is_some_and(|len| session.spend(len))
+                && let Some(flight) = &mut session.flight
+            {
                 flight.not_before = now + FLIGHT_PAUSE;
                 // The same bytes once more: no nonce is used for anything else.
                 for datagram in &flight.datagrams {

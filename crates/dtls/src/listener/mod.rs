@@ -160,6 +160,11 @@ impl DtlsListener {
         if session.next_sequence >= MAX_SEQUENCE {
             return Err(SendError::KeyLimit);
         }
+        let cid_len = session.cid.as_ref().map_or(0, |cid| cid.theirs.len());
+        if !session.spend(plaintext.len() + cid_len + RECORD_EXPANSION) {
+            self.metrics.unconfirmed_held.inc();
+            return Err(SendError::Unconfirmed);
+        }
         let cid: &[u8] = session.cid.as_ref().map_or(&[], |cid| &cid.theirs);
         let what = Seal {
             kind,
@@ -168,12 +173,6 @@ impl DtlsListener {
             cid,
             plaintext,
         };
-        let cost = plaintext.len() + cid.len() + RECORD_EXPANSION;
-        let moved = session.cid.as_ref().and_then(|cid| cid.moved);
-        if moved.is_some_and(|moved| moved.budget < cost) {
-            self.metrics.unconfirmed_held.inc();
-            return Err(SendError::Unconfirmed);
-        }
         let mut sealed = Err(SendError::Internal);
         let aead = &mut self.aead;
         transmits.push_with(self.listener, session.address, |out| {
@@ -185,9 +184,6 @@ impl DtlsListener {
         sealed?;
         session.next_sequence += 1;
         session.next_explicit = session.next_explicit.wrapping_add(1);
-        if let Some(moved) = session.cid.as_mut().and_then(|cid| cid.moved.as_mut()) {
-            moved.budget = moved.budget.saturating_sub(cost);
-        }
         Ok(())
     }
 

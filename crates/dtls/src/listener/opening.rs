@@ -10,7 +10,7 @@ use portcullis_proto::types::{PeerAddr, Transmits};
 use super::super::aead::Aead;
 use super::super::cid::{CID_LEN, Cid};
 use super::super::context::Authority;
-use super::super::contract::{CloseReason, DtlsEvent, DtlsNote};
+use super::super::contract::{CloseReason, DtlsEvent, DtlsNote, SessionId};
 use super::super::handshake::{Pending, Progress, Start};
 use super::super::hello::ClientHello;
 use super::super::metrics::{Alert, HandshakeResult, RecordDrop};
@@ -226,14 +226,8 @@ impl DtlsListener {
             return;
         };
         self.replace(address, &authority);
-        while self.sessions.len() >= self.settings.max_sessions.max(1) {
-            self.metrics.limits.inc(Limit::Sessions);
-            let idle = self.sessions.most_idle().map(|session| session.id);
-            let Some(key) = idle.and_then(|id| self.sessions.by_id(id)) else {
-                break;
-            };
-            self.say_goodbye(key, transmits);
-            self.end(key, CloseReason::Evicted);
+        if !self.make_room(&authority, transmits) {
+            return self.refuse_at(address, HandshakeResult::Limit);
         }
         self.metrics.handshakes.inc(HandshakeResult::Ok);
         self.metrics
@@ -257,6 +251,9 @@ impl DtlsListener {
         if session.flight.is_some() {
             self.keep_flight(now, id);
         }
+        if let Some(identity) = &identity {
+            self.shared.session_began(identity);
+        }
         self.sessions.insert(session);
         self.count_sessions();
         self.events.push_back(DtlsEvent::Established {
@@ -266,7 +263,36 @@ impl DtlsListener {
         });
     }
 
-    fn keep_flight(&mut self, now: Instant, id: super::SessionId) {
+    /// Ends what must give way to a new session: one of its own identity when that has its share, else one of which nothing is
+    /// known, else the most idle one. False when nothing gives way to it.
+    fn make_room(&mut self, authority: &Authority, transmits: &mut Transmits) -> bool {
+        let mut evict = |listener: &mut Self, limit, least: Option<SessionId>| {
+            listener.metrics.limits.inc(limit);
+            let Some(key) = least.and_then(|least| listener.sessions.by_id(least)) else {
+                return false;
+            };
+            listener.say_goodbye(key, transmits);
+            listener.end(key, CloseReason::Evicted);
+            true
+        };
+        if let Some(identity) = &authority.identity
+            && self.shared.sessions_of(identity) >= self.settings.sessions_per_identity
+        {
+            let own = self.sessions.most_idle_of(identity);
+            if !evict(self, Limit::IdentitySessions, own) {
+                return false;
+            }
+        }
+        while self.sessions.len() >= self.settings.max_sessions.max(1) {
+            let least = self.sessions.least(authority.identity.is_some());
+            if !evict(self, Limit::Sessions, least) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn keep_flight(&mut self, now: Instant, id: SessionId) {
         self.flights.push_back((now + FLIGHT_KEPT, id));
         if self.flights.len() > self.settings.max_sessions.max(1) {
             self.forget_flight();

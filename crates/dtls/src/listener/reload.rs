@@ -27,8 +27,8 @@ impl DtlsListener {
             }
         }
         while self.sessions.len() > self.settings.max_sessions.max(1) {
-            let idle = self.sessions.most_idle().map(|session| session.id);
-            let Some(key) = idle.and_then(|id| self.sessions.by_id(id)) else {
+            let least = self.sessions.least(true);
+            let Some(key) = least.and_then(|id| self.sessions.by_id(id)) else {
                 break;
             };
             self.say_goodbye(key, transmits);

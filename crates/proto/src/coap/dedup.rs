@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use crate::types::list::{Links, List};
 use crate::types::reason::Limit;
 
 use super::hash::Keyed;
-use super::list::{Links, List};
 use super::metrics::CoapMetrics;
 use super::peer::Source;
 

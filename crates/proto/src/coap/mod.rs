@@ -23,7 +23,7 @@ mod dedup;
 mod echo;
 mod endpoint;
 mod hash;
-mod list;
+
 mod message;
 mod observe;
 mod options;

@@ -93,9 +93,25 @@ impl Gateway {
         let Some(peer) = self.peers.get_mut(id) else {
             return;
         };
+        let proven = peer.coap.is_proven();
         let dropped = self.coap.receive(now, &mut peer.coap, bytes);
+        if !proven && peer.coap.is_proven() {
+            self.proved(id);
+        }
         if !self.traces.is_empty() {
             self.trace_received(now, id, bytes, dropped);
+        }
+    }
+
+    /// A peer showed that it receives where it sends from.
+    fn proved(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(id) else { return };
+        let dtls = self
+            .dtls
+            .get_mut(usize::from(peer.listener.0))
+            .and_then(Option::as_mut);
+        if let (Some(session), Some(dtls)) = (peer.session, dtls) {
+            dtls.confirm_address(session);
         }
     }
 
@@ -185,13 +201,21 @@ impl Gateway {
             } => {
                 self.session_established(now, listener, session, address, identity);
             }
-            DtlsEvent::AddressChanged { session, to } => {
+            DtlsEvent::AddressChanged {
+                session,
+                to,
+                confirmed,
+            } => {
                 if let Some(id) = self.peers.seen_on_session(now, session)
                     && let Some(peer) = self.peers.get_mut(id)
                 {
                     peer.address = to;
-                    self.coap.unprove(&mut peer.coap);
-                    peer.coap.ask_for_proof();
+                    if confirmed {
+                        self.coap.set_proven(&mut peer.coap);
+                    } else {
+                        self.coap.unprove(&mut peer.coap);
+                        peer.coap.ask_for_proof();
+                    }
                     if !self.traces.is_empty() {
                         self.trace_peer(now, id, &Traced::Moved);
                     }

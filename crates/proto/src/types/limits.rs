@@ -3,6 +3,12 @@
 /// Caps per worker. Each has a counter `limits_rejected_total{limit}` for when it is hit.
 #[derive(Debug, Clone, Copy)]
 pub struct Caps {
+    /// Bytes that all tables may take together (`gateway::ledger`).
+    pub memory: usize,
+    /// Observations of one identity, over all workers.
+    pub observations_per_identity: usize,
+    /// Bytes of one identity, over all workers.
+    pub memory_per_identity: usize,
     /// Peers known over plain UDP.
     pub udp_peers: usize,
     /// Connections (connection mode).
@@ -28,6 +34,9 @@ pub struct Caps {
 impl Default for Caps {
     fn default() -> Self {
         Self {
+            memory: 256 << 20,
+            observations_per_identity: 4_096,
+            memory_per_identity: 64 << 20,
             udp_peers: 65_536,
             connections: 65_536,
             observations: 131_072,

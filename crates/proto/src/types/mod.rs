@@ -5,6 +5,7 @@
 pub mod access;
 pub mod identity;
 pub mod limits;
+pub(crate) mod list;
 pub mod message;
 pub mod metrics;
 pub mod peer;

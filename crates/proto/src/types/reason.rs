@@ -88,6 +88,8 @@ labels! {
         UdpPeers = "udp_peers",
         /// DTLS sessions of a listener.
         Sessions = "max_sessions",
+        /// DTLS sessions of one identity: its most idle one went.
+        IdentitySessions = "per_identity_sessions",
         /// Handshakes in flight of a listener.
         HalfOpen = "max_half_open",
         /// Connections.

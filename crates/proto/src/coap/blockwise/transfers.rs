@@ -8,8 +8,8 @@ use slab::Slab;
 
 use crate::coap::contract::{PeerId, ResourceKey};
 use crate::coap::hash::IdMap;
-use crate::coap::list::{Links, List};
 use crate::coap::metrics::{CoapMetrics, TransferResult};
+use crate::types::list::{Links, List};
 use crate::types::reason::Limit;
 
 use super::download::Body;
