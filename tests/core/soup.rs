@@ -16,9 +16,9 @@ use rand::{Rng, SeedableRng};
 use crate::harness::*;
 
 const CAPS: Caps = Caps {
-    udp_peers: 0,
-    connections: 0,
-    observations: 0,
+    memory: 0,
+    observations_per_identity: 0,
+    memory_per_identity: 0,
     observations_per_client: 0,
     queued_per_observation: 5,
     queued_bytes: 20_000,

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use portcullis_proto::gateway::metrics::GatewayMetrics;
+use portcullis_proto::policy::ledger::Standing;
 use portcullis_proto::types::Transport;
+use portcullis_proto::types::reason::Label as _;
 
 use super::{DATAGRAMS_DROPPED, Exposes, Exposition, LIMITS_REJECTED, ListenerNames, SESSIONS};
 
@@ -65,6 +67,16 @@ fn expose_worker(out: &mut Exposition, worker: &GatewayMetrics) {
             &labels,
             value,
         );
+    }
+    for standing in Standing::ALL {
+        for (table, bytes) in worker.standing_bytes.of(*standing).iter() {
+            out.gauge(
+                "standing_bytes",
+                "What peers make the gateway keep, by what is kept and by what is known of them.",
+                &[("table", table), ("standing", standing.label())],
+                bytes as f64,
+            );
+        }
     }
     for (step, held) in worker.overload.iter() {
         out.gauge(

@@ -47,6 +47,19 @@ pub struct Terms {
     pub identity: Option<Arc<str>>,
     /// What the client's authentication granted.
     pub grant: Grant,
+    /// Whose share it is counted in; `None` where nobody's credentials were checked.
+    pub principal: Option<Arc<str>>,
+}
+
+impl Terms {
+    /// What the observation weighs, in bytes: its record, its places in the indices, its filter here and at the broker.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        const RECORD: usize = 768;
+        const LEVEL: usize = 64;
+        let filter = self.filter.as_str();
+        RECORD + 3 * filter.len() + LEVEL * filter.split('/').count() + self.resource.0.len()
+    }
 }
 
 /// One observation.
@@ -329,6 +342,7 @@ mod tests {
             username: None,
             identity: None,
             grant: Grant::default(),
+            principal: None,
         }
     }
 

@@ -195,6 +195,16 @@ impl Dedup {
         }
     }
 
+    /// Bytes that are kept of messages from unproven and from proven addresses; the long answers count with the latter.
+    pub(crate) fn kept(&self) -> [usize; 2] {
+        // The entry, and its places in the indices.
+        let entry = size_of::<Exchanged>() + 96;
+        [
+            self.unproven.len() * entry,
+            self.proven.len() * entry + self.bytes,
+        ]
+    }
+
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.next_sweep
     }

@@ -90,6 +90,15 @@ impl Caller {
         })
     }
 
+    /// Whose share of what the gateway keeps it is counted in, when its credentials were checked.
+    pub(super) fn principal(&self) -> Option<Arc<str>> {
+        let client = || self.client.as_ref().map(ClientId::text);
+        self.identity
+            .clone()
+            .or_else(|| self.username.clone())
+            .or_else(client)
+    }
+
     fn mounted(&self, text: &str) -> Result<String, Response> {
         if text.is_empty() {
             return Err(bad_request("topic is empty"));

@@ -15,8 +15,12 @@ use super::workers::{ToPeer, WorkerMessage};
 use crate::bridge::subscriptions::Holder;
 use crate::coap::contract::{Notification, ObservationId, PeerId};
 use crate::policy::connections::{Connection, ConnectionKey, Connections};
+use crate::policy::ledger::{Standing, Table};
 use crate::types::reason::Label as _;
 use crate::types::{ClientId, PeerAddr};
+
+/// What a connection weighs by itself, in bytes, names apart: its record and its places in the indices.
+pub(super) const CONNECTION: usize = 768;
 
 /// A peer that clients with connections here speak from, as its worker tells.
 pub(super) struct ClientPeer {
@@ -36,6 +40,7 @@ pub(super) struct ConnectionTable {
 }
 
 impl ConnectionTable {
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.connections.len()
     }
@@ -78,6 +83,12 @@ impl ConnectionTable {
     /// Takes a new connection in; the client's older one must have ended.
     pub(super) fn insert(&mut self, cx: &mut Cx<'_>, connection: Connection) {
         arm(cx, &connection);
+        let account = cx
+            .ledger
+            .open(Holder::Connection(connection.key), connection.standing);
+        let names =
+            connection.client.as_str().len() + connection.username.as_ref().map_or(0, |name| name.len());
+        cx.ledger.set(account, Table::Connections, CONNECTION + names);
         self.connections.insert(connection);
         cx.metrics.connections.set(self.connections.len() as u64);
     }
@@ -94,6 +105,10 @@ impl ConnectionTable {
             return;
         };
         connection.seen_at = cx.now;
+        if let Some(account) = cx.ledger.of(Holder::Connection(key)) {
+            cx.ledger.touch(account);
+            cx.ledger.raise(account, from.standing);
+        }
         if connection.peer != Some(from.id) {
             cx.metrics.connection_events.inc(ConnectionEvent::Moved);
             self.part(cx, observations, key);
@@ -125,6 +140,7 @@ impl ConnectionTable {
         peer.connections.push(key);
         let what = ToPeer::Attach {
             key,
+            known: connection.standing == Standing::Known,
             client: connection.client.clone(),
             username: connection.username.clone(),
         };
@@ -255,6 +271,9 @@ impl ConnectionTable {
             return;
         };
         cx.timers.disarm(Timer::Connection(key));
+        if let Some(account) = cx.ledger.of(Holder::Connection(key)) {
+            cx.ledger.close(account);
+        }
         cx.metrics.connection_events.inc(event);
         cx.metrics.connections.set(self.connections.len() as u64);
         let home = Directory::home(&client, cx.settings.workers);

@@ -9,12 +9,14 @@ use bytes::Bytes;
 use super::answers::{bad_request, unauthorized};
 use super::peers::Peer;
 use super::settings::{ListenerSettings, Settings};
+use crate::bridge::subscriptions::Holder;
 use crate::bridge::uri::{self, Params, Resource};
 use crate::bridge::{content, discovery};
 use crate::coap::contract::{Code, ExchangeId, PeerId, Request, ResourceKey, Response, Token};
 use crate::policy::authentication::{AuthRequest, IdentityRole, Password};
 use crate::policy::connections::Owner;
 use crate::policy::failures::Class;
+use crate::policy::ledger::{Ledger, Standing};
 use crate::session::SessionInfo;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr};
 
@@ -29,6 +31,8 @@ pub struct PeerFacts {
     pub address: PeerAddr,
     /// How it speaks to us and who it proved to be, which is what its connections belong to.
     pub owner: Owner,
+    /// What is known of it.
+    pub standing: Standing,
     /// Its DTLS session; told to other workers only, which cannot look it up.
     pub session: Option<Box<SessionInfo>>,
 }
@@ -43,7 +47,7 @@ impl PeerFacts {
 
 impl Peer {
     /// What is told of the peer where it does not matter what its worker keeps for it.
-    pub(super) fn facts(&self, id: PeerId) -> PeerFacts {
+    pub(super) fn facts(&self, id: PeerId, ledger: &Ledger<Holder>) -> PeerFacts {
         PeerFacts {
             id,
             listener: self.listener,
@@ -52,6 +56,7 @@ impl Peer {
                 Some(_) => Owner::Dtls(self.identity.clone()),
                 None => Owner::Udp,
             },
+            standing: ledger.standing(self.account),
             session: None,
         }
     }

@@ -67,6 +67,7 @@ impl Gateway {
     fn reconfigure(&mut self, now: Instant, settings: Arc<Settings>) {
         let heartbeat_changed = settings.heartbeat != self.settings.heartbeat;
         self.settings = settings;
+        self.ledger.set_limit(self.settings.caps.memory);
         self.shared
             .failures
             .set_per_minute(self.settings.failed_logins_per_minute);
@@ -257,7 +258,7 @@ impl Gateway {
                 }
             }
             Some((Holder::Peer(id), _)) => {
-                self.close_session(now, id);
+                self.close_session(now, id, CloseReason::Kicked);
                 self.peer_gone(now, id);
             }
             None => return ControlAnswer::NotFound,
@@ -268,7 +269,7 @@ impl Gateway {
     /// Ends what a client whose connection was ended still has at its peer: its DTLS session. Several clients may share a UDP
     /// address: that of the others stays.
     pub(super) fn kick_peer(&mut self, now: Instant, id: PeerId) {
-        if self.close_session(now, id) {
+        if self.close_session(now, id, CloseReason::Kicked) {
             self.peer_gone(now, id);
         } else {
             self.peers.set_client(id, None);
@@ -276,17 +277,17 @@ impl Gateway {
     }
 
     /// Ends the DTLS session of a peer; false where it has none.
-    fn close_session(&mut self, now: Instant, id: PeerId) -> bool {
+    pub(super) fn close_session(&mut self, now: Instant, id: PeerId, reason: CloseReason) -> bool {
         let place = self.peers.get(id).map(|peer| (peer.listener, peer.session));
         let Some((listener, Some(session))) = place else {
             return false;
         };
         if !self.traces.is_empty() {
-            self.trace_peer(now, id, &Traced::Closed(CloseReason::Kicked));
+            self.trace_peer(now, id, &Traced::Closed(reason));
         }
         let dtls = self.dtls.get_mut(usize::from(listener.0));
         if let Some(dtls) = dtls.and_then(Option::as_mut) {
-            dtls.close(now, session, CloseReason::Kicked, &mut self.transmits);
+            dtls.close(now, session, reason, &mut self.transmits);
         }
         true
     }
@@ -303,9 +304,6 @@ impl Gateway {
             return ControlAnswer::NotFound;
         };
         let mut cx = cx!(self, now);
-        if !self.observations.has_room(&cx, holder) {
-            return ControlAnswer::Unavailable;
-        }
         let terms = Terms {
             token,
             resource: ResourceKey(Arc::from(filter.as_str().as_bytes())),
@@ -322,7 +320,11 @@ impl Gateway {
                 superuser: true,
                 ..Grant::default()
             },
+            principal: None,
         };
+        if !self.observations.has_room(&cx, holder, &terms) {
+            return ControlAnswer::Unavailable;
+        }
         let (observation, filter_id, _) = self.observations.insert(&mut cx, holder, at, terms);
         let pending = Pending::Subscribe {
             reply: None,

@@ -8,6 +8,7 @@ use super::guests::Guest;
 use super::workers::{FromPeer, ToPeer, WorkerMessage};
 use super::{Gateway, cx};
 use crate::coap::contract::{Event, ObservationId, PeerId, RequestError};
+use crate::policy::ledger::Standing;
 use crate::types::WorkerId;
 use crate::types::reason::Limit;
 
@@ -79,7 +80,10 @@ impl Gateway {
                 observation,
                 notification,
             } => match peers.get_mut(peer) {
-                Some(peer) => coap.notify(now, &mut peer.coap, observation, notification),
+                Some(it) => {
+                    coap.notify(now, &mut it.coap, observation, notification);
+                    self.weigh(peer);
+                }
                 None => {
                     let what = FromPeer::Undelivered {
                         notifications: vec![(observation, notification)],
@@ -95,14 +99,20 @@ impl Gateway {
             }
             ToPeer::Attach {
                 key,
+                known,
                 client,
                 username,
             } => match peers.get_mut(peer) {
-                Some(peer) => peer.guests.add(Guest {
-                    key,
-                    client,
-                    username,
-                }),
+                Some(peer) => {
+                    if known {
+                        self.ledger.raise(peer.account, Standing::Known);
+                    }
+                    peer.guests.add(Guest {
+                        key,
+                        client,
+                        username,
+                    });
+                }
                 None => self.outbox.tell_owner(key.worker(), peer, FromPeer::Gone),
             },
             ToPeer::Part { key, observations } => {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::guests::Guests;
+use super::metrics::ConnectionEvent;
 use super::news;
 use super::peers::Peer;
 use super::trace::Traced;
@@ -13,15 +14,25 @@ use crate::bridge::subscriptions::Holder;
 use crate::coap::Source;
 use crate::coap::contract::PeerId;
 use crate::policy::authentication::IdentityRole;
-use crate::session::{DtlsEvent, SessionId};
+use crate::policy::ledger::{AccountId, Ledger, Standing, Table};
+use crate::session::{CloseReason, DtlsEvent, SessionId};
 use crate::types::reason::{DropReason, Limit};
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, WorkerId};
 
 /// A UDP peer that is silent for this long may be forgotten to make room: EXCHANGE_LIFETIME (RFC 7252, 4.8.2).
 pub(super) const UDP_PEER_IDLE: Duration = Duration::from_secs(247);
 
-/// With a full table, one silent for this long has to do.
-const UDP_PEER_IDLE_CROWDED: Duration = Duration::from_secs(2);
+/// How many places one sweep for silent peers looks at, at least, and how many sweeps go through all of them.
+const SWEEP_PLACES: usize = 4096;
+const SWEEPS: usize = 24;
+
+/// How exactly the order is kept in which peers were heard: moving one to the end for each datagram would cost the packet path.
+const GRAIN: Duration = Duration::from_secs(1);
+
+/// What a peer weighs by itself, in bytes: its record, its places in the indices, and what the message layer keeps of any. With a
+/// DTLS session its keys come to it.
+const PEER: usize = 512;
+const SESSION: usize = PEER + 768;
 
 impl Gateway {
     pub(super) fn datagram(
@@ -67,7 +78,7 @@ impl Gateway {
         } else if let Some(peer) = self.udp_peer(now, listener, from) {
             self.received(now, peer, bytes);
         } else {
-            self.metrics.limits.inc(Limit::UdpPeers);
+            self.metrics.limits.inc(Limit::Memory);
             self.dropped(now, listener, from, bytes.len(), DropReason::Limit);
         }
     }
@@ -93,9 +104,18 @@ impl Gateway {
         let Some(peer) = self.peers.get_mut(id) else {
             return;
         };
+        if now.saturating_duration_since(peer.seen_at) >= GRAIN {
+            self.ledger.touch(peer.account);
+        }
+        peer.seen_at = now;
         let proven = peer.coap.is_proven();
+        if !proven && self.ledger.is_half_full(Standing::Unproven) {
+            // Who shows that it receives there is no stranger any more before strangers have to give way.
+            peer.coap.ask_for_proof();
+        }
         let dropped = self.coap.receive(now, &mut peer.coap, bytes);
-        if !proven && peer.coap.is_proven() {
+        self.weigh(id);
+        if !proven {
             self.proved(id);
         }
         if !self.traces.is_empty() {
@@ -103,9 +123,22 @@ impl Gateway {
         }
     }
 
-    /// A peer showed that it receives where it sends from.
+    /// Writes down what the message layer keeps for a peer.
+    pub(super) fn weigh(&mut self, id: PeerId) {
+        if let Some(peer) = self.peers.get(id) {
+            let kept = self.coap.kept(&peer.coap);
+            self.ledger.set(peer.account, Table::Blocks, kept.blocks);
+            self.ledger.set(peer.account, Table::Queues, kept.queue);
+            self.ledger.set(peer.account, Table::Requests, kept.requests);
+        }
+    }
+
+    /// Looks whether a peer showed by now that it receives where it sends from.
     fn proved(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get(id) else { return };
+        let Some(peer) = self.peers.get(id).filter(|peer| peer.coap.is_proven()) else {
+            return;
+        };
+        self.ledger.raise(peer.account, Standing::Proven);
         let dtls = self
             .dtls
             .get_mut(usize::from(peer.listener.0))
@@ -136,16 +169,16 @@ impl Gateway {
     }
 
     fn udp_peer(&mut self, now: Instant, listener: ListenerId, from: PeerAddr) -> Option<PeerId> {
-        if let Some(known) = self.peers.seen_at_address(now, listener, from) {
+        if let Some(known) = self.peers.at_address(listener, from) {
             return Some(known);
         }
-        if self.peers.udp_len() >= self.settings.caps.udp_peers
-            && !self.forget_idle_udp_peer(now, UDP_PEER_IDLE_CROWDED)
-        {
+        if !self.ledger.admits(Standing::Unproven, PEER, None) {
             return None;
         }
         let source = Source::Address(listener, from);
+        let ledger = &mut self.ledger;
         let peer = self.peers.insert(|id| Peer {
+            account: open_account(ledger, id, Standing::Unproven, PEER),
             listener,
             address: from,
             session: None,
@@ -163,19 +196,35 @@ impl Gateway {
         Some(peer)
     }
 
-    /// Forgets a UDP peer that has neither connection nor observation and is silent for `idle`.
-    pub(super) fn forget_idle_udp_peer(&mut self, now: Instant, idle: Duration) -> bool {
+    /// Forgets some of the UDP peers that have neither connection nor observation and are silent.
+    pub(super) fn sweep(&mut self, now: Instant) {
         let observations = &self.observations;
         let needed = |id: PeerId, peer: &Peer| {
             !peer.guests.is_empty() || !observations.of(Holder::Peer(id)).is_empty()
         };
-        match self.peers.idle_udp_peer(now, idle, needed) {
-            Some(peer) => {
-                self.peer_gone(now, peer);
-                true
-            }
-            None => false,
+        let idle = self.pressure.idle(UDP_PEER_IDLE);
+        let places = SWEEP_PLACES.max(self.peers.places() / SWEEPS);
+        for peer in self.peers.sweep(now, idle, places, needed) {
+            self.peer_gone(now, peer);
         }
+    }
+
+    /// Ends what gives way for want of memory.
+    pub(super) fn give_way(&mut self, now: Instant, holder: Holder) {
+        self.metrics.limits.inc(Limit::Memory);
+        match holder {
+            Holder::Peer(id) => self.end_peer(now, id, CloseReason::Evicted),
+            Holder::Connection(key) => {
+                let (connections, observations) = (&mut self.connections, &mut self.observations);
+                connections.end(&mut cx!(self, now), observations, key, ConnectionEvent::Evicted);
+            }
+        }
+    }
+
+    /// Ends a peer, with its DTLS session if it has one.
+    fn end_peer(&mut self, now: Instant, id: PeerId, reason: CloseReason) {
+        self.close_session(now, id, reason);
+        self.peer_gone(now, id);
     }
 
     /// Handles one thing that DTLS made of `datagram`, which holds the plaintexts; false when there is none.
@@ -190,7 +239,7 @@ impl Gateway {
         match event {
             DtlsEvent::Plaintext { session, range } => {
                 let plaintext = datagram.get(range).unwrap_or_default();
-                if let Some(peer) = self.peers.seen_on_session(now, session) {
+                if let Some(peer) = self.peers.on_session(session) {
                     self.received(now, peer, plaintext);
                 }
             }
@@ -206,7 +255,7 @@ impl Gateway {
                 to,
                 confirmed,
             } => {
-                if let Some(id) = self.peers.seen_on_session(now, session)
+                if let Some(id) = self.peers.on_session(session)
                     && let Some(peer) = self.peers.get_mut(id)
                 {
                     peer.address = to;
@@ -222,7 +271,7 @@ impl Gateway {
                 }
             }
             DtlsEvent::Closed { session, reason } => {
-                if let Some(peer) = self.peers.seen_on_session(now, session) {
+                if let Some(peer) = self.peers.on_session(session) {
                     if !self.traces.is_empty() {
                         self.trace_peer(now, peer, &Traced::Closed(reason));
                     }
@@ -248,7 +297,14 @@ impl Gateway {
     ) {
         // The handshake's cookie proved the address.
         let source = Source::Session(session.0);
+        let standing = match identity {
+            Some(_) => Standing::Known,
+            None => Standing::Proven,
+        };
+        let admitted = self.ledger.admits(standing, SESSION, None);
+        let ledger = &mut self.ledger;
         let peer = self.peers.insert(|id| Peer {
+            account: open_account(ledger, id, standing, SESSION),
             listener,
             address,
             session: Some(session),
@@ -265,6 +321,10 @@ impl Gateway {
         {
             self.trace_peer(now, peer, &Traced::Established(info));
         }
+        if !admitted {
+            self.metrics.limits.inc(Limit::Memory);
+            return self.end_peer(now, peer, CloseReason::Evicted);
+        }
         if self.settings.connection_required {
             self.connect_implicitly(now, peer);
         }
@@ -279,7 +339,7 @@ impl Gateway {
 
     /// Tells of a DTLS session that is a client by itself: connectionless, with an identity that is the client id.
     fn announce_session(&mut self, now: Instant, id: PeerId, reason: Option<&'static str>) {
-        let Some(from) = self.peers.get(id).map(|peer| peer.facts(id)) else {
+        let Some(from) = self.peers.get(id).map(|peer| peer.facts(id, &self.ledger)) else {
             return;
         };
         let listener = self.settings.listener(from.listener);
@@ -309,6 +369,7 @@ impl Gateway {
             return;
         };
         let (session, listener) = (peer.session, usize::from(peer.listener.0));
+        self.ledger.close(peer.account);
         self.coap.forget(peer.coap);
         if session.is_none()
             && let Some(metrics) = self.metrics.listeners.get(listener)
@@ -340,4 +401,10 @@ impl Gateway {
             self.outbox.tell_owner(worker, peer, FromPeer::Gone);
         }
     }
+}
+
+fn open_account(ledger: &mut Ledger<Holder>, peer: PeerId, standing: Standing, bytes: usize) -> AccountId {
+    let account = ledger.open(Holder::Peer(peer), standing);
+    ledger.set(account, Table::Peers, bytes);
+    account
 }

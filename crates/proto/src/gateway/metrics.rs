@@ -1,7 +1,10 @@
 //! What a gateway counts above the CoAP layer.
 
+use std::sync::Arc;
+
 use crate::labels;
 use crate::policy::authorization::AuthorizationMetrics;
+use crate::policy::ledger::StandingBytes;
 use crate::policy::overload::Step;
 use crate::types::metrics::{Counter, Family, Histogram, REQUEST_SECONDS};
 use crate::types::reason::{DropReason, Limit};
@@ -25,6 +28,8 @@ labels! {
         Kicked = "kicked",
         /// Went on from another address, session or worker.
         Moved = "moved",
+        /// Gave way for want of memory.
+        Evicted = "evicted",
         /// Create was refused.
         Refused = "refused",
         /// A request named a wrong or unknown token.
@@ -76,6 +81,8 @@ pub struct GatewayMetrics {
     pub request_seconds: Histogram,
     /// Refusals by the limit that was hit.
     pub limits: Family<Limit>,
+    /// Gauge: what peers make it keep, in bytes.
+    pub standing_bytes: Arc<StandingBytes>,
     /// Gauge: 1 for each step against overload that is held.
     pub overload: Family<Step>,
     /// Gauge: the highest pressure, in thousandths of full.
@@ -95,6 +102,7 @@ impl GatewayMetrics {
             publishes: Family::default(),
             request_seconds: Histogram::new(REQUEST_SECONDS),
             limits: Family::default(),
+            standing_bytes: Arc::default(),
             overload: Family::default(),
             pressure_millis: Counter::default(),
         }

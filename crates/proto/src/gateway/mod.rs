@@ -45,8 +45,10 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
 use crate::bridge::contract::Ticket;
+use crate::bridge::subscriptions::Holder;
 use crate::coap::contract::RequestId;
 use crate::coap::{CoapMetrics, Endpoint};
+use crate::policy::ledger::Ledger;
 use crate::session::{SecureSource, SecureTransport};
 use crate::types::{ListenerId, Transmits, WorkerId};
 
@@ -79,6 +81,7 @@ macro_rules! cx {
             metrics: &$gateway.metrics,
             rng: &mut $gateway.rng,
             timers: &mut $gateway.timers,
+            ledger: &mut $gateway.ledger,
             outbox: &mut $gateway.outbox,
         }
     };
@@ -111,6 +114,8 @@ pub struct Gateway {
     metrics: Arc<GatewayMetrics>,
     rng: StdRng,
     timers: Timers,
+    /// What all of the following weighs, by whom.
+    ledger: Ledger<Holder>,
     outbox: Outbox,
     transmits: Transmits,
     dtls: Vec<Option<Box<dyn SecureTransport>>>,
@@ -163,6 +168,7 @@ impl Gateway {
             worker,
             guard: Guard::new(now, &settings, &mut rng),
             timers: Timers::new(now),
+            ledger: Ledger::new(settings.caps.memory, Arc::clone(&metrics.standing_bytes)),
             outbox: Outbox::new(worker),
             transmits: Transmits::default(),
             dtls,
@@ -243,6 +249,8 @@ impl Gateway {
                 self.coap_event(now, event);
             } else if let Some(message) = self.outbox.poll_own() {
                 self.worker_message(now, message);
+            } else if let Some(holder) = self.ledger.gives_way() {
+                self.give_way(now, holder);
             } else {
                 break;
             }

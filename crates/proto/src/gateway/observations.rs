@@ -17,7 +17,9 @@ use crate::bridge::subscriptions::{Holder, Inserted, Observation, Removed, Subsc
 use crate::coap::contract::{Code, Notification, NotificationOutcome, ObservationId, PeerId, Response};
 use crate::policy::authorization::{Access, Action, Authorizer};
 use crate::policy::connections::ConnectionKey;
+use crate::policy::ledger::Table;
 use crate::policy::pattern::Subject;
+use crate::policy::shares::Share;
 use crate::types::message::Qos;
 use crate::types::reason::Limit;
 use crate::types::{ClientId, Message, TopicFilter, WorkerId};
@@ -57,15 +59,26 @@ impl Observations {
         self.subscriptions.len()
     }
 
-    /// Whether a client may begin one more observation.
-    pub(super) fn has_room(&self, cx: &Cx<'_>, holder: Holder) -> bool {
+    /// Whether a client may begin one more observation. Where it may, its principal's share is taken.
+    pub(super) fn has_room(&self, cx: &Cx<'_>, holder: Holder, terms: &Terms) -> bool {
+        let Some(account) = cx.ledger.of(holder) else {
+            return false;
+        };
         let caps = &cx.settings.caps;
-        let room = self.of(holder).len() < caps.observations_per_client
-            && self.subscriptions.len() < caps.observations;
-        if !room {
+        let replaces = self.find(holder, &terms.filter).is_some();
+        if !replaces && self.of(holder).len() >= caps.observations_per_client {
             cx.metrics.limits.inc(Limit::Observations);
+            return false;
         }
-        room
+        if !cx.may_grow(account, terms.weight()) {
+            return false;
+        }
+        let share = terms.principal.as_ref().map_or(Ok(()), |principal| {
+            cx.shared
+                .shares
+                .take(principal, Share::observation(terms.weight()), caps)
+        });
+        share.inspect_err(|limit| cx.metrics.limits.inc(*limit)).is_ok()
     }
 
     /// Adds an observation whose client is at a peer, in place of those that it replaces.
@@ -81,7 +94,13 @@ impl Observations {
             filter_id,
             replaced,
             known,
-        } = self.subscriptions.insert(cx.now, holder, at, terms);
+        } = {
+            if let Some(account) = cx.ledger.of(holder) {
+                cx.ledger
+                    .add(account, Table::Observations, terms.weight().cast_signed());
+            }
+            self.subscriptions.insert(cx.now, holder, at, terms)
+        };
         for removed in replaced {
             self.forget(cx, &removed);
         }
@@ -134,6 +153,16 @@ impl Observations {
     }
 
     fn forget(&mut self, cx: &mut Cx<'_>, removed: &Removed) {
+        let Observation { holder, terms, .. } = &removed.observation;
+        if let Some(account) = cx.ledger.of(*holder) {
+            cx.ledger
+                .add(account, Table::Observations, -terms.weight().cast_signed());
+        }
+        if let Some(principal) = &terms.principal {
+            cx.shared
+                .shares
+                .give_back(principal, Share::observation(terms.weight()));
+        }
         if let Some(peer) = removed.observation.at {
             let observation = removed.id;
             cx.outbox.tell_peer(peer, ToPeer::Cancel { observation });
@@ -264,6 +293,16 @@ impl Observations {
             self.deliver(cx, id, check);
         }
         self.arm(cx, id);
+    }
+
+    /// Has what gives way first show that it is still there: its observers are sent what they were sent last, confirmably.
+    pub(super) fn ask_for_life(&mut self, cx: &mut Cx<'_>, holder: Holder) {
+        if let Some(id) = self.of(holder).first().copied()
+            && let Some(observation) = self.subscriptions.get_mut(id)
+        {
+            observation.confirmed_at = cx.now.checked_sub(cx.settings.observe_check).unwrap_or(cx.now);
+            self.check(cx, id);
+        }
     }
 
     /// Arms the next look at an observation: its check, or the end of its client's credential.

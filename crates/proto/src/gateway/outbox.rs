@@ -13,8 +13,11 @@ use super::shared::Shared;
 use super::timers::Timers;
 use super::workers::{FromPeer, ToPeer, WorkerMessage};
 use crate::bridge::contract::{BrokerRequest, Ticket};
+use crate::bridge::subscriptions::Holder;
 use crate::coap::contract::{PeerId, Response};
+use crate::policy::ledger::{AccountId, Ledger};
 use crate::types::WorkerId;
+use crate::types::reason::Limit;
 
 /// The surroundings of an operation: what it reads, and where it puts what is to be done.
 pub(super) struct Cx<'a> {
@@ -25,7 +28,20 @@ pub(super) struct Cx<'a> {
     pub(super) metrics: &'a GatewayMetrics,
     pub(super) rng: &'a mut StdRng,
     pub(super) timers: &'a mut Timers,
+    pub(super) ledger: &'a mut Ledger<Holder>,
     pub(super) outbox: &'a mut Outbox,
+}
+
+impl Cx<'_> {
+    /// Whether an account may grow by `bytes`, others giving way if they must.
+    pub(super) fn may_grow(&self, account: AccountId, bytes: usize) -> bool {
+        let standing = self.ledger.standing(account);
+        let admitted = self.ledger.admits(standing, bytes, Some(account));
+        if !admitted {
+            self.metrics.limits.inc(Limit::Memory);
+        }
+        admitted
+    }
 }
 
 /// What is to be done: by the edge, and by this worker for itself.

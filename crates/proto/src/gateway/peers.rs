@@ -1,16 +1,14 @@
 //! The peers of a worker: which UDP address or DTLS session stands behind a [`PeerId`].
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use super::guests::Guests;
 use crate::coap;
 use crate::coap::contract::PeerId;
+use crate::policy::ledger::AccountId;
 use crate::session::{SecureTransport, SessionId, SessionInfo};
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, WorkerId};
-
-/// How many candidates one search for an idle peer looks at, so that a full table costs each datagram the same.
-const EVICTION_PROBES: usize = 16;
 
 /// One peer.
 #[derive(Debug)]
@@ -25,6 +23,8 @@ pub struct Peer {
     pub identity: Option<Identity>,
     /// The connections that are used from there.
     pub guests: Guests,
+    /// What it makes the gateway keep.
+    pub account: AccountId,
     /// The client id that it named last; changed by [`Peers::set_client`] only.
     pub client: Option<ClientId>,
     /// When it was first seen.
@@ -69,8 +69,8 @@ pub struct Peers {
     by_session: HashMap<SessionId, PeerId>,
     /// By the client id that a peer named last or proved; several peers may name the same.
     by_client: BTreeSet<(ClientId, PeerId)>,
-    /// UDP peers with the time they were last looked at, oldest look first.
-    udp_order: VecDeque<(PeerId, Instant)>,
+    /// Where the next look for idle peers begins.
+    sweep_from: usize,
 }
 
 impl Peers {
@@ -84,7 +84,7 @@ impl Peers {
             by_address: HashMap::new(),
             by_session: HashMap::new(),
             by_client: BTreeSet::new(),
-            udp_order: VecDeque::new(),
+            sweep_from: 0,
         }
     }
 
@@ -93,23 +93,9 @@ impl Peers {
         self.by_address.get(&(listener, address)).copied()
     }
 
-    /// The peer at a UDP address, if known; notes that it was seen.
-    pub fn seen_at_address(
-        &mut self,
-        now: Instant,
-        listener: ListenerId,
-        address: PeerAddr,
-    ) -> Option<PeerId> {
-        let id = *self.by_address.get(&(listener, address))?;
-        self.get_mut(id)?.seen_at = now;
-        Some(id)
-    }
-
-    /// The peer of a DTLS session, if known; notes that it was seen.
-    pub fn seen_on_session(&mut self, now: Instant, session: SessionId) -> Option<PeerId> {
-        let id = *self.by_session.get(&session)?;
-        self.get_mut(id)?.seen_at = now;
-        Some(id)
+    /// The peer of a DTLS session, if known.
+    pub fn on_session(&self, session: SessionId) -> Option<PeerId> {
+        self.by_session.get(&session).copied()
     }
 
     /// Adds the peer that is made for its id.
@@ -133,7 +119,6 @@ impl Peers {
             }
             None => {
                 self.by_address.insert((peer.listener, peer.address), id);
-                self.udp_order.push_back((id, peer.seen_at));
             }
         }
         if let Some(client) = peer.known_as() {
@@ -178,34 +163,29 @@ impl Peers {
         Some(peer)
     }
 
-    /// A UDP peer that nobody needs: silent for `idle`, and `needed` says no. Looks at a few of the longest unseen only.
-    pub fn idle_udp_peer(
+    /// The UDP peers among the next `places` places that nobody needs: silent for `idle`, and `needed` says no. Each call goes on
+    /// where the last one stopped.
+    pub fn sweep(
         &mut self,
         now: Instant,
         idle: Duration,
+        places: usize,
         needed: impl Fn(PeerId, &Peer) -> bool,
-    ) -> Option<PeerId> {
-        for _ in 0..EVICTION_PROBES.min(self.udp_order.len()) {
-            let (id, looked_at) = *self.udp_order.front()?;
-            if now.saturating_duration_since(looked_at) < idle {
-                return None;
-            }
-            self.udp_order.pop_front();
-            let Some(peer) = self.get(id) else { continue };
-            if now.saturating_duration_since(peer.seen_at) >= idle && !needed(id, peer) {
-                return Some(id);
-            }
-            // Seen since, or needed: it goes to the end of the line, as if looked at now.
-            self.udp_order
-                .push_back((id, if needed(id, peer) { now } else { peer.seen_at }));
-        }
-        None
+    ) -> Vec<PeerId> {
+        let (page, next) = self.page(self.sweep_from, places);
+        let unneeded = page.filter(|(id, peer)| {
+            let silent = now.saturating_duration_since(peer.seen_at) >= idle;
+            peer.session.is_none() && silent && !needed(*id, peer)
+        });
+        let found = unneeded.map(|(id, _)| id).collect();
+        self.sweep_from = next.unwrap_or_default();
+        found
     }
 
-    /// How many peers speak plain UDP.
+    /// How many places there are, taken or free.
     #[must_use]
-    pub fn udp_len(&self) -> usize {
-        self.by_address.len()
+    pub fn places(&self) -> usize {
+        self.places.len()
     }
 
     /// One peer; none of another worker's.
@@ -275,6 +255,7 @@ const fn generation_of(id: PeerId) -> u32 {
 mod tests {
     use super::*;
     use crate::clock_for_tests as clock;
+    use crate::policy::ledger::{Ledger, Standing};
 
     fn insert(peers: &mut Peers, port: u16, seen_at: Instant) -> PeerId {
         let address = PeerAddr::new(([127, 0, 0, 1], port).into()).unwrap();
@@ -295,6 +276,7 @@ mod tests {
             since: seen_at,
             alive_at: None,
             seen_at,
+            account: Ledger::new(0, Default::default()).open((), Standing::Unproven),
             coap: endpoint.peer(id, ListenerId(0), source, false),
         })
     }
@@ -308,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_silent_peer_that_nobody_needs_goes_first() {
+    fn silent_peers_that_nobody_needs_are_found_in_one_round() {
         let start = clock();
         let later = start + Duration::from_secs(300);
         let mut peers = Peers::new(WorkerId(1));
@@ -317,15 +299,11 @@ mod tests {
         let busy = insert(&mut peers, 3, start);
         peers.get_mut(busy).unwrap().seen_at = later;
         let idle_for = Duration::from_secs(250);
-        assert_eq!(
-            peers.idle_udp_peer(later, idle_for, |id, _| id == needed),
-            Some(idle)
-        );
+        let round = [2, 2].map(|places| peers.sweep(later, idle_for, places, |id, _| id == needed));
+        assert_eq!(round.concat(), [idle]);
         peers.remove(idle);
         let next = insert(&mut peers, 4, later);
         assert!(next != idle && peers.get(idle).is_none() && peers.get(next).is_some());
-        peers.remove(next);
-        assert_eq!(peers.idle_udp_peer(later, idle_for, |id, _| id == needed), None);
-        assert_eq!(peers.udp_len(), 2);
+        assert!(peers.sweep(later, idle_for, 9, |id, _| id == needed).is_empty());
     }
 }

@@ -3,16 +3,20 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::Gateway;
 use super::answers::unavailable;
 use super::timers::Timer;
+use super::{Gateway, cx};
 use crate::coap::contract::Response;
+use crate::policy::ledger::{Standing, Table};
 use crate::policy::overload::{Overload, OverloadSettings, Readings, Step, fullness};
 use crate::policy::rate;
 use crate::types::reason::Label as _;
 
 /// How often the readings are taken.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// How many strangers are asked for a sign of life with each reading.
+const ASKED_AT_ONCE: usize = 256;
 
 /// A worker that comes to its timers this late, time after time, has more to do than it can.
 const TOLERABLE_DELAY: Duration = Duration::from_millis(250);
@@ -27,6 +31,8 @@ pub(super) struct Pressure {
     pub(super) memory: f64,
     pub(super) spool: f64,
     pub(super) due: Instant,
+    /// What remembered exchanges weighed at the last reading.
+    exchanges: [usize; 2],
     delays: VecDeque<Duration>,
 }
 
@@ -37,6 +43,7 @@ impl Pressure {
             memory: 0.0,
             spool: 0.0,
             due: now + EVERY,
+            exchanges: [0; 2],
             delays: VecDeque::with_capacity(DELAYS),
         }
     }
@@ -94,6 +101,8 @@ impl Gateway {
             spool: self.pressure.spool,
             queue_delay,
         };
+        self.weigh_exchanges();
+        self.ask_for_life(now);
         let changed = self.pressure.overload.update(now, &readings);
         self.metrics.pressure_millis.set(millis(readings.pressure()));
         if changed {
@@ -101,11 +110,30 @@ impl Gateway {
         }
     }
 
+    /// Writes down what remembered exchanges weigh, which have no peer to belong to.
+    fn weigh_exchanges(&mut self) {
+        let now = self.coap.exchanges_kept();
+        let before = std::mem::replace(&mut self.pressure.exchanges, now);
+        for ((standing, before), now) in [Standing::Unproven, Standing::Proven]
+            .into_iter()
+            .zip(before)
+            .zip(now)
+        {
+            self.ledger.count(standing, Table::Exchanges, before, now);
+        }
+    }
+
+    /// While there is time: those strangers that would have to give way first may show that they are there, and so be none.
+    fn ask_for_life(&mut self, now: Instant) {
+        if self.ledger.is_half_full(Standing::Unproven) {
+            for holder in self.ledger.oldest(Standing::Unproven, ASKED_AT_ONCE) {
+                self.observations.ask_for_life(&mut cx!(self, now), holder);
+            }
+        }
+    }
+
     fn sessions_fullness(&self) -> f64 {
-        let connections = fullness(
-            self.connections.len() as u64,
-            self.settings.caps.connections as u64,
-        );
+        let known = self.ledger.fullness(Standing::Known);
         let sessions = self
             .dtls
             .iter()
@@ -117,7 +145,7 @@ impl Gateway {
                     settings.transport.max_sessions as u64,
                 ))
             });
-        sessions.fold(connections, f64::max)
+        sessions.fold(known, f64::max)
     }
 
     pub(super) fn take_steps(&mut self) {

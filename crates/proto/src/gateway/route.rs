@@ -21,6 +21,7 @@ use crate::coap::contract::{ExchangeId, PeerId, Request, Response};
 use crate::policy::authentication::{IdentityRole, Verdict};
 use crate::policy::connections::{ConnectionKey, ConnectionToken, Grant};
 use crate::policy::failures::Class;
+use crate::policy::ledger::Standing;
 use crate::session::SessionInfo;
 use crate::types::reason::Limit;
 use crate::types::{ClientId, WorkerId};
@@ -58,7 +59,7 @@ impl Gateway {
         } else {
             Class::Unproven
         };
-        let from = peer.facts(reply.peer);
+        let from = peer.facts(reply.peer, &self.ledger);
         let context = RequestContext::resolve(&self.settings, from, class, reply, request)?;
         if context.publishes() && self.pressure.refuses_publishes() {
             self.metrics.publishes.inc(PublishResult::Unavailable);
@@ -162,7 +163,14 @@ impl Gateway {
         }
     }
 
-    fn logged_in(&mut self, now: Instant, context: RequestContext, grant: Grant) -> Result<(), Response> {
+    fn logged_in(&mut self, now: Instant, mut context: RequestContext, grant: Grant) -> Result<(), Response> {
+        let listener = self.settings.listener(context.from.listener);
+        if listener.is_some_and(|listener| listener.authentication)
+            && let Some(peer) = self.peers.get(context.from.id)
+        {
+            context.from.standing = Standing::Known;
+            self.ledger.raise(peer.account, Standing::Known);
+        }
         let mut cx = cx!(self, now);
         match (&context.target, &context.client) {
             (Target::Topic(operation, text), client) => {
@@ -179,6 +187,7 @@ impl Gateway {
             }
             (Target::Connection(_), Some(client)) => {
                 let wish = Wish {
+                    standing: context.from.standing,
                     client: client.clone(),
                     from: context.from,
                     reply: Some(context.reply),
@@ -277,7 +286,7 @@ impl Gateway {
 
     /// Where the handshake proves the client id, the handshake is the connection (interface 2.5).
     pub(super) fn connect_implicitly(&mut self, now: Instant, peer: PeerId) {
-        let Some(from) = self.peers.get(peer).map(|it| it.facts(peer)) else {
+        let Some(from) = self.peers.get(peer).map(|it| it.facts(peer, &self.ledger)) else {
             return;
         };
         let listener = self.settings.listener(from.listener);
@@ -327,6 +336,7 @@ impl Gateway {
             return Ok(());
         }
         let wish = Wish {
+            standing: from.standing,
             client,
             from,
             reply: None,

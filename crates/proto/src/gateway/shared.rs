@@ -7,15 +7,18 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::policy::failures::{Failures, SourceCapacity};
+use crate::policy::shares::Shares;
 use crate::types::source_rates::{Allowance, SourceRates};
 
 use super::settings::Settings;
 
-/// What each source address has had, counted once for all workers.
+/// What each source address and each identity has had, counted once for all workers.
 #[derive(Debug)]
 pub struct Shared {
     /// Failed logins and wrong tokens.
     pub(super) failures: Failures,
+    /// What each identity has of all that is kept.
+    pub(super) shares: Shares,
     /// Datagrams over plain UDP from where nobody has proved to be.
     datagrams: SourceRates,
 }
@@ -28,6 +31,7 @@ impl Shared {
         let capacity = SourceCapacity::default();
         Self {
             failures: Failures::new(now, settings.failed_logins_per_minute, capacity, &mut rng),
+            shares: Shares::default(),
             datagrams: SourceRates::new(now, capacity.unproven, rng.random()),
         }
     }

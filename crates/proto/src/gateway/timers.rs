@@ -3,16 +3,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use super::inbound::UDP_PEER_IDLE;
 use super::{Gateway, cx};
 use crate::coap::contract::ObservationId;
 use crate::policy::connections::ConnectionKey;
 
 /// How often idle UDP peers are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
-
-/// How many idle UDP peers one sweep forgets at most, so that it never holds up the packets.
-const SWEEP_BATCH: usize = 4096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Timer {
@@ -90,17 +86,8 @@ impl Gateway {
                 Timer::Pressure => self.check_pressure(now),
                 Timer::Traces => self.check_traces(now),
                 Timer::Sweep => {
-                    let idle = self.pressure.idle(UDP_PEER_IDLE);
-                    let forgotten = (0..SWEEP_BATCH)
-                        .take_while(|_| self.forget_idle_udp_peer(now, idle))
-                        .count();
-                    // A full batch means that there is more: go on soon, but let packets through in between.
-                    let pause = if forgotten == SWEEP_BATCH {
-                        Duration::from_millis(10)
-                    } else {
-                        SWEEP_EVERY
-                    };
-                    self.timers.arm(now + pause, Timer::Sweep);
+                    self.sweep(now);
+                    self.timers.arm(now + SWEEP_EVERY, Timer::Sweep);
                 }
             }
         }

@@ -207,6 +207,8 @@ pub enum ToPeer {
     },
     /// Know that a connection is used from there.
     Attach {
+        /// Whether whoever made it is known by checked credentials or by the handshake.
+        known: bool,
         /// Which.
         key: ConnectionKey,
         /// Its client.

@@ -11,6 +11,7 @@ use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use super::extra_acl::ExtraAcl;
+use super::ledger::Standing;
 use crate::coap::contract::PeerId;
 use crate::types::{ClientId, Identity, ListenerId, Transport, WorkerId};
 
@@ -146,6 +147,8 @@ pub struct Connection {
     pub seen_at: Instant,
     /// When it was created.
     pub created_at: Instant,
+    /// What was known of who made it.
+    pub standing: Standing,
     /// What its authentication granted.
     pub grant: Grant,
     /// Earlier places of the client that have yet to give back what they did not deliver; until then what is for it waits.

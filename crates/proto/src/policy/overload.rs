@@ -26,7 +26,7 @@ labels! {
     pub enum Resource {
         /// Resident memory against its limit.
         Memory = "memory",
-        /// Sessions and connections against their caps.
+        /// Sessions against their cap, and what known peers make the gateway keep against `limits.memory`.
         Sessions = "sessions",
         /// Bytes in the spool against `max_bytes`.
         Spool = "spool",
@@ -51,7 +51,7 @@ pub fn fullness(used: u64, limit: u64) -> f64 {
 pub struct Readings {
     /// Resident memory.
     pub memory: f64,
-    /// Sessions and connections.
+    /// Sessions, and what is kept for those who have them.
     pub sessions: f64,
     /// The spool.
     pub spool: f64,
@@ -97,13 +97,19 @@ struct Ladder {
 
 /// What everything that is done needs.
 const HOUSE: Ladder = Ladder {
-    resources: &[Resource::Memory, Resource::Sessions, Resource::QueueDelay],
+    resources: &[Resource::Memory, Resource::QueueDelay],
     steps: &[
         (Step::ShortIdle, 0.60),
         (Step::NoUnproven, 0.75),
         (Step::NoQos0, 0.85),
         (Step::RefuseAll, 0.95),
     ],
+};
+
+/// What only those need who are new: whoever has a session or connection takes no more of it.
+const GROWTH: Ladder = Ladder {
+    resources: &[Resource::Sessions],
+    steps: &[(Step::ShortIdle, 0.60), (Step::NoUnproven, 0.75)],
 };
 
 /// What publishes alone need: whoever reads, observes or shows that he lives takes nothing of it.
@@ -181,6 +187,7 @@ impl Height {
 pub struct Overload {
     settings: OverloadSettings,
     house: Height,
+    growth: Height,
     spool: Height,
     pressure: f64,
 }
@@ -192,6 +199,7 @@ impl Overload {
         Self {
             settings,
             house: Height::new(HOUSE),
+            growth: Height::new(GROWTH),
             spool: Height::new(SPOOL),
             pressure: 0.0,
         }
@@ -202,15 +210,16 @@ impl Overload {
     pub fn update(&mut self, now: Instant, readings: &Readings) -> bool {
         self.pressure = readings.pressure();
         let house = self.house.update(now, readings, &self.settings);
+        let growth = self.growth.update(now, readings, &self.settings);
         let spool = self.spool.update(now, readings, &self.settings);
-        house || spool
+        house || growth || spool
     }
 
     /// Whether `step` is held.
     #[must_use]
     pub fn holds(&self, step: Step) -> bool {
-        let mut held = self.house.held().iter().chain(self.spool.held());
-        held.any(|(held, _)| *held == step)
+        let mut heights = [&self.house, &self.growth, &self.spool].into_iter();
+        heights.any(|height| height.held().iter().any(|(held, _)| *held == step))
     }
 
     /// The steps that are held, mildest first.
@@ -228,7 +237,7 @@ impl Overload {
     /// step. Never under a minute, unless it was.
     #[must_use]
     pub fn idle(&self, configured: Duration) -> Duration {
-        let shortened = configured / (1 << self.house.level);
+        let shortened = configured / (1 << self.house.level.max(self.growth.level));
         shortened.max(configured.min(Duration::from_secs(60)))
     }
 

@@ -53,6 +53,12 @@ impl ClientId {
             .then(|| Self(Arc::clone(text)))
     }
 
+    /// The text of it, shared.
+    #[must_use]
+    pub fn text(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+
     /// The text of it.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -9,12 +9,6 @@ pub struct Caps {
     pub observations_per_identity: usize,
     /// Bytes of one identity, over all workers.
     pub memory_per_identity: usize,
-    /// Peers known over plain UDP.
-    pub udp_peers: usize,
-    /// Connections (connection mode).
-    pub connections: usize,
-    /// Observations in all.
-    pub observations: usize,
     /// Observations of one peer or connection.
     pub observations_per_client: usize,
     /// Notifications that wait for one observation while a confirmable one is outstanding.
@@ -37,9 +31,6 @@ impl Default for Caps {
             memory: 256 << 20,
             observations_per_identity: 4_096,
             memory_per_identity: 64 << 20,
-            udp_peers: 65_536,
-            connections: 65_536,
-            observations: 131_072,
             observations_per_client: 128,
             queued_per_observation: 64,
             queued_bytes: 64 << 20,

@@ -84,18 +84,20 @@ labels! {
         HandshakeRate = "handshakes_per_second",
         /// Failed logins and wrong tokens per minute of one source.
         FailedLogins = "failed_logins_per_minute",
-        /// Peers over plain UDP.
-        UdpPeers = "udp_peers",
+        /// Memory for all that peers make the gateway keep: a new thing was refused, or the one silent longest gave way.
+        Memory = "memory",
         /// DTLS sessions of a listener.
         Sessions = "max_sessions",
         /// DTLS sessions of one identity: its most idle one went.
         IdentitySessions = "per_identity_sessions",
         /// Handshakes in flight of a listener.
         HalfOpen = "max_half_open",
-        /// Connections.
-        Connections = "connections",
-        /// Observations, in all or of one client.
+        /// Observations of one client.
         Observations = "observations",
+        /// Observations of one identity.
+        IdentityObservations = "per_identity_observations",
+        /// Bytes that one identity makes the gateway keep.
+        IdentityMemory = "per_identity_memory",
         /// Notifications waiting for an observer: the oldest went.
         QueuedNotifications = "queued_notifications",
         /// Remembered exchanges: the oldest went.

@@ -91,6 +91,15 @@ impl Transfers {
         self.lifetime = lifetime;
     }
 
+    /// What the transfers of a peer hold.
+    pub(crate) fn bytes_of(&self, peer: PeerId) -> usize {
+        let held = match self.held.transfers {
+            0 => None,
+            _ => self.peers.get(&peer),
+        };
+        held.map_or(0, |held| held.bytes + held.transfers * size_of::<Transfer>())
+    }
+
     pub(crate) fn max_bytes(&self) -> usize {
         self.max.bytes
     }

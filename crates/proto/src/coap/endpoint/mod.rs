@@ -40,6 +40,17 @@ pub(super) enum Timer {
     Request { peer: PeerId, request: RequestId },
 }
 
+/// What is kept for one peer, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Bodies of block-wise transfers, in both directions.
+    pub blocks: usize,
+    /// Notifications that wait.
+    pub queue: usize,
+    /// Its requests that wait for an answer.
+    pub requests: usize,
+}
+
 /// The CoAP message layer of all peers of one worker: what they share. It owns no socket, no clock and no [`Peer`]:
 ///
 /// ```text
@@ -146,6 +157,25 @@ impl Endpoint {
             | Event::Alive { peer: of } => *of != peer.id,
             Event::Answered { .. } => true,
         });
+    }
+
+    /// Bytes of the exchanges that are remembered (RFC 7252, 4.5), of unproven and of proven addresses: they outlive their peers.
+    #[must_use]
+    pub fn exchanges_kept(&self) -> [usize; 2] {
+        self.dedup.kept()
+    }
+
+    /// What is kept for a peer beside its record.
+    #[must_use]
+    pub fn kept(&self, peer: &Peer) -> Kept {
+        Kept {
+            blocks: self.transfers.bytes_of(peer.id),
+            queue: peer
+                .observing
+                .as_ref()
+                .map_or(0, |observing| observing.waiting_weight()),
+            requests: peer.exchanges.len() * size_of::<Exchange>(),
+        }
     }
 
     /// Notes that the address of a peer is proved by other means, such as a DTLS cookie or a path response (RFC 9853).

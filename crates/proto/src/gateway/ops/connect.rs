@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Step;
 use crate::coap::contract::{Code, Response};
 use crate::gateway::answers::unavailable;
-use crate::gateway::connection_table::ConnectionTable;
+use crate::gateway::connection_table::{CONNECTION, ConnectionTable};
 use crate::gateway::context::{ConnectionOperation, PeerFacts, ReplyTo, RequestContext};
 use crate::gateway::directory::Directory;
 use crate::gateway::metrics::ConnectionEvent;
@@ -16,6 +16,7 @@ use crate::gateway::outbox::Cx;
 use crate::gateway::waiting::{Creation, Pending, Waiting};
 use crate::gateway::workers::WorkerMessage;
 use crate::policy::connections::{Connection, ConnectionKey, ConnectionToken, Grant};
+use crate::policy::ledger::Standing;
 use crate::types::ClientId;
 use crate::types::reason::Limit;
 
@@ -29,6 +30,8 @@ pub(in crate::gateway) struct Wish {
     pub(in crate::gateway) joining: Vec<RequestContext>,
     pub(in crate::gateway) username: Option<Arc<str>>,
     pub(in crate::gateway) grant: Grant,
+    /// What is known of who wants it.
+    pub(in crate::gateway) standing: Standing,
     /// The connection that the home worker believes in, and that has ended.
     pub(in crate::gateway) ended: Option<ConnectionKey>,
 }
@@ -43,8 +46,8 @@ pub(in crate::gateway) fn create(
     table: &ConnectionTable,
     wish: Wish,
 ) -> Result<(), Response> {
-    if table.of_client(&wish.client).is_none() && table.len() >= cx.settings.caps.connections {
-        cx.metrics.limits.inc(Limit::Connections);
+    if table.of_client(&wish.client).is_none() && !cx.ledger.admits(wish.standing, CONNECTION, None) {
+        cx.metrics.limits.inc(Limit::Memory);
         return Err(unavailable());
     }
     waiting.room(cx)?;
@@ -56,6 +59,7 @@ pub(in crate::gateway) fn create(
         username,
         grant,
         ended,
+        standing,
     } = wish;
     let key = ConnectionKey(cx.outbox.ticket().0);
     let (owner, join) = (from.owner.clone(), reply.is_none());
@@ -70,6 +74,7 @@ pub(in crate::gateway) fn create(
         seen_at: cx.now,
         created_at: cx.now,
         returning: 0,
+        standing,
         grant,
     };
     let peer = from.id;

@@ -14,6 +14,7 @@ use crate::gateway::outbox::Cx;
 use crate::gateway::settings::{DefaultQos, NotifyType};
 use crate::gateway::waiting::{Pending, Waiting};
 use crate::policy::authorization::{Access, Action};
+use crate::policy::ledger::Standing;
 use crate::types::message::Qos;
 
 /// Begins an observation and has the broker subscribe for it.
@@ -44,10 +45,6 @@ pub(super) fn begin(
         retain: false,
     };
     authorize(cx, &caller, &access)?;
-    let replaces = observations.find(caller.holder, &filter).is_some();
-    if !replaces && !observations.has_room(cx, caller.holder) {
-        return Err(unavailable());
-    }
     waiting.room(cx)?;
     // Where each message's own QoS decides how it is notified, the broker must not lower it on the way here.
     let by_message = params.qos.or(ceiling).is_none() && matches!(cx.settings.notify_type, NotifyType::Qos);
@@ -56,6 +53,11 @@ pub(super) fn begin(
     } else {
         qos
     };
+    let known = cx
+        .ledger
+        .of(caller.holder)
+        .map(|account| cx.ledger.standing(account));
+    let principal = caller.principal().filter(|_| known == Some(Standing::Known));
     let terms = Terms {
         token: context.token,
         resource: context.resource.clone(),
@@ -69,7 +71,11 @@ pub(super) fn begin(
         username: caller.username,
         identity: caller.identity,
         grant: caller.grant,
+        principal,
     };
+    if !observations.has_room(cx, caller.holder, &terms) {
+        return Err(unavailable());
+    }
     let at = Some(context.from.id);
     let (observation, filter_id, known) = observations.insert(cx, caller.holder, at, terms);
     let pending = Pending::Subscribe {

@@ -249,7 +249,13 @@ fn what_peers_that_come_and_go_were_not_sent_is_sent_to_the_next_in_order() {
             match random.random_range(0..24) {
                 0 | 1 => {
                     let worker = random.random_range(0..WORKERS);
-                    if network.site.workers[worker].peers.udp_len() == 0 {
+                    if network.site.workers[worker]
+                        .peers
+                        .page(0, usize::MAX)
+                        .0
+                        .next()
+                        .is_none()
+                    {
                         network.prove_address(worker);
                     }
                     let request =

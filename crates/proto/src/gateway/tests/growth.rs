@@ -62,7 +62,6 @@ fn connections_that_come_go_and_move_leave_no_timers() {
 #[test]
 fn a_ping_costs_no_more_where_many_connections_share_an_address() {
     let mut settings = settings(1);
-    settings.caps.connections = 20_000;
     settings.heartbeat = Some(Duration::from_secs(3600));
     let mut site = Site::with(settings);
     let time = |site: &mut Site| {

@@ -80,28 +80,28 @@ fn a_queue_that_stands_begins_and_ends_each_step() {
 }
 
 #[test]
-fn connections_begin_and_end_each_step() {
+fn strangers_with_connections_displace_each_other_and_begin_no_step() {
     let mut settings = settings(1);
-    settings.caps.connections = 100;
-    settings.heartbeat = None;
+    settings.caps.memory = 400_000;
     let mut site = Site::with(settings);
-    let mut tokens: Vec<(u16, String)> = Vec::new();
-    each_step_begins_and_ends(&mut site, &HOUSE, |site, pressure| {
-        let wanted = (0..100).take_while(|n| f64::from(*n) < pressure * 100.0).count();
-        while tokens.len() < wanted {
-            let port = 1000 + u16::try_from(tokens.len()).unwrap();
-            let token = site.create(0, port, &format!("c{port}"));
-            tokens.push((port, token));
-        }
-        while tokens.len() > wanted {
-            let (port, _) = tokens.pop().unwrap();
-            let client = crate::types::ClientId::new(&format!("c{port}")).unwrap();
-            let request = ControlRequest::Kick { client };
-            site.workers[0].handle(site.now, Input::Control { ticket: 1, request });
-            while site.workers[0].poll_output().is_some() {}
-        }
-        site.pass(Duration::from_secs(1));
-    });
+    site.create(0, 1000, "first");
+    for port in 1001..1500 {
+        // Past half of their share they are answered so that they can prove their address, and none of these does.
+        let client = format!("clientid=c{port}");
+        let request = site.request(RequestType::Post, "mqtt/connection", &[&client]);
+        site.ask(0, port, &request);
+        let gateway = &site.workers[0];
+        assert!(gateway.connections.len() <= 100_000 / 768);
+        assert_eq!(gateway.ledger.gives_way(), None);
+    }
+    site.pass(Duration::from_secs(2));
+    assert!(!site.workers[0].pressure.refuses_all());
+    let overload = &site.workers[0].metrics.overload;
+    assert!(Step::ALL.iter().all(|step| overload.get(*step) == 0));
+    let first = crate::types::ClientId::new("first").unwrap();
+    assert!(site.workers[0].connections.of_client(&first).is_none());
+    let limits = &site.workers[0].metrics.limits;
+    assert!(limits.get(Limit::Memory) > 300, "{}", limits.get(Limit::Memory));
 }
 
 #[test]

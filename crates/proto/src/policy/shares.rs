@@ -1,0 +1,101 @@
+//! What one identity has of all that is kept, over all workers: a key that leaks, or a device gone mad, takes its share and no
+//! more.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::types::limits::Caps;
+use crate::types::reason::Limit;
+
+/// What is taken of a share.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Share {
+    observations: usize,
+    bytes: usize,
+}
+
+impl Share {
+    /// An observation of this weight in bytes.
+    #[must_use]
+    pub const fn observation(bytes: usize) -> Self {
+        Self {
+            observations: 1,
+            bytes,
+        }
+    }
+}
+
+/// The shares of all identities that have anything. It is asked when something begins or ends, never for a datagram.
+#[derive(Debug, Default)]
+pub struct Shares(Mutex<HashMap<Arc<str>, Share>>);
+
+impl Shares {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Share>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes `more` for an identity.
+    ///
+    /// # Errors
+    /// With the cap that it would go over; then nothing was taken.
+    pub fn take(&self, principal: &Arc<str>, more: Share, caps: &Caps) -> Result<(), Limit> {
+        let mut shares = self.lock();
+        let had = shares.get(principal).copied().unwrap_or_default();
+        let has = Share {
+            observations: had.observations + more.observations,
+            bytes: had.bytes + more.bytes,
+        };
+        if has.observations > caps.observations_per_identity {
+            return Err(Limit::IdentityObservations);
+        }
+        if has.bytes > caps.memory_per_identity {
+            return Err(Limit::IdentityMemory);
+        }
+        shares.insert(Arc::clone(principal), has);
+        Ok(())
+    }
+
+    /// Gives back what was taken.
+    pub fn give_back(&self, principal: &Arc<str>, share: Share) {
+        if let Entry::Occupied(mut entry) = self.lock().entry(Arc::clone(principal)) {
+            let has = entry.get_mut();
+            has.observations = has.observations.saturating_sub(share.observations);
+            has.bytes = has.bytes.saturating_sub(share.bytes);
+            if *has == Share::default() {
+                entry.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_has_its_share_and_what_it_gives_back() {
+        let caps = Caps {
+            observations_per_identity: 3,
+            memory_per_identity: 1_000,
+            ..Caps::default()
+        };
+        let shares = Shares::default();
+        let (one, other): (Arc<str>, Arc<str>) = ("one".into(), "other".into());
+        for _ in 0..3 {
+            assert_eq!(shares.take(&one, Share::observation(100), &caps), Ok(()));
+        }
+        let refused = shares.take(&one, Share::observation(1), &caps);
+        assert_eq!(refused, Err(Limit::IdentityObservations));
+        assert_eq!(shares.take(&other, Share::observation(900), &caps), Ok(()));
+        let refused = shares.take(&other, Share::observation(101), &caps);
+        assert_eq!(refused, Err(Limit::IdentityMemory));
+        shares.give_back(&one, Share::observation(100));
+        assert_eq!(shares.take(&one, Share::observation(100), &caps), Ok(()));
+        for _ in 0..3 {
+            shares.give_back(&one, Share::observation(100));
+        }
+        shares.give_back(&other, Share::observation(900));
+        assert!(shares.lock().is_empty());
+    }
+}
