@@ -134,8 +134,18 @@ fn diagnostics_are_cut() {
         &Msg::get(1, "a"),
         Response::diagnostic(Code::BAD_REQUEST, "é".repeat(400)),
     );
-    assert!(answer.bytes.len() <= 136 && answer.text().len() > 80);
+    assert!(answer.bytes.len() <= 136 && answer.text().len() > 50);
     assert!(!answer.has(BLOCK2));
+}
+
+#[test]
+fn diagnostics_leave_room_for_the_answers_that_follow() {
+    let mut sim = sim();
+    for mid in 1..=50 {
+        let refusal = Response::diagnostic(Code::NOT_FOUND, "there is nothing of this name here");
+        let answer = serve(&mut sim, &Msg::get(mid, "a").token_is(b"t"), refusal);
+        assert_eq!(answer.code(), Code::NOT_FOUND, "answer {mid}");
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ each_transport!(
     proxying_is_not_supported,
     accept_is_honoured,
     an_observer_is_not_shown_a_format_that_it_does_not_accept,
+    an_observer_is_never_notified_in_a_format_that_it_does_not_accept,
     a_format_without_a_known_media_type_is_accepted_where_it_is_there,
     no_response_is_honoured,
     one_datagram_carries_one_message,
@@ -356,7 +357,46 @@ fn a_format_without_a_known_media_type_is_accepted_where_it_is_there(kind: Kind)
         .request(&get("ps/plain", 65_000))
         .expect(code::NOT_ACCEPTABLE);
     let publish = Request::post("ps/a").payload("y").uint(option::ACCEPT, 65_000);
-    client.request(&publish).expect(code::NOT_ACCEPTABLE);
+    client.request(&publish).expect(code::CHANGED);
+    let observe = get("ps/a", 65_000).observe(0).token(b"any");
+    let taken = client.request(&observe).expect(code::CONTENT);
+    assert_eq!((taken.format(), taken.text().as_str()), (Some(65_000), "x"));
+}
+
+fn an_observer_is_never_notified_in_a_format_that_it_does_not_accept(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    let observe = |topic: &str, accept: u32, token: &[u8]| {
+        let request = Request::get(topic).observe(0).token(token);
+        request.uint(option::ACCEPT, accept)
+    };
+    for (accept, other) in [(60, 112), (270, 50), (64_999, 64_998)] {
+        let topic = format!("ps/f/{accept}");
+        client
+            .request(&observe(&topic, accept, b"one"))
+            .expect(code::CONTENT);
+        client
+            .request(&observe("ps/f/+", accept, b"all"))
+            .expect(code::CONTENT);
+        let publish = |format: u32| Request::put(&topic).format(format).payload(format.to_string());
+        for format in [other, accept] {
+            client.request(&publish(format)).expect(code::CHANGED);
+        }
+        for token in [b"one", b"all"] {
+            let notification = client.notification(token);
+            assert_eq!(notification.format(), Some(accept), "and not {other}");
+        }
+    }
+    // What is retained in other formats below a wildcard is left out too.
+    for (topic, format) in [("ps/r/a", 50), ("ps/r/b", 60), ("ps/r/c", 50)] {
+        let publish = Request::put(&format!("{topic}?retain=1")).format(format);
+        client.request(&publish.payload(topic)).expect(code::CHANGED);
+    }
+    let first = client
+        .request(&observe("ps/r/+", 60, b"kept"))
+        .expect(code::CONTENT);
+    assert_eq!(first.text(), "ps/r/b");
+    client.no_notification(b"kept", ms(100));
 }
 
 /// What a request with No-Response comes to: the codes of the answers within a while.

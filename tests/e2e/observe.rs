@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::each_transport;
-use crate::support::{Client, Config, Gateway, Kind, Message, Reaction, Request, code, ms, typ, wait_until};
+use crate::support::{
+    Client, Config, Gateway, Kind, Message, Reaction, Request, code, ms, option, typ, wait_until,
+};
 
 each_transport!(
     the_first_answer_carries_the_retained_message,
@@ -21,6 +23,9 @@ each_transport!(
     silence_to_a_con_cancels_that_observation_only,
     clearing_a_retained_message_is_notified,
     observations_are_capped_for_one_client,
+    a_late_deregistration_ends_only_the_observation_of_its_token,
+    the_empty_token_observes_like_any_other,
+    the_rest_of_a_notification_is_fetched_by_get_and_by_post_whoever_subscribed_by_post,
 );
 
 fn gateway() -> Gateway {
@@ -245,4 +250,50 @@ fn observations_are_capped_for_one_client(kind: Kind) {
     let observation = good.observe("ps/good");
     good.publish("ps/good", "x");
     assert_eq!(good.notification(&observation.token).text(), "x");
+}
+
+fn a_late_deregistration_ends_only_the_observation_of_its_token(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    let get = |observe: u32, token: &[u8]| Request::get("ps/late").observe(observe).token(token);
+    for token in [b"one", b"two"] {
+        client.request(&get(0, token)).expect(code::CONTENT);
+    }
+    for token in [&b"one"[..], b"other", b""] {
+        client.request(&get(1, token)).expect(code::NO_CONTENT);
+        client.publish("ps/late", "x");
+        assert_eq!(client.notification(b"two").text(), "x");
+    }
+    client.request(&get(1, b"two")).expect(code::NO_CONTENT);
+    gateway.metric_becomes("subscriptions", &[], 0.0);
+}
+
+fn the_empty_token_observes_like_any_other(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    let request = Request::get("ps/bare").token(b"");
+    let first = client.request(&request.clone().observe(0)).expect(code::CONTENT);
+    assert!(first.observe().is_some());
+    client.publish("ps/bare", "x");
+    assert_eq!(client.notification(b"").text(), "x");
+    client.request(&request.observe(1)).expect(code::NO_CONTENT);
+    gateway.metric_becomes("subscriptions", &[], 0.0);
+}
+
+fn the_rest_of_a_notification_is_fetched_by_get_and_by_post_whoever_subscribed_by_post(kind: Kind) {
+    let gateway = Gateway::start(Config::new().set("coap.blockwise", "max_block_size = 128"));
+    let mut client = gateway.client(kind);
+    let observation = client.observe_with(Request::post("ps/big/+?qos=1").observe(0));
+    let body: Vec<u8> = (0..700_u32).map(|i| (i % 250) as u8).collect();
+    let mut publisher = gateway.client(kind);
+    for fetch in [Request::get("ps/big/+?qos=1"), Request::post("ps/big/+?qos=1")] {
+        let publish = Request::put("ps/big/1").payload(&body);
+        publisher.request(&publish).expect(code::CHANGED);
+        let first = client.notification(&observation.token);
+        assert!(
+            first.block(option::BLOCK2).is_some_and(|block| block.more),
+            "{first:?}"
+        );
+        assert_eq!(client.rest_of(&fetch, &first), body);
+    }
 }

@@ -12,7 +12,6 @@ each_transport!(
     get_with_observe_0_subscribes,
     post_with_observe_0_and_no_payload_subscribes,
     post_with_observe_0_and_a_payload_publishes,
-    a_subscription_needs_a_coap_token,
     get_with_observe_1_unsubscribes,
     unsubscribing_what_is_not_subscribed_answers_the_same,
     get_reads_the_retained_message,
@@ -22,6 +21,7 @@ each_transport!(
     well_known_core_lists_the_resources,
     well_known_core_is_filtered_by_query,
     any_other_path_is_not_found,
+    what_is_not_there_says_what_is,
     any_other_method_is_not_allowed,
     segments_are_not_decoded_again,
     a_leading_slash_is_part_of_the_topic,
@@ -125,20 +125,6 @@ fn post_with_observe_0_and_a_payload_publishes(kind: Kind) {
     assert_eq!(client.notification(&observation.token).text(), "x");
 }
 
-fn a_subscription_needs_a_coap_token(kind: Kind) {
-    let gateway = gateway();
-    let mut client = gateway.client(kind);
-    client
-        .request(&Request::get("ps/a").observe(0).token(&[]))
-        .expect(code::BAD_REQUEST);
-    for length in [1, 8] {
-        let token = vec![7; length];
-        let observation = client.observe_with(Request::get(&format!("ps/{length}")).observe(0).token(&token));
-        client.publish(&format!("ps/{length}"), "x");
-        client.notification(&observation.token).expect(code::CONTENT);
-    }
-}
-
 fn get_with_observe_1_unsubscribes(kind: Kind) {
     let gateway = gateway();
     let mut client = gateway.client(kind);
@@ -223,6 +209,10 @@ fn well_known_core_lists_the_resources(kind: Kind) {
         body.contains("</ps>") && body.contains("rt=\"core.ps\""),
         "{body}"
     );
+    for link in body.split(',').filter(|link| link.contains(";ct=40")) {
+        let path = link.trim_start_matches("</").split('>').next().unwrap();
+        client.request(&Request::get(path)).expect(code::CONTENT);
+    }
 }
 
 fn well_known_core_is_filtered_by_query(kind: Kind) {
@@ -266,11 +256,34 @@ fn any_other_path_is_not_found(kind: Kind) {
     }
 }
 
+fn what_is_not_there_says_what_is(kind: Kind) {
+    let gateway = gateway();
+    for (method, path, status, hint) in [
+        (code::GET, "topics/a", code::NOT_FOUND, "ps/"),
+        (code::GET, "ps/none/here", code::NOT_FOUND, "retained"),
+        (code::FETCH, "nowhere", code::METHOD_NOT_ALLOWED, "GET"),
+        (code::GET, "mqtt/connection", code::METHOD_NOT_ALLOWED, "POST"),
+        (code::PUT, ".well-known/core", code::METHOD_NOT_ALLOWED, "GET"),
+    ] {
+        let mut client = gateway.client(kind);
+        let answer = client.request(&Request::new(method, path)).expect(status);
+        assert!(answer.text().contains(hint), "{path}: {}", answer.text());
+    }
+}
+
 fn any_other_method_is_not_allowed(kind: Kind) {
     let gateway = gateway();
     let mut client = gateway.client(kind);
     for method in [code::FETCH, code::PATCH, code::IPATCH, 31] {
-        for path in ["ps/a", "mqtt/a", "mqtt/connection", ".well-known/core"] {
+        for path in [
+            "ps/a",
+            "mqtt/a",
+            "mqtt/connection",
+            ".well-known/core",
+            "",
+            "a/b",
+            "ps/a&qos=1",
+        ] {
             client
                 .request(&Request::new(method, path))
                 .expect(code::METHOD_NOT_ALLOWED);

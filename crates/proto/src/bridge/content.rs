@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::types::Message;
+
 /// Content-Formats with their media types (IANA "CoAP Content-Formats"); the first of a number is what is sent.
 const FORMATS: &[(u16, &str)] = &[
     (0, "text/plain;charset=utf-8"),
@@ -62,10 +64,21 @@ pub fn content_format(content_type: &str) -> Option<u16> {
         .map(|(number, _)| *number)
 }
 
-/// Whether an Accept option can be met where no representation is at hand to compare it with.
+/// Whether a payload of this format meets an Accept option. Formats are compared as numbers, whether they have a name here or not; what has
+/// no format may be any that has one.
 #[must_use]
-pub fn is_acceptable(accept: Option<u16>) -> bool {
-    accept.is_none_or(|format| FORMATS.iter().any(|(number, _)| *number == format))
+pub fn accepts(accept: Option<u16>, format: Option<u16>) -> bool {
+    match (accept, format) {
+        (None, _) => true,
+        (Some(accept), Some(format)) => accept == format,
+        (Some(accept), None) => FORMATS.iter().any(|(number, _)| *number == accept),
+    }
+}
+
+/// The Content-Format of a message, if it has one.
+#[must_use]
+pub fn format_of(message: &Message) -> Option<u16> {
+    message.content_type.as_deref().and_then(content_format)
 }
 
 #[cfg(test)]

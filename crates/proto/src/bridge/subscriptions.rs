@@ -31,6 +31,8 @@ pub struct Terms {
     pub filter: TopicFilter,
     /// How many bytes of the filter are the mountpoint's.
     pub mounted: usize,
+    /// The Content-Format that the request accepts, for the life of the observation.
+    pub accept: Option<u16>,
     /// The QoS that the request named.
     pub qos: Option<Qos>,
     /// The QoS that the settings demand where the request named none.
@@ -334,6 +336,7 @@ mod tests {
             resource: ResourceKey(Arc::from(&b""[..])),
             filter: TopicFilter::new(filter).unwrap(),
             mounted: 0,
+            accept: None,
             qos: None,
             ceiling: None,
             subscribe_qos: Qos::AtMostOnce,

@@ -152,6 +152,29 @@ impl fmt::Debug for Request {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ResourceKey(pub Arc<[u8]>);
 
+impl ResourceKey {
+    /// What a GET of this path without a query is about.
+    #[must_use]
+    pub fn get<'a>(path: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut key = vec![Code::GET.0];
+        for segment in path {
+            super::options::push_segment(&mut key, super::options::URI_PATH, segment.as_bytes());
+        }
+        Self(Arc::from(key))
+    }
+
+    /// The same resource, asked for by GET.
+    #[must_use]
+    pub fn as_get(&self) -> Self {
+        match self.0.split_first() {
+            Some((method, rest)) if *method != Code::GET.0 => {
+                Self(std::iter::once(Code::GET.0).chain(rest.iter().copied()).collect())
+            }
+            _ => self.clone(),
+        }
+    }
+}
+
 impl fmt::Debug for ResourceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ResourceKey(..)")
@@ -170,6 +193,9 @@ pub struct Response {
     pub content_format: Option<u16>,
     /// The Observe option, 24 bits, when the answer begins an observation.
     pub observe: Option<u32>,
+    /// The observation that the answer begins: it ends when a separate answer is rejected or never acknowledged (RFC 7641, 3.6 and
+    /// 4.5).
+    pub observation: Option<ObservationId>,
     /// Max-Age in seconds.
     pub max_age: Option<u32>,
 }
@@ -192,6 +218,7 @@ impl Response {
             payload: Bytes::new(),
             content_format: None,
             observe: None,
+            observation: None,
             max_age: None,
         }
     }

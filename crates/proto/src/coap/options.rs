@@ -14,7 +14,7 @@ const ETAG: u16 = 4;
 const IF_NONE_MATCH: u16 = 5;
 const OBSERVE: u16 = 6;
 const URI_PORT: u16 = 7;
-const URI_PATH: u16 = 11;
+pub(super) const URI_PATH: u16 = 11;
 const CONTENT_FORMAT: u16 = 12;
 const MAX_AGE: u16 = 14;
 const URI_QUERY: u16 = 15;
@@ -81,8 +81,7 @@ impl Resource {
             .into_iter()
             .flat_map(|n| of(n).map(move |v| (n, v)))
         {
-            key.extend_from_slice(&[number as u8, value.len() as u8]);
-            key.extend_from_slice(value);
+            push_segment(&mut key, number, value);
         }
         let resource = ResourceKey(Arc::from(key.as_slice()));
         let bytes = Bytes::from(key);
@@ -98,6 +97,12 @@ impl Resource {
             key: resource,
         }
     }
+}
+
+/// Adds a Uri-Path or Uri-Query option to what is known of a resource.
+pub(super) fn push_segment(key: &mut Vec<u8>, number: u16, value: &[u8]) {
+    key.extend_from_slice(&[number as u8, value.len() as u8]);
+    key.extend_from_slice(value);
 }
 
 /// The options of a message that this layer or the gateway reads.

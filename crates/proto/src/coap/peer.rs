@@ -52,7 +52,7 @@ pub struct Peer {
     guesses: u8,
     /// Whether its next confirmable request is to be answered so that the peer proves its address.
     asked: bool,
-    next_mid: u16,
+    pub(super) mids: Mids,
     /// How often its address changed.
     pub(super) moves: u32,
     /// Bytes that came from its address and went to it while that was not proved.
@@ -71,6 +71,22 @@ pub struct Peer {
     pub(super) echo: Option<Box<Echo>>,
 }
 
+/// The message ids of ours: ascending from a random one.
+#[derive(Debug)]
+pub(super) struct Mids(u16);
+
+impl Mids {
+    /// The first of so many consecutive ids, none of which still waits for an ACK.
+    pub(super) fn take(&mut self, count: u16, outstanding: &IdMap<u16, Outstanding>) -> u16 {
+        let mut first = self.0;
+        while let Some(waits) = outstanding.keys().find(|mid| mid.wrapping_sub(first) < count) {
+            first = waits.wrapping_add(1);
+        }
+        self.0 = first.wrapping_add(count);
+        first
+    }
+}
+
 impl Peer {
     pub(super) fn new(
         id: PeerId,
@@ -86,7 +102,7 @@ impl Peer {
             proven,
             guesses: 0,
             asked: false,
-            next_mid: rng.random(),
+            mids: Mids(rng.random()),
             moves: 0,
             received: 0,
             sent: 0,
@@ -123,17 +139,9 @@ impl Peer {
         std::mem::take(&mut self.asked) && !self.proven
     }
 
-    /// The message id for the next message of ours: ascending from a random one, passing over those that still wait for an ACK.
+    /// The message id for the next message of ours.
     pub(super) fn take_mid(&mut self) -> u16 {
-        let mut mid = self.next_mid;
-        for _ in 0..=self.outstanding.len() {
-            if !self.outstanding.contains_key(&mid) {
-                break;
-            }
-            mid = mid.wrapping_add(1);
-        }
-        self.next_mid = mid.wrapping_add(1);
-        mid
+        self.mids.take(1, &self.outstanding)
     }
 
     /// Notes an acknowledgement that belongs to nothing.
@@ -159,7 +167,7 @@ impl Peer {
         self.echo = None;
         self.moves = self.moves.wrapping_add(1);
         (self.received, self.sent) = (0, 0);
-        self.next_mid = self.next_mid.wrapping_add(rng.random_range(0..0xC000));
+        self.mids.0 = self.mids.0.wrapping_add(rng.random_range(0..0xC000));
     }
 
     /// Notes that a message of so many bytes came from it.
@@ -222,7 +230,7 @@ mod tests {
     #[test]
     fn message_ids_wrap_and_pass_over_those_in_use() {
         let (mut peer, _) = peer(Source::Session(1));
-        peer.next_mid = u16::MAX;
+        peer.mids.0 = u16::MAX;
         peer.outstanding.insert(0, Outstanding::for_test());
         assert_eq!(
             [peer.take_mid(), peer.take_mid(), peer.take_mid()],
@@ -243,10 +251,10 @@ mod tests {
         peer.prove();
         assert_eq!(peer.room(), usize::MAX);
         assert!(peer.spend(100_000));
-        let before = peer.next_mid;
+        let before = peer.mids.0;
         peer.unprove(&mut rng);
         assert_eq!(peer.room(), 136, "the new address begins with what any other has");
-        assert_ne!(peer.next_mid, before);
+        assert_ne!(peer.mids.0, before);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::contract::{Event, ObservationId, RequestId};
+use super::contract::{Event, NotificationOutcome, ObservationId, RequestId};
 use super::endpoint::{Endpoint, Timer};
 use super::peer::Peer;
 use super::timers::TimerKey;
@@ -12,8 +12,8 @@ use super::timers::TimerKey;
 pub(crate) enum Purpose {
     /// A notification.
     Notification(ObservationId),
-    /// A response that was not ready in time to go with the ACK.
-    Response,
+    /// A response that was not ready in time to go with the ACK, and the observation that it begins.
+    Response(Option<ObservationId>),
     /// A request to a device.
     Request(RequestId),
 }
@@ -45,7 +45,7 @@ impl Outstanding {
             retries: 0,
             timeout: Duration::ZERO,
             timer,
-            purpose: Purpose::Response,
+            purpose: Purpose::Response(None),
             moves: 0,
         }
     }
@@ -66,7 +66,7 @@ impl Endpoint {
         let timer = self
             .timers
             .set(now + timeout, Timer::Retransmit { peer: peer.id, mid });
-        if purpose == Purpose::Response {
+        if matches!(purpose, Purpose::Response(_)) {
             peer.separate += 1;
             self.separate += 1;
         }
@@ -87,7 +87,7 @@ impl Endpoint {
     /// Ends the wait for an ACK: it came, or nobody wants it any more.
     pub(super) fn settle(&mut self, peer: &mut Peer, mid: u16) -> Option<Outstanding> {
         let outstanding = peer.outstanding.remove(&mid)?;
-        if outstanding.purpose == Purpose::Response {
+        if matches!(outstanding.purpose, Purpose::Response(_)) {
             peer.separate = peer.separate.saturating_sub(1);
             self.separate = self.separate.saturating_sub(1);
         }
@@ -121,8 +121,14 @@ impl Endpoint {
         self.events.push_back(Event::Alive { peer: peer.id });
         match purpose {
             Purpose::Notification(observation) => self.notification_acknowledged(now, peer, observation),
-            // What waited for the proof of its address goes.
-            Purpose::Response | Purpose::Request(_) => self.pump(now, peer),
+            Purpose::Response(began) => {
+                if let Some(id) = began {
+                    self.beginning_concluded(now, peer, id, NotificationOutcome::Acknowledged);
+                }
+                // What waited for the proof of its address goes.
+                self.pump(now, peer);
+            }
+            Purpose::Request(_) => self.pump(now, peer),
         }
         Some(purpose)
     }
@@ -132,7 +138,12 @@ impl Endpoint {
         match self.conclude(peer, mid) {
             Some(Purpose::Notification(observation)) => self.notification_reset(now, peer, observation),
             Some(Purpose::Request(request)) => self.request_reset(now, peer, request),
-            Some(Purpose::Response) => self.pump(now, peer),
+            Some(Purpose::Response(began)) => {
+                if let Some(id) = began {
+                    self.beginning_concluded(now, peer, id, NotificationOutcome::Reset);
+                }
+                self.pump(now, peer);
+            }
             None => {
                 let known = self.non_notification_reset(now, peer, mid);
                 if !known {
@@ -155,7 +166,10 @@ impl Endpoint {
             match purpose {
                 Purpose::Notification(observation) => self.notification_timed_out(now, peer, observation),
                 Purpose::Request(request) => self.request_timed_out(now, peer, request),
-                Purpose::Response => {}
+                Purpose::Response(Some(id)) => {
+                    self.beginning_concluded(now, peer, id, NotificationOutcome::TimedOut);
+                }
+                Purpose::Response(None) => {}
             }
             return;
         }

@@ -18,6 +18,21 @@ pub(super) fn unauthorized(text: impl Into<String>) -> Response {
     Response::diagnostic(Code::UNAUTHORIZED, text)
 }
 
+/// 4.04 with a diagnostic.
+pub(super) fn not_found(text: &str) -> Response {
+    Response::diagnostic(Code::NOT_FOUND, text)
+}
+
+/// 4.05 with the methods that there are.
+pub(super) fn not_allowed(methods: &str) -> Response {
+    Response::diagnostic(Code::METHOD_NOT_ALLOWED, methods)
+}
+
+/// 4.06 with a diagnostic.
+pub(super) fn not_acceptable(text: &str) -> Response {
+    Response::diagnostic(Code::NOT_ACCEPTABLE, text)
+}
+
 /// 4.29 with the time to try again (RFC 8516).
 pub(super) fn too_many_requests(after: Duration) -> Response {
     Response {

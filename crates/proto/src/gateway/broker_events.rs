@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::answers::unavailable;
+use super::answers::{not_acceptable, not_found, unavailable};
 use super::context::ReplyTo;
 use super::metrics::PublishResult;
 use super::observations::{Observations, may_receive};
@@ -34,13 +34,8 @@ pub(super) fn broker_event(
             }
         }
         BrokerEvent::Subscribed { ticket, result } => {
-            if let Some(Pending::Subscribe {
-                reply,
-                accept,
-                observation,
-            }) = waiting.take(ticket)
-            {
-                subscribed(cx, observations, (reply, accept), observation, result);
+            if let Some(Pending::Subscribe { reply, observation }) = waiting.take(ticket) {
+                subscribed(cx, observations, reply, observation, result);
             }
         }
         BrokerEvent::SubscriptionLost { filter_id, error } => {
@@ -72,8 +67,8 @@ fn retained(
 ) {
     let response = match result {
         Ok(Some(message)) if !message.is_expired(cx.now) => representation(&message, accept),
-        Ok(_) if content::is_acceptable(accept) => Response::new(Code::NOT_FOUND),
-        Ok(_) => Response::new(Code::NOT_ACCEPTABLE),
+        Ok(_) if content::accepts(accept, None) => not_found("nothing is retained there"),
+        Ok(_) => other_format(),
         Err(error) => refusal(cx, error),
     };
     cx.outbox.answer(reply, response);
@@ -82,11 +77,10 @@ fn retained(
 fn subscribed(
     cx: &mut Cx<'_>,
     observations: &mut Observations,
-    asked: (Option<ReplyTo>, Option<u16>),
+    reply: Option<ReplyTo>,
     id: ObservationId,
     result: Result<Vec<Arc<Message>>, BrokerError>,
 ) {
-    let (reply, accept) = asked;
     let Some(observation) = observations.get_mut(id) else {
         // Cancelled, or its client went away, before the broker answered.
         if let Some(reply) = reply {
@@ -107,7 +101,7 @@ fn subscribed(
         (Ok(_), None) => observation.is_live = true,
         (Ok(messages), Some(reply)) => {
             observation.is_live = true;
-            begin(cx, observations, id, (reply, accept), messages);
+            begin(cx, observations, id, reply, messages);
         }
     }
 }
@@ -117,33 +111,33 @@ fn begin(
     cx: &mut Cx<'_>,
     observations: &mut Observations,
     id: ObservationId,
-    (reply, accept): (ReplyTo, Option<u16>),
+    reply: ReplyTo,
     messages: Vec<Arc<Message>>,
 ) {
     let Some(observation) = observations.get_mut(id) else {
         return;
     };
-    let own: Vec<_> = messages
+    let (fitting, others): (Vec<_>, Vec<_>) = messages
         .into_iter()
         .filter(|message| {
             !message.is_expired(cx.now)
                 && !observation.is_own(message)
                 && may_receive(&cx.settings.authorizer, cx.metrics, observation, message)
         })
-        .collect();
-    let mut messages = own.into_iter();
-    let first = messages.next();
-    observation.last.clone_from(&first);
-    let mut response = first.map_or_else(
-        || Response::new(Code::CONTENT),
-        |message| representation(&message, accept),
-    );
-    if response.code != Code::CONTENT {
+        .partition(|message| content::accepts(observation.terms.accept, content::format_of(message)));
+    if fitting.is_empty() && !others.is_empty() {
         // An error ends an observation before it began (RFC 7641, 4.1).
         observations.end(cx, id);
-        return cx.outbox.answer(reply, response);
+        return cx.outbox.answer(reply, other_format());
     }
+    let mut messages = fitting.into_iter();
+    observation.last = messages.next();
+    let mut response = observation.last.as_ref().map_or_else(
+        || Response::new(Code::CONTENT),
+        |message| representation(message, None),
+    );
     response.observe = Some(observation.next_sequence());
+    response.observation = Some(id);
     cx.outbox.answer(reply, response);
     for message in messages {
         observations.notify_one(cx, id, &message);
@@ -164,17 +158,17 @@ fn refusal(cx: &Cx<'_>, error: BrokerError) -> Response {
 
 /// The answer that shows a retained message, or 4.06 when it is of another format than the one asked for.
 fn representation(message: &Message, accept: Option<u16>) -> Response {
-    let format = message.content_type.as_deref().and_then(content::content_format);
-    let acceptable = match format {
-        Some(_) => accept.is_none() || accept == format,
-        None => content::is_acceptable(accept),
-    };
-    if !acceptable {
-        return Response::new(Code::NOT_ACCEPTABLE);
+    let format = content::format_of(message);
+    if !content::accepts(accept, format) {
+        return other_format();
     }
     Response {
         payload: message.payload.clone(),
         content_format: format,
         ..Response::new(Code::CONTENT)
     }
+}
+
+fn other_format() -> Response {
+    not_acceptable("it is of another Content-Format")
 }

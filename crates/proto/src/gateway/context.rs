@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::answers::{bad_request, unauthorized};
+use super::answers::{bad_request, not_acceptable, not_allowed, not_found, unauthorized};
 use super::peers::Peer;
 use super::settings::{ListenerSettings, Settings};
 use crate::bridge::subscriptions::Holder;
@@ -100,17 +100,16 @@ pub enum TopicOperation {
 }
 
 impl TopicOperation {
-    /// The operation of a request on `ps/{topic}`, or nothing for 4.05. Observe values other than 0 and 1 mean nothing to us
-    /// and, being elective, count as absent.
-    fn of(request: &Request) -> Option<Self> {
+    /// The operation of a GET, DELETE, POST or PUT on `ps/{topic}`. Observe values other than 0 and 1 mean nothing to us and,
+    /// being elective, count as absent.
+    fn of(request: &Request) -> Self {
         match (request.method, request.observe) {
-            (Code::POST, Some(0)) if request.payload.is_empty() => Some(Self::Subscribe),
-            (Code::POST | Code::PUT, _) => Some(Self::Publish),
-            (Code::GET, Some(0)) => Some(Self::Subscribe),
-            (Code::GET, Some(1)) => Some(Self::Unsubscribe),
-            (Code::GET, _) => Some(Self::Read),
-            (Code::DELETE, _) => Some(Self::Clear),
-            _ => None,
+            (Code::POST, Some(0)) if request.payload.is_empty() => Self::Subscribe,
+            (Code::GET, Some(0)) => Self::Subscribe,
+            (Code::GET, Some(1)) => Self::Unsubscribe,
+            (Code::GET, _) => Self::Read,
+            (Code::DELETE, _) => Self::Clear,
+            _ => Self::Publish,
         }
     }
 }
@@ -179,25 +178,26 @@ impl RequestContext {
         request: Request,
     ) -> Result<Self, Response> {
         let bad = |error: uri::BadUri| bad_request(error.to_string());
-        let not_allowed = || Response::new(Code::METHOD_NOT_ALLOWED);
+        // A method that nothing here has is not allowed anywhere, whether the path is known or not (RFC 7252, 5.8).
+        if !matches!(request.method, Code::GET | Code::POST | Code::PUT | Code::DELETE) {
+            return Err(not_allowed("GET, POST, PUT and DELETE only"));
+        }
         let target = match uri::resource(&request.path).map_err(bad)? {
-            Resource::Unknown => return Err(Response::new(Code::NOT_FOUND)),
+            Resource::Unknown => return Err(not_found("no such path; topics are below ps/")),
             Resource::Discovery => return Err(discover(&request)),
             Resource::Connection => Target::Connection(match request.method {
                 Code::POST => ConnectionOperation::Create,
                 Code::PUT => ConnectionOperation::Heartbeat,
                 Code::DELETE => ConnectionOperation::Close,
-                _ => return Err(not_allowed()),
+                _ => return Err(not_allowed("POST, PUT and DELETE only")),
             }),
-            Resource::Topic(text) => {
-                Target::Topic(TopicOperation::of(&request).ok_or_else(not_allowed)?, text)
-            }
+            Resource::Topic(text) => Target::Topic(TopicOperation::of(&request), text),
         };
-        // What is retained may have any format that its publisher chose, so a read is judged once it is known.
-        if !matches!(target, Target::Topic(TopicOperation::Read, _))
-            && !content::is_acceptable(request.accept)
+        // What is read or observed is judged once it is known, and other answers but this one have no body.
+        if target == Target::Connection(ConnectionOperation::Create)
+            && !content::accepts(request.accept, None)
         {
-            return Err(Response::new(Code::NOT_ACCEPTABLE));
+            return Err(not_acceptable("the token has no such format"));
         }
         let params = Params::parse(&request.query).map_err(bad)?;
         let listener = settings.listener(from.listener);
@@ -288,10 +288,10 @@ fn who(
 fn discover(request: &Request) -> Response {
     let format = discovery::LINK_FORMAT;
     if request.method != Code::GET {
-        return Response::new(Code::METHOD_NOT_ALLOWED);
+        return not_allowed("GET only");
     }
     if request.accept.is_some_and(|accepted| accepted != format) {
-        return Response::new(Code::NOT_ACCEPTABLE);
+        return not_acceptable("Content-Format 40 only");
     }
     Response {
         payload: discovery::document(&request.query).into(),

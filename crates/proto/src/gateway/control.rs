@@ -306,9 +306,10 @@ impl Gateway {
         let mut cx = cx!(self, now);
         let terms = Terms {
             token,
-            resource: ResourceKey(Arc::from(filter.as_str().as_bytes())),
+            resource: ResourceKey::get(std::iter::once("ps").chain(filter.as_str().split('/'))),
             filter: filter.clone(),
             mounted: 0,
+            accept: None,
             qos: Some(qos),
             ceiling: None,
             subscribe_qos: qos,
@@ -328,7 +329,6 @@ impl Gateway {
         let (observation, filter_id, _) = self.observations.insert(&mut cx, holder, at, terms);
         let pending = Pending::Subscribe {
             reply: None,
-            accept: None,
             observation,
         };
         let Ok(ticket) = self.waiting.wait(&mut cx, pending) else {

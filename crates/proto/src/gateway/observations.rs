@@ -220,7 +220,7 @@ impl Observations {
         if message.is_expired(cx.now) {
             return;
         }
-        let format = message.content_type.as_deref().and_then(content::content_format);
+        let format = content::format_of(message);
         for filter in filters {
             for index in 0..self.subscriptions.filter_len(*filter) {
                 let Some((id, observation)) = self.subscriptions.nth_of_filter(*filter, index) else {
@@ -238,7 +238,7 @@ impl Observations {
         let Some(observation) = self.subscriptions.get_mut(id) else {
             return;
         };
-        let format = message.content_type.as_deref().and_then(content::content_format);
+        let format = content::format_of(message);
         let confirmable = cx.settings.notify_type.confirmable(observation, message);
         observation.last = Some(Arc::clone(message));
         let notification = notification(observation, message, format, confirmable);
@@ -284,7 +284,7 @@ impl Observations {
         observation.confirmed_at = cx.now;
         let check = match observation.last.clone() {
             Some(message) if !message.is_expired(cx.now) => {
-                let format = message.content_type.as_deref().and_then(content::content_format);
+                let format = content::format_of(&message);
                 notification(observation, &message, format, true)
             }
             _ => empty(observation, true),
@@ -370,6 +370,7 @@ fn prepare(
     } = cx.settings;
     if !observation.is_live
         || observation.is_own(message)
+        || !content::accepts(observation.terms.accept, format)
         || !may_receive(authorizer, cx.metrics, observation, message)
     {
         return None;

@@ -23,7 +23,6 @@ pub(super) enum Pending {
     /// The broker's word on a subscription; no reply when an operator asked for it.
     Subscribe {
         reply: Option<ReplyTo>,
-        accept: Option<u16>,
         observation: ObservationId,
     },
     /// The home worker's word on a new connection.

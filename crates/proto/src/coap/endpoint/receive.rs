@@ -274,10 +274,15 @@ impl Endpoint {
         if options.block2.is_some_and(|block| block.num > 0) {
             // Only the first block belongs to an observation (RFC 7959, 2.6).
             options.observe = None;
-            if let Some(kept) = self.transfers.body(now, exchange.peer, &resource) {
+            let kept = match self.transfers.body(now, exchange.peer, &resource) {
+                // Some fetch the rest of what they observe by the method that they subscribed with.
+                None if method == Code::POST => self.transfers.body(now, exchange.peer, &resource.as_get()),
+                kept => kept,
+            };
+            if let Some(kept) = kept {
                 return self.answer_from(now, peer, &exchange, kept);
             }
-            if method != Code::GET && method != Code::FETCH {
+            if matches!(method, Code::POST | Code::PUT | Code::DELETE) {
                 let why = "the body is no longer here, and doing the request again is not safe";
                 let response = Response::diagnostic(Code::REQUEST_ENTITY_INCOMPLETE, why);
                 return self.answer(now, peer, &exchange, response);

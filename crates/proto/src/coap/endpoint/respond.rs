@@ -46,6 +46,7 @@ impl Endpoint {
             payload: kept.bytes,
             content_format: kept.content_format,
             observe: None,
+            observation: None,
             max_age: kept.max_age,
         };
         self.answer_with(now, peer, exchange, response, Some(kept.etag), |_| {});
@@ -108,8 +109,14 @@ impl Endpoint {
             self.dedup.answered(exchange.remembered, &datagram);
         }
         match kind {
-            MessageType::Con => self.send_confirmable(now, peer, mid, datagram, Purpose::Response),
+            MessageType::Con => {
+                let purpose = Purpose::Response(response.observation);
+                self.send_confirmable(now, peer, mid, datagram, purpose);
+            }
             _ => {
+                if let (MessageType::Non, Some(id)) = (kind, response.observation) {
+                    self.began_with(now, peer, id, mid);
+                }
                 self.transmit(peer, &datagram);
             }
         }
@@ -150,19 +157,20 @@ impl Endpoint {
         (kind, mid, token): (MessageType, u16, Token),
     ) -> Vec<u8> {
         let largest = 16 << self.parameters.max_szx;
+        let is_text = Code(outgoing.code).class() != 2;
         let room = match peer.room() {
             usize::MAX => usize::MAX,
             room => {
                 let head = outgoing.encode(kind, mid, token).len() + 1;
                 // Half of what an unproven address may still get is kept for what follows, unless it is too short for a block.
-                let room = match whole.again && room / 2 >= head + BLOCK_OPTIONS + 16 {
+                let room = match is_text || (whole.again && room / 2 >= head + BLOCK_OPTIONS + 16) {
                     true => room / 2,
                     false => room,
                 };
                 room.saturating_sub(head)
             }
         };
-        if Code(outgoing.code).class() != 2 {
+        if is_text {
             outgoing.payload = message::cut_text(whole.body, room.min(largest));
             return outgoing.encode(kind, mid, token);
         }
@@ -214,6 +222,11 @@ impl Endpoint {
     ) {
         let (None, Some(resource)) = (whole.kept, whole.resource) else {
             return;
+        };
+        // The rest of what is observed is fetched by GET (RFC 7959, 2.6), however it was subscribed.
+        let resource = match outgoing.observe {
+            Some(_) => &resource.as_get(),
+            None => resource,
         };
         let body = Body {
             bytes: whole.body.clone(),

@@ -2,6 +2,7 @@
 //! (RFC 7641, 4.5; RFC 7252, 4.7).
 
 mod outcome;
+mod sent_ids;
 mod state;
 
 use std::collections::VecDeque;
@@ -16,7 +17,7 @@ use crate::coap::peer::Peer;
 use crate::coap::reliability::Purpose;
 
 pub(crate) use state::Observing;
-use state::{InFlight, OVERHEAD, RECENT, least_length, weight};
+use state::{InFlight, OVERHEAD, Observation, least_length, weight};
 
 impl Endpoint {
     /// Sends a notification, or queues it behind those of its observation and until the peer may get it.
@@ -123,17 +124,15 @@ impl Endpoint {
     /// the other observations even if it could go now. False when the peer may get nothing confirmable now.
     fn advance(&mut self, now: Instant, peer: &mut Peer, id: ObservationId, in_turn: bool) -> bool {
         loop {
-            let permits = peer.observing.as_deref().map(|observing| {
-                let front = observing.observations.get(&id).and_then(|it| it.queue.front());
-                front.map(|front| permit(peer, observing, front))
-            });
+            let observing = peer.observing.as_deref();
+            let permits = observing.and_then(|it| permit(peer, it, it.observations.get(&id)?));
             let Some(observing) = peer.observing.as_deref_mut() else {
                 return true;
             };
             let Some(entry) = observing.observations.get_mut(&id) else {
                 return true;
             };
-            let (Some(front), Some(Some(permit))) = (entry.queue.front(), permits) else {
+            let (Some(front), Some(permit)) = (entry.queue.front(), permits) else {
                 return true;
             };
             if entry.in_flight.is_some() {
@@ -189,47 +188,56 @@ impl Endpoint {
         notification: Notification,
         confirmable: bool,
     ) {
-        let mid = peer.take_mid();
-        let kind = match confirmable {
-            true => MessageType::Con,
-            false => MessageType::Non,
-        };
-        let datagram = self.encode_notification(now, peer, &notification, kind, mid);
-        // A confirmable one is counted when it is known what became of it, so that each is counted once.
-        if !confirmable {
-            self.metrics.notification(false, NotificationResult::Sent);
-        }
+        let lifetime = (now, self.parameters.non_lifetime);
         let observing = peer.observing.get_or_insert_default();
         let entry = observing.observations.entry(id).or_default();
-        entry.last_sent = Some(now);
-        if confirmable {
-            observing.outstanding += 1;
-            entry.in_flight = Some(InFlight {
-                mid,
-                stalled: false,
-                notification,
+        entry.is_doubtful = false;
+        if !confirmable {
+            let (mids, outstanding) = (&mut peer.mids, &peer.outstanding);
+            let mid = observing.sent_ids.next(lifetime, id, &mut entry.run, |count| {
+                mids.take(count, outstanding)
             });
-            self.send_confirmable(now, peer, mid, datagram, Purpose::Notification(id));
-        } else {
-            if let Some(recent) = entry.recent.get_mut(entry.sent % RECENT) {
-                *recent = mid;
-            }
-            entry.sent += 1;
+            let datagram = self.encode_notification(now, peer, &notification, MessageType::Non, mid);
+            // A confirmable one is counted when it is known what became of it, so that each is counted once.
+            self.metrics.notification(false, NotificationResult::Sent);
             self.transmit(peer, &datagram);
+            return;
         }
+        let mid = peer.mids.take(1, &peer.outstanding);
+        let datagram = self.encode_notification(now, peer, &notification, MessageType::Con, mid);
+        let observing = peer.observing.get_or_insert_default();
+        observing.outstanding += 1;
+        let entry = observing.observations.entry(id).or_default();
+        entry.in_flight = Some(Box::new(InFlight {
+            mid,
+            stalled: false,
+            notification,
+        }));
+        self.send_confirmable(now, peer, mid, datagram, Purpose::Notification(id));
+    }
+
+    /// Notes a non-confirmable response that began an observation, and that its peer may reject like a notification.
+    pub(in crate::coap) fn began_with(&self, now: Instant, peer: &mut Peer, id: ObservationId, mid: u16) {
+        let observing = peer.observing.get_or_insert_default();
+        observing.observations.entry(id).or_default();
+        observing
+            .sent_ids
+            .note((now, self.parameters.non_lifetime), id, mid);
     }
 }
 
-/// Whether a notification may go now, and if so whether as CON. An unproven address gets what fits into its budget, and is asked to
-/// acknowledge one while something is left to ask again.
-fn permit(peer: &Peer, observing: &Observing, notification: &Notification) -> Option<bool> {
-    let mut confirmable = notification.confirmable;
+/// Whether the next notification of an observation may go now, and if so whether as CON; `None` when there is none. An unproven address
+/// gets what fits into its budget, and is asked to acknowledge one while something is left to ask again.
+fn permit(peer: &Peer, observing: &Observing, observation: &Observation) -> Option<Option<bool>> {
+    let notification = observation.queue.front()?;
+    let mut confirmable = notification.confirmable || observation.is_doubtful;
     if !peer.proven {
         let (room, least) = (peer.room(), least_length(notification));
         if least > room {
-            return None;
+            return Some(None);
         }
         confirmable |= peer.is_nearly_spent() || least > room / 2;
     }
-    (!confirmable || observing.permits_confirmable()).then_some(confirmable)
+    let may_go = !confirmable || observing.permits_confirmable();
+    Some(may_go.then_some(confirmable))
 }

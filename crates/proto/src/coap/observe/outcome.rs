@@ -24,7 +24,7 @@ impl Endpoint {
     }
 
     pub(in crate::coap) fn notification_reset(&mut self, now: Instant, peer: &mut Peer, id: ObservationId) {
-        self.end(now, peer, id, NotificationOutcome::Reset);
+        self.end(now, peer, id, NotificationOutcome::Reset, Some(true));
     }
 
     pub(in crate::coap) fn notification_timed_out(
@@ -33,7 +33,21 @@ impl Endpoint {
         peer: &mut Peer,
         id: ObservationId,
     ) {
-        self.end(now, peer, id, NotificationOutcome::TimedOut);
+        self.end(now, peer, id, NotificationOutcome::TimedOut, Some(true));
+    }
+
+    /// What became of the separate response that began an observation: its client cannot tell it from a notification.
+    pub(in crate::coap) fn beginning_concluded(
+        &mut self,
+        now: Instant,
+        peer: &mut Peer,
+        id: ObservationId,
+        outcome: NotificationOutcome,
+    ) {
+        match outcome {
+            NotificationOutcome::Acknowledged => self.tell(peer, id, outcome),
+            _ => self.end(now, peer, id, outcome, None),
+        }
     }
 
     /// One retransmission time-out went by without an answer: the other observations wait no longer for this one.
@@ -50,46 +64,43 @@ impl Endpoint {
         self.pump(now, peer);
     }
 
-    /// A RST that names no confirmable message of ours may name a notification that was sent as NON (RFC 7641, 3.6).
+    /// A RST that names no confirmable message of ours may name a notification that was sent as NON (RFC 7641, 3.6). Where too many
+    /// were sent to remember all, each observation is asked about by its next one.
     pub(in crate::coap) fn non_notification_reset(
         &mut self,
         now: Instant,
         peer: &mut Peer,
         mid: u16,
     ) -> bool {
-        let lifetime = self.parameters.non_lifetime;
+        let lifetime = (now, self.parameters.non_lifetime);
         let Some(observing) = peer.observing.as_deref_mut() else {
             return false;
         };
-        let named = observing.observations.iter().filter(|(_, it)| {
-            it.recent.iter().take(it.sent).any(|recent| *recent == mid)
-                && it.last_sent.is_some_and(|at| now < at + lifetime)
-        });
-        let Some(id) = named
-            .max_by_key(|(id, it)| (it.last_sent, **id))
-            .map(|(id, _)| *id)
-        else {
-            return false;
+        let Some(id) = observing.sent_ids.find(lifetime, mid) else {
+            let doubtful = observing.sent_ids.is_incomplete(lifetime);
+            for observation in observing.observations.values_mut() {
+                observation.is_doubtful |= doubtful;
+            }
+            return doubtful;
         };
-        self.end_with(now, peer, id, NotificationOutcome::Reset, false);
+        if observing.observations.contains_key(&id) {
+            self.end(now, peer, id, NotificationOutcome::Reset, Some(false));
+        }
         true
     }
 
-    fn end(&mut self, now: Instant, peer: &mut Peer, id: ObservationId, outcome: NotificationOutcome) {
-        self.end_with(now, peer, id, outcome, true);
-    }
-
-    fn end_with(
+    /// Ends an observation for the sake of a notification that was confirmable or not, or of the response that began it.
+    fn end(
         &mut self,
         now: Instant,
         peer: &mut Peer,
         id: ObservationId,
         outcome: NotificationOutcome,
-        confirmable: bool,
+        confirmable: Option<bool>,
     ) {
         let observing = peer.observing.as_deref_mut();
         let landed = observing.and_then(|observing| observing.landed(id));
-        if let Some(landed) = landed.filter(|_| !confirmable) {
+        if let Some(landed) = landed.filter(|_| confirmable != Some(true)) {
             self.settle(peer, landed.mid);
             self.metrics.con_notifications.inc(NotificationResult::Dropped);
         }
@@ -101,7 +112,9 @@ impl Endpoint {
             NotificationOutcome::TimedOut => NotificationResult::Timeout,
             _ => NotificationResult::Reset,
         };
-        self.metrics.notification(confirmable, result);
+        if let Some(confirmable) = confirmable {
+            self.metrics.notification(confirmable, result);
+        }
         self.tell(peer, id, outcome);
         self.pump(now, peer);
     }

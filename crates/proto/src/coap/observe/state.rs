@@ -1,18 +1,16 @@
 //! What is known of the observations of one peer, and whether the next notification may go.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use crate::coap::contract::{Notification, ObservationId};
 use crate::coap::endpoint::BLOCK_OPTIONS;
 use crate::coap::hash::IdMap;
 use crate::coap::message::HEADER;
 
+use super::sent_ids::SentIds;
+
 /// What a waiting notification weighs beside its payload.
 pub(super) const OVERHEAD: usize = 128;
-
-/// Message ids of non-confirmable notifications that a RST may still name, for each observation.
-pub(super) const RECENT: usize = 8;
 
 /// The observations of one peer.
 #[derive(Debug, Default)]
@@ -26,16 +24,18 @@ pub(crate) struct Observing {
     pub(super) stalled: usize,
     /// Weight of what waits.
     pub(super) weight: usize,
+    pub(super) sent_ids: SentIds,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Observation {
     pub(super) queue: VecDeque<Notification>,
-    pub(super) in_flight: Option<InFlight>,
+    pub(super) in_flight: Option<Box<InFlight>>,
     pub(super) is_ready: bool,
-    pub(super) recent: [u16; RECENT],
-    pub(super) sent: usize,
-    pub(super) last_sent: Option<Instant>,
+    /// Whether the next notification is to be confirmable: its peer rejected one, and it is not known which.
+    pub(super) is_doubtful: bool,
+    /// The message ids set aside for its non-confirmable notifications.
+    pub(super) run: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Observing {
     }
 
     /// The CON of an observation is settled, one way or the other.
-    pub(super) fn landed(&mut self, id: ObservationId) -> Option<InFlight> {
+    pub(super) fn landed(&mut self, id: ObservationId) -> Option<Box<InFlight>> {
         let landed = self.observations.get_mut(&id)?.in_flight.take()?;
         self.outstanding = self.outstanding.saturating_sub(1);
         self.stalled = self.stalled.saturating_sub(usize::from(landed.stalled));

@@ -39,7 +39,7 @@ pub(super) fn topic(
         TopicOperation::Clear => publish::clear(cx, waiting, context, &caller, text),
         TopicOperation::Read => read::read(cx, waiting, context, &caller, text),
         TopicOperation::Subscribe => observe::begin(cx, waiting, observations, context, caller, text),
-        TopicOperation::Unsubscribe => observe::stop(cx, observations, &caller, text),
+        TopicOperation::Unsubscribe => observe::stop(cx, observations, context, &caller, text),
     };
     if context.publishes()
         && let Err(response) = &result

@@ -5,7 +5,7 @@ use crate::bridge::contract::BrokerRequest;
 use crate::bridge::subscriptions::Terms;
 use crate::bridge::uri::RetainHandling;
 use crate::coap::contract::{Code, Response};
-use crate::gateway::answers::{bad_request, unavailable};
+use crate::gateway::answers::unavailable;
 use crate::gateway::caller::Caller;
 use crate::gateway::context::RequestContext;
 use crate::gateway::guard::authorize;
@@ -29,9 +29,6 @@ pub(super) fn begin(
     caller: Caller,
     text: &str,
 ) -> Result<Step, Response> {
-    if context.token.as_bytes().is_empty() {
-        return Err(bad_request("observe needs a token of 1 to 8 bytes"));
-    }
     let filter = caller.filter(text)?;
     let params = &context.params;
     let (qos, ceiling) = match cx.settings.subscribe_qos {
@@ -60,9 +57,10 @@ pub(super) fn begin(
     let principal = caller.principal().filter(|_| known == Some(Standing::Known));
     let terms = Terms {
         token: context.token,
-        resource: context.resource.clone(),
+        resource: context.resource.as_get(),
         filter: filter.clone(),
         mounted: caller.prefix.len(),
+        accept: context.accept,
         qos: params.qos,
         ceiling,
         subscribe_qos,
@@ -80,7 +78,6 @@ pub(super) fn begin(
     let (observation, filter_id, known) = observations.insert(cx, caller.holder, at, terms);
     let pending = Pending::Subscribe {
         reply: Some(context.reply),
-        accept: context.accept,
         observation,
     };
     let ticket = waiting.wait(cx, pending)?;
@@ -98,18 +95,23 @@ pub(super) fn begin(
     Ok(Step::Wait)
 }
 
-/// Ends an observation.
+/// Ends an observation; not one of another token, which is another one (RFC 7641, 3.6 and 4.1).
 ///
 /// # Errors
 /// 4.00 where the filter is none.
 pub(super) fn stop(
     cx: &mut Cx<'_>,
     observations: &mut Observations,
+    context: &RequestContext,
     caller: &Caller,
     text: &str,
 ) -> Result<Step, Response> {
     let filter = caller.filter(text)?;
-    if let Some(id) = observations.find(caller.holder, &filter) {
+    if let Some(id) = observations.find(caller.holder, &filter)
+        && observations
+            .get(id)
+            .is_some_and(|observation| observation.terms.token == context.token)
+    {
         observations.end(cx, id);
     }
     Ok(Step::Answer(Response::new(Code::NO_CONTENT)))

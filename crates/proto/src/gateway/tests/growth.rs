@@ -117,7 +117,6 @@ fn who_finds_no_room_to_subscribe_is_counted() {
     let mut site = Site::with(settings);
     let pending = Pending::Subscribe {
         reply: None,
-        accept: None,
         observation: ObservationId(1),
     };
     let gateway = &mut site.workers[0];
