@@ -2,6 +2,7 @@
 
 mod forwarding;
 mod growth;
+mod handshakes;
 mod logins;
 mod overload;
 mod stopping;
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use coap_lite::{CoapOption, MessageClass, MessageType, Packet, RequestType, ResponseType};
 
-use super::contract::{ControlRequest, Input, Output};
+use super::contract::{ControlAnswer, ControlRequest, Input, Output};
+use super::directory::Directory;
 use super::metrics::{ConnectionEvent, GatewayMetrics};
 use super::settings::{DefaultQos, ListenerSettings, NotifyType, Settings};
 use super::{Gateway, Parts, Shared};
@@ -22,6 +24,7 @@ use crate::coap::CoapMetrics;
 use crate::coap::contract::CoapSettings;
 use crate::policy::authentication::{AuthRequest, DenyReason, Verdict};
 use crate::policy::authorization::Authorizer;
+use crate::session::SecureSource;
 use crate::types::limits::Caps;
 use crate::types::message::Qos;
 use crate::types::{AccessRules, ListenerId, Message, TopicFilter, WorkerId};
@@ -86,7 +89,10 @@ impl Site {
                     worker: WorkerId(worker),
                     settings: Arc::clone(&settings),
                     shared: Arc::clone(&shared),
-                    dtls: vec![None],
+                    dtls: vec![settings.listeners[0].dtls.as_ref().map(|_| {
+                        let source: Arc<dyn SecureSource> = Arc::new(handshakes::FeignedSource);
+                        source
+                    })],
                     coap_metrics: Arc::new(CoapMetrics::new(1)),
                     metrics: Arc::clone(metrics),
                     seed: [worker; 32],
@@ -200,23 +206,42 @@ impl Site {
             for worker in 0..self.workers.len() {
                 while let Some(output) = self.workers[worker].poll_output() {
                     busy = true;
-                    match output {
-                        Output::Worker { to, message } => {
-                            self.workers[usize::from(to.0)].handle(self.now, Input::Worker(message));
-                        }
-                        Output::Broker(request) => self.broker(worker, request),
-                        Output::Authenticate { request, .. } => self.logins.push((worker, request)),
-                        other => panic!("{other:?}"),
-                    }
+                    self.output(worker, output);
                 }
             }
         }
     }
 
+    fn output(&mut self, worker: usize, output: Output) {
+        match output {
+            Output::Worker { to, message } => {
+                self.workers[usize::from(to.0)].handle(self.now, Input::Worker(message));
+            }
+            Output::Broker(request) => self.broker(worker, request),
+            Output::Authenticate { request, .. } => self.logins.push((worker, request)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What a worker answers to an operator.
+    fn control(&mut self, worker: usize, request: ControlRequest) -> ControlAnswer {
+        self.workers[worker].handle(self.now, Input::Control { ticket: 1, request });
+        let outputs: Vec<_> = std::iter::from_fn(|| self.workers[worker].poll_output()).collect();
+        let mut answered = None;
+        for output in outputs {
+            match output {
+                Output::Control { answer, .. } => answered = Some(answer),
+                output => self.output(worker, output),
+            }
+        }
+        self.settle();
+        answered.unwrap()
+    }
+
     fn broker(&mut self, worker: usize, request: BrokerRequest) {
         let event = match request {
             BrokerRequest::Publish { ticket, message } => {
-                self.publish(&message);
+                self.spread(&message);
                 BrokerEvent::Published {
                     ticket,
                     result: Ok(()),
@@ -252,6 +277,11 @@ impl Site {
     }
 
     fn publish(&mut self, message: &Arc<Message>) {
+        self.spread(message);
+        self.settle();
+    }
+
+    fn spread(&mut self, message: &Arc<Message>) {
         for (worker, id, filter) in self.subscriptions.clone() {
             if filter.matches(&message.topic) {
                 let event = BrokerEvent::Message {
@@ -261,7 +291,6 @@ impl Site {
                 self.workers[worker].handle(self.now, Input::Broker(event));
             }
         }
-        self.settle();
     }
 
     fn message(topic: &str, payload: &'static [u8]) -> Arc<Message> {

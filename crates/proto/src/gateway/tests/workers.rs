@@ -1,7 +1,7 @@
 //! Connections that are used from several workers.
 
 use super::*;
-use crate::gateway::contract::{ControlAnswer, Cursor};
+use crate::gateway::contract::Cursor;
 use crate::gateway::workers::WorkerMessage;
 use crate::types::reason::Limit;
 
@@ -264,30 +264,11 @@ fn an_operator_sees_and_ends_a_client_of_another_worker_where_its_connection_is(
     observe.set_observe_value(0);
     site.ask(1, 2000, &observe);
     let client = crate::types::ClientId::new("meter").unwrap();
-    let ask = |site: &mut Site, worker: usize, request: ControlRequest| {
-        site.workers[worker].handle(site.now, Input::Control { ticket: 1, request });
-        let output = std::iter::from_fn(|| site.workers[worker].poll_output());
-        let (control, others): (Vec<_>, Vec<_>) =
-            output.partition(|output| matches!(output, Output::Control { .. }));
-        for output in others {
-            match output {
-                Output::Worker { to, message } => {
-                    site.workers[usize::from(to.0)].handle(site.now, Input::Worker(message));
-                }
-                Output::Broker(request) => site.broker(worker, request),
-                other => panic!("{other:?}"),
-            }
-        }
-        match control.into_iter().next() {
-            Some(Output::Control { answer, .. }) => answer,
-            other => panic!("{other:?}"),
-        }
-    };
     let show = || ControlRequest::Show {
         client: client.clone(),
     };
-    assert!(matches!(ask(&mut site, 1, show()), ControlAnswer::NotFound));
-    let ControlAnswer::Client(info, observations) = ask(&mut site, 0, show()) else {
+    assert!(matches!(site.control(1, show()), ControlAnswer::NotFound));
+    let ControlAnswer::Client(info, observations) = site.control(0, show()) else {
         panic!("it is there");
     };
     assert_eq!(info.address.unwrap().to_string(), "127.0.0.1:2000");
@@ -298,7 +279,7 @@ fn an_operator_sees_and_ends_a_client_of_another_worker_where_its_connection_is(
         let mut seen = 0;
         while let Some(cursor) = from {
             let page = ControlRequest::Page { from: cursor, places };
-            let ControlAnswer::Page { clients, next } = ask(&mut site, worker, page) else {
+            let ControlAnswer::Page { clients, next } = site.control(worker, page) else {
                 panic!("a page");
             };
             seen += clients.iter().filter(|client| client.client.is_some()).count();
@@ -309,8 +290,7 @@ fn an_operator_sees_and_ends_a_client_of_another_worker_where_its_connection_is(
     let kick = ControlRequest::Kick {
         client: client.clone(),
     };
-    assert!(matches!(ask(&mut site, 0, kick), ControlAnswer::Done));
-    site.settle();
+    assert!(matches!(site.control(0, kick), ControlAnswer::Done));
     site.publish(&Site::message("t", b"after"));
     assert_eq!(site.sent(1, 2000), []);
     let dead = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);

@@ -1,0 +1,306 @@
+//! Handshakes that are connections (`identity = "clientid"`), over several workers; the sessions are feigned.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use super::*;
+use crate::gateway::settings::{DtlsListenerSettings, OnClose};
+use crate::gateway::workers::{FromPeer, WorkerMessage};
+use crate::policy::authentication::IdentityRole;
+use crate::session::{
+    CloseReason, DtlsEvent, DtlsSettings, SecureSource, SecureTransport, SendError, SessionId, SessionInfo,
+};
+use crate::types::{Identity, PeerAddr, Proof, Transmits};
+
+/// Every address has a session at once; its port says who it is. A datagram `bye` ends it.
+#[derive(Default)]
+struct Feigned {
+    sessions: HashMap<SessionId, PeerAddr>,
+    events: std::collections::VecDeque<DtlsEvent>,
+}
+
+impl Feigned {
+    fn session_at(&self, address: PeerAddr) -> Option<SessionId> {
+        let mut sessions = self.sessions.iter();
+        sessions.find(|(_, at)| **at == address).map(|(id, _)| *id)
+    }
+}
+
+fn identity(address: SocketAddr) -> Identity {
+    Identity {
+        name: format!("dev{}", address.port() / 1000).into(),
+        proof: Proof::Psk,
+    }
+}
+
+impl SecureTransport for Feigned {
+    fn handle_datagram(
+        &mut self,
+        _: Instant,
+        from: PeerAddr,
+        datagram: &mut [u8],
+        _: &mut Transmits,
+    ) -> bool {
+        let session = self.session_at(from).unwrap_or_else(|| {
+            let session = SessionId(u64::from(from.socket_addr().port()));
+            self.sessions.insert(session, from);
+            self.events.push_back(DtlsEvent::Established {
+                session,
+                address: from,
+                identity: Some(identity(from.socket_addr())),
+            });
+            session
+        });
+        if datagram == b"bye" {
+            self.sessions.remove(&session);
+            let reason = CloseReason::CloseNotify;
+            self.events.push_back(DtlsEvent::Closed { session, reason });
+        } else if datagram != b"hello" {
+            let range = Range {
+                start: 0,
+                end: datagram.len(),
+            };
+            self.events.push_back(DtlsEvent::Plaintext { session, range });
+        }
+        true
+    }
+
+    fn handle_timeout(&mut self, _: Instant, _: &mut Transmits) {}
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    fn poll_event(&mut self) -> Option<DtlsEvent> {
+        self.events.pop_front()
+    }
+
+    fn send(
+        &mut self,
+        session: SessionId,
+        plaintext: &[u8],
+        transmits: &mut Transmits,
+    ) -> Result<(), SendError> {
+        let to = self.sessions.get(&session).ok_or(SendError::NoSession)?;
+        transmits.push(ListenerId(0), *to, plaintext);
+        Ok(())
+    }
+
+    fn close(&mut self, _: Instant, session: SessionId, _: CloseReason, _: &mut Transmits) {
+        self.sessions.remove(&session);
+    }
+
+    fn close_all(&mut self, _: Instant, _: CloseReason, _: &mut Transmits) {
+        self.sessions.clear();
+    }
+
+    fn reconfigure(&mut self, _: Instant, _: DtlsSettings, _: &mut Transmits) {}
+
+    fn set_pressure(&mut self, _: Duration, _: bool) {}
+
+    fn set_watched(&mut self, _: bool) {}
+
+    fn session(&self, session: SessionId) -> Option<SessionInfo> {
+        let address = *self.sessions.get(&session)?;
+        Some(SessionInfo {
+            address,
+            identity: Some(identity(address.socket_addr())),
+            suite: "FEIGNED",
+            cid: false,
+            established_at: clock(),
+            resumed: false,
+        })
+    }
+
+    fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct FeignedSource;
+
+impl SecureSource for FeignedSource {
+    fn open(&self, _: ListenerId, _: WorkerId, _: DtlsSettings, _: [u8; 32]) -> Box<dyn SecureTransport> {
+        Box::new(Feigned::default())
+    }
+}
+
+fn site(workers: u8, on_close: OnClose) -> Site {
+    let mut settings = settings(workers);
+    settings.listeners[0].dtls = Some(DtlsListenerSettings {
+        transport: DtlsSettings {
+            handshake_timeout: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(3600),
+            max_sessions: 100,
+            max_half_open: 100,
+            mtu: 1200,
+            cid: true,
+            handshakes_per_second: 0,
+        },
+        identity: IdentityRole::ClientId,
+        on_close,
+    });
+    Site::with(settings)
+}
+
+fn say(site: &mut Site, worker: usize, port: u16, bytes: &[u8]) {
+    let mut bytes = bytes.to_vec();
+    let input = Input::Datagram {
+        listener: ListenerId(0),
+        from: ([127, 0, 0, 1], port).into(),
+        bytes: &mut bytes,
+    };
+    site.workers[worker].handle(site.now, input);
+    site.settle();
+}
+
+/// `dev1` with a session at worker 0, where its connection is, which observes `t`.
+fn observing(workers: u8, on_close: OnClose) -> Site {
+    let mut site = site(workers, on_close);
+    let mut observe = site.request(RequestType::Get, "ps/t", &[]);
+    observe.set_observe_value(0);
+    assert_eq!(code(&site.ask(0, 1000, &observe)[0]), ResponseType::Content);
+    site
+}
+
+fn connections(site: &Site) -> Vec<usize> {
+    site.workers
+        .iter()
+        .map(|worker| worker.connections.len())
+        .collect()
+}
+
+#[test]
+fn a_new_handshake_at_another_worker_goes_on_with_the_connection_of_the_old_one() {
+    let mut site = observing(3, OnClose::Detach);
+    say(&mut site, 2, 1001, b"hello");
+    site.publish(&Site::message("t", b"x"));
+    assert_eq!(site.sent(2, 1001).len(), 1, "the handshake alone moves it");
+    let publish = site.request(RequestType::Post, "ps/u", &[]);
+    assert_eq!(code(&site.ask(2, 1001, &publish)[0]), ResponseType::Changed);
+    assert_eq!(connections(&site), [1, 0, 0]);
+    assert_eq!(site.events(ConnectionEvent::Implicit), 1);
+}
+
+#[test]
+fn a_session_outlives_its_connection_at_another_worker_and_makes_it_anew() {
+    let mut site = observing(2, OnClose::Detach);
+    say(&mut site, 1, 1001, b"hello");
+    site.pass(Duration::from_secs(60));
+    assert_eq!(connections(&site), [0, 0]);
+    let publish = site.request(RequestType::Post, "ps/u", &[]);
+    assert_eq!(code(&site.ask(1, 1001, &publish)[0]), ResponseType::Changed);
+    assert_eq!(connections(&site), [0, 1]);
+}
+
+#[test]
+fn a_request_on_its_way_to_a_connection_that_ends_is_served_by_the_next_one() {
+    let mut site = observing(2, OnClose::Detach);
+    say(&mut site, 1, 1001, b"hello");
+    let publish = site.request(RequestType::Post, "ps/u", &[]);
+    let mut bytes = publish.to_bytes().unwrap();
+    let input = Input::Datagram {
+        listener: ListenerId(0),
+        from: ([127, 0, 0, 1], 1001).into(),
+        bytes: &mut bytes,
+    };
+    site.workers[1].handle(site.now, input);
+    let Some(Output::Worker { to, message }) = site.workers[1].poll_output() else {
+        panic!("it is handed on");
+    };
+    let WorkerMessage::FromPeer {
+        what: FromPeer::Request {
+            proved: Some(key), ..
+        },
+        ..
+    } = &message
+    else {
+        panic!("{message:?}");
+    };
+    assert_eq!((to, key.worker()), (WorkerId(0), WorkerId(0)));
+    // It expires before the request arrives.
+    site.now += Duration::from_secs(60);
+    let now = site.now;
+    site.workers[0].handle_timeout(now);
+    assert_eq!(connections(&site), [0, 0]);
+    site.workers[0].handle(now, Input::Worker(message));
+    site.settle();
+    let answers = site.sent(1, 1001);
+    assert_eq!(code(answers.last().unwrap()), ResponseType::Changed);
+    assert_eq!(connections(&site), [0, 1]);
+}
+
+#[test]
+fn requests_of_a_handshake_whose_connection_is_not_made_yet_wait_for_it_in_order() {
+    let mut site = site(8, OnClose::Detach);
+    let home = usize::from(Directory::home(&crate::types::ClientId::new("dev1").unwrap(), 8).0);
+    let worker = (home + 1) % 8;
+    for n in 0..20 {
+        let publish = site.request(RequestType::Post, &format!("ps/{n}"), &[]);
+        let mut bytes = publish.to_bytes().unwrap();
+        let input = Input::Datagram {
+            listener: ListenerId(0),
+            from: ([127, 0, 0, 1], 1000).into(),
+            bytes: &mut bytes,
+        };
+        site.workers[worker].handle(site.now, input);
+    }
+    let refused = site.sent(worker, 1000).len();
+    site.settle();
+    let served = site.sent(worker, 1000);
+    assert!(served.iter().all(|answer| code(answer) == ResponseType::Changed));
+    assert!(refused > 0 && refused + served.len() == 20, "{refused} refused");
+    let mids: Vec<_> = served.iter().map(|answer| answer.header.message_id).collect();
+    assert!(mids.is_sorted(), "{mids:?}");
+    assert_eq!(connections(&site).iter().sum::<usize>(), 1);
+}
+
+#[test]
+fn who_only_named_a_client_id_gives_way_to_who_proves_it() {
+    let mut site = site(2, OnClose::Detach);
+    let named = WorkerMessage::Register {
+        ticket: crate::bridge::contract::Ticket(1),
+        client: crate::types::ClientId::new("dev1").unwrap(),
+        key: crate::policy::connections::ConnectionKey(WorkerId(1).first_id() + 99),
+        owner: crate::policy::connections::Owner::Udp,
+        join: false,
+        ended: None,
+    };
+    let home = usize::from(Directory::home(&crate::types::ClientId::new("dev1").unwrap(), 2).0);
+    site.workers[home].handle(site.now, Input::Worker(named));
+    site.settle();
+    let publish = site.request(RequestType::Post, "ps/u", &[]);
+    assert_eq!(code(&site.ask(0, 1000, &publish)[0]), ResponseType::Changed);
+}
+
+#[test]
+fn a_session_that_ends_at_another_worker_ends_or_leaves_its_connection() {
+    for (on_close, left) in [(OnClose::End, 0), (OnClose::Detach, 1)] {
+        let mut site = observing(2, on_close);
+        say(&mut site, 1, 1001, b"hello");
+        say(&mut site, 1, 1001, b"bye");
+        assert_eq!(connections(&site), [left, 0]);
+        if left == 0 {
+            continue;
+        }
+        site.publish(&Site::message("t", b"meanwhile"));
+        say(&mut site, 1, 1002, b"hello");
+        let sent = site.sent(1, 1002);
+        assert_eq!(sent.len(), 1);
+        assert_eq!(sent[0].payload, b"meanwhile");
+    }
+}
+
+#[test]
+fn a_kick_ends_the_session_at_another_worker() {
+    let mut site = observing(2, OnClose::Detach);
+    say(&mut site, 1, 1001, b"hello");
+    let client = crate::types::ClientId::new("dev1").unwrap();
+    let kicked = site.control(0, ControlRequest::Kick { client });
+    assert!(matches!(kicked, ControlAnswer::Done));
+    assert_eq!(connections(&site), [0, 0]);
+    let gateway = &site.workers[1];
+    assert_eq!(gateway.dtls[0].as_ref().unwrap().session_count(), 0);
+}
