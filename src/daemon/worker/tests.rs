@@ -393,12 +393,10 @@ impl Core for Chatty {
                 self.asked = PeerAddr::new(from).map(|peer| (listener, peer));
                 self.outputs.extend((0..1000).map(|n| Output::Worker {
                     to: WorkerId(0),
-                    message: WorkerMessage::Evict {
-                        key: ConnectionKey(n),
-                    },
+                    message: WorkerMessage::Evict(ConnectionKey(n)),
                 }));
             }
-            Input::Worker(WorkerMessage::Evict { key }) => {
+            Input::Worker(WorkerMessage::Evict(key)) => {
                 self.heard += u64::from(key.0 == self.heard);
                 if let (999, Some((listener, peer))) = (key.0, self.asked) {
                     let heard = self.heard.to_string();
@@ -450,13 +448,10 @@ impl Core for Generous {
                 self.asked = PeerAddr::new(from).map(|peer| (listener, peer));
                 self.outputs.extend((0..70_000).map(|n| Output::Worker {
                     to: WorkerId(0),
-                    message: WorkerMessage::ToPeer {
-                        peer: PeerId(n),
-                        what: ToPeer::Notify {
-                            observation: ObservationId(n),
-                            notification: notification(),
-                        },
-                    },
+                    message: WorkerMessage::ToPeer(
+                        PeerId(n),
+                        ToPeer::Notify(ObservationId(n), notification()),
+                    ),
                 }));
             }
             Input::Worker(_) => self.arrived += 1,

@@ -32,6 +32,12 @@ impl Exposes for ExposeProcess {
             &[],
             since.as_secs_f64(),
         );
+        out.counter(
+            "invariants_broken_total",
+            "What cannot happen and did. Please report it.",
+            &[],
+            portcullis_proto::types::invariant::broken(),
+        );
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::contract::FilterId;
 use crate::coap::contract::{ObservationId, PeerId, ResourceKey, Token};
+use crate::invariant;
 use crate::policy::connections::{ConnectionKey, Grant};
 use crate::types::message::Qos;
 use crate::types::{ClientId, Message, TopicFilter};
@@ -232,7 +233,10 @@ impl Subscriptions {
     pub fn remove(&mut self, id: ObservationId) -> Option<Removed> {
         let observation = self.observations.remove(&id)?;
         self.leave(observation.holder, id);
-        let filter = self.filters.get_mut(&observation.filter_id)?;
+        let Some(filter) = self.filters.get_mut(&observation.filter_id) else {
+            invariant!(false, "a filter lasts as long as its observations");
+            return None;
+        };
         if filter.observations.get(observation.place) == Some(&id) {
             // A filter may have as many observations as there are; the last one takes the place.
             filter.observations.swap_remove(observation.place);

@@ -12,7 +12,7 @@ use crate::types::message::Qos;
 
 /// What a path names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Resource {
+pub enum NamedResource {
     /// `mqtt/connection`.
     Connection,
     /// `ps/{topic}` or `mqtt/{topic}`; the text is not yet checked as topic or filter.
@@ -37,14 +37,14 @@ impl fmt::Display for BadUri {
 ///
 /// # Errors
 /// When a topic is no UTF-8, or its last segment holds parameters behind `&` where `?` was meant.
-pub fn resource(path: &[Bytes]) -> Result<Resource, BadUri> {
+pub fn resource(path: &[Bytes]) -> Result<NamedResource, BadUri> {
     let segments: Vec<&[u8]> = path.iter().map(AsRef::as_ref).collect();
     match segments.as_slice() {
-        [b"mqtt", b"connection"] => Ok(Resource::Connection),
+        [b"mqtt", b"connection"] => Ok(NamedResource::Connection),
         [b"mqtt", last] if last.starts_with(b"connection&") => Err(ampersand()),
-        [b".well-known", b"core"] => Ok(Resource::Discovery),
-        [b"ps" | b"mqtt", topic @ ..] => topic_text(topic).map(Resource::Topic),
-        _ => Ok(Resource::Unknown),
+        [b".well-known", b"core"] => Ok(NamedResource::Discovery),
+        [b"ps" | b"mqtt", topic @ ..] => topic_text(topic).map(NamedResource::Topic),
+        _ => Ok(NamedResource::Unknown),
     }
 }
 
@@ -175,7 +175,7 @@ pub enum RetainHandling {
 
 /// The query parameters of a request. Token and password share the bytes of the request, and are not copied.
 #[derive(Clone, Default)]
-pub struct Params {
+pub struct QueryParams {
     /// `clientid`.
     pub client: Option<ClientId>,
     /// `token`.
@@ -196,15 +196,15 @@ pub struct Params {
     pub retain_handling: RetainHandling,
 }
 
-impl fmt::Debug for Params {
+impl fmt::Debug for QueryParams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Params")
+        f.debug_struct("QueryParams")
             .field("client", &self.client)
             .finish_non_exhaustive()
     }
 }
 
-impl Params {
+impl QueryParams {
     /// Reads Uri-Query options, each `name=value`, split at the first `=`. Unknown names are ignored.
     ///
     /// # Errors
@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn paths_name_resources() {
         let topic = |path: &str| match resource(&segments(path)) {
-            Ok(Resource::Topic(topic)) => topic,
+            Ok(NamedResource::Topic(topic)) => topic,
             other => panic!("{path}: {other:?}"),
         };
         assert_eq!(topic("ps/a/b"), "a/b");
@@ -307,10 +307,16 @@ mod tests {
         assert_eq!(topic("ps/50%off"), "50%off");
         assert_eq!(topic("ps"), "");
         assert_eq!(topic("mqtt/connection/x"), "connection/x");
-        assert_eq!(resource(&segments("mqtt/connection")), Ok(Resource::Connection));
-        assert_eq!(resource(&segments(".well-known/core")), Ok(Resource::Discovery));
-        assert_eq!(resource(&segments("PS/a")), Ok(Resource::Unknown));
-        assert_eq!(resource(&[]), Ok(Resource::Unknown));
+        assert_eq!(
+            resource(&segments("mqtt/connection")),
+            Ok(NamedResource::Connection)
+        );
+        assert_eq!(
+            resource(&segments(".well-known/core")),
+            Ok(NamedResource::Discovery)
+        );
+        assert_eq!(resource(&segments("PS/a")), Ok(NamedResource::Unknown));
+        assert_eq!(resource(&[]), Ok(NamedResource::Unknown));
     }
 
     #[test]
@@ -341,7 +347,7 @@ mod tests {
             "r=1",
             "expiry=0",
         ]);
-        let params = Params::parse(&options).unwrap();
+        let params = QueryParams::parse(&options).unwrap();
         assert_eq!(params.password.as_deref(), Some(b"YWJj==".as_slice()));
         assert_eq!(params.client.unwrap().as_str(), "dev1");
         assert_eq!(
@@ -368,7 +374,7 @@ mod tests {
             (&["t=x", "t=x"], "token"),
         ] {
             let options = query(options);
-            let error = Params::parse(&options).unwrap_err().to_string();
+            let error = QueryParams::parse(&options).unwrap_err().to_string();
             assert!(error.contains(name), "{options:?}: {error}");
         }
     }

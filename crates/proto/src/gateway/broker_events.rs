@@ -2,39 +2,40 @@
 
 use std::sync::Arc;
 
+use super::agenda::Cx;
 use super::answers::{not_acceptable, not_found, unavailable};
 use super::context::ReplyTo;
 use super::metrics::PublishResult;
 use super::observations::{Observations, may_receive};
-use super::outbox::Cx;
-use super::waiting::{Pending, Waiting};
+use super::pending_requests::{Awaited, PendingRequests};
 use crate::bridge::content;
 use crate::bridge::contract::{BrokerError, BrokerEvent};
 use crate::coap::contract::{Code, ObservationId, Response};
+use crate::invariant;
 use crate::types::Message;
 use crate::types::reason::Limit;
 
 /// Takes in what the broker says.
 pub(super) fn broker_event(
     cx: &mut Cx<'_>,
-    waiting: &mut Waiting,
+    pending: &mut PendingRequests,
     observations: &mut Observations,
     event: BrokerEvent,
 ) {
     match event {
         BrokerEvent::Message { filters, message } => observations.message(cx, &filters, &message),
         BrokerEvent::Published { ticket, result } => {
-            if let Some(Pending::Publish { reply, success }) = waiting.take(ticket) {
+            if let Some(Awaited::Publish { reply, success }) = pending.take(ticket) {
                 published(cx, reply, success, result);
             }
         }
         BrokerEvent::Retained { ticket, result } => {
-            if let Some(Pending::Read { reply, accept }) = waiting.take(ticket) {
+            if let Some(Awaited::Read { reply, accept }) = pending.take(ticket) {
                 retained(cx, reply, accept, result);
             }
         }
         BrokerEvent::Subscribed { ticket, result } => {
-            if let Some(Pending::Subscribe { reply, observation }) = waiting.take(ticket) {
+            if let Some(Awaited::Subscribe { reply, observation }) = pending.take(ticket) {
                 subscribed(cx, observations, reply, observation, result);
             }
         }
@@ -56,7 +57,7 @@ fn published(cx: &mut Cx<'_>, reply: ReplyTo, success: Code, result: Result<(), 
         Ok(()) => Response::new(success),
         Err(error) => refusal(cx, error),
     };
-    cx.outbox.answer(reply, response);
+    cx.agenda.answer(reply, response);
 }
 
 fn retained(
@@ -71,7 +72,7 @@ fn retained(
         Ok(_) => other_format(),
         Err(error) => refusal(cx, error),
     };
-    cx.outbox.answer(reply, response);
+    cx.agenda.answer(reply, response);
 }
 
 fn subscribed(
@@ -84,7 +85,7 @@ fn subscribed(
     let Some(observation) = observations.get_mut(id) else {
         // Cancelled, or its client went away, before the broker answered.
         if let Some(reply) = reply {
-            cx.outbox.answer(reply, Response::new(Code::CONTENT));
+            cx.agenda.answer(reply, Response::new(Code::CONTENT));
         }
         return;
     };
@@ -92,7 +93,7 @@ fn subscribed(
         (Err(error), Some(reply)) => {
             observations.end(cx, id);
             let response = refusal(cx, error);
-            cx.outbox.answer(reply, response);
+            cx.agenda.answer(reply, response);
         }
         (Err(error), None) => {
             let response = refusal(cx, error);
@@ -115,6 +116,7 @@ fn begin(
     messages: Vec<Arc<Message>>,
 ) {
     let Some(observation) = observations.get_mut(id) else {
+        invariant!(false, "an observation that has just begun is there");
         return;
     };
     let (fitting, others): (Vec<_>, Vec<_>) = messages
@@ -128,7 +130,7 @@ fn begin(
     if fitting.is_empty() && !others.is_empty() {
         // An error ends an observation before it began (RFC 7641, 4.1).
         observations.end(cx, id);
-        return cx.outbox.answer(reply, other_format());
+        return cx.agenda.answer(reply, other_format());
     }
     let mut messages = fitting.into_iter();
     observation.last = messages.next();
@@ -138,7 +140,7 @@ fn begin(
     );
     response.observe = Some(observation.next_sequence());
     response.observation = Some(id);
-    cx.outbox.answer(reply, response);
+    cx.agenda.answer(reply, response);
     for message in messages {
         observations.notify_one(cx, id, &message);
     }

@@ -3,17 +3,19 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use super::agenda::Cx;
 use super::context::{PeerFacts, RequestContext};
-use super::directory::Directory;
+use super::directory::ClientDirectory;
+use super::guests::Guest;
 use super::metrics::ConnectionEvent;
 use super::news;
 use super::observations::Observations;
-use super::outbox::Cx;
 use super::settings::OnClose;
 use super::timers::Timer;
 use super::workers::{ToPeer, WorkerMessage};
 use crate::bridge::subscriptions::Holder;
 use crate::coap::contract::{Notification, ObservationId, PeerId};
+use crate::invariant;
 use crate::policy::connections::{Connection, ConnectionKey, Connections};
 use crate::policy::ledger::{Standing, Table};
 use crate::types::reason::Label as _;
@@ -127,6 +129,7 @@ impl ConnectionTable {
         from: &PeerFacts,
     ) {
         let Some(connection) = self.connections.get_mut(key) else {
+            invariant!(false, "who attaches a connection has just seen it");
             return;
         };
         connection.peer = Some(from.id);
@@ -138,13 +141,13 @@ impl ConnectionTable {
             retransmissions: 0,
         });
         peer.connections.push(key);
-        let what = ToPeer::Attach {
+        let guest = Guest {
             key,
-            known: connection.standing == Standing::Known,
+            is_known: connection.standing == Standing::Known,
             client: connection.client.clone(),
             username: connection.username.clone(),
         };
-        cx.outbox.tell_peer(from.id, what);
+        cx.agenda.tell_peer(from.id, ToPeer::Attach(guest));
         if connection.returning == 0 {
             observations.set_at(cx, key, from.id);
         }
@@ -166,7 +169,7 @@ impl ConnectionTable {
                 self.peers.remove(&id);
             }
         }
-        cx.outbox.tell_peer(id, ToPeer::Part { key, observations });
+        cx.agenda.tell_peer(id, ToPeer::Part(key, observations));
     }
 
     /// A peer gave back all that it had for a connection that parted from it.
@@ -247,6 +250,20 @@ impl ConnectionTable {
         }
     }
 
+    /// Whether each connection is known where its client is, and nowhere else.
+    #[cfg(test)]
+    pub(super) fn is_consistent(&self) -> bool {
+        let known = |connection: &Connection| {
+            let place = self.place(connection);
+            connection.peer.is_none() || place.is_some_and(|peer| peer.connections.contains(&connection.key))
+        };
+        let attached = |(id, peer): (&PeerId, &ClientPeer)| {
+            let here = |key: &ConnectionKey| self.get(*key).is_some_and(|it| it.peer == Some(*id));
+            !peer.connections.is_empty() && peer.connections.iter().all(here)
+        };
+        self.connections.iter().all(known) && self.peers.iter().all(attached)
+    }
+
     /// Publishes that the client of a connection came, or with a reason that it went.
     pub(super) fn announce(&self, cx: &mut Cx<'_>, key: ConnectionKey, reason: Option<&'static str>) {
         if let Some(connection) = self.get(key) {
@@ -276,8 +293,8 @@ impl ConnectionTable {
         }
         cx.metrics.connection_events.inc(event);
         cx.metrics.connections.set(self.connections.len() as u64);
-        let home = Directory::home(&client, cx.settings.workers);
-        cx.outbox.tell(home, WorkerMessage::Ended { client, key });
+        let home = ClientDirectory::home(&client, cx.settings.workers);
+        cx.agenda.tell(home, WorkerMessage::Ended(client, key));
     }
 }
 

@@ -10,7 +10,7 @@ use super::answers::{bad_request, not_acceptable, not_allowed, not_found, unauth
 use super::peers::Peer;
 use super::settings::{ListenerSettings, Settings};
 use crate::bridge::subscriptions::Holder;
-use crate::bridge::uri::{self, Params, Resource};
+use crate::bridge::uri::{self, NamedResource, QueryParams};
 use crate::bridge::{content, discovery};
 use crate::coap::contract::{Code, ExchangeId, PeerId, Request, ResourceKey, Response, Token};
 use crate::policy::authentication::{AuthRequest, IdentityRole, Password};
@@ -65,7 +65,7 @@ impl Peer {
 /// The request that an answer is for.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplyTo {
-    /// Whose.
+    /// The peer that asked.
     pub peer: PeerId,
     /// What its message layer knows it by.
     pub exchange: ExchangeId,
@@ -76,11 +76,11 @@ pub struct ReplyTo {
 /// What is asked of `mqtt/connection`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionOperation {
-    /// POST.
+    /// Make one (POST).
     Create,
-    /// PUT.
+    /// Keep it alive (PUT).
     Heartbeat,
-    /// DELETE.
+    /// End it (DELETE).
     Close,
 }
 
@@ -139,7 +139,7 @@ pub struct RequestContext {
     /// The user name: the proved one where the listener says so, else the named one, unless that is a token.
     pub username: Option<Arc<str>>,
     /// Its query parameters.
-    pub params: Params,
+    pub params: QueryParams,
     /// Whether it came as CON.
     pub confirmable: bool,
     /// Its CoAP token.
@@ -148,7 +148,7 @@ pub struct RequestContext {
     pub accept: Option<u16>,
     /// The Content-Format of its payload.
     pub content_format: Option<u16>,
-    /// Its payload.
+    /// Its payload, put together from its blocks.
     pub payload: Bytes,
     /// What block-wise transfer knows its resource by.
     pub resource: ResourceKey,
@@ -183,15 +183,15 @@ impl RequestContext {
             return Err(not_allowed("GET, POST, PUT and DELETE only"));
         }
         let target = match uri::resource(&request.path).map_err(bad)? {
-            Resource::Unknown => return Err(not_found("no such path; topics are below ps/")),
-            Resource::Discovery => return Err(discover(&request)),
-            Resource::Connection => Target::Connection(match request.method {
+            NamedResource::Unknown => return Err(not_found("no such path; topics are below ps/")),
+            NamedResource::Discovery => return Err(discover(&request)),
+            NamedResource::Connection => Target::Connection(match request.method {
                 Code::POST => ConnectionOperation::Create,
                 Code::PUT => ConnectionOperation::Heartbeat,
                 Code::DELETE => ConnectionOperation::Close,
                 _ => return Err(not_allowed("POST, PUT and DELETE only")),
             }),
-            Resource::Topic(text) => Target::Topic(TopicOperation::of(&request), text),
+            NamedResource::Topic(text) => Target::Topic(TopicOperation::of(&request), text),
         };
         // What is read or observed is judged once it is known, and other answers but this one have no body.
         if target == Target::Connection(ConnectionOperation::Create)
@@ -199,7 +199,7 @@ impl RequestContext {
         {
             return Err(not_acceptable("the token has no such format"));
         }
-        let params = Params::parse(&request.query).map_err(bad)?;
+        let params = QueryParams::parse(&request.query).map_err(bad)?;
         let listener = settings.listener(from.listener);
         let (client, username) = who(listener, &from, &params)?;
         Ok(Self {
@@ -265,7 +265,7 @@ fn role(listener: Option<&ListenerSettings>) -> IdentityRole {
 fn who(
     listener: Option<&ListenerSettings>,
     from: &PeerFacts,
-    params: &Params,
+    params: &QueryParams,
 ) -> Result<(Option<ClientId>, Option<Arc<str>>), Response> {
     let is_token = listener.is_some_and(|listener| listener.token_in_username);
     let named = params.username.clone().filter(|_| !is_token);

@@ -42,7 +42,7 @@ pub enum Input<'a> {
     Authenticated {
         /// From the request.
         ticket: u64,
-        /// The word.
+        /// What the backend says.
         verdict: Verdict,
     },
     /// Another worker says something.

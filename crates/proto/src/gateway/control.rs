@@ -6,9 +6,9 @@ use std::time::Instant;
 use super::contract::{ClientInfo, ControlAnswer, ControlRequest, Cursor, ObservationInfo, Output};
 use super::metrics::ConnectionEvent;
 use super::peers::Peer;
+use super::pending_requests::Awaited;
 use super::settings::Settings;
 use super::trace::Traced;
-use super::waiting::Pending;
 use super::workers::ToPeer;
 use super::{Gateway, cx};
 use crate::bridge::contract::BrokerRequest;
@@ -61,7 +61,7 @@ impl Gateway {
                 }
             }
         };
-        self.outbox.output(Output::Control { ticket, answer });
+        self.agenda.output(Output::Control { ticket, answer });
     }
 
     fn reconfigure(&mut self, now: Instant, settings: Arc<Settings>) {
@@ -254,7 +254,7 @@ impl Gateway {
                 let (connections, observations) = (&mut self.connections, &mut self.observations);
                 connections.end(&mut cx!(self, now), observations, key, ConnectionEvent::Kicked);
                 if let Some(peer) = peer {
-                    self.outbox.tell_peer(peer, ToPeer::Kick);
+                    self.agenda.tell_peer(peer, ToPeer::Kick);
                 }
             }
             Some((Holder::Peer(id), _)) => {
@@ -327,15 +327,15 @@ impl Gateway {
             return ControlAnswer::Unavailable;
         }
         let (observation, filter_id, _) = self.observations.insert(&mut cx, holder, at, terms);
-        let pending = Pending::Subscribe {
+        let awaited = Awaited::Subscribe {
             reply: None,
             observation,
         };
-        let Ok(ticket) = self.waiting.wait(&mut cx, pending) else {
+        let Ok(ticket) = self.pending.wait(&mut cx, awaited) else {
             self.observations.end(&mut cx, observation);
             return ControlAnswer::Unavailable;
         };
-        cx.outbox.broker(BrokerRequest::Subscribe {
+        cx.agenda.broker(BrokerRequest::Subscribe {
             ticket,
             filter_id,
             filter: filter.clone(),
@@ -369,9 +369,9 @@ impl Gateway {
         let Some(peer) = peer.filter(|_| self.device_requests.len() < MAX_DEVICE_REQUESTS) else {
             return Some(ControlAnswer::Unavailable);
         };
-        let id = RequestId(self.outbox.ticket().0);
+        let id = RequestId(self.agenda.ticket().0);
         self.device_requests.insert(id, ticket);
-        self.outbox.tell_peer(peer, ToPeer::Request { id, request });
+        self.agenda.tell_peer(peer, ToPeer::Request(id, request));
         None
     }
 }

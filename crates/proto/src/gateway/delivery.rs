@@ -4,7 +4,6 @@
 use std::time::{Duration, Instant};
 
 use super::answers::unavailable;
-use super::guests::Guest;
 use super::workers::{FromPeer, ToPeer, WorkerMessage};
 use super::{Gateway, cx};
 use crate::coap::contract::{Event, ObservationId, PeerId, RequestError};
@@ -29,13 +28,13 @@ impl Gateway {
                 observation,
                 outcome,
             } => {
-                let what = FromPeer::Notified { observation, outcome };
-                self.outbox.tell_owner(owner(observation), peer, what);
+                let what = FromPeer::Notified(observation, outcome);
+                self.agenda.tell_owner(owner(observation), peer, what);
             }
             Event::Alive { peer } => self.alive(now, peer),
             Event::Answered { request, result } => {
-                let message = WorkerMessage::Answered { request, result };
-                self.outbox.tell(WorkerId::of(request.0), message);
+                let message = WorkerMessage::Answered(request, result);
+                self.agenda.tell(WorkerId::of(request.0), message);
             }
         }
     }
@@ -61,7 +60,7 @@ impl Gateway {
                 address,
                 retransmissions,
             };
-            self.outbox.tell_owner(owner, id, what);
+            self.agenda.tell_owner(owner, id, what);
         }
     }
 
@@ -69,53 +68,38 @@ impl Gateway {
     pub(super) fn serve_peer(&mut self, now: Instant, peer: PeerId, what: ToPeer) {
         let Self { coap, peers, .. } = self;
         match what {
-            ToPeer::Answer { reply, response } => {
+            ToPeer::Answer(reply, response) => {
                 self.forwarded.came_back(reply.exchange);
                 self.metrics
                     .request_seconds
                     .observe(now.saturating_duration_since(reply.arrived));
                 coap.respond(now, peers, reply.exchange, response);
             }
-            ToPeer::Notify {
-                observation,
-                notification,
-            } => match peers.get_mut(peer) {
+            ToPeer::Notify(observation, notification) => match peers.get_mut(peer) {
                 Some(it) => {
                     coap.notify(now, &mut it.coap, observation, notification);
                     self.weigh(peer);
                 }
                 None => {
-                    let what = FromPeer::Undelivered {
-                        notifications: vec![(observation, notification)],
-                        parted: None,
-                    };
-                    self.outbox.tell_owner(owner(observation), peer, what);
+                    let what = FromPeer::Undelivered(vec![(observation, notification)]);
+                    self.agenda.tell_owner(owner(observation), peer, what);
                 }
             },
-            ToPeer::Cancel { observation } => {
+            ToPeer::Cancel(observation) => {
                 if let Some(peer) = peers.get_mut(peer) {
                     coap.cancel(&mut peer.coap, observation);
                 }
             }
-            ToPeer::Attach {
-                key,
-                known,
-                client,
-                username,
-            } => match peers.get_mut(peer) {
+            ToPeer::Attach(guest) => match peers.get_mut(peer) {
                 Some(peer) => {
-                    if known {
+                    if guest.is_known {
                         self.ledger.raise(peer.account, Standing::Known);
                     }
-                    peer.guests.add(Guest {
-                        key,
-                        client,
-                        username,
-                    });
+                    peer.guests.add(guest);
                 }
-                None => self.outbox.tell_owner(key.worker(), peer, FromPeer::Gone),
+                None => self.agenda.tell_owner(guest.key.worker(), peer, FromPeer::Gone),
             },
-            ToPeer::Part { key, observations } => {
+            ToPeer::Part(key, observations) => {
                 let has_observations = !observations.is_empty();
                 let mut notifications = Vec::new();
                 if let Some(peer) = peers.get_mut(peer) {
@@ -126,22 +110,16 @@ impl Gateway {
                     }
                 }
                 if has_observations {
-                    let what = FromPeer::Undelivered {
-                        notifications,
-                        parted: Some(key),
-                    };
-                    self.outbox.tell_owner(key.worker(), peer, what);
+                    let what = FromPeer::Parted(key, notifications);
+                    self.agenda.tell_owner(key.worker(), peer, what);
                 }
             }
-            ToPeer::NotHere { context, key } => self.not_here(now, *context, key),
-            ToPeer::Request { id, request } => match peers.get_mut(peer) {
+            ToPeer::NotHere(context, key) => self.not_here(now, *context, key),
+            ToPeer::Request(id, request) => match peers.get_mut(peer) {
                 Some(peer) => coap.request(now, &mut peer.coap, id, request),
                 None => {
-                    let message = WorkerMessage::Answered {
-                        request: id,
-                        result: Err(RequestError::Gone),
-                    };
-                    self.outbox.tell(WorkerId::of(id.0), message);
+                    let message = WorkerMessage::Answered(id, Err(RequestError::Gone));
+                    self.agenda.tell(WorkerId::of(id.0), message);
                 }
             },
             ToPeer::Kick => self.kick_peer(now, peer),
@@ -153,41 +131,31 @@ impl Gateway {
         let mut cx = cx!(self, now);
         let (connections, observations) = (&mut self.connections, &mut self.observations);
         match what {
-            FromPeer::Request { context, proved } => self.serve(now, *context, proved),
-            FromPeer::Established { from, key } => connections.use_from(&mut cx, observations, key, &from),
+            FromPeer::Request(context, proved) => self.serve(now, *context, proved),
+            FromPeer::Established(from, key) => connections.use_from(&mut cx, observations, key, &from),
             FromPeer::Alive {
                 address,
                 retransmissions,
             } => connections.peer_alive(now, peer, address, retransmissions),
             FromPeer::Gone => connections.peer_gone(&mut cx, observations, peer),
-            FromPeer::Notified { observation, outcome } => {
-                observations.notified(&mut cx, observation, outcome)
+            FromPeer::Notified(observation, outcome) => observations.notified(&mut cx, observation, outcome),
+            FromPeer::Parted(key, notifications) => {
+                connections.parted(&mut cx, observations, key, notifications)
             }
-            FromPeer::Undelivered {
-                notifications,
-                parted: Some(key),
-            } => connections.parted(&mut cx, observations, key, notifications),
-            FromPeer::Undelivered {
-                notifications,
-                parted: None,
-            } => observations.take_back(&cx, notifications),
+            FromPeer::Undelivered(notifications) => observations.take_back(&cx, notifications),
         }
     }
 
     /// A message that may be refused found the way to its worker full.
     pub(super) fn refused(&mut self, message: WorkerMessage) {
         match message {
-            WorkerMessage::FromPeer {
-                what: FromPeer::Request { context, .. },
-                ..
-            } => {
+            WorkerMessage::FromPeer(_, FromPeer::Request(context, _)) => {
                 self.metrics.limits.inc(Limit::Channel);
-                self.outbox.answer(context.reply, unavailable());
+                self.agenda.answer(context.reply, unavailable());
             }
-            WorkerMessage::ToPeer {
-                what: ToPeer::Notify { .. },
-                ..
-            } => self.metrics.limits.inc(Limit::QueuedNotifications),
+            WorkerMessage::ToPeer(_, ToPeer::Notify(..)) => {
+                self.metrics.limits.inc(Limit::QueuedNotifications)
+            }
             _ => {}
         }
     }

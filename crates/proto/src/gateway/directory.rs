@@ -9,11 +9,11 @@ use crate::types::{ClientId, WorkerId};
 
 /// The connections of the client ids whose home this worker is.
 #[derive(Debug, Default)]
-pub struct Directory {
+pub struct ClientDirectory {
     connections: HashMap<ClientId, (ConnectionKey, Owner)>,
 }
 
-impl Directory {
+impl ClientDirectory {
     /// The home of a client id; the same in every worker.
     #[must_use]
     pub fn home(client: &ClientId, workers: u8) -> WorkerId {
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn a_client_id_of_one_identity_is_refused_to_all_others() {
         let client = ClientId::new("meter").unwrap();
-        let mut directory = Directory::default();
+        let mut directory = ClientDirectory::default();
         let mut register =
             |key, owner, join| directory.register(client.clone(), ConnectionKey(key), owner, join);
         assert_eq!(register(1, dtls("a"), false), (Registration::Granted, None));
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn a_handshake_joins_the_connection_of_its_identity_and_replaces_one_of_nobody() {
         let client = ClientId::new("meter").unwrap();
-        let mut directory = Directory::default();
+        let mut directory = ClientDirectory::default();
         let mut register =
             |key, owner, join| directory.register(client.clone(), ConnectionKey(key), owner, join);
         assert_eq!(register(1, Owner::Udp, false).0, Registration::Granted);

@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use super::agenda::Cx;
 use super::answers::unavailable;
 use super::context::ReplyTo;
-use super::outbox::Cx;
 use super::timers::Timer;
 use super::workers::WorkerMessage;
 use crate::coap::contract::{ExchangeId, Response};
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How often workers that owe an answer are asked whether they are there.
 const EVERY: Duration = Duration::from_millis(500);
 
-struct Request {
+struct Hop {
     reply: ReplyTo,
     to: WorkerId,
     at: Instant,
@@ -27,7 +27,7 @@ struct Request {
 /// Requests on their way to other workers, or in their hands.
 #[derive(Default)]
 pub(super) struct Forwarded {
-    requests: HashMap<ExchangeId, Request>,
+    hops: HashMap<ExchangeId, Hop>,
     /// By worker: everything that was sent until then has been taken in.
     taken_in: HashMap<WorkerId, Instant>,
 }
@@ -38,21 +38,21 @@ impl Forwarded {
     /// # Errors
     /// 5.03 where too many are out already.
     pub(super) fn add(&mut self, cx: &mut Cx<'_>, reply: ReplyTo, to: WorkerId) -> Result<(), Response> {
-        if self.requests.len() >= cx.settings.caps.pending_requests {
+        if self.hops.len() >= cx.settings.caps.pending_requests {
             cx.metrics.limits.inc(Limit::PendingRequests);
             return Err(unavailable());
         }
-        if self.requests.is_empty() {
+        if self.hops.is_empty() {
             cx.timers.arm(cx.now + EVERY, Timer::Forwarded);
         }
         let at = cx.now;
-        self.requests.insert(reply.exchange, Request { reply, to, at });
+        self.hops.insert(reply.exchange, Hop { reply, to, at });
         Ok(())
     }
 
     /// A request came back, with its answer or without.
     pub(super) fn came_back(&mut self, exchange: ExchangeId) {
-        self.requests.remove(&exchange);
+        self.hops.remove(&exchange);
     }
 
     /// A worker has taken in all that it was sent until `at`.
@@ -63,39 +63,33 @@ impl Forwarded {
     /// Answers requests 5.03 whose worker does not take them in, and asks the others whether they are there. What a worker took
     /// in, it answers: when, is the broker's matter.
     pub(super) fn check(&mut self, cx: &mut Cx<'_>) {
-        let Self { requests, taken_in } = self;
-        requests.retain(|_, request| {
-            let taken = taken_in
-                .get(&request.to)
-                .is_some_and(|until| *until >= request.at);
-            let given_up = !taken && request.at + PATIENCE <= cx.now;
+        let Self { hops, taken_in } = self;
+        hops.retain(|_, hop| {
+            let taken = taken_in.get(&hop.to).is_some_and(|until| *until >= hop.at);
+            let given_up = !taken && hop.at + PATIENCE <= cx.now;
             if given_up {
-                cx.outbox.answer(request.reply, unavailable());
+                cx.agenda.answer(hop.reply, unavailable());
             }
             !given_up
         });
         let (from, at) = (cx.worker, cx.now);
-        for to in requests
-            .values()
-            .map(|request| request.to)
-            .collect::<HashSet<_>>()
-        {
-            cx.outbox.tell(to, WorkerMessage::AreYouThere { from, at });
+        for to in hops.values().map(|hop| hop.to).collect::<HashSet<_>>() {
+            cx.agenda.tell(to, WorkerMessage::AreYouThere(from, at));
         }
-        if !requests.is_empty() {
+        if !hops.is_empty() {
             cx.timers.arm(cx.now + EVERY, Timer::Forwarded);
         }
     }
 
     /// Answers everything 5.03: this worker stops.
     pub(super) fn give_up(&mut self, cx: &mut Cx<'_>) {
-        for (_, request) in self.requests.drain() {
-            cx.outbox.answer(request.reply, unavailable());
+        for (_, hop) in self.hops.drain() {
+            cx.agenda.answer(hop.reply, unavailable());
         }
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.requests.len()
+        self.hops.len()
     }
 }

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 
+use super::agenda::Cx;
 use super::answers::{too_many_requests, unauthorized};
-use super::caller::Caller;
+use super::asker::Asker;
 use super::context::RequestContext;
 use super::metrics::ConnectionEvent;
-use super::outbox::Cx;
 use super::random_seed;
 use super::settings::Settings;
 use crate::coap::contract::{PeerId, Response};
@@ -93,7 +93,7 @@ impl Guard {
         if !listener.is_some_and(|listener| listener.authentication) {
             return Ok(Admission::Granted(Grant::default()));
         }
-        let request = context.credentials(cx.outbox.ticket().0, cx.settings);
+        let request = context.credentials(cx.agenda.ticket().0, cx.settings);
         let hash = self.verdicts.hash(&request);
         let remembered = self.verdicts.get(cx.now, &hash);
         if let Some(grant) = remembered.and_then(|verdict| granted(cx.now, verdict)) {
@@ -164,13 +164,13 @@ pub(super) fn wrong_token(cx: &Cx<'_>, context: &RequestContext) -> Response {
 ///
 /// # Errors
 /// 4.01 when it says no.
-pub(super) fn authorize(cx: &Cx<'_>, caller: &Caller, access: &Access<'_>) -> Result<(), Response> {
+pub(super) fn authorize(cx: &Cx<'_>, asker: &Asker, access: &Access<'_>) -> Result<(), Response> {
     let subject = Subject {
-        user: caller.username.as_deref(),
-        client: caller.client.as_ref().map(ClientId::as_str),
-        identity: caller.identity.as_deref(),
+        user: asker.username.as_deref(),
+        client: asker.client.as_ref().map(ClientId::as_str),
+        identity: asker.identity.as_deref(),
     };
-    let grant = &caller.grant;
+    let grant = &asker.grant;
     let decision = cx
         .settings
         .authorizer

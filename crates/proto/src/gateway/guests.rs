@@ -14,6 +14,8 @@ pub struct Guest {
     pub client: ClientId,
     /// The user name that it was authenticated with.
     pub username: Option<Arc<str>>,
+    /// Whether whoever made it is known by checked credentials or by the handshake.
+    pub is_known: bool,
 }
 
 /// The connections that are used from a peer.

@@ -393,12 +393,9 @@ impl Gateway {
                 .into_iter()
                 .partition(|(observation, _)| WorkerId::of(observation.0) == worker);
             undelivered = others;
-            let what = FromPeer::Undelivered {
-                notifications,
-                parted: None,
-            };
-            self.outbox.tell_owner(worker, peer, what);
-            self.outbox.tell_owner(worker, peer, FromPeer::Gone);
+            let what = FromPeer::Undelivered(notifications);
+            self.agenda.tell_owner(worker, peer, what);
+            self.agenda.tell_owner(worker, peer, FromPeer::Gone);
         }
     }
 }

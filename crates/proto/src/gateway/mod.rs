@@ -3,11 +3,12 @@
 //! A datagram enters at [`Gateway::handle`] and goes through the files in this order: `inbound` (DTLS, message layer),
 //! `route` (what it asks, who asks, which worker has the connection that it names), `owner` and `ops` (what is done),
 //! `broker_events` (what the broker says to it), `delivery` and `outbound` (back to the peer). An operation is a function of the
-//! request and of the parts that it needs; what it wants done it leaves in the `outbox`.
+//! request and of the parts that it needs; what it wants done it leaves in the `agenda`.
 
+mod agenda;
 mod answers;
+mod asker;
 mod broker_events;
-mod caller;
 mod connection_table;
 pub mod context;
 pub mod contract;
@@ -23,9 +24,9 @@ mod news;
 mod observations;
 mod ops;
 mod outbound;
-mod outbox;
 mod owner;
 pub mod peers;
+mod pending_requests;
 mod pressure;
 mod route;
 pub mod settings;
@@ -34,7 +35,6 @@ mod shared;
 mod tests;
 mod timers;
 pub mod trace;
-mod waiting;
 pub mod workers;
 
 use std::collections::HashMap;
@@ -52,28 +52,28 @@ use crate::policy::ledger::Ledger;
 use crate::session::{SecureSource, SecureTransport};
 use crate::types::{ListenerId, Transmits, WorkerId};
 
+use agenda::Agenda;
 use connection_table::ConnectionTable;
 use contract::{ControlRequest, Input, Output};
-use directory::Directory;
+use directory::ClientDirectory;
 use forwarded::Forwarded;
 use guard::Guard;
 use metrics::{ConnectionEvent, GatewayMetrics};
 use observations::Observations;
-use outbox::Outbox;
 use peers::Peers;
 use pressure::Pressure;
 pub use shared::Shared;
 
+use pending_requests::PendingRequests;
 use settings::{ListenerSettings, Settings};
 use timers::Timers;
 use trace::Traces;
-use waiting::Waiting;
 use workers::WorkerMessage;
 
 /// The surroundings of an operation, borrowed from a gateway apart from its other parts.
 macro_rules! cx {
     ($gateway:ident, $now:expr) => {
-        $crate::gateway::outbox::Cx {
+        $crate::gateway::agenda::Cx {
             now: $now,
             worker: $gateway.worker,
             settings: &$gateway.settings,
@@ -82,7 +82,7 @@ macro_rules! cx {
             rng: &mut $gateway.rng,
             timers: &mut $gateway.timers,
             ledger: &mut $gateway.ledger,
-            outbox: &mut $gateway.outbox,
+            agenda: &mut $gateway.agenda,
         }
     };
 }
@@ -116,7 +116,7 @@ pub struct Gateway {
     timers: Timers,
     /// What all of the following weighs, by whom.
     ledger: Ledger<Holder>,
-    outbox: Outbox,
+    agenda: Agenda,
     transmits: Transmits,
     dtls: Vec<Option<Box<dyn SecureTransport>>>,
     coap: Endpoint,
@@ -126,10 +126,10 @@ pub struct Gateway {
     guard: Guard,
     pressure: Pressure,
     forwarded: Forwarded,
-    waiting: Waiting,
+    pending: PendingRequests,
     connections: ConnectionTable,
     observations: Observations,
-    directory: Directory,
+    directory: ClientDirectory,
     /// Requests to devices under way, by the ticket of who asked.
     device_requests: HashMap<RequestId, u64>,
     traces: Traces,
@@ -169,7 +169,7 @@ impl Gateway {
             guard: Guard::new(now, &settings, &mut rng),
             timers: Timers::new(now),
             ledger: Ledger::new(settings.caps.memory, Arc::clone(&metrics.standing_bytes)),
-            outbox: Outbox::new(worker),
+            agenda: Agenda::new(worker),
             transmits: Transmits::default(),
             dtls,
             coap,
@@ -177,10 +177,10 @@ impl Gateway {
             disabled: vec![false; settings.listeners.len()],
             pressure: Pressure::new(now),
             forwarded: Forwarded::default(),
-            waiting: Waiting::default(),
+            pending: PendingRequests::default(),
             connections: ConnectionTable::default(),
             observations: Observations::new(worker),
-            directory: Directory::default(),
+            directory: ClientDirectory::default(),
             device_requests: HashMap::new(),
             traces: Traces::default(),
             shared,
@@ -202,8 +202,8 @@ impl Gateway {
                 self.dtls_events(now, listener, bytes);
             }
             Input::Broker(event) => {
-                let (waiting, observations) = (&mut self.waiting, &mut self.observations);
-                broker_events::broker_event(&mut cx!(self, now), waiting, observations, event);
+                let (pending, observations) = (&mut self.pending, &mut self.observations);
+                broker_events::broker_event(&mut cx!(self, now), pending, observations, event);
             }
             Input::Authenticated { ticket, verdict } => self.authenticated(now, Ticket(ticket), verdict),
             Input::Worker(message) => self.worker_message(now, message),
@@ -247,7 +247,7 @@ impl Gateway {
         loop {
             if let Some(event) = self.coap.poll_event() {
                 self.coap_event(now, event);
-            } else if let Some(message) = self.outbox.poll_own() {
+            } else if let Some(message) = self.agenda.poll_own() {
                 self.worker_message(now, message);
             } else if let Some(holder) = self.ledger.gives_way() {
                 self.give_way(now, holder);
@@ -260,8 +260,8 @@ impl Gateway {
 
     fn worker_message(&mut self, now: Instant, message: WorkerMessage) {
         match message {
-            WorkerMessage::FromPeer { peer, what } => self.hear_of_peer(now, peer, what),
-            WorkerMessage::ToPeer { peer, what } => self.serve_peer(now, peer, what),
+            WorkerMessage::FromPeer(peer, what) => self.hear_of_peer(now, peer, what),
+            WorkerMessage::ToPeer(peer, what) => self.serve_peer(now, peer, what),
             WorkerMessage::Register {
                 ticket,
                 client,
@@ -273,33 +273,31 @@ impl Gateway {
                 let ended = ended.filter(|ended| self.directory.ended(&client, *ended));
                 let (registration, older) = self.directory.register(client, key, owner, join);
                 for key in ended.into_iter().chain(older) {
-                    self.outbox.tell(key.worker(), WorkerMessage::Evict { key });
+                    self.agenda.tell(key.worker(), WorkerMessage::Evict(key));
                 }
-                let answer = WorkerMessage::Registered { ticket, registration };
-                self.outbox.tell(key.worker(), answer);
+                let answer = WorkerMessage::Registered(ticket, registration);
+                self.agenda.tell(key.worker(), answer);
             }
-            WorkerMessage::Registered { ticket, registration } => self.registered(now, ticket, registration),
-            WorkerMessage::Evict { key } => {
+            WorkerMessage::Registered(ticket, registration) => self.registered(now, ticket, registration),
+            WorkerMessage::Evict(key) => {
                 let (connections, observations) = (&mut self.connections, &mut self.observations);
                 connections.end(&mut cx!(self, now), observations, key, ConnectionEvent::Replaced);
             }
-            WorkerMessage::Ended { client, key } => {
+            WorkerMessage::Ended(client, key) => {
                 self.directory.ended(&client, key);
             }
-            WorkerMessage::Answered { request, result } => self.device_answered(request, result),
-            WorkerMessage::AreYouThere { from, at } => {
-                let from_here = self.worker;
-                let answer = WorkerMessage::Here { from: from_here, at };
-                self.outbox.tell(from, answer);
+            WorkerMessage::Answered(request, result) => self.device_answered(request, result),
+            WorkerMessage::AreYouThere(from, at) => {
+                self.agenda.tell(from, WorkerMessage::Here(self.worker, at));
             }
-            WorkerMessage::Here { from, at } => self.forwarded.heard(from, at),
+            WorkerMessage::Here(from, at) => self.forwarded.heard(from, at),
         }
     }
 
     /// Answers everything that waits with 5.03: nobody will be there for what it waits for.
     fn give_up(&mut self, now: Instant) {
         let mut cx = cx!(self, now);
-        self.waiting.give_up(&mut cx);
+        self.pending.give_up(&mut cx);
         self.forwarded.give_up(&mut cx);
         self.settle(now);
     }
@@ -332,7 +330,7 @@ impl Gateway {
 
     /// The next thing to do for it.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outbox.poll()
+        self.agenda.poll()
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
+use super::agenda::Cx;
 use super::context::PeerFacts;
-use super::outbox::Cx;
 use super::settings::Settings;
 use crate::bridge::contract::BrokerRequest;
 use crate::types::message::Qos;
@@ -45,8 +45,8 @@ pub(super) fn announce(
         origin: None,
     };
     // Nobody waits for the answer.
-    let ticket = cx.outbox.ticket();
-    cx.outbox.broker(BrokerRequest::Publish {
+    let ticket = cx.agenda.ticket();
+    cx.agenda.broker(BrokerRequest::Publish {
         ticket,
         message: Arc::new(message),
     });

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::agenda::Cx;
 use super::metrics::GatewayMetrics;
-use super::outbox::Cx;
 use super::settings::{NotifyType, Settings};
 use super::timers::Timer;
 use super::workers::ToPeer;
@@ -15,6 +15,7 @@ use crate::bridge::content;
 use crate::bridge::contract::{BrokerRequest, FilterId};
 use crate::bridge::subscriptions::{Holder, Inserted, Observation, Removed, Subscriptions, Terms};
 use crate::coap::contract::{Code, Notification, NotificationOutcome, ObservationId, PeerId, Response};
+use crate::invariant;
 use crate::policy::authorization::{Access, Action, Authorizer};
 use crate::policy::connections::ConnectionKey;
 use crate::policy::ledger::Table;
@@ -133,13 +134,7 @@ impl Observations {
                 ..empty(observation, false)
             };
             if let Some(peer) = observation.at {
-                cx.outbox.tell_peer(
-                    peer,
-                    ToPeer::Notify {
-                        observation: id,
-                        notification,
-                    },
-                );
+                cx.agenda.tell_peer(peer, ToPeer::Notify(id, notification));
             }
         }
         self.end(cx, id);
@@ -164,13 +159,12 @@ impl Observations {
                 .give_back(principal, Share::observation(terms.weight()));
         }
         if let Some(peer) = removed.observation.at {
-            let observation = removed.id;
-            cx.outbox.tell_peer(peer, ToPeer::Cancel { observation });
+            cx.agenda.tell_peer(peer, ToPeer::Cancel(removed.id));
         }
         cx.timers.disarm(Timer::Observation(removed.id));
         self.backlog.forget(removed.id);
         if let Some(filter_id) = removed.unsubscribe {
-            cx.outbox.broker(BrokerRequest::Unsubscribe { filter_id });
+            cx.agenda.broker(BrokerRequest::Unsubscribe { filter_id });
         }
     }
 
@@ -236,6 +230,7 @@ impl Observations {
     /// Sends a retained message to one observer.
     pub(super) fn notify_one(&mut self, cx: &mut Cx<'_>, id: ObservationId, message: &Arc<Message>) {
         let Some(observation) = self.subscriptions.get_mut(id) else {
+            invariant!(false, "an observation that has just begun is there");
             return;
         };
         let format = content::format_of(message);
@@ -247,13 +242,7 @@ impl Observations {
 
     fn deliver(&mut self, cx: &mut Cx<'_>, id: ObservationId, notification: Notification) {
         match self.get(id).and_then(|observation| observation.at) {
-            Some(peer) => cx.outbox.tell_peer(
-                peer,
-                ToPeer::Notify {
-                    observation: id,
-                    notification,
-                },
-            ),
+            Some(peer) => cx.agenda.tell_peer(peer, ToPeer::Notify(id, notification)),
             None => self.keep(cx, id, notification),
         }
     }

@@ -10,7 +10,7 @@ impl Gateway {
     /// A device answered a request of ours, or did not.
     pub(super) fn device_answered(&mut self, request: RequestId, result: Result<Response, RequestError>) {
         if let Some(ticket) = self.device_requests.remove(&request) {
-            self.outbox.output(Output::Control {
+            self.agenda.output(Output::Control {
                 ticket,
                 answer: ControlAnswer::Answered(result),
             });

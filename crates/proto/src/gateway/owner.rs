@@ -1,21 +1,21 @@
 //! The owner's side of a connection: requests that use it, whichever worker their datagrams came to.
 
-use super::caller::Caller;
+use super::agenda::Cx;
+use super::asker::Asker;
 use super::connection_table::ConnectionTable;
 use super::context::{RequestContext, Target};
 use super::guard::wrong_token;
 use super::observations::Observations;
-use super::ops::{self, Step, connect};
-use super::outbox::Cx;
+use super::ops::{self, NextStep, connect};
+use super::pending_requests::PendingRequests;
 use super::pressure::Pressure;
-use super::waiting::Waiting;
 use crate::coap::contract::Response;
 use crate::policy::connections::ConnectionKey;
 
 /// What became of a request for a connection.
 pub(super) enum Served {
     /// It was served.
-    Step(Step),
+    NextStep(NextStep),
     /// The connection that its handshake proved has ended.
     NotHere(ConnectionKey),
 }
@@ -26,7 +26,7 @@ pub(super) enum Served {
 /// With the answer that refuses it; 4.01 for a wrong token.
 pub(super) fn serve(
     cx: &mut Cx<'_>,
-    (waiting, observations, table): (&mut Waiting, &mut Observations, &mut ConnectionTable),
+    (pending, observations, table): (&mut PendingRequests, &mut Observations, &mut ConnectionTable),
     pressure: &Pressure,
     context: &RequestContext,
     proved: Option<ConnectionKey>,
@@ -43,11 +43,11 @@ pub(super) fn serve(
             connect::use_connection(cx, table, observations, key, *operation)
         }
         Target::Topic(operation, text) => {
-            let caller = Caller::connection(cx.settings, context, connection)?;
+            let asker = Asker::connection(cx.settings, context, connection)?;
             table.use_from(cx, observations, key, &context.from);
             let asked = (context, *operation, text.as_str());
-            ops::topic(cx, waiting, observations, pressure, asked, caller)?
+            ops::topic(cx, pending, observations, pressure, asked, asker)?
         }
     };
-    Ok(Served::Step(step))
+    Ok(Served::NextStep(step))
 }

@@ -4,16 +4,16 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::answers::{bad_request, unauthorized, unavailable};
-use super::caller::Caller;
+use super::asker::Asker;
 use super::context::{ConnectionOperation, PeerFacts, ReplyTo, RequestContext, Target};
 use super::contract::Output;
-use super::directory::Directory;
+use super::directory::ClientDirectory;
 use super::guard::{Admission, granted};
 use super::metrics::{ConnectionEvent, PublishResult};
 use super::ops::connect::{Wish, create, made};
-use super::ops::{self, Step};
+use super::ops::{self, NextStep};
 use super::owner::{self, Served};
-use super::waiting::{Creation, Login, Pending};
+use super::pending_requests::{Awaited, Creation, PendingLogin};
 use super::workers::{FromPeer, Registration, ToPeer, WorkerMessage};
 use super::{Gateway, cx};
 use crate::bridge::contract::Ticket;
@@ -38,7 +38,7 @@ impl Gateway {
         };
         match self.resolve(now, reply, request) {
             Ok(context) => self.dispatch(now, context),
-            Err(response) => self.outbox.answer(reply, response),
+            Err(response) => self.agenda.answer(reply, response),
         }
     }
 
@@ -90,7 +90,7 @@ impl Gateway {
             _ => self.for_connection(now, context),
         };
         if let Err(response) = result {
-            self.outbox.answer(reply, response);
+            self.agenda.answer(reply, response);
         }
     }
 
@@ -104,19 +104,19 @@ impl Gateway {
                 charge,
             } => {
                 let class = context.class;
-                let login = Login {
+                let login = PendingLogin {
                     context,
                     hash,
                     charge,
                 };
                 let ticket = Ticket(request.ticket);
-                let pending = Pending::Login(Box::new(login));
-                if let Err(response) = self.waiting.wait_as(&cx, ticket, pending) {
+                let awaited = Awaited::PendingLogin(Box::new(login));
+                if let Err(response) = self.pending.wait_as(&cx, ticket, awaited) {
                     self.forgive(now, charge);
                     return Err(response);
                 }
                 let request = *request;
-                self.outbox.output(Output::Authenticate { request, class });
+                self.agenda.output(Output::Authenticate { request, class });
                 Ok(())
             }
         }
@@ -124,10 +124,10 @@ impl Gateway {
 
     /// The backend's word.
     pub(super) fn authenticated(&mut self, now: Instant, ticket: Ticket, verdict: Verdict) {
-        let Some(Pending::Login(login)) = self.waiting.take(ticket) else {
+        let Some(Awaited::PendingLogin(login)) = self.pending.take(ticket) else {
             return;
         };
-        let Login {
+        let PendingLogin {
             context,
             hash,
             charge,
@@ -152,7 +152,7 @@ impl Gateway {
             Verdict::Allow { .. } => Ok(()),
         };
         if let Err(response) = result {
-            self.outbox.answer(reply, response);
+            self.agenda.answer(reply, response);
         }
     }
 
@@ -174,14 +174,14 @@ impl Gateway {
         let mut cx = cx!(self, now);
         match (&context.target, &context.client) {
             (Target::Topic(operation, text), client) => {
-                let caller = Caller::peer(cx.settings, &context, grant)?;
+                let asker = Asker::peer(cx.settings, &context, grant)?;
                 let id = context.from.id;
                 if self.peers.get(id).is_some_and(|peer| peer.client != *client) {
                     self.peers.set_client(id, client.clone());
                 }
-                let (waiting, observations) = (&mut self.waiting, &mut self.observations);
+                let (pending, observations) = (&mut self.pending, &mut self.observations);
                 let asked = (&context, *operation, text.as_str());
-                let step = ops::topic(&mut cx, waiting, observations, &self.pressure, asked, caller)?;
+                let step = ops::topic(&mut cx, pending, observations, &self.pressure, asked, asker)?;
                 self.take_step(context.reply, step);
                 Ok(())
             }
@@ -196,15 +196,15 @@ impl Gateway {
                     grant,
                     ended: None,
                 };
-                create(&mut cx, &mut self.waiting, &self.connections, wish)
+                create(&mut cx, &mut self.pending, &self.connections, wish)
             }
             (Target::Connection(_), None) => Err(bad_request("clientid is required")),
         }
     }
 
-    fn take_step(&mut self, reply: ReplyTo, step: Step) {
-        if let Step::Answer(response) = step {
-            self.outbox.answer(reply, response);
+    fn take_step(&mut self, reply: ReplyTo, step: NextStep) {
+        if let NextStep::Answer(response) = step {
+            self.agenda.answer(reply, response);
         }
     }
 
@@ -242,16 +242,15 @@ impl Gateway {
     /// Serves a request for a connection of this worker, wherever its datagram came in.
     pub(super) fn serve(&mut self, now: Instant, context: RequestContext, proved: Option<ConnectionKey>) {
         let mut cx = cx!(self, now);
-        let parts = (&mut self.waiting, &mut self.observations, &mut self.connections);
+        let parts = (&mut self.pending, &mut self.observations, &mut self.connections);
         let reply = context.reply;
         match owner::serve(&mut cx, parts, &self.pressure, &context, proved) {
-            Ok(Served::Step(step)) => self.take_step(reply, step),
+            Ok(Served::NextStep(step)) => self.take_step(reply, step),
             Ok(Served::NotHere(key)) => {
                 let context = Box::new(context);
-                self.outbox
-                    .tell_peer(reply.peer, ToPeer::NotHere { context, key });
+                self.agenda.tell_peer(reply.peer, ToPeer::NotHere(context, key));
             }
-            Err(response) => self.outbox.answer(reply, response),
+            Err(response) => self.agenda.answer(reply, response),
         }
     }
 
@@ -265,8 +264,8 @@ impl Gateway {
         self.forwarded.add(&mut cx!(self, now), context.reply, owner)?;
         context.from.session = self.session_of(context.from.id);
         let (peer, context) = (context.from.id, Box::new(context));
-        self.outbox
-            .tell_owner(owner, peer, FromPeer::Request { context, proved });
+        self.agenda
+            .tell_owner(owner, peer, FromPeer::Request(context, proved));
         Ok(())
     }
 
@@ -314,8 +313,8 @@ impl Gateway {
         }
         from.session = self.session_of(from.id);
         let (peer, from) = (from.id, Box::new(from));
-        self.outbox
-            .tell_owner(key.worker(), peer, FromPeer::Established { from, key });
+        self.agenda
+            .tell_owner(key.worker(), peer, FromPeer::Established(from, key));
     }
 
     /// Finds the connection that the handshake of a peer is, or makes it; requests wait meanwhile.
@@ -327,7 +326,7 @@ impl Gateway {
         context: Option<RequestContext>,
         ended: Option<ConnectionKey>,
     ) -> Result<(), Response> {
-        if let Some(joining) = self.waiting.joining(from.id) {
+        if let Some(joining) = self.pending.joining(from.id) {
             if joining.len() >= MAX_JOINING {
                 self.metrics.limits.inc(Limit::PendingRequests);
                 return Err(unavailable());
@@ -345,7 +344,7 @@ impl Gateway {
             grant: Grant::default(),
             ended,
         };
-        create(&mut cx!(self, now), &mut self.waiting, &self.connections, wish)
+        create(&mut cx!(self, now), &mut self.pending, &self.connections, wish)
     }
 
     /// The connection that a handshake proved has ended where it was.
@@ -362,13 +361,13 @@ impl Gateway {
             None => Ok(()),
         };
         if let Err(response) = joined {
-            self.outbox.answer(reply, response);
+            self.agenda.answer(reply, response);
         }
     }
 
     /// The home worker has decided about a connection.
     pub(super) fn registered(&mut self, now: Instant, ticket: Ticket, registration: Registration) {
-        let Some(Pending::Create(creation)) = self.waiting.take(ticket) else {
+        let Some(Awaited::Create(creation)) = self.pending.take(ticket) else {
             return;
         };
         let Creation {
@@ -380,9 +379,9 @@ impl Gateway {
         match registration {
             Registration::Granted if self.peers.get(from.id).is_none() => {
                 // Its peer went away meanwhile: nobody knows the token.
-                let home = Directory::home(&connection.client, self.settings.workers);
+                let home = ClientDirectory::home(&connection.client, self.settings.workers);
                 let (client, key) = (connection.client, connection.key);
-                self.outbox.tell(home, WorkerMessage::Ended { client, key });
+                self.agenda.tell(home, WorkerMessage::Ended(client, key));
             }
             Registration::Granted => {
                 let (table, observations) = (&mut self.connections, &mut self.observations);
@@ -396,7 +395,7 @@ impl Gateway {
                 for context in joining {
                     let reply = context.reply;
                     if let Err(response) = self.for_key(now, context, key) {
-                        self.outbox.answer(reply, response);
+                        self.agenda.answer(reply, response);
                     }
                 }
             }
@@ -405,7 +404,7 @@ impl Gateway {
                 let replies = joining.iter().map(|context| context.reply);
                 for reply in reply.into_iter().chain(replies) {
                     let refusal = unauthorized("Login Failed: clientid belongs to another identity");
-                    self.outbox.answer(reply, refusal);
+                    self.agenda.answer(reply, refusal);
                 }
             }
         }

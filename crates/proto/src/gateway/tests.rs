@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use coap_lite::{CoapOption, MessageClass, MessageType, Packet, RequestType, ResponseType};
 
 use super::contract::{ControlAnswer, ControlRequest, Input, Output};
-use super::directory::Directory;
+use super::directory::ClientDirectory;
 use super::metrics::{ConnectionEvent, GatewayMetrics};
 use super::settings::{DefaultQos, ListenerSettings, NotifyType, Settings};
 use super::{Gateway, Parts, Shared};

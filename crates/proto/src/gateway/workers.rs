@@ -4,10 +4,10 @@
 //! that its token names: the owner. A parsed request, and what becomes of a peer, travels to the owner ([`FromPeer`]);
 //! answers and notifications travel back ([`ToPeer`]). The home worker of a client id decides who has it.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::context::{PeerFacts, ReplyTo, RequestContext};
+use super::guests::Guest;
 use crate::bridge::contract::Ticket;
 use crate::coap::contract::{
     Notification, NotificationOutcome, ObservationId, OutgoingRequest, PeerId, RequestError, RequestId,
@@ -19,25 +19,15 @@ use crate::types::{ClientId, PeerAddr, WorkerId};
 /// A message from one worker to another.
 #[derive(Debug)]
 pub enum WorkerMessage {
-    /// To the owner of connections or observations: about a peer of the sender's.
-    FromPeer {
-        /// Whose.
-        peer: PeerId,
-        /// What.
-        what: FromPeer,
-    },
+    /// To the owner of connections or observations: news of a peer of the sender's.
+    FromPeer(PeerId, FromPeer),
     /// To the worker of a peer: what is for it.
-    ToPeer {
-        /// Which.
-        peer: PeerId,
-        /// What.
-        what: ToPeer,
-    },
+    ToPeer(PeerId, ToPeer),
     /// To the home worker: a peer of mine creates this connection, whose key names me.
     Register {
-        /// Comes back in the answer.
+        /// Comes back in [`WorkerMessage::Registered`].
         ticket: Ticket,
-        /// The client id.
+        /// The client id that it is for.
         client: ClientId,
         /// The key it will have.
         key: ConnectionKey,
@@ -48,46 +38,19 @@ pub enum WorkerMessage {
         /// The connection that the home worker believes in, and that has ended.
         ended: Option<ConnectionKey>,
     },
-    /// From the home worker: the answer to `Register`.
-    Registered {
-        /// From the request.
-        ticket: Ticket,
-        /// What it decided.
-        registration: Registration,
-    },
+    /// From the home worker: what it decided about a [`WorkerMessage::Register`].
+    Registered(Ticket, Registration),
     /// From the home worker: this connection was replaced by a newer one of the same client.
-    Evict {
-        /// Which.
-        key: ConnectionKey,
-    },
-    /// To the home worker: this connection ended.
-    Ended {
-        /// The client id.
-        client: ClientId,
-        /// Its key.
-        key: ConnectionKey,
-    },
-    /// To the worker that sent a request of ours to a device: the device answered, or did not.
-    Answered {
-        /// Which request.
-        request: RequestId,
-        /// The answer.
-        result: Result<Response, RequestError>,
-    },
-    /// Whoever is asked answers at once, and so shows that it took in what was sent before.
-    AreYouThere {
-        /// Who asks.
-        from: WorkerId,
-        /// When.
-        at: Instant,
-    },
-    /// The answer to `AreYouThere`.
-    Here {
-        /// Who answers.
-        from: WorkerId,
-        /// From the question.
-        at: Instant,
-    },
+    Evict(ConnectionKey),
+    /// To the home worker: this connection of the client ended.
+    Ended(ClientId, ConnectionKey),
+    /// To the worker that had a request sent to a device: the device answered, or did not.
+    Answered(RequestId, Result<Response, RequestError>),
+    /// Whoever is asked answers the sender at once with the time of the question, and so shows that it took in what it was sent
+    /// before.
+    AreYouThere(WorkerId, Instant),
+    /// This worker is there, and had taken in by then what it was asked at that time.
+    Here(WorkerId, Instant),
 }
 
 impl WorkerMessage {
@@ -95,38 +58,19 @@ impl WorkerMessage {
     /// counted. Everything else has to arrive.
     #[must_use]
     pub const fn may_be_refused(&self) -> bool {
-        self.asks()
-            || matches!(
-                self,
-                Self::ToPeer {
-                    what: ToPeer::Notify { .. },
-                    ..
-                }
-            )
+        self.asks() || matches!(self, Self::ToPeer(_, ToPeer::Notify(..)))
     }
 
     /// Whether it is a request to be answered.
     #[must_use]
     pub const fn asks(&self) -> bool {
-        matches!(
-            self,
-            Self::FromPeer {
-                what: FromPeer::Request { .. },
-                ..
-            }
-        )
+        matches!(self, Self::FromPeer(_, FromPeer::Request(..)))
     }
 
     /// Whether it ends the wait for one that [`WorkerMessage::asks`].
     #[must_use]
     pub const fn answers(&self) -> bool {
-        matches!(
-            self,
-            Self::ToPeer {
-                what: ToPeer::Answer { .. } | ToPeer::NotHere { .. },
-                ..
-            }
-        )
+        matches!(self, Self::ToPeer(_, ToPeer::Answer(..) | ToPeer::NotHere(..)))
     }
 }
 
@@ -144,20 +88,10 @@ pub enum Registration {
 /// What the owner of a connection hears of a peer.
 #[derive(Debug)]
 pub enum FromPeer {
-    /// It sent a request that names a connection.
-    Request {
-        /// The request.
-        context: Box<RequestContext>,
-        /// The connection, where the handshake is proof enough; else the token is.
-        proved: Option<ConnectionKey>,
-    },
-    /// It made a handshake that is its connection.
-    Established {
-        /// The peer.
-        from: Box<PeerFacts>,
-        /// The connection.
-        key: ConnectionKey,
-    },
+    /// It sent a request that names a connection: this one, where its handshake is proof enough, else by client id and token.
+    Request(Box<RequestContext>, Option<ConnectionKey>),
+    /// It made a handshake that is this connection.
+    Established(Box<PeerFacts>, ConnectionKey),
     /// It showed that it lives: it acknowledged something, or pinged.
     Alive {
         /// Where it is now.
@@ -168,75 +102,30 @@ pub enum FromPeer {
     /// It is gone.
     Gone,
     /// What became of a notification. After a reset or a time-out its message layer has forgotten the observation.
-    Notified {
-        /// Of which observation.
-        observation: ObservationId,
-        /// What became of it.
-        outcome: NotificationOutcome,
-    },
-    /// What it was not sent, or did not acknowledge.
-    Undelivered {
-        /// By observation, oldest first.
-        notifications: Vec<(ObservationId, Notification)>,
-        /// The connection that parted from it, if this is all that it had.
-        parted: Option<ConnectionKey>,
-    },
+    Notified(ObservationId, NotificationOutcome),
+    /// What it was not sent, or did not acknowledge, oldest first for each observation.
+    Undelivered(Vec<(ObservationId, Notification)>),
+    /// The same, and it is all that it had of this connection, which parted from it.
+    Parted(ConnectionKey, Vec<(ObservationId, Notification)>),
 }
 
 /// What the worker of a peer does for the owner of a connection.
 #[derive(Debug)]
 pub enum ToPeer {
     /// Send the answer to a request.
-    Answer {
-        /// Which.
-        reply: ReplyTo,
-        /// The answer.
-        response: Response,
-    },
-    /// Send a notification.
-    Notify {
-        /// Of which observation.
-        observation: ObservationId,
-        /// The notification.
-        notification: Notification,
-    },
+    Answer(ReplyTo, Response),
+    /// Send a notification of an observation.
+    Notify(ObservationId, Notification),
     /// Forget an observation.
-    Cancel {
-        /// Which.
-        observation: ObservationId,
-    },
+    Cancel(ObservationId),
     /// Know that a connection is used from there.
-    Attach {
-        /// Whether whoever made it is known by checked credentials or by the handshake.
-        known: bool,
-        /// Which.
-        key: ConnectionKey,
-        /// Its client.
-        client: ClientId,
-        /// The user name that it was authenticated with.
-        username: Option<Arc<str>>,
-    },
+    Attach(Guest),
     /// A connection is no longer used from there: give back what waits of its observations, if it has any.
-    Part {
-        /// Which.
-        key: ConnectionKey,
-        /// Its observations.
-        observations: Vec<ObservationId>,
-    },
+    Part(ConnectionKey, Vec<ObservationId>),
     /// The connection that a handshake proved is not here: find out where it is, and ask again.
-    NotHere {
-        /// The request.
-        context: Box<RequestContext>,
-        /// The connection.
-        key: ConnectionKey,
-    },
-    /// Send a request of ours.
-    Request {
-        /// Comes back with the answer.
-        id: RequestId,
-        /// The request.
-        request: OutgoingRequest,
-    },
+    NotHere(Box<RequestContext>, ConnectionKey),
+    /// Send a request of ours, whose id comes back with the answer.
+    Request(RequestId, OutgoingRequest),
     /// An operator ended its connection: its DTLS session ends too.
     Kick,
 }

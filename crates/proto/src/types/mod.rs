@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod identity;
+pub mod invariant;
 pub mod limits;
 pub(crate) mod list;
 pub mod message;

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Step;
+use super::NextStep;
 use crate::coap::contract::{Code, Response};
+use crate::gateway::agenda::Cx;
 use crate::gateway::answers::unavailable;
 use crate::gateway::connection_table::{CONNECTION, ConnectionTable};
 use crate::gateway::context::{ConnectionOperation, PeerFacts, ReplyTo, RequestContext};
-use crate::gateway::directory::Directory;
+use crate::gateway::directory::ClientDirectory;
 use crate::gateway::metrics::ConnectionEvent;
 use crate::gateway::observations::Observations;
-use crate::gateway::outbox::Cx;
-use crate::gateway::waiting::{Creation, Pending, Waiting};
+use crate::gateway::pending_requests::{Awaited, Creation, PendingRequests};
 use crate::gateway::workers::WorkerMessage;
 use crate::policy::connections::{Connection, ConnectionKey, ConnectionToken, Grant};
 use crate::policy::ledger::Standing;
@@ -42,7 +42,7 @@ pub(in crate::gateway) struct Wish {
 /// 5.03 where there is no room.
 pub(in crate::gateway) fn create(
     cx: &mut Cx<'_>,
-    waiting: &mut Waiting,
+    pending: &mut PendingRequests,
     table: &ConnectionTable,
     wish: Wish,
 ) -> Result<(), Response> {
@@ -50,7 +50,7 @@ pub(in crate::gateway) fn create(
         cx.metrics.limits.inc(Limit::Memory);
         return Err(unavailable());
     }
-    waiting.room(cx)?;
+    pending.room(cx)?;
     let Wish {
         client,
         from,
@@ -61,7 +61,7 @@ pub(in crate::gateway) fn create(
         ended,
         standing,
     } = wish;
-    let key = ConnectionKey(cx.outbox.ticket().0);
+    let key = ConnectionKey(cx.agenda.ticket().0);
     let (owner, join) = (from.owner.clone(), reply.is_none());
     let connection = Connection {
         key,
@@ -84,12 +84,12 @@ pub(in crate::gateway) fn create(
         reply,
         joining,
     };
-    let ticket = waiting.wait(cx, Pending::Create(Box::new(creation)))?;
+    let ticket = pending.wait(cx, Awaited::Create(Box::new(creation)))?;
     if join {
-        waiting.set_join(peer, ticket);
+        pending.set_join(peer, ticket);
     }
-    let home = Directory::home(&client, cx.settings.workers);
-    cx.outbox.tell(
+    let home = ClientDirectory::home(&client, cx.settings.workers);
+    cx.agenda.tell(
         home,
         WorkerMessage::Register {
             ticket,
@@ -129,7 +129,7 @@ pub(in crate::gateway) fn made(
             payload,
             ..Response::new(Code::CREATED)
         };
-        cx.outbox.answer(reply, response);
+        cx.agenda.answer(reply, response);
     }
 }
 
@@ -140,10 +140,10 @@ pub(in crate::gateway) fn use_connection(
     observations: &mut Observations,
     key: ConnectionKey,
     operation: ConnectionOperation,
-) -> Step {
+) -> NextStep {
     if operation == ConnectionOperation::Close {
         table.end(cx, observations, key, ConnectionEvent::Closed);
-        return Step::Answer(Response::new(Code::DELETED));
+        return NextStep::Answer(Response::new(Code::DELETED));
     }
-    Step::Answer(Response::new(Code::CHANGED))
+    NextStep::Answer(Response::new(Code::CHANGED))
 }

@@ -5,17 +5,17 @@ pub(super) mod observe;
 pub(super) mod publish;
 pub(super) mod read;
 
-use super::caller::Caller;
+use super::agenda::Cx;
+use super::asker::Asker;
 use super::context::{RequestContext, TopicOperation};
 use super::metrics::PublishResult;
 use super::observations::Observations;
-use super::outbox::Cx;
+use super::pending_requests::PendingRequests;
 use super::pressure::Pressure;
-use super::waiting::Waiting;
 use crate::coap::contract::{Code, Response};
 
 /// What to do with a request next.
-pub(super) enum Step {
+pub(super) enum NextStep {
     /// Answer it.
     Answer(Response),
     /// Nothing: its answer comes later.
@@ -28,18 +28,18 @@ pub(super) enum Step {
 /// With the answer that refuses it.
 pub(super) fn topic(
     cx: &mut Cx<'_>,
-    waiting: &mut Waiting,
+    pending: &mut PendingRequests,
     observations: &mut Observations,
     pressure: &Pressure,
     (context, operation, text): (&RequestContext, TopicOperation, &str),
-    caller: Caller,
-) -> Result<Step, Response> {
+    asker: Asker,
+) -> Result<NextStep, Response> {
     let result = match operation {
-        TopicOperation::Publish => publish::publish(cx, waiting, pressure, context, &caller, text),
-        TopicOperation::Clear => publish::clear(cx, waiting, context, &caller, text),
-        TopicOperation::Read => read::read(cx, waiting, context, &caller, text),
-        TopicOperation::Subscribe => observe::begin(cx, waiting, observations, context, caller, text),
-        TopicOperation::Unsubscribe => observe::stop(cx, observations, context, &caller, text),
+        TopicOperation::Publish => publish::publish(cx, pending, pressure, context, &asker, text),
+        TopicOperation::Clear => publish::clear(cx, pending, context, &asker, text),
+        TopicOperation::Read => read::read(cx, pending, context, &asker, text),
+        TopicOperation::Subscribe => observe::begin(cx, pending, observations, context, asker, text),
+        TopicOperation::Unsubscribe => observe::stop(cx, observations, context, &asker, text),
     };
     if context.publishes()
         && let Err(response) = &result

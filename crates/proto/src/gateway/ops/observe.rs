@@ -1,18 +1,18 @@
 //! Begin and end observations (RFC 7641).
 
-use super::Step;
+use super::NextStep;
 use crate::bridge::contract::BrokerRequest;
 use crate::bridge::subscriptions::Terms;
 use crate::bridge::uri::RetainHandling;
 use crate::coap::contract::{Code, Response};
+use crate::gateway::agenda::Cx;
 use crate::gateway::answers::unavailable;
-use crate::gateway::caller::Caller;
+use crate::gateway::asker::Asker;
 use crate::gateway::context::RequestContext;
 use crate::gateway::guard::authorize;
 use crate::gateway::observations::Observations;
-use crate::gateway::outbox::Cx;
+use crate::gateway::pending_requests::{Awaited, PendingRequests};
 use crate::gateway::settings::{DefaultQos, NotifyType};
-use crate::gateway::waiting::{Pending, Waiting};
 use crate::policy::authorization::{Access, Action};
 use crate::policy::ledger::Standing;
 use crate::types::message::Qos;
@@ -23,13 +23,13 @@ use crate::types::message::Qos;
 /// 4.00, 4.01, or 5.03 where there is no room.
 pub(super) fn begin(
     cx: &mut Cx<'_>,
-    waiting: &mut Waiting,
+    pending: &mut PendingRequests,
     observations: &mut Observations,
     context: &RequestContext,
-    caller: Caller,
+    asker: Asker,
     text: &str,
-) -> Result<Step, Response> {
-    let filter = caller.filter(text)?;
+) -> Result<NextStep, Response> {
+    let filter = asker.filter(text)?;
     let params = &context.params;
     let (qos, ceiling) = match cx.settings.subscribe_qos {
         DefaultQos::Fixed(qos) => (params.qos.unwrap_or(qos), Some(qos)),
@@ -41,8 +41,8 @@ pub(super) fn begin(
         qos,
         retain: false,
     };
-    authorize(cx, &caller, &access)?;
-    waiting.room(cx)?;
+    authorize(cx, &asker, &access)?;
+    pending.room(cx)?;
     // Where each message's own QoS decides how it is notified, the broker must not lower it on the way here.
     let by_message = params.qos.or(ceiling).is_none() && matches!(cx.settings.notify_type, NotifyType::Qos);
     let subscribe_qos = if by_message {
@@ -52,36 +52,36 @@ pub(super) fn begin(
     };
     let known = cx
         .ledger
-        .of(caller.holder)
+        .of(asker.holder)
         .map(|account| cx.ledger.standing(account));
-    let principal = caller.principal().filter(|_| known == Some(Standing::Known));
+    let principal = asker.principal().filter(|_| known == Some(Standing::Known));
     let terms = Terms {
         token: context.token,
         resource: context.resource.as_get(),
         filter: filter.clone(),
-        mounted: caller.prefix.len(),
+        mounted: asker.prefix.len(),
         accept: context.accept,
         qos: params.qos,
         ceiling,
         subscribe_qos,
         no_local: params.no_local,
-        client: caller.client,
-        username: caller.username,
-        identity: caller.identity,
-        grant: caller.grant,
+        client: asker.client,
+        username: asker.username,
+        identity: asker.identity,
+        grant: asker.grant,
         principal,
     };
-    if !observations.has_room(cx, caller.holder, &terms) {
+    if !observations.has_room(cx, asker.holder, &terms) {
         return Err(unavailable());
     }
     let at = Some(context.from.id);
-    let (observation, filter_id, known) = observations.insert(cx, caller.holder, at, terms);
-    let pending = Pending::Subscribe {
+    let (observation, filter_id, known) = observations.insert(cx, asker.holder, at, terms);
+    let awaited = Awaited::Subscribe {
         reply: Some(context.reply),
         observation,
     };
-    let ticket = waiting.wait(cx, pending)?;
-    cx.outbox.broker(BrokerRequest::Subscribe {
+    let ticket = pending.wait(cx, awaited)?;
+    cx.agenda.broker(BrokerRequest::Subscribe {
         ticket,
         filter_id,
         filter,
@@ -92,7 +92,7 @@ pub(super) fn begin(
             RetainHandling::DoNotSend => false,
         },
     });
-    Ok(Step::Wait)
+    Ok(NextStep::Wait)
 }
 
 /// Ends an observation; not one of another token, which is another one (RFC 7641, 3.6 and 4.1).
@@ -103,16 +103,16 @@ pub(super) fn stop(
     cx: &mut Cx<'_>,
     observations: &mut Observations,
     context: &RequestContext,
-    caller: &Caller,
+    asker: &Asker,
     text: &str,
-) -> Result<Step, Response> {
-    let filter = caller.filter(text)?;
-    if let Some(id) = observations.find(caller.holder, &filter)
+) -> Result<NextStep, Response> {
+    let filter = asker.filter(text)?;
+    if let Some(id) = observations.find(asker.holder, &filter)
         && observations
             .get(id)
             .is_some_and(|observation| observation.terms.token == context.token)
     {
         observations.end(cx, id);
     }
-    Ok(Step::Answer(Response::new(Code::NO_CONTENT)))
+    Ok(NextStep::Answer(Response::new(Code::NO_CONTENT)))
 }

@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Step;
+use super::NextStep;
 use crate::bridge::content;
 use crate::bridge::contract::BrokerRequest;
 use crate::coap::contract::{Code, Response};
+use crate::gateway::agenda::Cx;
 use crate::gateway::answers::unavailable;
-use crate::gateway::caller::Caller;
+use crate::gateway::asker::Asker;
 use crate::gateway::context::RequestContext;
 use crate::gateway::guard::authorize;
-use crate::gateway::outbox::Cx;
+use crate::gateway::pending_requests::{Awaited, PendingRequests};
 use crate::gateway::pressure::Pressure;
-use crate::gateway::waiting::{Pending, Waiting};
 use crate::policy::authorization::{Access, Action};
 use crate::types::Message;
 use crate::types::message::{Origin, Qos};
@@ -27,12 +27,12 @@ use crate::types::reason::Limit;
 /// 4.00, 4.01, or 5.03 where it cannot be taken now.
 pub(super) fn publish(
     cx: &mut Cx<'_>,
-    waiting: &mut Waiting,
+    pending: &mut PendingRequests,
     pressure: &Pressure,
     context: &RequestContext,
-    caller: &Caller,
+    asker: &Asker,
     text: &str,
-) -> Result<Step, Response> {
+) -> Result<NextStep, Response> {
     let params = &context.params;
     let default = cx.settings.publish_qos.of(context.confirmable);
     let qos = params.qos.unwrap_or(default);
@@ -42,16 +42,16 @@ pub(super) fn publish(
     }
     let expiry = params.expiry.filter(|seconds| *seconds > 0);
     let message = Message {
-        topic: caller.topic_to_publish(text)?,
+        topic: asker.topic_to_publish(text)?,
         payload: context.payload.clone(),
         qos,
         retain: params.retain,
         content_type: context.content_format.map(content::content_type),
         expires_at: expiry.and_then(|seconds| cx.now.checked_add(Duration::from_secs(seconds.into()))),
-        origin: origin(context, caller),
+        origin: origin(context, asker),
     };
-    may_publish(cx, caller, text, &message)?;
-    hand_over(cx, waiting, context, message, Code::CHANGED)
+    may_publish(cx, asker, text, &message)?;
+    hand_over(cx, pending, context, message, Code::CHANGED)
 }
 
 /// Has the broker clear what is retained.
@@ -60,53 +60,53 @@ pub(super) fn publish(
 /// As [`publish`].
 pub(super) fn clear(
     cx: &mut Cx<'_>,
-    waiting: &mut Waiting,
+    pending: &mut PendingRequests,
     context: &RequestContext,
-    caller: &Caller,
+    asker: &Asker,
     text: &str,
-) -> Result<Step, Response> {
+) -> Result<NextStep, Response> {
     let message = Message {
-        topic: caller.topic_to_publish(text)?,
+        topic: asker.topic_to_publish(text)?,
         payload: Bytes::new(),
         qos: cx.settings.publish_qos.of(context.confirmable),
         retain: true,
         content_type: None,
         expires_at: None,
-        origin: origin(context, caller),
+        origin: origin(context, asker),
     };
-    may_publish(cx, caller, text, &message)?;
-    hand_over(cx, waiting, context, message, Code::DELETED)
+    may_publish(cx, asker, text, &message)?;
+    hand_over(cx, pending, context, message, Code::DELETED)
 }
 
-fn origin(context: &RequestContext, caller: &Caller) -> Option<Origin> {
+fn origin(context: &RequestContext, asker: &Asker) -> Option<Origin> {
     Some(Origin {
         peer: context.from.id.0,
-        client: caller.client.clone(),
+        client: asker.client.clone(),
     })
 }
 
-fn may_publish(cx: &Cx<'_>, caller: &Caller, text: &str, message: &Message) -> Result<(), Response> {
+fn may_publish(cx: &Cx<'_>, asker: &Asker, text: &str, message: &Message) -> Result<(), Response> {
     let access = Access {
         action: Action::Publish,
         topic: text,
         qos: message.qos,
         retain: message.retain,
     };
-    authorize(cx, caller, &access)
+    authorize(cx, asker, &access)
 }
 
 fn hand_over(
     cx: &mut Cx<'_>,
-    waiting: &mut Waiting,
+    pending: &mut PendingRequests,
     context: &RequestContext,
     message: Message,
     success: Code,
-) -> Result<Step, Response> {
+) -> Result<NextStep, Response> {
     let reply = context.reply;
-    let ticket = waiting.wait(cx, Pending::Publish { reply, success })?;
-    cx.outbox.broker(BrokerRequest::Publish {
+    let ticket = pending.wait(cx, Awaited::Publish { reply, success })?;
+    cx.agenda.broker(BrokerRequest::Publish {
         ticket,
         message: Arc::new(message),
     });
-    Ok(Step::Wait)
+    Ok(NextStep::Wait)
 }

@@ -1,13 +1,13 @@
 //! Read what is retained.
 
-use super::Step;
+use super::NextStep;
 use crate::bridge::contract::BrokerRequest;
 use crate::coap::contract::Response;
-use crate::gateway::caller::Caller;
+use crate::gateway::agenda::Cx;
+use crate::gateway::asker::Asker;
 use crate::gateway::context::RequestContext;
 use crate::gateway::guard::authorize;
-use crate::gateway::outbox::Cx;
-use crate::gateway::waiting::{Pending, Waiting};
+use crate::gateway::pending_requests::{Awaited, PendingRequests};
 use crate::policy::authorization::{Access, Action};
 
 /// Asks the broker for a retained message.
@@ -16,18 +16,18 @@ use crate::policy::authorization::{Access, Action};
 /// 4.00, 4.01, or 5.03 where too much waits.
 pub(super) fn read(
     cx: &mut Cx<'_>,
-    waiting: &mut Waiting,
+    pending: &mut PendingRequests,
     context: &RequestContext,
-    caller: &Caller,
+    asker: &Asker,
     text: &str,
-) -> Result<Step, Response> {
-    let topic = caller.topic(text)?;
-    authorize(cx, caller, &Access::new(Action::Receive, text))?;
-    let pending = Pending::Read {
+) -> Result<NextStep, Response> {
+    let topic = asker.topic(text)?;
+    authorize(cx, asker, &Access::new(Action::Receive, text))?;
+    let awaited = Awaited::Read {
         reply: context.reply,
         accept: context.accept,
     };
-    let ticket = waiting.wait(cx, pending)?;
-    cx.outbox.broker(BrokerRequest::ReadRetained { ticket, topic });
-    Ok(Step::Wait)
+    let ticket = pending.wait(cx, awaited)?;
+    cx.agenda.broker(BrokerRequest::ReadRetained { ticket, topic });
+    Ok(NextStep::Wait)
 }

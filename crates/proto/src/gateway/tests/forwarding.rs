@@ -236,6 +236,7 @@ fn a_message_published_while_its_observer_changes_workers_comes_once_and_in_its_
             "seed {seed}: what a client observes stays where it is"
         );
         assert!(workers.iter().all(|worker| worker.forwarded.len() == 0));
+        assert!(workers.iter().all(|worker| worker.connections.is_consistent()));
     }
 }
 
@@ -291,5 +292,7 @@ fn what_peers_that_come_and_go_were_not_sent_is_sent_to_the_next_in_order() {
         network.settle();
         let all: Vec<u32> = (0..published).collect();
         assert_eq!(network.seen, [all.clone(), all], "seed {seed}");
+        let mut workers = network.site.workers.iter();
+        assert!(workers.all(|worker| worker.connections.is_consistent()));
     }
 }

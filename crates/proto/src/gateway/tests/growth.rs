@@ -1,7 +1,7 @@
 //! What peers who come and go leave behind.
 
 use super::super::cx;
-use super::super::waiting::Pending;
+use super::super::pending_requests::Awaited;
 use super::*;
 use crate::coap::contract::ObservationId;
 use crate::types::reason::Limit;
@@ -115,14 +115,14 @@ fn who_finds_no_room_to_subscribe_is_counted() {
     settings.connection_required = false;
     settings.caps.pending_requests = 1;
     let mut site = Site::with(settings);
-    let pending = Pending::Subscribe {
+    let awaited = Awaited::Subscribe {
         reply: None,
         observation: ObservationId(1),
     };
     let gateway = &mut site.workers[0];
     gateway
-        .waiting
-        .wait(&mut cx!(gateway, site.now), pending)
+        .pending
+        .wait(&mut cx!(gateway, site.now), awaited)
         .unwrap();
     let mut observe = site.request(RequestType::Get, "ps/t", &[]);
     observe.set_observe_value(0);

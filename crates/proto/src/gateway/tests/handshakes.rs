@@ -87,6 +87,8 @@ impl SecureTransport for Feigned {
         Ok(())
     }
 
+    fn confirm_address(&mut self, _: SessionId) {}
+
     fn close(&mut self, _: Instant, session: SessionId, _: CloseReason, _: &mut Transmits) {
         self.sessions.remove(&session);
     }
@@ -134,6 +136,7 @@ fn site(workers: u8, on_close: OnClose) -> Site {
             handshake_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(3600),
             max_sessions: 100,
+            sessions_per_identity: 1_000,
             max_half_open: 100,
             mtu: 1200,
             cid: true,
@@ -210,13 +213,7 @@ fn a_request_on_its_way_to_a_connection_that_ends_is_served_by_the_next_one() {
     let Some(Output::Worker { to, message }) = site.workers[1].poll_output() else {
         panic!("it is handed on");
     };
-    let WorkerMessage::FromPeer {
-        what: FromPeer::Request {
-            proved: Some(key), ..
-        },
-        ..
-    } = &message
-    else {
+    let WorkerMessage::FromPeer(_, FromPeer::Request(_, Some(key))) = &message else {
         panic!("{message:?}");
     };
     assert_eq!((to, key.worker()), (WorkerId(0), WorkerId(0)));
@@ -235,7 +232,7 @@ fn a_request_on_its_way_to_a_connection_that_ends_is_served_by_the_next_one() {
 #[test]
 fn requests_of_a_handshake_whose_connection_is_not_made_yet_wait_for_it_in_order() {
     let mut site = site(8, OnClose::Detach);
-    let home = usize::from(Directory::home(&crate::types::ClientId::new("dev1").unwrap(), 8).0);
+    let home = usize::from(ClientDirectory::home(&crate::types::ClientId::new("dev1").unwrap(), 8).0);
     let worker = (home + 1) % 8;
     for n in 0..20 {
         let publish = site.request(RequestType::Post, &format!("ps/{n}"), &[]);
@@ -268,7 +265,7 @@ fn who_only_named_a_client_id_gives_way_to_who_proves_it() {
         join: false,
         ended: None,
     };
-    let home = usize::from(Directory::home(&crate::types::ClientId::new("dev1").unwrap(), 2).0);
+    let home = usize::from(ClientDirectory::home(&crate::types::ClientId::new("dev1").unwrap(), 2).0);
     site.workers[home].handle(site.now, Input::Worker(named));
     site.settle();
     let publish = site.request(RequestType::Post, "ps/u", &[]);

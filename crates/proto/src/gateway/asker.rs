@@ -13,7 +13,7 @@ use crate::types::topic::TopicError;
 use crate::types::{ClientId, TopicFilter, TopicName};
 
 /// Who asks: a peer by itself, or a connection.
-pub(super) struct Caller {
+pub(super) struct Asker {
     pub(super) holder: Holder,
     pub(super) client: Option<ClientId>,
     pub(super) username: Option<Arc<str>>,
@@ -23,7 +23,7 @@ pub(super) struct Caller {
     pub(super) prefix: String,
 }
 
-impl Caller {
+impl Asker {
     /// The peer of a request, let in with what its login granted.
     ///
     /// # Errors

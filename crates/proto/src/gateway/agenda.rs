@@ -29,7 +29,7 @@ pub(super) struct Cx<'a> {
     pub(super) rng: &'a mut StdRng,
     pub(super) timers: &'a mut Timers,
     pub(super) ledger: &'a mut Ledger<Holder>,
-    pub(super) outbox: &'a mut Outbox,
+    pub(super) agenda: &'a mut Agenda,
 }
 
 impl Cx<'_> {
@@ -45,7 +45,7 @@ impl Cx<'_> {
 }
 
 /// What is to be done: by the edge, and by this worker for itself.
-pub(super) struct Outbox {
+pub(super) struct Agenda {
     worker: WorkerId,
     outputs: VecDeque<Output>,
     /// What this worker tells itself, by the same messages as the others.
@@ -53,7 +53,7 @@ pub(super) struct Outbox {
     last_id: u64,
 }
 
-impl Outbox {
+impl Agenda {
     pub(super) fn new(worker: WorkerId) -> Self {
         Self {
             worker,
@@ -98,16 +98,16 @@ impl Outbox {
 
     /// Tells the owner of something about a peer of this worker.
     pub(super) fn tell_owner(&mut self, owner: WorkerId, peer: PeerId, what: FromPeer) {
-        self.tell(owner, WorkerMessage::FromPeer { peer, what });
+        self.tell(owner, WorkerMessage::FromPeer(peer, what));
     }
 
     /// Tells the worker of a peer of something for it.
     pub(super) fn tell_peer(&mut self, peer: PeerId, what: ToPeer) {
-        self.tell(WorkerId::of(peer.0), WorkerMessage::ToPeer { peer, what });
+        self.tell(WorkerId::of(peer.0), WorkerMessage::ToPeer(peer, what));
     }
 
     /// Answers a request.
     pub(super) fn answer(&mut self, reply: ReplyTo, response: Response) {
-        self.tell_peer(reply.peer, ToPeer::Answer { reply, response });
+        self.tell_peer(reply.peer, ToPeer::Answer(reply, response));
     }
 }

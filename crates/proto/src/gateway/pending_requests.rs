@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use super::agenda::Cx;
 use super::answers::unavailable;
 use super::context::{PeerFacts, ReplyTo, RequestContext};
 use super::metrics::PublishResult;
-use super::outbox::Cx;
 use crate::bridge::contract::Ticket;
 use crate::coap::contract::{Code, ObservationId, PeerId, Response};
 use crate::policy::connections::Connection;
@@ -15,7 +15,7 @@ use crate::policy::verdict_cache::CredentialHash;
 use crate::types::reason::Limit;
 
 /// What an answer is waited for.
-pub(super) enum Pending {
+pub(super) enum Awaited {
     /// The broker's word on a publish.
     Publish { reply: ReplyTo, success: Code },
     /// The retained message for a plain GET.
@@ -28,7 +28,7 @@ pub(super) enum Pending {
     /// The home worker's word on a new connection.
     Create(Box<Creation>),
     /// An authentication backend's word.
-    Login(Box<Login>),
+    PendingLogin(Box<PendingLogin>),
 }
 
 /// A connection that is made as soon as its home worker agrees.
@@ -42,7 +42,7 @@ pub(super) struct Creation {
 }
 
 /// A request whose credentials a backend is asked about.
-pub(super) struct Login {
+pub(super) struct PendingLogin {
     pub(super) context: RequestContext,
     pub(super) hash: CredentialHash,
     /// What was charged for it as a failure that it may turn out to be.
@@ -51,26 +51,26 @@ pub(super) struct Login {
 
 /// What waits at a worker.
 #[derive(Default)]
-pub(super) struct Waiting {
-    pending: HashMap<Ticket, Pending>,
+pub(super) struct PendingRequests {
+    pending: HashMap<Ticket, Awaited>,
     /// By peer: the creation of the connection that its handshake is.
     joins: HashMap<PeerId, Ticket>,
 }
 
-impl Waiting {
+impl PendingRequests {
     /// Sets something aside until its ticket comes back.
     ///
     /// # Errors
     /// 5.03 when too much waits already.
-    pub(super) fn wait(&mut self, cx: &mut Cx<'_>, pending: Pending) -> Result<Ticket, Response> {
+    pub(super) fn wait(&mut self, cx: &mut Cx<'_>, pending: Awaited) -> Result<Ticket, Response> {
         self.room(cx)?;
-        let ticket = cx.outbox.ticket();
+        let ticket = cx.agenda.ticket();
         self.pending.insert(ticket, pending);
         Ok(ticket)
     }
 
-    /// As [`Waiting::wait`], under a ticket that was given out before.
-    pub(super) fn wait_as(&mut self, cx: &Cx<'_>, ticket: Ticket, pending: Pending) -> Result<(), Response> {
+    /// As [`PendingRequests::wait`], under a ticket that was given out before.
+    pub(super) fn wait_as(&mut self, cx: &Cx<'_>, ticket: Ticket, pending: Awaited) -> Result<(), Response> {
         self.room(cx)?;
         self.pending.insert(ticket, pending);
         Ok(())
@@ -88,9 +88,9 @@ impl Waiting {
         Err(unavailable())
     }
 
-    pub(super) fn take(&mut self, ticket: Ticket) -> Option<Pending> {
+    pub(super) fn take(&mut self, ticket: Ticket) -> Option<Awaited> {
         let pending = self.pending.remove(&ticket)?;
-        if let Pending::Create(creation) = &pending
+        if let Awaited::Create(creation) = &pending
             && creation.reply.is_none()
         {
             self.joins.remove(&creation.from.id);
@@ -106,7 +106,7 @@ impl Waiting {
     /// The requests of a peer that wait for the connection that its handshake is, while it is made.
     pub(super) fn joining(&mut self, peer: PeerId) -> Option<&mut Vec<RequestContext>> {
         match self.pending.get_mut(self.joins.get(&peer)?)? {
-            Pending::Create(creation) => Some(&mut creation.joining),
+            Awaited::Create(creation) => Some(&mut creation.joining),
             _ => None,
         }
     }
@@ -116,22 +116,22 @@ impl Waiting {
         self.joins.clear();
         for pending in std::mem::take(&mut self.pending).into_values() {
             match pending {
-                Pending::Publish { reply, .. } => {
+                Awaited::Publish { reply, .. } => {
                     cx.metrics.publishes.inc(PublishResult::Unavailable);
-                    cx.outbox.answer(reply, unavailable());
+                    cx.agenda.answer(reply, unavailable());
                 }
-                Pending::Read { reply, .. }
-                | Pending::Subscribe {
+                Awaited::Read { reply, .. }
+                | Awaited::Subscribe {
                     reply: Some(reply), ..
-                } => cx.outbox.answer(reply, unavailable()),
-                Pending::Subscribe { reply: None, .. } => {}
-                Pending::Create(creation) => {
+                } => cx.agenda.answer(reply, unavailable()),
+                Awaited::Subscribe { reply: None, .. } => {}
+                Awaited::Create(creation) => {
                     let joining = creation.joining.iter().map(|context| context.reply);
                     for reply in creation.reply.into_iter().chain(joining) {
-                        cx.outbox.answer(reply, unavailable());
+                        cx.agenda.answer(reply, unavailable());
                     }
                 }
-                Pending::Login(login) => cx.outbox.answer(login.context.reply, unavailable()),
+                Awaited::PendingLogin(login) => cx.agenda.answer(login.context.reply, unavailable()),
             }
         }
     }
