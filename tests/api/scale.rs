@@ -31,7 +31,7 @@ impl Crowd {
         let config = parse(PLAIN, "t.toml".as_ref(), &PathBase::of_file("t.toml".as_ref())).unwrap();
         let mut settings = to_gateway_settings(&config, 4 << 30);
         settings.workers = 1;
-        settings.caps.udp_peers = SESSIONS + 1;
+        settings.caps.memory = 1 << 30;
         let (metrics, coap) = (Arc::new(GatewayMetrics::new(1)), Arc::new(CoapMetrics::new(1)));
         let names = vec![("default".to_owned(), Transport::Udp)];
         let monitoring = Monitoring {
