@@ -86,6 +86,40 @@ fn a_start_that_reads_a_large_spool_is_not_broken_off() {
     assert!(minutes.unwrap().parse::<u32>().unwrap() >= 15);
 }
 
+/// What the unit says of memory, in percent of the machine's.
+fn percent(key: &str) -> u64 {
+    let text = std::fs::read_to_string(source("portcullis.service")).unwrap();
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_suffix('%'));
+    value.unwrap().parse().unwrap()
+}
+
+/// The kernel is to hold back or kill only a process that has more than it plans to have.
+#[test]
+fn all_that_is_planned_fits_below_memory_high() {
+    let (high, max) = (percent("MemoryHigh="), percent("MemoryMax="));
+    assert!(high < max && max < 100, "{high} {max}");
+    let half_open: u64 = include_str!("../config/portcullis.toml")
+        .lines()
+        .find_map(|line| line.strip_prefix("max_half_open = ")?.split_whitespace().next())
+        .unwrap()
+        .parse()
+        .unwrap();
+    let hashing = u64::from(portcullis::auth::settings::AuthCaps::default().hash_memory_kib) << 10;
+    let planned = |machine: u64, half_open: u64, hashing: u64| {
+        let tables = machine * high / 100 / 4;
+        let kept = tables;
+        tables + kept + ((half_open * 80) << 10) + hashing + (64 << 20)
+    };
+    for (mib, half_open, hashing) in [(1024, half_open, hashing), (512, half_open, 0), (256, 256, 0)] {
+        let machine = mib << 20;
+        let (needs, may) = (planned(machine, half_open, hashing), machine * high / 100);
+        assert!(needs <= may, "{mib} MiB: {needs} of {may}");
+    }
+    assert!(planned(512 << 20, half_open, hashing) > (512 << 20) * high / 100);
+}
+
 #[test]
 fn the_user_of_the_unit_is_declared() {
     let sysusers = std::fs::read_to_string(source("portcullis.sysusers.conf")).unwrap();

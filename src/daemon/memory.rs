@@ -1,7 +1,7 @@
 //! How much of the memory that it may have the process uses.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::policy::overload::fullness;
 
@@ -17,7 +17,8 @@ pub(super) struct Memory {
 
 impl Memory {
     /// The limit of its cgroup, else what the machine has. The latter is asked of the kernel: `ProcSubset=pid` hides
-    /// /proc/meminfo.
+    /// /proc/meminfo. The limit is `MemoryHigh` where there is one: above it the kernel makes every allocation wait, so what
+    /// is done about a shortage has to be done before.
     pub(super) fn of_this_process() -> Self {
         let limits = fs::read_to_string("/proc/self/cgroup")
             .ok()
@@ -48,19 +49,18 @@ fn cgroup_limit(groups: &str, root: &Path) -> Option<u64> {
     let limits = groups.lines().flat_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
         let (controllers, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let (root, file) = match controllers {
-            "" => (root.to_path_buf(), "memory.max"),
+        let (root, files) = match controllers {
+            "" => (root.to_path_buf(), &["memory.max", "memory.high"][..]),
             list if list.split(',').any(|name| name == "memory") => {
-                (root.join("memory"), "memory.limit_in_bytes")
+                (root.join("memory"), &["memory.limit_in_bytes"][..])
             }
             _ => return Vec::new(),
         };
         let group = Path::new(path.trim_start_matches('/'));
-        let limit = |group: &Path| {
-            let text = fs::read_to_string(root.join(group).join(file)).ok()?;
-            text.trim().parse::<u64>().ok()
-        };
-        group.ancestors().filter_map(limit).collect()
+        let limit = |file: PathBuf| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+        let groups = group.ancestors().map(|group| root.join(group));
+        let files = groups.flat_map(|group| files.iter().map(move |file| group.join(file)));
+        files.filter_map(limit).collect()
     });
     limits.filter(|limit| *limit < NO_LIMIT).min()
 }
@@ -103,5 +103,9 @@ mod tests {
         assert_eq!(cgroup_limit(groups, root.path()), Some(512 << 20));
         fs::write(service.join("memory.max"), "268435456\n").unwrap();
         assert_eq!(cgroup_limit(groups, root.path()), Some(256 << 20));
+        fs::write(service.join("memory.high"), "max\n").unwrap();
+        assert_eq!(cgroup_limit(groups, root.path()), Some(256 << 20));
+        fs::write(service.join("memory.high"), "201326592\n").unwrap();
+        assert_eq!(cgroup_limit(groups, root.path()), Some(192 << 20));
     }
 }

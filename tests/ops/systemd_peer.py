@@ -1,13 +1,18 @@
 """A peer that counts: sends numbered confirmable publishes, each once, and wants an acknowledgement for each.
 
     systemd_peer.py PORT COUNT MILLISECONDS
+    systemd_peer.py fill SECONDS         publishes retained messages, one after the other, each on a topic of its own
+    systemd_peer.py session KEY SECONDS  reads ps/state again and again over one DTLS session of device-1
     systemd_peer.py stop-thread TID      stops one thread, and it alone, until it is killed
 """
 
 import ctypes
 import os
+import re
+import select
 import socket
 import struct
+import subprocess
 import sys
 import time
 
@@ -55,6 +60,50 @@ def count(port, wanted, pause):
     return 0 if len(answered) == wanted and refused == 0 else 1
 
 
+def fill(seconds):
+    peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    peer.connect(("127.0.0.1", 5683))
+    peer.settimeout(10)
+    end = time.monotonic() + seconds
+    number = 0
+    while time.monotonic() < end:
+        number += 1
+        topic = option(11, b"ps") + option(0, b"fill") + option(0, str(number).encode()) + option(4, b"retain=1")
+        peer.send(struct.pack(">BBH", 0x40, 0x03, number) + topic + b"\xff" + bytes(1024))
+        answer = peer.recv(2048)
+        assert answer[:4] == struct.pack(">BBH", 0x60, 0x44, number), f"{answer[:4].hex()} for {number}"
+    print(f"{number} messages of 1 KiB stored")
+
+
+def session(key, seconds):
+    client = subprocess.Popen(
+        "openssl s_client -dtls1_2 -connect 127.0.0.1:5684 -psk_identity device-1 -cipher PSK -quiet -psk".split() + [key],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    )
+    end = time.monotonic() + seconds
+    answered, longest = 0, 0.0
+    try:
+        while time.monotonic() < end:
+            # Its message id is its token too. Piggybacked or separate, the answer has the token.
+            number = struct.pack(">H", answered + 1)
+            began = time.monotonic()
+            client.stdin.write(b"\x42\x01" + number + number + option(11, b"ps") + option(0, b"state"))
+            content = re.compile(rb"[\x42\x52\x62]\x45.." + re.escape(number), re.DOTALL)
+            said = b""
+            while not content.search(said):
+                readable, _, _ = select.select([client.stdout], [], [], 10)
+                assert readable, f"no answer to request {answered + 1}: {said.hex()}"
+                said += client.stdout.read(2048)
+            answered += 1
+            longest = max(longest, time.monotonic() - began)
+            time.sleep(0.02)
+    finally:
+        client.kill()
+    print(f"{answered} requests of one session answered 2.05, longest wait {longest:.2f} s")
+
+
 def stop_thread(thread):
     libc = ctypes.CDLL(None, use_errno=True)
     libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
@@ -70,5 +119,9 @@ def stop_thread(thread):
 
 if sys.argv[1] == "stop-thread":
     stop_thread(int(sys.argv[2]))
+elif sys.argv[1] == "fill":
+    fill(float(sys.argv[2]))
+elif sys.argv[1] == "session":
+    session(sys.argv[2], float(sys.argv[3]))
 else:
     sys.exit(count(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) / 1000))
