@@ -30,7 +30,7 @@ pub(super) const FILES: [&str; 6] = [
     "client.key",
 ];
 
-/// What to make.
+/// Which certificates `certs dev` makes.
 pub(super) struct Request<'a> {
     /// Names and addresses of the server beside those of the profile, which are loopback's.
     pub(super) hosts: &'a [String],

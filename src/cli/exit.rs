@@ -30,7 +30,7 @@ pub(super) const CONFIG: u8 = 78;
 /// Why a command failed.
 #[derive(Debug)]
 pub(super) struct Failure {
-    /// The exit code.
+    /// The exit code, as sysexits(3) has them.
     pub(super) code: u8,
     /// What to tell the user.
     pub(super) message: String,

@@ -8,7 +8,7 @@ use crate::types::Transport;
 
 /// How a client proves who it is, or who the server is.
 pub(super) enum Proof<'a> {
-    /// Not at all.
+    /// By nothing: plain UDP.
     None,
     /// By a pre-shared key. Debian's libcoap takes its bytes as text; `None` where it is no such text.
     Psk { identity: &'a str, key: Option<&'a str> },

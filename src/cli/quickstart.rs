@@ -37,7 +37,7 @@ key_file = "server.key"
 
 /// A prepared quick start.
 pub(super) struct QuickStart {
-    /// What to serve.
+    /// The configuration to serve with; it has no file.
     pub(super) config: Config,
     directory: PathBuf,
     /// An identity and its key as text, where there is such a key.

@@ -110,7 +110,7 @@ pub enum ExitReason {
 }
 
 impl StartError {
-    /// One line.
+    /// An error with one thing that is wrong.
     pub fn new(code: ExitReason, line: impl Into<String>) -> Self {
         Self {
             code,

@@ -34,7 +34,7 @@ impl Core for Gateway {
 
 /// A pure state machine that a [`super::worker::Worker`] feeds and drains.
 pub trait Core {
-    /// Something happened.
+    /// Takes in a datagram, a message, an answer or a command.
     fn handle(&mut self, now: Instant, input: Input<'_>);
     /// The datagrams to send.
     fn transmits(&self) -> &Transmits;
@@ -44,6 +44,6 @@ pub trait Core {
     fn poll_output(&mut self) -> Option<Output>;
     /// When [`Core::handle_timeout`] is due; none when nothing waits for time to pass.
     fn poll_timeout(&self) -> Option<Instant>;
-    /// Time has passed.
+    /// Does what was due at [`Core::poll_timeout`].
     fn handle_timeout(&mut self, now: Instant);
 }

@@ -24,12 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum ListenerStep {
     /// The listener stops: what is connected through it ends, and its sockets are closed.
     Close {
-        /// Which.
+        /// The listener that stops; it keeps its id.
         listener: ListenerId,
         /// What its sockets are stored under.
         spec: GroupSpec,
     },
-    /// The listener serves.
+    /// The listener serves from now on, on sockets that are bound already.
     Open(NewListener),
 }
 

@@ -20,7 +20,7 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-/// The process serves.
+/// READY=1: every listener serves, which `systemctl start` waits for.
 pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
@@ -43,7 +43,7 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
 }
 
-/// The process lives.
+/// WATCHDOG=1: every worker has moved since the last time.
 pub fn alive() {
     tell(&[NotifyState::Watchdog]);
 }

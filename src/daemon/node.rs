@@ -61,7 +61,7 @@ impl Drop for Detached {
     }
 }
 
-/// One node.
+/// The parts of a gateway: configuration in force, core, broker, authentication, management.
 pub struct Node {
     pub(super) config: Arc<Config>,
     /// The same, for those who manage the process.

@@ -28,21 +28,21 @@ pub struct Plan {
     pub grace: Duration,
 }
 
-/// A listener.
+/// A listener, as far as sockets and metrics go.
 #[derive(Debug, Clone)]
 pub struct ListenerPlan {
     /// Its name, which is its metric label.
     pub name: String,
     /// How its peers speak.
     pub transport: Transport,
-    /// Where it listens.
+    /// The address of its UDP socket; port 0 is any that is free.
     pub bind: SocketAddr,
 }
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// One line of text for each event.
     Text,
     /// One JSON object per line.
     Json,

@@ -107,7 +107,7 @@ impl Signals {
     }
 }
 
-/// Everything that runs.
+/// What runs from the start to the end of the process.
 struct Serving {
     workers: Workers,
     health: Arc<Health>,

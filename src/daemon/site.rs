@@ -26,7 +26,7 @@ pub enum Manage {
 
 /// What [`super::run`] hands to those who manage the process.
 pub struct Controls {
-    /// To each worker.
+    /// To each worker, in the order of [`WorkerId`].
     pub workers: Vec<mpsc::Sender<Command>>,
     /// To the main thread.
     pub manage: mpsc::Sender<Manage>,
@@ -38,14 +38,14 @@ pub struct Controls {
     pub addresses: Vec<SocketAddr>,
 }
 
-/// The running node.
+/// The running process behind the HTTP API: answers what it asks, and hands on what it wants changed.
 pub(super) struct NodeSite {
     pub(super) controls: Controls,
     pub(super) config: Arc<Mutex<Arc<Config>>>,
     pub(super) started: SystemTime,
     pub(super) broker: watch::Receiver<Status>,
     pub(super) broker_metrics: Arc<BrokerMetrics>,
-    /// By id.
+    /// In the order of [`ListenerId`].
     pub(super) listeners: Arc<Mutex<Vec<ListenerState>>>,
 }
 

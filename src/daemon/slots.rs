@@ -48,7 +48,7 @@ pub(super) struct Opening {
 pub(super) struct Moves {
     /// These stop, and their sockets are closed.
     pub(super) close: Vec<(ListenerId, GroupSpec)>,
-    /// Then these serve.
+    /// These serve, after the others have stopped: one may take the address of another.
     pub(super) open: Vec<Opening>,
     /// What only a restart can do.
     pub(super) needs_restart: Vec<String>,
@@ -75,7 +75,7 @@ impl Slots {
         self.slots.iter().map(|slot| slot.name.as_str())
     }
 
-    /// How many serve.
+    /// How many listeners have open sockets.
     pub(super) fn serving(&self) -> usize {
         self.slots.iter().filter(|slot| slot.serves).count()
     }

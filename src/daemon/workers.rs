@@ -27,13 +27,13 @@ const COMMANDS: usize = 16;
 /// A worker that ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// Which.
+    /// The worker that ended.
     pub worker: WorkerId,
     /// Why, when nobody asked it to.
     pub failure: Option<String>,
 }
 
-/// The running workers.
+/// The threads of all workers, and the way to each of them.
 pub struct Workers {
     commands: Vec<mpsc::Sender<Command>>,
     threads: Vec<JoinHandle<()>>,

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 /// Why `/readyz` says no.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
-    /// It serves.
+    /// Every listener is up.
     Ready,
     /// It does not serve yet.
     Starting,

@@ -22,7 +22,7 @@ pub struct Monitoring {
     pub health: Arc<Health>,
     /// Whether what it depends on is there, beyond [`Monitoring::health`]; the error says what is missing.
     pub ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
-    /// The `process_*` families.
+    /// Memory, CPU and descriptors, as the kernel tells them.
     pub process: Process,
 }
 
@@ -41,7 +41,7 @@ impl Monitoring {
         TextEncoder::new().encode_to_string(&families)
     }
 
-    /// The routes.
+    /// `/metrics`, `/healthz` and `/readyz`.
     pub fn router(self: Arc<Self>) -> Router {
         Router::new()
             .route("/metrics", get(metrics))

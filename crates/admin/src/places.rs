@@ -1,5 +1,6 @@
-//! Places for connections, so many and no more. A connection that has shown nothing yet makes room for the next one: whoever
-//! opens many and says nothing, or little and slowly, shuts nobody out.
+//! How many connections a server has at once. When all places are taken, a new connection gets that of one without a request
+//! under way: the oldest of the source that has most of them. A source with many idle or slow connections so shuts out no
+//! other.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -7,14 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// The places of one server.
+/// The places of one server, a fixed number.
 #[derive(Debug)]
 pub(super) struct Places {
     free: Arc<Semaphore>,
     waiting: Arc<Mutex<Waiting>>,
 }
 
-/// Connections that may have to make room, the oldest first.
+/// Connections without a request under way, the oldest first: any of them may be closed for a new one.
 #[derive(Debug, Default)]
 struct Waiting {
     next: u64,
@@ -28,7 +29,7 @@ pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
-/// What a request on a connection says of the connection's place.
+/// A connection's place as its requests see it: they say when one begins and ends.
 #[derive(Debug, Clone)]
 pub(super) struct Seat {
     waiting: Arc<Mutex<Waiting>>,
@@ -37,16 +38,16 @@ pub(super) struct Seat {
     gone: Arc<Notify>,
 }
 
-/// Who uses a connection.
+/// How many requests of a connection are under way.
 #[derive(Debug)]
 struct SeatUse {
-    /// Requests that are being answered, and the server until it hands the connection out and after it has ended.
+    /// Requests that are being answered. One more before the connection is handed out, and after it has ended.
     busy: usize,
-    /// Its number among those that wait.
+    /// Its key in [`Waiting::connections`] while it has no request under way.
     number: Option<u64>,
 }
 
-/// A request that is being answered. The connection does not make room for others until this is dropped.
+/// A request that is being answered. Its connection is not closed for a new one until this is dropped.
 #[derive(Debug)]
 pub(super) struct Busy(Seat);
 
@@ -58,7 +59,7 @@ impl Places {
         }
     }
 
-    /// A place for a connection from `source`, if need be that of one that waits; nothing when nobody has to make room.
+    /// A place for a connection from `source`, if need be that of one without a request; `None` when all have requests.
     pub(super) async fn take(&self, source: IpAddr) -> Option<Place> {
         let permit = match Arc::clone(&self.free).try_acquire_owned() {
             Ok(permit) => permit,
@@ -85,12 +86,12 @@ impl Places {
 }
 
 impl Place {
-    /// For the requests of the connection.
+    /// The place, for the requests of the connection.
     pub(super) fn seat(&self) -> Seat {
         self.seat.clone()
     }
 
-    /// Ends when the connection has to make room.
+    /// Resolves when the connection has to be closed for a new one.
     pub(super) async fn sent_away(&self) {
         self.seat.gone.notified().await;
     }
@@ -98,13 +99,13 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // For good: a request may outlive its connection, and must not have it wait again.
+        // Never released: a request may end after its connection, and must not put it back among those to be closed.
         self.seat.hold();
     }
 }
 
 impl Seat {
-    /// From now on the connection does not make room for others, until what this gives is dropped.
+    /// Marks a request as under way until the result is dropped.
     pub(super) fn keep(&self) -> Busy {
         self.hold();
         Busy(self.clone())
@@ -123,7 +124,7 @@ impl Seat {
         }
     }
 
-    /// When nobody else holds it, it makes room again, after all others that do.
+    /// Ends a request. After the last one the connection is the youngest of those that may be closed.
     fn release(&self) {
         let mut use_of = lock(&self.use_of);
         use_of.busy -= 1;
@@ -145,7 +146,7 @@ impl Drop for Busy {
 }
 
 impl Waiting {
-    /// Has the oldest connection of the source with the most of them end; whether there was one.
+    /// Closes the oldest connection of the source that has most of them; false when there is none.
     fn send_one_away(&mut self) -> bool {
         let mut per_source: HashMap<IpAddr, usize> = HashMap::new();
         for (source, _) in self.connections.values() {
@@ -165,7 +166,7 @@ impl Waiting {
     }
 }
 
-/// Of an IPv6 address its /64: whoever has one has all of it.
+/// The /64 of an IPv6 address, since a host can use all addresses of it; an IPv4 address as it is.
 fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
@@ -173,7 +174,7 @@ fn network(source: IpAddr) -> IpAddr {
     }
 }
 
-/// Nothing is left half done by whoever panicked with one of these in its hands.
+/// Locks `mutex`, poisoned or not: nothing here can panic in the middle of a change.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

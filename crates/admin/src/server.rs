@@ -24,7 +24,7 @@ use tracing::debug;
 
 use super::places::{Places, Seat};
 
-/// A TLS handshake.
+/// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Bounds of one server.
@@ -51,7 +51,7 @@ impl Default for Bounds {
 /// How a connection is protected.
 #[derive(Clone)]
 pub enum Security {
-    /// Not at all.
+    /// By nothing: requests and tokens go in the clear.
     Plain,
     /// By TLS with this certificate.
     Tls(Arc<SslAcceptor>),
@@ -107,7 +107,7 @@ impl Server {
         })
     }
 
-    /// Where it serves.
+    /// The bound address; the port in force where 0 was asked for.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address

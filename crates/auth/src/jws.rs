@@ -29,13 +29,13 @@ const MAX_KEYS: usize = 64;
 
 /// A key that verifies.
 pub(super) enum Key {
-    /// HS256.
+    /// HS256: the shared secret, any number of bytes but 0.
     Hmac(Zeroizing<Vec<u8>>),
-    /// RS256.
+    /// RS256: a public key of [`MIN_RSA_BITS`] bits or more.
     Rsa(PKey<Public>),
-    /// ES256.
+    /// ES256: a public key on P-256.
     P256(EcKey<Public>),
-    /// EdDSA with Ed25519.
+    /// EdDSA: a public key on Ed25519.
     Ed25519(PKey<Public>),
 }
 
@@ -55,7 +55,7 @@ impl Key {
         }
     }
 
-    /// A shared secret.
+    /// A key for HS256, or why these bytes are none.
     pub(super) fn secret(bytes: Zeroizing<Vec<u8>>) -> Result<Self, String> {
         if bytes.is_empty() {
             return Err("the secret is empty".to_owned());

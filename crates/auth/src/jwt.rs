@@ -31,7 +31,7 @@ const REFETCH: Duration = Duration::from_secs(10);
 /// For fetching a key set.
 const FETCH: Duration = Duration::from_secs(5);
 
-/// Verifies tokens.
+/// Judges a login by the token in it: signature, times and claims, and the topics that it allows.
 #[derive(Debug)]
 pub(super) struct JwtBackend {
     from: TokenFrom,

@@ -57,9 +57,10 @@ pub type Reply = Box<dyn FnOnce(AuthAnswer) + Send>;
 /// The verdict on one request.
 #[derive(Debug)]
 pub struct AuthAnswer {
-    /// From the request.
+    /// The number that the caller gave the request
+    /// ([`portcullis_proto::policy::authentication::AuthRequest::ticket`]).
     pub ticket: u64,
-    /// The verdict.
+    /// Let in with which rights, denied, or not known in time.
     pub verdict: Verdict,
 }
 
@@ -216,7 +217,7 @@ impl AuthHandle {
         Ok(())
     }
 
-    /// The counters.
+    /// How many logins ended how, by backend, since the start.
     #[must_use]
     pub fn metrics(&self) -> &AuthMetrics {
         &self.0.metrics

@@ -10,11 +10,11 @@ labels! {
     pub enum Backend {
         /// The DTLS handshake alone.
         Identity = "identity",
-        /// A users file.
+        /// A file with lines `user:hash`.
         File = "file",
-        /// An HTTP server.
+        /// An HTTP server, asked about each login.
         Http = "http",
-        /// JSON Web Tokens.
+        /// A signed token (RFC 7519), verified here.
         Jwt = "jwt",
     }
 }
@@ -22,11 +22,11 @@ labels! {
 labels! {
     /// How a login ended.
     pub enum AuthResult {
-        /// Let in.
+        /// Let in: the backend said yes.
         Allowed = "allowed",
         /// Let in by a verdict that was remembered.
         Cached = "cached",
-        /// Not let in.
+        /// Not let in: wrong credentials, or none.
         Denied = "denied",
         /// The backend could not tell in time.
         Unavailable = "unavailable",

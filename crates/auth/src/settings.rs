@@ -60,23 +60,23 @@ impl Default for AuthCaps {
     }
 }
 
-/// One backend.
+/// What decides about the logins of a listener.
 #[derive(Debug, Clone)]
 pub enum BackendSettings {
     /// The DTLS handshake alone: who proved an identity that is the client id or user name comes in.
     Identity,
-    /// A users file.
+    /// Lines `user:hash` in a file that this process reads.
     File(FileSettings),
-    /// An HTTP server.
+    /// An HTTP server that is asked about each login.
     Http(HttpSettings),
-    /// JSON Web Tokens.
+    /// A signed token that the client shows (RFC 7519).
     Jwt(JwtSettings),
 }
 
-/// A users file.
+/// Where the backend `file` finds its users.
 #[derive(Debug, Clone)]
 pub struct FileSettings {
-    /// The file.
+    /// Lines `user:hash`, read at the start and at a reload.
     pub path: PathBuf,
 }
 
@@ -96,7 +96,7 @@ pub struct TlsSettings {
     pub ca_file: Option<PathBuf>,
     /// Certificate chain to show, if the server wants one.
     pub cert_file: Option<PathBuf>,
-    /// Its key.
+    /// Private key of the certificate in `cert_file`, PEM.
     pub key_file: Option<PathBuf>,
 }
 
@@ -104,9 +104,9 @@ pub struct TlsSettings {
 /// `${peerhost}`, `${identity}`, `${listener}`; in the URL only after the host, percent-encoded there.
 #[derive(Clone)]
 pub struct HttpSettings {
-    /// GET or POST.
+    /// Whether the fields of `body` go into the query or into the body.
     pub method: HttpMethod,
-    /// `http://` or `https://`.
+    /// Where it is asked: begins with `http://` or `https://`; may hold placeholders after the host.
     pub url: String,
     /// Headers beside Host and Content-Length.
     pub headers: BTreeMap<String, String>,
@@ -116,7 +116,7 @@ pub struct HttpSettings {
     pub body: BTreeMap<String, String>,
     /// For all of it: connecting, asking, the answer.
     pub timeout: Duration,
-    /// For `https`.
+    /// Trust anchors and a certificate to show, when the URL begins with `https://`.
     pub tls: TlsSettings,
 }
 
@@ -153,9 +153,9 @@ impl fmt::Debug for HttpSettings {
 /// Where the client puts its token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenFrom {
-    /// In the password.
+    /// In the `password` parameter of a request.
     Password,
-    /// In the user name.
+    /// In the `username` parameter of a request.
     Username,
 }
 
@@ -165,16 +165,16 @@ pub enum JwtKeys {
     /// A public key or certificate in PEM (RS256, ES256 or EdDSA by the kind of key), or else a shared secret (HS256): the
     /// file's bytes, one line end at its end left out.
     File {
-        /// The file.
+        /// Where the key is, read at the start and at a reload.
         path: PathBuf,
     },
     /// A set of public keys from a server (RFC 7517).
     Jwks {
-        /// `http://` or `https://`.
+        /// Where the set is: begins with `http://` or `https://`.
         url: String,
         /// How often it is fetched; sooner when a token names a key that is not there.
         refresh: Duration,
-        /// For `https`.
+        /// Trust anchors and a certificate to show, when the URL begins with `https://`.
         tls: TlsSettings,
     },
 }
@@ -188,12 +188,12 @@ pub enum Algorithm {
     Rs256,
     /// ECDSA with P-256 and SHA-256.
     Es256,
-    /// Ed25519.
+    /// EdDSA with the curve Ed25519 (RFC 8037).
     EdDsa,
 }
 
 impl Algorithm {
-    /// All of them.
+    /// Every algorithm that can be configured; `none` is not among them.
     pub const ALL: &'static [Self] = &[Self::Hs256, Self::Rs256, Self::Es256, Self::EdDsa];
 
     /// Its name in a token.

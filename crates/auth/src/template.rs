@@ -73,7 +73,7 @@ impl<'a> Values<'a> {
 pub(super) struct NotText;
 
 impl Template {
-    /// Splits `text`.
+    /// Splits a text at its placeholders `${name}`; the error says which is unknown or not closed.
     pub(super) fn new(text: &str) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut rest = text;

@@ -18,7 +18,7 @@ pub const MAX_FILE: u64 = 64 << 20;
 /// What is wrong with a file that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileError {
-    /// The file.
+    /// The file with the fault in it.
     pub file: PathBuf,
     /// The line, from 1; `None` when the file as a whole is wrong.
     pub line: Option<usize>,

@@ -19,7 +19,7 @@ pub enum Backend {
     None,
     /// A file of users and password hashes.
     File,
-    /// An HTTP service.
+    /// An HTTP service that is asked about each login.
     Http,
     /// A signed token that the client shows.
     Jwt,
@@ -49,9 +49,9 @@ words!(HttpMethod {
 /// Where a client shows its JWT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JwtFrom {
-    /// In the password.
+    /// In the `password` parameter.
     Password,
-    /// In the user name.
+    /// In the `username` parameter.
     Username,
 }
 
@@ -109,7 +109,7 @@ section! {
 /// Who decides about the logins of one listener.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Login {
-    /// What `[authentication]` says.
+    /// As `[authentication]` says: nobody, where that is `none`.
     Inherited,
     /// What `[authentication]` says, or, where that is `none`, the identity of the handshake alone.
     Required,
@@ -222,9 +222,9 @@ section! {
 /// What holds for what no access rule decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoMatch {
-    /// It is allowed.
+    /// Whatever no rule names may be done.
     Allow,
-    /// It is denied.
+    /// Only what a rule allows may be done.
     Deny,
 }
 

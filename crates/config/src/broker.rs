@@ -16,13 +16,13 @@ use super::value::{Complaint, Size, Value, expected, words};
 pub enum BrokerUrl {
     /// The one in this process.
     Embedded,
-    /// An MQTT broker.
+    /// An MQTT broker over TCP.
     Mqtt {
         /// Whether the connection is TLS.
         tls: bool,
         /// Host name or address, without brackets.
         host: String,
-        /// TCP port.
+        /// TCP port; 1883, or 8883 with TLS, where the URL has none.
         port: u16,
     },
 }

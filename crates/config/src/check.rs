@@ -56,12 +56,12 @@ pub(super) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Hours, for ranges.
+/// A duration in hours, for the ends of a range.
 pub(super) const fn hours(hours: u64) -> Duration {
     Duration::from_secs(hours * 3600)
 }
 
-/// Milliseconds, for ranges.
+/// A duration in milliseconds, for the ends of a range.
 pub(super) const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }

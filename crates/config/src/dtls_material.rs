@@ -16,7 +16,7 @@ use super::secrets::{SecretError, read_public, read_secret};
 pub struct MaterialError {
     /// The key of the listener that it is about, without the listener's own.
     pub key: &'static str,
-    /// What is wrong.
+    /// What is wrong with the file behind it; no secret.
     pub message: String,
 }
 

@@ -58,32 +58,32 @@ pub const DEFAULT_ADMIN: &str = "127.0.0.1:8683";
 pub struct Config {
     /// The file it was read from; `None` in the quick start.
     pub source: Option<PathBuf>,
-    /// `[node]`.
+    /// `[node]`: name, state directory, number of workers.
     pub node: Node,
-    /// `[coap]`.
+    /// `[coap]`: how requests are taken and notifications sent.
     pub coap: Coap,
     /// `[listeners]`, in the order of the file.
     pub listeners: Vec<Listener>,
-    /// `[authentication]`.
+    /// `[authentication]`: who decides about logins where a listener does not say.
     pub authentication: Authentication,
-    /// `[authorization]`.
+    /// `[authorization]`: who may publish and observe what.
     pub authorization: Authorization,
-    /// `[broker]`.
+    /// `[broker]`: the broker behind the gateway, and the spool for when it is away.
     pub broker: Broker,
-    /// `[metrics]`.
+    /// `[metrics]`: where `/metrics`, `/healthz` and `/readyz` are.
     pub metrics: Metrics,
-    /// `[admin]`.
+    /// `[admin]`: where API and dashboard are, and who may use them.
     pub admin: Admin,
-    /// `[limits]`.
+    /// `[limits]`: rates and caps, for each source and for all.
     pub limits: Limits,
-    /// `[log]`.
+    /// `[log]`: how much is logged, and in which form.
     pub log: Log,
 }
 
 /// A configuration that can be used, and what should be said about it.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The configuration.
+    /// What is to be put in force.
     pub config: Config,
     /// What ran out ([`Severity::Outdated`]) or is worth knowing ([`Severity::Note`]); may be empty.
     pub warnings: Problems,

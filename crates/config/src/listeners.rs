@@ -14,12 +14,12 @@ use super::document::{Document, Table};
 use super::section::{Section, section};
 use super::value::words;
 
-/// One listener.
+/// A table `[listeners.udp.NAME]` or `[listeners.dtls.NAME]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     /// Its name, unique among the listeners of its kind.
     pub name: String,
-    /// Where it listens.
+    /// The address of its UDP socket; port 0 is any that is free.
     pub bind: SocketAddr,
     /// Which sources it serves.
     pub access_rules: AccessRules,
@@ -32,7 +32,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// What it speaks.
+    /// Plain UDP or DTLS, by which table it came from.
     #[must_use]
     pub const fn transport(&self) -> Transport {
         match self.dtls {
@@ -241,7 +241,7 @@ impl DtlsTable {
     }
 }
 
-/// Most listeners.
+/// Most listeners in one file; each has sockets and counters in every worker.
 const MAX_LISTENERS: usize = 1024;
 
 /// Reads `[listeners]`; without it, one listener of each kind called `default`.

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 /// A line that is wrong. The text never holds the line's secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LineError {
-    /// From 1.
+    /// Its number in the file, from 1.
     pub line: usize,
     /// What is wrong with it and what would be right.
     pub message: String,

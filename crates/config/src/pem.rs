@@ -31,7 +31,7 @@ pub(super) fn private_key(pem: &[u8]) -> Result<PKey<Private>, Wrong> {
         .map_err(|error| format!("the private key in it is damaged: {}", reason(&error)))
 }
 
-/// A revocation list.
+/// The first revocation list (CRL) of a PEM text, or what is there instead.
 pub(super) fn revocation_list(pem: &[u8]) -> Result<X509Crl, Wrong> {
     expect_label(pem, "a revocation list", |label| label == "X509 CRL")?;
     X509Crl::from_pem(pem)

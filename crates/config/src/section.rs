@@ -7,13 +7,13 @@ use super::document::{Document, Table};
 pub struct Key {
     /// The dotted name of its table, `*` for a name that the operator chooses.
     pub section: String,
-    /// Its name.
+    /// The key within its table.
     pub name: &'static str,
     /// What kind of value it takes.
     pub kind: &'static str,
     /// Its default as TOML; `unset` where there is none.
     pub default: &'static str,
-    /// What it means.
+    /// Meaning, unit and range: its doc comment, a line of the reference page.
     pub about: String,
 }
 

@@ -149,7 +149,7 @@ words!(DefaultQos {
 /// How a UDP peer that has not proved its address is answered (interface 2.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unproven {
-    /// In small blocks.
+    /// A longer answer goes out in small blocks until the address is proved.
     Small,
     /// With an Echo challenge (RFC 9175).
     Echo,
@@ -196,7 +196,7 @@ words!(LogLevel {
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Lines for people.
+    /// One line of text for each event.
     Text,
     /// One JSON object per line.
     Json,

@@ -10,9 +10,9 @@ pub const MIN_TOKEN: usize = 16;
 /// What the holder of a token may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Look.
+    /// Sees everything and changes nothing.
     ReadOnly,
-    /// Look and change.
+    /// Sees and changes everything.
     Admin,
 }
 
@@ -32,7 +32,7 @@ impl Role {
 pub struct Token {
     /// What its holder may do.
     pub role: Role,
-    /// The token itself.
+    /// What the holder sends after `Authorization: Bearer`.
     pub secret: Zeroizing<String>,
 }
 

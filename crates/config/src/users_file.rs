@@ -6,7 +6,7 @@ use portcullis_proto::policy::authentication::MAX_USERNAME;
 
 use super::named_lines::{Form, LineError, NamedLines};
 
-/// Lines `user:hash`.
+/// The form of a users file: the first colon ends the name.
 pub const FORM: Form = Form {
     last_colon: false,
     trims: true,

@@ -31,7 +31,7 @@ pub(super) trait Value: Sized {
     /// How the reference page calls it.
     const KIND: &'static str;
 
-    /// Reads it.
+    /// Reads a value of the file; paths are taken from `base`. Errors say what would be right.
     fn read(value: &DeValue<'_>, base: &PathBase) -> Result<Self, Vec<Complaint>>;
 
     /// What a key without a default is when the file does not give it.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-/// A received datagram.
+/// A datagram as it was received, with what the kernel says about it.
 #[derive(Debug)]
 pub struct Datagram<'a> {
     /// Where it came from, as the kernel says: IPv4 may be mapped, the port may be 0.
@@ -13,7 +13,7 @@ pub struct Datagram<'a> {
     pub drops: Option<u32>,
     /// Whether it was longer than a slot.
     pub truncated: bool,
-    /// Its bytes.
+    /// The UDP payload; DTLS decrypts it in place.
     pub bytes: &'a mut [u8],
 }
 
@@ -24,6 +24,6 @@ pub struct Outgoing<'a> {
     pub to: SocketAddr,
     /// The source address; `None` leaves it to the kernel.
     pub source: Option<IpAddr>,
-    /// The payload.
+    /// The UDP payload, at most 65,507 bytes over IPv4.
     pub bytes: &'a [u8],
 }

@@ -22,7 +22,7 @@ labels! {
         Unreachable = "unreachable",
         /// EINVAL, EADDRNOTAVAIL, EAFNOSUPPORT: not an address that can be sent to from here.
         Address = "address",
-        /// Any other errno.
+        /// Any other errno that a send may end with.
         Other = "other",
     }
 }

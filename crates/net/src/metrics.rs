@@ -8,7 +8,7 @@ use super::errno::SendError;
 /// The counters of one listener in one worker.
 #[derive(Debug, Default)]
 pub struct ListenerNet {
-    /// Datagrams read.
+    /// Datagrams that were read from the socket.
     pub received: Counter,
     /// Bytes of UDP payload read.
     pub received_bytes: Counter,

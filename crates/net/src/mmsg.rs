@@ -51,7 +51,7 @@ impl Default for RecvBatch {
 }
 
 impl RecvBatch {
-    /// Empty slots.
+    /// [`SLOTS`] empty slots of [`SLOT_BYTES`] each.
     #[must_use]
     pub fn new() -> Self {
         let bytes = zeroed_cells(SLOTS * SLOT_BYTES);
@@ -231,7 +231,7 @@ impl Default for SendBatch {
 }
 
 impl SendBatch {
-    /// Empty headers.
+    /// Room for [`SLOTS`] datagrams in one call.
     #[must_use]
     pub fn new() -> Self {
         // SAFETY: all-zero bytes are a valid sockaddr_storage, iovec and mmsghdr (integers and null pointers).

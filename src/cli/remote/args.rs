@@ -24,7 +24,7 @@ pub(in crate::cli) struct Remote {
     pub(super) json: bool,
 }
 
-/// Which clients.
+/// Which clients a command is about; all when nothing is said.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Which {
     /// Only client ids with this in them

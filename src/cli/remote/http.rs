@@ -126,7 +126,7 @@ impl Api {
         self.origin.to_string()
     }
 
-    /// Reads something.
+    /// GET of a path below `/api/v1`, its answer read as `T`.
     pub(in crate::cli) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let body = self.ask("GET", path)?;
         serde_json::from_slice(&body).map_err(|error| {
@@ -137,7 +137,7 @@ impl Api {
         })
     }
 
-    /// Removes something.
+    /// DELETE of a path below `/api/v1`.
     pub(in crate::cli) fn delete(&self, path: &str) -> Result<(), Failure> {
         self.ask("DELETE", path).map(drop)
     }

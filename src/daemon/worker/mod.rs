@@ -45,16 +45,16 @@ const TRANSMITS: usize = 256;
 /// What an operator asks of a worker.
 #[derive(Debug)]
 pub enum Command {
-    /// Ask the core.
+    /// Have the core tell or change something.
     Control {
-        /// What.
+        /// What it is to tell or change.
         request: ControlRequest,
         /// Gets the answer; dropped unused when the worker ends before.
         reply: oneshot::Sender<ControlAnswer>,
     },
     /// Read a listener's socket from now on, in the place of the one that it had.
     Open {
-        /// Which.
+        /// The listener whose socket it is.
         listener: ListenerId,
         /// Bound, and without blocking.
         socket: UdpSocket,
@@ -63,7 +63,7 @@ pub enum Command {
     },
     /// Close a listener's socket.
     Close {
-        /// Which.
+        /// The listener whose socket it is.
         listener: ListenerId,
         /// Hears when it is done.
         reply: oneshot::Sender<()>,
@@ -80,7 +80,7 @@ pub enum Command {
 pub struct Ports {
     /// From the operator. The worker ends when it is closed.
     pub commands: mpsc::Receiver<Command>,
-    /// From other workers.
+    /// From other workers: requests for connections that live here, and answers.
     pub inbox: mpsc::Receiver<WorkerMessage>,
     /// To every worker, by [`WorkerId`].
     pub workers: Vec<mpsc::Sender<WorkerMessage>>,
@@ -120,12 +120,12 @@ impl From<io::Error> for WorkerError {
     }
 }
 
-/// A worker.
+/// A worker: its core, one socket of every listener, and what it exchanges with the rest of the process.
 pub struct Worker<C> {
     id: WorkerId,
     core: C,
     ports: Ports,
-    /// By listener.
+    /// In the order of [`ListenerId`]; none where the listener does not serve.
     sockets: Vec<Option<Socket>>,
     net: Arc<NetMetrics>,
     batch: RecvBatch,

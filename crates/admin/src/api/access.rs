@@ -19,7 +19,7 @@ use portcullis_config::tokens::{self, Role};
 
 use super::error::ApiError;
 
-/// Who asks.
+/// Who sent a request, by token and address: for rights, and for the audit log.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caller {
     pub(super) role: Role,

@@ -40,7 +40,7 @@ pub struct Client {
     pub online: bool,
     /// What its DTLS handshake proved.
     pub identity: Option<ProvedIdentity>,
-    /// Its DTLS session.
+    /// The DTLS session that it is on now; none over plain UDP, and while it is away.
     pub dtls: Option<DtlsSession>,
     /// When it was first seen (RFC 3339).
     pub created_at: String,
@@ -63,11 +63,11 @@ pub struct Client {
 pub struct ProvedIdentity {
     /// The PSK identity, or the name in the certificate.
     pub name: String,
-    /// `psk` or `certificate`.
+    /// What it was proved with: `psk` or `certificate`.
     pub proof: String,
 }
 
-/// A DTLS session.
+/// What was agreed on in a handshake, and when.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct DtlsSession {
     /// The cipher suite, by its name at IANA.
@@ -85,17 +85,17 @@ pub struct DtlsSession {
 /// A client with its observations.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ClientDetail {
-    /// The client.
+    /// Who it is, where it is, and since when.
     #[serde(flatten)]
     pub client: Client,
-    /// Its observations.
+    /// What it observes now, in no order.
     pub observations: Vec<Subscription>,
 }
 
 /// A page of clients.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ClientPage {
-    /// The clients.
+    /// At most `meta.limit` clients.
     pub data: Vec<Client>,
     /// Where in the list they stand.
     pub meta: PageMeta,
@@ -106,7 +106,7 @@ pub struct ClientPage {
 pub struct PageMeta {
     /// Which page, from 1.
     pub page: usize,
-    /// Clients per page.
+    /// Most clients on one page, 1 to 10000.
     pub limit: usize,
     /// Clients in all that fit; only on the last page, because counting takes a walk through all.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -67,7 +67,7 @@ pub(super) struct DeviceRequest {
     pub timeout: Option<Timeout>,
 }
 
-/// Uri-Query options.
+/// The Uri-Query options of the request to a device, in either form.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum Query {
@@ -83,23 +83,23 @@ impl Default for Query {
     }
 }
 
-/// A Content-Format.
+/// What the payload is (RFC 7252, 12.3), by number or by name.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum ContentFormat {
     /// Its number at IANA.
     Number(u16),
-    /// Its media type.
+    /// Its media type, such as `application/cbor`; one that has a number.
     MediaType(String),
 }
 
-/// A time.
+/// How long a device may take to answer, in either form.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum Timeout {
-    /// In seconds.
+    /// Seconds, with a fraction where need be.
     Seconds(f64),
-    /// With a unit.
+    /// A duration as in the configuration: `"500ms"`, `"10s"`, `"5m"`.
     Text(String),
 }
 
@@ -112,7 +112,7 @@ pub(super) struct DeviceAnswer {
     /// The number of the Content-Format.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content_format: Option<u16>,
-    /// Max-Age in seconds.
+    /// How long the answer stays fresh, in seconds (Max-Age).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<u32>,
     /// The payload, when it is UTF-8 text.

@@ -34,7 +34,7 @@ pub struct ErrorBody {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[schema(as = Problem)]
 pub struct ProblemView {
-    /// The file.
+    /// The path of the file that is wrong.
     pub file: String,
     /// Line from 1, where the file says anything about it.
     pub line: Option<usize>,

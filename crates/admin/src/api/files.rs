@@ -17,7 +17,7 @@ use super::status::not_reloaded;
 pub(super) enum Kind {
     /// Keys or password hashes: only its owner may read it.
     Secret,
-    /// The configuration.
+    /// The configuration, which holds no secret: whoever may read the file today may read the new one.
     Public,
 }
 

@@ -54,9 +54,9 @@ pub trait Site: Send + Sync + 'static {
 /// Both clocks, read together.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
-    /// The steady clock.
+    /// What ages and time-outs are measured with; it never jumps.
     pub steady: Instant,
-    /// The time of day.
+    /// What is shown to people (UTC); it may jump.
     pub wall: SystemTime,
 }
 
@@ -78,26 +78,26 @@ impl Moment {
 /// How the process is.
 #[derive(Debug, Clone)]
 pub struct SiteState {
-    /// When it started.
+    /// When the process started, by the time of day.
     pub started: SystemTime,
     /// Whether it serves; else why not, as `/readyz` says.
     pub ready: Result<(), String>,
     /// What the broker says about itself.
     pub broker: BrokerStatus,
-    /// The broker's numbers.
+    /// Messages, filters and spool of the broker, counted over all workers.
     pub numbers: BrokerSnapshot,
 }
 
 /// A listener as operators see it.
 #[derive(Debug, Clone)]
 pub struct ListenerState {
-    /// What it speaks.
+    /// Plain UDP or DTLS.
     pub transport: Transport,
     /// Its name, unique among those of its transport.
     pub name: String,
     /// Where it listens: the address in force, not that of the file.
     pub bind: SocketAddr,
-    /// Whether it serves.
+    /// Whether its sockets are open; the API can close and open them.
     pub enabled: bool,
     /// Whether it is no longer in the configuration; it keeps its id.
     pub removed: bool,

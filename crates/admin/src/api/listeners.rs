@@ -19,16 +19,16 @@ use super::extract::{Body, Path};
 use super::handle::ListenerState;
 use super::{Api, config};
 
-/// A listener.
+/// A socket address that is served, and how.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(super) struct Listener {
-    /// `udp` or `dtls`.
+    /// Its transport: `udp` or `dtls`.
     pub kind: String,
-    /// Its name.
+    /// Its name, unique among those of its kind.
     pub name: String,
-    /// Where it listens.
+    /// Its address and port; the port in force where the file says 0.
     pub bind: String,
-    /// Whether it serves.
+    /// Whether its sockets are open.
     pub enabled: bool,
 }
 
@@ -55,7 +55,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<Vec<Listener>> {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewListener {
-    /// `udp` or `dtls`.
+    /// Its transport: `udp` or `dtls`.
     #[schema(pattern = "^(udp|dtls)$")]
     kind: String,
     /// Its name: 1 to 64 letters, digits, `-` or `_`.
@@ -70,7 +70,7 @@ pub(super) struct NewListener {
 /// A listener that was added.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(super) struct AddedListener {
-    /// The listener.
+    /// The listener as it is now.
     #[serde(flatten)]
     listener: Listener,
     /// What only a restart can do; then the listener does not serve yet.

@@ -15,7 +15,7 @@ pub(super) struct Filter {
     pub(super) client: Option<ClientId>,
     pub(super) like_client: Option<String>,
     pub(super) username: Option<String>,
-    /// The listener's name.
+    /// Only clients of the listener with this name.
     pub(super) listener: Option<String>,
     pub(super) transport: Option<Transport>,
 }

@@ -20,13 +20,13 @@ pub struct Metrics {
     pub samples: BTreeMap<String, Vec<Sample>>,
 }
 
-/// One number.
+/// The value of a family for one set of labels.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Sample {
-    /// Its labels.
+    /// Names and values of its labels; empty where the family has none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// The number.
+    /// A finite number, in the unit that the family's name ends with.
     pub value: f64,
 }
 
@@ -116,7 +116,7 @@ pub(super) async fn get_metrics(State(api): State<Arc<Api>>) -> Json<Metrics> {
     Json(now(&api))
 }
 
-/// All numbers now.
+/// What a scrape would show now.
 pub(super) fn now(api: &Api) -> Metrics {
     let wall = api.site.now().wall;
     let time = wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();

@@ -98,7 +98,7 @@ struct Api {
     orders: Arc<Semaphore>,
     /// Walks through all clients.
     walks: Semaphore,
-    /// Places for traces.
+    /// As many permits as traces may run at once.
     traces: Arc<Semaphore>,
     openapi: String,
 }
@@ -299,7 +299,7 @@ async fn served(api: &Api, caller: Caller, request: Request, next: Next) -> Resp
         .unwrap_or_else(|_| ApiError::internal("it failed").into_response())
 }
 
-/// Asks a worker.
+/// Has a worker do or tell something; an error when it does not answer in time.
 async fn ask(api: &Api, worker: WorkerId, request: ControlRequest) -> Result<ControlAnswer, ApiError> {
     ask_for(api, worker, request, PATIENCE).await
 }

@@ -27,7 +27,7 @@ const KEY_BYTES: usize = 16;
 /// A device's PSK identity.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(super) struct PskIdentity {
-    /// The identity.
+    /// The PSK identity, as the device sends it (RFC 4279).
     pub identity: String,
     /// The DTLS listeners that know it.
     pub listeners: Vec<String>,
@@ -54,7 +54,7 @@ pub(super) struct NewPsk {
 /// A key that was stored.
 #[derive(Serialize, Deserialize, ToSchema)]
 pub(super) struct StoredPsk {
-    /// The identity.
+    /// The PSK identity, as the device sends it (RFC 4279).
     pub identity: String,
     /// The key in hexadecimal digits, when it was made here. It is never shown again.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,7 +63,7 @@ pub(super) struct StoredPsk {
     pub listeners: Vec<String>,
 }
 
-/// Which listener.
+/// The query of requests that may be meant for one listener's keys.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]

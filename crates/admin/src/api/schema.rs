@@ -14,12 +14,12 @@ pub(super) struct Schema {
     pub keys: Vec<KeyView>,
 }
 
-/// One key.
+/// A key of the configuration, for an editor.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(super) struct KeyView {
     /// The dotted name of its table, `*` for a name that is free.
     pub section: String,
-    /// Its name.
+    /// The key within its table.
     pub name: String,
     /// `boolean`, `number`, `list`, `table` (of texts), or `text` for all that stands in quotes.
     #[serde(rename = "type")]
@@ -30,7 +30,7 @@ pub(super) struct KeyView {
     pub choices: Vec<String>,
     /// Its default as JSON; null where there is none.
     pub default: JsonValue,
-    /// What it means.
+    /// Meaning, unit and range, as on the reference page.
     pub about: String,
 }
 

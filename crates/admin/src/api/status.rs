@@ -16,7 +16,7 @@ use super::{Api, metrics, rfc3339};
 /// How the gateway is.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Status {
-    /// The node's name.
+    /// The `name` of `[node]`.
     pub node: String,
     /// The version of Portcullis.
     pub version: String,
@@ -26,14 +26,14 @@ pub struct Status {
     pub started_at: String,
     /// How long ago that was.
     pub uptime_seconds: u64,
-    /// Whether it serves.
+    /// Whether `/readyz` says yes.
     pub ready: bool,
     /// Why it does not, when it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_ready: Option<String>,
-    /// Worker threads.
+    /// Threads that serve datagrams, 1 to 255.
     pub workers: u8,
-    /// Listeners that serve.
+    /// Listeners whose sockets are open.
     pub listeners: usize,
     /// Whether `ps/` requests need a connection.
     pub connection_required: bool,
@@ -44,18 +44,18 @@ pub struct Status {
     pub sessions: Sessions,
     /// Connections of clients (connection mode).
     pub connections: u64,
-    /// Observations.
+    /// Observations of all clients (RFC 7641).
     pub subscriptions: u64,
-    /// The broker.
+    /// How the broker behind the gateway is.
     pub broker: Broker,
 }
 
-/// Live peers.
+/// How many peers there are, by transport.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Sessions {
-    /// Over plain UDP.
+    /// Addresses that are remembered on UDP listeners.
     pub udp: u64,
-    /// Over DTLS.
+    /// Established DTLS sessions.
     pub dtls: u64,
     /// DTLS sessions with a Connection ID.
     pub dtls_cid: u64,
@@ -85,12 +85,12 @@ pub struct Broker {
     pub spool: Spool,
 }
 
-/// The spool.
+/// What is kept on disk for a broker that is away.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Spool {
     /// Messages that the broker does not have yet.
     pub messages: u64,
-    /// Their bytes.
+    /// Bytes of these messages on disk.
     pub bytes: u64,
     /// What it may hold in bytes; 0 when it is off.
     pub capacity_bytes: u64,

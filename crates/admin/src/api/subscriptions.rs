@@ -21,7 +21,7 @@ use super::extract::{Body, Path};
 use super::handle::Moment;
 use super::{Api, ask, rfc3339};
 
-/// An observation.
+/// What a client observes, and how it is told.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Subscription {
     /// The MQTT topic filter, mountpoint included.

@@ -52,7 +52,7 @@ const MAX_SECONDS: u64 = 86_400;
 /// Longest target, in bytes: what a DTLS identity may have.
 const MAX_TARGET: usize = 256;
 
-/// What to trace.
+/// Which device a trace follows, and for how long.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewTrace {

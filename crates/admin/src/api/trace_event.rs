@@ -13,16 +13,16 @@ use super::rfc3339;
 /// One thing that a traced device sent, got, or went through.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct TraceEvent {
-    /// When (RFC 3339).
+    /// When it happened (RFC 3339, UTC, milliseconds).
     pub time: String,
     /// `received` and `sent`: a message. `datagram`: one that is no message, or that nobody looked at. `hello`: a handshake
     /// begins. `established`, `handshake_failed`: how it ended. `alert_sent`, `alert_received`, `record_dropped`: of DTLS.
     /// `moved`: the session has another address now. `closed`: the session ended. `lost`: events that there was no room for.
     pub event: String,
-    /// The listener's name.
+    /// The listener that it came to or left from, by name.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub listener: String,
-    /// `udp` or `dtls`.
+    /// The listener's transport: `udp` or `dtls`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub transport: String,
     /// The device's address and port.
@@ -38,7 +38,7 @@ pub struct TraceEvent {
     /// `alert_*` and `closed`: which, by the word that the metrics have for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The message.
+    /// Of `received` and `sent`: the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<TraceMessage>,
     /// Of `datagram`: its length in bytes.
@@ -63,17 +63,17 @@ pub struct TraceMessage {
     pub kind: String,
     /// The code by name, such as `GET` or `2.05 Content`.
     pub code: String,
-    /// The message id.
+    /// Its message id, which ties an acknowledgement to it.
     pub mid: u16,
     /// The token in hexadecimal digits.
     pub token: String,
     /// The path, with a slash before each segment; empty without one.
     pub path: String,
-    /// The query parameters.
+    /// Its Uri-Query options, passwords and tokens masked.
     pub query: Vec<String>,
     /// All other options, in the order of their numbers.
     pub options: Vec<TraceOption>,
-    /// Bytes of payload.
+    /// How long the whole payload is, in bytes.
     pub payload_length: usize,
     /// The beginning of the payload, where it is text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -89,7 +89,7 @@ pub struct TraceMessage {
 /// An option of a message.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct TraceOption {
-    /// Its name.
+    /// Its name at IANA, or its number.
     pub name: String,
     /// Its value in words.
     pub value: String,

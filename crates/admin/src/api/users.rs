@@ -23,10 +23,10 @@ use super::extract::{Body, Path, secret};
 use super::files::{self, Edit, Kind};
 use super::{Api, wrong_lines};
 
-/// A user.
+/// A user of the users file, without the hash.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(super) struct User {
-    /// The user's name.
+    /// The name that is given at login.
     pub name: String,
     /// How the password is hashed.
     pub hash: String,
@@ -53,7 +53,7 @@ pub(super) struct NewUser {
 /// A user that was stored.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(super) struct StoredUser {
-    /// The user's name.
+    /// The name that is given at login.
     pub name: String,
 }
 

@@ -6,7 +6,7 @@ use portcullis_broker::{BrokerMetrics, BrokerSnapshot};
 
 use super::{Exposes, Exposition};
 
-/// The broker.
+/// What the broker behind the gateway has to show, its spool and retained messages included.
 pub struct ExposeBroker(pub Arc<BrokerMetrics>);
 
 impl Exposes for ExposeBroker {

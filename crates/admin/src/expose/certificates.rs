@@ -36,7 +36,7 @@ impl Certificates {
     }
 }
 
-/// Shows them.
+/// The families that tell when certificates and revocation lists run out.
 pub struct ExposeCertificates(pub Arc<Certificates>);
 
 impl Exposes for ExposeCertificates {

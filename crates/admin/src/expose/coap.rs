@@ -12,7 +12,7 @@ use crate::exposition::LabelPair;
 
 /// The CoAP layers of all workers.
 pub struct ExposeCoap {
-    /// The listeners.
+    /// Names for the label `listener`, in the order of the counters.
     pub listeners: ListenerNames,
     /// The counters of each worker.
     pub workers: Vec<Arc<CoapMetrics>>,

@@ -24,7 +24,7 @@ impl DtlsCounters {
     }
 }
 
-/// Shows them.
+/// The `dtls_*` families.
 pub struct ExposeDtls(pub DtlsCounters);
 
 impl Exposes for ExposeDtls {

@@ -11,7 +11,7 @@ use super::{DATAGRAMS_DROPPED, Exposes, Exposition, LIMITS_REJECTED, ListenerNam
 
 /// The gateways of all workers.
 pub struct ExposeGateway {
-    /// The listeners.
+    /// Names for the label `listener`, in the order of the counters.
     pub listeners: ListenerNames,
     /// The counters of each worker.
     pub workers: Vec<Arc<GatewayMetrics>>,

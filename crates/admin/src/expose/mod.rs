@@ -27,7 +27,7 @@ pub const LIMITS_REJECTED: &str = "What a cap or a rate refused.";
 
 /// A part of the process that has numbers to show. Called by the thread that serves the scrape.
 pub trait Exposes: Send + Sync {
-    /// Adds them.
+    /// Adds its families, each with at least one sample.
     fn expose(&self, out: &mut Exposition);
 }
 

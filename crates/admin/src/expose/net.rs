@@ -11,7 +11,7 @@ use super::{DATAGRAMS_DROPPED, Exposes, Exposition, ListenerNames};
 
 /// The sockets of all workers.
 pub struct ExposeNet {
-    /// The listeners.
+    /// Names for the label `listener`, in the order of the counters.
     pub listeners: ListenerNames,
     /// The counters of each worker.
     pub workers: Vec<Arc<NetMetrics>>,

@@ -52,7 +52,7 @@ impl Default for Process {
 }
 
 impl Process {
-    /// The families.
+    /// Memory, CPU, threads and descriptors of this process.
     #[must_use]
     pub fn families(&self) -> Vec<MetricFamily> {
         let mut families = self.0.collect();

@@ -44,7 +44,7 @@ fn unix(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Shows them.
+/// The `config_*` families.
 pub struct ExposeReloads(pub std::sync::Arc<Reloads>);
 
 impl Exposes for ExposeReloads {
