@@ -22,7 +22,7 @@ use coap_lite::{CoapOption, MessageClass, MessageType, Packet, RequestType};
 use portcullis::broker::{BrokerKind, BrokerSettings, Clock, RetainedLimits};
 use portcullis::coap::CoapMetrics;
 use portcullis::coap::contract::CoapSettings;
-use portcullis::daemon::build::WorkerParts;
+use portcullis::daemon::assembly::WorkerParts;
 use portcullis::daemon::clock;
 use portcullis::daemon::workers::Workers;
 use portcullis::gateway::metrics::GatewayMetrics;

@@ -18,7 +18,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use portcullis::broker::{BrokerKind, BrokerSettings, Clock, RetainedLimits};
-use portcullis::daemon::build::WorkerParts;
+use portcullis::daemon::assembly::WorkerParts;
 use portcullis::daemon::clock;
 use portcullis::daemon::echo::Echo;
 use portcullis::daemon::workers::Workers;

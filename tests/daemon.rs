@@ -23,12 +23,12 @@ use portcullis::admin::Exposes;
 use portcullis::admin::api::handle::Reloaded;
 use portcullis::broker::{BrokerKind, BrokerRuntime, BrokerSettings, Clock, RetainedLimits, WorkerLink};
 use portcullis::config::Problems;
-use portcullis::daemon::build::{Assembly, ExitReason, Renewed, StartError, WorkerParts};
+use portcullis::daemon::assembly::{Assembly, ExitReason, Renewed, StartError, WorkerParts};
 use portcullis::daemon::clock;
-use portcullis::daemon::core::Core;
 use portcullis::daemon::echo::Echo;
-use portcullis::daemon::plan::{ListenerPlan, LogFormat, Plan};
-use portcullis::daemon::site::Controls;
+use portcullis::daemon::management::Controls;
+use portcullis::daemon::process_settings::{ListenerAddress, LogFormat, ProcessSettings};
+use portcullis::daemon::worker::core::Core;
 use portcullis::gateway::contract::{ControlRequest, Cursor, Input, Output};
 use portcullis::net::{GroupSpec, open_groups};
 use portcullis::types::{Transmits, Transport, WorkerId};
@@ -139,12 +139,12 @@ fn child() -> ExitCode {
     };
     let mut words = text.split(' ');
     let workers: u8 = words.next().unwrap().parse().unwrap();
-    let listener = |bind: &str| ListenerPlan {
+    let listener = |bind: &str| ListenerAddress {
         name: "default".to_owned(),
         transport: Transport::Udp,
         bind: bind.parse().unwrap(),
     };
-    let plan = Plan {
+    let settings = ProcessSettings {
         listeners: words.map(listener).collect(),
         workers: NonZero::new(workers).unwrap(),
         metrics: Some("127.0.0.1:0".parse().unwrap()),
@@ -153,7 +153,7 @@ fn child() -> ExitCode {
         grace: Duration::from_secs(2),
     };
     // The harness would swallow the code.
-    let code = portcullis::daemon::run::run(&plan, || Ok(EchoAssembly::default()));
+    let code = portcullis::daemon::run::run(&settings, || Ok(EchoAssembly::default()));
     let all = [
         ExitReason::Unavailable,
         ExitReason::Software,
@@ -183,7 +183,7 @@ struct Manager {
 }
 
 impl Manager {
-    fn start(plan: &str, env: &[(&str, &str)], sockets: Vec<OwnedFd>) -> Self {
+    fn start(settings: &str, env: &[(&str, &str)], sockets: Vec<OwnedFd>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -199,7 +199,7 @@ impl Manager {
         let mut stdio = || sockets.next().map_or_else(Stdio::null, Stdio::from);
         command.stdin(stdio()).stdout(stdio()).stderr(Stdio::piped());
         command
-            .env(PLAN, plan)
+            .env(PLAN, settings)
             .env("NOTIFY_SOCKET", &path)
             .env_remove("WATCHDOG_PID");
         let mut child = {

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use openssl::ssl::SslContext;
 use portcullis::broker::{BrokerKind, BrokerSettings, Clock, RetainedLimits};
-use portcullis::daemon::build::WorkerParts;
+use portcullis::daemon::assembly::WorkerParts;
 use portcullis::daemon::clock;
-use portcullis::daemon::core::Core;
 use portcullis::daemon::echo::Echo;
+use portcullis::daemon::worker::core::Core;
 use portcullis::daemon::workers::Workers;
 use portcullis::dtls::DtlsListener;
 use portcullis::dtls::aead::{Aead, Seal, SessionKeys};

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::gateway::contract::{ControlAnswer, ControlRequest, Input, Output};
 use crate::types::{PeerAddr, Transmits};
 
-use super::core::Core;
+use super::worker::core::Core;
 
 /// Sends every datagram back, and `bye` to the latest peer when it is drained.
 #[derive(Debug, Default)]

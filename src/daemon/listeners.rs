@@ -12,8 +12,8 @@ use crate::net::GroupSpec;
 use crate::session::SecureSource;
 use crate::types::ListenerId;
 
-use super::manager;
-use super::slots::Opening;
+use super::listener_ids::Opening;
+use super::systemd;
 use super::workers::Workers;
 
 /// How long the workers may take for one step.
@@ -62,7 +62,7 @@ async fn close(workers: &Workers, listener: ListenerId, spec: &GroupSpec) -> boo
         .ask(&ControlRequest::SetListener { listener, enabled })
         .await;
     let closed = workers.close(listener).await;
-    manager::forget(spec);
+    systemd::forget(spec);
     info!(name = spec.name, transport = spec.transport.label(), addr = %spec.bind, "no longer listening");
     stopped.iter().all(Option::is_some) && closed
 }
@@ -75,7 +75,7 @@ async fn open(workers: &Workers, new: NewListener, names: &ListenerNames) -> boo
         ..
     } = new.opening;
     let addr = sockets.first().and_then(|socket| socket.local_addr().ok());
-    manager::keep(std::slice::from_ref(&spec), std::slice::from_ref(&sockets));
+    systemd::keep(std::slice::from_ref(&spec), std::slice::from_ref(&sockets));
     let told = match new.dtls {
         Some(parts) => {
             names.add(spec.name.clone(), spec.transport);

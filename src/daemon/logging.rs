@@ -15,7 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, reload};
 
-use super::plan::LogFormat;
+use super::process_settings::LogFormat;
 
 /// How the filter in force is replaced.
 type Change = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;

@@ -3,38 +3,38 @@
 //! | file | what |
 //! |---|---|
 //! | [`mod@run`] | from start to end of the process |
-//! | [`plan`] | what it needs to know of the configuration |
-//! | [`build`] | the seam at which core and broker are put in |
-//! | [`node`] | those parts: core, broker, authentication |
-//! | [`site`] | the process as the management interface sees it |
-//! | [`slots`], [`listeners`] | listeners that come and go while it runs |
+//! | [`process_settings`] | what it needs to know of the configuration |
+//! | [`assembly`] | the seam at which core and broker are put in |
+//! | [`node`] | those parts of a real gateway: core, broker, authentication |
+//! | `from_config` | what these are built from: the configuration and the files that it names |
+//! | `reload` | what is on disk now, put in force while it runs |
+//! | [`management`] | the process as the HTTP API sees it |
+//! | [`listener_ids`], [`listeners`] | listeners that come and go while it runs |
 //! | [`workers`] | all workers: start, ask, notice, end |
-//! | [`worker`] | one worker: its loop |
-//! | [`core`] | what a worker drives |
+//! | [`worker`] | one worker: its loop, and the core that it drives |
 //! | [`echo`] | the smallest core |
-//! | [`manager`] | the service manager: readiness, watchdog, kept sockets |
+//! | [`systemd`] | the service manager: readiness, watchdog, kept sockets |
 //! | [`pulse`] | whether every worker moves |
+//! | `state`, `memory` | its state directory; how much memory it may have |
 //! | [`clock`] | the only reader of the clock |
 
-pub mod build;
+pub mod assembly;
 pub mod clock;
-pub mod core;
 pub mod echo;
+mod from_config;
+pub mod listener_ids;
 pub mod listeners;
 pub mod logging;
-pub mod manager;
-mod materials;
+pub mod management;
 mod memory;
 pub mod metrics;
 pub mod node;
-pub mod plan;
+pub mod process_settings;
 pub mod pulse;
 mod reload;
-mod renew;
 pub mod run;
-pub mod site;
-pub mod slots;
 mod state;
+pub mod systemd;
 pub mod worker;
 pub mod workers;
 

@@ -1,4 +1,4 @@
-//! The parts of a node put together: core, broker, authentication.
+//! A gateway put together: core, broker, authentication and management, as [`super::assembly`] wants them.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
@@ -33,11 +33,11 @@ use crate::gateway::{Gateway, Parts, Shared};
 use crate::policy::overload::fullness;
 use crate::types::WorkerId;
 
-use super::build::{Assembly, ExitReason, Renewed, StartError, WorkerParts};
-use super::materials::{self, Materials};
-use super::plan::Plan;
-use super::site::{Controls, NodeSite};
-use super::slots::{SPARE_LISTENERS, Slots};
+use super::assembly::{Assembly, ExitReason, Renewed, StartError, WorkerParts};
+use super::from_config::{self, Materials};
+use super::listener_ids::{ListenerIds, SPARE_LISTENERS};
+use super::management::{Controls, NodeSite};
+use super::process_settings::ProcessSettings;
 use super::{clock, run, state};
 
 /// Called once every listener is up.
@@ -46,8 +46,8 @@ type OnReady = Box<dyn FnOnce() + Send>;
 /// Serves until told to stop; `on_ready` is called once every listener is up.
 #[must_use]
 pub fn serve(config: Config, on_ready: OnReady) -> ExitCode {
-    let plan = Plan::from(&config);
-    run::run(&plan, || Node::new(config, on_ready))
+    let settings = ProcessSettings::from(&config);
+    run::run(&settings, || Node::new(config, on_ready))
 }
 
 /// A runtime that may be dropped within another one, where a bare one panics. A start that fails does that.
@@ -81,7 +81,7 @@ pub struct Node {
     pub(super) gateways: Vec<Arc<GatewayMetrics>>,
     pub(super) coaps: Vec<Arc<CoapMetrics>>,
     pub(super) dtls: DtlsCounters,
-    pub(super) slots: Slots,
+    pub(super) slots: ListenerIds,
     pub(super) names: ListenerNames,
     /// The listeners as operators see them.
     pub(super) listed: Arc<Mutex<Vec<ListenerState>>>,
@@ -108,8 +108,8 @@ impl Node {
             tracing::warn!("session tickets will not outlive a restart: {why}");
         }
         let tickets = tickets.keys;
-        let materials = materials::load(&config, &tickets).map_err(wrong)?;
-        let auth_settings = materials::auth_settings(&config).map_err(wrong)?;
+        let materials = from_config::load(&config, &tickets).map_err(wrong)?;
+        let auth_settings = from_config::auth_settings(&config).map_err(wrong)?;
         let runtime = auth_runtime()?;
         let handle = runtime.handle().clone();
         let runtime = Detached(Some(runtime));
@@ -131,7 +131,7 @@ impl Node {
             gateways: Vec::new(),
             coaps: Vec::new(),
             dtls: DtlsCounters::default(),
-            slots: Slots::new(&config, workers),
+            slots: ListenerIds::new(&config, workers),
             names: config
                 .listeners
                 .iter()

@@ -23,13 +23,14 @@ use crate::gateway::contract::ControlRequest;
 use crate::net::group::bound_addresses;
 use crate::types::WorkerId;
 
-use super::build::{Assembly, ExitReason, Renewed, StartError};
+use super::assembly::{Assembly, ExitReason, Renewed, StartError};
+use super::management::{Controls, Manage};
 use super::memory::Memory;
 use super::metrics::ExposeWorkers;
+use super::process_settings::ProcessSettings;
 use super::pulse::Pulse;
-use super::site::{Controls, Manage};
 use super::workers::Workers;
-use super::{clock, listeners, logging, manager, plan::Plan};
+use super::{clock, listeners, logging, systemd};
 
 /// How long the broker may take to write what has to be kept.
 const FINISH: Duration = Duration::from_secs(5);
@@ -48,8 +49,11 @@ const RECONFIGURE: Duration = Duration::from_secs(5);
 
 /// Runs the process: starts logging, then lets `build` read files and make the parts, binds, serves, and comes back when
 /// a signal, or the failure of a part, ended it.
-pub fn run<A: Assembly>(plan: &Plan, build: impl FnOnce() -> Result<A, StartError>) -> ExitCode {
-    match try_run(plan, build) {
+pub fn run<A: Assembly>(
+    settings: &ProcessSettings,
+    build: impl FnOnce() -> Result<A, StartError>,
+) -> ExitCode {
+    match try_run(settings, build) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             for line in &failure.lines {
@@ -61,11 +65,11 @@ pub fn run<A: Assembly>(plan: &Plan, build: impl FnOnce() -> Result<A, StartErro
 }
 
 fn try_run<A: Assembly>(
-    plan: &Plan,
+    settings: &ProcessSettings,
     build: impl FnOnce() -> Result<A, StartError>,
 ) -> Result<(), StartError> {
     let config = |line| StartError::new(ExitReason::Config, line);
-    logging::start(&plan.log_filter, plan.log_format).map_err(config)?;
+    logging::start(&settings.log_filter, settings.log_format).map_err(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -74,11 +78,11 @@ fn try_run<A: Assembly>(
         // Before anything takes time: a signal that comes meanwhile must not kill the process half way.
         let signals = Signals::new().map_err(|error| system("no signal handlers", &error))?;
         // Ports first: that one is taken says more than that the other process holds the stores too.
-        let groups = bind(plan)?;
-        let monitoring = plan.metrics.map(bind_monitoring).transpose()?;
+        let groups = bind(settings)?;
+        let monitoring = settings.metrics.map(bind_monitoring).transpose()?;
         let mut assembly = build()?;
-        match start(plan, &mut assembly, groups, monitoring) {
-            Ok(serving) => serve(plan, &mut assembly, serving, signals).await,
+        match start(settings, &mut assembly, groups, monitoring) {
+            Ok(serving) => serve(settings, &mut assembly, serving, signals).await,
             Err(error) => {
                 assembly.finish(FINISH).await;
                 Err(error)
@@ -118,36 +122,36 @@ struct Serving {
     _monitoring: Option<Server>,
 }
 
-fn bind(plan: &Plan) -> Result<Vec<Vec<UdpSocket>>, StartError> {
-    manager::sockets(&plan.groups()).map_err(|errors| StartError {
+fn bind(settings: &ProcessSettings) -> Result<Vec<Vec<UdpSocket>>, StartError> {
+    systemd::sockets(&settings.groups()).map_err(|errors| StartError {
         code: ExitReason::Unavailable,
         lines: errors.iter().map(ToString::to_string).collect(),
     })
 }
 
 fn start<A: Assembly>(
-    plan: &Plan,
+    settings: &ProcessSettings,
     assembly: &mut A,
     groups: Vec<Vec<UdpSocket>>,
     monitoring: Option<TcpListener>,
 ) -> Result<Serving, StartError> {
-    let parts = (0..plan.workers.get())
+    let parts = (0..settings.workers.get())
         .map(|worker| assembly.worker(WorkerId(worker)))
         .collect::<Result<Vec<_>, _>>()?;
     let bound = bound_addresses(&groups);
-    let bound = plan
+    let bound = settings
         .listeners
         .iter()
         .zip(bound)
         .map(|(listener, addr)| addr.unwrap_or(listener.bind));
     let addresses: Vec<SocketAddr> = bound.collect();
-    for (listener, addr) in plan.listeners.iter().zip(&addresses) {
+    for (listener, addr) in settings.listeners.iter().zip(&addresses) {
         info!(name = listener.name, transport = listener.transport.label(), %addr, "listening");
     }
-    manager::keep(&plan.groups(), &groups);
+    systemd::keep(&settings.groups(), &groups);
     let workers = Workers::start(parts, groups).map_err(|error| system("no thread for a worker", &error))?;
     let health = Arc::<Health>::default();
-    let names: ListenerNames = plan
+    let names: ListenerNames = settings
         .listeners
         .iter()
         .map(|listener| (listener.name.clone(), listener.transport))
@@ -213,13 +217,13 @@ fn exposes<A: Assembly>(names: &ListenerNames, assembly: &mut A, workers: &Worke
 }
 
 async fn serve<A: Assembly>(
-    plan: &Plan,
+    settings: &ProcessSettings,
     assembly: &mut A,
     mut serving: Serving,
     mut signals: Signals,
 ) -> Result<(), StartError> {
     let mut pulse = Pulse::new(serving.workers.metrics().to_vec());
-    let period = pulse_period(manager::watchdog());
+    let period = pulse_period(systemd::watchdog());
     let mut beat = interval_at(Instant::now() + period, period);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let memory = Memory::of_this_process();
@@ -231,12 +235,12 @@ async fn serve<A: Assembly>(
     if let Some(controls) = serving.controls.take()
         && let Err(error) = assembly.serving(controls)
     {
-        let stopped = stop(plan, assembly, serving, signals, None).await;
+        let stopped = stop(settings, assembly, serving, signals, None).await;
         return stopped.and(Err(error));
     }
     serving.health.set_readiness(Readiness::Ready);
-    manager::ready(&status(plan, assembly));
-    info!(workers = plan.workers.get(), "serving");
+    systemd::ready(&status(settings, assembly));
+    info!(workers = settings.workers.get(), "serving");
     let failure = loop {
         tokio::select! {
             // In this order: a worker that is stuck makes the last branch take a second each time, and by chance it could
@@ -245,10 +249,10 @@ async fn serve<A: Assembly>(
             _ = signals.terminate.recv() => break None,
             _ = signals.interrupt.recv() => break None,
             _ = signals.hang_up.recv() => {
-                manager::reloading();
+                systemd::reloading();
                 // What came of it is in the log.
                 let _report = reload(assembly, &serving).await;
-                manager::ready(&status(plan, assembly));
+                systemd::ready(&status(settings, assembly));
             }
             Some(Manage::Reload(reply)) = serving.manage.recv() => {
                 // Whoever asked may have gone.
@@ -260,7 +264,7 @@ async fn serve<A: Assembly>(
             }
             _ = beat.tick() => {
                 check_pulse(&mut pulse, &serving.health);
-                manager::status(&status(plan, assembly));
+                systemd::status(&status(settings, assembly));
             }
             _ = rotation.tick() => {
                 if let Some(request) = assembly.rotate() {
@@ -277,21 +281,21 @@ async fn serve<A: Assembly>(
             }
         }
     };
-    stop(plan, assembly, serving, signals, failure).await
+    stop(settings, assembly, serving, signals, failure).await
 }
 
 async fn stop<A: Assembly>(
-    plan: &Plan,
+    settings: &ProcessSettings,
     assembly: &mut A,
     serving: Serving,
     mut signals: Signals,
     failure: Option<String>,
 ) -> Result<(), StartError> {
-    manager::stopping();
+    systemd::stopping();
     info!("stopping");
     serving.health.set_readiness(Readiness::Stopping);
     let clean = tokio::select! {
-        clean = serving.workers.stop(plan.grace) => clean,
+        clean = serving.workers.stop(settings.grace) => clean,
         _ = signals.terminate.recv() => false,
         _ = signals.interrupt.recv() => false,
     };
@@ -318,7 +322,7 @@ fn pulse_period(watchdog: Option<Duration>) -> Duration {
 fn check_pulse(pulse: &mut Pulse, health: &Health) {
     let stuck = pulse.stuck();
     if stuck.is_empty() {
-        manager::alive();
+        systemd::alive();
     } else {
         error!(workers = ?stuck, "workers are stuck");
     }
@@ -359,9 +363,9 @@ async fn reconfigure(workers: &Workers, request: &ControlRequest) {
     }
 }
 
-fn status<A: Assembly>(plan: &Plan, assembly: &A) -> String {
-    let listeners = assembly.listeners().unwrap_or(plan.listeners.len());
-    let workers = plan.workers;
+fn status<A: Assembly>(settings: &ProcessSettings, assembly: &A) -> String {
+    let listeners = assembly.listeners().unwrap_or(settings.listeners.len());
+    let workers = settings.workers;
     format!(
         "serving {listeners} listeners with {workers} workers; {}",
         assembly.status()

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::dtls::TicketKeys;
 
-use super::build::{ExitReason, StartError};
+use super::assembly::{ExitReason, StartError};
 use super::clock;
 
 const TICKET_FILE: &str = "tickets.key";

@@ -12,10 +12,10 @@ use crate::gateway::contract::{ControlAnswer, ControlRequest};
 use crate::net::NetMetrics;
 use crate::types::{ListenerId, WorkerId};
 
-use super::build::WorkerParts;
-use super::core::Core;
+use super::assembly::WorkerParts;
+use super::listener_ids::SPARE_LISTENERS;
 use super::metrics::WorkerMetrics;
-use super::slots::SPARE_LISTENERS;
+use super::worker::core::Core;
 use super::worker::{Command, Ports, Worker};
 
 /// Messages that wait for one worker from all others.

@@ -10,6 +10,7 @@
 //!
 //! What the core wants done is done after each step, and what it wants sent leaves in one call per listener.
 
+pub mod core;
 mod outputs;
 mod stop;
 mod wait;
@@ -30,8 +31,8 @@ use crate::net::{NetMetrics, Outbox, RecvBatch, Socket};
 use crate::types::{ListenerId, WorkerId};
 
 use super::clock;
-use super::core::Core;
 use super::metrics::WorkerMetrics;
+use super::worker::core::Core;
 
 use stop::Stage;
 use wait::{Deadline, Ready};

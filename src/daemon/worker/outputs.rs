@@ -7,7 +7,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use crate::bridge::contract::{BrokerError, BrokerEvent, BrokerRequest};
 use crate::daemon::clock;
-use crate::daemon::core::Core;
+use crate::daemon::worker::core::Core;
 use crate::gateway::contract::{Input, Output};
 use crate::gateway::workers::WorkerMessage;
 use crate::policy::authentication::{AuthRequest, Verdict};

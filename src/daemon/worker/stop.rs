@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::daemon::clock;
-use crate::daemon::core::Core;
+use crate::daemon::worker::core::Core;
 use crate::gateway::contract::{ControlRequest, Input};
 
 use super::{Worker, WorkerError};

@@ -11,7 +11,7 @@ use tokio::time::Sleep;
 use crate::auth::AuthAnswer;
 use crate::bridge::contract::BrokerEvent;
 use crate::daemon::clock;
-use crate::daemon::core::Core;
+use crate::daemon::worker::core::Core;
 use crate::gateway::workers::WorkerMessage;
 
 use super::stop::Stage;

@@ -15,7 +15,7 @@ pub const SPARE_LISTENERS: usize = 16;
 
 /// One listener, served or not.
 #[derive(Debug, Clone)]
-struct Slot {
+struct KnownListener {
     key: String,
     name: String,
     transport: Transport,
@@ -26,8 +26,8 @@ struct Slot {
 
 /// All listeners by id.
 #[derive(Debug, Clone)]
-pub(super) struct Slots {
-    slots: Vec<Slot>,
+pub(super) struct ListenerIds {
+    slots: Vec<KnownListener>,
     capacity: usize,
     workers: usize,
 }
@@ -45,7 +45,7 @@ pub(super) struct Opening {
 
 /// What a new configuration changes.
 #[derive(Debug, Default)]
-pub(super) struct Moves {
+pub(super) struct ListenerChanges {
     /// These stop, and their sockets are closed.
     pub(super) close: Vec<(ListenerId, GroupSpec)>,
     /// These serve, after the others have stopped: one may take the address of another.
@@ -54,9 +54,9 @@ pub(super) struct Moves {
     pub(super) needs_restart: Vec<String>,
 }
 
-impl Slots {
+impl ListenerIds {
     pub(super) fn new(config: &Config, workers: usize) -> Self {
-        let slot = |listener: &Listener| Slot {
+        let slot = |listener: &Listener| KnownListener {
             key: listener.key(),
             name: listener.name.clone(),
             transport: listener.transport(),
@@ -82,7 +82,7 @@ impl Slots {
 
     /// For each id the place of its listener in `config`, if it is there.
     pub(super) fn places(&self, config: &Config) -> Vec<Option<usize>> {
-        let place = |slot: &Slot| {
+        let place = |slot: &KnownListener| {
             config
                 .listeners
                 .iter()
@@ -92,18 +92,18 @@ impl Slots {
     }
 
     /// The same after the moves.
-    pub(super) fn after(&self, moves: &Moves) -> Self {
+    pub(super) fn after(&self, changes: &ListenerChanges) -> Self {
         let mut after = self.clone();
-        for (listener, _) in &moves.close {
+        for (listener, _) in &changes.close {
             if let Some(slot) = after.slots.get_mut(usize::from(listener.0)) {
                 slot.serves = false;
             }
         }
-        for opening in &moves.open {
+        for opening in &changes.open {
             let spec = &opening.spec;
             match after.slots.get_mut(usize::from(opening.listener.0)) {
                 Some(slot) => (slot.serves, slot.bind) = (true, spec.bind),
-                None => after.slots.push(Slot {
+                None => after.slots.push(KnownListener {
                     key: format!("listeners.{}.{}", spec.transport.label(), spec.name),
                     name: spec.name.clone(),
                     transport: spec.transport,
@@ -120,9 +120,9 @@ impl Slots {
     ///
     /// # Errors
     /// An address that cannot be listened on.
-    pub(super) fn moves(&self, old: &Config, new: &mut Config) -> Result<Moves, Vec<Problem>> {
-        let mut moves = Moves::default();
-        let mut wanted = self.wanted(new, &mut moves);
+    pub(super) fn changes(&self, old: &Config, new: &mut Config) -> Result<ListenerChanges, Vec<Problem>> {
+        let mut changes = ListenerChanges::default();
+        let mut wanted = self.wanted(new, &mut changes);
         let specs: Vec<GroupSpec> = new.listeners.iter().map(|listener| self.spec(listener)).collect();
         let mut problems = Vec::new();
         wanted.retain_mut(|opening| match open_among(&opening.spec, &specs) {
@@ -132,7 +132,7 @@ impl Slots {
             }
             Err(error) => {
                 if self.is_our_own(opening, &error) {
-                    self.leave(opening, &mut moves, old, new);
+                    self.leave(opening, &mut changes, old, new);
                 } else {
                     problems.push(problem(&opening.spec, &error, new));
                 }
@@ -142,12 +142,12 @@ impl Slots {
         if !problems.is_empty() {
             return Err(problems);
         }
-        moves.open = wanted;
-        Ok(moves)
+        changes.open = wanted;
+        Ok(changes)
     }
 
     /// Whom to close, and whom to open, without sockets yet.
-    fn wanted(&self, new: &mut Config, moves: &mut Moves) -> Vec<Opening> {
+    fn wanted(&self, new: &mut Config, changes: &mut ListenerChanges) -> Vec<Opening> {
         let mut open = Vec::new();
         let mut next = self.slots.len();
         new.listeners.retain(|listener| {
@@ -161,11 +161,11 @@ impl Slots {
                 return true;
             }
             if fresh && next >= self.capacity {
-                moves.needs_restart.push(key);
+                changes.needs_restart.push(key);
                 return false;
             }
             if let Some(slot) = slot.filter(|slot| slot.serves) {
-                moves.close.push((ListenerId(id), self.spec_of(slot)));
+                changes.close.push((ListenerId(id), self.spec_of(slot)));
             }
             next += usize::from(fresh);
             open.push(Opening {
@@ -179,7 +179,7 @@ impl Slots {
         for (slot, id) in self.slots.iter().zip(0..) {
             let stays = new.listeners.iter().any(|listener| listener.key() == slot.key);
             if slot.serves && !stays {
-                moves.close.push((ListenerId(id), self.spec_of(slot)));
+                changes.close.push((ListenerId(id), self.spec_of(slot)));
             }
         }
         open
@@ -196,7 +196,7 @@ impl Slots {
     }
 
     /// Leaves a listener as it was, and those whose port it was to get.
-    fn leave(&self, opening: &Opening, moves: &mut Moves, old: &Config, new: &mut Config) {
+    fn leave(&self, opening: &Opening, changes: &mut ListenerChanges, old: &Config, new: &mut Config) {
         let spec = &opening.spec;
         let table = format!("listeners.{}.{}", spec.transport.label(), spec.name);
         let as_it_was = old.listeners.iter().find(|listener| listener.key() == table);
@@ -206,26 +206,28 @@ impl Slots {
                 if let Some(listener) = new.listeners.get_mut(here) {
                     listener.bind = was.bind;
                 }
-                moves.close.retain(|(listener, _)| *listener != opening.listener);
-                moves.needs_restart.push(format!("{table}.bind"));
+                changes
+                    .close
+                    .retain(|(listener, _)| *listener != opening.listener);
+                changes.needs_restart.push(format!("{table}.bind"));
             }
             (None, Some(here)) => {
                 new.listeners.remove(here);
-                moves.needs_restart.push(table);
+                changes.needs_restart.push(table);
             }
             (_, None) => {}
         }
-        let (same_port, close): (Vec<_>, Vec<_>) = std::mem::take(&mut moves.close)
+        let (same_port, close): (Vec<_>, Vec<_>) = std::mem::take(&mut changes.close)
             .into_iter()
             .partition(|(_, closing)| closing.bind.port() == spec.bind.port());
-        moves.close = close;
+        changes.close = close;
         for (_, closing) in same_port {
             let key = format!("listeners.{}.{}", closing.transport.label(), closing.name);
             let is_gone = !new.listeners.iter().any(|listener| listener.key() == key);
             let was = old.listeners.iter().find(|listener| listener.key() == key);
             if let Some(was) = was.filter(|_| is_gone) {
                 new.listeners.push(was.clone());
-                moves.needs_restart.push(key);
+                changes.needs_restart.push(key);
             }
         }
     }
@@ -239,7 +241,7 @@ impl Slots {
         }
     }
 
-    fn spec_of(&self, slot: &Slot) -> GroupSpec {
+    fn spec_of(&self, slot: &KnownListener) -> GroupSpec {
         GroupSpec {
             transport: slot.transport,
             name: slot.name.clone(),
@@ -282,10 +284,10 @@ mod tests {
         .unwrap()
     }
 
-    fn ids(moves: &Moves) -> (Vec<u16>, Vec<u16>) {
+    fn ids(changes: &ListenerChanges) -> (Vec<u16>, Vec<u16>) {
         (
-            moves.close.iter().map(|(listener, _)| listener.0).collect(),
-            moves.open.iter().map(|opening| opening.listener.0).collect(),
+            changes.close.iter().map(|(listener, _)| listener.0).collect(),
+            changes.open.iter().map(|opening| opening.listener.0).collect(),
         )
     }
 
@@ -294,27 +296,27 @@ mod tests {
     #[test]
     fn one_that_is_added_gets_a_new_id_and_one_that_comes_back_its_old_one() {
         let first = config(&[("a", ANY), ("b", ANY)]);
-        let slots = Slots::new(&first, 2);
+        let slots = ListenerIds::new(&first, 2);
         let mut second = config(&[("c", ANY), ("b", ANY)]);
-        let moves = slots.moves(&first, &mut second).unwrap();
-        assert_eq!(ids(&moves), (vec![0], vec![2]));
-        assert_eq!(moves.open[0].sockets.len(), 2);
-        let slots = slots.after(&moves);
+        let changes = slots.changes(&first, &mut second).unwrap();
+        assert_eq!(ids(&changes), (vec![0], vec![2]));
+        assert_eq!(changes.open[0].sockets.len(), 2);
+        let slots = slots.after(&changes);
         assert_eq!(slots.places(&second), [None, Some(1), Some(0)]);
         assert_eq!(slots.serving(), 2);
         let mut third = config(&[("a", ANY), ("b", ANY), ("c", ANY)]);
-        let moves = slots.moves(&second, &mut third).unwrap();
-        assert_eq!(ids(&moves), (vec![], vec![0]));
-        assert!(!moves.open[0].fresh);
+        let changes = slots.changes(&second, &mut third).unwrap();
+        assert_eq!(ids(&changes), (vec![], vec![0]));
+        assert!(!changes.open[0].fresh);
     }
 
     #[test]
     fn another_address_closes_and_opens() {
         let first = config(&[("a", ANY)]);
-        let slots = Slots::new(&first, 1);
+        let slots = ListenerIds::new(&first, 1);
         let mut second = config(&[("a", "127.0.0.2:0")]);
-        let moves = slots.moves(&first, &mut second).unwrap();
-        assert_eq!(ids(&moves), (vec![0], vec![0]));
+        let changes = slots.changes(&first, &mut second).unwrap();
+        assert_eq!(ids(&changes), (vec![0], vec![0]));
     }
 
     #[test]
@@ -322,11 +324,11 @@ mod tests {
         let taken = UdpSocket::bind(ANY).unwrap();
         let bind = taken.local_addr().unwrap().to_string();
         let first = config(&[("a", &bind)]);
-        let slots = Slots::new(&first, 1);
+        let slots = ListenerIds::new(&first, 1);
         let mut second = config(&[("b", &bind)]);
-        let moves = slots.moves(&first, &mut second).unwrap();
-        assert_eq!(ids(&moves), (vec![], vec![]));
-        assert_eq!(moves.needs_restart, ["listeners.udp.b", "listeners.udp.a"]);
+        let changes = slots.changes(&first, &mut second).unwrap();
+        assert_eq!(ids(&changes), (vec![], vec![]));
+        assert_eq!(changes.needs_restart, ["listeners.udp.b", "listeners.udp.a"]);
         assert_eq!(second.listeners, first.listeners);
     }
 
@@ -334,9 +336,9 @@ mod tests {
     fn a_port_of_someone_else_is_a_problem_of_its_key() {
         let taken = UdpSocket::bind(ANY).unwrap();
         let first = config(&[("a", ANY)]);
-        let slots = Slots::new(&first, 1);
+        let slots = ListenerIds::new(&first, 1);
         let mut second = config(&[("a", ANY), ("b", &taken.local_addr().unwrap().to_string())]);
-        let problems = slots.moves(&first, &mut second).unwrap_err();
+        let problems = slots.changes(&first, &mut second).unwrap_err();
         assert_eq!(problems[0].key, "listeners.udp.b.bind");
         assert!(
             problems[0].message.starts_with("cannot listen on"),
@@ -348,15 +350,18 @@ mod tests {
     #[test]
     fn there_are_counters_for_so_many_and_no_more() {
         let first = config(&[("a", ANY)]);
-        let slots = Slots::new(&first, 1);
+        let slots = ListenerIds::new(&first, 1);
         let names: Vec<String> = (0..=SPARE_LISTENERS).map(|n| format!("n{n}")).collect();
         let all: Vec<(&str, &str)> = [("a", ANY)]
             .into_iter()
             .chain(names.iter().map(|name| (name.as_str(), ANY)))
             .collect();
         let mut second = config(&all);
-        let moves = slots.moves(&first, &mut second).unwrap();
-        assert_eq!(moves.open.len(), SPARE_LISTENERS);
-        assert_eq!(moves.needs_restart, [format!("listeners.udp.n{SPARE_LISTENERS}")]);
+        let changes = slots.changes(&first, &mut second).unwrap();
+        assert_eq!(changes.open.len(), SPARE_LISTENERS);
+        assert_eq!(
+            changes.needs_restart,
+            [format!("listeners.udp.n{SPARE_LISTENERS}")]
+        );
     }
 }

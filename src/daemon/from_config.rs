@@ -1,4 +1,4 @@
-//! From the files that a configuration names to what the core and the backends are built from.
+//! What the core and the backends are built from, made from a configuration and the files that it names.
 
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};

@@ -32,7 +32,7 @@ impl Core for Gateway {
     }
 }
 
-/// A pure state machine that a [`super::worker::Worker`] feeds and drains.
+/// A pure state machine that a [`super::Worker`] feeds and drains.
 pub trait Core {
     /// Takes in a datagram, a message, an answer or a command.
     fn handle(&mut self, now: Instant, input: Input<'_>);

@@ -13,9 +13,9 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// What the process needs to know of the configuration; all values are checked.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct ProcessSettings {
     /// The listeners, in the order of their [`crate::types::ListenerId`].
-    pub listeners: Vec<ListenerPlan>,
+    pub listeners: Vec<ListenerAddress>,
     /// How many workers; see [`resolve_workers`].
     pub workers: NonZero<u8>,
     /// Where `/metrics`, `/healthz` and `/readyz` are served; `None` nowhere.
@@ -30,7 +30,7 @@ pub struct Plan {
 
 /// A listener, as far as sockets and metrics go.
 #[derive(Debug, Clone)]
-pub struct ListenerPlan {
+pub struct ListenerAddress {
     /// Its name, which is its metric label.
     pub name: String,
     /// How its peers speak.
@@ -48,9 +48,9 @@ pub enum LogFormat {
     Json,
 }
 
-impl From<&Config> for Plan {
+impl From<&Config> for ProcessSettings {
     fn from(config: &Config) -> Self {
-        let listeners = config.listeners.iter().map(|listener| ListenerPlan {
+        let listeners = config.listeners.iter().map(|listener| ListenerAddress {
             name: listener.name.clone(),
             transport: listener.transport(),
             bind: listener.bind,
@@ -77,11 +77,11 @@ pub(super) fn log_filter(level: LogLevel) -> String {
     }
 }
 
-impl Plan {
+impl ProcessSettings {
     /// What each listener's sockets have to be.
     #[must_use]
     pub fn groups(&self) -> Vec<GroupSpec> {
-        let group = |listener: &ListenerPlan| GroupSpec {
+        let group = |listener: &ListenerAddress| GroupSpec {
             transport: listener.transport,
             name: listener.name.clone(),
             bind: listener.bind,

@@ -11,9 +11,9 @@ use crate::config::Problems;
 use crate::gateway::contract::ControlRequest;
 use crate::types::WorkerId;
 
-use super::core::Core;
 use super::listeners::ListenerStep;
-use super::site::Controls;
+use super::management::Controls;
+use super::worker::core::Core;
 
 /// Makes the parts of the process and renews them on reload. Lives on the main thread.
 pub trait Assembly {
