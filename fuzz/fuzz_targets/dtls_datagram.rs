@@ -91,6 +91,7 @@ fuzz_target!(|data: &[u8]| {
         mtu: 1280,
         cid: true,
         handshakes_per_second: 0,
+        wants_identity: true,
     };
     let mut listener = DtlsListener::new(
         ListenerId(0),

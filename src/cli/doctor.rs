@@ -311,10 +311,23 @@ fn running(config: &Config) -> Vec<Finding> {
             };
             let mut all = vec![gateway];
             all.extend(connected(&status.broker));
+            all.extend(unidentified(status.sessions.dtls_unidentified));
             all
         }
         Err(failure) => vec![finding(Verdict::Warning, about, failure.message)],
     }
+}
+
+/// A device that has credentials and proves nothing is refused again and again, and no handshake tells why.
+fn unidentified(sessions: u64) -> Option<Finding> {
+    let words = || {
+        format!(
+            "{sessions} sessions since the start proved no identity to a listener that uses it: a device with a key whose stack \
+             offers no PSK suite, a client without a certificate (`verify = \"required\"` refuses it), or `ciphers` with \
+             certificate suites before PSK"
+        )
+    };
+    (sessions > 0).then(|| finding(Verdict::Warning, "identity", words()))
 }
 
 /// What takes connections may still refuse to talk: the gateway that runs knows.

@@ -74,6 +74,7 @@ pub fn settings() -> DtlsSettings {
         mtu: 1280,
         cid: true,
         handshakes_per_second: 0,
+        wants_identity: true,
     }
 }
 

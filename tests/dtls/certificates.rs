@@ -3,6 +3,7 @@
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::Id;
+use portcullis::dtls::contract::DtlsSettings;
 use portcullis::dtls::metrics::{Alert, HandshakeResult};
 use portcullis::dtls::{CertIdentity, DtlsContext, DtlsMaterial, PskStore, Verify};
 use portcullis::types::Proof;
@@ -101,6 +102,46 @@ fn x25519_is_used_with_certificates_and_p_256_with_pre_shared_keys() {
     // wolfSSL's offers both as well, but with a pre-shared key it can do P-256 only.
     let (client, _) = server.establish(&psk_client("ECDHE-PSK-CHACHA20-POLY1305"), peer(2));
     assert_eq!(client.ephemeral(), Id::EC);
+}
+
+#[test]
+fn a_device_with_a_key_that_offers_everything_is_known_by_its_key() {
+    let ca = authority("ca");
+    let own = Recipe::new("server").make(Some(&ca));
+    for verify in [Verify::None, Verify::Optional, Verify::Required] {
+        let material = DtlsMaterial {
+            psks: material().psks,
+            ..with_clients(&own, &ca, verify)
+        };
+        let mut server = Server::new(&material, settings());
+        // The order of stacks that offer all they know: certificates first, AES-256 first.
+        let all =
+            "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256:ALL:PSK-AES128-CCM8:PSK-AES128-CCM";
+        let (mut client, session) = server.establish(&psk_client(all), peer(1));
+        let identity = server.listener.session(session).unwrap().identity.unwrap();
+        assert_eq!(
+            (&*identity.name, identity.proof),
+            ("u1", Proof::Psk),
+            "{verify:?}"
+        );
+        assert!(server.talks(&mut client, session, peer(1)));
+        assert_eq!(server.metrics.unidentified.get(), 0);
+    }
+}
+
+#[test]
+fn sessions_without_an_identity_are_counted_where_one_is_used() {
+    let ca = authority("ca");
+    let own = Recipe::new("server").make(Some(&ca));
+    for (wants_identity, counted) in [(true, 1), (false, 0)] {
+        let settings = DtlsSettings {
+            wants_identity,
+            ..settings()
+        };
+        let mut server = Server::new(&with_certificate(&own), settings);
+        server.establish(&ClientConfig::certificate(ECDSA[1], &ca.certificate), peer(1));
+        assert_eq!(server.metrics.unidentified.get(), counted);
+    }
 }
 
 #[test]

@@ -176,7 +176,8 @@ section! {
         cert_identity: CertIdentity = "cn";
         /// What becomes of a connection when its session ends.
         on_close: OnClose = "detach";
-        /// OpenSSL cipher list; "" is the built-in policy, RFC 7252's mandatory suites included.
+        /// OpenSSL cipher list, best first; "" is the built-in policy: PSK suites first, as who offers one has a key, RFC 7252's
+        /// mandatory suites included.
         ciphers: String = "";
         /// A handshake that takes longer fails, "1s" to "5m".
         handshake_timeout: Duration = "15s", between(secs(1), secs(300));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use portcullis_dtls::contract::DtlsSettings;
 use portcullis_proto::coap::contract::CoapSettings;
 use portcullis_proto::gateway::settings::{DtlsListenerSettings, ListenerSettings, Settings};
+use portcullis_proto::policy::authentication::IdentityRole;
 use portcullis_proto::policy::authorization::Authorizer;
 use portcullis_proto::types::limits::Caps;
 
@@ -165,6 +166,7 @@ fn dtls_settings(dtls: &Dtls, limits: &Limits, workers: u8) -> DtlsSettings {
         cid: dtls.cid,
         sessions_per_identity: to_usize(limits.per_identity.sessions),
         handshakes_per_second: limits.handshakes_per_second,
+        wants_identity: dtls.identity != IdentityRole::None,
     }
 }
 

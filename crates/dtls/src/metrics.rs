@@ -36,6 +36,8 @@ pub struct DtlsMetrics {
     pub cookies_sent: Counter,
     /// Hellos whose cookie is not (or no longer) ours.
     pub cookies_failed: Counter,
+    /// Established sessions whose peer proved no identity, where one is used.
+    pub unidentified: Counter,
     /// Established sessions that were resumed by ticket.
     pub resumed: Counter,
     /// Resumptions refused because the identity is gone or the certificate revoked or expired.
@@ -64,6 +66,7 @@ impl Default for DtlsMetrics {
             suites: Family::default(),
             cookies_sent: Counter::default(),
             cookies_failed: Counter::default(),
+            unidentified: Counter::default(),
             resumed: Counter::default(),
             resumptions_refused: Counter::default(),
             flights_repeated: Counter::default(),

@@ -4,8 +4,19 @@ use portcullis_proto::labels;
 use portcullis_proto::types::reason::Label;
 
 labels! {
-    /// A cipher suite, by its name at IANA.
+    /// A cipher suite, by its name at IANA; best first. Those with a pre-shared key come before those with a certificate: who
+    /// offers one has a key and is known by it, while a certificate suite would leave the same device without an identity.
     pub enum Suite {
+        /// RFC 7905; CCAC.
+        EcdhePskChaCha20 = "TLS_ECDHE_PSK_WITH_CHACHA20_POLY1305_SHA256",
+        /// RFC 5487; 00A8.
+        PskAes128Gcm = "TLS_PSK_WITH_AES_128_GCM_SHA256",
+        /// RFC 6655; C0A8. Mandatory in RFC 7252, 9.1.3.1.
+        PskAes128Ccm8 = "TLS_PSK_WITH_AES_128_CCM_8",
+        /// RFC 6655; C0A4.
+        PskAes128Ccm = "TLS_PSK_WITH_AES_128_CCM",
+        /// RFC 7905; CCAB.
+        PskChaCha20 = "TLS_PSK_WITH_CHACHA20_POLY1305_SHA256",
         /// RFC 5289; C02B.
         EcdheEcdsaAes128Gcm = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
         /// RFC 7251; C0AE. Mandatory in RFC 7252, 9.1.3.3.
@@ -18,16 +29,6 @@ labels! {
         EcdheRsaAes128Gcm = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
         /// RFC 7905; CCA8.
         EcdheRsaChaCha20 = "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
-        /// RFC 7905; CCAC.
-        EcdhePskChaCha20 = "TLS_ECDHE_PSK_WITH_CHACHA20_POLY1305_SHA256",
-        /// RFC 5487; 00A8.
-        PskAes128Gcm = "TLS_PSK_WITH_AES_128_GCM_SHA256",
-        /// RFC 6655; C0A8. Mandatory in RFC 7252, 9.1.3.1.
-        PskAes128Ccm8 = "TLS_PSK_WITH_AES_128_CCM_8",
-        /// RFC 6655; C0A4.
-        PskAes128Ccm = "TLS_PSK_WITH_AES_128_CCM",
-        /// RFC 7905; CCAB.
-        PskChaCha20 = "TLS_PSK_WITH_CHACHA20_POLY1305_SHA256",
     }
 }
 

@@ -121,6 +121,8 @@ pub struct DtlsSettings {
     pub cid: bool,
     /// Handshakes per second of one source; 0 is no limit.
     pub handshakes_per_second: u32,
+    /// Whether the identity that a handshake proves is used, so that sessions without one are worth counting.
+    pub wants_identity: bool,
 }
 
 labels! {

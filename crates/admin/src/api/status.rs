@@ -61,6 +61,8 @@ pub struct Sessions {
     pub dtls_cid: u64,
     /// DTLS handshakes in flight.
     pub dtls_half_open: u64,
+    /// DTLS sessions since the start that proved no identity to a listener that uses identities.
+    pub dtls_unidentified: u64,
 }
 
 /// How the broker is.
@@ -145,6 +147,7 @@ pub(super) async fn get_status(State(api): State<Arc<Api>>) -> Json<Status> {
             dtls: sessions("dtls"),
             dtls_cid: metrics.count("portcullis_dtls_cid_sessions", &[]),
             dtls_half_open: metrics.count("portcullis_dtls_half_open", &[]),
+            dtls_unidentified: metrics.count("portcullis_dtls_unidentified_total", &[]),
         },
         connections: metrics.count("portcullis_connections", &[]),
         subscriptions: metrics.count("portcullis_subscriptions", &[]),

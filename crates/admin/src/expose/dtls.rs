@@ -81,6 +81,12 @@ fn handshakes(out: &mut Exposition, name: &str, worker: &DtlsMetrics) {
         worker.cookies_failed.get(),
     );
     out.counter(
+        "dtls_unidentified_total",
+        "Sessions established without an identity, on a listener that uses identities.",
+        &labels,
+        worker.unidentified.get(),
+    );
+    out.counter(
         "dtls_resumed_total",
         "Sessions resumed by ticket.",
         &labels,

@@ -237,6 +237,9 @@ impl DtlsListener {
         if finished.resumed {
             self.metrics.resumed.inc();
         }
+        if self.settings.wants_identity && authority.identity.is_none() {
+            self.metrics.unidentified.inc();
+        }
         let id = self.new_session_id();
         let identity = authority.identity.clone();
         let random = random.first_chunk().copied().unwrap_or_default();
