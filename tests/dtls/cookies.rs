@@ -80,10 +80,99 @@ fn a_replayed_handshake_leaves_the_live_session_alone() {
     for _ in 0..50 {
         server.input(peer(1), &first);
         assert!(server.input(peer(1), &second).is_empty());
-        assert!(server.talks(&mut client, session, peer(1)));
     }
     assert_eq!(server.dropped(RecordDrop::DuplicateHello), 50);
     assert_eq!((server.listener.half_open(), server.listener.len()), (0, 1));
+    // Once the device has used its session the same hello may be that of its next life, and gets a handshake of its own.
+    for _ in 0..50 {
+        assert!(server.talks(&mut client, session, peer(1)));
+        server.input(peer(1), &first);
+        server.input(peer(1), &second);
+    }
+    assert!(server.talks(&mut client, session, peer(1)));
+    assert_eq!((server.listener.half_open(), server.listener.len()), (1, 1));
+    assert_eq!(server.dropped(RecordDrop::DuplicateHello), 50);
+}
+
+/// Gives the hellos of a client that has not sent any this random, as a device without an entropy source makes it. OpenSSL
+/// knows its own only, so the handshake ends with the server's flight.
+fn hellos_with(server: &mut Server, random: &[u8; 32], at: u16) -> Vec<(std::net::SocketAddr, Vec<u8>)> {
+    let mut client = DtlsClient::new(&psk_client(GCM));
+    client.connect();
+    let mut first = client.take().remove(0);
+    first[27..59].copy_from_slice(random);
+    let request = server.input(peer(at), &first).remove(0).1;
+    client.handle(&request);
+    let mut second = client.take().remove(0);
+    second[27..59].copy_from_slice(random);
+    server.input(peer(at), &second)
+}
+
+/// The random of the hello that made a session.
+fn random_of(hello: &[u8]) -> [u8; 32] {
+    *hello[27..].first_chunk().unwrap()
+}
+
+#[test]
+fn a_device_that_reboots_with_the_same_random_gets_in() {
+    for cid in [None, Some(vec![9])] {
+        let mut server = Server::new(&material(), settings());
+        let config = ClientConfig {
+            cid,
+            ..psk_client(GCM)
+        };
+        let (mut client, _, second) = two_hellos(&mut server, &config, 1);
+        let random = random_of(&second);
+        for (_, answer) in server.input(peer(1), &second) {
+            client.handle(&answer);
+        }
+        server.exchange(&mut client, peer(1));
+        // The power fails before it has sent anything: what looks like a duplicate is one for seconds only.
+        assert!(hellos_with(&mut server, &random, 1).is_empty());
+        server.now += Duration::from_secs(6);
+        assert!(!hellos_with(&mut server, &random, 1).is_empty());
+        assert_eq!(server.listener.len(), 1);
+    }
+}
+
+#[test]
+fn a_random_that_begins_like_that_of_the_live_session_is_another() {
+    let mut server = Server::new(&material(), settings());
+    let (mut client, _, second) = two_hellos(&mut server, &psk_client(GCM), 1);
+    let mut random = random_of(&second);
+    for (_, answer) in server.input(peer(1), &second) {
+        client.handle(&answer);
+    }
+    server.exchange(&mut client, peer(1));
+    random[31] ^= 1;
+    assert!(!hellos_with(&mut server, &random, 1).is_empty());
+    assert_eq!(server.dropped(RecordDrop::DuplicateHello), 0);
+}
+
+#[test]
+fn a_device_that_reboots_within_its_handshake_does_not_find_the_old_one() {
+    let mut server = Server::new(&material(), settings());
+    let (mut client, _, second) = two_hellos(&mut server, &psk_client(GCM), 1);
+    let random = random_of(&second);
+    for (_, answer) in server.input(peer(1), &second) {
+        client.handle(&answer);
+    }
+    // Its last flight arrives but for the end, and the power fails.
+    let flight = client.take().remove(0);
+    let key_exchange = portcullis::dtls::record::Header::parse(&flight, 0)
+        .unwrap()
+        .record_len();
+    server.input(peer(1), &flight[..key_exchange]);
+    server.now += Duration::from_secs(4);
+    let before = server.results(HandshakeResult::Timeout);
+    let flight = hellos_with(&mut server, &random, 1);
+    assert!(!flight.is_empty());
+    assert_eq!(
+        server.results(HandshakeResult::Timeout),
+        before + 1,
+        "the old one is given up"
+    );
+    assert_eq!(server.listener.half_open(), 1);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::bio::{Pipe, is_waiting};
 use super::cid::{Cid, Notes, notes_index};
 use super::context::{Authority, DtlsContext};
 use super::ffi;
-use super::hello::{ClientHello, Fragments};
+use super::hello::{CLIENT_HELLO, ClientHello, Fragments};
 use super::metrics::{Alert, HandshakeResult, RecordDrop};
 use super::record::{ALERT, CHANGE_CIPHER_SPEC, DTLS_1_2, HANDSHAKE, Header, TLS12_CID};
 use super::replay::ReplayWindow;
@@ -28,6 +28,8 @@ use verdict::judge;
 const DOUBTFUL: Duration = Duration::from_secs(3);
 /// A flight is not repeated sooner after the last sign of the peer.
 const FLIGHT_PAUSE: Duration = Duration::from_millis(200);
+/// A hello that comes again this long after the client had gone on is that of a device that rebooted.
+const REBOOT: Duration = Duration::from_secs(1);
 /// Records that one handshake may take: a long chain in small fragments, some times over.
 const MAX_RECORDS: u32 = 1024;
 /// Records that do not open may be tried in one handshake. A forger's chance is 2^-48 with tags of 8 bytes.
@@ -67,6 +69,8 @@ pub(super) struct Pending {
     /// Under which time it stands in the timer queue.
     pub(super) wakes: Instant,
     pub(super) random: [u8; 32],
+    /// Whether the client has gone on after its hello.
+    answered: bool,
     pub(super) doubt: Option<HandshakeResult>,
     pub(super) keys: Option<(Suite, SessionKeys)>,
     pub(super) window: ReplayWindow,
@@ -135,6 +139,7 @@ impl Pending {
             deadline,
             wakes: deadline,
             random: *hello.random,
+            answered: false,
             doubt: None,
             keys: None,
             window: ReplayWindow::default(),
@@ -199,8 +204,15 @@ impl Pending {
             return Err(RecordDrop::HandshakeRecords);
         }
         self.clear_window.mark(header.sequence);
+        self.answered |= body.first() != Some(&CLIENT_HELLO);
         self.stream.get_mut().put(record);
         Ok(self.drive())
+    }
+
+    /// Whether a hello with this random belongs to this handshake. A client that had gone on and was silent does not return to
+    /// its hello: it rebooted, and has no better randomness than before.
+    pub(super) fn began_with(&self, random: &[u8; 32], now: Instant) -> bool {
+        self.random == *random && !(self.answered && now >= self.heard + REBOOT)
     }
 
     /// Hears of an alert in the clear. Anyone could have sent it, so it only shortens the time that is left, and

@@ -2,7 +2,8 @@
 
 use super::record::{DTLS_1_2, HANDSHAKE, Header};
 
-const CLIENT_HELLO: u8 = 1;
+/// The type of a ClientHello.
+pub(super) const CLIENT_HELLO: u8 = 1;
 const CERTIFICATE: u8 = 11;
 const CERTIFICATE_VERIFY: u8 = 15;
 const CLIENT_KEY_EXCHANGE: u8 = 16;

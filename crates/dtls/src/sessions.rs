@@ -40,12 +40,18 @@ impl Hasher for OwnKeyHasher {
 
 type OwnKeys<K> = HashMap<K, u32, BuildHasherDefault<OwnKeyHasher>>;
 
-/// The server's last flight, kept until the peer shows that it has it.
+/// What the end of a handshake leaves until the peer shows that it knows of it.
 pub(super) struct LastFlight {
+    /// The client's, to know a duplicate of the hello.
+    pub(super) random: [u8; 32],
+    /// The server's; none when the client had the last word.
     pub(super) datagrams: Vec<Box<[u8]>>,
     /// It is not repeated before.
     pub(super) not_before: Instant,
 }
+
+/// How long after a handshake the network may bring its hello once more.
+const DUPLICATES: Duration = Duration::from_secs(5);
 
 /// Bytes that may go to an unconfirmed address whatever came from it (RFC 9175, 2.4, item 3).
 const SMALL: usize = 136;
@@ -137,8 +143,6 @@ pub(super) struct Session {
     pub(super) established_at: Instant,
     /// When its idleness began, to within [`SessionTable::grain`].
     pub(super) heard: Instant,
-    /// Of its client random, to know a duplicate of its own hello.
-    pub(super) random: [u8; 8],
     /// Warnings that it was sent; they are few.
     pub(super) warnings: u8,
     pub(super) cid: Option<Box<CidState>>,
@@ -153,7 +157,7 @@ pub(super) struct NewSession {
     pub(super) address: PeerAddr,
     pub(super) authority: Authority,
     pub(super) now: Instant,
-    pub(super) random: [u8; 8],
+    pub(super) random: [u8; 32],
     pub(super) finished: super::handshake::Finished,
 }
 
@@ -164,6 +168,13 @@ impl Session {
         moved.is_none_or(|moved| moved.spend(len))
     }
 
+    /// Whether a hello with this random is the network's second copy of the one that made this session. That comes within
+    /// seconds; later, or once the peer has shown that it knows of its session, it is a device that rebooted without randomness.
+    pub(super) fn was_made_by(&self, random: &[u8; 32], now: Instant) -> bool {
+        let flight = self.flight.as_ref();
+        flight.is_some_and(|flight| flight.random == *random) && now < self.established_at + DUPLICATES
+    }
+
     /// Whether a handshake proved who the peer is. Those of whom nothing is known give way first.
     fn rank(&self) -> usize {
         usize::from(self.authority.identity.is_some())
@@ -171,12 +182,11 @@ impl Session {
 
     pub(super) fn new(new: NewSession) -> Self {
         let finished = new.finished;
-        let flight = (!finished.flight.is_empty()).then(|| {
-            Box::new(LastFlight {
-                datagrams: finished.flight,
-                not_before: new.now,
-            })
-        });
+        let flight = Some(Box::new(LastFlight {
+            random: new.random,
+            datagrams: finished.flight,
+            not_before: new.now,
+        }));
         Self {
             id: new.id,
             address: new.address,
@@ -190,7 +200,6 @@ impl Session {
             failures: Failures::default(),
             established_at: new.now,
             heard: new.now,
-            random: new.random,
             warnings: 0,
             cid: finished.cid.map(|(ours, theirs)| {
                 Box::new(CidState {

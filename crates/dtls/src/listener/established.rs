@@ -150,7 +150,10 @@ impl DtlsListener {
     ) -> Result<(), RecordDrop> {
         let session = self.sessions.get_mut(key).ok_or(RecordDrop::UnknownSession)?;
         if kind == Some(FINISHED) {
-            let due = session.flight.as_ref().filter(|flight| flight.not_before <= now);
+            let due = session
+                .flight
+                .as_ref()
+                .filter(|flight| !flight.datagrams.is_empty() && flight.not_before <= now);
             let len = due.map(|flight| flight.datagrams.iter().map(|datagram| datagram.len()).sum());
             if len.is_some_and(|len| session.spend(len))
                 && let Some(flight) = &mut session.flight

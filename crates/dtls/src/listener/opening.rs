@@ -43,7 +43,7 @@ impl DtlsListener {
         if self
             .pendings
             .get(from)
-            .is_some_and(|pending| pending.random == *hello.random)
+            .is_some_and(|pending| pending.began_with(hello.random, now))
         {
             let mut pending = self.pendings.take(from).ok_or(RecordDrop::NoHandshake)?;
             if let Some(flight) = pending.repeat_for_hello(now) {
@@ -118,7 +118,7 @@ impl DtlsListener {
         let is_duplicate = known.into_iter().flatten().any(|key| {
             self.sessions
                 .get(key)
-                .is_some_and(|session| Some(&session.random) == hello.random.first_chunk())
+                .is_some_and(|session| session.was_made_by(hello.random, now))
         });
         if is_duplicate {
             return Err(RecordDrop::DuplicateHello);
@@ -242,7 +242,6 @@ impl DtlsListener {
         }
         let id = self.new_session_id();
         let identity = authority.identity.clone();
-        let random = random.first_chunk().copied().unwrap_or_default();
         let session = Session::new(NewSession {
             id,
             address,
@@ -251,9 +250,7 @@ impl DtlsListener {
             random,
             finished,
         });
-        if session.flight.is_some() {
-            self.keep_flight(now, id);
-        }
+        self.keep_flight(now, id);
         if let Some(identity) = &identity {
             self.shared.session_began(identity);
         }
