@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use portcullis::dtls::contract::DtlsSettings;
 use portcullis::dtls::metrics::{Alert, HandshakeResult};
+use portcullis::dtls::record::{ALERT, Header, write_header};
 use portcullis::types::Proof;
 
 use crate::bench::*;
+use crate::cookies::two_hellos;
 use crate::dtls_client::{ClientConfig, DtlsClient};
 
 #[test]
@@ -48,7 +51,7 @@ fn a_wrong_key_and_an_unknown_identity_look_the_same_and_count_apart() {
         assert_eq!(server.listener.half_open(), 1);
         assert_eq!(server.results(result), 0);
         let mut sizes = Vec::new();
-        for (_, datagram) in server.advance(Duration::from_secs(4)) {
+        for (_, datagram) in server.advance(Duration::from_secs(16)) {
             sizes.push(datagram.len());
             client.handle(&datagram);
         }
@@ -99,10 +102,89 @@ fn a_silent_peer_times_out_and_leaves_nothing() {
     assert!(!server.input(peer(1), &hello).is_empty());
     assert_eq!(server.listener.half_open(), 1);
     assert!(server.listener.poll_timeout().unwrap() <= server.now + Duration::from_secs(2));
-    server.advance(Duration::from_secs(16));
+    for (_, datagram) in server.advance(Duration::from_secs(16)) {
+        client.handle(&datagram);
+    }
+    assert!(
+        client.failure().unwrap().contains("user cancelled"),
+        "{:?}",
+        client.failure()
+    );
+    assert_eq!(server.metrics.alerts_sent.get(Alert::UserCanceled), 1);
     assert_eq!(server.listener.half_open(), 0);
     assert_eq!(server.results(HandshakeResult::Timeout), 1);
     assert_eq!(server.listener.poll_timeout(), None);
+}
+
+#[test]
+fn a_client_whose_flight_comes_again_in_vain_has_another_key() {
+    let mut server = Server::new(&material(), settings());
+    let mut client = server.handshake(
+        &ClientConfig::psk("PSK-AES128-CCM8", "u2", b"another key"),
+        peer(1),
+    );
+    assert!(server.advance(Duration::ZERO).is_empty());
+    // OpenSSL repeats its flight after a second.
+    std::thread::sleep(Duration::from_millis(1050));
+    server.now += Duration::from_millis(1050);
+    client.connect();
+    server.exchange(&mut client, peer(1));
+    for (_, datagram) in server.advance(Duration::ZERO) {
+        client.handle(&datagram);
+    }
+    assert!(
+        client.failure().unwrap().contains("decrypt error"),
+        "{:?}",
+        client.failure()
+    );
+    assert_eq!(server.results(HandshakeResult::WrongKey), 1);
+    assert_eq!(server.listener.half_open(), 0);
+}
+
+#[test]
+fn what_anyone_can_send_does_not_shorten_the_time_of_a_slow_device() {
+    let patient = DtlsSettings {
+        handshake_timeout: Duration::from_secs(60),
+        ..settings()
+    };
+    for cid in [None, Some(vec![3, 3])] {
+        let mut server = Server::new(&material(), patient.clone());
+        let config = ClientConfig {
+            cid,
+            ..psk_client("PSK-AES128-CCM")
+        };
+        let (mut client, _, second) = two_hellos(&mut server, &config, 1);
+        for (_, answer) in server.input(peer(1), &second) {
+            client.handle(&answer);
+        }
+        // Alerts in the clear: handshake_failure, close_notify.
+        for alert in [[2, 40], [1, 0], [2, 51]] {
+            let mut record = Vec::new();
+            write_header(&mut record, ALERT, 0, 7, &[], 2);
+            record.extend(alert);
+            server.input(peer(1), &record);
+        }
+        server.advance(Duration::from_secs(28));
+        assert_eq!(server.listener.half_open(), 1);
+        let flight = client.take().remove(0);
+        let key_exchange = Header::parse(&flight, 0).unwrap().record_len();
+        let changed = key_exchange + Header::parse(&flight[key_exchange..], 0).unwrap().record_len();
+        server.input(peer(1), &flight[..changed]);
+        // What passes for a Finished, under every number that it could have.
+        for n in 0..9 {
+            let mut forged = flight[changed..].to_vec();
+            forged[10] = n;
+            *forged.last_mut().unwrap() ^= 1;
+            assert!(server.input(peer(1), &forged).is_empty());
+        }
+        server.advance(Duration::from_secs(28));
+        assert_eq!(server.listener.half_open(), 1);
+        for (_, answer) in server.input(peer(1), &flight[changed..]) {
+            client.handle(&answer);
+        }
+        assert!(client.is_connected(), "{:?}", client.failure());
+        assert_eq!(server.listener.len(), 1);
+    }
 }
 
 #[test]

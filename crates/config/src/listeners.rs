@@ -179,8 +179,9 @@ section! {
         /// OpenSSL cipher list, best first; "" is the built-in policy: PSK suites first, as who offers one has a key, RFC 7252's
         /// mandatory suites included.
         ciphers: String = "";
-        /// A handshake that takes longer fails, "1s" to "5m".
-        handshake_timeout: Duration = "15s", between(secs(1), secs(300));
+        /// A handshake that takes longer fails, "1s" to "5m". Devices on slow networks wait 9 s, then 27 s for an answer (RFC 7925,
+        /// 11).
+        handshake_timeout: Duration = "60s", between(secs(1), secs(300));
         /// A session without a record for this long ends, "1s" to "8760h".
         idle_timeout: Duration = "24h", between(secs(1), hours(24 * 365));
         /// Sessions, 1 to 10000000.

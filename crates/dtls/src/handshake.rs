@@ -23,9 +23,9 @@ use super::suite::Suite;
 use translate::{reseal, reseal_with_cid};
 use verdict::judge;
 
-/// After a Finished that does not open, or an alert in the clear, a handshake has this long left: the record may be
-/// forged, so the peer itself must still have its chance.
-const DOUBTFUL: Duration = Duration::from_secs(3);
+/// A client whose whole last flight came this often, each time with a Finished that does not open, has another key. One record
+/// that does not open may be anyone's, and the peer itself must still have its chance.
+const BAD_FLIGHTS: u8 = 2;
 /// A flight is not repeated sooner after the last sign of the peer.
 const FLIGHT_PAUSE: Duration = Duration::from_millis(200);
 /// A hello that comes again this long after the client had gone on is that of a device that rebooted.
@@ -39,6 +39,7 @@ const MAX_EARLY: usize = 512;
 
 const ALERT_FATAL: u8 = 2;
 const ALERT_DECRYPT_ERROR: u8 = 51;
+const ALERT_USER_CANCELED: u8 = 90;
 
 /// How far a handshake has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,9 @@ pub(super) struct Pending {
     pub(super) random: [u8; 32],
     /// Whether the client has gone on after its hello.
     answered: bool,
+    /// Whether ChangeCipherSpec came since the last Finished that did not open.
+    changed: bool,
+    bad_flights: u8,
     pub(super) doubt: Option<HandshakeResult>,
     pub(super) keys: Option<(Suite, SessionKeys)>,
     pub(super) window: ReplayWindow,
@@ -140,6 +144,8 @@ impl Pending {
             wakes: deadline,
             random: *hello.random,
             answered: false,
+            changed: false,
+            bad_flights: 0,
             doubt: None,
             keys: None,
             window: ReplayWindow::default(),
@@ -205,6 +211,7 @@ impl Pending {
         }
         self.clear_window.mark(header.sequence);
         self.answered |= body.first() != Some(&CLIENT_HELLO);
+        self.changed |= header.kind == CHANGE_CIPHER_SPEC;
         self.stream.get_mut().put(record);
         Ok(self.drive())
     }
@@ -215,9 +222,9 @@ impl Pending {
         self.random == *random && !(self.answered && now >= self.heard + REBOOT)
     }
 
-    /// Hears of an alert in the clear. Anyone could have sent it, so it only shortens the time that is left, and
-    /// names what it will have been.
-    pub(super) fn hear_alert(&mut self, now: Instant, level: u8, alert: Alert) {
+    /// Hears of an alert in the clear. Anyone could have sent it, so it only names what it will have been when the peer stays
+    /// silent.
+    pub(super) fn hear_alert(&mut self, level: u8, alert: Alert) {
         if level != ALERT_FATAL {
             return;
         }
@@ -229,7 +236,6 @@ impl Pending {
             HandshakeResult::Protocol
         };
         self.doubt.get_or_insert(result);
-        self.deadline = self.deadline.min(now + DOUBTFUL);
     }
 
     /// Feeds a record of epoch 1, Finished most likely.
@@ -293,8 +299,8 @@ impl Pending {
         (self.keys.is_some() && !self.early.is_empty()).then(|| std::mem::take(&mut self.early))
     }
 
-    /// A Finished that does not open is silent in OpenSSL. The record may be forged, so the handshake lives on for
-    /// a while.
+    /// A Finished that does not open is silent in OpenSSL. The record may be forged, so the handshake lives on until the client
+    /// has brought its whole flight again.
     fn doubt_key(&mut self, now: Instant) {
         let unknown = notes_index()
             .ok()
@@ -306,7 +312,10 @@ impl Pending {
             HandshakeResult::WrongKey
         };
         self.doubt.get_or_insert(result);
-        self.deadline = self.deadline.min(now + DOUBTFUL);
+        self.bad_flights += u8::from(std::mem::take(&mut self.changed));
+        if self.bad_flights >= BAD_FLIGHTS {
+            self.deadline = self.deadline.min(now);
+        }
     }
 
     /// Ours and the client's Connection ID, if both want it.
@@ -392,18 +401,17 @@ impl Pending {
         alive
     }
 
-    /// The alert, in the clear, for a peer whose key is wrong or whose identity is unknown: the same for both.
-    pub(super) fn wrong_key_alert(&self) -> Option<[u8; 15]> {
-        if !matches!(
-            self.doubt,
-            Some(HandshakeResult::WrongKey | HandshakeResult::UnknownIdentity)
-        ) {
-            return None;
-        }
+    /// The fatal alert, in the clear, for a peer whose handshake is given up, so that it does not talk to nobody: the same for a
+    /// wrong key and an unknown identity.
+    pub(super) fn farewell(&self) -> (Alert, [u8; 15]) {
+        let code = match self.doubt {
+            Some(HandshakeResult::WrongKey | HandshakeResult::UnknownIdentity) => ALERT_DECRYPT_ERROR,
+            _ => ALERT_USER_CANCELED,
+        };
         let [major, minor] = DTLS_1_2;
         let [_, _, s @ ..] = super::record::epoch_and_sequence(0, self.write.clear);
         let [s0, s1, s2, s3, s4, s5] = s;
-        Some([
+        let record = [
             ALERT,
             major,
             minor,
@@ -418,8 +426,9 @@ impl Pending {
             0,
             2,
             ALERT_FATAL,
-            ALERT_DECRYPT_ERROR,
-        ])
+            code,
+        ];
+        (Alert::from_code(code), record)
     }
 
     /// Whom the finished handshake belongs to, by the material of now.

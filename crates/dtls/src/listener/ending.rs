@@ -60,21 +60,27 @@ impl DtlsListener {
     }
 
     fn wake(&mut self, now: Instant, mut pending: Box<Pending>, transmits: &mut Transmits) {
-        if now >= pending.deadline {
-            self.fail(now, &pending, pending.doubt.unwrap_or(HandshakeResult::Timeout));
-            if let Some(alert) = pending.wrong_key_alert() {
-                transmits.push(self.listener, pending.address, &alert);
-                self.sent_alert(&pending, Alert::DecryptError);
-            }
-            return;
-        }
-        let alive = pending.repeat_flight();
+        let alive = now < pending.deadline && pending.repeat_flight();
         self.flush(&mut pending, transmits);
         if alive {
             self.pendings.put(now, pending);
         } else {
-            self.fail(now, &pending, HandshakeResult::Timeout);
+            self.give_up(now, &pending, HandshakeResult::Timeout, transmits);
         }
+    }
+
+    /// Lets a handshake go, and tells its peer. What was heard of it before says more than `result`.
+    pub(super) fn give_up(
+        &mut self,
+        now: Instant,
+        pending: &Pending,
+        result: HandshakeResult,
+        transmits: &mut Transmits,
+    ) {
+        self.fail(now, pending, pending.doubt.unwrap_or(result));
+        let (alert, record) = pending.farewell();
+        transmits.push(self.listener, pending.address, &record);
+        self.sent_alert(pending, alert);
     }
 
     /// Sends close_notify, if anything can be sent.

@@ -103,7 +103,7 @@ impl DtlsListener {
                 {
                     let alert = Alert::from_code(*code);
                     self.heard_alert(from, alert);
-                    pending.hear_alert(now, *level, alert);
+                    pending.hear_alert(*level, alert);
                     self.pendings.put(now, pending);
                 }
                 Err(RecordDrop::Unprotected)

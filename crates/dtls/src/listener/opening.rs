@@ -58,7 +58,7 @@ impl DtlsListener {
                 pending.feed_clear(header, record)
             });
         }
-        self.admit(now, from, &hello)?;
+        self.admit(now, from, &hello, transmits)?;
         let cid = (self.context.cid() && self.settings.cid).then(|| self.new_cid());
         let start = Start {
             id: self.next_pending,
@@ -113,7 +113,13 @@ impl DtlsListener {
     }
 
     /// Whether a handshake with a good cookie may begin.
-    fn admit(&mut self, now: Instant, from: PeerAddr, hello: &ClientHello<'_>) -> Result<(), RecordDrop> {
+    fn admit(
+        &mut self,
+        now: Instant,
+        from: PeerAddr,
+        hello: &ClientHello<'_>,
+        transmits: &mut Transmits,
+    ) -> Result<(), RecordDrop> {
         let known = [self.sessions.by_address(from), self.sessions.cid_at(from)];
         let is_duplicate = known.into_iter().flatten().any(|key| {
             self.sessions
@@ -142,7 +148,7 @@ impl DtlsListener {
             self.refuse_at(from, HandshakeResult::Limit);
             return Err(RecordDrop::HalfOpen);
         };
-        self.fail(now, &stale, HandshakeResult::Limit);
+        self.give_up(now, &stale, HandshakeResult::Limit, transmits);
         Ok(())
     }
 
