@@ -291,20 +291,60 @@ fn half_open_places_are_capped_and_given_to_the_next_when_stale() {
     assert!(server.talks(&mut client, session, peer(500)));
 }
 
+/// A listener whose half-open places are taken but for as many as it has `free`, by one silent peer each.
+fn crowded(shared: &std::sync::Arc<DtlsShared>, worker: u8, now: std::time::Instant, rate: u32) -> Server {
+    let limited = DtlsSettings {
+        handshakes_per_second: rate,
+        max_half_open: 8,
+        ..settings()
+    };
+    let mut server = Server::sharing(&material(), limited, worker, now, shared.clone());
+    for n in 0..4 {
+        let (_, _, second) = two_hellos(&mut server, &psk_client(GCM), 256 + n);
+        server.input(peer(256 + n), &second);
+    }
+    assert_eq!(server.listener.half_open(), 4);
+    server
+}
+
 #[test]
-fn a_source_has_its_rate_of_handshakes_and_others_have_theirs() {
-    let mut server = Server::new(
-        &material(),
-        DtlsSettings {
-            handshakes_per_second: 5,
-            ..settings()
-        },
-    );
+fn a_fleet_behind_one_address_is_in_at_once() {
+    let limited = DtlsSettings {
+        handshakes_per_second: 20,
+        max_half_open: 1024,
+        ..settings()
+    };
+    let mut server = Server::new(&material(), limited);
+    let mut clients: Vec<_> = (0..250)
+        .map(|n| {
+            let (client, _, second) = two_hellos(&mut server, &psk_client(GCM), n);
+            (client, second)
+        })
+        .collect();
+    let flights: Vec<_> = (0..)
+        .zip(&clients)
+        .map(|(n, (_, second))| server.input(peer(n), second))
+        .collect();
+    assert_eq!(server.listener.half_open(), 250);
+    for ((n, (client, _)), flight) in (0..).zip(&mut clients).zip(flights) {
+        for (_, answer) in flight {
+            client.handle(&answer);
+        }
+        server.exchange(client, peer(n));
+        assert!(client.is_connected(), "{n}");
+    }
+    assert_eq!(server.metrics.limits.get(Limit::HandshakeRate), 0);
+}
+
+#[test]
+fn while_places_are_short_a_source_has_its_rate_and_others_have_theirs() {
+    let now = start();
+    let mut server = crowded(&DtlsShared::new([9; 32], now), 0, now, 5);
     let connected = (0..40)
         .filter(|n| server.handshake(&psk_client(GCM), peer(*n)).is_connected())
         .count();
     assert_eq!(connected, 10);
-    assert_eq!(server.results(HandshakeResult::Limit), 30);
+    assert_eq!(server.results(HandshakeResult::Limit), 0, "no handshake failed");
     assert_eq!(server.dropped(RecordDrop::HandshakeRate), 30);
     assert!(
         server.handshake(&psk_client(GCM), peer(300)).is_connected(),
@@ -319,15 +359,9 @@ fn a_source_has_its_rate_of_handshakes_and_others_have_theirs() {
 
 #[test]
 fn a_source_whose_ports_reach_several_workers_has_its_rate_once() {
-    let limited = DtlsSettings {
-        handshakes_per_second: 5,
-        ..settings()
-    };
-    let (material, now) = (material(), start());
+    let now = start();
     let shared = DtlsShared::new([9; 32], now);
-    let mut servers: Vec<_> = (0..4)
-        .map(|worker| Server::sharing(&material, limited.clone(), worker, now, shared.clone()))
-        .collect();
+    let mut servers: Vec<_> = (0..4).map(|worker| crowded(&shared, worker, now, 5)).collect();
     let connected = (0..40)
         .filter(|n| {
             let server = &mut servers[usize::from(*n % 4)];

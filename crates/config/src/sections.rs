@@ -93,7 +93,8 @@ section! {
 section! {
     /// Limits per source address (IPv6: per /64) unless said otherwise; 0 is no limit.
     pub struct Limits {
-        /// DTLS handshakes per second, over all listeners; twice as many at once.
+        /// DTLS handshakes per second of one source while half of `max_half_open` or of the processor is taken; free places go first, so
+        /// that a fleet behind one address gets back in. Twice as many at once.
         handshakes_per_second: u32 = 20;
         /// Requests per second of one client.
         requests_per_second: u32 = 0;

@@ -253,6 +253,14 @@ impl DtlsContext {
         Ok(ssl)
     }
 
+    /// What a handshake with a client that offers these suites will be done by, two bytes each; where it cannot be told, by
+    /// what is dearest here.
+    pub(super) fn exchange(&self, offered: &[u8]) -> KeyExchange {
+        let dearest = || self.suites.iter().map(|suite| suite.key_exchange()).max();
+        let chosen = self.chosen(offered).map(Suite::key_exchange);
+        chosen.or_else(dearest).unwrap_or(KeyExchange::EcdheRsa)
+    }
+
     fn chosen(&self, offered: &[u8]) -> Option<Suite> {
         let (offered, _) = offered.as_chunks::<2>();
         self.suites

@@ -9,6 +9,7 @@ mod certificates;
 pub mod cid;
 mod context;
 mod cookie;
+mod effort;
 mod ffi;
 mod handshake;
 mod hello;

@@ -32,8 +32,8 @@ labels! {
     }
 }
 
-/// What the peers authenticate with in a suite.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the peers authenticate with in a suite; the cheapest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeyExchange {
     /// A pre-shared key alone.
     Psk,

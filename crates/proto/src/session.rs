@@ -119,7 +119,7 @@ pub struct DtlsSettings {
     pub mtu: usize,
     /// Whether to negotiate Connection IDs (RFC 9146).
     pub cid: bool,
-    /// Handshakes per second of one source; 0 is no limit.
+    /// Handshakes per second of one source while places or the processor are short; 0 is no limit.
     pub handshakes_per_second: u32,
     /// Whether the identity that a handshake proves is used, so that sessions without one are worth counting.
     pub wants_identity: bool,
@@ -142,7 +142,8 @@ labels! {
         NoCipher = "no_cipher",
         /// A message that the protocol does not allow.
         Protocol = "protocol",
-        /// Refused or given up because of a cap or a rate.
+        /// Given up for others, or without a place for its session: a cap was reached. A hello that waits for its turn is no
+        /// handshake yet.
         Limit = "limit",
     }
 }

@@ -31,6 +31,7 @@ use super::aead::{Aead, Seal};
 use super::context::DtlsContext;
 use super::contract::{CloseReason, DtlsEvent, DtlsSettings, SessionId};
 use super::cookie::Cookies;
+use super::effort::Effort;
 use super::metrics::DtlsMetrics;
 use super::pendings::PendingTable;
 use super::record::{APPLICATION_DATA, MAX_PLAINTEXT, MAX_SEQUENCE};
@@ -58,6 +59,7 @@ pub struct DtlsListener {
     metrics: Arc<DtlsMetrics>,
     rng: StdRng,
     cookies: Cookies,
+    effort: Effort,
     aead: Aead,
     sessions: SessionTable,
     pendings: PendingTable,
@@ -99,6 +101,7 @@ impl DtlsListener {
             metrics,
             rng,
             cookies: Cookies::new(Arc::clone(&shared)),
+            effort: Effort::default(),
             aead: Aead::default(),
             sessions,
             pendings: PendingTable::default(),

@@ -129,27 +129,32 @@ impl DtlsListener {
         if is_duplicate {
             return Err(RecordDrop::DuplicateHello);
         }
-        let rate = self.settings.handshakes_per_second;
-        if !self.shared.takes_handshake(now, from.source(), rate) {
-            self.metrics.limits.inc(Limit::HandshakeRate);
-            self.refuse_at(from, HandshakeResult::Limit);
-            return Err(RecordDrop::HandshakeRate);
-        }
+        self.has_turn(now, from)?;
+        let exchange = self.context.exchange(hello.suites);
+        self.effort.add(now, exchange, self.context.asks_certificates());
         if self.pendings.len() < self.settings.max_half_open || self.pendings.get(from).is_some() {
             return Ok(());
         }
         self.metrics.limits.inc(Limit::HalfOpen);
         let silent = self.pendings.most_silent();
         let stale = silent.filter(|silent| now.saturating_duration_since(silent.heard) >= STALE);
-        let Some(stale) = stale
-            .map(|stale| stale.address)
-            .and_then(|stale| self.pendings.take(stale))
-        else {
-            self.refuse_at(from, HandshakeResult::Limit);
-            return Err(RecordDrop::HalfOpen);
-        };
+        let stale = stale.map(|stale| stale.address);
+        let stale = stale.and_then(|stale| self.pendings.take(stale));
+        let stale = stale.ok_or(RecordDrop::HalfOpen)?;
         self.give_up(now, &stale, HandshakeResult::Limit, transmits);
         Ok(())
+    }
+
+    /// Whether a source may begin a handshake now. Its cookie has proved the address, so nobody else can spend what it has: only
+    /// while places or the processor are short does it wait for its rate. A fleet behind one address gets back in like this.
+    fn has_turn(&mut self, now: Instant, from: PeerAddr) -> Result<(), RecordDrop> {
+        let has_places = self.pendings.len() < self.settings.max_half_open / 2;
+        let rate = self.settings.handshakes_per_second;
+        if has_places && !self.effort.is_high(now) || self.shared.takes_handshake(now, from.source(), rate) {
+            return Ok(());
+        }
+        self.metrics.limits.inc(Limit::HandshakeRate);
+        Err(RecordDrop::HandshakeRate)
     }
 
     fn new_cid(&mut self) -> Cid {

@@ -80,7 +80,7 @@ labels! {
         UnprovenRate = "unproven_datagrams_per_second",
         /// Bytes to an address that has not proved itself: a message to it, or its repetition, did not go.
         UnprovenBytes = "unproven_bytes",
-        /// Handshakes per second of one source.
+        /// Handshakes per second of one source, while places or the processor are short; the hello goes without an answer.
         HandshakeRate = "handshakes_per_second",
         /// Failed logins and wrong tokens per minute of one source.
         FailedLogins = "failed_logins_per_minute",
