@@ -17,12 +17,15 @@ use portcullis::types::{Identity, ListenerId, PeerAddr, Transmits, WorkerId};
 use crate::dtls_client::{ClientConfig, DtlsClient};
 
 pub const KEY: &[u8] = b"sesame-sesame-16";
-pub const ALL_PSK: [&str; 5] = [
+pub const ALL_PSK: [&str; 8] = [
     "PSK-AES128-GCM-SHA256",
     "PSK-AES128-CCM8",
     "PSK-AES128-CCM",
     "PSK-CHACHA20-POLY1305",
     "ECDHE-PSK-CHACHA20-POLY1305",
+    "PSK-AES256-GCM-SHA384",
+    "PSK-AES256-CCM8",
+    "PSK-AES256-CCM",
 ];
 
 #[expect(clippy::disallowed_methods, reason = "an Instant cannot be made otherwise")]

@@ -15,11 +15,14 @@ use crate::bench::*;
 use crate::certs::{Certified, Recipe, authority, ec_key, from_now, key, revocation_list, rsa_key};
 use crate::dtls_client::ClientConfig;
 
-const ECDSA: [&str; 4] = [
+const ECDSA: [&str; 7] = [
     "ECDHE-ECDSA-AES128-GCM-SHA256",
     "ECDHE-ECDSA-AES128-CCM8",
     "ECDHE-ECDSA-AES128-CCM",
     "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-AES256-CCM8",
+    "ECDHE-ECDSA-AES256-CCM",
 ];
 
 pub fn with_certificate(own: &Certified) -> DtlsMaterial {
@@ -71,7 +74,11 @@ fn every_certificate_suite_makes_a_session_without_identity() {
         (&p521, &ECDSA[..1]),
         (
             &rsa,
-            &["ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-CHACHA20-POLY1305"],
+            &[
+                "ECDHE-RSA-AES128-GCM-SHA256",
+                "ECDHE-RSA-CHACHA20-POLY1305",
+                "ECDHE-RSA-AES256-GCM-SHA384",
+            ],
         ),
     ];
     for (own, suites) in cases {

@@ -160,7 +160,7 @@ fn handshakes_come_through_loss_duplication_and_reordering() {
             let cid = (n % 2 == 0).then(|| vec![n as u8; (n % 4) as usize]);
             let mut client = DtlsClient::new(&ClientConfig {
                 cid,
-                ..psk_client(ALL_PSK[n as usize % 5])
+                ..psk_client(ALL_PSK[n as usize % ALL_PSK.len()])
             });
             client.connect();
             client

@@ -5,6 +5,7 @@
 //! | `libcoap` | `coap-client-openssl`, `coap-client-gnutls`: every feature of the interface that they speak |
 //! | `quickstart` | the lines that `portcullis run` prints, as printed |
 //! | `aiocoap` | aiocoap, with tinydtls |
+//! | `stacks` | what device stacks offer, and what they get |
 //! | `table` | DTLS stacks by suite and credentials: the table of `docs/interop.md` |
 #![allow(
     clippy::unwrap_used,
@@ -25,5 +26,6 @@ mod support;
 mod aiocoap;
 mod libcoap;
 mod quickstart;
+mod stacks;
 mod table;
 mod tool;

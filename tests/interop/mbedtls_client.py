@@ -1,6 +1,6 @@
 """One CoAP exchange over DTLS 1.2 with Mbed TLS: the request comes on standard input, the answer goes to standard output.
 
-Arguments: host, port, suite, then `psk IDENTITY KEY`, `server CA`, or `mutual CA CERT KEY`.
+Arguments: host, port, suite (empty: its own list), then `psk IDENTITY KEY`, `server CA`, or `mutual CA CERT KEY`.
 """
 
 import os
@@ -16,7 +16,9 @@ def pem(path):
 
 
 def main(host, port, suite, proof, *files):
-    options = {"ciphers": (suite,), "validate_certificates": False}
+    options = {"validate_certificates": False}
+    if suite:
+        options["ciphers"] = (suite,)
     if proof == "psk":
         options["pre_shared_key"] = (files[0], files[1].encode())
     else:

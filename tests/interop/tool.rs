@@ -126,7 +126,7 @@ pub fn gateway(config: Config) -> Gateway {
     let pki = Pki::new();
     let config = pki
         .install(config)
-        .dtls("verify = \"optional\"")
+        .or("listeners.dtls.default", "verify", "\"optional\"")
         .file("client.pem", pki.client.cert_pem())
         .file("client.key", pki.client.key_pem());
     Gateway::start(config)

@@ -1,5 +1,5 @@
 /* One CoAP exchange over DTLS 1.2 with wolfSSL: the request comes on standard input, the answer goes to standard output.
- * Arguments: host, port, suite, then `psk IDENTITY KEY`, `server CA`, or `mutual CA CERT KEY`. */
+ * Arguments: host, port, suite (empty: its own list), then `psk IDENTITY KEY`, `server CA`, or `mutual CA CERT KEY`. */
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,7 +28,7 @@ int main(int argc, char **argv) {
     if (argc < 5) fail("arguments", argc);
     wolfSSL_Init();
     WOLFSSL_CTX *ctx = wolfSSL_CTX_new(wolfDTLSv1_2_client_method());
-    if (wolfSSL_CTX_set_cipher_list(ctx, argv[3]) != WOLFSSL_SUCCESS) fail("no such suite", 0);
+    if (*argv[3] && wolfSSL_CTX_set_cipher_list(ctx, argv[3]) != WOLFSSL_SUCCESS) fail("no such suite", 0);
     if (strcmp(argv[4], "psk") == 0) {
         identity = argv[5], key = argv[6];
         wolfSSL_CTX_set_psk_client_callback(ctx, psk);

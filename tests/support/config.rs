@@ -71,7 +71,7 @@ impl Config {
     }
 
     /// Adds a line unless the test set that key itself.
-    fn or(self, table: &str, key: &str, value: &str) -> Self {
+    pub fn or(self, table: &str, key: &str, value: &str) -> Self {
         if self.has(table, key) {
             self
         } else {

@@ -76,6 +76,7 @@ impl SessionKeys {
         let mut block = [0; 2 * (32 + 12)];
         let (key, iv) = (algorithm.key_len(), algorithm.iv_len());
         prf(
+            algorithm.prf_hash(),
             master,
             b"key expansion",
             [server_random, client_random],
@@ -166,12 +167,7 @@ struct Contexts {
 
 /// The cipher contexts that all sessions of a listener share.
 #[derive(Default)]
-pub struct Aead {
-    gcm: Contexts,
-    ccm: Contexts,
-    ccm8: Contexts,
-    chacha20: Contexts,
-}
+pub struct Aead([Contexts; Algorithm::COUNT]);
 
 impl Aead {
     /// Opens the record that `header` was read from, in place.
@@ -266,12 +262,7 @@ impl Aead {
     }
 
     fn context(&mut self, algorithm: Algorithm, seal: bool) -> Option<&mut CipherCtx> {
-        let contexts = match algorithm {
-            Algorithm::Gcm => &mut self.gcm,
-            Algorithm::Ccm => &mut self.ccm,
-            Algorithm::Ccm8 => &mut self.ccm8,
-            Algorithm::ChaCha20 => &mut self.chacha20,
-        };
+        let contexts = self.0.get_mut(algorithm as usize)?;
         let slot = if seal {
             &mut contexts.seal
         } else {
@@ -293,6 +284,8 @@ fn new_context(algorithm: Algorithm, seal: bool) -> Result<CipherCtx, ErrorStack
         Algorithm::Gcm => "AES-128-GCM",
         Algorithm::Ccm | Algorithm::Ccm8 => "AES-128-CCM",
         Algorithm::ChaCha20 => "ChaCha20-Poly1305",
+        Algorithm::Aes256Gcm => "AES-256-GCM",
+        Algorithm::Aes256Ccm | Algorithm::Aes256Ccm8 => "AES-256-CCM",
     };
     let cipher = Cipher::fetch(None, name, None)?;
     let cipher: &CipherRef = &cipher;
@@ -303,14 +296,10 @@ fn new_context(algorithm: Algorithm, seal: bool) -> Result<CipherCtx, ErrorStack
         context.decrypt_init(Some(cipher), None, None)?;
     }
     context.set_iv_length(12)?;
-    if is_ccm(algorithm) {
+    if algorithm.is_ccm() {
         context.set_tag_length(algorithm.tag_len())?;
     }
     Ok(context)
-}
-
-const fn is_ccm(algorithm: Algorithm) -> bool {
-    matches!(algorithm, Algorithm::Ccm | Algorithm::Ccm8)
 }
 
 fn decrypt(
@@ -323,7 +312,7 @@ fn decrypt(
     tag: &[u8],
 ) -> Result<(), ErrorStack> {
     let len = text.len();
-    if is_ccm(algorithm) {
+    if algorithm.is_ccm() {
         context.decrypt_init(None, Some(key), Some(nonce))?;
         context.set_tag(tag)?;
         context.set_data_len(len)?;
@@ -350,7 +339,7 @@ fn encrypt(
 ) -> Result<(), ErrorStack> {
     let len = text.len();
     context.encrypt_init(None, Some(key), Some(nonce))?;
-    if is_ccm(algorithm) {
+    if algorithm.is_ccm() {
         context.set_data_len(len)?;
     }
     context.cipher_update(aad, None)?;

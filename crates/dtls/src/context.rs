@@ -74,7 +74,7 @@ pub struct DtlsMaterial {
     pub verify: Verify,
     /// Which name of a client's certificate is its identity.
     pub cert_identity: CertIdentity,
-    /// An OpenSSL cipher list; empty for the built-in policy. What is not AEAD with SHA-256 is left out.
+    /// An OpenSSL cipher list; empty for the built-in policy. What is not AEAD is left out.
     pub ciphers: String,
     /// Largest datagram of a flight, in bytes of UDP payload; 256 to 16384.
     pub mtu: usize,
@@ -217,8 +217,8 @@ impl DtlsContext {
         &self.suites
     }
 
-    /// Suites of the `ciphers` list that are left out, by OpenSSL's names: they are not AEAD with SHA-256, or there
-    /// is no key for them.
+    /// Suites of the `ciphers` list that are left out, by OpenSSL's names: they are not AEAD, or there is no key for
+    /// them.
     #[must_use]
     pub fn ignored_ciphers(&self) -> &[String] {
         &self.ignored_ciphers

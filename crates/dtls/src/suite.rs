@@ -1,4 +1,4 @@
-//! The cipher suites that a session may end up with: AEAD, and SHA-256 as the hash of the PRF.
+//! The cipher suites that a session may end up with: AEAD only.
 
 use portcullis_proto::labels;
 use portcullis_proto::types::reason::Label;
@@ -17,6 +17,12 @@ labels! {
         PskAes128Ccm = "TLS_PSK_WITH_AES_128_CCM",
         /// RFC 7905; CCAB.
         PskChaCha20 = "TLS_PSK_WITH_CHACHA20_POLY1305_SHA256",
+        /// RFC 5487; 00A9.
+        PskAes256Gcm = "TLS_PSK_WITH_AES_256_GCM_SHA384",
+        /// RFC 6655; C0A9.
+        PskAes256Ccm8 = "TLS_PSK_WITH_AES_256_CCM_8",
+        /// RFC 6655; C0A5.
+        PskAes256Ccm = "TLS_PSK_WITH_AES_256_CCM",
         /// RFC 5289; C02B.
         EcdheEcdsaAes128Gcm = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
         /// RFC 7251; C0AE. Mandatory in RFC 7252, 9.1.3.3.
@@ -25,10 +31,18 @@ labels! {
         EcdheEcdsaAes128Ccm = "TLS_ECDHE_ECDSA_WITH_AES_128_CCM",
         /// RFC 7905; CCA9.
         EcdheEcdsaChaCha20 = "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+        /// RFC 5289; C02C.
+        EcdheEcdsaAes256Gcm = "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+        /// RFC 7251; C0AF.
+        EcdheEcdsaAes256Ccm8 = "TLS_ECDHE_ECDSA_WITH_AES_256_CCM_8",
+        /// RFC 7251; C0AD.
+        EcdheEcdsaAes256Ccm = "TLS_ECDHE_ECDSA_WITH_AES_256_CCM",
         /// RFC 5289; C02F.
         EcdheRsaAes128Gcm = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
         /// RFC 7905; CCA8.
         EcdheRsaChaCha20 = "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+        /// RFC 5289; C030.
+        EcdheRsaAes256Gcm = "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
     }
 }
 
@@ -64,15 +78,48 @@ pub enum Algorithm {
     Ccm8,
     /// ChaCha20-Poly1305 (RFC 7905).
     ChaCha20,
+    /// AES-256-GCM (RFC 5288), whose suites hash with SHA-384.
+    Aes256Gcm,
+    /// AES-256-CCM with a tag of 16 bytes (RFC 6655).
+    Aes256Ccm,
+    /// AES-256-CCM with a tag of 8 bytes (RFC 6655).
+    Aes256Ccm8,
+}
+
+/// The hash of a suite's PRF (RFC 5246, 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrfHash {
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
 }
 
 impl Algorithm {
+    /// How many there are.
+    pub const COUNT: usize = 7;
+
+    /// The hash that the keys are derived with.
+    #[must_use]
+    pub const fn prf_hash(self) -> PrfHash {
+        match self {
+            Self::Aes256Gcm => PrfHash::Sha384,
+            _ => PrfHash::Sha256,
+        }
+    }
+
+    /// Whether it is a CCM, which wants to know the length beforehand.
+    #[must_use]
+    pub const fn is_ccm(self) -> bool {
+        matches!(self, Self::Ccm | Self::Ccm8 | Self::Aes256Ccm | Self::Aes256Ccm8)
+    }
+
     /// Bytes of key.
     #[must_use]
     pub const fn key_len(self) -> usize {
         match self {
             Self::Gcm | Self::Ccm | Self::Ccm8 => 16,
-            Self::ChaCha20 => 32,
+            Self::ChaCha20 | Self::Aes256Gcm | Self::Aes256Ccm | Self::Aes256Ccm8 => 32,
         }
     }
 
@@ -86,8 +133,8 @@ impl Algorithm {
     #[must_use]
     pub const fn explicit_len(self) -> usize {
         match self {
-            Self::Gcm | Self::Ccm | Self::Ccm8 => 8,
             Self::ChaCha20 => 0,
+            _ => 8,
         }
     }
 
@@ -95,8 +142,8 @@ impl Algorithm {
     #[must_use]
     pub const fn tag_len(self) -> usize {
         match self {
-            Self::Gcm | Self::Ccm | Self::ChaCha20 => 16,
-            Self::Ccm8 => 8,
+            Self::Ccm8 | Self::Aes256Ccm8 => 8,
+            _ => 16,
         }
     }
 
@@ -105,9 +152,9 @@ impl Algorithm {
     #[must_use]
     pub const fn failure_limit(self) -> u64 {
         match self {
-            Self::Gcm | Self::ChaCha20 => 1 << 36,
-            Self::Ccm => 11_863_283,
-            Self::Ccm8 => 1 << 20,
+            Self::Gcm | Self::ChaCha20 | Self::Aes256Gcm => 1 << 36,
+            Self::Ccm | Self::Aes256Ccm => 11_863_283,
+            Self::Ccm8 | Self::Aes256Ccm8 => 1 << 20,
         }
     }
 
@@ -116,8 +163,8 @@ impl Algorithm {
     #[must_use]
     pub const fn failures_per_second(self) -> Option<u32> {
         match self {
-            Self::Gcm | Self::Ccm | Self::ChaCha20 => None,
-            Self::Ccm8 => Some(1 << 7),
+            Self::Ccm8 | Self::Aes256Ccm8 => Some(1 << 7),
+            _ => None,
         }
     }
 }
@@ -126,36 +173,59 @@ impl Suite {
     /// Its number at IANA.
     #[must_use]
     pub const fn id(self) -> [u8; 2] {
-        match self {
-            Self::EcdheEcdsaAes128Gcm => [0xc0, 0x2b],
-            Self::EcdheEcdsaAes128Ccm8 => [0xc0, 0xae],
-            Self::EcdheEcdsaAes128Ccm => [0xc0, 0xac],
-            Self::EcdheEcdsaChaCha20 => [0xcc, 0xa9],
-            Self::EcdheRsaAes128Gcm => [0xc0, 0x2f],
-            Self::EcdheRsaChaCha20 => [0xcc, 0xa8],
-            Self::EcdhePskChaCha20 => [0xcc, 0xac],
-            Self::PskAes128Gcm => [0x00, 0xa8],
-            Self::PskAes128Ccm8 => [0xc0, 0xa8],
-            Self::PskAes128Ccm => [0xc0, 0xa4],
-            Self::PskChaCha20 => [0xcc, 0xab],
-        }
+        self.parts().0
     }
 
     /// OpenSSL's name for it.
     #[must_use]
     pub const fn openssl_name(self) -> &'static str {
+        self.parts().1
+    }
+
+    /// What protects its records.
+    #[must_use]
+    pub const fn algorithm(self) -> Algorithm {
+        self.parts().3
+    }
+
+    /// What the peers authenticate with.
+    #[must_use]
+    pub const fn key_exchange(self) -> KeyExchange {
+        self.parts().2
+    }
+
+    const fn parts(self) -> ([u8; 2], &'static str, KeyExchange, Algorithm) {
+        use Algorithm::{Aes256Ccm, Aes256Ccm8, Aes256Gcm, Ccm, Ccm8, ChaCha20, Gcm};
+        use KeyExchange::{EcdheEcdsa, EcdhePsk, EcdheRsa, Psk};
         match self {
-            Self::EcdheEcdsaAes128Gcm => "ECDHE-ECDSA-AES128-GCM-SHA256",
-            Self::EcdheEcdsaAes128Ccm8 => "ECDHE-ECDSA-AES128-CCM8",
-            Self::EcdheEcdsaAes128Ccm => "ECDHE-ECDSA-AES128-CCM",
-            Self::EcdheEcdsaChaCha20 => "ECDHE-ECDSA-CHACHA20-POLY1305",
-            Self::EcdheRsaAes128Gcm => "ECDHE-RSA-AES128-GCM-SHA256",
-            Self::EcdheRsaChaCha20 => "ECDHE-RSA-CHACHA20-POLY1305",
-            Self::EcdhePskChaCha20 => "ECDHE-PSK-CHACHA20-POLY1305",
-            Self::PskAes128Gcm => "PSK-AES128-GCM-SHA256",
-            Self::PskAes128Ccm8 => "PSK-AES128-CCM8",
-            Self::PskAes128Ccm => "PSK-AES128-CCM",
-            Self::PskChaCha20 => "PSK-CHACHA20-POLY1305",
+            Self::EcdhePskChaCha20 => ([0xcc, 0xac], "ECDHE-PSK-CHACHA20-POLY1305", EcdhePsk, ChaCha20),
+            Self::PskAes128Gcm => ([0x00, 0xa8], "PSK-AES128-GCM-SHA256", Psk, Gcm),
+            Self::PskAes128Ccm8 => ([0xc0, 0xa8], "PSK-AES128-CCM8", Psk, Ccm8),
+            Self::PskAes128Ccm => ([0xc0, 0xa4], "PSK-AES128-CCM", Psk, Ccm),
+            Self::PskChaCha20 => ([0xcc, 0xab], "PSK-CHACHA20-POLY1305", Psk, ChaCha20),
+            Self::PskAes256Gcm => ([0x00, 0xa9], "PSK-AES256-GCM-SHA384", Psk, Aes256Gcm),
+            Self::PskAes256Ccm8 => ([0xc0, 0xa9], "PSK-AES256-CCM8", Psk, Aes256Ccm8),
+            Self::PskAes256Ccm => ([0xc0, 0xa5], "PSK-AES256-CCM", Psk, Aes256Ccm),
+            Self::EcdheEcdsaAes128Gcm => ([0xc0, 0x2b], "ECDHE-ECDSA-AES128-GCM-SHA256", EcdheEcdsa, Gcm),
+            Self::EcdheEcdsaAes128Ccm8 => ([0xc0, 0xae], "ECDHE-ECDSA-AES128-CCM8", EcdheEcdsa, Ccm8),
+            Self::EcdheEcdsaAes128Ccm => ([0xc0, 0xac], "ECDHE-ECDSA-AES128-CCM", EcdheEcdsa, Ccm),
+            Self::EcdheEcdsaChaCha20 => (
+                [0xcc, 0xa9],
+                "ECDHE-ECDSA-CHACHA20-POLY1305",
+                EcdheEcdsa,
+                ChaCha20,
+            ),
+            Self::EcdheEcdsaAes256Gcm => (
+                [0xc0, 0x2c],
+                "ECDHE-ECDSA-AES256-GCM-SHA384",
+                EcdheEcdsa,
+                Aes256Gcm,
+            ),
+            Self::EcdheEcdsaAes256Ccm8 => ([0xc0, 0xaf], "ECDHE-ECDSA-AES256-CCM8", EcdheEcdsa, Aes256Ccm8),
+            Self::EcdheEcdsaAes256Ccm => ([0xc0, 0xad], "ECDHE-ECDSA-AES256-CCM", EcdheEcdsa, Aes256Ccm),
+            Self::EcdheRsaAes128Gcm => ([0xc0, 0x2f], "ECDHE-RSA-AES128-GCM-SHA256", EcdheRsa, Gcm),
+            Self::EcdheRsaChaCha20 => ([0xcc, 0xa8], "ECDHE-RSA-CHACHA20-POLY1305", EcdheRsa, ChaCha20),
+            Self::EcdheRsaAes256Gcm => ([0xc0, 0x30], "ECDHE-RSA-AES256-GCM-SHA384", EcdheRsa, Aes256Gcm),
         }
     }
 
@@ -163,35 +233,5 @@ impl Suite {
     #[must_use]
     pub fn from_id(id: [u8; 2]) -> Option<Self> {
         Self::ALL.iter().copied().find(|suite| suite.id() == id)
-    }
-
-    /// What protects its records.
-    #[must_use]
-    pub const fn algorithm(self) -> Algorithm {
-        match self {
-            Self::EcdheEcdsaAes128Gcm | Self::EcdheRsaAes128Gcm | Self::PskAes128Gcm => Algorithm::Gcm,
-            Self::EcdheEcdsaAes128Ccm | Self::PskAes128Ccm => Algorithm::Ccm,
-            Self::EcdheEcdsaAes128Ccm8 | Self::PskAes128Ccm8 => Algorithm::Ccm8,
-            Self::EcdheEcdsaChaCha20
-            | Self::EcdheRsaChaCha20
-            | Self::EcdhePskChaCha20
-            | Self::PskChaCha20 => Algorithm::ChaCha20,
-        }
-    }
-
-    /// What the peers authenticate with.
-    #[must_use]
-    pub const fn key_exchange(self) -> KeyExchange {
-        match self {
-            Self::EcdheEcdsaAes128Gcm
-            | Self::EcdheEcdsaAes128Ccm8
-            | Self::EcdheEcdsaAes128Ccm
-            | Self::EcdheEcdsaChaCha20 => KeyExchange::EcdheEcdsa,
-            Self::EcdheRsaAes128Gcm | Self::EcdheRsaChaCha20 => KeyExchange::EcdheRsa,
-            Self::EcdhePskChaCha20 => KeyExchange::EcdhePsk,
-            Self::PskAes128Gcm | Self::PskAes128Ccm8 | Self::PskAes128Ccm | Self::PskChaCha20 => {
-                KeyExchange::Psk
-            }
-        }
     }
 }

@@ -469,6 +469,9 @@ compared! {
     ccm_agrees_with_openssl_record_by_record: PskAes128Ccm,
     ccm_8_agrees_with_openssl_record_by_record: PskAes128Ccm8,
     chacha20_agrees_with_openssl_record_by_record: PskChaCha20,
+    aes_256_gcm_agrees_with_openssl_record_by_record: PskAes256Gcm,
+    aes_256_ccm_agrees_with_openssl_record_by_record: PskAes256Ccm,
+    aes_256_ccm_8_agrees_with_openssl_record_by_record: PskAes256Ccm8,
 }
 
 #[test]
