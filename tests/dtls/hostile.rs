@@ -15,7 +15,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::bench::*;
 use crate::cookies::two_hellos;
-use crate::dtls_client::DtlsClient;
+use crate::dtls_client::{ClientConfig, DtlsClient};
 
 const GCM: &str = "PSK-AES128-GCM-SHA256";
 const CCM8: &str = "PSK-AES128-CCM8";
@@ -293,6 +293,40 @@ fn one_send_is_one_datagram_up_to_the_limit_of_records() {
     server.seen.clear();
     server.exchange(&mut client, peer(1));
     assert_eq!(server.seen, [Seen::Plaintext(session, vec![8; 16_384])]);
+}
+
+#[test]
+fn a_record_is_no_longer_than_its_peer_agreed_to_take() {
+    for (n, agreed) in [(1, 512), (2, 1024), (3, 2048), (4, 4096)] {
+        for (suite, cid) in [
+            (GCM, None),
+            (CCM8, Some(vec![1, 2])),
+            ("PSK-AES256-GCM-SHA384", Some(vec![])),
+        ] {
+            let inner = usize::from(cid.is_some());
+            let config = ClientConfig {
+                max_fragment: Some(n),
+                cid,
+                ..psk_client(suite)
+            };
+            let mut server = Server::new(&material(), settings());
+            let (mut client, session) = server.establish(&config, peer(1));
+            let most = server.listener.max_plaintext(session);
+            assert_eq!(most, agreed - inner);
+            assert_eq!(server.listener.session(session).unwrap().max_plaintext, most);
+            let mut send = |len| {
+                server
+                    .listener
+                    .send(session, &vec![7; len], &mut server.transmits)
+            };
+            assert_eq!(send(most + 1), Err(SendError::TooLong));
+            assert_eq!(send(most), Ok(()));
+            // OpenSSL's client ends a session over a longer one.
+            client.handle(&server.output().remove(0).1);
+            assert_eq!(client.received().concat(), vec![7; most]);
+            assert!(server.talks(&mut client, session, peer(1)));
+        }
+    }
 }
 
 #[test]

@@ -26,6 +26,11 @@ use portcullis::dtls::cid::CONNECTION_ID_EXTENSION;
 use portcullis::dtls::record::{Header, TLS12_CID};
 use portcullis::dtls::suite::Suite;
 
+#[allow(unsafe_code, reason = "the openssl crate does not wrap it")]
+unsafe extern "C" {
+    fn SSL_CTX_set_tlsext_max_fragment_length(context: *mut std::ffi::c_void, mode: u8) -> i32;
+}
+
 /// What a client is made of.
 #[derive(Clone, Default)]
 pub struct ClientConfig {
@@ -47,6 +52,8 @@ pub struct ClientConfig {
     pub dtls1_only: bool,
     /// Signature algorithms.
     pub sigalgs: Option<String>,
+    /// The number of the largest fragment that it takes (RFC 6066, 4): 1 to 4 for 512 to 4096 bytes.
+    pub max_fragment: Option<u8>,
 }
 
 impl ClientConfig {
@@ -105,6 +112,14 @@ impl ClientConfig {
         }
         if self.cid.is_some() {
             offer_cid(&mut context);
+        }
+        if let Some(n) = self.max_fragment {
+            #[allow(unsafe_code, reason = "the openssl crate does not wrap it")]
+            // SAFETY: the context is alive and not shared yet; the call takes a number.
+            unsafe {
+                let taken = SSL_CTX_set_tlsext_max_fragment_length(context.as_ptr().cast(), n);
+                assert_eq!(taken, 1);
+            }
         }
         context.build()
     }

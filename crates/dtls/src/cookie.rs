@@ -167,6 +167,7 @@ mod tests {
             session_id: &[],
             cookie,
             suites: &[],
+            extensions: &[],
         }
     }
 

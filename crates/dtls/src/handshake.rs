@@ -15,9 +15,9 @@ use super::bio::{Pipe, is_waiting};
 use super::cid::{Cid, Notes, notes_index};
 use super::context::{Authority, DtlsContext};
 use super::ffi;
-use super::hello::{CLIENT_HELLO, ClientHello, Fragments};
+use super::hello::{CLIENT_HELLO, ClientHello, Fragments, Negotiated};
 use super::metrics::{Alert, HandshakeResult, RecordDrop};
-use super::record::{ALERT, CHANGE_CIPHER_SPEC, DTLS_1_2, HANDSHAKE, Header, TLS12_CID};
+use super::record::{ALERT, CHANGE_CIPHER_SPEC, DTLS_1_2, HANDSHAKE, Header, MAX_PLAINTEXT, TLS12_CID};
 use super::replay::ReplayWindow;
 use super::suite::Suite;
 use translate::{reseal, reseal_with_cid};
@@ -38,6 +38,7 @@ const MAX_FORGERIES: u32 = 1 << 16;
 const MAX_EARLY: usize = 512;
 
 const ALERT_FATAL: u8 = 2;
+const ALERT_HANDSHAKE_FAILURE: u8 = 40;
 const ALERT_DECRYPT_ERROR: u8 = 51;
 const ALERT_USER_CANCELED: u8 = 90;
 
@@ -86,6 +87,11 @@ pub(super) struct Pending {
     early: Vec<u8>,
     records: u32,
     forgeries: u32,
+    /// Most bytes of plaintext in a record to the client, and what its hello says of that.
+    max_plaintext: usize,
+    record_size_limit: Option<usize>,
+    /// Whether OpenSSL negotiated what our records do not keep.
+    is_foreign: bool,
     flight: Vec<Box<[u8]>>,
 }
 
@@ -100,6 +106,8 @@ pub(super) struct Finished {
     /// The server's last flight; empty when the client had the last word.
     pub(super) flight: Vec<Box<[u8]>>,
     pub(super) resumed: bool,
+    /// Most bytes of plaintext in a record to the client.
+    pub(super) max_plaintext: usize,
 }
 
 /// What a new handshake is told.
@@ -157,6 +165,9 @@ impl Pending {
             early: Vec::new(),
             records: 0,
             forgeries: 0,
+            max_plaintext: MAX_PLAINTEXT,
+            record_size_limit: hello.record_size_limit(),
+            is_foreign: false,
             flight: Vec::new(),
         })
     }
@@ -353,7 +364,7 @@ impl Pending {
                     datagram.extend_from_slice(record);
                 }
             }
-            if !datagram.is_empty() {
+            if !datagram.is_empty() && !self.is_foreign {
                 each(&datagram);
                 self.flight.push(datagram.as_slice().into());
             }
@@ -374,8 +385,11 @@ impl Pending {
     fn watch(&mut self, header: &Header, record: &[u8], alerts: &mut Vec<Alert>) {
         if header.epoch == 0 {
             self.write.clear = header.sequence + 1;
-            if let (ALERT, Some(code)) = (header.kind, record.get(header.header_len + 1)) {
-                alerts.push(Alert::from_code(*code));
+            let body = record.get(header.header_len..).unwrap_or_default();
+            match (header.kind, body) {
+                (ALERT, [_, code, ..]) => alerts.push(Alert::from_code(*code)),
+                (HANDSHAKE, body) => self.keep(body),
+                _ => {}
             }
             return;
         }
@@ -386,6 +400,25 @@ impl Pending {
         {
             self.write.explicit = u64::from_be_bytes(*explicit).wrapping_add(1);
         }
+    }
+
+    /// Reads what the ServerHello promises of the records that will be ours.
+    fn keep(&mut self, message: &[u8]) {
+        match Negotiated::read(message) {
+            None => {}
+            Some(Err(_)) => self.is_foreign = true,
+            Some(Ok(negotiated)) => {
+                let limit = negotiated.record_size_limit.then_some(self.record_size_limit);
+                self.is_foreign |= limit == Some(None);
+                let both = [negotiated.max_fragment, limit.flatten()];
+                self.max_plaintext = both.into_iter().flatten().fold(MAX_PLAINTEXT, usize::min);
+            }
+        }
+    }
+
+    /// Whether OpenSSL negotiated what our records do not keep. What it wrote then is not sent.
+    pub(super) const fn is_foreign(&self) -> bool {
+        self.is_foreign
     }
 
     /// When OpenSSL wants to repeat its flight, or the deadline.
@@ -406,6 +439,7 @@ impl Pending {
     pub(super) fn farewell(&self) -> (Alert, [u8; 15]) {
         let code = match self.doubt {
             Some(HandshakeResult::WrongKey | HandshakeResult::UnknownIdentity) => ALERT_DECRYPT_ERROR,
+            _ if self.is_foreign => ALERT_HANDSHAKE_FAILURE,
             _ => ALERT_USER_CANCELED,
         };
         let [major, minor] = DTLS_1_2;
@@ -456,7 +490,10 @@ impl Pending {
         self.stream
             .set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
         let (suite, keys) = self.keys.take()?;
+        // The content type moves inside with a Connection ID.
+        let inner = usize::from(cid.is_some());
         Some(Finished {
+            max_plaintext: self.max_plaintext.saturating_sub(inner),
             suite,
             keys,
             window: self.window,

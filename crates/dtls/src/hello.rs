@@ -1,13 +1,21 @@
 //! Reads handshake messages in the clear as far as the front door must: ClientHellos, and the headers of fragments.
 
+use super::cid::CONNECTION_ID_EXTENSION;
 use super::record::{DTLS_1_2, HANDSHAKE, Header};
 
 /// The type of a ClientHello.
 pub(super) const CLIENT_HELLO: u8 = 1;
+const SERVER_HELLO: u8 = 2;
 const CERTIFICATE: u8 = 11;
 const CERTIFICATE_VERIFY: u8 = 15;
 const CLIENT_KEY_EXCHANGE: u8 = 16;
 const MESSAGE_HEADER_LEN: usize = 12;
+
+const MAX_FRAGMENT_LENGTH: u16 = 1;
+const RECORD_SIZE_LIMIT: u16 = 28;
+/// Extensions of a ServerHello that say nothing of the records after the handshake, or are ours: server_name,
+/// ec_point_formats, extended_master_secret, session_ticket, connection_id, renegotiation_info.
+const INDIFFERENT: [u16; 6] = [0, 11, 23, 35, CONNECTION_ID_EXTENSION, 0xff01];
 
 /// Longest message that a client may announce, certificates apart.
 const MAX_MESSAGE: usize = 4096;
@@ -31,6 +39,8 @@ pub(super) struct ClientHello<'a> {
     pub(super) cookie: &'a [u8],
     /// The suites that are offered, two bytes each; empty when they lie in a later fragment.
     pub(super) suites: &'a [u8],
+    /// The extensions; empty when they lie in a later fragment.
+    pub(super) extensions: &'a [u8],
 }
 
 struct MessageHeader {
@@ -80,7 +90,8 @@ impl<'a> ClientHello<'a> {
         let (random, body) = body.split_first_chunk::<32>()?;
         let (session_id, body) = split_vec8(body)?;
         let (cookie, body) = split_vec8(body)?;
-        let suites = split_vec16(body).unwrap_or_default();
+        let (suites, body) = split_vec16(body).unwrap_or_default();
+        let extensions = split_vec8(body).and_then(|(_, body)| split_vec16(body));
         (*major == 0xfe && session_id.len() <= 32).then_some(Self {
             record_sequence,
             message_sequence: message.sequence,
@@ -88,18 +99,86 @@ impl<'a> ClientHello<'a> {
             session_id,
             cookie,
             suites,
+            extensions: extensions.map_or(&[], |(extensions, _)| extensions),
         })
     }
+
+    /// Most bytes of plaintext that the client takes in a record, by `record_size_limit` (RFC 8449, 4).
+    pub(super) fn record_size_limit(&self) -> Option<usize> {
+        let mut all = extensions(self.extensions);
+        let (_, limit) = all.find(|(kind, _)| *kind == RECORD_SIZE_LIMIT)?;
+        let [high, low] = *limit else { return None };
+        Some(usize::from(u16::from_be_bytes([high, low])))
+    }
 }
+
+/// The extensions of a hello, each with its number.
+fn extensions(mut list: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let ([high, low], rest) = list.split_first_chunk::<2>()?;
+        let (data, rest) = split_vec16(rest)?;
+        list = rest;
+        Some((u16::from_be_bytes([*high, *low]), data))
+    })
+}
+
+/// What a ServerHello says that our records must keep. OpenSSL negotiates by itself, and its records are not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Negotiated {
+    /// Most bytes of plaintext in a record to the client, if less than any record holds (RFC 6066, 4).
+    pub(super) max_fragment: Option<usize>,
+    /// Whether what the client takes is what its `record_size_limit` says.
+    pub(super) record_size_limit: bool,
+}
+
+impl Negotiated {
+    /// Reads a ServerHello that stands whole in the body of a handshake record; nothing when the body begins with another
+    /// message.
+    ///
+    /// # Errors
+    /// It is cut, or has an extension that our records would not keep.
+    pub(super) fn read(body: &[u8]) -> Option<Result<Self, Foreign>> {
+        let (message, rest) = MessageHeader::split(body)?;
+        (message.kind == SERVER_HELLO).then(|| Self::of(&message, rest).unwrap_or(Err(Foreign)))
+    }
+
+    fn of(message: &MessageHeader, rest: &[u8]) -> Option<Result<Self, Foreign>> {
+        let hello = rest.get(..message.fragment_len)?;
+        let (session_id_len, _) = hello.get(34..)?.split_first()?;
+        if message.fragment_len != message.len {
+            return None;
+        }
+        // Behind suite and compression there may be nothing more.
+        let list = hello.get(35 + usize::from(*session_id_len) + 3..)?;
+        let list = split_vec16(list).unwrap_or_default().0;
+        let mut negotiated = Self {
+            max_fragment: None,
+            record_size_limit: false,
+        };
+        for (kind, data) in extensions(list) {
+            match (kind, data) {
+                (MAX_FRAGMENT_LENGTH, [n @ 1..=4]) => negotiated.max_fragment = Some(256 << n),
+                (RECORD_SIZE_LIMIT, _) => negotiated.record_size_limit = true,
+                (kind, _) if INDIFFERENT.contains(&kind) => {}
+                _ => return Some(Err(Foreign)),
+            }
+        }
+        Some(Ok(negotiated))
+    }
+}
+
+/// A ServerHello that promises what our records do not keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Foreign;
 
 fn split_vec8(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (len, rest) = bytes.split_first()?;
     rest.split_at_checked(usize::from(*len))
 }
 
-fn split_vec16(bytes: &[u8]) -> Option<&[u8]> {
+fn split_vec16(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let ([high, low], rest) = bytes.split_first_chunk::<2>()?;
-    rest.get(..usize::from(u16::from_be_bytes([*high, *low])))
+    rest.split_at_checked(usize::from(u16::from_be_bytes([*high, *low])))
 }
 
 /// Which handshake messages in the clear may be shown to OpenSSL. It allocates what they announce, and of a fragment that
@@ -277,5 +356,81 @@ mod tests {
         let mut fragments = Fragments::new(1, true);
         assert!(fragments.accept(DTLS_1_0, &fragment(CLIENT_HELLO, 90, 1, 50, &[0; 40])));
         assert!(!fragments.accept(DTLS_1_0, &fragment(16, 9, 2, 0, &[0; 9])));
+    }
+
+    fn server_hello(extensions: &[u8]) -> Vec<u8> {
+        let mut body = vec![0xfe, 0xfd];
+        body.extend([8; 32]);
+        body.extend([4, 1, 2, 3, 4, 0, 0xa8, 0]);
+        if !extensions.is_empty() {
+            body.extend((extensions.len() as u16).to_be_bytes());
+            body.extend(extensions);
+        }
+        body
+    }
+
+    #[test]
+    fn what_openssl_promises_is_read_from_its_hello() {
+        let read = |extensions: &[u8]| {
+            let hello = server_hello(extensions);
+            Negotiated::read(&fragment(SERVER_HELLO, hello.len(), 1, 0, &hello)).unwrap()
+        };
+        let plain = Negotiated {
+            max_fragment: None,
+            record_size_limit: false,
+        };
+        assert_eq!(read(&[]), Ok(plain));
+        assert_eq!(
+            read(&[0, 23, 0, 0, 0xff, 1, 0, 1, 0, 0, 54, 0, 2, 1, 7]),
+            Ok(plain)
+        );
+        for (n, bytes) in [(1, 512), (2, 1024), (3, 2048), (4, 4096)] {
+            let max_fragment = Some(bytes);
+            assert_eq!(
+                read(&[0, 1, 0, 1, n]),
+                Ok(Negotiated {
+                    max_fragment,
+                    ..plain
+                })
+            );
+        }
+        assert!(read(&[0, 28, 0, 2, 64, 1]).unwrap().record_size_limit);
+        // encrypt_then_mac, heartbeat, truncated_hmac, and a length that does not exist.
+        for foreign in [
+            &[0, 22, 0, 0][..],
+            &[0, 15, 0, 1, 1],
+            &[0, 4, 0, 0],
+            &[0, 1, 0, 1, 5],
+        ] {
+            assert_eq!(read(foreign), Err(Foreign));
+        }
+        let hello = server_hello(&[]);
+        assert_eq!(
+            Negotiated::read(&fragment(SERVER_HELLO, hello.len(), 1, 0, &hello[..20])),
+            Some(Err(Foreign))
+        );
+        assert_eq!(Negotiated::read(&fragment(14, 0, 1, 0, &[])), None);
+    }
+
+    #[test]
+    fn what_a_client_takes_in_a_record_is_read_from_its_hello() {
+        let mut record = hello(&[1; 16], 999);
+        assert_eq!(
+            ClientHello::parse(&Header::parse(&record, 0).unwrap(), &record)
+                .unwrap()
+                .record_size_limit(),
+            None
+        );
+        record.extend([0, 6, 0, 28, 0, 2, 1, 0]);
+        let grown = record.len();
+        record[11..13].copy_from_slice(&(grown as u16 - 13).to_be_bytes());
+        for at in [14, 22] {
+            record[at..at + 3].copy_from_slice(&[0, 0, grown as u8 - 25]);
+        }
+        let header = Header::parse(&record, 0).unwrap();
+        assert_eq!(
+            ClientHello::parse(&header, &record).unwrap().record_size_limit(),
+            Some(256)
+        );
     }
 }

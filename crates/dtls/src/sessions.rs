@@ -143,6 +143,8 @@ pub(super) struct Session {
     pub(super) established_at: Instant,
     /// When its idleness began, to within [`SessionTable::grain`].
     pub(super) heard: Instant,
+    /// Most bytes of plaintext in a record to the peer.
+    pub(super) max_plaintext: u16,
     /// Warnings that it was sent; they are few.
     pub(super) warnings: u8,
     pub(super) cid: Option<Box<CidState>>,
@@ -200,6 +202,7 @@ impl Session {
             failures: Failures::default(),
             established_at: new.now,
             heard: new.now,
+            max_plaintext: u16::try_from(finished.max_plaintext).unwrap_or(u16::MAX),
             warnings: 0,
             cid: finished.cid.map(|(ours, theirs)| {
                 Box::new(CidState {

@@ -96,6 +96,10 @@ impl SecureTransport for DtlsListener {
         self.send(session, plaintext, transmits)
     }
 
+    fn max_plaintext(&self, session: SessionId) -> usize {
+        self.max_plaintext(session)
+    }
+
     fn confirm_address(&mut self, session: SessionId) {
         self.confirm_address(session);
     }

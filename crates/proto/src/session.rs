@@ -317,6 +317,8 @@ pub struct SessionInfo {
     pub established_at: Instant,
     /// Whether it was resumed by ticket.
     pub resumed: bool,
+    /// Most bytes that the peer takes in a record (RFC 6066, 4; RFC 8449); 16384 unless it asked for less.
+    pub max_plaintext: usize,
 }
 
 /// Why [`SecureTransport::send`] sent nothing.
@@ -324,7 +326,7 @@ pub struct SessionInfo {
 pub enum SendError {
     /// There is no such session.
     NoSession,
-    /// More than 16384 bytes.
+    /// More bytes than the peer takes in a record: [`SecureTransport::max_plaintext`].
     TooLong,
     /// The sequence numbers are used up; [`DtlsEvent::Closed`] follows.
     KeyLimit,
@@ -364,6 +366,10 @@ pub trait SecureTransport: Send {
         plaintext: &[u8],
         transmits: &mut Transmits,
     ) -> Result<(), SendError>;
+
+    /// Most bytes that [`SecureTransport::send`] takes for a session: 16384, or what its peer takes in a record (RFC 6066, 4; RFC
+    /// 8449). One CoAP message is one record, so blocks have to fit.
+    fn max_plaintext(&self, session: SessionId) -> usize;
 
     /// The peer showed that it receives where its session is: what is sent there has no bound any more.
     fn confirm_address(&mut self, session: SessionId);

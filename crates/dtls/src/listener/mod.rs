@@ -139,7 +139,7 @@ impl DtlsListener {
         transmits: &mut Transmits,
     ) -> Result<(), SendError> {
         let key = self.sessions.by_id(session).ok_or(SendError::NoSession)?;
-        if plaintext.len() > MAX_PLAINTEXT {
+        if plaintext.len() > self.max_plaintext(session) {
             return Err(SendError::TooLong);
         }
         match self.seal(key, APPLICATION_DATA, plaintext, transmits) {
@@ -204,6 +204,16 @@ impl DtlsListener {
             .min()
     }
 
+    /// Most bytes that [`Self::send`] takes for a session: what its peer takes in a record.
+    #[must_use]
+    pub fn max_plaintext(&self, session: SessionId) -> usize {
+        let session = self
+            .sessions
+            .by_id(session)
+            .and_then(|key| self.sessions.get(key));
+        session.map_or(MAX_PLAINTEXT, |session| usize::from(session.max_plaintext))
+    }
+
     /// What is known of a session.
     #[must_use]
     pub fn session(&self, session: SessionId) -> Option<SessionInfo> {
@@ -215,6 +225,7 @@ impl DtlsListener {
             cid: session.cid.is_some(),
             established_at: session.established_at,
             resumed: session.resumed,
+            max_plaintext: usize::from(session.max_plaintext),
         })
     }
 

@@ -182,6 +182,11 @@ impl DtlsListener {
             pending.heard = now;
         }
         self.flush(&mut pending, transmits);
+        if pending.is_foreign() {
+            self.give_up(now, &pending, HandshakeResult::Protocol, transmits);
+            self.count_half_open();
+            return Ok(());
+        }
         if outcome == Ok(Progress::Waiting)
             && let Some(early) = pending.take_early()
             && let Some(header) = Header::parse(&early, CID_LEN)
