@@ -106,7 +106,7 @@ pub(super) struct PskFile {
 pub(super) enum PskCommand {
     /// Make a key for a device and print how to try it
     Add {
-        /// The device's PSK identity
+        /// The device's PSK identity: printable text, or `hex:` and two digits for each byte
         identity: String,
         /// Read the key, in hexadecimal digits, from standard input instead of making one
         #[arg(long)]

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use crate::config::Listener;
+use crate::dtls::identity_bytes;
 use crate::types::Transport;
 
 /// How a client proves who it is, or who the server is.
@@ -26,7 +27,7 @@ pub(super) fn lines(listener: &Listener, proof: &Proof<'_>) -> String {
         Proof::None => String::new(),
         Proof::Psk { identity, key } => {
             let key = key.map_or_else(|| "\"$KEY\"".to_owned(), quote);
-            format!(" -u {} -k {key}", quote(identity))
+            format!(" -u {} -k {key}", identity_word(identity))
         }
         Proof::ServerCertificate { ca_file } => format!(" -C {}", quote(&ca_file.to_string_lossy())),
     };
@@ -53,6 +54,17 @@ fn base_url(transport: Transport, bind: SocketAddr) -> String {
         format!("{scheme}://{host}")
     } else {
         format!("{scheme}://{host}:{}", bind.port())
+    }
+}
+
+/// A PSK identity as a POSIX shell takes it: one that is no text by way of printf.
+pub(super) fn identity_word(identity: &str) -> String {
+    match identity_bytes(identity) {
+        Ok(bytes) if identity.starts_with("hex:") => {
+            let octal: String = bytes.iter().map(|byte| format!("\\{byte:03o}")).collect();
+            format!("\"$(printf '{octal}')\"")
+        }
+        _ => quote(identity),
     }
 }
 

@@ -84,7 +84,7 @@ fn how_to_try(identity: &str, hex: &str, text: Option<&str>, target: &PskTarget)
     } else if let Some(text) = text {
         said.push_str(&format!(
             "To try it: coap-client-openssl -u {} -k {text} coaps://HOST/ps/TOPIC\n",
-            hints::quote(identity)
+            hints::identity_word(identity)
         ));
     }
     said

@@ -5,6 +5,7 @@ use std::time::Duration;
 use portcullis::dtls::contract::DtlsSettings;
 use portcullis::dtls::metrics::{Alert, HandshakeResult};
 use portcullis::dtls::record::{ALERT, Header, write_header};
+use portcullis::dtls::{DtlsContext, DtlsMaterial};
 use portcullis::types::Proof;
 
 use crate::bench::*;
@@ -184,6 +185,68 @@ fn what_anyone_can_send_does_not_shorten_the_time_of_a_slow_device() {
         }
         assert!(client.is_connected(), "{:?}", client.failure());
         assert_eq!(server.listener.len(), 1);
+    }
+}
+
+#[test]
+fn identities_are_bytes() {
+    let key = hex(KEY);
+    let material = DtlsMaterial {
+        psks: Some(psks(&format!(
+            "hex:DEADBEEF:{key}\nhex:6865783a61:{key}\nz\u{e4}hler:{key}"
+        ))),
+        ..material()
+    };
+    for (identity, name) in [
+        (&b"\xde\xad\xbe\xef"[..], "hex:deadbeef"),
+        (b"hex:a", "hex:6865783a61"),
+        ("z\u{e4}hler".as_bytes(), "z\u{e4}hler"),
+    ] {
+        for suite in ["PSK-AES128-CCM8", "ECDHE-PSK-CHACHA20-POLY1305"] {
+            let mut server = Server::new(&material, settings());
+            let config = ClientConfig::psk(suite, identity, KEY);
+            let (mut client, session) = server.establish(&config, peer(1));
+            let proved = server.listener.session(session).unwrap().identity.unwrap();
+            assert_eq!(&*proved.name, name);
+            assert!(server.talks(&mut client, session, peer(1)));
+            // Keys that are loaded again find their session.
+            server.renew(DtlsContext::new(&material).unwrap());
+            assert!(server.talks(&mut client, session, peer(1)));
+        }
+    }
+    let mut server = Server::new(&material, settings());
+    for stranger in [&b"hex:deadbeef"[..], b"\xde\xad\xbe", b"z\xe4hler"] {
+        let config = ClientConfig::psk("PSK-AES128-CCM8", stranger, KEY);
+        assert!(!server.handshake(&config, peer(1)).is_connected());
+        server.advance(Duration::from_secs(16));
+    }
+    assert_eq!(server.results(HandshakeResult::UnknownIdentity), 3);
+}
+
+/// OpenSSL's client cannot send a NUL, so one is put in on the way. The Finished does not open then, but how the handshake
+/// fails tells whether the identity was found.
+#[test]
+fn an_identity_with_a_nul_is_not_the_part_before_it() {
+    for (known, result) in [
+        ("u1", HandshakeResult::UnknownIdentity),
+        ("hex:75310065", HandshakeResult::WrongKey),
+    ] {
+        let material = DtlsMaterial {
+            psks: Some(psks(&format!("{known}:{}", hex(KEY)))),
+            ..material()
+        };
+        let mut server = Server::new(&material, settings());
+        let config = ClientConfig::psk("PSK-AES128-CCM8", "u1#e", KEY);
+        let (mut client, _, second) = two_hellos(&mut server, &config, 1);
+        for (_, answer) in server.input(peer(1), &second) {
+            client.handle(&answer);
+        }
+        let mut flight = client.take().remove(0);
+        let at = flight.windows(4).position(|window| window == b"u1#e").unwrap();
+        flight[at + 2] = 0;
+        server.input(peer(1), &flight);
+        server.advance(Duration::from_secs(16));
+        assert_eq!(server.results(result), 1, "{known}");
     }
 }
 

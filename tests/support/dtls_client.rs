@@ -37,7 +37,7 @@ pub struct ClientConfig {
     /// OpenSSL cipher list.
     pub ciphers: String,
     /// Identity and key.
-    pub psk: Option<(String, Vec<u8>)>,
+    pub psk: Option<(Vec<u8>, Vec<u8>)>,
     /// Trust anchor for the server; none is no check.
     pub ca: Option<X509>,
     /// Certificate and key.
@@ -58,10 +58,10 @@ pub struct ClientConfig {
 
 impl ClientConfig {
     /// A PSK client.
-    pub fn psk(ciphers: &str, identity: &str, key: &[u8]) -> Self {
+    pub fn psk(ciphers: &str, identity: impl AsRef<[u8]>, key: &[u8]) -> Self {
         Self {
             ciphers: ciphers.into(),
-            psk: Some((identity.into(), key.to_vec())),
+            psk: Some((identity.as_ref().to_vec(), key.to_vec())),
             ..Self::default()
         }
     }
@@ -96,7 +96,7 @@ impl ClientConfig {
         }
         if let Some((identity, key)) = self.psk.clone() {
             context.set_psk_client_callback(move |_, _, name, secret| {
-                name[..identity.len()].copy_from_slice(identity.as_bytes());
+                name[..identity.len()].copy_from_slice(&identity);
                 name[identity.len()] = 0;
                 secret[..key.len()].copy_from_slice(&key);
                 Ok(key.len())

@@ -157,8 +157,8 @@ section! {
         authentication: Switch = unset;
         /// Overrides `coap.mountpoint`.
         mountpoint: Option<String> = unset, own_mountpoint;
-        /// Pre-shared keys, lines `identity:hexkey`. The defaults of this and the three files below hold only while neither
-        /// `psk_file` nor `cert_file` is given.
+        /// Pre-shared keys, lines `identity:hexkey`; an identity that is no printable text as `hex:` and its digits. The defaults of
+        /// this and the three files below hold only while neither `psk_file` nor `cert_file` is given.
         psk_file: Option<PathBuf> = "psk.txt";
         /// Certificate chain in PEM, the server's own first; optional when `psk_file` is given.
         cert_file: Option<PathBuf> = "server.pem";

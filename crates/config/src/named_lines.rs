@@ -22,8 +22,10 @@ pub struct Form {
     pub trims: bool,
     /// Longest name in bytes.
     pub max_name: usize,
-    /// Checks the secret; what it says is shown, so it never repeats it.
-    pub check_secret: fn(&str) -> Result<(), String>,
+    /// The one form in which a name is known, whichever way it is written; or why it is none.
+    pub canonical: fn(&str) -> Result<String, String>,
+    /// Checks a line's name and secret; what it says is shown, so it never repeats the secret.
+    pub check: fn(&str, &str) -> Result<(), String>,
 }
 
 impl Form {
@@ -64,9 +66,9 @@ impl NamedLines {
             let line_number = index + 1;
             let outcome = parse_line(line, &form).and_then(|name| match name {
                 None => Ok(None),
-                Some(name) => match seen.insert(name.to_owned(), line_number) {
+                Some(name) => match seen.insert(name.clone(), line_number) {
                     Some(first) => Err(format!("`{name}` stands on line {first} already")),
-                    None => Ok(Some(name.to_owned())),
+                    None => Ok(Some(name)),
                 },
             });
             match outcome {
@@ -123,6 +125,7 @@ impl NamedLines {
     /// The text with this line: in place of the old one of the same name, else at the end.
     #[must_use]
     pub fn with(&self, name: &str, secret: &str) -> Zeroizing<String> {
+        let name = &*self.canonical(name);
         let mut text = self.copy(
             self.line_of(name),
             Some((name, secret)),
@@ -140,10 +143,15 @@ impl NamedLines {
         self.copy(self.line_of(name), None, 0)
     }
 
+    fn canonical(&self, name: &str) -> String {
+        (self.form.canonical)(name).unwrap_or_else(|_| name.to_owned())
+    }
+
     fn line_of(&self, name: &str) -> Option<usize> {
+        let name = self.canonical(name);
         self.names
             .iter()
-            .find(|(other, _)| other == name)
+            .find(|(other, _)| *other == name)
             .map(|(_, line)| *line)
     }
 
@@ -170,7 +178,7 @@ fn push_line(text: &mut String, name: &str, secret: &str) {
 }
 
 /// The name of a line, or nothing for a comment.
-fn parse_line<'l>(line: &'l str, form: &Form) -> Result<Option<&'l str>, String> {
+fn parse_line(line: &str, form: &Form) -> Result<Option<String>, String> {
     if line.trim().is_empty() || line.starts_with('#') {
         return Ok(None);
     }
@@ -181,8 +189,11 @@ fn parse_line<'l>(line: &'l str, form: &Form) -> Result<Option<&'l str>, String>
     if name.contains('\0') {
         return Err("the name holds a NUL character".to_owned());
     }
-    (form.check_secret)(secret.trim())?;
-    Ok(Some(name))
+    if name.starts_with('\u{feff}') {
+        return Err("the line begins with a byte order mark, which would be part of the name: save the file without it".to_owned());
+    }
+    (form.check)(name, secret.trim())?;
+    (form.canonical)(name).map(Some)
 }
 
 fn check_length(name: &str, form: &Form) -> Result<(), String> {
@@ -215,7 +226,7 @@ pub fn check_name(name: &str, form: &Form) -> Result<(), String> {
     if name.starts_with('#') || name.trim() != name {
         return Err("the name may not begin with `#`, nor begin or end with a blank".to_owned());
     }
-    Ok(())
+    (form.canonical)(name).map(drop)
 }
 
 #[cfg(test)]
@@ -226,7 +237,8 @@ mod tests {
         last_colon: false,
         trims: false,
         max_name: 8,
-        check_secret: |secret| {
+        canonical: |name| Ok(name.to_owned()),
+        check: |_, secret| {
             if secret.is_empty() {
                 Err("empty".to_owned())
             } else {

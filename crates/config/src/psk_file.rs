@@ -1,4 +1,7 @@
-//! Pre-shared keys: lines `identity:hexkey`, as in mosquitto's `psk_file`.
+//! Pre-shared keys: lines `identity:hexkey`, as in mosquitto's `psk_file`, or `hex:` and digits for an identity that is no
+//! text.
+
+use portcullis_dtls::{PskStore, check_colons, identity_bytes, identity_text};
 
 use super::named_lines::{Form, LineError, NamedLines};
 
@@ -9,8 +12,9 @@ pub const MAX_KEY: usize = 64;
 pub const FORM: Form = Form {
     last_colon: true,
     trims: false,
-    max_name: 255,
-    check_secret: check_key,
+    max_name: "hex:".len() + 2 * PskStore::MAX_IDENTITY_LEN,
+    canonical: |written| identity_bytes(written).map(|bytes| identity_text(&bytes)),
+    check: |written, key| check_key(key).and_then(|()| check_colons(written, key)),
 };
 
 /// Reads the content of a file of pre-shared keys.
@@ -70,6 +74,27 @@ mod tests {
         for bad in ["", "abc", "0g", "0x00", &"ab".repeat(65)] {
             let message = check_key(bad).unwrap_err();
             assert!(bad.is_empty() || !message.contains(bad), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_identity_is_found_in_either_form() {
+        let Ok(lines) = parse(b"hex:DEADBEEF:00ff\nhex:6162:11\n") else {
+            panic!("a good file")
+        };
+        assert_eq!(lines.names().collect::<Vec<_>>(), ["hex:deadbeef", "ab"]);
+        assert!(lines.contains("hex:deadBEEF") && lines.contains("ab") && lines.contains("hex:6162"));
+        assert_eq!(
+            lines.with("hex:6162", "22").as_str(),
+            "hex:DEADBEEF:00ff\nab:22\n"
+        );
+        assert_eq!(lines.without("ab").as_str(), "hex:DEADBEEF:00ff\n");
+    }
+
+    #[test]
+    fn lines_that_would_be_misread_are_refused() {
+        for bad in ["a:00:11:22:33\n", "\u{feff}a:00ff\n", "hex:0:00\n", "hex:xy:00\n"] {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
     }
 }

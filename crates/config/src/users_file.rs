@@ -11,7 +11,8 @@ pub const FORM: Form = Form {
     last_colon: false,
     trims: true,
     max_name: MAX_USERNAME,
-    check_secret: |hash| StoredHash::parse(hash).map(drop),
+    canonical: |name| Ok(name.to_owned()),
+    check: |_, hash| StoredHash::parse(hash).map(drop),
 };
 
 /// Reads the content of a file of users, to change it. What the gateway would not take is refused here in the same words.

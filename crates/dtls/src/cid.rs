@@ -21,6 +21,8 @@ pub(super) struct Notes {
     pub(super) offer: Option<Cid>,
     /// What the client wants in the records to it; it may be empty.
     pub(super) peer_cid: Option<Box<[u8]>>,
+    /// The PSK identity that the client named, whole: OpenSSL's own copy ends at a NUL.
+    pub(super) psk_identity: Option<Box<[u8]>>,
     /// The client named a PSK identity that is not in the store.
     pub(super) unknown_identity: bool,
     /// A hash of the key of the PSK identity that the client named.

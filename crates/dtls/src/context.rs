@@ -272,10 +272,16 @@ impl DtlsContext {
     /// Whom a finished handshake belongs to; nothing when that one is not, or no longer, let in.
     pub(super) fn authorize(&self, ssl: &SslRef, suite: Suite) -> Option<Authority> {
         if suite.key_exchange().uses_psk() {
-            let (name, key) = self.psks.as_ref()?.entry(ssl.psk_identity()?)?;
+            let index = notes_index().ok()?;
+            let (mark, identity) = if ssl.session_reused() {
+                let (mark, identity) = ffi::ticket_mark(ssl)?;
+                (Some(mark), identity)
+            } else {
+                (None, ssl.ex_data(index)?.psk_identity.clone()?)
+            };
+            let (name, key) = self.psks.as_ref()?.entry(&identity)?;
             let psk_mark = psk_mark(key.as_bytes());
-            let proved_now = !ssl.session_reused() || ffi::ticket_mark(ssl) == Some(psk_mark);
-            return proved_now.then(|| Authority {
+            return mark.is_none_or(|mark| mark == psk_mark).then(|| Authority {
                 identity: Some(Identity {
                     name: name.clone(),
                     proof: Proof::Psk,
@@ -303,10 +309,7 @@ impl DtlsContext {
     pub(super) fn still_authorizes(&self, authority: &Authority) -> bool {
         match (&authority.identity, &authority.certificate) {
             (Some(identity), None) => {
-                let key = self
-                    .psks
-                    .as_ref()
-                    .and_then(|psks| psks.get(identity.name.as_bytes()));
+                let key = self.psks.as_ref().and_then(|psks| psks.named(&identity.name));
                 key.is_some_and(|key| psk_mark(key.as_bytes()) == authority.psk_mark)
             }
             (_, Some(mark)) => !self.revoked.contains(mark),

@@ -6,6 +6,7 @@
 
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::ptr;
+use std::slice;
 use std::time::Duration;
 
 use foreign_types_shared::{ForeignType, ForeignTypeRef};
@@ -20,6 +21,8 @@ use openssl_sys::{EVP_PKEY, SSL, SSL_CTX, SSL_SESSION, X509_CRL, X509_STORE, sta
 
 use super::bio::Pipe;
 use super::cid::notes_index;
+use super::hello::psk_identity;
+use super::record::HANDSHAKE;
 
 const SSL_CTRL_SET_MAX_CERT_LIST: c_int = 51;
 const SSL_CTRL_SET_TICKET_KEYS: c_int = 59;
@@ -27,6 +30,8 @@ const SSL_CTRL_SET_GROUPS: c_int = 91;
 const DTLS_CTRL_GET_TIMEOUT: c_int = 73;
 const DTLS_CTRL_HANDLE_TIMEOUT: c_int = 74;
 const SSL_OP_NO_TICKET: u64 = 1 << 14;
+
+type MessageCallback = unsafe extern "C" fn(c_int, c_int, c_int, *const c_void, usize, *mut SSL, *mut c_void);
 
 unsafe extern "C" {
     fn EVP_PKEY_get_group_name(
@@ -53,6 +58,7 @@ unsafe extern "C" {
         data: *mut *mut c_void,
         len: *mut usize,
     ) -> c_int;
+    fn SSL_CTX_set_msg_callback(context: *mut SSL_CTX, each: Option<MessageCallback>);
     fn X509_STORE_add_crl(store: *mut X509_STORE, crl: *mut X509_CRL) -> c_int;
 }
 
@@ -154,15 +160,51 @@ pub(super) fn set_ticket_keys(context: &SslContextBuilder, keys: &[u8; 80]) -> b
     taken == 1
 }
 
-/// Makes every ticket carry [`super::cid::Notes::psk_mark`] of its handshake.
+/// Notes the PSK identity of each handshake, whole, before its key is asked for.
+pub(super) fn note_identities(context: &SslContextBuilder) {
+    unsafe extern "C" fn note(
+        is_ours: c_int,
+        _: c_int,
+        kind: c_int,
+        message: *const c_void,
+        len: usize,
+        ssl: *mut SSL,
+        _: *mut c_void,
+    ) {
+        if is_ours != 0 || kind != c_int::from(HANDSHAKE) || message.is_null() {
+            return;
+        }
+        // SAFETY: OpenSSL calls this with a message of that length and with an SSL that is alive and not borrowed elsewhere
+        // while it reads.
+        let (message, ssl) = unsafe {
+            (
+                slice::from_raw_parts(message.cast::<u8>(), len),
+                SslRef::from_ptr_mut(ssl),
+            )
+        };
+        if let (Some(identity), Ok(index)) = (psk_identity(message), notes_index())
+            && let Some(notes) = ssl.ex_data_mut(index)
+        {
+            notes.psk_identity = Some(identity.into());
+        }
+    }
+    // SAFETY: the context is alive; the function is static and gets no argument.
+    unsafe { SSL_CTX_set_msg_callback(context.as_ptr(), Some(note)) };
+}
+
+/// Makes every ticket carry [`super::cid::Notes::psk_mark`] of its handshake, and the identity.
 pub(super) fn mark_tickets(context: &SslContextBuilder) {
     unsafe extern "C" fn mark(ssl: *mut SSL, _: *mut c_void) -> c_int {
-        // SAFETY: OpenSSL calls this with an SSL that is alive and has a session, and copies the eight bytes.
+        // SAFETY: OpenSSL calls this with an SSL that is alive and has a session, and copies the bytes.
         unsafe {
             let ssl = SslRef::from_ptr(ssl);
             let notes = notes_index().ok().and_then(|index| ssl.ex_data(index));
-            if let (Some(mark), Some(session)) = (notes.and_then(|notes| notes.psk_mark), ssl.session()) {
-                SSL_SESSION_set1_ticket_appdata(session.as_ptr(), mark.to_be_bytes().as_ptr().cast(), 8);
+            if let Some(notes) = notes
+                && let (Some(mark), Some(identity)) = (notes.psk_mark, &notes.psk_identity)
+                && let Some(session) = ssl.session()
+            {
+                let data = [mark.to_be_bytes().as_slice(), identity].concat();
+                SSL_SESSION_set1_ticket_appdata(session.as_ptr(), data.as_ptr().cast(), data.len());
             }
         }
         1
@@ -171,13 +213,17 @@ pub(super) fn mark_tickets(context: &SslContextBuilder) {
     unsafe { SSL_CTX_set_session_ticket_cb(context.as_ptr(), Some(mark), ptr::null(), ptr::null_mut()) };
 }
 
-/// The mark in the ticket that a session was resumed by.
-pub(super) fn ticket_mark(ssl: &SslRef) -> Option<u64> {
+/// The mark and the identity in the ticket that a session was resumed by.
+pub(super) fn ticket_mark(ssl: &SslRef) -> Option<(u64, Box<[u8]>)> {
     let (mut data, mut len) = (ptr::null_mut::<c_void>(), 0);
     // SAFETY: the session is alive, and what is pointed to belongs to it; it is copied before the borrow ends.
     unsafe {
         let found = SSL_SESSION_get0_ticket_appdata(ssl.session()?.as_ptr(), &raw mut data, &raw mut len);
-        (found == 1 && len == 8 && !data.is_null()).then(|| u64::from_be_bytes(*data.cast::<[u8; 8]>()))
+        if found != 1 || data.is_null() {
+            return None;
+        }
+        let (mark, identity) = slice::from_raw_parts(data.cast::<u8>(), len).split_first_chunk()?;
+        Some((u64::from_be_bytes(*mark), identity.into()))
     }
 }
 

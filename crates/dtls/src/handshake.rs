@@ -17,6 +17,7 @@ use super::context::{Authority, DtlsContext};
 use super::ffi;
 use super::hello::{CLIENT_HELLO, ClientHello, Fragments, Negotiated};
 use super::metrics::{Alert, HandshakeResult, RecordDrop};
+use super::psk::identity_text;
 use super::record::{ALERT, CHANGE_CIPHER_SPEC, DTLS_1_2, HANDSHAKE, Header, MAX_PLAINTEXT, TLS12_CID};
 use super::replay::ReplayWindow;
 use super::suite::Suite;
@@ -471,10 +472,12 @@ impl Pending {
         context.authorize(self.stream.ssl(), *suite)
     }
 
-    /// The PSK identity that the client named, whether it is known or not.
+    /// The PSK identity that the client named, as it is written, whether it is known or not.
     pub(super) fn named_identity(&self) -> Option<Box<str>> {
-        let name = self.stream.ssl().psk_identity()?;
-        (!name.is_empty()).then(|| String::from_utf8_lossy(name).into())
+        let ssl = self.stream.ssl();
+        ssl.psk_identity()?;
+        let identity = ssl.ex_data(notes_index().ok()?)?.psk_identity.as_deref()?;
+        (!identity.is_empty()).then(|| identity_text(identity).into())
     }
 
     /// Whether a ticket was redeemed.

@@ -181,6 +181,15 @@ fn split_vec16(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(usize::from(u16::from_be_bytes([*high, *low])))
 }
 
+/// The PSK identity in a whole ClientKeyExchange, header included, of a suite that has one (RFC 4279, 2; RFC 5489, 2).
+pub(super) fn psk_identity(message: &[u8]) -> Option<&[u8]> {
+    let (header, body) = MessageHeader::split(message)?;
+    let is_key_exchange = header.kind == CLIENT_KEY_EXCHANGE;
+    split_vec16(body)
+        .filter(|_| is_key_exchange)
+        .map(|(identity, _)| identity)
+}
+
 /// Which handshake messages in the clear may be shown to OpenSSL. It allocates what they announce, and of a fragment that
 /// contradicts an earlier one it leaves the rest in its buffer, to be read as the next message.
 #[derive(Debug)]

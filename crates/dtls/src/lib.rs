@@ -31,7 +31,7 @@ pub use listener::DtlsListener;
 pub use metrics::DtlsMetrics;
 pub use portcullis_proto::session as contract;
 pub use portcullis_proto::session::{SendError, SessionInfo};
-pub use psk::{PskFileError, PskKey, PskStore};
+pub use psk::{PskFileError, PskKey, PskStore, check_colons, identity_bytes, identity_text};
 pub use shared::DtlsShared;
 pub use source::{ContextCell, DtlsSource};
 

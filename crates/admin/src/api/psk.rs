@@ -37,7 +37,7 @@ pub(super) struct PskIdentity {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewPsk {
-    /// The identity, without control characters.
+    /// The identity as printable text, or `hex:` and two digits for each byte.
     #[schema(min_length = 1)]
     identity: String,
     /// The key in hexadecimal digits, 1 to 64 bytes. Without it one is made and returned, this once.
@@ -161,6 +161,7 @@ pub(super) async fn add(
     let given = key.map(Zeroizing::new);
     let wrong = |what: &str, why: String| ApiError::bad_request(format!("{what}: {why}"));
     named_lines::check_name(&identity, &psk_file::FORM).map_err(|why| wrong("identity", why))?;
+    let identity = (psk_file::FORM.canonical)(&identity).map_err(|why| wrong("identity", why))?;
     if let Some(key) = &given {
         psk_file::check_key(key).map_err(|why| wrong("key", why))?;
     }

@@ -201,7 +201,9 @@ fn fault_of(certificate: &X509Ref, depth: u32, cert_identity: CertIdentity) -> O
 
 pub(super) fn set_psk(builder: &mut SslContextBuilder, psks: Arc<PskStore>) -> Result<(), ErrorStack> {
     let index = notes_index()?;
-    builder.set_psk_server_callback(move |ssl, identity, out| {
+    ffi::note_identities(builder);
+    builder.set_psk_server_callback(move |ssl, _, out| {
+        let identity = ssl.ex_data(index).and_then(|notes| notes.psk_identity.as_deref());
         if let Some(key) = identity.and_then(|identity| psks.get(identity)) {
             let key = key.as_bytes();
             for (to, from) in out.iter_mut().zip(key) {
