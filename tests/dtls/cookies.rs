@@ -54,6 +54,56 @@ fn a_cookie_of_another_address_or_time_is_asked_for_again() {
 }
 
 #[test]
+fn a_cookie_that_became_worthless_under_way_is_asked_for_again_and_leads_on() {
+    for (asked, cid) in [(1, None), (2, Some(vec![7])), (3, None)] {
+        let mut server = Server::new(&material(), settings());
+        let config = ClientConfig {
+            cid,
+            ..psk_client("PSK-AES128-CCM8")
+        };
+        let (mut client, _, mut hello) = two_hellos(&mut server, &config, 1);
+        for _ in 0..asked {
+            server.now += Duration::from_secs(400);
+            let request = server.input(peer(1), &hello).remove(0).1;
+            assert_eq!(request.len(), 44);
+            client.handle(&request);
+            hello = client.take().remove(0);
+        }
+        let answers = server.input(peer(1), &hello);
+        // Record and message have the numbers of the hello (RFC 6347, 4.2.1 and 4.2.2).
+        assert_eq!(answers[0].1[5..11], hello[5..11]);
+        assert_eq!(answers[0].1[17..19], hello[17..19]);
+        for (_, answer) in answers {
+            client.handle(&answer);
+        }
+        server.exchange(&mut client, peer(1));
+        assert!(client.is_connected(), "{asked}: {:?}", client.failure());
+        let Some(Seen::Established(session, _)) = server.seen.last().cloned() else {
+            panic!()
+        };
+        assert!(server.talks(&mut client, session, peer(1)));
+    }
+}
+
+#[test]
+fn a_client_that_is_asked_for_ever_is_left_alone() {
+    let mut server = Server::new(&material(), settings());
+    let (mut client, _, mut hello) = two_hellos(&mut server, &psk_client(GCM), 1);
+    for _ in 0..3 {
+        server.now += Duration::from_secs(400);
+        let request = server.input(peer(1), &hello).remove(0).1;
+        client.handle(&request);
+        hello = client.take().remove(0);
+    }
+    server.now += Duration::from_secs(400);
+    let request = server.input(peer(1), &hello).remove(0).1;
+    client.handle(&request);
+    hello = client.take().remove(0);
+    assert!(server.input(peer(1), &hello).is_empty());
+    assert_eq!(server.dropped(RecordDrop::BadHello), 1);
+}
+
+#[test]
 fn a_cookie_of_one_worker_is_good_for_another() {
     let mut server = Server::new(&material(), settings());
     let mut other = Server::of_worker(&material(), settings(), 1, server.now);

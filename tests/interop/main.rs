@@ -2,6 +2,7 @@
 //!
 //! | file | which |
 //! |---|---|
+//! | `cookies` | clients whose address changes between the hello and its cookie |
 //! | `libcoap` | `coap-client-openssl`, `coap-client-gnutls`: every feature of the interface that they speak |
 //! | `quickstart` | the lines that `portcullis run` prints, as printed |
 //! | `aiocoap` | aiocoap, with tinydtls |
@@ -24,6 +25,7 @@
 mod support;
 
 mod aiocoap;
+mod cookies;
 mod libcoap;
 mod quickstart;
 mod stacks;

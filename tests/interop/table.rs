@@ -50,51 +50,28 @@ fn a_device_with_a_key_is_known_by_it_whatever_else_its_stack_offers() {
             (WOLFSSL, wolfssl),
         ] {
             // Without an identity the publish would get 4.00.
-            let result = exchange(&gateway, Proof::Psk, "");
+            let result = exchange(&gateway, gateway.dtls_addr().port(), Proof::Psk, "");
             assert!(result.is_ok(), "{client}, {verify}: {result:?}");
         }
     }
 }
 
+pub const OPENSSL_LIBCOAP: &str = "coap-client-openssl (OpenSSL)";
+pub const GNUTLS_LIBCOAP: &str = "coap-client-gnutls (GnuTLS)";
 const OPENSSL: &str = "openssl s_client (OpenSSL)";
 const GNUTLS: &str = "gnutls-cli (GnuTLS)";
-const MBEDTLS: &str = "python-mbedtls (Mbed TLS)";
+pub const MBEDTLS: &str = "python-mbedtls (Mbed TLS)";
 const WOLFSSL: &str = "wolfSSL";
 
-type Exchange = fn(&Gateway, Proof, &str) -> Result<(), String>;
+type Exchange = fn(&Gateway, u16, Proof, &str) -> Result<(), String>;
 
 const TRIALS: &[(&str, Exchange, Proof, &[&str])] = &[
-    (
-        "coap-client-openssl (OpenSSL)",
-        libcoap::<true>,
-        Proof::Psk,
-        &[""],
-    ),
-    (
-        "coap-client-openssl (OpenSSL)",
-        libcoap::<true>,
-        Proof::Server,
-        &[""],
-    ),
-    (
-        "coap-client-openssl (OpenSSL)",
-        libcoap::<true>,
-        Proof::Mutual,
-        &[""],
-    ),
-    ("coap-client-gnutls (GnuTLS)", libcoap::<false>, Proof::Psk, &[""]),
-    (
-        "coap-client-gnutls (GnuTLS)",
-        libcoap::<false>,
-        Proof::Server,
-        &[""],
-    ),
-    (
-        "coap-client-gnutls (GnuTLS)",
-        libcoap::<false>,
-        Proof::Mutual,
-        &[""],
-    ),
+    (OPENSSL_LIBCOAP, libcoap::<true>, Proof::Psk, &[""]),
+    (OPENSSL_LIBCOAP, libcoap::<true>, Proof::Server, &[""]),
+    (OPENSSL_LIBCOAP, libcoap::<true>, Proof::Mutual, &[""]),
+    (GNUTLS_LIBCOAP, libcoap::<false>, Proof::Psk, &[""]),
+    (GNUTLS_LIBCOAP, libcoap::<false>, Proof::Server, &[""]),
+    (GNUTLS_LIBCOAP, libcoap::<false>, Proof::Mutual, &[""]),
     (
         "aiocoap (tinydtls)",
         aiocoap,
@@ -230,6 +207,12 @@ fn rows() -> Vec<Row> {
     TRIALS.iter().flat_map(rows_of).collect()
 }
 
+/// One exchange of a client by its own choice of suites, with a key, through what forwards `port` to the gateway.
+pub fn exchange_by_psk(client: &str, gateway: &Gateway, port: u16) -> Result<(), String> {
+    let (_, exchange, ..) = TRIALS.iter().find(|(name, ..)| *name == client).unwrap();
+    exchange(gateway, port, Proof::Psk, "")
+}
+
 /// A publish as bytes that a line-oriented tool can carry: no NUL, and a line break at its end only.
 fn request() -> Vec<u8> {
     let request = Request::put("ps/t").payload("x\n");
@@ -259,7 +242,7 @@ fn carry(command: Command) -> Result<(), String> {
     Err(format!("no answer: {}{}", done.text(), done.stderr))
 }
 
-fn s_client(gateway: &Gateway, proof: Proof, suite: &str) -> Result<(), String> {
+fn s_client(gateway: &Gateway, port: u16, proof: Proof, suite: &str) -> Result<(), String> {
     let mut command = Command::new("openssl");
     command
         .current_dir(gateway.directory())
@@ -268,7 +251,7 @@ fn s_client(gateway: &Gateway, proof: Proof, suite: &str) -> Result<(), String> 
             "-dtls1_2",
             "-quiet",
             "-connect",
-            &gateway.dtls_addr().to_string(),
+            &format!("127.0.0.1:{port}"),
         ])
         .args(if suite.is_empty() {
             vec![]
@@ -286,14 +269,14 @@ fn s_client(gateway: &Gateway, proof: Proof, suite: &str) -> Result<(), String> 
     carry(command)
 }
 
-fn gnutls_cli(gateway: &Gateway, proof: Proof, suite: &str) -> Result<(), String> {
+fn gnutls_cli(gateway: &Gateway, port: u16, proof: Proof, suite: &str) -> Result<(), String> {
     let (exchange, cipher) = suite.split_once(':').unwrap();
     let priority = format!("NORMAL:-VERS-ALL:+VERS-DTLS1.2:-KX-ALL:{exchange}:-CIPHER-ALL:{cipher}");
     let mut command = Command::new("gnutls-cli");
     command.current_dir(gateway.directory()).args([
         "--udp",
         "-p",
-        &gateway.dtls_addr().port().to_string(),
+        &port.to_string(),
         "--priority",
         &priority,
     ]);
@@ -325,7 +308,7 @@ fn proof_arguments(proof: Proof) -> Vec<String> {
     }
 }
 
-fn mbedtls(gateway: &Gateway, proof: Proof, suite: &str) -> Result<(), String> {
+fn mbedtls(gateway: &Gateway, port: u16, proof: Proof, suite: &str) -> Result<(), String> {
     let mut command = Command::new(home().join("venv/bin/python"));
     command
         .current_dir(gateway.directory())
@@ -333,21 +316,21 @@ fn mbedtls(gateway: &Gateway, proof: Proof, suite: &str) -> Result<(), String> {
             env!("CARGO_MANIFEST_DIR"),
             "/tests/interop/mbedtls_client.py"
         ))
-        .args(["127.0.0.1", &gateway.dtls_addr().port().to_string(), suite])
+        .args(["127.0.0.1", &port.to_string(), suite])
         .args(proof_arguments(proof));
     carry(command)
 }
 
-fn wolfssl(gateway: &Gateway, proof: Proof, suite: &str) -> Result<(), String> {
+fn wolfssl(gateway: &Gateway, port: u16, proof: Proof, suite: &str) -> Result<(), String> {
     let mut command = Command::new(home().join("wolfssl_client"));
     command
         .current_dir(gateway.directory())
-        .args(["127.0.0.1", &gateway.dtls_addr().port().to_string(), suite])
+        .args(["127.0.0.1", &port.to_string(), suite])
         .args(proof_arguments(proof));
     carry(command)
 }
 
-fn node(gateway: &Gateway, _: Proof, suite: &str) -> Result<(), String> {
+fn node(gateway: &Gateway, port: u16, _: Proof, suite: &str) -> Result<(), String> {
     let mut command = Command::new("node");
     command
         .arg(concat!(
@@ -355,17 +338,11 @@ fn node(gateway: &Gateway, _: Proof, suite: &str) -> Result<(), String> {
             "/tests/interop/node_client.js"
         ))
         .arg(home().join("node"))
-        .args([
-            "127.0.0.1",
-            &gateway.dtls_addr().port().to_string(),
-            suite,
-            "dev1",
-            &psk_of("dev1"),
-        ]);
+        .args(["127.0.0.1", &port.to_string(), suite, "dev1", &psk_of("dev1")]);
     carry(command)
 }
 
-fn libcoap<const OPENSSL: bool>(gateway: &Gateway, proof: Proof, _: &str) -> Result<(), String> {
+fn libcoap<const OPENSSL: bool>(gateway: &Gateway, port: u16, proof: Proof, _: &str) -> Result<(), String> {
     let mut command = Command::new(if OPENSSL {
         "coap-client-openssl"
     } else {
@@ -379,7 +356,7 @@ fn libcoap<const OPENSSL: bool>(gateway: &Gateway, proof: Proof, _: &str) -> Res
         Proof::Server => drop(command.args(["-C", "ca.pem"])),
         Proof::Mutual => drop(command.args(["-C", "ca.pem", "-c", "client.pem", "-j", "client.key"])),
     }
-    command.arg(format!("coaps://127.0.0.1:{}/ps/t", gateway.dtls_addr().port()));
+    command.arg(format!("coaps://127.0.0.1:{}/ps/t", port));
     let done = run(command);
     let quiet = done.stdout.is_empty() && done.stderr.is_empty();
     if done.code == Some(0) && quiet {
@@ -389,14 +366,14 @@ fn libcoap<const OPENSSL: bool>(gateway: &Gateway, proof: Proof, _: &str) -> Res
     }
 }
 
-fn aiocoap(gateway: &Gateway, _: Proof, _: &str) -> Result<(), String> {
+fn aiocoap(gateway: &Gateway, port: u16, _: Proof, _: &str) -> Result<(), String> {
     let mut command = Command::new(home().join("venv/bin/python"));
     command
         .arg(concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/tests/interop/aiocoap_client.py"
         ))
-        .arg(format!("coaps://127.0.0.1:{}", gateway.dtls_addr().port()))
+        .arg(format!("coaps://127.0.0.1:{}", port))
         .args(["dev1", &psk_of("dev1")]);
     let done = start(command, b"").wait(Duration::from_secs(60));
     if done.text().ends_with("all good\n") {
@@ -416,7 +393,8 @@ fn results(gateway: &Gateway, rows: &[Row]) -> Vec<Result<(), String>> {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(row) = rows.get(at) else { return };
-                    *results[at].lock().unwrap() = (row.exchange)(gateway, row.proof, row.suite);
+                    *results[at].lock().unwrap() =
+                        (row.exchange)(gateway, gateway.dtls_addr().port(), row.proof, row.suite);
                 }
             });
         }

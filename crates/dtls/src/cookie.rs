@@ -85,7 +85,8 @@ impl Cookies {
                 .any(|key| openssl::memcmp::eq(&cookie(key, from, hello), hello.cookie))
     }
 
-    /// Appends the HelloVerifyRequest that answers `hello`: 44 bytes, less than any hello.
+    /// Appends the HelloVerifyRequest that answers `hello`: 44 bytes, less than any hello. It has the number of the hello among
+    /// the messages too, or a client that was asked before would take it for that request once more.
     pub(super) fn write_request(
         &mut self,
         now: Instant,
@@ -96,6 +97,7 @@ impl Cookies {
         self.refresh(now);
         let cookie = cookie(&self.current, from, hello);
         let body_len = 3 + COOKIE_LEN as u8;
+        let [high, low] = hello.message_sequence.to_be_bytes();
         out.push(HANDSHAKE);
         out.extend_from_slice(&DTLS_1_0);
         out.extend_from_slice(&[0, 0]);
@@ -106,8 +108,8 @@ impl Cookies {
             0,
             0,
             body_len,
-            0,
-            0,
+            high,
+            low,
             0,
             0,
             0,

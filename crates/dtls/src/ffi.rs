@@ -21,7 +21,7 @@ use openssl_sys::{EVP_PKEY, SSL, SSL_CTX, SSL_SESSION, X509_CRL, X509_STORE, sta
 
 use super::bio::Pipe;
 use super::cid::notes_index;
-use super::hello::psk_identity;
+use super::hello::{empty_hello, psk_identity};
 use super::record::HANDSHAKE;
 
 const SSL_CTRL_SET_MAX_CERT_LIST: c_int = 51;
@@ -29,6 +29,7 @@ const SSL_CTRL_SET_TICKET_KEYS: c_int = 59;
 const SSL_CTRL_SET_GROUPS: c_int = 91;
 const DTLS_CTRL_GET_TIMEOUT: c_int = 73;
 const DTLS_CTRL_HANDLE_TIMEOUT: c_int = 74;
+const SSL_OP_COOKIE_EXCHANGE: u64 = 1 << 13;
 const SSL_OP_NO_TICKET: u64 = 1 << 14;
 
 type MessageCallback = unsafe extern "C" fn(c_int, c_int, c_int, *const c_void, usize, *mut SSL, *mut c_void);
@@ -76,6 +77,18 @@ pub(super) fn listen(stream: &mut SslStream<Pipe>) -> bool {
         taken
     };
     taken == 1
+}
+
+/// Brings a fresh SSL to where it expects the hello with this number, which [`listen`] cannot: it asks for cookies, and what
+/// it says is thrown away. The cookie of the hello that follows is known to be good.
+pub(super) fn skip_hellos(stream: &mut SslStream<Pipe>, sequence: u16) {
+    // SAFETY: the SSL is alive; the options are a plain number.
+    unsafe { SSL_set_options(stream.ssl().as_ptr(), SSL_OP_COOKIE_EXCHANGE) };
+    for n in 0..sequence {
+        stream.get_mut().put(&empty_hello(n));
+        drop(stream.accept());
+        drop(stream.get_mut().take());
+    }
 }
 
 /// How long until this handshake wants [`handle_timeout`]; nothing when it has no flight to repeat.

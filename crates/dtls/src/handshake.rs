@@ -18,7 +18,9 @@ use super::ffi;
 use super::hello::{CLIENT_HELLO, ClientHello, Fragments, Negotiated};
 use super::metrics::{Alert, HandshakeResult, RecordDrop};
 use super::psk::identity_text;
-use super::record::{ALERT, CHANGE_CIPHER_SPEC, DTLS_1_2, HANDSHAKE, Header, MAX_PLAINTEXT, TLS12_CID};
+use super::record::{
+    ALERT, CHANGE_CIPHER_SPEC, DTLS_1_2, HANDSHAKE, Header, MAX_PLAINTEXT, TLS12_CID, renumber,
+};
 use super::replay::ReplayWindow;
 use super::suite::Suite;
 use translate::{reseal, reseal_with_cid};
@@ -88,6 +90,12 @@ pub(super) struct Pending {
     early: Vec<u8>,
     records: u32,
     forgeries: u32,
+    /// How many hellos OpenSSL was shown before the client's, by which the client's records have higher numbers for it.
+    skipped: u16,
+    /// The number of the hello's record, which the ServerHello must have (RFC 6347, 4.2.1), and what is added to OpenSSL's own
+    /// numbers for that.
+    hello_number: u64,
+    renumbered_by: Option<u64>,
     /// Most bytes of plaintext in a record to the client, and what its hello says of that.
     max_plaintext: usize,
     record_size_limit: Option<usize>,
@@ -138,10 +146,14 @@ impl Pending {
             ..Notes::default()
         };
         let ssl = context.server(notes, hello.suites).ok()?;
-        let mut pipe = Pipe::default();
-        pipe.put(record);
-        let mut stream = SslStream::new(ssl, pipe).ok()?;
-        let taken = ffi::listen(&mut stream);
+        let mut stream = SslStream::new(ssl, Pipe::default()).ok()?;
+        let skipped = match hello.message_sequence {
+            0 | 1 => 0,
+            more => more,
+        };
+        ffi::skip_hellos(&mut stream, skipped);
+        put(&mut stream, record, skipped);
+        let taken = skipped > 0 || ffi::listen(&mut stream);
         drain_errors();
         let deadline = start.now + start.timeout;
         taken.then(|| Self {
@@ -166,6 +178,9 @@ impl Pending {
             early: Vec::new(),
             records: 0,
             forgeries: 0,
+            skipped,
+            hello_number: header.sequence,
+            renumbered_by: None,
             max_plaintext: MAX_PLAINTEXT,
             record_size_limit: hello.record_size_limit(),
             is_foreign: false,
@@ -224,7 +239,7 @@ impl Pending {
         self.clear_window.mark(header.sequence);
         self.answered |= body.first() != Some(&CLIENT_HELLO);
         self.changed |= header.kind == CHANGE_CIPHER_SPEC;
-        self.stream.get_mut().put(record);
+        put(&mut self.stream, record, self.skipped);
         Ok(self.drive())
     }
 
@@ -356,12 +371,21 @@ impl Pending {
                     break;
                 };
                 rest = after;
-                self.watch(&header, record, &mut alerts);
-                let rewritten = peer_cid.as_deref().filter(|_| header.epoch == 1).and_then(|cid| {
+                if header.epoch == 0 {
+                    let by = self.hello_number.wrapping_sub(header.sequence);
+                    let by = *self.renumbered_by.get_or_insert(by);
+                    datagram.extend_from_slice(record);
+                    let at = datagram.len() - record.len();
+                    renumber(datagram.get_mut(at..).unwrap_or_default(), by);
+                    self.watch_clear(header.sequence.wrapping_add(by), &header, record, &mut alerts);
+                    continue;
+                }
+                self.watch(&header, record);
+                let rewritten = peer_cid.as_deref().and_then(|cid| {
                     let (_, keys) = self.keys.as_ref()?;
                     reseal_with_cid(aead, keys, &header, record, cid, &mut datagram)
                 });
-                if rewritten.is_none() && (header.epoch == 0 || peer_cid.is_none()) {
+                if rewritten.is_none() && peer_cid.is_none() {
                     datagram.extend_from_slice(record);
                 }
             }
@@ -383,17 +407,17 @@ impl Pending {
         Some(&self.flight)
     }
 
-    fn watch(&mut self, header: &Header, record: &[u8], alerts: &mut Vec<Alert>) {
-        if header.epoch == 0 {
-            self.write.clear = header.sequence + 1;
-            let body = record.get(header.header_len..).unwrap_or_default();
-            match (header.kind, body) {
-                (ALERT, [_, code, ..]) => alerts.push(Alert::from_code(*code)),
-                (HANDSHAKE, body) => self.keep(body),
-                _ => {}
-            }
-            return;
+    fn watch_clear(&mut self, number: u64, header: &Header, record: &[u8], alerts: &mut Vec<Alert>) {
+        self.write.clear = number.wrapping_add(1);
+        let body = record.get(header.header_len..).unwrap_or_default();
+        match (header.kind, body) {
+            (ALERT, [_, code, ..]) => alerts.push(Alert::from_code(*code)),
+            (HANDSHAKE, body) => self.keep(body),
+            _ => {}
         }
+    }
+
+    fn watch(&mut self, header: &Header, record: &[u8]) {
         self.write.sequence = header.sequence + 1;
         if let Some(explicit) = record
             .get(header.header_len..)
@@ -510,6 +534,16 @@ impl Pending {
             resumed,
         })
     }
+}
+
+/// Hands OpenSSL a record in the clear, under a number as much higher as hellos were skipped.
+fn put(stream: &mut SslStream<Pipe>, record: &[u8], skipped: u16) {
+    if skipped == 0 {
+        return stream.get_mut().put(record);
+    }
+    let mut record = record.to_vec();
+    renumber(&mut record, skipped.into());
+    stream.get_mut().put(&record);
 }
 
 /// What is left in OpenSSL's queue of errors would be taken for the next session's.

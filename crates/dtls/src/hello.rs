@@ -1,7 +1,7 @@
 //! Reads handshake messages in the clear as far as the front door must: ClientHellos, and the headers of fragments.
 
 use super::cid::CONNECTION_ID_EXTENSION;
-use super::record::{DTLS_1_2, HANDSHAKE, Header};
+use super::record::{DTLS_1_2, HANDSHAKE, Header, write_header};
 
 /// The type of a ClientHello.
 pub(super) const CLIENT_HELLO: u8 = 1;
@@ -21,6 +21,9 @@ const INDIFFERENT: [u16; 6] = [0, 11, 23, 35, CONNECTION_ID_EXTENSION, 0xff01];
 const MAX_MESSAGE: usize = 4096;
 /// Longest certificate message that a client may announce, when certificates are asked for.
 pub(super) const MAX_CERTIFICATES: usize = 16_384;
+/// A client sends at most this many hellos before the one that is answered: its address, or our secret, may change while it
+/// tries.
+const MAX_HELLO: u16 = 4;
 /// A client sends at most this many messages after its hello.
 const MAX_MESSAGES: u16 = 6;
 
@@ -29,7 +32,7 @@ const MAX_MESSAGES: u16 = 6;
 pub(super) struct ClientHello<'a> {
     /// The record's sequence number, for the answer.
     pub(super) record_sequence: [u8; 6],
-    /// 0 for the first hello, 1 for the one with the cookie.
+    /// 0 for the first hello, 1 for the one with the cookie, more for a client that was asked for another one since.
     pub(super) message_sequence: u16,
     /// Client random.
     pub(super) random: &'a [u8; 32],
@@ -83,7 +86,7 @@ impl<'a> ClientHello<'a> {
         let record_sequence = *record.get(5..)?.first_chunk::<6>()?;
         let (message, rest) = MessageHeader::split(record.get(header.header_len..)?)?;
         let body = rest.get(..message.fragment_len)?;
-        if message.len > MAX_MESSAGE || message.fragment_len > message.len || message.sequence > 1 {
+        if message.len > MAX_MESSAGE || message.fragment_len > message.len || message.sequence > MAX_HELLO {
             return None;
         }
         let ([major, _minor], body) = body.split_first_chunk::<2>()?;
@@ -110,6 +113,28 @@ impl<'a> ClientHello<'a> {
         let [high, low] = *limit else { return None };
         Some(usize::from(u16::from_be_bytes([high, low])))
     }
+}
+
+/// A hello without a cookie, as the record with this number holds it. It offers nothing: what answers it is never read.
+pub(super) fn empty_hello(sequence: u16) -> Vec<u8> {
+    // Version, random, session id, cookie, one suite, no compression.
+    let mut body = DTLS_1_2.to_vec();
+    body.extend_from_slice(&[0; 32]);
+    body.extend_from_slice(&[0, 0, 0, 2, 0, 0xff, 1, 0]);
+    let len = body.len() as u8;
+    let [high, low] = sequence.to_be_bytes();
+    let mut record = Vec::new();
+    write_header(
+        &mut record,
+        HANDSHAKE,
+        0,
+        sequence.into(),
+        &[],
+        MESSAGE_HEADER_LEN + body.len(),
+    );
+    record.extend_from_slice(&[CLIENT_HELLO, 0, 0, len, high, low, 0, 0, 0, 0, 0, len]);
+    record.extend_from_slice(&body);
+    record
 }
 
 /// The extensions of a hello, each with its number.
@@ -255,7 +280,7 @@ impl Fragments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{DTLS_1_0, write_header};
+    use crate::record::DTLS_1_0;
 
     fn fragment(kind: u8, len: usize, sequence: u16, offset: usize, body: &[u8]) -> Vec<u8> {
         let u24 = |n: usize| n.to_be_bytes()[5..].to_vec();

@@ -82,6 +82,14 @@ pub fn write_header(out: &mut Vec<u8>, kind: u8, epoch: u16, sequence: u64, cid:
     out.extend_from_slice(&u16::try_from(body_len).unwrap_or(u16::MAX).to_be_bytes());
 }
 
+/// Adds `by` to the sequence number of a record, in place.
+pub fn renumber(record: &mut [u8], by: u64) {
+    if let Some(place) = record.get_mut(3..).and_then(<[u8]>::first_chunk_mut::<8>) {
+        let number = u64::from_be_bytes(*place);
+        *place = epoch_and_sequence((number >> 48) as u16, number.wrapping_add(by));
+    }
+}
+
 /// Epoch and sequence number as the eight bytes that they are on the wire.
 #[must_use]
 pub fn epoch_and_sequence(epoch: u16, sequence: u64) -> [u8; 8] {
