@@ -114,7 +114,7 @@ fn x25519_is_used_with_certificates_and_p_256_with_pre_shared_keys() {
 #[test]
 fn a_device_with_a_key_that_offers_everything_is_known_by_its_key() {
     let ca = authority("ca");
-    let own = Recipe::new("server").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
     for verify in [Verify::None, Verify::Optional, Verify::Required] {
         let material = DtlsMaterial {
             psks: material().psks,
@@ -139,7 +139,7 @@ fn a_device_with_a_key_that_offers_everything_is_known_by_its_key() {
 #[test]
 fn sessions_without_an_identity_are_counted_where_one_is_used() {
     let ca = authority("ca");
-    let own = Recipe::new("server").make(Some(&ca));
+    let own = Recipe::server("server").make(Some(&ca));
     for (wants_identity, counted) in [(true, 1), (false, 0)] {
         let settings = DtlsSettings {
             wants_identity,

@@ -254,7 +254,7 @@ fn an_identity_with_a_nul_is_not_the_part_before_it() {
 fn a_listener_can_be_handed_to_its_worker() {
     fn is_send<T: Send>() {}
     is_send::<portcullis::dtls::DtlsListener>();
-    is_send::<std::sync::Arc<portcullis::dtls::DtlsContext>>();
+    is_send::<std::sync::Arc<DtlsContext>>();
     is_send::<std::sync::Arc<portcullis::dtls::DtlsMetrics>>();
 }
 

@@ -24,4 +24,5 @@ mod ends;
 mod handshakes;
 mod hostile;
 mod loss;
+mod reload;
 mod resumption;

@@ -27,6 +27,10 @@ pub struct Profile(&'static str);
 
 /// One that signs others.
 pub const AUTHORITY: Profile = Profile(include_str!("../../certs/ca.cnf"));
+/// One that signs other authorities; the product makes none.
+pub const ROOT: Profile = Profile(
+    "\n[extensions]\nbasicConstraints = critical, CA:TRUE\nkeyUsage = critical, keyCertSign, cRLSign\nsubjectKeyIdentifier = hash\n",
+);
 /// A gateway.
 pub const SERVER: Profile = Profile(include_str!("../../certs/server.cnf"));
 /// A device.

@@ -226,9 +226,11 @@ pub(super) fn unix_seconds(time: &Asn1TimeRef) -> Option<i64> {
     Some(i64::from(diff.days) * 86_400 + i64::from(diff.secs))
 }
 
-/// Whether the certificate is past its time, or that cannot be told.
-pub(super) fn is_expired(certificate: &X509Ref) -> bool {
-    Asn1Time::days_from_now(0).map_or(true, |now| *certificate.not_after() < now)
+/// Whether this time is past, or that cannot be told.
+pub(super) fn is_past(not_after: i64) -> bool {
+    let now = Asn1Time::days_from_now(0).ok();
+    let now = now.and_then(|now| unix_seconds(&now));
+    now.is_none_or(|now| not_after < now)
 }
 
 /// Names one certificate of one issuer, in 32 bytes.

@@ -2,24 +2,29 @@
 
 mod setup;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openssl::error::ErrorStack;
 use openssl::sha::Sha256;
 use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslRef};
+use openssl::x509::X509Ref;
+use openssl::x509::store::X509Store;
 use zeroize::{Zeroize, Zeroizing};
 
 use portcullis_proto::types::{Identity, Proof};
 
 use super::certificates::{self, CertIdentity, CertificateMark, ContextError};
+use super::chains::{Chain, ChainId, Chains};
 use super::cid::{Notes, add_extension, notes_index};
 use super::ffi;
 use super::psk::PskStore;
 use super::suite::{KeyExchange, Suite};
-use setup::{GROUPS, PSK_GROUPS, set_certificate, set_policy, set_psk, set_suites, set_verification};
+use setup::{
+    GROUPS, PSK_GROUPS, issuers, set_certificate, set_policy, set_psk, set_suites, set_verification,
+};
 
 /// Tickets are good for a day: a device that wakes up once a day still resumes.
 const TICKET_LIFETIME: Duration = Duration::from_secs(86_400);
@@ -101,7 +106,16 @@ pub(super) struct Authority {
     /// A hash of the pre-shared key, to see that it was changed.
     pub(super) psk_mark: u64,
     /// The client's certificate.
-    pub(super) certificate: Option<Box<CertificateMark>>,
+    pub(super) certificate: Option<Box<Certified>>,
+}
+
+/// A client's certificate, as far as it can lose what it stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Certified {
+    mark: CertificateMark,
+    /// In seconds since 1970.
+    not_after: i64,
+    chain: Arc<Chain>,
 }
 
 /// The OpenSSL context of one listener with what it was made from; shared by all workers and never changed.
@@ -113,7 +127,10 @@ pub struct DtlsContext {
     ignored_ciphers: Vec<String>,
     revoked: HashSet<CertificateMark>,
     cert_identity: CertIdentity,
-    asks_certificates: bool,
+    verify: Verify,
+    /// What issuers are judged by, and the verdicts so far.
+    issuers: Option<X509Store>,
+    verdicts: Mutex<HashMap<ChainId, bool>>,
     own_not_before: Option<i64>,
     own_not_after: Option<i64>,
     crl_next_update: Option<i64>,
@@ -172,7 +189,9 @@ impl DtlsContext {
             ignored_ciphers,
             revoked: certificates::revoked(&crls),
             cert_identity: material.cert_identity,
-            asks_certificates: material.verify != Verify::None,
+            verify: material.verify,
+            issuers: issuers(material, &crls)?,
+            verdicts: Mutex::default(),
             own_not_before: own.as_ref().and_then(|own| own.not_before),
             own_not_after: own.and_then(|own| own.not_after),
             crl_next_update: next_updates.min(),
@@ -234,8 +253,8 @@ impl DtlsContext {
         self.cid
     }
 
-    pub(super) const fn asks_certificates(&self) -> bool {
-        self.asks_certificates
+    pub(super) fn asks_certificates(&self) -> bool {
+        self.verify != Verify::None
     }
 
     /// A fresh server side of a handshake. `offered` are the client's suites, two bytes each.
@@ -269,39 +288,59 @@ impl DtlsContext {
             .find(|suite| offered.contains(&suite.id()))
     }
 
-    /// Whom a finished handshake belongs to; nothing when that one is not, or no longer, let in.
-    pub(super) fn authorize(&self, ssl: &SslRef, suite: Suite) -> Option<Authority> {
-        if suite.key_exchange().uses_psk() {
-            let index = notes_index().ok()?;
-            let (mark, identity) = if ssl.session_reused() {
-                let (mark, identity) = ffi::ticket_mark(ssl)?;
-                (Some(mark), identity)
-            } else {
-                (None, ssl.ex_data(index)?.psk_identity.clone()?)
-            };
-            let (name, key) = self.psks.as_ref()?.entry(&identity)?;
-            let psk_mark = psk_mark(key.as_bytes());
-            return mark.is_none_or(|mark| mark == psk_mark).then(|| Authority {
-                identity: Some(Identity {
-                    name: name.clone(),
-                    proof: Proof::Psk,
-                }),
-                psk_mark,
-                certificate: None,
-            });
-        }
-        let Some(certificate) = ssl.peer_certificate() else {
-            return Some(Authority::default());
+    /// Whom a finished handshake belongs to; nothing when that one is not, or no longer, let in. It may have begun, or its ticket
+    /// been issued, under other material.
+    pub(super) fn authorize(&self, ssl: &SslRef, suite: Suite, chains: &Chains) -> Option<Authority> {
+        let authority = if suite.key_exchange().uses_psk() {
+            self.by_psk(ssl)
+        } else {
+            match ssl.peer_certificate() {
+                Some(certificate) => self.by_certificate(ssl, &certificate, chains),
+                None => Some(Authority::default()),
+            }
         };
-        let mark = CertificateMark::of(&certificate)?;
-        let name = self.cert_identity.name(&certificate)?;
-        (!self.revoked.contains(&mark) && !certificates::is_expired(&certificate)).then(|| Authority {
-            identity: Some(Identity {
-                name: name.into(),
-                proof: Proof::Certificate,
-            }),
+        authority.filter(|authority| self.still_authorizes(authority))
+    }
+
+    fn by_psk(&self, ssl: &SslRef) -> Option<Authority> {
+        let (mark, identity) = if ssl.session_reused() {
+            let data = ffi::ticket_mark(ssl)?;
+            let (mark, identity) = data.split_first_chunk()?;
+            (Some(u64::from_be_bytes(*mark)), identity.into())
+        } else {
+            (None, ssl.ex_data(notes_index().ok()?)?.psk_identity.clone()?)
+        };
+        let (name, key) = self.psks.as_ref()?.entry(&identity)?;
+        let identity = Identity {
+            name: name.clone(),
+            proof: Proof::Psk,
+        };
+        Some(Authority {
+            identity: Some(identity),
+            psk_mark: mark.unwrap_or_else(|| psk_mark(key.as_bytes())),
+            certificate: None,
+        })
+    }
+
+    fn by_certificate(&self, ssl: &SslRef, certificate: &X509Ref, chains: &Chains) -> Option<Authority> {
+        let chain = if ssl.session_reused() {
+            let id = *ffi::ticket_mark(ssl)?.first_chunk()?;
+            chains.of(&id, certificate, self.issuers.as_ref()?)?
+        } else {
+            chains.above(ssl.verified_chain()?)?
+        };
+        let identity = Identity {
+            name: self.cert_identity.name(certificate)?.into(),
+            proof: Proof::Certificate,
+        };
+        Some(Authority {
+            identity: Some(identity),
             psk_mark: 0,
-            certificate: Some(Box::new(mark)),
+            certificate: Some(Box::new(Certified {
+                mark: CertificateMark::of(certificate)?,
+                not_after: certificates::unix_seconds(certificate.not_after())?,
+                chain,
+            })),
         })
     }
 
@@ -312,9 +351,25 @@ impl DtlsContext {
                 let key = self.psks.as_ref().and_then(|psks| psks.named(&identity.name));
                 key.is_some_and(|key| psk_mark(key.as_bytes()) == authority.psk_mark)
             }
-            (_, Some(mark)) => !self.revoked.contains(mark),
-            (None, None) => true,
+            (_, Some(certified)) => {
+                !self.revoked.contains(&certified.mark)
+                    && !certificates::is_past(certified.not_after)
+                    && self.trusts(&certified.chain)
+            }
+            (None, None) => self.verify != Verify::Required,
         }
+    }
+
+    /// Whether the issuers of a client's certificate are good here; looked at once for each chain. Where nobody is asked for a
+    /// certificate any more, who has shown one keeps what it proved.
+    fn trusts(&self, chain: &Chain) -> bool {
+        let Some(issuers) = &self.issuers else {
+            return true;
+        };
+        let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        *verdicts
+            .entry(chain.id())
+            .or_insert_with(|| chain.is_good(issuers).unwrap_or(false))
     }
 }
 

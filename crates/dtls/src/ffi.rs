@@ -20,6 +20,7 @@ use openssl::x509::{X509Crl, X509VerifyResult};
 use openssl_sys::{EVP_PKEY, SSL, SSL_CTX, SSL_SESSION, X509_CRL, X509_STORE, stack_st_SSL_CIPHER};
 
 use super::bio::Pipe;
+use super::chains::id_above;
 use super::cid::notes_index;
 use super::hello::{empty_hello, psk_identity};
 use super::record::HANDSHAKE;
@@ -205,18 +206,14 @@ pub(super) fn note_identities(context: &SslContextBuilder) {
     unsafe { SSL_CTX_set_msg_callback(context.as_ptr(), Some(note)) };
 }
 
-/// Makes every ticket carry [`super::cid::Notes::psk_mark`] of its handshake, and the identity.
+/// Makes every ticket carry what its session stands on: [`super::cid::Notes::psk_mark`] and the identity, or the name of the
+/// chain above the client's certificate.
 pub(super) fn mark_tickets(context: &SslContextBuilder) {
     unsafe extern "C" fn mark(ssl: *mut SSL, _: *mut c_void) -> c_int {
         // SAFETY: OpenSSL calls this with an SSL that is alive and has a session, and copies the bytes.
         unsafe {
             let ssl = SslRef::from_ptr(ssl);
-            let notes = notes_index().ok().and_then(|index| ssl.ex_data(index));
-            if let Some(notes) = notes
-                && let (Some(mark), Some(identity)) = (notes.psk_mark, &notes.psk_identity)
-                && let Some(session) = ssl.session()
-            {
-                let data = [mark.to_be_bytes().as_slice(), identity].concat();
+            if let (Some(data), Some(session)) = (ticket_data(ssl), ssl.session()) {
                 SSL_SESSION_set1_ticket_appdata(session.as_ptr(), data.as_ptr().cast(), data.len());
             }
         }
@@ -226,17 +223,21 @@ pub(super) fn mark_tickets(context: &SslContextBuilder) {
     unsafe { SSL_CTX_set_session_ticket_cb(context.as_ptr(), Some(mark), ptr::null(), ptr::null_mut()) };
 }
 
-/// The mark and the identity in the ticket that a session was resumed by.
-pub(super) fn ticket_mark(ssl: &SslRef) -> Option<(u64, Box<[u8]>)> {
+fn ticket_data(ssl: &SslRef) -> Option<Vec<u8>> {
+    let notes = ssl.ex_data(notes_index().ok()?)?;
+    match (notes.psk_mark, &notes.psk_identity) {
+        (Some(mark), Some(identity)) => Some([mark.to_be_bytes().as_slice(), identity].concat()),
+        _ => Some(id_above(ssl.verified_chain()?)?.to_vec()),
+    }
+}
+
+/// What the ticket that a session was resumed by says that it stands on.
+pub(super) fn ticket_mark(ssl: &SslRef) -> Option<Box<[u8]>> {
     let (mut data, mut len) = (ptr::null_mut::<c_void>(), 0);
     // SAFETY: the session is alive, and what is pointed to belongs to it; it is copied before the borrow ends.
     unsafe {
         let found = SSL_SESSION_get0_ticket_appdata(ssl.session()?.as_ptr(), &raw mut data, &raw mut len);
-        if found != 1 || data.is_null() {
-            return None;
-        }
-        let (mark, identity) = slice::from_raw_parts(data.cast::<u8>(), len).split_first_chunk()?;
-        Some((u64::from_be_bytes(*mark), identity.into()))
+        (found == 1 && !data.is_null()).then(|| slice::from_raw_parts(data.cast::<u8>(), len).into())
     }
 }
 

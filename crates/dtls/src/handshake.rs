@@ -12,6 +12,7 @@ use portcullis_proto::types::PeerAddr;
 
 use super::aead::{Aead, SessionKeys};
 use super::bio::{Pipe, is_waiting};
+use super::chains::Chains;
 use super::cid::{Cid, Notes, notes_index};
 use super::context::{Authority, DtlsContext};
 use super::ffi;
@@ -491,9 +492,9 @@ impl Pending {
     }
 
     /// Whom the finished handshake belongs to, by the material of now.
-    pub(super) fn authorize(&self, context: &DtlsContext) -> Option<Authority> {
+    pub(super) fn authorize(&self, context: &DtlsContext, chains: &Chains) -> Option<Authority> {
         let (suite, _) = self.keys.as_ref()?;
-        context.authorize(self.stream.ssl(), *suite)
+        context.authorize(self.stream.ssl(), *suite, chains)
     }
 
     /// The PSK identity that the client named, as it is written, whether it is known or not.

@@ -6,6 +6,7 @@
 pub mod aead;
 pub mod bio;
 mod certificates;
+mod chains;
 pub mod cid;
 mod context;
 mod cookie;

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use portcullis_proto::types::Identity;
 use portcullis_proto::types::source_rates::{Allowance, SourceRates};
 
+use super::chains::Chains;
 use super::cookie::CookieSecrets;
 use super::prf::Hmac;
 
@@ -30,6 +31,8 @@ pub struct DtlsShared {
     pub(super) cookies: CookieSecrets,
     hellos: SourceRates,
     handshakes: SourceRates,
+    /// What client certificates stand on.
+    pub(super) chains: Chains,
     /// How many sessions each identity has, over all workers and listeners.
     sessions: Mutex<HashMap<Identity, usize>>,
 }
@@ -48,6 +51,7 @@ impl DtlsShared {
             hellos: SourceRates::new(base, HELLO_SOURCES, secret(b"hellos")),
             handshakes: SourceRates::new(base, HANDSHAKE_SOURCES, secret(b"handshakes")),
             cookies: CookieSecrets::new(master, base),
+            chains: Chains::default(),
             sessions: Mutex::default(),
         })
     }

@@ -93,7 +93,8 @@ labels! {
         Evicted = "evicted",
         /// Too many records that did not open, or the sequence numbers are used up.
         KeyLimit = "key_limit",
-        /// Its PSK identity was removed, or its certificate revoked.
+        /// After a reload nothing lets it in any more: its PSK identity was removed or has another key, its certificate or an issuer
+        /// was revoked, ran out or is not trusted, or a certificate is required and it has none.
         Revoked = "revoked",
         /// Ended by an operator.
         Kicked = "kicked",

@@ -136,6 +136,35 @@ pub(super) fn set_verification(
     Ok(crls)
 }
 
+/// What the issuers of client certificates are judged by; nothing when clients are not asked for any.
+pub(super) fn issuers(material: &DtlsMaterial, crls: &[X509Crl]) -> Result<Option<X509Store>, ContextError> {
+    let Some(pem) = material
+        .ca_pem
+        .as_ref()
+        .filter(|_| material.verify != Verify::None)
+    else {
+        return Ok(None);
+    };
+    let anchors = certificates::certificates("ca_file", pem)?;
+    // Where only the lists of those that issue to clients are there, issuers themselves are not looked up.
+    let lists = if are_all_listed(&anchors, crls) { crls } else { &[] };
+    let store = trust_store(&anchors, lists);
+    store
+        .map(Some)
+        .map_err(|error| ContextError::openssl("ca_file", "OpenSSL refuses it", &error))
+}
+
+/// Whether every trust anchor has a revocation list.
+fn are_all_listed(anchors: &[X509], crls: &[X509Crl]) -> bool {
+    let listed = |anchor: &X509| {
+        crls.iter().any(|crl| {
+            let order = crl.issuer_name().try_cmp(anchor.subject_name());
+            order.is_ok_and(|order| order.is_eq())
+        })
+    };
+    anchors.iter().all(listed)
+}
+
 fn trust_store(anchors: &[X509], crls: &[X509Crl]) -> Result<X509Store, ErrorStack> {
     let mut store = X509StoreBuilder::new()?;
     for anchor in anchors {
@@ -145,15 +174,8 @@ fn trust_store(anchors: &[X509], crls: &[X509Crl]) -> Result<X509Store, ErrorSta
         ffi::add_crl(&mut store, crl)?;
     }
     if !crls.is_empty() {
-        let listed = |anchor: &X509| {
-            crls.iter().any(|crl| {
-                crl.issuer_name()
-                    .try_cmp(anchor.subject_name())
-                    .is_ok_and(|order| order.is_eq())
-            })
-        };
         // Intermediates can be checked only where every issuer has a list.
-        let all = if anchors.iter().all(listed) {
+        let all = if are_all_listed(anchors, crls) {
             X509VerifyFlags::CRL_CHECK_ALL
         } else {
             X509VerifyFlags::empty()

@@ -232,7 +232,7 @@ impl DtlsListener {
     /// The handshake is done: whoever it belongs to is judged by the material of now, which may be newer than the
     /// handshake, or than the ticket that it redeemed.
     fn establish(&mut self, now: Instant, pending: Box<Pending>, transmits: &mut Transmits) {
-        let Some(authority) = pending.authorize(&self.context) else {
+        let Some(authority) = pending.authorize(&self.context, &self.shared.chains) else {
             self.refuse(now, *pending, transmits);
             return;
         };

@@ -7,8 +7,9 @@ use super::super::sessions::SessionTable;
 use super::DtlsListener;
 
 impl DtlsListener {
-    /// Takes new settings, and the keys and certificates that its source has now. Sessions whose PSK identity was removed or has another key now, and those
-    /// whose client certificate is revoked, end with close_notify and `Closed{Revoked}`. Handshakes in flight go on
+    /// Takes new settings, and the keys and certificates that its source has now. Sessions that these would not let in, whose
+    /// PSK identity was removed or has another key, whose client certificate or one of its issuers is revoked, expired or not
+    /// trusted any more, or that have none where one is required now, end with close_notify and `Closed{Revoked}`. Handshakes in flight go on
     /// and are judged by the new material when they finish.
     pub fn reconfigure(&mut self, settings: DtlsSettings, transmits: &mut Transmits) {
         self.sessions.grain = SessionTable::grain_for(settings.idle_timeout);

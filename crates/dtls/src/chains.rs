@@ -1,0 +1,115 @@
+//! The issuers of client certificates: each chain kept once however many devices it stands for, and judged once by each
+//! context, so that a reload can tell which sessions lost their ground.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use openssl::error::ErrorStack;
+use openssl::sha::Sha256;
+use openssl::stack::{Stack, StackRef};
+use openssl::x509::store::X509StoreRef;
+use openssl::x509::{X509, X509Ref, X509StoreContext};
+
+/// How many chains are kept at the same time. Only who has an authority that is trusted can add one.
+const MAX_CHAINS: usize = 4096;
+
+/// What names a chain: a hash over it.
+pub(super) type ChainId = [u8; 32];
+
+/// The certificates above a client's, its issuer first and the trust anchor last; of a client whose own certificate is a trust
+/// anchor that one.
+pub(super) struct Chain {
+    id: ChainId,
+    certificates: Vec<X509>,
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Chain").field(&self.certificates.len()).finish()
+    }
+}
+
+impl PartialEq for Chain {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Chain {}
+
+impl Chain {
+    /// Of a path that was verified, the client's certificate first.
+    fn above(verified: &StackRef<X509>) -> Option<Self> {
+        let skip = usize::from(verified.len() > 1);
+        let certificates: Vec<X509> = verified.iter().skip(skip).map(ToOwned::to_owned).collect();
+        let mut hash = Sha256::new();
+        for certificate in &certificates {
+            hash.update(&certificate.to_der().ok()?);
+        }
+        (!certificates.is_empty()).then(|| Self {
+            id: hash.finish(),
+            certificates,
+        })
+    }
+
+    /// What names it, for what outlives it.
+    pub(super) const fn id(&self) -> ChainId {
+        self.id
+    }
+
+    /// Whether it leads to a trust anchor of `store` now.
+    pub(super) fn is_good(&self, store: &X509StoreRef) -> Result<bool, ErrorStack> {
+        let Some((issuer, others)) = self.certificates.split_first() else {
+            return Ok(false);
+        };
+        let mut untrusted = Stack::new()?;
+        for other in others {
+            untrusted.push(other.clone())?;
+        }
+        X509StoreContext::new()?.init(store, issuer, &untrusted, |context| context.verify_cert())
+    }
+}
+
+/// Every chain that some session stands on.
+#[derive(Debug, Default)]
+pub(super) struct Chains(Mutex<HashMap<ChainId, Arc<Chain>>>);
+
+impl Chains {
+    /// The chain above a client's certificate, of a path that was verified.
+    pub(super) fn above(&self, verified: &StackRef<X509>) -> Option<Arc<Chain>> {
+        let chain = Chain::above(verified)?;
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get(&chain.id) {
+            return Some(Arc::clone(known));
+        }
+        if all.len() >= MAX_CHAINS {
+            all.retain(|_, chain| Arc::strong_count(chain) > 1);
+        }
+        let chain = Arc::new(chain);
+        if all.len() < MAX_CHAINS {
+            all.insert(chain.id, Arc::clone(&chain));
+        }
+        Some(chain)
+    }
+
+    /// The chain that was kept under this name, else the one that `store` finds above a certificate by itself.
+    pub(super) fn of(&self, id: &ChainId, certificate: &X509Ref, store: &X509StoreRef) -> Option<Arc<Chain>> {
+        let known = |all: &HashMap<ChainId, Arc<Chain>>| all.get(id).cloned();
+        let kept = known(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        kept.or_else(|| {
+            let none = Stack::new().ok()?;
+            let mut context = X509StoreContext::new().ok()?;
+            let found = context.init(store, certificate, &none, |context| {
+                let good = context.verify_cert()?;
+                Ok(context.chain().filter(|_| good).and_then(|path| self.above(path)))
+            });
+            found.ok().flatten()
+        })
+    }
+}
+
+/// What names the chain above a client's certificate, of a path that was verified.
+pub(super) fn id_above(verified: &StackRef<X509>) -> Option<ChainId> {
+    Chain::above(verified).map(|chain| chain.id())
+}
