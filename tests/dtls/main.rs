@@ -26,3 +26,4 @@ mod hostile;
 mod loss;
 mod reload;
 mod resumption;
+mod routability;

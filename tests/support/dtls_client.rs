@@ -22,8 +22,8 @@ use openssl::ssl::{
 use openssl::x509::X509;
 use portcullis::dtls::aead::{Aead, Seal, SessionKeys};
 use portcullis::dtls::bio::{Pipe, is_waiting};
-use portcullis::dtls::cid::CONNECTION_ID_EXTENSION;
-use portcullis::dtls::record::{Header, TLS12_CID};
+use portcullis::dtls::cid::{CONNECTION_ID_EXTENSION, RRC_EXTENSION};
+use portcullis::dtls::record::{Header, RETURN_ROUTABILITY_CHECK, TLS12_CID};
 use portcullis::dtls::suite::Suite;
 
 #[allow(unsafe_code, reason = "the openssl crate does not wrap it")]
@@ -44,6 +44,8 @@ pub struct ClientConfig {
     pub certificate: Option<(X509, PKey<Private>)>,
     /// The Connection ID that this client wants in records to it; empty is allowed.
     pub cid: Option<Vec<u8>>,
+    /// Whether it offers return routability checks (RFC 9853).
+    pub rrc: bool,
     /// A session to resume.
     pub session: Option<SslSession>,
     /// Largest datagram of its flights.
@@ -113,6 +115,9 @@ impl ClientConfig {
         if self.cid.is_some() {
             offer_cid(&mut context);
         }
+        if self.rrc {
+            offer_rrc(&mut context);
+        }
         if let Some(n) = self.max_fragment {
             #[allow(unsafe_code, reason = "the openssl crate does not wrap it")]
             // SAFETY: the context is alive and not shared yet; the call takes a number.
@@ -129,6 +134,7 @@ impl ClientConfig {
 struct CidNotes {
     ours: Option<Vec<u8>>,
     theirs: Option<Vec<u8>>,
+    rrc: bool,
 }
 
 fn notes_index() -> Index<Ssl, CidNotes> {
@@ -145,6 +151,11 @@ pub struct DtlsClient {
     keys: Option<SessionKeys>,
     cid: Option<Vec<u8>>,
     waiting: Vec<Vec<u8>>,
+    /// Return routability checks from the server.
+    checks: Vec<Vec<u8>>,
+    /// The number after that of the last record with a Connection ID, and how many of them were not OpenSSL's.
+    next: u64,
+    checked: u64,
     received: Vec<Vec<u8>>,
     closed: bool,
 }
@@ -163,7 +174,7 @@ impl DtlsClient {
             notes_index(),
             CidNotes {
                 ours: config.cid.clone(),
-                theirs: None,
+                ..CidNotes::default()
             },
         );
         if let Some(session) = &config.session {
@@ -182,6 +193,9 @@ impl DtlsClient {
             keys: None,
             cid: config.cid.clone(),
             waiting: Vec::new(),
+            checks: Vec::new(),
+            next: 0,
+            checked: 0,
             received: Vec::new(),
             closed: false,
         }
@@ -207,7 +221,8 @@ impl DtlsClient {
         while let Some(header) = Header::parse(rest, own_len) {
             let (record, after) = rest.split_at(header.record_len());
             rest = after;
-            if header.kind == TLS12_CID {
+            // To a client whose own Connection ID is empty a check comes without one.
+            if matches!(header.kind, TLS12_CID | RETURN_ROUTABILITY_CHECK) {
                 let Some(ordinary) = self.unwrap_record(&header, record) else {
                     continue;
                 };
@@ -268,6 +283,10 @@ impl DtlsClient {
         let keys = self.keys.as_ref()?;
         let mut copy = record.to_vec();
         let opened = self.aead.open(keys.algorithm, &keys.server, header, &mut copy)?;
+        if opened.kind == RETURN_ROUTABILITY_CHECK {
+            self.checks.push(copy[opened.plaintext].to_vec());
+            return None;
+        }
         let explicit = u64::from_be_bytes(*record[header.header_len..].first_chunk()?);
         let what = Seal {
             kind: opened.kind,
@@ -312,17 +331,48 @@ impl DtlsClient {
                 let explicit = u64::from_be_bytes(*record[header.header_len..].first_chunk().unwrap());
                 let what = Seal {
                     kind: opened.kind,
-                    sequence: header.sequence,
-                    explicit,
+                    sequence: header.sequence + self.checked,
+                    explicit: explicit.wrapping_add(self.checked),
                     cid,
                     plaintext: &copy[opened.plaintext],
                 };
+                self.next = what.sequence + 1;
                 self.aead
                     .seal(keys.algorithm, &keys.client, &what, &mut datagram)
                     .unwrap();
             }
             self.waiting.push(datagram);
         }
+    }
+
+    /// Whether the server takes return routability checks.
+    pub fn has_rrc(&self) -> bool {
+        self.stream.ssl().ex_data(notes_index()).unwrap().rrc
+    }
+
+    /// The checks that came from the server.
+    pub fn checks(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.checks)
+    }
+
+    /// Sends a return routability check.
+    pub fn check(&mut self, content: &[u8]) {
+        let keys = self.keys.clone().unwrap();
+        let mut datagram = Vec::new();
+        let cid = self.server_cid().unwrap();
+        let what = Seal {
+            kind: RETURN_ROUTABILITY_CHECK,
+            sequence: self.next,
+            explicit: 1 << 40 | self.next,
+            cid: &cid,
+            plaintext: content,
+        };
+        self.aead
+            .seal(keys.algorithm, &keys.client, &what, &mut datagram)
+            .unwrap();
+        self.next += 1;
+        self.checked += 1;
+        self.waiting.push(datagram);
     }
 
     /// The datagrams that go to the server.
@@ -397,6 +447,24 @@ impl DtlsClient {
     pub fn suite(&self) -> Option<Suite> {
         Suite::from_id(self.stream.ssl().current_cipher()?.protocol_id())
     }
+}
+
+fn offer_rrc(context: &mut SslContextBuilder) {
+    let when =
+        ExtensionContext::CLIENT_HELLO | ExtensionContext::TLS1_2_SERVER_HELLO | ExtensionContext::DTLS_ONLY;
+    let index = notes_index();
+    context
+        .add_custom_ext(
+            RRC_EXTENSION,
+            when,
+            |_, _, _| Ok(Some([])),
+            move |ssl, _, data, _| {
+                assert!(data.is_empty());
+                ssl.ex_data_mut(index).unwrap().rrc = true;
+                Ok(())
+            },
+        )
+        .unwrap();
 }
 
 fn offer_cid(context: &mut SslContextBuilder) {

@@ -1,4 +1,5 @@
-//! Connection IDs (RFC 9146): what is negotiated, by the extension that OpenSSL does not know.
+//! Connection IDs (RFC 9146) and return routability checks (RFC 9853): what is negotiated, by extensions that OpenSSL does not
+//! know.
 
 use std::sync::OnceLock;
 
@@ -11,6 +12,9 @@ pub const CID_LEN: usize = 8;
 /// The number of the `connection_id` extension.
 pub const CONNECTION_ID_EXTENSION: u16 = 54;
 
+/// The number of the `rrc` extension (RFC 9853, 3).
+pub const RRC_EXTENSION: u16 = 61;
+
 /// Ours to be found by; the first byte is the worker.
 pub(super) type Cid = [u8; CID_LEN];
 
@@ -21,6 +25,8 @@ pub(super) struct Notes {
     pub(super) offer: Option<Cid>,
     /// What the client wants in the records to it; it may be empty.
     pub(super) peer_cid: Option<Box<[u8]>>,
+    /// The client knows return routability checks.
+    pub(super) rrc: bool,
     /// The PSK identity that the client named, whole: OpenSSL's own copy ends at a NUL.
     pub(super) psk_identity: Option<Box<[u8]>>,
     /// The client named a PSK identity that is not in the store.
@@ -39,11 +45,30 @@ pub(super) fn notes_index() -> Result<Index<Ssl, Notes>, ErrorStack> {
     Ok(*INDEX.get_or_init(|| index))
 }
 
-/// Teaches a server's context the extension.
-pub(super) fn add_extension(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+/// Teaches a server's context the extensions.
+pub(super) fn add_extensions(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     let index = notes_index()?;
     let when =
         ExtensionContext::CLIENT_HELLO | ExtensionContext::TLS1_2_SERVER_HELLO | ExtensionContext::DTLS_ONLY;
+    context.add_custom_ext(
+        RRC_EXTENSION,
+        when,
+        move |ssl, _, _| {
+            // It means nothing without a Connection ID.
+            let notes = ssl.ex_data(index).filter(|notes| notes.rrc);
+            let has_cid = |notes: &Notes| notes.offer.is_some() && notes.peer_cid.is_some();
+            Ok(notes.is_some_and(has_cid).then_some([]))
+        },
+        move |ssl, _, data, _| {
+            if !data.is_empty() {
+                return Err(SslAlert::DECODE_ERROR);
+            }
+            if let Some(notes) = ssl.ex_data_mut(index) {
+                notes.rrc = true;
+            }
+            Ok(())
+        },
+    )?;
     context.add_custom_ext(
         CONNECTION_ID_EXTENSION,
         when,

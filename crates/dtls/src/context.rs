@@ -18,7 +18,7 @@ use portcullis_proto::types::{Identity, Proof};
 
 use super::certificates::{self, CertIdentity, CertificateMark, ContextError};
 use super::chains::{Chain, ChainId, Chains};
-use super::cid::{Notes, add_extension, notes_index};
+use super::cid::{Notes, add_extensions, notes_index};
 use super::ffi;
 use super::psk::PskStore;
 use super::suite::{KeyExchange, Suite};
@@ -170,7 +170,7 @@ impl DtlsContext {
             set_psk(&mut builder, psks.clone()).map_err(broken)?;
         }
         if material.cid {
-            add_extension(&mut builder).map_err(broken)?;
+            add_extensions(&mut builder).map_err(broken)?;
         }
         if !ffi::set_ticket_keys(&builder, &material.ticket_keys.0) {
             return Err(ContextError::new("dtls", "OpenSSL refuses the ticket keys"));

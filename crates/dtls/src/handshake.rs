@@ -113,6 +113,8 @@ pub(super) struct Finished {
     pub(super) write: WriteState,
     /// Ours, and what the client wants in records to it.
     pub(super) cid: Option<(Cid, Box<[u8]>)>,
+    /// Whether a new address of the client is checked (RFC 9853).
+    pub(super) rrc: bool,
     /// The server's last flight; empty when the client had the last word.
     pub(super) flight: Vec<Box<[u8]>>,
     pub(super) resumed: bool,
@@ -514,6 +516,10 @@ impl Pending {
     pub(super) fn finish(mut self) -> Option<Finished> {
         let cid = self.cids().map(|(ours, theirs)| (ours, theirs.into()));
         let resumed = self.is_resumed();
+        let notes = notes_index()
+            .ok()
+            .and_then(|index| self.stream.ssl().ex_data(index));
+        let rrc = cid.is_some() && notes.is_some_and(|notes| notes.rrc);
         // Else OpenSSL takes the session for broken and its ticket for void.
         self.stream
             .set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
@@ -527,6 +533,7 @@ impl Pending {
             window: self.window,
             write: self.write,
             cid,
+            rrc,
             flight: if resumed {
                 Vec::new()
             } else {

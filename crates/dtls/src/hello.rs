@@ -1,6 +1,6 @@
 //! Reads handshake messages in the clear as far as the front door must: ClientHellos, and the headers of fragments.
 
-use super::cid::CONNECTION_ID_EXTENSION;
+use super::cid::{CONNECTION_ID_EXTENSION, RRC_EXTENSION};
 use super::record::{DTLS_1_2, HANDSHAKE, Header, write_header};
 
 /// The type of a ClientHello.
@@ -14,8 +14,8 @@ const MESSAGE_HEADER_LEN: usize = 12;
 const MAX_FRAGMENT_LENGTH: u16 = 1;
 const RECORD_SIZE_LIMIT: u16 = 28;
 /// Extensions of a ServerHello that say nothing of the records after the handshake, or are ours: server_name,
-/// ec_point_formats, extended_master_secret, session_ticket, connection_id, renegotiation_info.
-const INDIFFERENT: [u16; 6] = [0, 11, 23, 35, CONNECTION_ID_EXTENSION, 0xff01];
+/// ec_point_formats, extended_master_secret, session_ticket, connection_id, rrc, renegotiation_info.
+const INDIFFERENT: [u16; 7] = [0, 11, 23, 35, CONNECTION_ID_EXTENSION, RRC_EXTENSION, 0xff01];
 
 /// Longest message that a client may announce, certificates apart.
 const MAX_MESSAGE: usize = 4096;

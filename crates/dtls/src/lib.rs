@@ -16,6 +16,7 @@ mod handshake;
 mod hello;
 mod listener;
 pub mod metrics;
+mod path;
 mod pendings;
 mod prf;
 mod psk;

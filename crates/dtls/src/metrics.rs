@@ -22,6 +22,8 @@ pub struct DtlsMetrics {
     pub cid_sessions: Counter,
     /// Sessions that proved a new address.
     pub address_changes: Counter,
+    /// Challenges to new addresses (RFC 9853).
+    pub path_challenges: Counter,
     /// Datagrams held back because a new address is not yet confirmed and had its share.
     pub unconfirmed_held: Counter,
     /// Alerts from peers; those in the clear too, though anyone can send them.
@@ -59,6 +61,7 @@ impl Default for DtlsMetrics {
             sessions: Counter::default(),
             cid_sessions: Counter::default(),
             address_changes: Counter::default(),
+            path_challenges: Counter::default(),
             unconfirmed_held: Counter::default(),
             alerts_received: Family::default(),
             alerts_sent: Family::default(),

@@ -10,6 +10,8 @@ pub const HANDSHAKE: u8 = 22;
 pub const APPLICATION_DATA: u8 = 23;
 /// `tls12_cid` records (RFC 9146, 4).
 pub const TLS12_CID: u8 = 25;
+/// `return_routability_check` records (RFC 9853, 4), which are found inside of `tls12_cid` ones only.
+pub const RETURN_ROUTABILITY_CHECK: u8 = 27;
 
 /// DTLS 1.2 as it stands in headers.
 pub const DTLS_1_2: [u8; 2] = [0xfe, 0xfd];

@@ -12,6 +12,7 @@ use super::aead::SessionKeys;
 use super::cid::Cid;
 use super::context::Authority;
 use super::contract::SessionId;
+use super::path::{Budget, Candidate};
 use super::replay::ReplayWindow;
 use super::suite::Suite;
 
@@ -53,43 +54,12 @@ pub(super) struct LastFlight {
 /// How long after a handshake the network may bring its hello once more.
 const DUPLICATES: Duration = Duration::from_secs(5);
 
-/// Bytes that may go to an unconfirmed address whatever came from it (RFC 9175, 2.4, item 3).
-const SMALL: usize = 136;
-
-/// A peer at an address where nothing shows that it receives: its records are its own, and someone on the path may have sent
-/// them on from there (RFC 9146, 6).
+/// A peer at an address where nothing shows that it receives.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moved {
     /// Where it was, as far as that is confirmed.
     pub(super) from: PeerAddr,
-    received: usize,
-    sent: usize,
-}
-
-impl Moved {
-    /// At the new address by a record of `len` bytes.
-    pub(super) fn new(from: PeerAddr, len: usize) -> Self {
-        Self {
-            from,
-            received: len,
-            sent: 0,
-        }
-    }
-
-    /// Another record of `len` bytes came from there.
-    pub(super) fn heard(&mut self, len: usize) {
-        self.received = self.received.saturating_add(len);
-    }
-
-    /// Takes `len` bytes off what may be sent there; false when that is more than is left.
-    pub(super) fn spend(&mut self, len: usize) -> bool {
-        let sent = self.sent.saturating_add(len);
-        let within = sent <= self.received.saturating_mul(3).max(SMALL);
-        if within {
-            self.sent = sent;
-        }
-        within
-    }
+    pub(super) budget: Budget,
 }
 
 /// The records of a session that did not open.
@@ -126,6 +96,9 @@ pub(super) struct CidState {
     /// Empty when the peer wants none in the records to it.
     pub(super) theirs: Box<[u8]>,
     pub(super) moved: Option<Moved>,
+    /// Whether the peer takes return routability checks, and the address that is checked now.
+    pub(super) rrc: bool,
+    pub(super) candidate: Option<Box<Candidate>>,
 }
 
 /// An established session.
@@ -167,7 +140,7 @@ impl Session {
     /// Takes `len` bytes off what may be sent where the peer is now; false when it may not have that much there.
     pub(super) fn spend(&mut self, len: usize) -> bool {
         let moved = self.cid.as_mut().and_then(|cid| cid.moved.as_mut());
-        moved.is_none_or(|moved| moved.spend(len))
+        moved.is_none_or(|moved| moved.budget.spend(len))
     }
 
     /// Whether a hello with this random is the network's second copy of the one that made this session. That comes within
@@ -209,6 +182,8 @@ impl Session {
                     ours,
                     theirs,
                     moved: None,
+                    rrc: finished.rrc,
+                    candidate: None,
                 })
             }),
             flight,

@@ -29,14 +29,15 @@ pub enum DtlsEvent {
         /// Where in the datagram.
         range: Range<usize>,
     },
-    /// A newer record of a session with a Connection ID came from another address (RFC 9146, 6). That says who is there, and
+    /// A newer record of a session with a Connection ID came from another address (RFC 9146, 6). Where the peer answers return
+    /// routability checks (RFC 9853) it has answered there. Else it says who is there, and
     /// not that who is there receives: until [`SecureTransport::confirm_address`] it is sent three times what came from it.
     AddressChanged {
         /// The session.
         session: SessionId,
         /// Where the peer is now.
         to: PeerAddr,
-        /// Whether it was seen to receive there before it moved away.
+        /// Whether it was seen to receive there: it has answered a check, or was there before.
         confirmed: bool,
     },
     /// A session ended; its id is dead.
@@ -203,6 +204,8 @@ labels! {
         NoData = "no_data",
         /// An alert that is none.
         BadAlert = "bad_alert",
+        /// A return routability check that is none, or a response that answers no challenge.
+        PathCheck = "path_check",
         /// A protected record before the keys are known.
         Early = "early",
     }

@@ -124,6 +124,12 @@ fn sessions(out: &mut Exposition, name: &str, worker: &DtlsMetrics) {
         worker.address_changes.get(),
     );
     out.counter(
+        "dtls_path_challenges_total",
+        "Challenges to new addresses of sessions (RFC 9853).",
+        &[],
+        worker.path_challenges.get(),
+    );
+    out.counter(
         "dtls_unconfirmed_held_total",
         "Datagrams held back because a new address was not confirmed and had its share.",
         &[],

@@ -8,7 +8,7 @@ use super::super::contract::{CloseReason, DtlsEvent, SessionId};
 use super::super::handshake::Pending;
 use super::super::metrics::{Alert, HandshakeResult};
 use super::super::record::ALERT;
-use super::DtlsListener;
+use super::{DtlsListener, Path};
 
 const CLOSE_NOTIFY: [u8; 2] = [1, 0];
 
@@ -85,7 +85,10 @@ impl DtlsListener {
 
     /// Sends close_notify, if anything can be sent.
     pub(super) fn say_goodbye(&mut self, key: u32, transmits: &mut Transmits) {
-        if self.seal(key, ALERT, &CLOSE_NOTIFY, transmits).is_ok() {
+        if self
+            .seal(key, Path::Bound, ALERT, &CLOSE_NOTIFY, transmits)
+            .is_ok()
+        {
             self.metrics.alerts_sent.inc(Alert::CloseNotify);
         }
     }

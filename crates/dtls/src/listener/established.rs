@@ -3,13 +3,15 @@
 use std::time::{Duration, Instant};
 
 use portcullis_proto::types::{PeerAddr, Transmits};
+use rand::Rng;
 
 use super::super::contract::{CloseReason, DtlsEvent, SessionId};
 use super::super::metrics::{Alert, RecordDrop};
-use super::super::record::{ALERT, APPLICATION_DATA, HANDSHAKE, Header, TLS12_CID};
+use super::super::path::{Budget, Candidate, Check};
+use super::super::record::{ALERT, APPLICATION_DATA, HANDSHAKE, Header, RETURN_ROUTABILITY_CHECK, TLS12_CID};
 use super::super::sessions::Moved;
-use super::DtlsListener;
 use super::inbound::Inbound;
+use super::{DtlsListener, Path};
 
 const FINISHED: u8 = 20;
 const WARNING: u8 = 1;
@@ -59,7 +61,7 @@ impl DtlsListener {
         let confirms = is_newest && opened.kind == APPLICATION_DATA;
         self.sessions.touch(key, inbound.now);
         if header.kind == TLS12_CID {
-            self.place(key, inbound.from, header.record_len(), is_newest);
+            self.place(inbound, key, header.record_len(), is_newest, transmits);
         }
         let range = at + opened.plaintext.start..at + opened.plaintext.end;
         match opened.kind {
@@ -81,36 +83,118 @@ impl DtlsListener {
                 let first = inbound.datagram.get(range).and_then(|body| body.first()).copied();
                 self.hear_handshake(inbound.now, key, first, transmits)
             }
+            RETURN_ROUTABILITY_CHECK if header.kind == TLS12_CID => {
+                let check = Check::read(inbound.datagram.get(range).unwrap_or_default());
+                self.hear_check(inbound, key, check, transmits)
+            }
             _ => Err(RecordDrop::ContentType),
         }
     }
 
-    /// A record with a Connection ID opened: is the peer where it was? Only a record newer than all before moves it.
-    fn place(&mut self, key: u32, from: PeerAddr, len: usize, is_newest: bool) {
+    /// A record with a Connection ID opened: is the peer where it was? Only a record newer than all before moves it, at once, or,
+    /// where the peer knows return routability checks, when it has answered there.
+    fn place(
+        &mut self,
+        inbound: &Inbound<'_>,
+        key: u32,
+        len: usize,
+        is_newest: bool,
+        transmits: &mut Transmits,
+    ) {
+        let from = inbound.from;
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
-        let (id, address) = (session.id, session.address);
+        let address = session.address;
         let Some(cid) = session.cid.as_mut() else { return };
         if from == address {
             if let Some(moved) = &mut cid.moved {
-                moved.heard(len);
+                moved.budget.heard(len);
             }
             return;
         }
         if !is_newest {
             return;
         }
+        if cid.rrc {
+            let candidate = cid.candidate.take().filter(|candidate| candidate.address == from);
+            let mut candidate = candidate.unwrap_or_else(|| Box::new(Candidate::new(from)));
+            candidate.budget.heard(len);
+            let challenge = candidate.challenge(inbound.now, self.rng.random());
+            cid.candidate = Some(candidate);
+            if let Some(challenge) = challenge
+                && self
+                    .seal(
+                        key,
+                        Path::Candidate,
+                        RETURN_ROUTABILITY_CHECK,
+                        &challenge,
+                        transmits,
+                    )
+                    .is_ok()
+            {
+                self.metrics.path_challenges.inc();
+            }
+            return;
+        }
         let confirmed = cid.moved.map_or(address, |moved| moved.from);
         let returns = from == confirmed;
-        cid.moved = (!returns).then(|| Moved::new(confirmed, len));
-        self.sessions.relocate(key, from);
+        cid.moved = (!returns).then(|| {
+            let mut budget = Budget::default();
+            budget.heard(len);
+            Moved {
+                from: confirmed,
+                budget,
+            }
+        });
+        self.relocate(key, from, returns);
+    }
+
+    fn relocate(&mut self, key: u32, to: PeerAddr, confirmed: bool) {
+        let Some(session) = self.sessions.get(key).map(|session| session.id) else {
+            return;
+        };
+        self.sessions.relocate(key, to);
         self.metrics.address_changes.inc();
         self.events.push_back(DtlsEvent::AddressChanged {
-            session: id,
-            to: from,
-            confirmed: returns,
+            session,
+            to,
+            confirmed,
         });
+    }
+
+    /// A return routability check: the answer to ours moves the session, and theirs is answered where it came from.
+    fn hear_check(
+        &mut self,
+        inbound: &Inbound<'_>,
+        key: u32,
+        check: Option<Check>,
+        transmits: &mut Transmits,
+    ) -> Result<(), RecordDrop> {
+        let session = self.sessions.get_mut(key).ok_or(RecordDrop::UnknownSession)?;
+        let here = session.address == inbound.from;
+        let cid = session.cid.as_mut().filter(|cid| cid.rrc);
+        let cid = cid.ok_or(RecordDrop::ContentType)?;
+        let candidate = cid.candidate.as_deref();
+        let there = candidate.is_some_and(|candidate| candidate.address == inbound.from);
+        match check {
+            Some(Check::Response(cookie))
+                if candidate
+                    .is_some_and(|candidate| candidate.is_answered(inbound.now, inbound.from, cookie)) =>
+            {
+                cid.candidate = None;
+                self.relocate(key, inbound.from, true);
+                Ok(())
+            }
+            Some(Check::Challenge(cookie)) if here || there => {
+                let path = if here { Path::Bound } else { Path::Candidate };
+                let response = Check::response(cookie);
+                self.seal(key, path, RETURN_ROUTABILITY_CHECK, &response, transmits)
+                    .map_err(|_| RecordDrop::PathCheck)
+            }
+            Some(Check::Drop) => Ok(()),
+            _ => Err(RecordDrop::PathCheck),
+        }
     }
 
     /// The peer showed that it receives where its session is.
@@ -170,7 +254,7 @@ impl DtlsListener {
         if session.warnings < MAX_WARNINGS {
             session.warnings += 1;
             if self
-                .seal(key, ALERT, &[WARNING, NO_RENEGOTIATION], transmits)
+                .seal(key, Path::Bound, ALERT, &[WARNING, NO_RENEGOTIATION], transmits)
                 .is_ok()
             {
                 self.metrics.alerts_sent.inc(Alert::NoRenegotiation);

@@ -33,6 +33,7 @@ impl DtlsListener {
         if datagram.is_empty() {
             self.drop_record(from, RecordDrop::Empty);
         }
+        self.asked_from = Some(from);
         let mut inbound = Inbound { now, from, datagram };
         let (mut at, mut taken) = (0, false);
         while at < inbound.datagram.len() {

@@ -25,7 +25,7 @@ use rand::{Rng, SeedableRng};
 
 use portcullis_proto::session::{SendError, SessionInfo};
 use portcullis_proto::types::reason::Label as _;
-use portcullis_proto::types::{ListenerId, Transmits, WorkerId};
+use portcullis_proto::types::{ListenerId, PeerAddr, Transmits, WorkerId};
 
 use super::aead::{Aead, Seal};
 use super::context::DtlsContext;
@@ -46,6 +46,15 @@ const ID_COUNTER_BITS: u32 = 40;
 
 /// Most bytes that a record is longer than its plaintext, Connection ID apart.
 const RECORD_EXPANSION: usize = 38;
+
+/// Which of a peer's addresses a record goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Path {
+    /// The one that its session is bound to.
+    Bound,
+    /// The one that is being checked.
+    Candidate,
+}
 
 /// One DTLS listener of one worker. It owns its sessions and its handshakes in flight, and does no I/O.
 pub struct DtlsListener {
@@ -69,6 +78,9 @@ pub struct DtlsListener {
     next_session: u64,
     next_pending: u64,
     spare: Vec<u8>,
+    /// The session whose record the gateway has in hand: what it sends now is the answer, and goes where the datagram came from.
+    answering: Option<SessionId>,
+    asked_from: Option<PeerAddr>,
     /// Whether hellos without a cookie are left without an answer.
     refuses_unproven: bool,
     /// Whether someone wants to know what happens outside of sessions.
@@ -111,6 +123,8 @@ impl DtlsListener {
             next_session,
             next_pending: 0,
             spare: Vec::new(),
+            answering: None,
+            asked_from: None,
             refuses_unproven: false,
             watched: false,
         }
@@ -125,7 +139,12 @@ impl DtlsListener {
 
     /// What happened, oldest first. `Established` comes before anything else of its session, `Closed` after.
     pub fn poll_event(&mut self) -> Option<DtlsEvent> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        self.answering = match &event {
+            Some(DtlsEvent::Plaintext { session, .. }) => Some(*session),
+            _ => None,
+        };
+        event
     }
 
     /// Seals `plaintext` into one record, which is one datagram.
@@ -142,7 +161,14 @@ impl DtlsListener {
         if plaintext.len() > self.max_plaintext(session) {
             return Err(SendError::TooLong);
         }
-        match self.seal(key, APPLICATION_DATA, plaintext, transmits) {
+        let asked_from = self.asked_from.filter(|_| self.answering == Some(session));
+        let cid = self.sessions.get(key).and_then(|session| session.cid.as_ref());
+        let candidate = cid.and_then(|cid| cid.candidate.as_ref());
+        let path = match candidate {
+            Some(candidate) if asked_from == Some(candidate.address) => Path::Candidate,
+            _ => Path::Bound,
+        };
+        match self.seal(key, path, APPLICATION_DATA, plaintext, transmits) {
             Err(SendError::KeyLimit) => {
                 self.end(key, CloseReason::KeyLimit);
                 Err(SendError::KeyLimit)
@@ -155,6 +181,7 @@ impl DtlsListener {
     fn seal(
         &mut self,
         key: u32,
+        path: Path,
         kind: u8,
         plaintext: &[u8],
         transmits: &mut Transmits,
@@ -164,7 +191,13 @@ impl DtlsListener {
             return Err(SendError::KeyLimit);
         }
         let cid_len = session.cid.as_ref().map_or(0, |cid| cid.theirs.len());
-        if !session.spend(plaintext.len() + cid_len + RECORD_EXPANSION) {
+        let len = plaintext.len() + cid_len + RECORD_EXPANSION;
+        let candidate = session.cid.as_mut().and_then(|cid| cid.candidate.as_mut());
+        let (address, within) = match (path, candidate) {
+            (Path::Candidate, Some(candidate)) => (candidate.address, candidate.budget.spend(len)),
+            _ => (session.address, session.spend(len)),
+        };
+        if !within {
             self.metrics.unconfirmed_held.inc();
             return Err(SendError::Unconfirmed);
         }
@@ -178,7 +211,7 @@ impl DtlsListener {
         };
         let mut sealed = Err(SendError::Internal);
         let aead = &mut self.aead;
-        transmits.push_with(self.listener, session.address, |out| {
+        transmits.push_with(self.listener, address, |out| {
             let keys = &session.keys;
             sealed = aead
                 .seal(keys.algorithm, &keys.server, &what, out)
