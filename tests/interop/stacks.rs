@@ -17,6 +17,8 @@ use crate::table::write_page;
 enum Has {
     Key,
     Certificate,
+    /// A raw public key, and room for no certificate.
+    RawKey,
 }
 
 /// A stack: its name, where its list is from, its suites, its credentials.
@@ -85,6 +87,12 @@ const STACKS: &[Stack] = &[
     ),
     ("tinydtls, PSK", "eclipse-tinydtls/tinydtls", &[0xc0a8], Has::Key),
     (
+        "tinydtls, raw public key",
+        "obgm/libcoap#500",
+        &[0xc0ae],
+        Has::RawKey,
+    ),
+    (
         "DTLS.Net, PSK",
         "boyvinall/dtls.net",
         &[0xc0ae, 0xc023, 0xc037, 0xc0a8, 0x00ae],
@@ -107,7 +115,11 @@ const EXTENSIONS: &[u8] = &[
     6, 1,
 ];
 
-fn hello(suites: &[u16], cookie: &[u8], sequence: u8) -> Vec<u8> {
+/// server_certificate_type and client_certificate_type with raw public keys only (RFC 7250).
+const RAW_KEYS: &[u8] = &[0, 20, 0, 2, 1, 2, 0, 19, 0, 2, 1, 2];
+
+fn hello(suites: &[u16], raw_keys: bool, cookie: &[u8], sequence: u8) -> Vec<u8> {
+    let extensions = [EXTENSIONS, if raw_keys { RAW_KEYS } else { &[] }].concat();
     let mut body = vec![0xfe, 0xfd];
     body.extend([7; 32]);
     body.push(0);
@@ -117,8 +129,8 @@ fn hello(suites: &[u16], cookie: &[u8], sequence: u8) -> Vec<u8> {
     body.extend(suites.iter().flat_map(|suite| suite.to_be_bytes()));
     // No renegotiation; no compression.
     body.extend([0, 0xff, 1, 0]);
-    body.extend((EXTENSIONS.len() as u16).to_be_bytes());
-    body.extend(EXTENSIONS);
+    body.extend((extensions.len() as u16).to_be_bytes());
+    body.extend(extensions);
     let len = (body.len() as u32).to_be_bytes();
     let mut record = Vec::new();
     write_header(
@@ -138,15 +150,15 @@ fn hello(suites: &[u16], cookie: &[u8], sequence: u8) -> Vec<u8> {
 }
 
 /// What an offer leads to, in words: the suite's name at IANA, or the alert's number.
-fn offer(gateway: &Gateway, suites: &[u16]) -> Result<Suite, u8> {
+fn offer(gateway: &Gateway, suites: &[u16], raw_keys: bool) -> Result<Suite, u8> {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(gateway.dtls_addr()).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut buf = [0; 2048];
-    socket.send(&hello(suites, &[], 0)).unwrap();
+    socket.send(&hello(suites, raw_keys, &[], 0)).unwrap();
     let len = socket.recv(&mut buf).unwrap();
     let cookie = buf[28..len].to_vec();
-    socket.send(&hello(suites, &cookie, 1)).unwrap();
+    socket.send(&hello(suites, raw_keys, &cookie, 1)).unwrap();
     let len = socket.recv(&mut buf).unwrap();
     let header = Header::parse(&buf[..len], 0).unwrap();
     let body = &buf[header.header_len..header.record_len()];
@@ -172,12 +184,14 @@ fn stacks_of_devices_get_what_they_can_work_with() {
         "| stack | its list is from | PSK only | certificate only | both |\n|---|---|---|---|---|\n",
     );
     for (name, source, suites, has) in STACKS {
-        let [psk, certificate, both] = [0, 1, 2].map(|n| offer(&gateways[n], suites));
+        let [psk, certificate, both] = [0, 1, 2].map(|n| offer(&gateways[n], suites, *has == Has::RawKey));
         let known_by_key = |got: Result<Suite, u8>| got.is_ok_and(|suite| suite.key_exchange().uses_psk());
         match has {
             Has::Key if psk.is_ok() => assert!(known_by_key(both), "{name}: {both:?}"),
             Has::Key => assert!(!known_by_key(both)),
             Has::Certificate => assert_eq!(certificate, both, "{name}"),
+            // No X.509, which it could not read.
+            Has::RawKey => assert_eq!((certificate, both), (Err(43), Err(43)), "{name}"),
         }
         let cell = |applies: bool, got: Result<Suite, u8>| match got {
             _ if !applies => "-".to_owned(),
@@ -188,7 +202,7 @@ fn stacks_of_devices_get_what_they_can_work_with() {
             table,
             "| {name} | {source} | {} | {} | {} |",
             cell(*has == Has::Key, psk),
-            cell(*has == Has::Certificate, certificate),
+            cell(*has != Has::Key, certificate),
             cell(true, both),
         )
         .unwrap();

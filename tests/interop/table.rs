@@ -330,7 +330,7 @@ fn wolfssl(gateway: &Gateway, port: u16, proof: Proof, suite: &str) -> Result<()
     carry(command)
 }
 
-fn node(gateway: &Gateway, port: u16, _: Proof, suite: &str) -> Result<(), String> {
+fn node(_: &Gateway, port: u16, _: Proof, suite: &str) -> Result<(), String> {
     let mut command = Command::new("node");
     command
         .arg(concat!(
@@ -366,7 +366,7 @@ fn libcoap<const OPENSSL: bool>(gateway: &Gateway, port: u16, proof: Proof, _: &
     }
 }
 
-fn aiocoap(gateway: &Gateway, port: u16, _: Proof, _: &str) -> Result<(), String> {
+fn aiocoap(_: &Gateway, port: u16, _: Proof, _: &str) -> Result<(), String> {
     let mut command = Command::new(home().join("venv/bin/python"));
     command
         .arg(concat!(

@@ -43,8 +43,18 @@ const MAX_EARLY: usize = 512;
 
 const ALERT_FATAL: u8 = 2;
 const ALERT_HANDSHAKE_FAILURE: u8 = 40;
+const ALERT_UNSUPPORTED_CERTIFICATE: u8 = 43;
 const ALERT_DECRYPT_ERROR: u8 = 51;
 const ALERT_USER_CANCELED: u8 = 90;
+
+/// Why a handshake is not to go on as OpenSSL would have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// It negotiated what our records do not keep.
+    Foreign,
+    /// The client takes a raw public key only (RFC 7250), and would be sent a certificate.
+    RawKey,
+}
 
 /// How far a handshake has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,8 +110,8 @@ pub(super) struct Pending {
     /// Most bytes of plaintext in a record to the client, and what its hello says of that.
     max_plaintext: usize,
     record_size_limit: Option<usize>,
-    /// Whether OpenSSL negotiated what our records do not keep.
-    is_foreign: bool,
+    /// How it is to fail although OpenSSL goes on.
+    refusal: Option<Refusal>,
     flight: Vec<Box<[u8]>>,
 }
 
@@ -144,6 +154,7 @@ impl Pending {
         if !fragments.accept(header.version, record.get(header.header_len..)?) {
             return None;
         }
+        let wants_raw_key = hello.refuses_x509() && !context.exchange(hello.suites).uses_psk();
         let notes = Notes {
             offer: start.cid,
             ..Notes::default()
@@ -186,7 +197,7 @@ impl Pending {
             renumbered_by: None,
             max_plaintext: MAX_PLAINTEXT,
             record_size_limit: hello.record_size_limit(),
-            is_foreign: false,
+            refusal: wants_raw_key.then_some(Refusal::RawKey),
             flight: Vec::new(),
         })
     }
@@ -392,7 +403,7 @@ impl Pending {
                     datagram.extend_from_slice(record);
                 }
             }
-            if !datagram.is_empty() && !self.is_foreign {
+            if !datagram.is_empty() && self.refusal.is_none() {
                 each(&datagram);
                 self.flight.push(datagram.as_slice().into());
             }
@@ -434,19 +445,24 @@ impl Pending {
     fn keep(&mut self, message: &[u8]) {
         match Negotiated::read(message) {
             None => {}
-            Some(Err(_)) => self.is_foreign = true,
+            Some(Err(_)) => self.refusal = Some(Refusal::Foreign),
             Some(Ok(negotiated)) => {
                 let limit = negotiated.record_size_limit.then_some(self.record_size_limit);
-                self.is_foreign |= limit == Some(None);
+                if limit == Some(None) {
+                    self.refusal = Some(Refusal::Foreign);
+                }
                 let both = [negotiated.max_fragment, limit.flatten()];
                 self.max_plaintext = both.into_iter().flatten().fold(MAX_PLAINTEXT, usize::min);
             }
         }
     }
 
-    /// Whether OpenSSL negotiated what our records do not keep. What it wrote then is not sent.
-    pub(super) const fn is_foreign(&self) -> bool {
-        self.is_foreign
+    /// How it is to fail although OpenSSL goes on. What that wrote then is not sent.
+    pub(super) fn refused(&self) -> Option<HandshakeResult> {
+        self.refusal.map(|refusal| match refusal {
+            Refusal::Foreign => HandshakeResult::Protocol,
+            Refusal::RawKey => HandshakeResult::BadCertificate,
+        })
     }
 
     /// When OpenSSL wants to repeat its flight, or the deadline.
@@ -465,9 +481,10 @@ impl Pending {
     /// The fatal alert, in the clear, for a peer whose handshake is given up, so that it does not talk to nobody: the same for a
     /// wrong key and an unknown identity.
     pub(super) fn farewell(&self) -> (Alert, [u8; 15]) {
-        let code = match self.doubt {
-            Some(HandshakeResult::WrongKey | HandshakeResult::UnknownIdentity) => ALERT_DECRYPT_ERROR,
-            _ if self.is_foreign => ALERT_HANDSHAKE_FAILURE,
+        let code = match (self.refusal, self.doubt) {
+            (Some(Refusal::Foreign), _) => ALERT_HANDSHAKE_FAILURE,
+            (Some(Refusal::RawKey), _) => ALERT_UNSUPPORTED_CERTIFICATE,
+            (_, Some(HandshakeResult::WrongKey | HandshakeResult::UnknownIdentity)) => ALERT_DECRYPT_ERROR,
             _ => ALERT_USER_CANCELED,
         };
         let [major, minor] = DTLS_1_2;

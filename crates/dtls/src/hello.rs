@@ -12,7 +12,10 @@ const CLIENT_KEY_EXCHANGE: u8 = 16;
 const MESSAGE_HEADER_LEN: usize = 12;
 
 const MAX_FRAGMENT_LENGTH: u16 = 1;
+const SERVER_CERTIFICATE_TYPE: u16 = 20;
 const RECORD_SIZE_LIMIT: u16 = 28;
+/// The certificate type of X.509 (RFC 7250, 3).
+const X509: u8 = 0;
 /// Extensions of a ServerHello that say nothing of the records after the handshake, or are ours: server_name,
 /// ec_point_formats, extended_master_secret, session_ticket, connection_id, rrc, renegotiation_info.
 const INDIFFERENT: [u16; 7] = [0, 11, 23, 35, CONNECTION_ID_EXTENSION, RRC_EXTENSION, 0xff01];
@@ -104,6 +107,13 @@ impl<'a> ClientHello<'a> {
             suites,
             extensions: extensions.map_or(&[], |(extensions, _)| extensions),
         })
+    }
+
+    /// Whether the client takes a server's key in forms of which an X.509 certificate is none (RFC 7250, 4.1).
+    pub(super) fn refuses_x509(&self) -> bool {
+        let mut all = extensions(self.extensions);
+        let kinds = all.find(|(kind, _)| *kind == SERVER_CERTIFICATE_TYPE);
+        kinds.is_some_and(|(_, list)| split_vec8(list).is_some_and(|(kinds, _)| !kinds.contains(&X509)))
     }
 
     /// Most bytes of plaintext that the client takes in a record, by `record_size_limit` (RFC 8449, 4).

@@ -182,8 +182,8 @@ impl DtlsListener {
             pending.heard = now;
         }
         self.flush(&mut pending, transmits);
-        if pending.is_foreign() {
-            self.give_up(now, &pending, HandshakeResult::Protocol, transmits);
+        if let Some(result) = pending.refused() {
+            self.give_up(now, &pending, result, transmits);
             self.count_half_open();
             return Ok(());
         }
