@@ -26,6 +26,7 @@ pub fn settings() -> DtlsSettings {
         cid: true,
         handshakes_per_second: 0,
         wants_identity: true,
+        records_per_key: u64::MAX,
     }
 }
 
@@ -49,6 +50,8 @@ pub fn psk_material() -> DtlsMaterial {
         key_pem: None,
         ca_pem: None,
         crl_pem: None,
+        key_password: None,
+        verify_depth: 10,
         verify: Verify::None,
         cert_identity: CertIdentity::Cn,
         ciphers: String::new(),

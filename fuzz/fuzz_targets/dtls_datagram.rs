@@ -35,6 +35,8 @@ fn context() -> Arc<DtlsContext> {
             key_pem: None,
             ca_pem: None,
             crl_pem: None,
+            key_password: None,
+            verify_depth: 10,
             verify: Verify::None,
             cert_identity: CertIdentity::Cn,
             ciphers: String::new(),
@@ -92,6 +94,7 @@ fuzz_target!(|data: &[u8]| {
         cid: true,
         handshakes_per_second: 0,
         wants_identity: true,
+        records_per_key: u64::MAX,
     };
     let mut listener = DtlsListener::new(
         ListenerId(0),

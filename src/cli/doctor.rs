@@ -222,7 +222,7 @@ fn secret_files(config: &Config) -> Vec<Finding> {
     let mut files = Vec::new();
     for listener in &config.listeners {
         if let Some(dtls) = &listener.dtls {
-            files.extend([&dtls.psk_file, &dtls.key_file]);
+            files.extend([&dtls.psk_file, &dtls.key_file, &dtls.key_password_file]);
         }
     }
     for (_, authentication) in config.authentications() {

@@ -152,6 +152,64 @@ fn sessions_without_an_identity_are_counted_where_one_is_used() {
 }
 
 #[test]
+fn a_client_certificate_may_be_on_any_curve_that_a_server_certificate_may_be_on() {
+    let ca = authority("ca");
+    let own = Recipe::server("server").make(Some(&ca));
+    for curve in [Nid::X9_62_PRIME256V1, Nid::SECP384R1, Nid::SECP521R1] {
+        let device = Recipe {
+            key: ec_key(curve),
+            ..Recipe::client("device")
+        }
+        .make(Some(&ca));
+        let mut server = Server::new(&with_clients(&own, &ca, Verify::Required), settings());
+        let (mut client, session) = server.establish(&client_with(ECDSA[0], &ca, &device), peer(1));
+        assert!(server.listener.session(session).unwrap().identity.is_some());
+        assert!(server.talks(&mut client, session, peer(1)));
+    }
+}
+
+#[test]
+fn an_encrypted_key_is_opened_by_its_password() {
+    let ca = authority("ca");
+    let own = Recipe::server("server").make(Some(&ca));
+    let cipher = openssl::symm::Cipher::aes_256_cbc();
+    let pkcs8 = own
+        .key
+        .private_key_to_pem_pkcs8_passphrase(cipher, b"open sesame")
+        .unwrap();
+    let old = own
+        .key
+        .ec_key()
+        .unwrap()
+        .private_key_to_pem_passphrase(cipher, b"open sesame")
+        .unwrap();
+    for pem in [pkcs8, old] {
+        let with = |password: Option<&[u8]>| {
+            DtlsContext::new(&DtlsMaterial {
+                key_pem: Some(Zeroizing::new(pem.clone())),
+                key_password: password.map(|password| Zeroizing::new(password.to_vec())),
+                ..with_certificate(&own)
+            })
+        };
+        let context = with(Some(b"open sesame")).unwrap();
+        let mut server = Server::new(&with_certificate(&own), settings());
+        server.renew(context);
+        server.establish(&ClientConfig::certificate(ECDSA[0], &ca.certificate), peer(1));
+        for (password, key) in [(Some(&b"open"[..]), "key_password_file"), (None, "key_file")] {
+            let error = with(password).unwrap_err();
+            assert_eq!(error.key, key);
+            assert!(!error.to_string().contains("sesame"), "{error}");
+        }
+    }
+    // A password that is not needed does no harm.
+    let spare = DtlsMaterial {
+        key_password: Some(Zeroizing::new(b"spare".to_vec())),
+        ..with_certificate(&own)
+    };
+    assert!(DtlsContext::new(&spare).is_ok());
+}
+
+#[test]
 fn a_client_certificate_gives_the_identity_that_is_configured() {
     let ca = authority("ca");
     let own = Recipe::server("server").make(Some(&ca));

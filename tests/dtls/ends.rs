@@ -185,3 +185,46 @@ fn close_and_close_all_say_goodbye_without_an_event() {
     assert!(server.listener.is_empty() && server.listener.poll_event().is_none());
     assert_eq!(server.metrics.closed.get(CloseReason::Kicked), 1);
 }
+
+#[test]
+fn a_key_that_sealed_as_much_as_it_may_ends_its_session_with_a_goodbye() {
+    for (suite, cid) in [
+        ("PSK-AES128-CCM8", None),
+        ("PSK-AES128-GCM-SHA256", Some(vec![1])),
+    ] {
+        let limited = DtlsSettings {
+            records_per_key: 20,
+            ..settings()
+        };
+        let mut server = Server::new(&material(), limited);
+        let config = ClientConfig {
+            cid,
+            ..psk_client(suite)
+        };
+        let (mut client, session) = server.establish(&config, peer(1));
+        // What comes in wears out another key.
+        for _ in 0..50 {
+            client.send(b"in");
+            server.exchange(&mut client, peer(1));
+        }
+        let mut sent = 0;
+        let outcome = loop {
+            match server.listener.send(session, b"out", &mut server.transmits) {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((sent, outcome), (19, SendError::KeyLimit));
+        for (_, datagram) in server.output() {
+            client.handle(&datagram);
+        }
+        assert!(client.is_closed(), "close_notify is the last record");
+        server.collect_events();
+        assert_eq!(
+            server.seen.last(),
+            Some(&Seen::Closed(session, CloseReason::KeyLimit))
+        );
+        let (mut client, session) = server.establish(&config, peer(1));
+        assert!(server.talks(&mut client, session, peer(1)));
+    }
+}

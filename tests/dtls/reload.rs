@@ -194,3 +194,31 @@ fn a_certificate_that_ran_out_ends_its_session_at_the_next_reload() {
     std::thread::sleep(Duration::from_millis(3100));
     assert_eq!(ended_by(&mut server, &material), [session]);
 }
+
+#[test]
+fn a_chain_longer_than_verify_depth_is_refused_and_ends_at_a_reload() {
+    let root = Recipe {
+        profile: ROOT,
+        ..Recipe::server("root")
+    }
+    .make(None);
+    let below = Recipe {
+        profile: AUTHORITY,
+        ..Recipe::server("below")
+    }
+    .make(Some(&root));
+    let own = Recipe::server("server").make(Some(&root));
+    let deep = client_with(ECDSA, &root, &Recipe::client("deep").make(Some(&below)));
+    let flat = client_with(ECDSA, &root, &Recipe::client("flat").make(Some(&root)));
+    let of = |verify_depth| DtlsMaterial {
+        ca_pem: all(&[&root, &below]),
+        verify_depth,
+        ..with_clients(&own, &root, Verify::Required)
+    };
+    let mut server = Server::new(&of(1), settings());
+    let (_, lost) = server.establish(&deep, peer(1));
+    let (mut stays, kept) = server.establish(&flat, peer(2));
+    assert_eq!(ended_by(&mut server, &of(0)), [lost]);
+    assert!(server.talks(&mut stays, kept, peer(2)));
+    assert!(!server.handshake(&deep, peer(3)).is_connected());
+}

@@ -44,6 +44,11 @@ pub fn dtls_context(dtls: &Dtls, tickets: &TicketKeys) -> Result<DtlsContext, Ve
             (Some(_), Some(path)) => Some(read("key_file", path, read_secret).map_err(one)?),
             _ => None,
         },
+        key_password: match &dtls.key_password_file {
+            Some(path) => Some(password(path).map_err(one)?),
+            None => None,
+        },
+        verify_depth: dtls.verify_depth,
         ca_pem: pem("ca_file", verifying(dtls, &dtls.ca_file)).map_err(one)?,
         crl_pem: pem("crl_file", verifying(dtls, &dtls.crl_file)).map_err(one)?,
         verify: match dtls.verify {
@@ -67,6 +72,13 @@ pub fn dtls_context(dtls: &Dtls, tickets: &TicketKeys) -> Result<DtlsContext, Ve
 /// What is not used when clients are not asked for certificates is not read either.
 fn verifying<'p>(dtls: &Dtls, path: &'p Option<PathBuf>) -> Option<&'p PathBuf> {
     path.as_ref().filter(|_| dtls.verify != Verify::None)
+}
+
+/// A password: the first line of its file.
+fn password(path: &Path) -> Result<Zeroizing<Vec<u8>>, MaterialError> {
+    let content = read("key_password_file", path, read_secret)?;
+    let first = content.split(|byte| matches!(byte, b'\r' | b'\n')).next();
+    Ok(Zeroizing::new(first.unwrap_or_default().to_vec()))
 }
 
 type Reader = fn(&Path) -> Result<Zeroizing<Vec<u8>>, SecretError>;

@@ -69,7 +69,10 @@ fn check_dtls(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     if let Some(path) = &dtls.psk_file {
         check_psks(path, &field("psk_file"), doc);
     }
-    if let (Some(cert_file), Some(key_file)) = (&dtls.cert_file, &dtls.key_file) {
+    // Whether an encrypted key fits is told by the whole context.
+    if let (Some(cert_file), Some(key_file), None) =
+        (&dtls.cert_file, &dtls.key_file, &dtls.key_password_file)
+    {
         check_pair(cert_file, &field("cert_file"), key_file, &field("key_file"), doc);
     }
     if dtls.verify != Verify::None

@@ -57,12 +57,16 @@ pub struct Dtls {
     pub cert_file: Option<PathBuf>,
     /// Its private key, PEM.
     pub key_file: Option<PathBuf>,
+    /// The password of the private key, if it has one.
+    pub key_password_file: Option<PathBuf>,
     /// Trust anchors for client certificates, PEM; read only when `verify` is not [`Verify::None`].
     pub ca_file: Option<PathBuf>,
     /// Revocation list for client certificates, PEM.
     pub crl_file: Option<PathBuf>,
     /// Whether clients need a certificate.
     pub verify: Verify,
+    /// Most authorities between a client certificate and a trust anchor.
+    pub verify_depth: u32,
     /// What the proved identity is used as.
     pub identity: IdentityRole,
     /// Which name of a client certificate is its identity.
@@ -164,12 +168,16 @@ section! {
         cert_file: Option<PathBuf> = "server.pem";
         /// Private key of the certificate, PEM.
         key_file: Option<PathBuf> = "server.key";
+        /// File with the password of the private key, if that is encrypted.
+        key_password_file: Option<PathBuf> = "";
         /// Trust anchors for client certificates, PEM; read when `verify` is not "none".
         ca_file: Option<PathBuf> = "ca.pem";
         /// Revocation list for client certificates, PEM.
         crl_file: Option<PathBuf> = "";
         /// Whether clients are asked for a certificate, and whether they need one.
         verify: Verify = "none";
+        /// Most authorities between a client certificate and its trust anchor, 0 to 100.
+        verify_depth: u32 = 10, between(0, 100);
         /// What the identity that the handshake proved is used as.
         identity: IdentityRole = "none";
         /// Which name of a client certificate is its identity.
@@ -224,9 +232,11 @@ impl DtlsTable {
                 psk_file: given("psk_file", self.psk_file),
                 cert_file: given("cert_file", self.cert_file),
                 key_file: given("key_file", self.key_file),
+                key_password_file: self.key_password_file,
                 ca_file: given("ca_file", self.ca_file),
                 crl_file: self.crl_file,
                 verify: self.verify,
+                verify_depth: self.verify_depth,
                 identity: self.identity,
                 cert_identity: self.cert_identity,
                 on_close: self.on_close,

@@ -23,7 +23,7 @@ pub(super) fn private_key(pem: &[u8]) -> Result<PKey<Private>, Wrong> {
     expect_label(pem, "a private key", |label| label.ends_with("PRIVATE KEY"))?;
     if contains(pem, b"ENCRYPTED") {
         return Err(
-            "the private key is protected by a passphrase, and nobody can be asked for it: take it off with `openssl pkey`".to_owned(),
+            "the private key is protected by a passphrase, and nobody can be asked for it: take it off with `openssl pkey` (a DTLS listener takes a key_password_file)".to_owned(),
         );
     }
     // The callback refuses: without one, OpenSSL asks at the terminal.

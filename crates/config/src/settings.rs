@@ -166,6 +166,7 @@ fn dtls_settings(dtls: &Dtls, limits: &Limits, workers: u8) -> DtlsSettings {
         cid: dtls.cid,
         sessions_per_identity: to_usize(limits.per_identity.sessions),
         handshakes_per_second: limits.handshakes_per_second,
+        records_per_key: u64::MAX,
         wants_identity: dtls.identity != IdentityRole::None,
     }
 }

@@ -88,12 +88,13 @@ fn items(key: &'static str, pem: &[u8]) -> Result<Vec<Item>, ContextError> {
 /// An error that says what was looked for and what stands there instead.
 fn missing(key: &'static str, wanted: &str, pem: &[u8], items: &[Item]) -> ContextError {
     let found = items.first().map(|item| item_name(item.kind));
-    let encrypted = pem.windows(9).any(|window| window == b"ENCRYPTED");
     ContextError::new(
         key,
         match found {
+            _ if is_encrypted(pem) => {
+                format!("it holds an encrypted key, not {wanted}: name its password with key_password_file")
+            }
             Some(found) => format!("it holds {found}, not {wanted}"),
-            None if encrypted => format!("it holds an encrypted key, not {wanted}; remove the passphrase"),
             None => format!("it holds no PEM section with {wanted}"),
         },
     )
@@ -116,8 +117,23 @@ pub(super) fn certificates(key: &'static str, pem: &[u8]) -> Result<Vec<X509>, C
     Ok(certificates)
 }
 
-/// The first private key of a PEM text.
-pub(super) fn private_key(key: &'static str, pem: &[u8]) -> Result<PKey<Private>, ContextError> {
+/// The first private key of a PEM text, decrypted with `password` where it is encrypted.
+pub(super) fn private_key(
+    key: &'static str,
+    pem: &[u8],
+    password: Option<&Zeroizing<Vec<u8>>>,
+) -> Result<PKey<Private>, ContextError> {
+    if is_encrypted(pem)
+        && let Some(password) = password
+    {
+        return PKey::private_key_from_pem_passphrase(pem, password).map_err(|error| {
+            ContextError::openssl(
+                "key_password_file",
+                "the password does not open the private key",
+                &error,
+            )
+        });
+    }
     let items = items(key, pem)?;
     let is_key = |item: &&Item| {
         matches!(
@@ -125,10 +141,15 @@ pub(super) fn private_key(key: &'static str, pem: &[u8]) -> Result<PKey<Private>
             SectionKind::RsaPrivateKey | SectionKind::PrivateKey | SectionKind::EcPrivateKey
         )
     };
-    let found = items.iter().find(is_key);
+    let found = items.iter().find(is_key).filter(|_| !is_encrypted(pem));
     let found = found.ok_or_else(|| missing(key, "a private key", pem, &items))?;
     PKey::private_key_from_der(&found.der)
         .map_err(|error| ContextError::openssl(key, "the private key cannot be read", &error))
+}
+
+/// Whether a PEM text holds a key that is encrypted, in the form of PKCS #8 or in OpenSSL's old one.
+fn is_encrypted(pem: &[u8]) -> bool {
+    pem.windows(9).any(|window| window == b"ENCRYPTED")
 }
 
 /// All revocation lists of a PEM text; at least one.

@@ -58,11 +58,14 @@ impl Chain {
         self.id
     }
 
-    /// Whether it leads to a trust anchor of `store` now.
-    pub(super) fn is_good(&self, store: &X509StoreRef) -> Result<bool, ErrorStack> {
+    /// Whether it leads to a trust anchor of `store` now, with at most `depth` certificates before that.
+    pub(super) fn is_good(&self, store: &X509StoreRef, depth: u32) -> Result<bool, ErrorStack> {
         let Some((issuer, others)) = self.certificates.split_first() else {
             return Ok(false);
         };
+        if others.len() > depth as usize {
+            return Ok(false);
+        }
         let mut untrusted = Stack::new()?;
         for other in others {
             untrusted.push(other.clone())?;

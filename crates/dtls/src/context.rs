@@ -73,6 +73,10 @@ pub struct DtlsMaterial {
     pub key_pem: Option<Zeroizing<Vec<u8>>>,
     /// Trust anchors for client certificates.
     pub ca_pem: Option<Vec<u8>>,
+    /// What `key_pem` is encrypted with, where it is.
+    pub key_password: Option<Zeroizing<Vec<u8>>>,
+    /// Most authorities between a client's certificate and a trust anchor.
+    pub verify_depth: u32,
     /// Revocation lists for client certificates.
     pub crl_pem: Option<Vec<u8>>,
     /// Whether clients must show a certificate.
@@ -128,6 +132,7 @@ pub struct DtlsContext {
     revoked: HashSet<CertificateMark>,
     cert_identity: CertIdentity,
     verify: Verify,
+    verify_depth: u32,
     /// What issuers are judged by, and the verdicts so far.
     issuers: Option<X509Store>,
     verdicts: Mutex<HashMap<ChainId, bool>>,
@@ -160,12 +165,7 @@ impl DtlsContext {
         set_policy(&mut builder).map_err(broken)?;
         let own = set_certificate(&mut builder, material)?;
         let crls = set_verification(&mut builder, material)?;
-        let curve = own
-            .as_ref()
-            .and_then(|own| own.curve)
-            .filter(|curve| !GROUPS.contains(curve));
-        let groups = curve.map_or_else(|| GROUPS.to_owned(), |curve| format!("{GROUPS}:{curve}"));
-        builder.set_groups_list(&groups).map_err(broken)?;
+        builder.set_groups_list(GROUPS).map_err(broken)?;
         if let Some(psks) = &material.psks {
             set_psk(&mut builder, psks.clone()).map_err(broken)?;
         }
@@ -190,6 +190,7 @@ impl DtlsContext {
             revoked: certificates::revoked(&crls),
             cert_identity: material.cert_identity,
             verify: material.verify,
+            verify_depth: material.verify_depth,
             issuers: issuers(material, &crls)?,
             verdicts: Mutex::default(),
             own_not_before: own.as_ref().and_then(|own| own.not_before),
@@ -369,7 +370,7 @@ impl DtlsContext {
         let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
         *verdicts
             .entry(chain.id())
-            .or_insert_with(|| chain.is_good(issuers).unwrap_or(false))
+            .or_insert_with(|| chain.is_good(issuers, self.verify_depth).unwrap_or(false))
     }
 }
 

@@ -112,6 +112,8 @@ pub(super) struct Session {
     pub(super) window: ReplayWindow,
     pub(super) next_sequence: u64,
     pub(super) next_explicit: u64,
+    /// Records that were sealed with its key.
+    pub(super) sealed: u64,
     pub(super) failures: Failures,
     pub(super) established_at: Instant,
     /// When its idleness began, to within [`SessionTable::grain`].
@@ -172,6 +174,7 @@ impl Session {
             window: finished.window,
             next_sequence: finished.write.sequence,
             next_explicit: finished.write.explicit,
+            sealed: 0,
             failures: Failures::default(),
             established_at: new.now,
             heard: new.now,

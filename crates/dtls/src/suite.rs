@@ -158,6 +158,16 @@ impl Algorithm {
         }
     }
 
+    /// How many records may be sealed with one key (RFC 8446, 5.5; RFC 9147, 4.5.3).
+    #[must_use]
+    pub const fn seal_limit(self) -> u64 {
+        match self {
+            Self::Gcm | Self::Aes256Gcm => 23_726_566,
+            Self::Ccm | Self::Ccm8 | Self::Aes256Ccm | Self::Aes256Ccm8 => 1 << 23,
+            Self::ChaCha20 => u64::MAX,
+        }
+    }
+
     /// How many records of one session may fail to open within a second; what comes then is not tried. Only a tag of 8
     /// bytes needs it.
     #[must_use]

@@ -92,7 +92,7 @@ labels! {
         Replaced = "replaced",
         /// Gave way to another one: there is no room for both, or its identity has too many.
         Evicted = "evicted",
-        /// Too many records that did not open, or the sequence numbers are used up.
+        /// Too many records that did not open, or as many sealed as the key may.
         KeyLimit = "key_limit",
         /// After a reload nothing lets it in any more: its PSK identity was removed or has another key, its certificate or an issuer
         /// was revoked, ran out or is not trusted, or a certificate is required and it has none.
@@ -123,6 +123,8 @@ pub struct DtlsSettings {
     pub cid: bool,
     /// Handshakes per second of one source while places or the processor are short; 0 is no limit.
     pub handshakes_per_second: u32,
+    /// Records that a session may seal before it ends, if that is less than its cipher allows.
+    pub records_per_key: u64,
     /// Whether the identity that a handshake proves is used, so that sessions without one are worth counting.
     pub wants_identity: bool,
 }
@@ -332,7 +334,7 @@ pub enum SendError {
     NoSession,
     /// More bytes than the peer takes in a record: [`SecureTransport::max_plaintext`].
     TooLong,
-    /// The sequence numbers are used up; [`DtlsEvent::Closed`] follows.
+    /// The key sealed as many records as it may; [`DtlsEvent::Closed`] follows.
     KeyLimit,
     /// The peer moved to an address that it has not confirmed, and had its share there (RFC 9146, 6).
     Unconfirmed,

@@ -79,6 +79,14 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
     ),
     (
         "listeners.dtls.default",
+        "key_password_file",
+        "\"key.password\"",
+        "1",
+        "",
+    ),
+    ("listeners.dtls.default", "verify_depth", "2", "\"2\"", "101"),
+    (
+        "listeners.dtls.default",
         "ca_file",
         "\"anchors.pem\"",
         "1",

@@ -21,8 +21,9 @@ use super::super::psk::PskStore;
 use super::super::suite::{KeyExchange, Suite};
 use super::{DtlsMaterial, Verify, psk_mark};
 
-/// X25519 first: it costs OpenSSL 3.0 two thirds of what P-256 does. Clients that have P-256 only get that.
-pub(super) const GROUPS: &str = "X25519:P-256:P-384";
+/// X25519 first: it costs OpenSSL 3.0 two thirds of what P-256 does. Clients that have P-256 only get that. OpenSSL takes
+/// certificates, ours and theirs, on these curves only.
+pub(super) const GROUPS: &str = "X25519:P-256:P-384:P-521";
 /// With a pre-shared key: wolfSSL offers X25519 and then cannot do it in these suites.
 pub(super) const PSK_GROUPS: [Nid; 3] = [Nid::X9_62_PRIME256V1, X25519, Nid::SECP384R1];
 const X25519: Nid = Nid::from_raw(1034);
@@ -38,7 +39,6 @@ pub(super) struct OwnCertificate {
     pub(super) kind: KeyKind,
     pub(super) not_before: Option<i64>,
     pub(super) not_after: Option<i64>,
-    pub(super) curve: Option<&'static str>,
 }
 
 pub(super) fn set_policy(builder: &mut SslContextBuilder) -> Result<(), ErrorStack> {
@@ -72,7 +72,7 @@ pub(super) fn set_certificate(
     };
     let refused = |error: ErrorStack| ContextError::openssl("cert_file", "OpenSSL refuses it", &error);
     let chain = certificates::certificates("cert_file", cert_pem)?;
-    let key = certificates::private_key("key_file", key_pem)?;
+    let key = certificates::private_key("key_file", key_pem, material.key_password.as_ref())?;
     let mut chain = chain.into_iter();
     let Some(own) = chain.next() else {
         return Ok(None);
@@ -87,7 +87,6 @@ pub(super) fn set_certificate(
         kind,
         not_before: certificates::unix_seconds(own.not_before()),
         not_after: certificates::unix_seconds(own.not_after()),
-        curve: certificates::curve(&key),
     }))
 }
 
@@ -124,6 +123,7 @@ pub(super) fn set_verification(
         Verify::Optional => SslVerifyMode::PEER,
         Verify::Required => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
     };
+    builder.set_verify_depth(material.verify_depth);
     for anchor in &anchors {
         builder.add_client_ca(anchor).map_err(refused)?;
     }

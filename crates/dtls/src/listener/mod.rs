@@ -34,7 +34,7 @@ use super::cookie::Cookies;
 use super::effort::Effort;
 use super::metrics::DtlsMetrics;
 use super::pendings::PendingTable;
-use super::record::{APPLICATION_DATA, MAX_PLAINTEXT, MAX_SEQUENCE};
+use super::record::{ALERT, APPLICATION_DATA, MAX_PLAINTEXT, MAX_SEQUENCE};
 use super::sessions::SessionTable;
 use super::shared::DtlsShared;
 use super::source::ContextCell;
@@ -170,6 +170,7 @@ impl DtlsListener {
         };
         match self.seal(key, path, APPLICATION_DATA, plaintext, transmits) {
             Err(SendError::KeyLimit) => {
+                self.say_goodbye(key, transmits);
                 self.end(key, CloseReason::KeyLimit);
                 Err(SendError::KeyLimit)
             }
@@ -187,7 +188,14 @@ impl DtlsListener {
         transmits: &mut Transmits,
     ) -> Result<(), SendError> {
         let session = self.sessions.get_mut(key).ok_or(SendError::NoSession)?;
-        if session.next_sequence >= MAX_SEQUENCE {
+        let limit = session
+            .keys
+            .algorithm
+            .seal_limit()
+            .min(self.settings.records_per_key);
+        // The last one is kept for the goodbye.
+        let last = u64::from(kind != ALERT);
+        if session.next_sequence >= MAX_SEQUENCE || session.sealed + last >= limit {
             return Err(SendError::KeyLimit);
         }
         let cid_len = session.cid.as_ref().map_or(0, |cid| cid.theirs.len());
@@ -219,6 +227,7 @@ impl DtlsListener {
         });
         sealed?;
         session.next_sequence += 1;
+        session.sealed += 1;
         session.next_explicit = session.next_explicit.wrapping_add(1);
         Ok(())
     }
