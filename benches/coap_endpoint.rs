@@ -141,6 +141,7 @@ fn main() {
     let mut notification = Notification {
         token: Token::new(&[1, 2]).unwrap_or_default(),
         resource: ResourceKey(Arc::from([1].as_slice())),
+        block_szx: None,
         confirmable: false,
         observe: 0,
         code: Code::CONTENT,

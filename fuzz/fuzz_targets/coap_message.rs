@@ -152,6 +152,7 @@ impl Fuzz {
         let notification = Notification {
             token: Token::new(&[what]).unwrap_or_default(),
             resource: ResourceKey(Arc::from([what & 3].as_slice())),
+ block_szx: (what & 64 != 0).then_some(what & 3),
             confirmable: what & 4 != 0,
             observe: u32::from(what),
             code: Code::CONTENT,

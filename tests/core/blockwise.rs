@@ -402,3 +402,23 @@ fn upload_and_download_in_one_exchange() {
     );
     assert_eq!(sim.one().body(), &body(150)[64..128]);
 }
+
+#[test]
+fn notifications_come_in_the_block_size_that_the_registration_asked_for() {
+    let mut sim = Sim::new();
+    sim.receive(&Msg::get(1, "ps/a").opt(OBSERVE, b"").block(BLOCK2, 0, false, 32));
+    let (_, request) = sim.request();
+    assert_eq!(request.block_szx, Some(1));
+    let mut notification = note(1, 1, false);
+    notification.block_szx = request.block_szx;
+    notification.payload = body(100).into();
+    sim.notify(1, notification.clone());
+    let first = sim.one();
+    assert_eq!(
+        (first.block_of(BLOCK2), first.body()),
+        (Some((0, true, 32)), &body(100)[..32])
+    );
+    notification.payload = body(20).into();
+    sim.notify(1, notification);
+    assert!(!sim.one().has(BLOCK2));
+}

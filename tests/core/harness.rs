@@ -434,6 +434,7 @@ pub(crate) fn note(observation: u64, number: u32, confirmable: bool) -> Notifica
     Notification {
         token: Token::new(&observation.to_be_bytes()).unwrap(),
         resource: ResourceKey(Arc::from(observation.to_be_bytes().as_slice())),
+        block_szx: None,
         confirmable,
         observe: number,
         code: Code::CONTENT,

@@ -482,6 +482,7 @@ fn notification() -> Notification {
     Notification {
         token: Token::default(),
         resource: ResourceKey(Arc::from(&b""[..])),
+        block_szx: None,
         confirmable: false,
         observe: 1,
         code: Code::CONTENT,

@@ -83,6 +83,7 @@ mod tests {
         Notification {
             token: Token::new(b"t").unwrap(),
             resource: ResourceKey(Arc::from(&b""[..])),
+            block_szx: None,
             confirmable: false,
             observe,
             code: Code::CONTENT,

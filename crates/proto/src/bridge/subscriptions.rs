@@ -28,6 +28,8 @@ pub struct Terms {
     pub token: Token,
     /// The resource of that request.
     pub resource: ResourceKey,
+    /// The block size that that request asked for.
+    pub block_szx: Option<u8>,
     /// The filter, mountpoint included.
     pub filter: TopicFilter,
     /// How many bytes of the filter are the mountpoint's.
@@ -338,6 +340,7 @@ mod tests {
         Terms {
             token: Token::new(&[token]).unwrap(),
             resource: ResourceKey(Arc::from(&b""[..])),
+            block_szx: None,
             filter: TopicFilter::new(filter).unwrap(),
             mounted: 0,
             accept: None,

@@ -135,6 +135,8 @@ pub struct Request {
     pub payload: Bytes,
     /// What block-wise transfer knows the resource by: method, path and query (RFC 7959, 2.4); never the token.
     pub resource: ResourceKey,
+    /// The block size that it asks for, as the exponent of a Block2 option: `16 << szx` bytes.
+    pub block_szx: Option<u8>,
 }
 
 impl fmt::Debug for Request {
@@ -240,6 +242,8 @@ pub struct Notification {
     pub token: Token,
     /// The resource of that request, for those who fetch the rest of a long body.
     pub resource: ResourceKey,
+    /// The block size that that request asked for (RFC 7959, 2.6).
+    pub block_szx: Option<u8>,
     /// Whether to send it as CON.
     pub confirmable: bool,
     /// The 24-bit Observe number; ascending for one observation.
@@ -377,6 +381,7 @@ mod tests {
             accept: None,
             payload: secret(),
             resource: ResourceKey(Arc::from(&*secret())),
+            block_szx: None,
         };
         let response = Response {
             payload: secret(),

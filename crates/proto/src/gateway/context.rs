@@ -152,6 +152,8 @@ pub struct RequestContext {
     pub payload: Bytes,
     /// What block-wise transfer knows its resource by.
     pub resource: ResourceKey,
+    /// The block size that it asks for.
+    pub block_szx: Option<u8>,
 }
 
 impl fmt::Debug for RequestContext {
@@ -216,6 +218,7 @@ impl RequestContext {
             content_format: request.content_format,
             payload: request.payload,
             resource: request.resource,
+            block_szx: request.block_szx,
         })
     }
 

@@ -307,6 +307,7 @@ impl Gateway {
         let terms = Terms {
             token,
             resource: ResourceKey::get(std::iter::once("ps").chain(filter.as_str().split('/'))),
+            block_szx: None,
             filter: filter.clone(),
             mounted: 0,
             accept: None,

@@ -389,6 +389,7 @@ fn empty(observation: &mut Observation, confirmable: bool) -> Notification {
     Notification {
         token: observation.terms.token,
         resource: observation.terms.resource.clone(),
+        block_szx: observation.terms.block_szx,
         confirmable,
         observe: observation.next_sequence(),
         code: Code::CONTENT,

@@ -299,6 +299,7 @@ impl Endpoint {
             accept: options.accept,
             payload,
             resource,
+            block_szx: options.block2.map(|block| block.szx),
         };
         self.deliver(now, peer, exchange, request);
     }

@@ -141,7 +141,10 @@ impl Endpoint {
             body: &notification.payload,
             kept: None,
             resource: Some(&notification.resource),
-            want: None,
+            want: notification.block_szx.and_then(|szx| {
+                let fits = notification.payload.len() <= 16 << szx;
+                Block::at(0, szx, false).filter(|_| !fits)
+            }),
             again: true,
         };
         self.encode(now, peer, outgoing, &whole, (kind, mid, notification.token))

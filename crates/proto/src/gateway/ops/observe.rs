@@ -58,6 +58,7 @@ pub(super) fn begin(
     let terms = Terms {
         token: context.token,
         resource: context.resource.as_get(),
+        block_szx: context.block_szx,
         filter: filter.clone(),
         mounted: asker.prefix.len(),
         accept: context.accept,
