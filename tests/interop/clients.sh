@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# CoAP and DTLS clients that no package has, under target/interop: aiocoap with tinydtls and Mbed TLS from PyPI (venv/),
-# node-dtls-client from npm (node/), and a small client over Debian's wolfSSL (wolfssl_client).
+# CoAP and DTLS clients that no package has, under target/interop: aiocoap with tinydtls from PyPI (venv/), node-dtls-client
+# from npm (node/), and small clients over Debian's wolfSSL and Mbed TLS (wolfssl_client, mbedtls_client).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 home="${CARGO_TARGET_DIR:-$here/../../target}/interop"
@@ -10,7 +10,7 @@ exec 9>"$home/lock"
 flock 9
 
 # Once for each version of these lists.
-python=(aiocoap==0.4.17 DTLSSocket==0.2.3 python-mbedtls==2.10.1)
+python=(aiocoap==0.4.17 DTLSSocket==0.2.3)
 if [ "$(cat "$home/venv/wanted" 2>/dev/null)" != "${python[*]}" ]; then
     rm -rf "$home/venv"
     python3 -m venv "$home/venv"
@@ -26,6 +26,10 @@ if [ "$(cat "$home/node/wanted" 2>/dev/null)" != "${node[*]}" ]; then
     echo "${node[*]}" >"$home/node/wanted"
 fi
 
-if [ "$here/wolfssl_client.c" -nt "$home/wolfssl_client" ]; then
-    "${CC:-cc}" -O1 -Wall -Werror -o "$home/wolfssl_client" "$here/wolfssl_client.c" -lwolfssl
-fi
+compiled() { # CLIENT LIBRARIES
+    local client=$1
+    shift
+    [ ! "$here/$client.c" -nt "$home/$client" ] || "${CC:-cc}" -O1 -Wall -Werror -o "$home/$client" "$here/$client.c" "$@"
+}
+compiled wolfssl_client -lwolfssl
+compiled mbedtls_client -lmbedtls -lmbedx509 -lmbedcrypto

@@ -60,7 +60,7 @@ pub const OPENSSL_LIBCOAP: &str = "coap-client-openssl (OpenSSL)";
 pub const GNUTLS_LIBCOAP: &str = "coap-client-gnutls (GnuTLS)";
 const OPENSSL: &str = "openssl s_client (OpenSSL)";
 const GNUTLS: &str = "gnutls-cli (GnuTLS)";
-pub const MBEDTLS: &str = "python-mbedtls (Mbed TLS)";
+pub const MBEDTLS: &str = "Mbed TLS";
 const WOLFSSL: &str = "wolfSSL";
 
 type Exchange = fn(&Gateway, u16, Proof, &str) -> Result<(), String>;
@@ -309,13 +309,9 @@ fn proof_arguments(proof: Proof) -> Vec<String> {
 }
 
 fn mbedtls(gateway: &Gateway, port: u16, proof: Proof, suite: &str) -> Result<(), String> {
-    let mut command = Command::new(home().join("venv/bin/python"));
+    let mut command = Command::new(home().join("mbedtls_client"));
     command
         .current_dir(gateway.directory())
-        .arg(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/tests/interop/mbedtls_client.py"
-        ))
         .args(["127.0.0.1", &port.to_string(), suite])
         .args(proof_arguments(proof));
     carry(command)
