@@ -6,15 +6,15 @@ CARGO ?= cargo
 export RUST_TEST_THREADS ?= 8
 
 # What building needs, what the printed lines are run with, and what the tests drive the gateway with (Debian's names).
-BUILD_PACKAGES := build-essential pkg-config libssl-dev
+BUILD_PACKAGES := build-essential pkg-config libssl-dev ca-certificates
 RUN_PACKAGES := libcoap3-bin
 OPS_PACKAGES := mmdebstrap binutils jq
 TEST_PACKAGES := $(RUN_PACKAGES) gnutls-bin openssl prometheus mosquitto mosquitto-clients nats-server \
-	systemd curl jq procps python3-venv python3-dev autoconf automake nodejs npm libwolfssl-dev
+	systemd curl jq procps python3-venv python3-dev autoconf automake nodejs npm libwolfssl-dev libmbedtls-dev
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-browser test-vendored check fmt lint doc packages-build packages-run packages-test clients \
-	deb test-deb test-systemd reproducible deny sbom packages-ops
+	deb test-deb test-systemd reproducible deny sbom packages-ops compare-openssl test-openssl test-fresh
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ build: packages-build ## Build the release binary
 	$(CARGO) build --release --locked
 
 test: packages-test clients ## Run every test: unit, end to end, hostile, interoperability
-	$(CARGO) test --workspace --locked --no-fail-fast
+	@tests/support/suite.sh
 
 test-browser: packages-build ## Try the dashboard in headless Chromium; pictures in target/browser/
 	@tests/support/packages.sh chromium nodejs npm
@@ -35,6 +35,15 @@ test-browser: packages-build ## Try the dashboard in headless Chromium; pictures
 
 test-vendored: packages-test clients ## Run the DTLS tests against the OpenSSL 3 that `--features vendored` builds in
 	CARGO_TARGET_DIR=target/vendored $(CARGO) test --locked --features vendored --test dtls --test dtls_failures --test interop
+
+compare-openssl: packages-test ## Compare our records with those of other patch levels of OpenSSL
+	tests/ops/openssl.sh compare
+
+test-openssl: packages-test packages-ops clients ## Run the DTLS tests on every OpenSSL that is to be had (as root)
+	tests/ops/openssl.sh all $(BUILD_PACKAGES) $(TEST_PACKAGES)
+
+test-fresh: packages-ops ## Run make run and make test in minimal Debian trees, from a clean clone (as root)
+	tests/ops/fresh.sh bookworm trixie
 
 check: fmt lint doc ## Formatting, lints and documentation, warnings being errors
 
