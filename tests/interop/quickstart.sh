@@ -3,10 +3,9 @@
 set -euo pipefail
 
 # A network of its own, where the fixed ports are free; not everyone may make one.
-if [ -z "${PORTCULLIS_OWN_NETWORK:-}" ] && unshare -rn true 2>/dev/null; then
-    PORTCULLIS_OWN_NETWORK=1 exec unshare -rn "$BASH" "$0" "$@"
+if [ -z "${PORTCULLIS_OWN_NETWORK:-}" ] && unshare -rn ip link set lo up 2>/dev/null; then
+    PORTCULLIS_OWN_NETWORK=1 exec unshare -rn "$BASH" -c 'ip link set lo up && exec "$BASH" "$0" "$@"' "$0" "$@"
 fi
-[ -z "${PORTCULLIS_OWN_NETWORK:-}" ] || ip link set lo up
 
 work=$(mktemp -d)
 "$1" run >"$work/out" 2>"$work/err" &
@@ -23,10 +22,16 @@ until_it_works() {
     echo "in vain: $*"
     exit 1
 }
-ready() { curl -fs -o /dev/null http://127.0.0.1:9683/readyz; }
+# By the shell alone: a machine on which nothing but the gateway is to run has no curl.
+fetch() (
+    exec 3<>/dev/tcp/127.0.0.1/9683 || exit 1
+    printf 'GET %s HTTP/1.0\r\n\r\n' "$1" >&3
+    cat <&3
+) 2>/dev/null
+ready() { grep -q '^HTTP/1.[01] 200 ' <<<"$(fetch /readyz)"; }
 printed() { sed -n 's/^[[:space:]$]*\(coap-client.*\)/\1/p' "$work/out" "$work/err"; }
 all_printed() { [ "$(printed | wc -l)" -ge 6 ]; }
-observes() { curl -fs http://127.0.0.1:9683/metrics | grep -qx 'portcullis_subscriptions [1-9].*'; }
+observes() { grep -qx 'portcullis_subscriptions [1-9].*' <<<"$(fetch /metrics)"; }
 idle() { ! observes; }
 
 until_it_works ready
