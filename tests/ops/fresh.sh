@@ -21,7 +21,7 @@ inside() { # USER COMMAND...
 clean_clone() { # OWNER
     git clone --quiet --no-local "$repository" "$root/home/dev/portcullis"
     git -C "$root/home/dev/portcullis" checkout --quiet --detach "$commit"
-    chown -R "$1:" "$root/home/dev/portcullis"
+    chroot "$root" chown -R "$1:" /home/dev/portcullis
 }
 start_over() {
     rm -rf --one-file-system "$root"
@@ -79,7 +79,7 @@ for suite in "$@"; do
     inside root bash -c "${install/install /install -y }" >"$home/$suite-install.log" 2>&1 || { cat "$home/$suite-install.log"; fail "what it named"; }
     # What root built from the same source at the same place.
     mv "$home/$suite.target" "$root/home/dev/portcullis/target"
-    chown -R dev: "$root/home/dev/portcullis/target"
+    chroot "$root" chown -R dev: /home/dev/portcullis/target
     serves dev
     nothing_upgraded
 

@@ -8,7 +8,7 @@
 set -euo pipefail
 
 make() { # TREE SUITE PACKAGES [released]
-    local wanted="$*" options=(--quiet --mode=root --variant=minbase --include="$3")
+    local wanted="$*" options=(--quiet --mode=root --variant=minbase --dpkgopt=force-unsafe-io --include="$3")
     # shellcheck disable=SC2016 # mmdebstrap's own $1
     [ -z "${4:-}" ] || options+=('--setup-hook=sed -i "/-security\|-updates/d" "$1"/etc/apt/sources.list')
     [ "$(cat "$1.wanted" 2>/dev/null)" != "$wanted" ] || return 0
