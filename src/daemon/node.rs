@@ -118,6 +118,7 @@ impl Node {
         let workers = usize::from(materials.settings.workers);
         let (broker, links) = broker::start(broker_settings(&config), workers)
             .map_err(|error| StartError::new(exit_reason(error.fault()), error.to_string()))?;
+        broker.limit_topics(config.limits.topics());
         let certificates = Arc::new(Certificates::default());
         let config = Arc::new(config);
         certificates.set(&config, &materials.contexts);

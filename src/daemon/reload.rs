@@ -216,6 +216,9 @@ impl Node {
         if config.log.level != self.config.log.level && !logging::change(&log_filter(config.log.level)) {
             tracing::warn!("the log level stays as it is");
         }
+        if let Some(broker) = &self.broker {
+            broker.limit_topics(config.limits.topics());
+        }
         self.config = Arc::new(config);
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&self.config);
     }

@@ -213,6 +213,10 @@ fn an_operator_subscribes_a_client_and_ends_it() {
     assert_eq!(get(served.address, uri).json(), json!([]));
     for bad in [
         json!({"topic": "a/#/b"}),
+        json!({"topic": "a/b\u{2}"}),
+        json!({"topic": "\u{9ffff}/#"}),
+        json!({"topic": "d/".repeat(32)}),
+        json!({"topic": "d".repeat(1025)}),
         json!({"topic": ""}),
         json!({"topic": "a", "qos": 3}),
         json!({"topic": "a", "token": "xyz"}),
@@ -227,6 +231,10 @@ fn an_operator_subscribes_a_client_and_ends_it() {
     get(served.address, nobody).error(404, "not_found");
     send(served.address, "POST", nobody, &json!({"topic": "a"})).error(404, "not_found");
     delete(served.address, &format!("{nobody}/a")).error(404, "not_found");
+    for odd in ["a%01", "%EF%BF%BF"] {
+        let odd = format!("/api/v1/clients/{odd}/subscriptions");
+        send(served.address, "POST", &odd, &json!({"topic": "a"})).error(400, "bad_request");
+    }
 }
 
 /// A device that answers each request with what `respond` makes of it; `None` leaves it unanswered.

@@ -8,6 +8,7 @@ use portcullis::coap::contract::{
     CoapSettings, Code, Event, ExchangeId, ObservationId, OutgoingRequest, PeerId, RequestId, Response,
 };
 use portcullis::coap::metrics::NotificationResult;
+use portcullis::types::TopicLimits;
 use portcullis::types::limits::Caps;
 use portcullis::types::reason::Label as _;
 use rand::rngs::StdRng;
@@ -20,6 +21,7 @@ const CAPS: Caps = Caps {
     observations_per_identity: 0,
     memory_per_identity: 0,
     observations_per_client: 0,
+    topics: TopicLimits::MAX,
     queued_per_observation: 5,
     queued_bytes: 20_000,
     remembered_exchanges: 50,

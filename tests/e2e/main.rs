@@ -6,6 +6,7 @@
 //! | `authorization` | the ACL file |
 //! | `overload` | steps against overload |
 //! | `paths` | resources, methods, codes, topics |
+//! | `names` | what topics, client ids and user names may be |
 //! | `query` | parameters |
 //! | `connection` | connection mode |
 //! | `connectionless` | the default mode |
@@ -50,6 +51,7 @@ mod identity;
 mod message;
 mod metrics;
 mod moving;
+mod names;
 mod observe;
 mod outdated;
 mod overload;

@@ -327,7 +327,7 @@ fn a_leading_slash_is_part_of_the_topic(kind: Kind) {
 }
 
 fn a_long_topic_is_a_topic(kind: Kind) {
-    let gateway = gateway();
+    let gateway = Gateway::start(Config::new().set("limits", "topic_levels = 40\ntopic_bytes = 20000"));
     let mut client = gateway.client(kind);
     let segment = "s".repeat(250);
     let topic = vec![segment.as_str(); 40].join("/");

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use portcullis::bridge::contract::BrokerError;
 use portcullis::broker::Protocol;
+use portcullis::types::TopicLimits;
 
 use crate::harness::*;
 use crate::proxy::Proxy;
@@ -423,4 +424,28 @@ async fn who_asks_while_a_subscription_waits_to_be_made_again_is_answered() {
     );
     worker.unsubscribe(1);
     gateway.until(|snapshot| snapshot.subscriptions == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_on_a_topic_over_the_limits_is_for_nobody_and_counted() {
+    for protocol in BOTH {
+        let mosquitto = Mosquitto::start();
+        let mut peer = Peer::connect(mosquitto.port).await;
+        let mut gateway = Gateway::connected(mqtt(mosquitto.port, protocol), None, 1).await;
+        gateway.runtime.limit_topics(TopicLimits::new(6, 90));
+        gateway.workers[0].subscribe(1, "#", true).await.unwrap();
+        let deep = |levels: usize| vec!["d"; levels].join("/");
+        for topic in [deep(7), "d".repeat(91), deep(6), "d".repeat(90)] {
+            peer.publish(&topic, "x", false).await;
+        }
+        for wanted in [deep(6), "d".repeat(90)] {
+            let (_, message) = gateway.workers[0].message().await;
+            assert_eq!(message.topic.as_str(), wanted, "{protocol:?}");
+        }
+        assert_eq!(gateway.snapshot().unfit_topics, 2);
+        gateway.runtime.limit_topics(TopicLimits::new(0, 0));
+        peer.publish(&deep(200), "x", false).await;
+        let (_, message) = gateway.workers[0].message().await;
+        assert_eq!(message.topic.as_str(), deep(200));
+    }
 }

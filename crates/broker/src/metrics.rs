@@ -45,6 +45,8 @@ pub(super) struct LaneMetrics {
     pub(super) received: Counter,
     pub(super) sent: Counter,
     pub(super) subscriptions: Counter,
+    pub(super) filter_bytes: Counter,
+    pub(super) unfit_topics: Counter,
     pub(super) undelivered: Counter,
     pub(super) accepted: Counter,
     pub(super) recovered: Counter,
@@ -61,6 +63,7 @@ pub(super) struct LaneMetrics {
     pub(super) retained_messages: Counter,
     pub(super) retained_bytes: Counter,
     pub(super) retained_rejected: Counter,
+    pub(super) retained_cut: Counter,
     pub(super) retained_failed: Counter,
 }
 
@@ -73,6 +76,8 @@ impl Default for LaneMetrics {
             received: Counter::default(),
             sent: Counter::default(),
             subscriptions: Counter::default(),
+            filter_bytes: Counter::default(),
+            unfit_topics: Counter::default(),
             undelivered: Counter::default(),
             accepted: Counter::default(),
             recovered: Counter::default(),
@@ -89,6 +94,7 @@ impl Default for LaneMetrics {
             retained_messages: Counter::default(),
             retained_bytes: Counter::default(),
             retained_rejected: Counter::default(),
+            retained_cut: Counter::default(),
             retained_failed: Counter::default(),
         }
     }
@@ -121,6 +127,10 @@ pub struct BrokerSnapshot {
     pub sent: u64,
     /// Distinct filters that are subscribed.
     pub subscriptions: u64,
+    /// Bytes of the tables in which they are looked up.
+    pub filter_bytes: u64,
+    /// Messages from the broker that nobody got, because their topics are over the limits or hold what MQTT says not to send.
+    pub unfit_topics: u64,
     /// Messages that a worker did not get because its queue was full.
     pub undelivered: u64,
     /// Publishes that were answered with success.
@@ -156,6 +166,8 @@ pub struct BrokerSnapshot {
     pub retained_bytes: u64,
     /// Retained publishes that were refused because the store was full.
     pub retained_rejected: u64,
+    /// Subscriptions that matched more retained messages than one answer takes.
+    pub retained_cut: u64,
     /// Whether the retained store had to stop accepting (failed write or fsync).
     pub retained_failed: bool,
 }
@@ -206,6 +218,8 @@ impl BrokerMetrics {
             received: self.sum(|lane| &lane.received),
             sent: self.sum(|lane| &lane.sent),
             subscriptions: self.sum(|lane| &lane.subscriptions),
+            filter_bytes: self.sum(|lane| &lane.filter_bytes),
+            unfit_topics: self.sum(|lane| &lane.unfit_topics),
             undelivered: self.sum(|lane| &lane.undelivered),
             accepted: self.sum(|lane| &lane.accepted),
             recovered: self.sum(|lane| &lane.recovered),
@@ -223,6 +237,7 @@ impl BrokerMetrics {
             retained_messages: self.sum(|lane| &lane.retained_messages),
             retained_bytes: self.sum(|lane| &lane.retained_bytes),
             retained_rejected: self.sum(|lane| &lane.retained_rejected),
+            retained_cut: self.sum(|lane| &lane.retained_cut),
             retained_failed: self.sum(|lane| &lane.retained_failed) > 0,
         }
     }

@@ -8,6 +8,8 @@ use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 
+use portcullis_proto::types::TopicLimits;
+
 use super::embedded::Embedded;
 use super::layout;
 use super::link::{WorkerLink, links};
@@ -80,6 +82,7 @@ impl std::error::Error for BrokerStartError {}
 pub struct BrokerRuntime {
     metrics: Arc<BrokerMetrics>,
     status: watch::Receiver<Status>,
+    topics: watch::Sender<TopicLimits>,
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
 }
@@ -101,6 +104,12 @@ impl BrokerRuntime {
     #[must_use]
     pub fn watch_status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// From now on, messages of an upstream broker on topics over `limits` are for nobody. Before the first call the limits
+    /// are [`TopicLimits::MAX`]. What workers publish and subscribe, they have checked.
+    pub fn limit_topics(&self, limits: TopicLimits) {
+        self.topics.send_replace(limits);
     }
 
     /// Whether the broker can be reached; the embedded one always.
@@ -170,6 +179,7 @@ fn start_embedded(
     );
     let requests = lanes.pop().ok_or_else(|| BrokerStartError::system("no lane"))?;
     let (stop, stopped) = watch::channel(false);
+    let (topics, _) = watch::channel(TopicLimits::MAX);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -182,6 +192,7 @@ fn start_embedded(
         BrokerRuntime {
             metrics,
             status,
+            topics,
             stop,
             thread,
         },
@@ -206,6 +217,7 @@ fn start_mqtt(
         fault: None,
     });
     let (stop, stopped) = watch::channel(false);
+    let (topics, limits) = watch::channel(TopicLimits::MAX);
     let (status_sender, mqtt) = (Arc::new(status_sender), Arc::new(mqtt.clone()));
     let origins = Origins::new(mqtt.protocol == Protocol::V4);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -226,6 +238,7 @@ fn start_mqtt(
             origins: origins.clone(),
             metrics: metrics.lane(index),
             status: Arc::clone(&status_sender),
+            topics: limits.clone(),
         });
         tasks.push(runtime.spawn(lane.run(requests, stopped.clone())));
     }
@@ -244,6 +257,7 @@ fn start_mqtt(
         BrokerRuntime {
             metrics,
             status,
+            topics,
             stop,
             thread,
         },

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use portcullis_proto::gateway::settings::{DefaultQos, NotifyType};
+use portcullis_proto::types::TopicLimits;
 use portcullis_proto::types::message::Qos;
 
 use super::check::{between, block_size, hours, memory, millis, mountpoint, name, secs};
@@ -105,6 +106,11 @@ section! {
         /// Bytes that all that peers make the gateway keep may take together. Peers that have not proved their address may have
         /// a quarter of it, those known by no credential half. 0 is a quarter of what the machine or the cgroup has.
         memory: Size = 0, |size: &Size| memory(*size);
+        /// Levels of a topic or filter, mountpoint included, 0 to 200; 0 is 200. Deeper ones are refused, and messages of the
+        /// broker on such topics are for nobody.
+        topic_levels: u32 = 32, between(0, 200);
+        /// Bytes of a topic or filter, mountpoint included, 0 to 65535; 0 is 65535. Longer ones as deeper ones.
+        topic_bytes: u32 = 1024, between(0, 65_535);
         /// How to answer a UDP peer that has not proved its address: in small blocks, or with an Echo challenge (RFC 9175).
         unproven: Unproven = "small";
         section /// What one identity may have, over all listeners: a DTLS identity, or the user name or client id of a checked login.
@@ -121,6 +127,15 @@ section! {
         observations: u32 = 4096, between(1, 10_000_000);
         /// Bytes that all that it makes the gateway keep may take, at least "1MiB".
         memory: Size = "64MiB", between(Size(1 << 20), Size(1 << 40));
+    }
+}
+
+impl Limits {
+    /// What topics and filters may be at most.
+    #[must_use]
+    pub fn topics(&self) -> TopicLimits {
+        let number = |value| usize::try_from(value).unwrap_or(usize::MAX);
+        TopicLimits::new(number(self.topic_levels), number(self.topic_bytes))
     }
 }
 

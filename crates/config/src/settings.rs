@@ -120,6 +120,7 @@ fn caps(limits: &Limits, available: u64, workers: u8) -> Caps {
         memory: bytes(memory / u64::from(workers.max(1))),
         observations_per_identity: to_usize(limits.per_identity.observations),
         memory_per_identity: bytes(limits.per_identity.memory.0),
+        topics: limits.topics(),
         ..Caps::default()
     }
 }

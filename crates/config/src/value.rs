@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use portcullis_proto::types::text::unsendable;
 use toml::de::{DeArray, DeValue};
 
 use super::paths::PathBase;
@@ -111,8 +112,8 @@ impl Value for String {
 
     fn read(value: &DeValue<'_>, _: &PathBase) -> Result<Self, Vec<Complaint>> {
         let text = string(value, "a text in quotes")?;
-        if text.contains('\0') {
-            return Err(vec!["a text may not hold a NUL character".to_owned().into()]);
+        if let Some(c) = unsendable(text) {
+            return Err(vec![format!("a text may not hold U+{:04X}", u32::from(c)).into()]);
         }
         Ok(text.to_owned())
     }

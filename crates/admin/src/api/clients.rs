@@ -177,8 +177,9 @@ pub(super) fn transport(word: &str) -> Option<Transport> {
 }
 
 pub(super) fn client_id(text: &str) -> Result<ClientId, ApiError> {
-    ClientId::new(text)
-        .ok_or_else(|| ApiError::bad_request("a client id is 1 to 128 bytes of UTF-8 without NUL"))
+    ClientId::new(text).ok_or_else(|| {
+        ApiError::bad_request("a client id is 1 to 128 bytes of UTF-8 without control characters")
+    })
 }
 
 /// List clients

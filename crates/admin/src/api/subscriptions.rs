@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use portcullis_proto::coap::contract::Token;
 use portcullis_proto::gateway::contract::{ControlAnswer, ControlRequest, ObservationInfo};
 use portcullis_proto::types::message::Qos;
+use portcullis_proto::types::topic::TopicError;
 use portcullis_proto::types::{TopicFilter, WorkerId};
 
 use super::audit::Subject;
@@ -108,7 +109,8 @@ pub(super) async fn add(
     Body(wanted): Body<NewSubscription>,
 ) -> Result<Response, ApiError> {
     let client = client_id(&id)?;
-    let filter = filter(&wanted.topic)?;
+    let limits = api.site.config().limits.topics();
+    let filter = limits.filter(&wanted.topic).map_err(wrong_topic)?;
     let qos = Qos::from_number(wanted.qos).ok_or_else(|| ApiError::bad_request("qos is 0, 1 or 2"))?;
     let token = match &wanted.token {
         Some(token) => parse_token(token)?,
@@ -156,7 +158,7 @@ pub(super) async fn remove(
     Path((id, topic)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
     let client = client_id(&id)?;
-    let filter = filter(&topic)?;
+    let filter = TopicFilter::new(&topic).map_err(wrong_topic)?;
     locate(&api, &client).await?;
     let mut removed = false;
     for worker in (0..api.site.workers()).map(WorkerId) {
@@ -175,8 +177,8 @@ pub(super) async fn remove(
     }
 }
 
-fn filter(topic: &str) -> Result<TopicFilter, ApiError> {
-    TopicFilter::new(topic).map_err(|error| ApiError::bad_request(format!("topic: {error}")))
+fn wrong_topic(error: TopicError) -> ApiError {
+    ApiError::bad_request(format!("topic: {error}"))
 }
 
 fn parse_token(digits: &str) -> Result<Token, ApiError> {

@@ -66,6 +66,18 @@ fn connection(out: &mut Exposition, now: &BrokerSnapshot) {
         &[],
         now.subscriptions as f64,
     );
+    out.gauge(
+        "broker_filter_bytes",
+        "Bytes of the tables in which messages look up their subscriptions.",
+        &[],
+        now.filter_bytes as f64,
+    );
+    out.counter(
+        "broker_unfit_topics_total",
+        "Messages from the broker that nobody got: their topics are over `limits.topic_levels` or `limits.topic_bytes`, or hold what MQTT says not to send.",
+        &[],
+        now.unfit_topics,
+    );
     out.counter(
         "broker_undelivered_total",
         "Messages that a worker did not get because its queue was full.",
@@ -166,6 +178,12 @@ fn retained(out: &mut Exposition, now: &BrokerSnapshot) {
         "Retained publishes that were refused because the store was full.",
         &[],
         now.retained_rejected,
+    );
+    out.counter(
+        "retained_cut_total",
+        "Subscriptions that matched more retained messages than the 1,024 that one answer takes.",
+        &[],
+        now.retained_cut,
     );
     let failed = f64::from(u8::from(now.retained_failed));
     out.gauge(

@@ -14,8 +14,8 @@ use crate::settings::MqttSettings;
 use crate::spool::{Spool, SpoolState};
 use crate::status::Status;
 use portcullis_proto::bridge::contract::BrokerRequest;
-use portcullis_proto::types::TopicName;
 use portcullis_proto::types::message::{Message, Qos};
+use portcullis_proto::types::{TopicLimits, TopicName};
 
 use super::backoff::Backoff;
 use super::options::{self, Will};
@@ -46,6 +46,7 @@ pub(crate) struct LaneParts {
     pub(crate) origins: Origins,
     pub(crate) metrics: Arc<LaneMetrics>,
     pub(crate) status: Arc<watch::Sender<Status>>,
+    pub(crate) topics: watch::Receiver<TopicLimits>,
 }
 
 enum State {
@@ -64,6 +65,7 @@ pub(crate) struct Lane {
     origins: Origins,
     metrics: Arc<LaneMetrics>,
     status: Arc<watch::Sender<Status>>,
+    topics: watch::Receiver<TopicLimits>,
     pipeline: Pipeline,
     subscriptions: Subscriptions,
     state: State,
@@ -97,6 +99,7 @@ impl Lane {
             origins: parts.origins,
             metrics: parts.metrics,
             status: parts.status,
+            topics: parts.topics,
             backoff: Backoff::new(),
             clean_start: true,
         }
@@ -380,10 +383,13 @@ impl Lane {
     }
 
     fn on_message(&mut self, now: Instant, inbound: Inbound) {
+        let limits = *self.topics.borrow();
         let topic = std::str::from_utf8(&inbound.topic)
             .ok()
-            .and_then(|text| TopicName::new(text).ok());
-        let Some(topic) = topic else { return };
+            .and_then(|text| limits.name(text).ok());
+        let Some(topic) = topic else {
+            return self.metrics.unfit_topics.inc();
+        };
         let mut message = Message {
             topic,
             payload: inbound.payload,

@@ -303,15 +303,25 @@ fn load(database: &Database, moment: Moment) -> Result<Vec<Message>, Trouble> {
         setup.commit()?;
         let transaction = database.begin_read()?;
         let table = transaction.open_table(TABLE)?;
-        let mut messages = Vec::new();
+        let (mut messages, mut unfit) = (Vec::new(), 0_u64);
         for row in table.iter()? {
             let (topic, value) = row?;
+            if TopicName::new(topic.value()).is_err() {
+                unfit += 1;
+                continue;
+            }
             match record::decode(value.value(), moment) {
                 Some(record) if record.message.topic.as_str() == topic.value() => {
                     messages.push(record.message)
                 }
                 _ => return Ok(Err(Trouble::damaged("a record does not match its checksum"))),
             }
+        }
+        if unfit > 0 {
+            tracing::warn!(
+                messages = unfit,
+                "retained messages on topics that MQTT does not carry are left out"
+            );
         }
         Ok(Ok(messages))
     };
@@ -391,6 +401,24 @@ mod tests {
         disk.close();
         let (_disk, messages) = Disk::open(directory.path(), clock().moment()).unwrap();
         assert_eq!(messages.len(), 99);
+    }
+
+    #[test]
+    fn a_topic_that_mqtt_does_not_carry_is_left_out_and_does_not_stop_the_start() {
+        let directory = tempfile::tempdir().unwrap();
+        filled(directory.path(), 3);
+        let database = Database::create(directory.path().join(FILE)).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let value = encoded(&message("t/0", "payload"));
+        transaction
+            .open_table(TABLE)
+            .unwrap()
+            .insert("bad\u{1}", value.as_slice())
+            .unwrap();
+        transaction.commit().unwrap();
+        drop(database);
+        let (_disk, messages) = Disk::open(directory.path(), clock().moment()).unwrap();
+        assert_eq!(messages.len(), 3);
     }
 
     #[test]

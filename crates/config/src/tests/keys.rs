@@ -274,6 +274,8 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
     ("limits.per_identity", "sessions", "10", "\"10\"", "0"),
     ("limits.per_identity", "observations", "10", "1.5", "0"),
     ("limits.per_identity", "memory", "\"2MiB\"", "false", "1024"),
+    ("limits", "topic_levels", "0", "\"32\"", "201"),
+    ("limits", "topic_bytes", "64", "\"1KiB\"", "65536"),
     ("limits", "unproven", "\"echo\"", "true", "\"big\""),
     ("log", "level", "\"trace\"", "1", "\"verbose\""),
     ("log", "format", "\"json\"", "1", "\"xml\""),

@@ -1,5 +1,7 @@
 //! The prefix that keeps clients apart: `${clientid}`, `${username}`, `${identity}`, `${listener}`.
 
+use crate::types::text::unsendable;
+
 /// What the placeholders stand for in one request.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Values<'a> {
@@ -16,8 +18,8 @@ pub struct Values<'a> {
 /// Fills in a mountpoint. A placeholder without a value is empty.
 ///
 /// # Errors
-/// With the placeholder's name, when its value holds `+`, `#`, `/` or NUL: such a value would let one
-/// client reach into another's topics.
+/// With the placeholder's name, when its value holds `+`, `#` or `/`, which would let one client reach into another's topics,
+/// or what is [`unsendable`].
 pub fn expand(template: &str, values: Values<'_>) -> Result<String, &'static str> {
     let mut prefix = String::with_capacity(template.len());
     let mut rest = template;
@@ -36,7 +38,7 @@ pub fn expand(template: &str, values: Values<'_>) -> Result<String, &'static str
             _ => ("placeholder", None),
         };
         let value = value.unwrap_or_default();
-        if value.contains(['+', '#', '/', '\0']) {
+        if value.contains(['+', '#', '/']) || unsendable(value).is_some() {
             return Err(name);
         }
         prefix.push_str(value);
@@ -65,8 +67,8 @@ mod tests {
     }
 
     #[test]
-    fn a_client_id_with_a_wildcard_cannot_leave_its_mountpoint() {
-        for client in ["+", "#", "a/b"] {
+    fn a_value_with_a_wildcard_or_a_control_character_is_no_part_of_a_mountpoint() {
+        for client in ["+", "#", "a/b", "a\u{1}", "\u{fdd1}"] {
             let values = Values {
                 client: Some(client),
                 ..Values::default()

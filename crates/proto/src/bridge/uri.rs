@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::types::ClientId;
 use crate::types::message::Qos;
+use crate::types::text::unsendable;
 
 /// What a path names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,9 +142,9 @@ impl Name {
 
     const fn expected(self) -> &'static str {
         match self {
-            Self::ClientId => "1 to 128 bytes of UTF-8",
+            Self::ClientId => "1 to 128 bytes of UTF-8 without control characters",
             Self::Token => "the token that create returned",
-            Self::Username => "UTF-8 text",
+            Self::Username => "UTF-8 text without control characters",
             Self::Password => "name=value",
             Self::Qos | Self::RetainHandling => "0, 1 or 2",
             Self::Retain => "true, 1, false or 0",
@@ -236,7 +237,7 @@ impl QueryParams {
         match name {
             Name::ClientId => self.client = Some(ClientId::new(text?)?),
             Name::Token => self.token = Some(option.slice_ref(value)),
-            Name::Username => self.username = Some(text.filter(|name| !name.contains('\0'))?.into()),
+            Name::Username => self.username = Some(text.filter(|name| unsendable(name).is_none())?.into()),
             Name::Password => self.password = Some(option.slice_ref(value)),
             Name::Qos => self.qos = Some(Qos::from_number(digit(value)?)?),
             Name::Retain => {
@@ -372,6 +373,9 @@ mod tests {
             (&["nl=2"], "nl"),
             (&["rh=3"], "rh"),
             (&["t=x", "t=x"], "token"),
+            (&["c=a\u{1}"], "clientid"),
+            (&["u=\u{85}"], "username"),
+            (&["u=a\u{2ffff}"], "username"),
         ] {
             let options = query(options);
             let error = QueryParams::parse(&options).unwrap_err().to_string();

@@ -188,6 +188,7 @@ impl Endpoint {
 
     /// Begins the next request to a peer unless one is under way.
     fn start_request(&mut self, now: Instant, peer: &mut Peer) {
+        let szx = peer.largest_szx(self.parameters.max_szx);
         let Some(client) = peer.client.as_deref_mut() else {
             return;
         };
@@ -196,7 +197,7 @@ impl Endpoint {
         }
         match client.waiting.pop_front() {
             Some(waiting) => {
-                client.active = Some(Active::new(waiting, self.parameters.max_szx));
+                client.active = Some(Active::new(waiting, szx));
                 self.send_request(now, peer);
             }
             None => peer.client = None,

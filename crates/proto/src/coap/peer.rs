@@ -50,6 +50,8 @@ pub struct Peer {
     pub(super) source: Source,
     pub(super) proven: bool,
     guesses: u8,
+    /// Most bytes of a message to it.
+    pub(super) max_message: usize,
     /// Whether its next confirmable request is to be answered so that the peer proves its address.
     asked: bool,
     pub(super) mids: Mids,
@@ -101,6 +103,7 @@ impl Peer {
             source,
             proven,
             guesses: 0,
+            max_message: usize::MAX,
             asked: false,
             mids: Mids(rng.random()),
             moves: 0,
@@ -120,6 +123,18 @@ impl Peer {
     #[must_use]
     pub fn is_proven(&self) -> bool {
         self.proven
+    }
+
+    /// Bounds the messages to it, in bytes: what its DTLS takes in a record (RFC 6066, 4; RFC 8449). Bodies go in blocks that fit.
+    pub fn set_max_message(&mut self, bytes: usize) {
+        self.max_message = bytes;
+    }
+
+    /// The largest block size exponent of which a request with a block fits, up to `most` (RFC 7959, 2.2).
+    pub(super) fn largest_szx(&self, most: u8) -> u8 {
+        const HEAD: usize = 128;
+        let fits = |szx: &u8| self.max_message.saturating_sub(HEAD) >= 16 << szx;
+        (0..=most).rev().find(fits).unwrap_or(0)
     }
 
     /// How often something was sent to it again because it was not acknowledged.

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use super::agenda::Cx;
 use super::answers::{bad_request, unauthorized};
 use super::context::RequestContext;
+use super::metrics::GatewayMetrics;
 use super::settings::Settings;
 use crate::bridge::mountpoint::{self, Values};
 use crate::bridge::subscriptions::Holder;
 use crate::coap::contract::Response;
 use crate::policy::connections::{Connection, Grant};
+use crate::types::reason::Limit;
 use crate::types::topic::TopicError;
 use crate::types::{ClientId, TopicFilter, TopicName};
 
@@ -78,8 +81,11 @@ impl Asker {
             identity: identity.as_deref(),
             listener: listener.map_or("", |listener| &listener.name),
         };
-        let prefix = mountpoint::expand(template, values)
-            .map_err(|name| bad_request(format!("a {name} with + # or / cannot be used here")))?;
+        let prefix = mountpoint::expand(template, values).map_err(|name| {
+            bad_request(format!(
+                "a {name} with + # / or a control character cannot be used here"
+            ))
+        })?;
         Ok(Self {
             holder,
             client,
@@ -99,36 +105,35 @@ impl Asker {
             .or_else(client)
     }
 
-    fn mounted(&self, text: &str) -> Result<String, Response> {
-        if text.is_empty() {
-            return Err(bad_request("topic is empty"));
-        }
-        Ok(format!("{}{text}", self.prefix))
+    fn mounted(&self, text: &str) -> String {
+        format!("{}{text}", self.prefix)
     }
 
     /// The topic at the broker.
     ///
     /// # Errors
     /// 4.00 when it is none.
-    pub(super) fn topic(&self, text: &str) -> Result<TopicName, Response> {
-        TopicName::new(&self.mounted(text)?).map_err(bad)
+    pub(super) fn topic(&self, cx: &Cx<'_>, text: &str) -> Result<TopicName, Response> {
+        let topic = cx.settings.caps.topics.name(&self.mounted(text));
+        topic.map_err(|error| bad_topic(cx.metrics, error))
     }
 
     /// The filter at the broker.
     ///
     /// # Errors
     /// 4.00 when it is none.
-    pub(super) fn filter(&self, text: &str) -> Result<TopicFilter, Response> {
-        TopicFilter::new(&self.mounted(text)?).map_err(bad)
+    pub(super) fn filter(&self, cx: &Cx<'_>, text: &str) -> Result<TopicFilter, Response> {
+        let filter = cx.settings.caps.topics.filter(&self.mounted(text));
+        filter.map_err(|error| bad_topic(cx.metrics, error))
     }
 
     /// The topic of a publish. What the broker and the gateway themselves publish is not for clients.
     ///
     /// # Errors
     /// 4.00 when it is none, 4.01 when it is not for clients.
-    pub(super) fn topic_to_publish(&self, text: &str) -> Result<TopicName, Response> {
-        let named = TopicName::new(text).map_err(bad)?;
-        let topic = self.topic(text)?;
+    pub(super) fn topic_to_publish(&self, cx: &Cx<'_>, text: &str) -> Result<TopicName, Response> {
+        let named = TopicName::new(text).map_err(|error| bad_topic(cx.metrics, error))?;
+        let topic = self.topic(cx, text)?;
         if named.is_reserved() || topic.is_reserved() {
             return Err(unauthorized(
                 "topics of the broker are not for clients to publish to",
@@ -138,6 +143,10 @@ impl Asker {
     }
 }
 
-fn bad(error: TopicError) -> Response {
+/// 4.00 that says what is wrong with a topic or filter.
+pub(super) fn bad_topic(metrics: &GatewayMetrics, error: TopicError) -> Response {
+    if matches!(error, TopicError::TooLong(_) | TopicError::TooDeep(_)) {
+        metrics.limits.inc(Limit::Topics);
+    }
     bad_request(error.to_string())
 }

@@ -18,6 +18,7 @@ use crate::policy::connections::Owner;
 use crate::policy::failures::Class;
 use crate::policy::ledger::{Ledger, Standing};
 use crate::session::SessionInfo;
+use crate::types::text::unsendable;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr};
 
 /// A peer as its worker knows it.
@@ -119,7 +120,7 @@ impl TopicOperation {
 pub enum Target {
     /// `mqtt/connection`.
     Connection(ConnectionOperation),
-    /// `ps/{topic}`; the text is not yet checked as topic or filter.
+    /// `ps/{topic}`; the text is within the limits, and not yet checked as topic or filter.
     Topic(TopicOperation, String),
 }
 
@@ -264,7 +265,7 @@ fn role(listener: Option<&ListenerSettings>) -> IdentityRole {
 /// Client id and user name of a request.
 ///
 /// # Errors
-/// 4.01 when it names another client than the proved one.
+/// 4.01 when it names another client than the proved one, or what is proved cannot be a name.
 fn who(
     listener: Option<&ListenerSettings>,
     from: &PeerFacts,
@@ -280,6 +281,9 @@ fn who(
                 return Err(unauthorized("Login Failed: clientid is not the DTLS identity"));
             }
             Ok((Some(proved), named))
+        }
+        (IdentityRole::Username, Some(identity)) if unsendable(&identity.name).is_some() => {
+            Err(unauthorized("Login Failed: the DTLS identity is no user name"))
         }
         (IdentityRole::Username, Some(identity)) => {
             Ok((params.client.clone(), Some(Arc::clone(&identity.name))))

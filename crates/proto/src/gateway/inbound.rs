@@ -316,6 +316,10 @@ impl Gateway {
             alive_at: None,
             coap: self.coap.peer(id, listener, source, true),
         });
+        let dtls = self.dtls.get(usize::from(listener.0)).and_then(Option::as_ref);
+        if let (Some(dtls), Some(it)) = (dtls, self.peers.get_mut(peer)) {
+            it.coap.set_max_message(dtls.max_plaintext(session));
+        }
         if !self.traces.is_empty()
             && let Some(info) = self.peers.get(peer).and_then(|it| it.session_info(&self.dtls))
         {

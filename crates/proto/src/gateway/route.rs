@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::answers::{bad_request, unauthorized, unavailable};
-use super::asker::Asker;
+use super::asker::{Asker, bad_topic};
 use super::context::{ConnectionOperation, PeerFacts, ReplyTo, RequestContext, Target};
 use super::contract::Output;
 use super::directory::ClientDirectory;
@@ -61,6 +61,14 @@ impl Gateway {
         };
         let from = peer.facts(reply.peer, &self.ledger);
         let context = RequestContext::resolve(&self.settings, from, class, reply, request)?;
+        if let Target::Topic(_, text) = &context.target
+            && let Err(error) = self.settings.caps.topics.check(text)
+        {
+            if context.publishes() {
+                self.metrics.publishes.inc(PublishResult::Invalid);
+            }
+            return Err(bad_topic(&self.metrics, error));
+        }
         if context.publishes() && self.pressure.refuses_publishes() {
             self.metrics.publishes.inc(PublishResult::Unavailable);
             return Err(self.overloaded());

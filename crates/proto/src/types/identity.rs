@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::text::unsendable;
+
 /// How a DTLS peer proved its identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Proof {
@@ -32,7 +34,7 @@ pub struct Identity {
     pub proof: Proof,
 }
 
-/// A client id: 1 to 128 bytes of UTF-8 without NUL.
+/// A client id: 1 to 128 bytes of UTF-8 that MQTT carries.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(Arc<str>);
 
@@ -40,17 +42,20 @@ impl ClientId {
     /// Longest client id in bytes.
     pub const MAX_LEN: usize = 128;
 
-    /// The client id, or nothing when it is empty, longer than [`Self::MAX_LEN`] or holds NUL.
+    /// The client id, or nothing when it is empty, longer than [`Self::MAX_LEN`] or holds what is [`unsendable`].
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
-        (!text.is_empty() && text.len() <= Self::MAX_LEN && !text.contains('\0')).then(|| Self(text.into()))
+        Self::fits(text).then(|| Self(text.into()))
     }
 
     /// As [`Self::new`], without a copy of the text.
     #[must_use]
     pub fn shared(text: &Arc<str>) -> Option<Self> {
-        (!text.is_empty() && text.len() <= Self::MAX_LEN && !text.contains('\0'))
-            .then(|| Self(Arc::clone(text)))
+        Self::fits(text).then(|| Self(Arc::clone(text)))
+    }
+
+    fn fits(text: &str) -> bool {
+        !text.is_empty() && text.len() <= Self::MAX_LEN && unsendable(text).is_none()
     }
 
     /// The text of it, shared.
@@ -83,10 +88,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn client_ids_are_1_to_128_bytes() {
+    fn client_ids_are_1_to_128_bytes_that_mqtt_carries() {
         assert!(ClientId::new("").is_none());
         assert!(ClientId::new(&"x".repeat(128)).is_some());
         assert!(ClientId::new(&"x".repeat(129)).is_none());
-        assert!(ClientId::new("a\0b").is_none());
+        for bad in ["a\0b", "a\u{1}", "a\tb", "\u{9d}", "a\u{fdef}", "\u{3ffff}"] {
+            assert!(ClientId::new(bad).is_none() && ClientId::shared(&bad.into()).is_none());
+        }
     }
 }

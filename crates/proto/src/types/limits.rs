@@ -1,5 +1,7 @@
 //! The caps on everything that a peer can make grow, in one place.
 
+use super::TopicLimits;
+
 /// Caps per worker. Each has a counter `limits_rejected_total{limit}` for when it is hit.
 #[derive(Debug, Clone, Copy)]
 pub struct Caps {
@@ -11,6 +13,8 @@ pub struct Caps {
     pub memory_per_identity: usize,
     /// Observations of one peer or connection.
     pub observations_per_client: usize,
+    /// Levels and bytes of a topic or filter, mountpoint included.
+    pub topics: TopicLimits,
     /// Notifications that wait for one observation while a confirmable one is outstanding.
     pub queued_per_observation: usize,
     /// Bytes of notifications that wait, in all.
@@ -32,6 +36,7 @@ impl Default for Caps {
             observations_per_identity: 4_096,
             memory_per_identity: 64 << 20,
             observations_per_client: 128,
+            topics: TopicLimits::default(),
             queued_per_observation: 64,
             queued_bytes: 64 << 20,
             remembered_exchanges: 131_072,

@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod peer;
 pub mod reason;
 pub mod source_rates;
+pub mod text;
 pub mod topic;
 pub mod transmit;
 
@@ -19,5 +20,5 @@ pub use access::AccessRules;
 pub use identity::{ClientId, Identity, Proof};
 pub use message::Message;
 pub use peer::{ListenerId, PeerAddr, Transport, WorkerId};
-pub use topic::{TopicFilter, TopicName};
+pub use topic::{TopicFilter, TopicLimits, TopicName};
 pub use transmit::Transmits;

@@ -98,6 +98,8 @@ labels! {
         IdentityObservations = "per_identity_observations",
         /// Bytes that one identity makes the gateway keep.
         IdentityMemory = "per_identity_memory",
+        /// Levels or bytes of a topic or filter.
+        Topics = "topics",
         /// Notifications waiting for an observer: the oldest went.
         QueuedNotifications = "queued_notifications",
         /// Remembered exchanges: the oldest went.

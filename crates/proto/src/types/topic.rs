@@ -4,18 +4,101 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-/// Longest topic name or filter in bytes (MQTT 5, 1.5.4).
-pub const MAX_TOPIC_LEN: usize = 65_535;
+use super::text::unsendable;
+
+/// What a topic or filter may be at most, as the broker sees it: mountpoint included.
+///
+/// Every level costs each of the others something: a look at it for each message, and its place in the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicLimits {
+    levels: usize,
+    bytes: usize,
+}
+
+impl TopicLimits {
+    /// What no setting exceeds: 200 levels, beyond which brokers hang up, and 65,535 bytes (MQTT 5, 1.5.4).
+    pub const MAX: Self = Self {
+        levels: 200,
+        bytes: 65_535,
+    };
+
+    /// At most so many levels and bytes; 0, and what is over [`Self::MAX`], stands for that.
+    #[must_use]
+    pub fn new(levels: usize, bytes: usize) -> Self {
+        let within = |value: usize, max: usize| if value == 0 { max } else { value.min(max) };
+        Self {
+            levels: within(levels, Self::MAX.levels),
+            bytes: within(bytes, Self::MAX.bytes),
+        }
+    }
+
+    /// The topic name in `text`.
+    ///
+    /// # Errors
+    /// When it is empty, too long or too deep, or holds a wildcard or what MQTT says not to send.
+    pub fn name(self, text: &str) -> Result<TopicName, TopicError> {
+        self.check(text)?;
+        if text.contains(['+', '#']) {
+            return Err(TopicError::Wildcard);
+        }
+        Ok(TopicName(text.into()))
+    }
+
+    /// The topic filter in `text`.
+    ///
+    /// # Errors
+    /// When it is empty, too long or too deep, holds what MQTT says not to send, or a wildcard does not stand where MQTT 5, 4.7.1
+    /// allows it.
+    pub fn filter(self, text: &str) -> Result<TopicFilter, TopicError> {
+        self.check(text)?;
+        let mut levels = text.split('/').peekable();
+        while let Some(level) = levels.next() {
+            let alone = level.len() == 1;
+            if level.contains(['+', '#']) && !alone || level == "#" && levels.peek().is_some() {
+                return Err(TopicError::MisplacedWildcard);
+            }
+        }
+        Ok(TopicFilter(text.into()))
+    }
+
+    /// Whether `text` is within the limits and can be sent, be it a name or a filter.
+    ///
+    /// # Errors
+    /// When it is empty, too long or too deep, or holds what MQTT says not to send.
+    pub fn check(self, text: &str) -> Result<(), TopicError> {
+        if text.is_empty() {
+            return Err(TopicError::Empty);
+        }
+        if text.len() > self.bytes {
+            return Err(TopicError::TooLong(self.bytes));
+        }
+        if text.bytes().filter(|byte| *byte == b'/').count() >= self.levels {
+            return Err(TopicError::TooDeep(self.levels));
+        }
+        unsendable(text).map_or(Ok(()), |c| Err(TopicError::Unsendable(c)))
+    }
+}
+
+impl Default for TopicLimits {
+    fn default() -> Self {
+        Self {
+            levels: 32,
+            bytes: 1_024,
+        }
+    }
+}
 
 /// Why a text is no topic name or no topic filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TopicError {
     /// It has no characters.
     Empty,
-    /// It is over [`MAX_TOPIC_LEN`] bytes.
-    TooLong,
-    /// It holds U+0000.
-    Nul,
+    /// It has more bytes than this.
+    TooLong(usize),
+    /// It has more levels than this.
+    TooDeep(usize),
+    /// It holds a code point that MQTT says not to send (MQTT 5, 1.5.4).
+    Unsendable(char),
     /// A topic name holds `+` or `#`.
     Wildcard,
     /// `+` or `#` does not stand alone in its level, or `#` is not the last level.
@@ -24,27 +107,19 @@ pub enum TopicError {
 
 impl fmt::Display for TopicError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "topic is empty",
-            Self::TooLong => "topic is longer than 65535 bytes",
-            Self::Nul => "topic holds a NUL character",
-            Self::Wildcard => "wildcards + and # are for subscriptions only",
-            Self::MisplacedWildcard => "+ and # must fill a whole level, and # must be the last",
-        })
+        match self {
+            Self::Empty => f.write_str("topic is empty"),
+            Self::TooLong(bytes) => write!(f, "topic is longer than {bytes} bytes"),
+            Self::TooDeep(levels) => write!(f, "topic has more than {levels} levels"),
+            Self::Unsendable(c) => write!(
+                f,
+                "topic holds U+{:04X}, which MQTT does not carry",
+                u32::from(*c)
+            ),
+            Self::Wildcard => f.write_str("wildcards + and # are for subscriptions only"),
+            Self::MisplacedWildcard => f.write_str("+ and # must fill a whole level, and # must be the last"),
+        }
     }
-}
-
-fn check_length(text: &str) -> Result<(), TopicError> {
-    if text.is_empty() {
-        return Err(TopicError::Empty);
-    }
-    if text.len() > MAX_TOPIC_LEN {
-        return Err(TopicError::TooLong);
-    }
-    if text.contains('\0') {
-        return Err(TopicError::Nul);
-    }
-    Ok(())
 }
 
 /// A topic that a message is published to: no wildcards.
@@ -52,16 +127,12 @@ fn check_length(text: &str) -> Result<(), TopicError> {
 pub struct TopicName(Arc<str>);
 
 impl TopicName {
-    /// Checks `text`.
+    /// Checks `text` against [`TopicLimits::MAX`].
     ///
     /// # Errors
-    /// When it is empty, too long, or holds NUL or a wildcard.
+    /// As [`TopicLimits::name`].
     pub fn new(text: &str) -> Result<Self, TopicError> {
-        check_length(text)?;
-        if text.contains(['+', '#']) {
-            return Err(TopicError::Wildcard);
-        }
-        Ok(Self(text.into()))
+        TopicLimits::MAX.name(text)
     }
 
     /// The text of it.
@@ -94,20 +165,12 @@ impl Borrow<str> for TopicName {
 pub struct TopicFilter(Arc<str>);
 
 impl TopicFilter {
-    /// Checks `text`.
+    /// Checks `text` against [`TopicLimits::MAX`].
     ///
     /// # Errors
-    /// When it is empty, too long, holds NUL, or a wildcard does not stand where MQTT 5, 4.7.1 allows it.
+    /// As [`TopicLimits::filter`].
     pub fn new(text: &str) -> Result<Self, TopicError> {
-        check_length(text)?;
-        let mut levels = text.split('/').peekable();
-        while let Some(level) = levels.next() {
-            let alone = level.len() == 1;
-            if level.contains(['+', '#']) && !alone || level == "#" && levels.peek().is_some() {
-                return Err(TopicError::MisplacedWildcard);
-            }
-        }
-        Ok(Self(text.into()))
+        TopicLimits::MAX.filter(text)
     }
 
     /// The text of it.
@@ -165,12 +228,48 @@ mod tests {
     }
 
     #[test]
-    fn names_refuse_wildcards_nul_and_emptiness() {
+    fn names_refuse_wildcards_emptiness_and_what_is_too_long() {
         assert_eq!(TopicName::new("a/+"), Err(TopicError::Wildcard));
         assert_eq!(TopicName::new(""), Err(TopicError::Empty));
-        assert_eq!(TopicName::new("a\0"), Err(TopicError::Nul));
-        assert_eq!(TopicName::new(&"x".repeat(65_536)), Err(TopicError::TooLong));
+        assert_eq!(
+            TopicName::new(&"x".repeat(65_536)),
+            Err(TopicError::TooLong(65_535))
+        );
         assert!(TopicName::new("50%off").is_ok());
+    }
+
+    #[test]
+    fn names_and_filters_refuse_what_brokers_hang_up_on() {
+        for c in [
+            '\0',
+            '\u{1}',
+            '\t',
+            '\u{1f}',
+            '\u{7f}',
+            '\u{85}',
+            '\u{fdd0}',
+            '\u{ffff}',
+            '\u{9fffe}',
+        ] {
+            let text = format!("a/b{c}");
+            assert_eq!(TopicName::new(&text), Err(TopicError::Unsendable(c)));
+            assert_eq!(TopicFilter::new(&text), Err(TopicError::Unsendable(c)));
+        }
+        assert!(TopicName::new("maß/\u{a0}/\u{fffd}/😀").is_ok());
+    }
+
+    #[test]
+    fn limits_hold_for_levels_and_bytes_and_0_is_the_most_there_is() {
+        let limits = TopicLimits::new(3, 10);
+        assert!(limits.name("a/b/c").is_ok() && limits.filter("a/+/#").is_ok());
+        assert_eq!(limits.filter("a/+/c/#"), Err(TopicError::TooDeep(3)));
+        assert_eq!(limits.name("///"), Err(TopicError::TooDeep(3)));
+        assert_eq!(limits.name("a/b/0123456"), Err(TopicError::TooLong(10)));
+        assert_eq!(TopicLimits::new(0, 0), TopicLimits::MAX);
+        assert_eq!(TopicLimits::new(201, 70_000), TopicLimits::MAX);
+        let deep = |levels: usize| vec!["a"; levels].join("/");
+        assert!(TopicFilter::new(&deep(200)).is_ok());
+        assert_eq!(TopicName::new(&deep(201)), Err(TopicError::TooDeep(200)));
     }
 
     #[test]

@@ -161,16 +161,16 @@ impl Endpoint {
     ) -> Vec<u8> {
         let largest = 16 << self.parameters.max_szx;
         let is_text = Code(outgoing.code).class() != 2;
-        let room = match peer.room() {
-            usize::MAX => usize::MAX,
-            room => {
+        let room = match (peer.room(), peer.max_message) {
+            (usize::MAX, usize::MAX) => usize::MAX,
+            (room, longest) => {
                 let head = outgoing.encode(kind, mid, token).len() + 1;
                 // Half of what an unproven address may still get is kept for what follows, unless it is too short for a block.
                 let room = match is_text || (whole.again && room / 2 >= head + BLOCK_OPTIONS + 16) {
                     true => room / 2,
                     false => room,
                 };
-                room.saturating_sub(head)
+                room.min(longest).saturating_sub(head)
             }
         };
         if is_text {

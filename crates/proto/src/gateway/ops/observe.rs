@@ -29,7 +29,7 @@ pub(super) fn begin(
     asker: Asker,
     text: &str,
 ) -> Result<NextStep, Response> {
-    let filter = asker.filter(text)?;
+    let filter = asker.filter(cx, text)?;
     let params = &context.params;
     let (qos, ceiling) = match cx.settings.subscribe_qos {
         DefaultQos::Fixed(qos) => (params.qos.unwrap_or(qos), Some(qos)),
@@ -107,7 +107,7 @@ pub(super) fn stop(
     asker: &Asker,
     text: &str,
 ) -> Result<NextStep, Response> {
-    let filter = asker.filter(text)?;
+    let filter = asker.filter(cx, text)?;
     if let Some(id) = observations.find(asker.holder, &filter)
         && observations
             .get(id)

@@ -42,7 +42,7 @@ pub(super) fn publish(
     }
     let expiry = params.expiry.filter(|seconds| *seconds > 0);
     let message = Message {
-        topic: asker.topic_to_publish(text)?,
+        topic: asker.topic_to_publish(cx, text)?,
         payload: context.payload.clone(),
         qos,
         retain: params.retain,
@@ -66,7 +66,7 @@ pub(super) fn clear(
     text: &str,
 ) -> Result<NextStep, Response> {
     let message = Message {
-        topic: asker.topic_to_publish(text)?,
+        topic: asker.topic_to_publish(cx, text)?,
         payload: Bytes::new(),
         qos: cx.settings.publish_qos.of(context.confirmable),
         retain: true,

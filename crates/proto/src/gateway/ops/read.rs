@@ -21,7 +21,7 @@ pub(super) fn read(
     asker: &Asker,
     text: &str,
 ) -> Result<NextStep, Response> {
-    let topic = asker.topic(text)?;
+    let topic = asker.topic(cx, text)?;
     authorize(cx, asker, &Access::new(Action::Receive, text))?;
     let awaited = Awaited::Read {
         reply: context.reply,

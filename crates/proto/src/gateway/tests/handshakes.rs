@@ -87,6 +87,10 @@ impl SecureTransport for Feigned {
         Ok(())
     }
 
+    fn max_plaintext(&self, _: SessionId) -> usize {
+        16_384
+    }
+
     fn confirm_address(&mut self, _: SessionId) {}
 
     fn close(&mut self, _: Instant, session: SessionId, _: CloseReason, _: &mut Transmits) {
@@ -112,6 +116,7 @@ impl SecureTransport for Feigned {
             cid: false,
             established_at: clock(),
             resumed: false,
+            max_plaintext: 16_384,
         })
     }
 
@@ -141,6 +146,8 @@ fn site(workers: u8, on_close: OnClose) -> Site {
             mtu: 1200,
             cid: true,
             handshakes_per_second: 0,
+            records_per_key: u64::MAX,
+            wants_identity: true,
         },
         identity: IdentityRole::ClientId,
         on_close,
