@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `datagrams` | sizes, random bytes, impossible sources |
 //! | `messages` | options and tokens of any size, too many of everything |
+//! | `filters` | filters made to cost |
 //! | `handshakes` | wrong keys, hello floods, handshakes that stop half-way |
 //! | `records` | replayed, cut, flipped and forged records |
 //! | `secrets` | what the log must never say |
@@ -24,6 +25,7 @@
 mod support;
 
 mod datagrams;
+mod filters;
 mod handshakes;
 mod messages;
 mod records;

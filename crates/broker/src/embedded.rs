@@ -15,9 +15,9 @@ use super::clock::Clock;
 use super::link::{Delivery, Envelope, QueueReceiver};
 use super::metrics::LaneMetrics;
 use super::record;
-use super::retained::{Disk, Durable, Retained};
+use super::retained::{Disk, Durable, Retained, Search};
 use super::status::Status;
-use super::topics::{FilterTable, too_deep};
+use super::topics::FilterTable;
 
 /// Requests handled before the clock is read again and the metrics are brought up to date.
 const BATCH: usize = 256;
@@ -25,6 +25,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// After a failure of the retained store, a new one is tried after this long, then after twice as long, and so on.
 const RENEW_FIRST: Duration = Duration::from_secs(5);
 const RENEW_LAST: Duration = Duration::from_secs(300);
+/// Retained topics that a search looks at before others have their turn.
+const SEARCHED_AT_ONCE: usize = 256;
 /// Expired messages forgotten in one sweep.
 const SWEEP_MAX: usize = 1_000;
 
@@ -56,6 +58,9 @@ pub(super) struct Embedded {
     disk: Option<Disk>,
     failed: Option<Failure>,
     waiting: VecDeque<Waiting>,
+    /// For retained messages; the first is under way, those who wait for each stand in [`Self::searchers`].
+    searches: VecDeque<Search>,
+    searchers: HashMap<TopicFilter, Vec<(usize, Ticket)>>,
     found: Vec<Subscriber>,
     metrics: Arc<LaneMetrics>,
     status: watch::Sender<Status>,
@@ -82,6 +87,8 @@ impl Embedded {
             disk,
             failed: None,
             waiting: VecDeque::new(),
+            searches: VecDeque::new(),
+            searchers: HashMap::new(),
             found: Vec::new(),
             metrics,
             status,
@@ -108,12 +115,17 @@ impl Embedded {
                     Some(first) => self.batch(first, &mut requests),
                     None => break,
                 },
+                () = tokio::task::yield_now(), if !self.searches.is_empty() => self.search(),
                 _ = sweep.tick() => self.sweep(),
             }
         }
         requests.close();
         while let Some(first) = requests.try_recv() {
             self.batch(first, &mut requests);
+        }
+        for (worker, ticket) in std::mem::take(&mut self.searchers).into_values().flatten() {
+            let result = Err(BrokerError::Unavailable);
+            self.answer(worker, BrokerEvent::Subscribed { ticket, result });
         }
         if let Some(disk) = self.disk.take() {
             for report in disk.close() {
@@ -150,8 +162,10 @@ impl Embedded {
                 qos: _,
                 retained,
             } => {
-                let result = self.subscribe(now, (worker, filter_id), filter, retained);
-                self.answer(worker, BrokerEvent::Subscribed { ticket, result });
+                let result = self.subscribe(now, (worker, filter_id), ticket, filter, retained);
+                if let Some(result) = result.transpose() {
+                    self.answer(worker, BrokerEvent::Subscribed { ticket, result });
+                }
             }
             BrokerRequest::Unsubscribe { filter_id } => {
                 if let Some(filter) = self.subscribed.remove(&(worker, filter_id)) {
@@ -226,6 +240,9 @@ impl Embedded {
             self.retained.remove(&message.topic);
         } else {
             self.retained.insert(Arc::clone(message));
+            if let Some(search) = self.searches.front_mut() {
+                search.note(&message.topic);
+            }
         }
         Ok(answer)
     }
@@ -247,26 +264,64 @@ impl Embedded {
         }
     }
 
+    /// The retained messages, unless these have to be searched for longer than others should wait.
     fn subscribe(
         &mut self,
         now: Instant,
         subscriber: Subscriber,
+        ticket: Ticket,
         filter: TopicFilter,
         retained: bool,
-    ) -> Result<Vec<Arc<Message>>, BrokerError> {
-        if too_deep(filter.as_str()) || filter.as_str().starts_with("$share/") {
+    ) -> Result<Option<Vec<Arc<Message>>>, BrokerError> {
+        if filter.as_str().starts_with("$share/") {
             return Err(BrokerError::Refused);
         }
-        let messages = if retained {
-            self.retained.matching(&filter, now)
-        } else {
-            Vec::new()
-        };
         if let std::collections::hash_map::Entry::Vacant(new) = self.subscribed.entry(subscriber) {
             self.filters.insert(&filter, subscriber);
-            new.insert(filter);
+            new.insert(filter.clone());
         }
-        Ok(messages)
+        if !retained {
+            return Ok(Some(Vec::new()));
+        }
+        let searcher = (subscriber.0, ticket);
+        if let Some(others) = self.searchers.get_mut(&filter) {
+            others.push(searcher);
+            return Ok(None);
+        }
+        let mut search = Search::new(filter);
+        if search.go_on(&self.retained, now, SEARCHED_AT_ONCE) {
+            return Ok(Some(self.end_search(now, search)));
+        }
+        let filter = search.filter().clone();
+        self.searchers.insert(filter.clone(), vec![searcher]);
+        // Until it is the first, nothing tells it what changes behind it: it begins anew then.
+        self.searches.push_back(Search::new(filter));
+        Ok(None)
+    }
+
+    /// Goes on with the first search.
+    fn search(&mut self) {
+        let now = (self.clock.now)();
+        let Some(mut search) = self.searches.pop_front() else {
+            return;
+        };
+        if !search.go_on(&self.retained, now, SEARCHED_AT_ONCE) {
+            return self.searches.push_front(search);
+        }
+        let searchers = self.searchers.remove(search.filter()).unwrap_or_default();
+        let found = self.end_search(now, search);
+        for (worker, ticket) in searchers {
+            let result = Ok(found.clone());
+            self.answer(worker, BrokerEvent::Subscribed { ticket, result });
+        }
+    }
+
+    fn end_search(&self, now: Instant, search: Search) -> Vec<Arc<Message>> {
+        let (found, more) = search.end(&self.retained, now);
+        if more {
+            self.metrics.retained_cut.inc();
+        }
+        found
     }
 
     fn durable(&mut self, report: Option<Durable>) {
@@ -372,6 +427,7 @@ impl Embedded {
         self.metrics.retained_messages.set(self.retained.len() as u64);
         self.metrics.retained_bytes.set(self.retained.bytes() as u64);
         self.metrics.subscriptions.set(self.subscribed.len() as u64);
+        self.metrics.filter_bytes.set(self.filters.bytes() as u64);
     }
 }
 

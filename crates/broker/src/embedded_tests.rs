@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use super::testing::{clock, message};
 use super::*;
-use portcullis_proto::bridge::contract::{BrokerError, BrokerEvent, BrokerRequest, FilterId, Ticket};
+use portcullis_proto::bridge::contract::{
+    BrokerError, BrokerEvent, BrokerRequest, FilterId, MAX_RETAINED, Ticket,
+};
 use portcullis_proto::types::message::{Message, Qos};
 use portcullis_proto::types::{TopicFilter, TopicName};
 
@@ -180,6 +182,74 @@ async fn shared_filters_are_refused() {
         subscribe(&mut a, 2, "$share/g/a").await,
         Err(BrokerError::Refused)
     );
+}
+
+fn ask(link: &WorkerLink, id: u64, filter: &str) {
+    link.requests
+        .try_send(BrokerRequest::Subscribe {
+            ticket: Ticket(id),
+            filter_id: FilterId(id),
+            filter: TopicFilter::new(filter).unwrap(),
+            qos: Qos::AtLeastOnce,
+            retained: true,
+        })
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_search_through_a_large_store_lets_others_pass_and_misses_nothing() {
+    let (_runtime, mut links) = broker(1);
+    let mut a = links.pop().unwrap();
+    for n in 0..9_000 {
+        publish(&mut a, n, retained(&format!("t/{n:05}"), "x"))
+            .await
+            .unwrap();
+    }
+    // Ten filters that look through everything, twice each; a publish behind them does not wait for that.
+    for id in 0..20 {
+        ask(&a, id, &format!("+/{}/#", id % 10));
+    }
+    for id in 20..30 {
+        ask(&a, id, &format!("+/{:05}", (id - 20) * 800));
+    }
+    a.requests
+        .try_send(BrokerRequest::Publish {
+            ticket: Ticket(100),
+            message: Arc::new(retained("t/00000", "new")),
+        })
+        .unwrap();
+    let mut before = None;
+    let mut answered = 0;
+    while answered < 30 || before.is_none() {
+        match next(&mut a).await {
+            BrokerEvent::Published { ticket, .. } if ticket == Ticket(100) => before = Some(answered),
+            BrokerEvent::Subscribed { ticket, result } => {
+                answered += 1;
+                let found = result.unwrap();
+                match ticket.0 {
+                    0..20 => assert_eq!(found.len(), 0),
+                    20 => assert_eq!((found.len(), text(&found[0])), (1, "new".into())),
+                    _ => assert_eq!(found.len(), 1),
+                }
+            }
+            BrokerEvent::Message { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(before.unwrap() < 10, "{before:?} searches were done first");
+}
+
+#[tokio::test]
+async fn an_answer_brings_no_more_retained_messages_than_it_may_and_counts_that() {
+    let (runtime, mut links) = broker(1);
+    let mut a = links.pop().unwrap();
+    for n in 0..MAX_RETAINED as u64 + 10 {
+        publish(&mut a, n, retained(&format!("t/{n:05}"), "x"))
+            .await
+            .unwrap();
+    }
+    assert_eq!(subscribe(&mut a, 1, "t/#").await.unwrap().len(), MAX_RETAINED);
+    assert_eq!(runtime.metrics().snapshot().retained_cut, 1);
 }
 
 static WALL_AHEAD: AtomicU64 = AtomicU64::new(0);

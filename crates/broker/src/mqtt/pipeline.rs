@@ -12,7 +12,6 @@ use crate::clock::Clock;
 use crate::link::Delivery;
 use crate::metrics::{DroppedReason, LaneMetrics};
 use crate::origin::OriginTag;
-use crate::topics::too_deep;
 use portcullis_proto::bridge::contract::{BrokerError, BrokerEvent, Ticket};
 use portcullis_proto::types::message::{Message, Qos};
 
@@ -136,7 +135,7 @@ impl Pipeline {
             return self.metrics.dropped.inc(DroppedReason::Expired);
         }
         let keeps = self.greeting.is_none_or(|greeting| greeting.retain);
-        if too_deep(message.topic.as_str()) || message.retain && !keeps {
+        if message.retain && !keeps {
             return self.refuse(answer, BrokerError::Refused);
         }
         let room = self.window.len() < MAX_WINDOW && self.window_bytes < MAX_WINDOW_BYTES;

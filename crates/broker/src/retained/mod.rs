@@ -1,15 +1,16 @@
 //! The retained messages of the embedded broker: in memory for reading, on disk so that they survive.
 
 mod disk;
+mod search;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Instant;
 
 pub(super) use disk::{Disk, Durable};
+pub(super) use search::Search;
 
-use portcullis_proto::types::{Message, TopicFilter, TopicName};
+use portcullis_proto::types::{Message, TopicName};
 
 /// What a retained message weighs beside its payload and texts.
 const OVERHEAD: usize = 256;
@@ -106,29 +107,6 @@ impl Retained {
         self.messages.values().cloned().collect()
     }
 
-    /// All messages that match `filter` and whose time is not over, in topic order.
-    pub(super) fn matching(&self, filter: &TopicFilter, now: Instant) -> Vec<Arc<Message>> {
-        let text = filter.as_str();
-        let Some(wildcard) = text.find(['+', '#']) else {
-            return self
-                .messages
-                .get(text)
-                .filter(|message| !message.is_expired(now))
-                .cloned()
-                .into_iter()
-                .collect();
-        };
-        // `a/#` matches `a` too, so the slash before a wildcard is no part of what all matches begin with.
-        let prefix = text.get(..wildcard).unwrap_or_default();
-        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-        self.messages
-            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
-            .take_while(|(topic, _)| topic.as_str().starts_with(prefix))
-            .filter(|(topic, message)| filter.matches(topic) && !message.is_expired(now))
-            .map(|(_, message)| Arc::clone(message))
-            .collect()
-    }
-
     /// Takes out the topic of one message whose time is over.
     pub(super) fn expire(&mut self, now: Instant) -> Option<TopicName> {
         let (at, topic) = self.expiries.first()?;
@@ -158,49 +136,6 @@ mod tests {
     use super::*;
     use crate::testing::{clock, message};
 
-    fn filter(text: &str) -> TopicFilter {
-        TopicFilter::new(text).unwrap()
-    }
-
-    fn topics(found: &[Arc<Message>]) -> Vec<&str> {
-        found.iter().map(|message| message.topic.as_str()).collect()
-    }
-
-    fn store(names: &[&str]) -> Retained {
-        let mut retained = Retained::new(RetainedLimits::default());
-        for name in names {
-            retained.insert(Arc::new(message(name, "x")));
-        }
-        retained
-    }
-
-    #[test]
-    fn wildcards_find_what_the_filter_matches_in_topic_order() {
-        let names = ["a", "a/b", "a/b/c", "a-x", "ab", "b/b", "$SYS/a", "/a", "a//c"];
-        let retained = store(&names);
-        let now = (clock().now)();
-        for text in [
-            "a/#",
-            "#",
-            "+",
-            "+/b",
-            "a/+/c",
-            "a/b",
-            "$SYS/#",
-            "/+",
-            "+/+",
-            "a+".trim_end_matches('+'),
-        ] {
-            let filter = filter(text);
-            let mut wanted: Vec<&str> = names
-                .into_iter()
-                .filter(|name| filter.matches(&TopicName::new(name).unwrap()))
-                .collect();
-            wanted.sort_unstable();
-            assert_eq!(topics(&retained.matching(&filter, now)), wanted, "{text}");
-        }
-    }
-
     #[test]
     fn a_message_is_gone_when_its_time_is_over() {
         let mut retained = Retained::new(RetainedLimits::default());
@@ -211,11 +146,6 @@ mod tests {
         let name = TopicName::new("a").unwrap();
         assert!(retained.get(&name, now + Duration::from_secs(4)).is_some());
         assert!(retained.get(&name, now + Duration::from_secs(5)).is_none());
-        assert!(
-            retained
-                .matching(&filter("#"), now + Duration::from_secs(5))
-                .is_empty()
-        );
         assert_eq!(retained.expire(now + Duration::from_secs(4)), None);
         assert_eq!(retained.expire(now + Duration::from_secs(5)), Some(name));
         assert_eq!((retained.len(), retained.bytes()), (0, 0));

@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use crate::types::{Message, TopicFilter, TopicName, message::Qos};
 
+/// Most retained messages in one answer. Each is a notification, so that this bounds what one request makes the gateway send.
+pub const MAX_RETAINED: usize = 1_024;
+
 /// Ties an answer to its request; unique for one worker over the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
@@ -83,7 +86,7 @@ pub enum BrokerEvent {
     Subscribed {
         /// From the request.
         ticket: Ticket,
-        /// The retained messages that match, if asked for; in topic order.
+        /// The retained messages that match, if asked for: at most [`MAX_RETAINED`], in topic order.
         result: Result<Vec<Arc<Message>>, BrokerError>,
     },
     /// A retained message was read; `None` when there is none.

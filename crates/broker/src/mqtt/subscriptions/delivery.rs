@@ -6,13 +6,16 @@ use std::time::Instant;
 use portcullis_proto::bridge::contract::{BrokerError, BrokerEvent, FilterId};
 use portcullis_proto::types::message::Message;
 
-use super::{Ask, AskKind, MAX_COLLECTED, MAX_HELD, Subscriptions};
+use super::{Ask, AskKind, MAX_HELD, MAX_RETAINED, Subscriptions};
 
 impl Subscriptions {
     /// Answers an ask and, on success, lets messages through to its holder.
     pub(super) fn finish(&mut self, number: u32, ask: Ask, result: Result<(), BrokerError>) {
         let (worker, kind) = (ask.worker, ask.kind);
         let succeeded = result.is_ok();
+        if ask.cut {
+            self.metrics.retained_cut.inc();
+        }
         if let Some(entry) = self
             .entries
             .get_mut(&number)
@@ -142,7 +145,7 @@ impl Subscriptions {
                 // A further observer of a filter that its worker holds already sees the newest message of each topic.
                 let further = matches!(ask.kind, AskKind::Subscribe { filter_id, retained: true }
                     if entry.holders.iter().any(|known| known.active && known.holder == (ask.worker, filter_id)));
-                if further && ask.collected.len() < MAX_COLLECTED {
+                if further && ask.collected.len() < MAX_RETAINED {
                     ask.collected.insert(message.topic.clone(), Arc::clone(message));
                 }
             }

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use crate::link::Delivery;
 use crate::metrics::LaneMetrics;
-use crate::topics::{FilterTable, too_deep};
-use portcullis_proto::bridge::contract::{BrokerError, FilterId, Ticket};
+use crate::topics::FilterTable;
+use portcullis_proto::bridge::contract::{BrokerError, FilterId, MAX_RETAINED, Ticket};
 use portcullis_proto::types::message::{Message, Qos};
 use portcullis_proto::types::{TopicFilter, TopicName};
 
@@ -37,8 +37,6 @@ const QUIET: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A round is over then at the latest.
 const LONGEST_ROUND: Duration = Duration::from_secs(60);
-/// Messages that one round collects.
-const MAX_COLLECTED: usize = 100_000;
 /// Payload bytes that one round collects.
 const MAX_COLLECTED_BYTES: usize = 64 << 20;
 /// Live messages that wait for a new observer until its subscription is answered.
@@ -57,6 +55,8 @@ struct Ask {
     ticket: Ticket,
     kind: AskKind,
     collected: BTreeMap<TopicName, Arc<Message>>,
+    /// There was more than could be collected.
+    cut: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,8 +196,9 @@ impl Subscriptions {
             ticket,
             kind,
             collected: BTreeMap::new(),
+            cut: false,
         };
-        if too_deep(filter.as_str()) || filter.as_str().starts_with("$share/") {
+        if filter.as_str().starts_with("$share/") {
             return self.answer(ask, Err(BrokerError::Refused));
         }
         // QoS 2 would bring an observer nothing: QoS 1 and 2 reach it alike, as a confirmable notification.
@@ -244,11 +245,12 @@ impl Subscriptions {
             ticket,
             kind: AskKind::Read,
             collected: BTreeMap::new(),
+            cut: false,
         };
         let Ok(filter) = TopicFilter::new(topic.as_str()) else {
             return self.answer(ask, Err(BrokerError::Refused));
         };
-        if too_deep(filter.as_str()) || filter.as_str().starts_with("$share/") {
+        if filter.as_str().starts_with("$share/") {
             return self.answer(ask, Err(BrokerError::Refused));
         }
         if !self.connected {
@@ -294,6 +296,7 @@ impl Subscriptions {
         };
         self.entries.insert(number, entry);
         self.metrics.subscriptions.set(self.entries.len() as u64);
+        self.metrics.filter_bytes.set(self.table.bytes() as u64);
         number
     }
 
@@ -309,6 +312,7 @@ impl Subscriptions {
         self.table.remove(&entry.filter, number);
         self.by_filter.remove(&entry.filter);
         self.metrics.subscriptions.set(self.entries.len() as u64);
+        self.metrics.filter_bytes.set(self.table.bytes() as u64);
         if self.connected {
             self.waiting.push_back(Request::Unsubscribe(entry.filter));
         } else if entry.standing {

@@ -9,7 +9,7 @@ use portcullis_proto::types::message::Message;
 use super::super::packet_ids::PacketIds;
 use super::super::wire::Refusal;
 use super::{
-    Ask, Holder, LONGEST_PAUSE, LONGEST_ROUND, MAX_COLLECTED, MAX_COLLECTED_BYTES, QUIET, Request, Round,
+    Ask, Holder, LONGEST_PAUSE, LONGEST_ROUND, MAX_COLLECTED_BYTES, MAX_RETAINED, QUIET, Request, Round,
     Subscriptions,
 };
 
@@ -184,8 +184,10 @@ impl Subscriptions {
             let serial = round.serial;
             round.bytes = round.bytes.saturating_add(message.payload.len());
             for ask in round.asks.iter_mut().filter(|ask| ask.wants_retained()) {
-                if ask.collected.len() < MAX_COLLECTED && round.bytes < MAX_COLLECTED_BYTES {
+                if ask.collected.len() < MAX_RETAINED && round.bytes < MAX_COLLECTED_BYTES {
                     ask.collected.insert(message.topic.clone(), Arc::clone(message));
+                } else {
+                    ask.cut = true;
                 }
             }
             if fence_again {

@@ -1,0 +1,138 @@
+//! Filters made to cost: deep, with as many wildcards as fit, and looking through everything that is retained.
+
+use std::time::{Duration, Instant};
+
+use crate::Noise;
+use crate::support::{Client, Config, Gateway, Kind, Request, code, ms};
+
+/// Two honest peers that were there before: one over plain UDP, one with a DTLS session.
+struct Standing(Vec<Client>);
+
+impl Standing {
+    fn of(gateway: &Gateway) -> Self {
+        Self(
+            [Kind::Udp, Kind::Dtls]
+                .map(|kind| gateway.client_as(kind, "dev2"))
+                .into(),
+        )
+    }
+
+    /// The longest that a publish took of a few, each peer's in turn.
+    #[track_caller]
+    fn longest(&mut self, rounds: usize) -> Duration {
+        let mut longest = Duration::ZERO;
+        for _ in 0..rounds {
+            for client in &mut self.0 {
+                let begun = Instant::now();
+                client.publish("ps/good/standing", "x");
+                longest = longest.max(begun.elapsed());
+            }
+        }
+        longest
+    }
+}
+
+/// Observes without waiting for the answer, as long as few are owed.
+fn observe(client: &mut Client, path: &[&str]) {
+    let request = path
+        .iter()
+        .fold(Request::get("ps"), |request, level| request.segment(level));
+    let message = client.message(&request.non().observe(0));
+    client.send(&message);
+    client.recv(ms(2000));
+}
+
+fn quietly(config: Config) -> Gateway {
+    Gateway::start(config.set("log", "level = \"warn\""))
+}
+
+#[test]
+fn deep_filters_cost_what_they_weigh() {
+    let gateway = quietly(Config::new());
+    let mut standing = Standing::of(&gateway);
+    standing.longest(10);
+    let before = gateway.rss_kib();
+    for peer in 0..30 {
+        let mut greedy = gateway.client(Kind::Udp);
+        for number in 0..128 {
+            let own = format!("{peer}-{number}");
+            // One in four is deeper than it may be.
+            let levels = if number % 4 == 0 { 90 } else { 30 };
+            let path: Vec<&str> = ["+", &own]
+                .into_iter()
+                .chain(std::iter::repeat_n("d", levels))
+                .collect();
+            observe(&mut greedy, &path);
+        }
+    }
+    assert_eq!(gateway.metric("broker_subscriptions", &[]), f64::from(30 * 96));
+    assert_eq!(
+        gateway.metric("limits_rejected_total", &["limit=\"topics\""]),
+        f64::from(30 * 32)
+    );
+    let table = gateway.metric("broker_filter_bytes", &[]);
+    assert!(table < 30.0 * 96.0 * 400.0, "{table} bytes in the table");
+    let grown = gateway.rss_kib().saturating_sub(before);
+    assert!(grown < 16 * 1024, "{grown} KiB more than before");
+    standing.longest(10);
+    gateway.assert_serves();
+}
+
+#[test]
+fn filters_of_one_word_at_random_do_not_stall_publishes() {
+    let gateway = quietly(Config::new());
+    let mut standing = Standing::of(&gateway);
+    let mut noise = Noise(77);
+    for _ in 0..60 {
+        let mut greedy = gateway.client(Kind::Udp);
+        for _ in 0..128 {
+            let mut path: Vec<&str> = (0..31).map(|_| ["+", "a"][noise.below(2)]).collect();
+            path.push("end");
+            observe(&mut greedy, &path);
+        }
+    }
+    let quiet = standing.longest(50);
+    let mut hostile = gateway.client(Kind::Udp);
+    let path = (0..32).fold(Request::put("ps?qos=0"), |request, _| request.segment("a"));
+    let mut busy = Duration::ZERO;
+    for _ in 0..50 {
+        for _ in 0..4 {
+            let message = hostile.message(&path.clone().non().payload("x"));
+            hostile.send(&message);
+        }
+        busy = busy.max(standing.longest(1));
+    }
+    // A walk over every node that matches took seconds here.
+    assert!(busy < quiet + ms(500), "{busy:?}, and {quiet:?} without");
+    gateway.assert_serves();
+}
+
+#[test]
+fn filters_that_look_through_all_that_is_retained_do_not_stall_publishes() {
+    let gateway = quietly(Config::new());
+    let mut standing = Standing::of(&gateway);
+    let mut filler = gateway.client(Kind::Udp);
+    for number in 0..4000 {
+        filler.publish(&format!("ps/kept/{}/{number}?retain=1&qos=0", number % 13), "x");
+    }
+    let mut hostile: Vec<Client> = (0..4).map(|_| gateway.client(Kind::Udp)).collect();
+    let quiet = standing.longest(50);
+    let mut busy = Duration::ZERO;
+    for round in 0..60 {
+        for client in &mut hostile {
+            for filter in [format!("ps/+/+/x{round}"), "ps/#".into(), "ps/kept/+/+".into()] {
+                let message = client.message(&Request::get(&filter).non().observe(0));
+                client.send(&message);
+            }
+        }
+        busy = busy.max(standing.longest(1));
+    }
+    assert!(busy < quiet + ms(1000), "{busy:?}, and {quiet:?} without");
+    assert!(gateway.metric("retained_cut_total", &[]) >= 1.0);
+    let mut late = gateway.client(Kind::Dtls);
+    let narrow = late.observe("ps/kept/+/77");
+    assert_eq!(narrow.first.text(), "x");
+    late.request(&Request::get("ps/kept/+/77").observe(1))
+        .expect(code::NO_CONTENT);
+    gateway.assert_serves();
+}
