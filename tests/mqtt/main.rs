@@ -18,6 +18,7 @@ mod cluster;
 mod crash;
 mod delivery;
 mod harness;
+mod judged;
 mod outage;
 mod proxy;
 mod publish;

@@ -324,11 +324,13 @@ async fn a_message_at_which_the_broker_hangs_up_does_not_hold_up_the_others_for_
     let script = Script::start(|topic| if topic == "poison" { HANG_UP } else { 0 }).await;
     let mut gateway = Gateway::connected(mqtt(script.port, Protocol::V5), Some(state.path()), 1).await;
     for topic in ["a", "poison", "b", "c"] {
-        gateway.workers[0].publish(message(topic, "x", 1)).await.unwrap();
+        let result = gateway.workers[0].publish(message(topic, "x", 1)).await;
+        assert!(result.is_ok() || topic == "poison", "{topic}: {result:?}");
     }
     gateway.until(|snapshot| snapshot.spool_messages == 0).await;
     let snapshot = gateway.assert_conserved().await;
-    assert_eq!(snapshot.dropped_total(), 1, "{snapshot:?}");
+    // Refused, or dropped when the verdict came after the spool's answer.
+    assert_eq!(snapshot.dropped_total() + snapshot.refused, 1, "{snapshot:?}");
     let published = script.published.lock().unwrap();
     assert!(
         ["a", "b", "c"]

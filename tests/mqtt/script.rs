@@ -8,12 +8,15 @@ use tokio::sync::watch;
 
 type Decide = Arc<Mutex<Box<dyn Fn(&str) -> u8 + Send>>>;
 
-/// Speaks MQTT 5, and 3.1.1 to who begins with it. The script gives the reason code for each topic published or subscribed.
+/// Speaks MQTT 5, and 3.1.1 to who begins with it. The script gives the reason code for each topic published or subscribed,
+/// and for each client id.
 pub struct Script {
     pub port: u16,
     decide: Decide,
     cut: watch::Sender<u64>,
     pub published: Arc<Mutex<Vec<String>>>,
+    /// The client ids of all connections, in order.
+    pub clients: Arc<Mutex<Vec<String>>>,
 }
 
 /// At this code the script hangs up instead of answering.
@@ -29,14 +32,17 @@ impl Script {
         let decide: Decide = Arc::new(Mutex::new(Box::new(decide)));
         let (cut, cuts) = watch::channel(0);
         let published = Arc::default();
+        let clients = Arc::default();
         let (shared, seen) = (Arc::clone(&decide), Arc::clone(&published));
+        let ids = Arc::clone(&clients);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (shared, seen, mut cuts) = (Arc::clone(&shared), Arc::clone(&seen), cuts.clone());
+                let ids = Arc::clone(&ids);
                 cuts.mark_unchanged();
                 tokio::spawn(async move {
                     tokio::select! {
-                        _ = serve(stream, shared, seen) => {}
+                        _ = serve(stream, shared, seen, ids) => {}
                         _ = cuts.changed() => {}
                     }
                 });
@@ -47,6 +53,7 @@ impl Script {
             decide,
             cut,
             published,
+            clients,
         }
     }
 
@@ -63,6 +70,7 @@ async fn serve(
     mut stream: TcpStream,
     decide: Decide,
     published: Arc<Mutex<Vec<String>>>,
+    clients: Arc<Mutex<Vec<String>>>,
 ) -> std::io::Result<()> {
     let mut mqtt5 = true;
     loop {
@@ -84,7 +92,10 @@ async fn serve(
         let mut answer = match first >> 4 {
             1 => {
                 mqtt5 = body[6] == 5;
-                vec![0x20, 0, 0, 0, 0]
+                let id = text(if mqtt5 { 11 + usize::from(body[10]) } else { 10 });
+                let code = decide.lock().unwrap()(&id);
+                clients.lock().unwrap().push(id);
+                vec![0x20, 0, 0, code, 0]
             }
             3 => {
                 let topic = text(0);
@@ -98,20 +109,28 @@ async fn serve(
                 if code < 0x80 {
                     published.lock().unwrap().push(topic.clone());
                 }
+                if first & 0x06 == 0 {
+                    continue;
+                }
                 let at = 2 + topic.len();
                 vec![0x40, 0, body[at], body[at + 1], code, 0]
             }
             8 => {
                 let filter = text(if mqtt5 { 3 + usize::from(body[2]) } else { 2 });
                 let code = decide.lock().unwrap()(&filter);
+                if code == HANG_UP {
+                    return Ok(());
+                }
                 if code == SILENCE {
                     continue;
                 }
                 vec![0x90, 0, body[0], body[1], 0, code]
             }
             10 => {
-                if decide.lock().unwrap()(&text(if mqtt5 { 3 } else { 2 })) == SILENCE {
-                    continue;
+                match decide.lock().unwrap()(&text(if mqtt5 { 3 } else { 2 })) {
+                    HANG_UP => return Ok(()),
+                    SILENCE => continue,
+                    _ => {}
                 }
                 vec![0xB0, 0, body[0], body[1], 0, 0x11]
             }

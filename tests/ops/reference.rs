@@ -151,7 +151,7 @@ fn reasons_of_transports(out: &mut String) {
 /// What is said above them.
 fn reasons_of_requests(out: &mut String) {
     use portcullis::auth::metrics::{AuthResult, Backend};
-    use portcullis::broker::{ConnectResult, DroppedReason};
+    use portcullis::broker::{ConnectResult, DroppedReason, RefusedReason};
     use portcullis::coap::metrics::{NotificationResult, TransferResult};
     use portcullis::gateway::metrics::{ConnectionEvent, PublishResult};
     use portcullis::policy::authentication::DenyReason;
@@ -193,6 +193,11 @@ fn reasons_of_requests(out: &mut String) {
         out,
         "Attempts to reach the broker",
         "portcullis_broker_connects_total{result}",
+    );
+    reasons::<RefusedReason>(
+        out,
+        "Refused publishes and filters",
+        "portcullis_broker_refused_total{reason}",
     );
     reasons::<DroppedReason>(
         out,

@@ -31,7 +31,9 @@ pub use clock::Clock;
 #[cfg(feature = "testing")]
 pub use link::Played;
 pub use link::{Events, Requests, WorkerLink};
-pub use metrics::{BrokerMetrics, BrokerSnapshot, ConnectResult, DroppedReason};
+pub use metrics::{BrokerMetrics, BrokerSnapshot, ConnectResult, DroppedReason, RefusedReason};
+#[cfg(any(test, feature = "testing"))]
+pub use mqtt::feed as feed_mqtt;
 pub use settings::{BrokerAddress, BrokerKind, BrokerSettings, MqttSettings, Protocol, RetainedLimits};
 pub use start::{BrokerRuntime, BrokerStartError, StartFault, start};
 pub use status::Status;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use portcullis_proto::bridge::contract::BrokerError;
 use portcullis_proto::labels;
 use portcullis_proto::types::metrics::{Counter, Family, Histogram, REQUEST_SECONDS};
 
@@ -19,6 +20,36 @@ labels! {
         SpoolFull = "spool_full",
         /// It was damaged on disk.
         Corrupt = "corrupt",
+    }
+}
+
+labels! {
+    /// Why a publish or filter was refused: `broker_refused_total{reason}`.
+    pub enum RefusedReason {
+        /// The broker ends the connection over it.
+        HungUp = "hung_up",
+        /// The broker says that the gateway may not.
+        NotAuthorized = "not_authorized",
+        /// It is larger than the broker takes.
+        TooLarge = "too_large",
+        /// The broker does not take such a topic, filter or message.
+        Invalid = "invalid",
+        /// A quota of the broker, or the spool, is full.
+        Quota = "quota",
+        /// The broker, or the way to it, could not take it then.
+        Unavailable = "unavailable",
+    }
+}
+
+impl RefusedReason {
+    pub(super) const fn of(error: BrokerError) -> Self {
+        match error {
+            BrokerError::NotAuthorized => Self::NotAuthorized,
+            BrokerError::Quota => Self::Quota,
+            BrokerError::Unavailable => Self::Unavailable,
+            BrokerError::Refused => Self::Invalid,
+            BrokerError::TooLarge => Self::TooLarge,
+        }
     }
 }
 
@@ -52,6 +83,12 @@ pub(super) struct LaneMetrics {
     pub(super) recovered: Counter,
     pub(super) acknowledged: Counter,
     pub(super) refused: Counter,
+    pub(super) refusals: Family<RefusedReason>,
+    pub(super) trials: Counter,
+    /// What the broker offers: the highest QoS, whether it retains, the largest packet; 0 without a connection.
+    pub(super) max_qos: Counter,
+    pub(super) retains: Counter,
+    pub(super) max_packet: Counter,
     pub(super) dropped: Family<DroppedReason>,
     pub(super) ack_seconds: Histogram,
     pub(super) spool_messages: Counter,
@@ -83,6 +120,11 @@ impl Default for LaneMetrics {
             recovered: Counter::default(),
             acknowledged: Counter::default(),
             refused: Counter::default(),
+            refusals: Family::default(),
+            trials: Counter::default(),
+            max_qos: Counter::default(),
+            retains: Counter::default(),
+            max_packet: Counter::default(),
             dropped: Family::default(),
             ack_seconds: Histogram::new(REQUEST_SECONDS),
             spool_messages: Counter::default(),
@@ -141,6 +183,16 @@ pub struct BrokerSnapshot {
     pub acknowledged: u64,
     /// Publishes that were answered with an error.
     pub refused: u64,
+    /// Publishes and filters that were refused, by `reason`; accepted messages that the broker then refused among them.
+    pub refusals: Vec<(&'static str, u64)>,
+    /// Connections made to try what the broker may hang up on.
+    pub trials: u64,
+    /// The highest QoS that the broker takes; 0 without a connection.
+    pub max_qos: u64,
+    /// Whether the broker keeps retained messages; false without a connection.
+    pub retains: bool,
+    /// The largest packet that the broker takes, in bytes; 0 without a connection.
+    pub max_packet_bytes: u64,
     /// Accepted or recovered messages that are lost, by `reason`.
     pub dropped: Vec<(&'static str, u64)>,
     /// Upper bounds, counts (the last one +Inf, not cumulative) and sum in seconds of the time from a publish to its
@@ -188,6 +240,14 @@ impl BrokerMetrics {
         self.lanes.iter().map(|lane| counter(lane).get()).sum()
     }
 
+    fn least(&self, counter: impl Fn(&LaneMetrics) -> &Counter) -> u64 {
+        self.lanes
+            .iter()
+            .map(|lane| counter(lane).get())
+            .min()
+            .unwrap_or(0)
+    }
+
     /// Whether every connection to the broker stands.
     #[must_use]
     pub fn is_connected(&self) -> bool {
@@ -225,6 +285,11 @@ impl BrokerMetrics {
             recovered: self.sum(|lane| &lane.recovered),
             acknowledged: self.sum(|lane| &lane.acknowledged),
             refused: self.sum(|lane| &lane.refused),
+            refusals: self.labelled(|lane| lane.refusals.iter().collect()),
+            trials: self.sum(|lane| &lane.trials),
+            max_qos: self.least(|lane| &lane.max_qos),
+            retains: self.least(|lane| &lane.retains) > 0,
+            max_packet_bytes: self.least(|lane| &lane.max_packet),
             dropped: self.labelled(|lane| lane.dropped.iter().collect()),
             ack_seconds: self.ack_seconds(),
             spool_messages: self.sum(|lane| &lane.spool_messages),

@@ -235,6 +235,7 @@ fn start_mqtt(
             clock: settings.clock,
             workers: deliveries.clone(),
             spool: spools.pop_front(),
+            judged: state_dir.map(|directory| directory.join(format!("judged-{index}.json"))),
             origins: origins.clone(),
             metrics: metrics.lane(index),
             status: Arc::clone(&status_sender),

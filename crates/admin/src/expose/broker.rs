@@ -47,6 +47,30 @@ fn connection(out: &mut Exposition, now: &BrokerSnapshot) {
         &[],
         now.stalls,
     );
+    out.counter(
+        "broker_trials_total",
+        "Connections made to try what the broker may hang up on.",
+        &[],
+        now.trials,
+    );
+    out.gauge(
+        "broker_max_qos",
+        "The highest QoS that the broker takes; 0 without a connection.",
+        &[],
+        now.max_qos as f64,
+    );
+    out.gauge(
+        "broker_retain_available",
+        "1 when the broker keeps retained messages; 0 without a connection.",
+        &[],
+        f64::from(u8::from(now.retains)),
+    );
+    out.gauge(
+        "broker_max_packet_bytes",
+        "The largest packet that the broker takes; 0 without a connection.",
+        &[],
+        now.max_packet_bytes as f64,
+    );
     let messages = "Messages exchanged with the broker.";
     out.counter(
         "broker_messages_total",
@@ -103,11 +127,12 @@ fn conservation(out: &mut Exposition, now: &BrokerSnapshot) {
     out.counter("broker_recovered_total", recovered, &[], now.recovered);
     let acknowledged = "Accepted or recovered messages that the broker has.";
     out.counter("broker_acknowledged_total", acknowledged, &[], now.acknowledged);
-    out.counter(
+    out.counters(
         "broker_refused_total",
-        "Publishes that were answered with an error.",
+        "Publishes and filters that were refused, by why; messages accepted earlier among them.",
         &[],
-        now.refused,
+        "reason",
+        now.refusals.iter().copied(),
     );
     out.counters(
         "spool_dropped_total",

@@ -6,6 +6,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 const FIRST: Duration = Duration::from_millis(250);
+/// Longest wait where the cause of the end is known, and not met again.
+const AT_ONCE: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(30);
 /// A connection that stood this long was a success.
 const STOOD: Duration = Duration::from_secs(10);
@@ -33,6 +35,12 @@ impl Backoff {
         let whole = self.next;
         self.next = (whole * 2).min(LONGEST);
         self.rng.random_range(whole / 2..=whole)
+    }
+
+    /// The wait after a connection that ended over something that is not met again.
+    pub(super) fn at_once(&mut self) -> Duration {
+        self.next = FIRST;
+        self.rng.random_range(Duration::ZERO..=AT_ONCE)
     }
 }
 

@@ -1,5 +1,6 @@
 //! One connection to the broker and all that belongs to it, as one task.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::clock::Clock;
 use crate::link::{Delivery, Envelope, QueueReceiver};
 use crate::metrics::{ConnectResult, LaneMetrics};
 use crate::origin::Origins;
-use crate::settings::MqttSettings;
+use crate::settings::{MqttSettings, Protocol};
 use crate::spool::{Spool, SpoolState};
 use crate::status::Status;
 use portcullis_proto::bridge::contract::BrokerRequest;
@@ -18,22 +19,30 @@ use portcullis_proto::types::message::{Message, Qos};
 use portcullis_proto::types::{TopicLimits, TopicName};
 
 use super::backoff::Backoff;
-use super::options::{self, Will};
+use super::codec::{Connect, Greeting, Inbound, MAX_PACKET, Will};
+use super::connection::Connection;
+use super::judge::Judge;
+use super::options;
 use super::pipeline::Pipeline;
+use super::session::{Ending, Happening, Session};
 use super::spooling::Spooling;
 use super::subscriptions::Subscriptions;
-use super::wire::{Ending, Greeting, Happening, Inbound, Link};
+use super::trial::Trial;
 
 /// Requests taken before the connection is looked at again.
 const BATCH: usize = 256;
-/// Groups of happenings taken before the requests are looked at again.
-const HAPPENINGS: usize = 64;
 const TICK: Duration = Duration::from_millis(250);
 const TICK_COLLECTING: Duration = Duration::from_millis(10);
+const SHORTEST_TICK: Duration = Duration::from_millis(1);
 /// How long a shutdown waits for acknowledgements before the rest goes to the spool.
 const FLUSH: Duration = Duration::from_secs(3);
 /// How long it waits for the goodbye to be sent.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// A connection that the broker ends so soon after something was sent ends because of that, for all that can be told.
+const RIGHT_AFTER: Duration = Duration::from_secs(5);
+/// The bits of [`Lane::modest`].
+const MODEST_QOS: u8 = 1;
+const MODEST_RETAIN: u8 = 2;
 
 /// What a lane is made of.
 pub(crate) struct LaneParts {
@@ -43,6 +52,8 @@ pub(crate) struct LaneParts {
     pub(crate) clock: Clock,
     pub(crate) workers: Vec<Delivery>,
     pub(crate) spool: Option<(Spool, SpoolState)>,
+    /// Where it is kept what the broker hangs up on.
+    pub(crate) judged: Option<PathBuf>,
     pub(crate) origins: Origins,
     pub(crate) metrics: Arc<LaneMetrics>,
     pub(crate) status: Arc<watch::Sender<Status>>,
@@ -53,7 +64,10 @@ enum State {
     /// Waiting to try again.
     Away { until: Instant },
     /// Trying, or connected since.
-    Linked { link: Link, since: Option<Instant> },
+    Linked {
+        connection: Box<Connection>,
+        since: Option<Instant>,
+    },
 }
 
 /// One connection to the broker and all that belongs to it.
@@ -72,6 +86,9 @@ pub(crate) struct Lane {
     backoff: Backoff,
     /// The broker's session must not be resumed: it is another process's, or holds half a QoS 2 exchange.
     clean_start: bool,
+    trial: Trial,
+    /// What the will and the status go without, since the broker does not take it: see [`MODEST_QOS`].
+    modest: u8,
 }
 
 impl Lane {
@@ -84,11 +101,17 @@ impl Lane {
             parts.workers.clone(),
             parts.settings.max_qos,
             Spooling::new(parts.spool),
+            Judge::open(parts.judged),
         );
         pipeline.show_spool();
         Self {
             index: parts.index,
-            subscriptions: Subscriptions::new(parts.workers.clone(), Arc::clone(&parts.metrics)),
+            subscriptions: Subscriptions::new(
+                parts.workers.clone(),
+                Arc::clone(&parts.metrics),
+                parts.settings.protocol,
+            ),
+            trial: Trial::new(Arc::clone(&parts.settings), parts.index, parts.clock.now),
             pipeline,
             state: State::Away {
                 until: (parts.clock.now)(),
@@ -102,6 +125,7 @@ impl Lane {
             topics: parts.topics,
             backoff: Backoff::new(),
             clean_start: true,
+            modest: 0,
         }
     }
 
@@ -113,7 +137,7 @@ impl Lane {
     ) {
         while !*stop.borrow() {
             let now = (self.clock.now)();
-            self.proceed(now);
+            self.proceed(now).await;
             let tick = self.next_tick(now);
             // In random order, and a bounded amount of each: messages from the broker may come without a pause, and so may
             // requests, and neither may keep the other, or the spool's reports, from their turn. The end is looked at
@@ -121,6 +145,7 @@ impl Lane {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
                 happenings = happenings(&mut self.state) => self.on_happenings(happenings),
+                happenings = self.trial.next() => self.on_trial(happenings),
                 report = self.pipeline.spooling.report() => self.on_report(report),
                 request = requests.recv() => match request {
                     Some(first) => self.on_requests(first, &mut requests),
@@ -145,14 +170,21 @@ impl Lane {
         if let State::Away { until } = self.state {
             tick = tick.min(until.saturating_duration_since(now));
         }
-        if let Some(deadline) = self.pipeline.deadline() {
-            tick = tick.min(deadline.saturating_duration_since(now).max(TICK_COLLECTING));
+        let ping = match &self.state {
+            State::Linked { connection, .. } => connection.session.deadline(),
+            State::Away { .. } => None,
+        };
+        for deadline in [self.pipeline.deadline(), self.trial.deadline(), ping]
+            .into_iter()
+            .flatten()
+        {
+            tick = tick.min(deadline.saturating_duration_since(now).max(SHORTEST_TICK));
         }
         tick
     }
 
-    /// Does what can be done now: connect, send, spill, end rounds.
-    fn proceed(&mut self, now: Instant) {
+    /// Does what can be done now: connect, send, spill, end rounds, try what may be the broker's reason to hang up.
+    async fn proceed(&mut self, now: Instant) {
         if let State::Away { until } = self.state
             && until <= now
         {
@@ -161,34 +193,43 @@ impl Lane {
         let connected = self.since().is_some();
         self.pipeline.tick(now, connected);
         self.subscriptions.tick(now);
-        self.send(now);
         self.give_up_if_stalled(now);
+        let held_up = self.trial.wants_main(&self.pipeline, &self.subscriptions);
+        if let (false, Some(session)) = (held_up, session(&mut self.state)) {
+            self.subscriptions.send(now, session);
+            self.pipeline.send(now, session);
+        }
+        self.trial
+            .proceed(
+                now,
+                session(&mut self.state),
+                &mut self.pipeline,
+                &mut self.subscriptions,
+            )
+            .await;
+        let ending = match &mut self.state {
+            State::Linked { connection, .. } => {
+                let ending = connection.tick(now);
+                connection.flush().await;
+                ending
+            }
+            State::Away { .. } => None,
+        };
+        if let Some(ending) = ending {
+            self.on_ended(now, &ending);
+        }
     }
 
     /// Ends a connection on which the broker answers pings and acknowledges nothing (a cluster without a leader, a plugin
     /// that hangs): what waits is spooled or answered, and another connection may lead to a node that works.
     fn give_up_if_stalled(&mut self, now: Instant) {
-        let owed = self.since().and(self.pipeline.ids.owed_since());
+        let owed = session(&mut self.state).and_then(|session| session.owed_since());
         if owed.is_none_or(|since| now.saturating_duration_since(since) < self.settings.ack_patience) {
             return;
         }
         self.metrics.stalls.inc();
-        self.on_ended(
-            now,
-            &Ending {
-                result: ConnectResult::Unreachable,
-                text: "the broker does not acknowledge".into(),
-                // It did not hang up: no message is to be suspected of being the cause.
-                by_broker: false,
-            },
-        );
-    }
-
-    fn send(&mut self, now: Instant) {
-        if let State::Linked { link, since: Some(_) } = &self.state {
-            self.subscriptions.send(now, &link.client, &mut self.pipeline.ids);
-            self.pipeline.send(now, &link.client);
-        }
+        // It did not hang up: no message is to be suspected of being the cause.
+        self.on_ended(now, &Ending::ours("the broker does not acknowledge"));
     }
 
     fn since(&self) -> Option<Instant> {
@@ -199,21 +240,38 @@ impl Lane {
     }
 
     fn connect(&mut self, now: Instant) {
-        let will = self.status_topic().map(|topic| Will {
-            topic: topic.to_string(),
-            payload: self.status_payload("offline"),
-        });
-        match options::connect(&self.settings, self.index, self.clean_start, will) {
-            Ok(link) => self.state = State::Linked { link, since: None },
-            Err(text) => self.on_ended(
-                now,
-                &Ending {
-                    result: ConnectResult::Unreachable,
-                    text,
-                    by_broker: false,
-                },
-            ),
+        let (qos, retain) = self.status_manner();
+        let connect = Connect {
+            client_id: options::client_id(&self.settings, self.index),
+            clean_start: self.clean_start,
+            session_seconds: options::SESSION_SECONDS,
+            keep_alive: options::keep_alive(&self.settings),
+            will: self.status_topic().map(|topic| Will {
+                topic: topic.to_string(),
+                payload: self.status_payload("offline"),
+                qos,
+                retain,
+            }),
+        };
+        match options::connect(&self.settings, connect, self.clock.now) {
+            Ok(connection) => {
+                let connection = Box::new(connection);
+                self.state = State::Linked {
+                    connection,
+                    since: None,
+                };
+            }
+            Err(text) => self.on_ended(now, &Ending::ours(text)),
         }
+    }
+
+    /// At which QoS the status goes out, and whether it is retained.
+    const fn status_manner(&self) -> (Qos, bool) {
+        let qos = match self.modest & MODEST_QOS {
+            0 => Qos::AtLeastOnce,
+            _ => Qos::AtMostOnce,
+        };
+        (qos, self.modest & MODEST_RETAIN == 0)
     }
 
     fn status_topic(&self) -> Option<TopicName> {
@@ -229,11 +287,12 @@ impl Lane {
 
     fn publish_status(&mut self, now: Instant, status: &str) {
         let Some(topic) = self.status_topic() else { return };
+        let (qos, retain) = self.status_manner();
         let message = Message {
             topic,
             payload: Bytes::from(self.status_payload(status)),
-            qos: Qos::AtLeastOnce,
-            retain: true,
+            qos,
+            retain,
             content_type: Some("application/json".into()),
             expires_at: None,
             origin: None,
@@ -263,12 +322,20 @@ impl Lane {
                 qos,
                 retained,
             } => {
-                self.subscriptions
-                    .subscribe(now, (worker, filter_id), ticket, filter, qos, retained);
+                let judge = (&self.pipeline.judge, self.clock.wall_millis());
+                self.subscriptions.subscribe(
+                    now,
+                    (worker, filter_id),
+                    ticket,
+                    filter,
+                    (qos, retained),
+                    judge,
+                );
             }
             BrokerRequest::Unsubscribe { filter_id } => self.subscriptions.unsubscribe((worker, filter_id)),
             BrokerRequest::ReadRetained { ticket, topic } => {
-                self.subscriptions.read(now, worker, ticket, &topic)
+                let judge = (&self.pipeline.judge, self.clock.wall_millis());
+                self.subscriptions.read(now, worker, ticket, &topic, judge);
             }
         }
     }
@@ -293,59 +360,73 @@ impl Lane {
         }
     }
 
-    fn on_happenings(&mut self, happenings: Option<Vec<Happening>>) {
+    fn on_happenings(&mut self, happenings: Vec<Happening>) {
         let now = (self.clock.now)();
-        let Some(happenings) = happenings else {
-            let text = "the connection's task ended".into();
-            return self.on_ended(
-                now,
-                &Ending {
-                    result: ConnectResult::Unreachable,
-                    text,
-                    by_broker: false,
-                },
-            );
-        };
         for happening in happenings {
+            let (pipeline, subscriptions) = (&mut self.pipeline, &mut self.subscriptions);
+            if self
+                .trial
+                .takes_from_main(now, &happening, pipeline, subscriptions)
+            {
+                continue;
+            }
             match happening {
                 Happening::Connected(greeting) => self.on_connected(now, greeting),
-                Happening::Sent(packet) => self.pipeline.on_sent(now, packet),
-                Happening::Acknowledged(packet, result) => self.pipeline.on_acknowledged(now, packet, result),
-                Happening::Subscribing(packet) => self.subscriptions.on_subscribing(packet),
-                Happening::Unsubscribing(packet) => self.subscriptions.on_unsubscribing(packet),
-                Happening::Subscribed(packet, result) => {
-                    self.subscriptions
-                        .on_subscribed(now, packet, result, &mut self.pipeline.ids);
+                Happening::Acknowledged(packet, reason) => pipeline.on_acknowledged(now, packet, reason),
+                Happening::Confirmed(number) => pipeline.on_confirmed(now, number),
+                Happening::Subscribed(packet, reason) => {
+                    subscriptions.on_subscribed(now, packet, reason, &mut pipeline.judge);
                 }
-                Happening::Unsubscribed(packet) => {
-                    self.subscriptions
-                        .on_unsubscribed(now, packet, &mut self.pipeline.ids);
-                }
+                Happening::Unsubscribed(packet) => subscriptions.on_unsubscribed(now, packet),
                 Happening::Message(inbound) => self.on_message(now, inbound),
                 Happening::Ended(ending) => return self.on_ended(now, &ending),
             }
         }
     }
 
-    fn on_connected(&mut self, now: Instant, greeting: Greeting) {
+    fn on_trial(&mut self, happenings: Vec<Happening>) {
+        let now = (self.clock.now)();
+        for happening in happenings {
+            let main = session(&mut self.state);
+            self.trial
+                .on_happening(now, happening, main, &mut self.pipeline, &mut self.subscriptions);
+        }
+        self.pipeline.judge.save();
+    }
+
+    fn on_connected(&mut self, now: Instant, mut greeting: Greeting) {
         let State::Linked { since, .. } = &mut self.state else {
             return;
         };
         *since = Some(now);
         self.clean_start = false;
+        // MQTT 3.1.1 does not say it: the will that it took tells.
+        if self.modest & MODEST_QOS != 0 {
+            greeting.max_qos = Qos::AtMostOnce;
+        }
+        greeting.retain &= self.modest & MODEST_RETAIN == 0;
+        self.modest = match greeting.max_qos {
+            Qos::AtMostOnce => MODEST_QOS,
+            _ => 0,
+        };
+        self.modest |= if greeting.retain { 0 } else { MODEST_RETAIN };
         self.metrics.connected.set(1);
         self.metrics.connects.inc(ConnectResult::Ok);
+        self.metrics.max_qos.set(greeting.max_qos.number().into());
+        self.metrics.retains.set(greeting.retain.into());
+        self.metrics.max_packet.set(greeting.max_packet as u64);
+        let lacks = lacks(&greeting);
         tracing::info!(
             broker = %self.settings.address,
             connection = self.index,
             session_present = greeting.session_present,
-            "connected to the broker"
+            "connected to the broker{lacks}"
         );
-        self.say(format!("connected to {}", self.settings.address));
+        self.say(format!("connected to {}{lacks}", self.settings.address));
         self.pipeline.connected(greeting);
         self.publish_status(now, "online");
-        self.subscriptions
-            .connected(now, greeting.session_present, greeting.names_subscriptions);
+        let judge = (&self.pipeline.judge, self.clock.wall_millis());
+        self.subscriptions.connected(now, &greeting, judge);
     }
 
     fn say(&self, connection: String) {
@@ -358,12 +439,20 @@ impl Lane {
 
     fn on_ended(&mut self, now: Instant, ending: &Ending) {
         let since = self.since();
-        if since.is_none() {
-            self.metrics.connects.inc(ending.result);
-        }
+        let ended = session(&mut self.state);
+        let right_after = ended
+            .as_ref()
+            .is_some_and(|session| now.saturating_duration_since(session.last_sent()) < RIGHT_AFTER);
         // A connection on which the broker acknowledged nothing was no success, however long it stood.
-        let stood = since.filter(|_| self.pipeline.ids.were_of_use());
-        let wait = self.backoff.wait(stood, now);
+        let of_use = ended.as_ref().is_some_and(|session| session.was_of_use());
+        let in_qos2 = ended.is_some_and(|session| session.is_in_qos2());
+        let accused = ending.by_broker && right_after;
+        let mut wait = self.backoff.wait(since.filter(|_| of_use), now);
+        let less = self.asks_for_less(ending, since.is_some(), accused);
+        let brief = accused && of_use;
+        if brief || less {
+            wait = self.backoff.at_once();
+        }
         let text = format!("disconnected from {}: {}", self.settings.address, ending.text);
         if ending.result == ConnectResult::Protocol && since.is_none() {
             tracing::error!(connection = self.index, "{text}");
@@ -371,15 +460,52 @@ impl Lane {
             tracing::warn!(connection = self.index, retry_in = ?wait, "{text}");
         }
         self.say(text);
+        for gauge in [
+            &self.metrics.max_qos,
+            &self.metrics.retains,
+            &self.metrics.max_packet,
+        ] {
+            gauge.set(0);
+        }
         self.metrics.connected.set(0);
         if since.is_some() {
-            self.clean_start = self.pipeline.is_in_qos2();
+            self.clean_start = in_qos2;
+        } else {
+            self.metrics.connects.inc(ending.result);
         }
-        self.pipeline.disconnected(now, ending.by_broker);
-        self.subscriptions.disconnected();
         self.state = State::Away {
             until: now.checked_add(wait).unwrap_or(now),
         };
+        let (pipeline, subscriptions) = (&mut self.pipeline, &mut self.subscriptions);
+        self.trial
+            .main_ended(now, ending, accused, pipeline, subscriptions);
+        pipeline.disconnected(now, accused, true);
+        pipeline.brief = brief;
+        subscriptions.disconnected(now, accused, &mut pipeline.judge, self.clock.wall_millis());
+        pipeline.judge.save();
+    }
+
+    /// Whether the next attempt makes do with less for will and status, because that may be what the broker does not take. By
+    /// MQTT 3.1.1 it says nothing and hangs up, so less is tried step by step.
+    fn asks_for_less(&mut self, ending: &Ending, stood: bool, accused: bool) -> bool {
+        let before = self.modest;
+        match (self.settings.protocol, ending.reason) {
+            (Protocol::V5, Some(0x9A)) if !stood => self.modest |= MODEST_RETAIN,
+            (Protocol::V5, Some(0x9B)) if !stood => self.modest |= MODEST_QOS,
+            (Protocol::V4, None) if self.status_topic().is_some() => {
+                let silent = !stood && ending.result == ConnectResult::Protocol;
+                if silent || accused && self.pipeline.only_status_is_under_way() {
+                    self.modest = (self.modest + 1) % (1 + (MODEST_QOS | MODEST_RETAIN));
+                    return self.modest != 0;
+                }
+                if stood {
+                    self.modest = 0;
+                }
+                return false;
+            }
+            _ => {}
+        }
+        self.modest != before
     }
 
     fn on_message(&mut self, now: Instant, inbound: Inbound) {
@@ -414,24 +540,32 @@ impl Lane {
             self.publish_status(begun, "offline");
         }
         while self.since().is_some() && !self.pipeline.is_idle() && !left.is_zero() {
-            self.proceed((self.clock.now)());
+            self.proceed((self.clock.now)()).await;
             tokio::select! {
                 happenings = happenings(&mut self.state) => self.on_happenings(happenings),
+                happenings = self.trial.next() => self.on_trial(happenings),
                 report = self.pipeline.spooling.report() => self.on_report(report),
                 () = tokio::time::sleep(TICK_COLLECTING) => {}
             }
             left = FLUSH.saturating_sub((self.clock.now)().saturating_duration_since(begun));
         }
-        if let State::Linked { link, since: Some(_) } = &mut self.state {
-            link.client.disconnect();
-            let ended = async { while link.happenings.recv().await.is_some() {} };
+        if let State::Linked {
+            connection,
+            since: Some(_),
+        } = &mut self.state
+        {
+            connection.session.disconnect();
+            let ended =
+                async { while !matches!(connection.next().await.last(), Some(Happening::Ended(_))) {} };
             if tokio::time::timeout(GOODBYE, ended).await.is_err() {
                 tracing::debug!("the broker did not end the connection in time");
             }
         }
         let now = (self.clock.now)();
-        self.pipeline.disconnected(now, false);
-        self.subscriptions.disconnected();
+        self.pipeline.disconnected(now, false, false);
+        let wall = self.clock.wall_millis();
+        self.subscriptions
+            .disconnected(now, false, &mut self.pipeline.judge, wall);
         if let Some(spool) = self.pipeline.spooling.take() {
             for report in spool.close().await {
                 self.pipeline.on_report(now, report);
@@ -443,18 +577,38 @@ impl Lane {
 }
 
 /// What happens on the connection; for ever pending without one. Cancel safe.
-async fn happenings(state: &mut State) -> Option<Vec<Happening>> {
+async fn happenings(state: &mut State) -> Vec<Happening> {
     match state {
-        State::Linked { link, .. } => {
-            let mut all = link.happenings.recv().await?;
-            for _ in 1..HAPPENINGS {
-                let Ok(more) = link.happenings.try_recv() else {
-                    break;
-                };
-                all.extend(more);
-            }
-            Some(all)
-        }
+        State::Linked { connection, .. } => connection.next().await,
         State::Away { .. } => std::future::pending().await,
     }
+}
+
+/// The session of a connection that stands.
+fn session(state: &mut State) -> Option<&mut Session> {
+    match state {
+        State::Linked {
+            connection,
+            since: Some(_),
+        } => Some(&mut connection.session),
+        _ => None,
+    }
+}
+
+/// What a broker does not offer, for who reads the log or the status.
+fn lacks(greeting: &Greeting) -> String {
+    let mut lacks = String::new();
+    if greeting.max_qos < Qos::ExactlyOnce {
+        lacks += &format!("; it takes QoS {} at most", greeting.max_qos.number());
+    }
+    if !greeting.retain {
+        lacks += "; it keeps no retained messages";
+    }
+    if !greeting.wildcards {
+        lacks += "; it takes no filters with wildcards";
+    }
+    if greeting.max_packet < MAX_PACKET {
+        lacks += &format!("; it takes packets of {} bytes at most", greeting.max_packet);
+    }
+    lacks
 }

@@ -1,100 +1,53 @@
-//! From settings to rumqttc's options: credentials, TLS through OpenSSL, the will.
+//! From settings to a connection: client id, credentials, TLS through OpenSSL.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openssl::pkey::PKey;
-use rumqttc::tokio_native_tls::native_tls::{Certificate, Identity, Protocol as TlsVersion, TlsConnector};
-use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
+use openssl::ssl::{SslConnector, SslMethod, SslVersion};
+use openssl::x509::X509;
+use openssl::x509::store::X509StoreBuilder;
 use zeroize::Zeroizing;
 
-use crate::settings::{MqttSettings, Protocol};
+use super::codec::Connect;
+use super::connection::Connection;
+use super::session::Session;
+use crate::settings::MqttSettings;
 
-use super::wire::{Link, MAX_IN_FLIGHT};
-use super::{MAX_PACKET, v4, v5};
-
-const CONNECT_SECONDS: u64 = 10;
 /// How long the broker keeps a session that lost its connection (MQTT 5).
-const SESSION_SECONDS: u32 = 300;
+pub(super) const SESSION_SECONDS: u32 = 300;
 const MIN_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// What the broker announces should we vanish.
-#[derive(Debug, Clone)]
-pub(super) struct Will {
-    pub(super) topic: String,
-    pub(super) payload: String,
+/// The client id of the lane with this index.
+pub(super) fn client_id(settings: &MqttSettings, lane: usize) -> String {
+    match lane {
+        0 => settings.client_id.clone(),
+        lane => format!("{}-{lane}", settings.client_id),
+    }
 }
 
-/// Begins a connection for the lane with this index.
+/// The keep alive in seconds.
+pub(super) fn keep_alive(settings: &MqttSettings) -> u16 {
+    u16::try_from(settings.keep_alive.max(MIN_KEEP_ALIVE).as_secs()).unwrap_or(u16::MAX)
+}
+
+/// Begins a connection.
 ///
 /// # Errors
 /// When a file cannot be used; the text names it.
 pub(super) fn connect(
     settings: &MqttSettings,
-    lane: usize,
-    clean_start: bool,
-    will: Option<Will>,
-) -> Result<Link, String> {
-    let address = &settings.address;
-    let keep_alive = settings.keep_alive.max(MIN_KEEP_ALIVE);
-    let patience = keep_alive * 2 + Duration::from_secs(CONNECT_SECONDS);
-    let client_id = match lane {
-        0 => settings.client_id.clone(),
-        lane => format!("{}-{lane}", settings.client_id),
-    };
-    let transport = match address.tls {
-        true => Transport::Tls(TlsConfiguration::NativeConnector(connector(settings)?)),
-        false => Transport::Tcp,
-    };
+    connect: Connect,
+    now: fn() -> Instant,
+) -> Result<Connection, String> {
     let password = password(settings)?;
-    let mut network = NetworkOptions::new();
-    network.set_tcp_nodelay(true);
-    network.set_connection_timeout(CONNECT_SECONDS);
-    match settings.protocol {
-        Protocol::V5 => {
-            let mut options = rumqttc::v5::MqttOptions::new(client_id, &address.host, address.port);
-            options
-                .set_transport(transport)
-                .set_keep_alive(keep_alive)
-                .set_clean_start(clean_start)
-                .set_connection_timeout(CONNECT_SECONDS)
-                .set_network_options(network)
-                .set_session_expiry_interval(Some(SESSION_SECONDS))
-                .set_max_packet_size(Some(u32::try_from(MAX_PACKET).unwrap_or(u32::MAX)))
-                .set_outgoing_inflight_upper_limit(MAX_IN_FLIGHT);
-            if !settings.username.is_empty() {
-                options.set_credentials(&settings.username, password.as_str());
-            }
-            if let Some(will) = will {
-                use rumqttc::v5::mqttbytes::{QoS, v5::LastWill};
-                options.set_last_will(LastWill::new(
-                    will.topic,
-                    will.payload,
-                    QoS::AtLeastOnce,
-                    true,
-                    None,
-                ));
-            }
-            Ok(v5::connect(options, patience))
-        }
-        Protocol::V4 => {
-            let mut options = rumqttc::MqttOptions::new(client_id, &address.host, address.port);
-            options
-                .set_transport(transport)
-                .set_keep_alive(keep_alive)
-                .set_clean_session(true)
-                .set_max_packet_size(MAX_PACKET, MAX_PACKET)
-                .set_inflight(MAX_IN_FLIGHT);
-            if !settings.username.is_empty() {
-                options.set_credentials(&settings.username, password.as_str());
-            }
-            if let Some(will) = will {
-                use rumqttc::{LastWill, QoS};
-                options.set_last_will(LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, true));
-            }
-            Ok(v4::connect(options, network, patience))
-        }
-    }
+    let tls = match settings.address.tls {
+        true => Some(connector(settings)?),
+        false => None,
+    };
+    let login = (settings.username.as_str(), password.as_str());
+    let session = Session::new(now(), settings.protocol, connect, login);
+    Ok(Connection::open(&settings.address, tls, session, now))
 }
 
 /// Whether all files that the settings name can be used.
@@ -124,30 +77,46 @@ fn password(settings: &MqttSettings) -> Result<Zeroizing<String>, String> {
     Ok(Zeroizing::new(text.lines().next().unwrap_or_default().into()))
 }
 
-fn connector(settings: &MqttSettings) -> Result<TlsConnector, String> {
-    let mut builder = TlsConnector::builder();
-    builder.min_protocol_version(Some(TlsVersion::Tlsv12));
+/// The certificates in a PEM file, at least one.
+fn certificates(path: &Path) -> Result<Vec<X509>, String> {
+    let found = X509::stack_from_pem(&read(path)?).map_err(|error| format!("{}: {error}", path.display()))?;
+    if found.is_empty() {
+        return Err(format!("{}: holds no certificate", path.display()));
+    }
+    Ok(found)
+}
+
+fn connector(settings: &MqttSettings) -> Result<SslConnector, String> {
+    let unnamed = |error: openssl::error::ErrorStack| format!("TLS: {error}");
+    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(unnamed)?;
+    builder
+        .set_min_proto_version(Some(SslVersion::TLS1_2))
+        .map_err(unnamed)?;
     if let Some(path) = &settings.ca_file {
-        let fail = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-        let anchors = openssl::x509::X509::stack_from_pem(&read(path)?).map_err(|error| fail(&error))?;
-        if anchors.is_empty() {
-            return Err(fail(&"holds no certificate"));
+        let mut store = X509StoreBuilder::new().map_err(unnamed)?;
+        for anchor in certificates(path)? {
+            store
+                .add_cert(anchor)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
         }
-        builder.disable_built_in_roots(true);
-        for anchor in anchors {
-            let der = anchor.to_der().map_err(|error| fail(&error))?;
-            builder.add_root_certificate(Certificate::from_der(&der).map_err(|error| fail(&error))?);
-        }
+        builder.set_cert_store(store.build());
     }
     if let Some(path) = &settings.cert_file {
         let key_path = settings.key_file.as_ref().unwrap_or(path);
-        let fail = |error: &dyn std::fmt::Display| format!("{}: {error}", key_path.display());
-        let key =
-            PKey::private_key_from_pem_callback(&read(key_path)?, |_| Ok(0)).map_err(|error| fail(&error))?;
-        let key = Zeroizing::new(key.private_key_to_pem_pkcs8().map_err(|error| fail(&error))?);
-        let identity = Identity::from_pkcs8(&read(path)?, &key)
-            .map_err(|error| format!("{} with {}: {error}", path.display(), key_path.display()))?;
-        builder.identity(identity);
+        let fail = |error| format!("{}: {error}", key_path.display());
+        let key = PKey::private_key_from_pem_callback(&read(key_path)?, |_| Ok(0)).map_err(fail)?;
+        let chain = certificates(path)?;
+        let fail = |error| format!("{} with {}: {error}", path.display(), key_path.display());
+        for (place, certificate) in chain.into_iter().enumerate() {
+            match place {
+                0 => builder.set_certificate(&certificate).map_err(fail)?,
+                _ => builder.add_extra_chain_cert(certificate).map_err(fail)?,
+            }
+        }
+        builder
+            .set_private_key(&key)
+            .and_then(|()| builder.check_private_key())
+            .map_err(fail)?;
     }
-    builder.build().map_err(|error| format!("TLS: {error}"))
+    Ok(builder.build())
 }

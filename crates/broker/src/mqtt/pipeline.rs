@@ -1,4 +1,5 @@
-//! Publishes on their way to the broker: a window of messages in memory, in order, before what waits in the spool.
+//! Publishes on their way to the broker: a window of messages in memory, in order, before what waits in the spool. What the
+//! broker may hang up on stands apart from it ([`super::judge`]).
 //!
 //! Without trouble a publish goes into the window, out, and is answered by the broker's acknowledgement; the disk is not
 //! touched. Once the broker is away or slow, what waits is written to the spool and answered from there, and later
@@ -10,15 +11,16 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::link::Delivery;
-use crate::metrics::{DroppedReason, LaneMetrics};
+use crate::metrics::{DroppedReason, LaneMetrics, RefusedReason};
 use crate::origin::OriginTag;
 use portcullis_proto::bridge::contract::{BrokerError, BrokerEvent, Ticket};
 use portcullis_proto::types::message::{Message, Qos};
 
-use super::packet_ids::PacketIds;
+use super::codec::{Greeting, Outbound};
+use super::judge::{Judge, Subject};
+use super::reasons::{self, Refusal};
+use super::session::{Sent, Session};
 use super::spooling::Spooling;
-use super::suspicion::Suspicion;
-use super::wire::{Client, Greeting, Outbound, Refusal};
 
 /// Messages in the window beyond which later ones go to the spool, or are refused without one.
 const MAX_WINDOW: usize = 4_096;
@@ -27,8 +29,8 @@ const MAX_WINDOW_BYTES: usize = 32 << 20;
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// How often a spooled message is sent again after it was refused for a quota.
 const MAX_QUOTA_RETRIES: u32 = 20;
-/// What a PUBLISH packet has beside topic, payload and content type, at most.
-const PACKET_OVERHEAD: usize = 128;
+/// Messages that stand apart beyond which later ones are refused or go to the spool.
+const MAX_APART: usize = 4_096;
 
 /// Who waits for the answer to a publish.
 #[derive(Debug)]
@@ -55,10 +57,18 @@ pub(super) struct Entry {
     pub(super) refused_by_spool: bool,
     pub(super) since: Instant,
     pub(super) done: bool,
-    /// Its identifier on this connection, once sent at QoS 1 or 2.
-    request: Option<u64>,
-    /// It was sent at QoS 2 and is not settled.
-    at_qos2: bool,
+    /// The QoS at which it is tried apart, in case its own is what the broker does not take.
+    pub(super) tried_at: Option<Qos>,
+}
+
+/// A publish at QoS 0 whose arrival no ping has confirmed.
+#[derive(Debug)]
+struct Unconfirmed {
+    number: u64,
+    /// The entry that waits for it, when the message was to go out at a higher QoS.
+    token: Option<u64>,
+    internal: bool,
+    message: Arc<Message>,
 }
 
 /// The window, and the spool behind it.
@@ -69,23 +79,24 @@ pub(super) struct Pipeline {
     workers: Vec<Delivery>,
     pub(super) window: VecDeque<Entry>,
     window_bytes: usize,
-    /// How many entries of the window, from its front, were handed to the client.
+    /// How many entries of the window, from its front, were sent.
     sent: usize,
+    /// What the broker may hang up on, in order; not in the window.
+    pub(super) apart: VecDeque<Entry>,
     next_token: u64,
-    /// Entries handed to the client whose packet identifier is not known yet.
-    unnamed: VecDeque<u64>,
     by_packet: HashMap<u16, u64>,
-    pub(super) ids: PacketIds,
+    unconfirmed: VecDeque<Unconfirmed>,
     greeting: Option<Greeting>,
-    /// Messages under way at QoS 2.
-    at_qos2: usize,
+    /// The connection ended over something that is set apart: the next one stands within milliseconds.
+    pub(super) brief: bool,
     max_qos: Qos,
+    /// The highest QoS at which the broker acknowledged anything, so that it cannot be what it hangs up on.
+    pub(super) proved_qos: Qos,
     /// The broker's quota is exceeded: nothing is sent until then.
     paused: Option<Instant>,
     quota_refusals: u32,
     pub(super) spooling: Spooling,
-    /// How the last connections ended while a message was on its way.
-    suspicion: Suspicion,
+    pub(super) judge: Judge,
 }
 
 impl Pipeline {
@@ -95,6 +106,7 @@ impl Pipeline {
         workers: Vec<Delivery>,
         max_qos: Qos,
         spooling: Spooling,
+        judge: Judge,
     ) -> Self {
         Self {
             clock,
@@ -103,17 +115,18 @@ impl Pipeline {
             window: VecDeque::new(),
             window_bytes: 0,
             sent: 0,
+            apart: VecDeque::new(),
             next_token: 0,
-            unnamed: VecDeque::new(),
             by_packet: HashMap::new(),
-            ids: PacketIds::new(1),
+            unconfirmed: VecDeque::new(),
             greeting: None,
-            at_qos2: 0,
+            brief: false,
             max_qos,
+            proved_qos: Qos::AtMostOnce,
             paused: None,
             quota_refusals: 0,
             spooling,
-            suspicion: Suspicion::default(),
+            judge,
         }
     }
 
@@ -135,15 +148,19 @@ impl Pipeline {
             return self.metrics.dropped.inc(DroppedReason::Expired);
         }
         let keeps = self.greeting.is_none_or(|greeting| greeting.retain);
-        if message.retain && !keeps {
+        let refused = message.retain && !keeps;
+        if refused || self.judge.verdict(self.clock.wall_millis(), &message).is_some() {
             return self.refuse(answer, BrokerError::Refused);
         }
-        let room = self.window.len() < MAX_WINDOW && self.window_bytes < MAX_WINDOW_BYTES;
-        if self.greeting.is_some() && room && !self.spooling.has_backlog() {
+        let room = self.window.len() < MAX_WINDOW
+            && self.window_bytes < MAX_WINDOW_BYTES
+            && self.apart.len() < MAX_APART;
+        let linked = self.greeting.is_some() || self.brief;
+        if linked && room && !self.spooling.has_backlog() {
             return self.push(now, message, origin, Some(answer), None);
         }
         // At QoS 0 nobody asked for more than an attempt, and now there is nothing to attempt it with.
-        let worth = self.greeting.is_some() || message.qos != Qos::AtMostOnce;
+        let worth = linked || message.qos != Qos::AtMostOnce;
         if !worth || !self.spooling.is_open() {
             return self.refuse(answer, BrokerError::Unavailable);
         }
@@ -183,8 +200,7 @@ impl Pipeline {
             refused_by_spool: false,
             since: now,
             done: false,
-            request: None,
-            at_qos2: false,
+            tried_at: None,
         });
     }
 
@@ -194,117 +210,137 @@ impl Pipeline {
     }
 
     pub(super) fn entry(&mut self, token: u64) -> Option<&mut Entry> {
-        let at = self
-            .window
-            .binary_search_by_key(&token, |entry| entry.token)
-            .ok()?;
-        self.window.get_mut(at)
+        match self.window.binary_search_by_key(&token, |entry| entry.token) {
+            Ok(at) => self.window.get_mut(at),
+            Err(_) => self.apart.iter_mut().find(|entry| entry.token == token),
+        }
     }
 
     /// A connection stands.
     pub(super) fn connected(&mut self, greeting: Greeting) {
-        self.ids = PacketIds::new(greeting.in_flight);
         self.greeting = Some(greeting);
+        self.brief = false;
     }
 
-    /// Hands to the client what it takes.
-    pub(super) fn send(&mut self, now: Instant, client: &Client) {
-        let Some(greeting) = self.greeting else { return };
-        if self.paused.is_some_and(|until| now < until) {
+    /// The highest QoS at which messages go out on this connection.
+    pub(super) fn max_qos(&self) -> Qos {
+        let offered = self
+            .greeting
+            .map_or(Qos::ExactlyOnce, |greeting| greeting.max_qos);
+        offered.min(self.max_qos)
+    }
+
+    /// Hands to the session what it takes.
+    pub(super) fn send(&mut self, now: Instant, session: &mut Session) {
+        if self.greeting.is_none() || self.paused.is_some_and(|until| now < until) {
             return;
         }
         self.paused = None;
-        let alone = self.suspicion.one_at_a_time();
+        let max_qos = self.max_qos();
         while let Some(entry) = self.window.get(self.sent) {
             let message = &entry.message;
-            let size = message.topic.as_str().len()
-                + message.payload.len()
-                + message.content_type.as_deref().map_or(0, str::len)
-                + PACKET_OVERHEAD;
-            let qos = message.qos.min(greeting.max_qos).min(self.max_qos);
             let token = entry.token;
             if entry.done {
                 self.sent += 1;
             } else if message.is_expired(now) {
                 self.settle(token, now, Settled::Dropped(DroppedReason::Expired));
-            } else if size > greeting.max_packet {
-                self.settle(token, now, Settled::Refused(BrokerError::TooLarge));
-            } else if self.suspicion.condemns(message) {
-                self.condemn(token, now, qos);
+            } else if !entry.internal && self.stands_apart(&Arc::clone(message)) {
+                self.set_apart();
             } else {
-                let waiting = alone && self.window.iter().take(self.sent).any(|before| !before.done);
-                let free = match qos {
-                    Qos::AtMostOnce => true,
-                    Qos::AtLeastOnce => self.ids.free(),
-                    Qos::ExactlyOnce => self.ids.free() && self.at_qos2 < usize::from(greeting.at_qos2),
-                };
-                if waiting || !free || !self.hand_over(now, client, qos) {
-                    return;
+                match session.publish(now, &entry.outbound(now, message.qos.min(max_qos))) {
+                    Sent::Full => return,
+                    Sent::TooLarge => self.settle(token, now, Settled::Refused(BrokerError::TooLarge)),
+                    sent => self.on_sent(now, token, &sent, session),
                 }
             }
         }
     }
 
-    fn hand_over(&mut self, now: Instant, client: &Client, qos: Qos) -> bool {
-        let Some(entry) = self.window.get_mut(self.sent) else {
-            return false;
-        };
-        let expiry = entry.message.expires_at.map(|at| {
-            let left = at.saturating_duration_since(now);
-            u32::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u32::MAX)
-        });
-        let outbound = Outbound {
-            message: &entry.message,
-            qos,
-            expiry,
-            origin: entry.origin,
-        };
-        if !client.publish(&outbound) {
+    /// Whether a message is suspect, or behind one of its topic that is.
+    fn stands_apart(&self, message: &Message) -> bool {
+        if self.judge.is_clean() && self.apart.is_empty() {
             return false;
         }
-        if qos != Qos::AtMostOnce {
-            entry.request = Some(self.ids.take(now));
-            entry.at_qos2 = qos == Qos::ExactlyOnce;
-            self.at_qos2 += usize::from(entry.at_qos2);
-        }
-        self.unnamed.push_back(entry.token);
-        self.sent += 1;
-        self.suspicion.sent(now);
-        self.metrics.sent.inc();
-        true
+        self.judge
+            .suspects(self.clock.wall_millis(), &Subject::topic(message))
+            || self
+                .apart
+                .iter()
+                .any(|entry| entry.message.topic == message.topic)
     }
 
-    /// The oldest publish that was handed over is on its way.
-    pub(super) fn on_sent(&mut self, now: Instant, packet: u16) {
-        let Some(token) = self.unnamed.pop_front() else {
-            return;
-        };
-        if packet == 0 {
-            self.settle(token, now, Settled::Delivered);
-        } else {
-            self.by_packet.insert(packet, token);
+    /// Takes the message that is next out of the window.
+    fn set_apart(&mut self) {
+        if let Some(entry) = self.window.remove(self.sent) {
+            self.window_bytes -= entry.message.payload.len();
+            self.apart.push_back(entry);
+        }
+    }
+
+    fn on_sent(&mut self, now: Instant, token: u64, sent: &Sent, session: &mut Session) {
+        self.sent += 1;
+        self.metrics.sent.inc();
+        match *sent {
+            Sent::Packet(packet) => drop(self.by_packet.insert(packet, token)),
+            Sent::Unconfirmed(number) => {
+                let Some(entry) = self.entry(token) else { return };
+                let (message, waits) = (Arc::clone(&entry.message), entry.message.qos != Qos::AtMostOnce);
+                let internal = entry.internal;
+                self.unconfirmed.push_back(Unconfirmed {
+                    number,
+                    token: waits.then_some(token),
+                    internal,
+                    message,
+                });
+                if waits {
+                    session.confirm_soon();
+                } else {
+                    self.settle(token, now, Settled::Delivered);
+                }
+            }
+            Sent::TooLarge | Sent::Full => {}
+        }
+    }
+
+    /// The broker read all publishes at QoS 0 up to the one with this number.
+    pub(super) fn on_confirmed(&mut self, now: Instant, number: u64) {
+        while self
+            .unconfirmed
+            .front()
+            .is_some_and(|first| first.number <= number)
+        {
+            if let Some(token) = self.unconfirmed.pop_front().and_then(|first| first.token) {
+                self.settle(token, now, Settled::Delivered);
+            }
         }
     }
 
     /// The broker answered a publish.
-    pub(super) fn on_acknowledged(&mut self, now: Instant, packet: u16, result: Result<(), Refusal>) {
-        let Some(token) = self.by_packet.remove(&packet) else {
-            return;
-        };
-        let Some(entry) = self.entry(token) else { return };
-        let (spooled, internal) = (entry.number.is_some(), entry.internal);
-        if !internal {
-            self.suspicion.acknowledged();
+    pub(super) fn on_acknowledged(&mut self, now: Instant, packet: u16, reason: u8) {
+        if let Some(token) = self.by_packet.remove(&packet) {
+            self.on_answered(now, token, reason);
         }
-        match result {
+    }
+
+    /// The broker answered a publish, wherever it was sent.
+    pub(super) fn on_answered(&mut self, now: Instant, token: u64, reason: u8) {
+        let max_qos = self.max_qos();
+        let Some(entry) = self.entry(token) else { return };
+        let (spooled, message) = (entry.number.is_some(), Arc::clone(&entry.message));
+        let qos = entry.tried_at.unwrap_or(entry.message.qos).min(max_qos);
+        match reasons::publish(reason) {
             Ok(()) => {
+                self.proved_qos = self.proved_qos.max(qos);
                 self.quota_refusals = 0;
                 self.settle(token, now, Settled::Delivered);
             }
             Err(refusal) if refusal.later && spooled && self.quota_refusals < MAX_QUOTA_RETRIES => {
                 self.send_again_later(now, token);
             }
-            Err(refusal) => self.settle(token, now, Settled::Refused(refusal.error)),
+            Err(Refusal { error, .. }) => {
+                self.judge.note(now, "topic", message.topic.as_str(), reason);
+                self.settle(token, now, Settled::Refused(error));
+            }
         }
     }
 
@@ -316,14 +352,6 @@ impl Pipeline {
         let Ok(at) = self.window.binary_search_by_key(&token, |entry| entry.token) else {
             return;
         };
-        let Some(entry) = self.window.get_mut(at) else {
-            return;
-        };
-        let at_qos2 = std::mem::take(&mut entry.at_qos2);
-        if let Some(request) = entry.request.take() {
-            self.ids.done(now, request);
-        }
-        self.at_qos2 -= usize::from(at_qos2);
         // What was sent behind it stays sent: the broker took it, or will say that it did not.
         let Some(mut entry) = self.window.remove(at) else {
             return;
@@ -334,6 +362,25 @@ impl Pipeline {
         entry.token = before.map_or(entry.token, |before| before.token.max(entry.token));
         self.window.insert(place, entry);
         self.renumber(place);
+    }
+
+    /// Puts messages that stood apart back into the window, ahead of what was not sent.
+    pub(super) fn put_back(&mut self, entries: VecDeque<Entry>) {
+        let place = self.sent.min(self.window.len());
+        for entry in entries.into_iter().rev() {
+            self.window_bytes += entry.message.payload.len();
+            self.window.insert(place, entry);
+        }
+        self.renumber(place);
+    }
+
+    /// The broker does not take a higher QoS.
+    pub(super) fn limit_qos(&mut self, qos: Qos) {
+        tracing::warn!(
+            qos = qos.number(),
+            "the broker hangs up at a higher QoS; messages go out at this one from now on"
+        );
+        self.max_qos = self.max_qos.min(qos);
     }
 
     /// Gives the entries from `place` on new tokens: none of them is known elsewhere yet, but to the spool.
@@ -354,14 +401,14 @@ impl Pipeline {
         entry.done = true;
         let (answer, internal, number, writing) =
             (entry.answer.take(), entry.internal, entry.number, entry.writing);
-        let at_qos2 = std::mem::take(&mut entry.at_qos2);
-        if let Some(request) = entry.request.take() {
-            self.ids.done(now, request);
-        }
-        self.at_qos2 -= usize::from(at_qos2);
         let answered_before = answer.is_none();
         match (&settled, answer) {
             (Settled::Refused(error), Some(answer)) => self.refuse(answer, *error),
+            (Settled::Condemned(error), Some(answer)) => {
+                self.metrics.refused.inc();
+                self.metrics.refusals.inc(RefusedReason::HungUp);
+                self.answer(&answer, Err(*error));
+            }
             (_, Some(answer)) => self.accept(answer, now),
             (_, None) => {}
         }
@@ -369,14 +416,18 @@ impl Pipeline {
             match settled {
                 Settled::Delivered => self.metrics.acknowledged.inc(),
                 Settled::Dropped(reason) => self.metrics.dropped.inc(reason),
-                Settled::Refused(BrokerError::TooLarge) if answered_before => {
-                    self.metrics.dropped.inc(DroppedReason::TooLarge);
-                }
                 Settled::Refused(error) if answered_before => {
-                    tracing::warn!(?error, "the broker refused a message that was accepted earlier");
+                    self.metrics.refusals.inc(RefusedReason::of(error));
+                    self.metrics.dropped.inc(match error {
+                        BrokerError::TooLarge => DroppedReason::TooLarge,
+                        _ => DroppedReason::Refused,
+                    });
+                }
+                Settled::Condemned(_) if answered_before => {
+                    self.metrics.refusals.inc(RefusedReason::HungUp);
                     self.metrics.dropped.inc(DroppedReason::Refused);
                 }
-                Settled::Refused(_) => {}
+                Settled::Refused(_) | Settled::Condemned(_) => {}
             }
         }
         if let Some(number) = number {
@@ -394,6 +445,7 @@ impl Pipeline {
                 self.sent = self.sent.saturating_sub(1);
             }
         }
+        self.apart.retain(|entry| !entry.done);
     }
 
     pub(super) fn accept(&self, answer: Answer, now: Instant) {
@@ -406,6 +458,7 @@ impl Pipeline {
 
     pub(super) fn refuse(&self, answer: Answer, error: BrokerError) {
         self.metrics.refused.inc();
+        self.metrics.refusals.inc(RefusedReason::of(error));
         self.answer(&answer, Err(error));
     }
 
@@ -416,53 +469,62 @@ impl Pipeline {
         }
     }
 
-    /// The connection is lost. What waits is spooled, or refused without a spool; nothing is in flight any more.
-    pub(super) fn disconnected(&mut self, now: Instant, by_broker: bool) {
-        if self.greeting.take().is_some() {
-            let under_way = self
-                .window
-                .iter()
-                .take(self.sent)
-                .find(|entry| !entry.done && !entry.internal);
-            self.suspicion
-                .lost(now, by_broker, under_way.map(|entry| &*entry.message));
+    /// The connection is lost, over one of the messages under way when `accused`. What waits is spooled, or refused without a
+    /// spool, unless another connection `follows` on which it may be judged; nothing is in flight any more.
+    pub(super) fn disconnected(&mut self, now: Instant, accused: bool, follows: bool) {
+        self.greeting = None;
+        let unconfirmed = std::mem::take(&mut self.unconfirmed);
+        if accused {
+            let under_way = self.window.iter().take(self.sent);
+            let subjects: Vec<Subject> = under_way
+                .filter(|entry| !entry.done && !entry.internal)
+                .map(|entry| Subject::topic(&entry.message))
+                .chain(
+                    unconfirmed
+                        .iter()
+                        .filter(|sent| !sent.internal)
+                        .map(|sent| Subject::topic(&sent.message)),
+                )
+                .collect();
+            self.judge.accuse(self.clock.wall_millis(), subjects);
         }
-        self.unnamed.clear();
         self.by_packet.clear();
         self.sent = 0;
-        self.at_qos2 = 0;
-        self.window_bytes = 0;
         self.paused = None;
-        self.keep_window();
+        self.keep_window(now, follows);
+        self.window_bytes = 0;
     }
 
-    /// Gives up a message at which the broker hangs up each time; first of all its QoS, if that may be the cause.
-    fn condemn(&mut self, token: u64, now: Instant, qos: Qos) {
-        self.suspicion = Suspicion::default();
-        if qos == Qos::ExactlyOnce {
-            tracing::warn!("the broker hangs up at QoS 2; messages go out at QoS 1 from now on");
-            self.max_qos = Qos::AtLeastOnce;
-            return;
-        }
-        tracing::error!("the broker hangs up at a message each time; it is given up");
-        self.settle(token, now, Settled::Refused(BrokerError::Refused));
-    }
-
-    /// Whether a QoS 2 exchange is under way.
-    pub(super) fn is_in_qos2(&self) -> bool {
-        let sent = self.window.iter().take(self.sent);
-        sent.filter(|entry| !entry.done)
-            .any(|entry| entry.message.qos == Qos::ExactlyOnce)
+    /// Whether nothing but messages of our own waits for the broker's word.
+    pub(super) fn only_status_is_under_way(&self) -> bool {
+        let mut sent = self.window.iter().take(self.sent).filter(|entry| !entry.done);
+        sent.all(|entry| entry.internal) && self.unconfirmed.iter().all(|sent| sent.internal)
     }
 
     /// Whether everything that was accepted is with the broker or in the spool.
     pub(super) fn is_idle(&self) -> bool {
-        self.window.is_empty() && !self.spooling.is_writing()
+        self.window.is_empty() && self.apart.is_empty() && !self.spooling.is_writing()
     }
 
     /// When [`Self::send`] has something to do again by itself.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.paused
+    }
+}
+
+impl Entry {
+    /// The message as it goes out at `qos`.
+    pub(super) fn outbound(&self, now: Instant, qos: Qos) -> Outbound<'_> {
+        let expiry = self.message.expires_at.map(|at| {
+            let left = at.saturating_duration_since(now);
+            u32::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u32::MAX)
+        });
+        Outbound {
+            message: &self.message,
+            qos,
+            expiry,
+            origin: self.origin,
+        }
     }
 }
 
@@ -475,4 +537,6 @@ pub(super) enum Settled {
     Dropped(DroppedReason),
     /// The broker, or its limits, did not take it.
     Refused(BrokerError),
+    /// The broker hangs up on it.
+    Condemned(BrokerError),
 }

@@ -11,7 +11,8 @@ use crate::spool::{Append, AppendError, Command, Report, Spool, SpoolState};
 use portcullis_proto::bridge::contract::BrokerError;
 use portcullis_proto::types::message::{Message, Qos};
 
-use super::pipeline::{Answer, Pipeline};
+use super::judge::Subject;
+use super::pipeline::{Answer, Entry, Pipeline};
 
 /// A publish that the broker has not acknowledged for this long is written to the spool and answered from there.
 const SPILL_AFTER: Duration = Duration::from_secs(1);
@@ -171,39 +172,81 @@ impl Pipeline {
         self.spooling.append(writing, accepted, body);
     }
 
-    /// Writes those messages of the window to the spool that have waited for `older_than`; they stay in flight.
+    /// Writes those messages to the spool that have waited for `older_than`; they stay in flight.
     pub(super) fn spill(&mut self, now: Instant, older_than: Duration) {
+        // What stands apart is not in the window's order, so it may go behind what waits.
+        for at in 0..self.apart.len() {
+            if let Some(entry) = self.apart.get(at)
+                && !self.spill_entry(now, older_than, entry.token)
+            {
+                break;
+            }
+        }
         if self.spooling.has_backlog() {
             return;
         }
         for at in 0..self.window.len() {
-            let Some(entry) = self.window.get(at) else { return };
-            let there = entry.number.is_some() || entry.writing || entry.refused_by_spool;
-            if entry.done || entry.internal || there || entry.message.qos == Qos::AtMostOnce {
-                continue;
-            }
-            if now.saturating_duration_since(entry.since) < older_than || !self.spooling.is_open() {
+            if let Some(entry) = self.window.get(at)
+                && !self.spill_entry(now, older_than, entry.token)
+            {
                 return;
-            }
-            let (accepted, body) = self.encode(&Arc::clone(&entry.message), entry.origin);
-            let writing = Writing {
-                token: entry.token,
-                bytes: body.len(),
-                in_window: true,
-                settled: false,
-                answer: None,
-            };
-            self.spooling.append(writing, accepted, body);
-            if let Some(entry) = self.window.get_mut(at) {
-                entry.writing = true;
             }
         }
     }
 
+    /// False when neither this nor what follows it is to be spilled.
+    fn spill_entry(&mut self, now: Instant, older_than: Duration, token: u64) -> bool {
+        let is_open = self.spooling.is_open();
+        let Some(entry) = self.entry(token) else {
+            return true;
+        };
+        let there = entry.number.is_some() || entry.writing || entry.refused_by_spool;
+        if entry.done || entry.internal || there || entry.message.qos == Qos::AtMostOnce {
+            return true;
+        }
+        if now.saturating_duration_since(entry.since) < older_than || !is_open {
+            return false;
+        }
+        entry.writing = true;
+        let (message, origin) = (Arc::clone(&entry.message), entry.origin);
+        let (accepted, body) = self.encode(&message, origin);
+        let writing = Writing {
+            token,
+            bytes: body.len(),
+            in_window: true,
+            settled: false,
+            answer: None,
+        };
+        self.spooling.append(writing, accepted, body);
+        true
+    }
+
     /// The window is given up with its connection: all that counts goes to the spool in order, to be read from there.
-    pub(super) fn keep_window(&mut self) {
-        for entry in std::mem::take(&mut self.window) {
-            if entry.done || entry.internal || entry.number.is_some() {
+    ///
+    /// Only what is suspect and was never near the spool stays, apart: its answer is the verdict, which is a matter of
+    /// milliseconds when the broker is there. If it is not, the spool has it within a second.
+    pub(super) fn keep_window(&mut self, now: Instant, goes_on: bool) {
+        let entries: Vec<Entry> = std::mem::take(&mut self.apart)
+            .into_iter()
+            .chain(std::mem::take(&mut self.window))
+            .filter(|entry| !entry.done && !entry.internal)
+            .collect();
+        let fresh = goes_on
+            && !self.spooling.has_backlog()
+            && entries
+                .iter()
+                .all(|entry| entry.number.is_none() && !entry.writing);
+        let wall = self.clock.wall_millis();
+        for entry in entries {
+            if entry.number.is_some() {
+                continue;
+            }
+            let suspect = fresh
+                && entry.message.qos != Qos::AtMostOnce
+                && now.saturating_duration_since(entry.since) < SPILL_AFTER
+                && self.judge.suspects(wall, &Subject::topic(&entry.message));
+            if suspect {
+                self.apart.push_back(entry);
                 continue;
             }
             if entry.writing {
@@ -317,13 +360,15 @@ impl Pipeline {
     /// What time brings: slow messages are spilled, more are read, expired ones are forgotten.
     pub(super) fn tick(&mut self, now: Instant, connected: bool) {
         let spooling = &mut self.spooling;
+        let held = !self.apart.is_empty() || !self.window.is_empty();
+        if (connected || held) && spooling.spill_at.is_none_or(|at| at <= now) {
+            spooling.spill_at = now.checked_add(SPILL_EVERY);
+            self.spill(now, SPILL_AFTER);
+        }
         if connected {
-            if spooling.spill_at.is_none_or(|at| at <= now) {
-                spooling.spill_at = now.checked_add(SPILL_EVERY);
-                self.spill(now, SPILL_AFTER);
-            }
             return self.read_ahead(now);
         }
+        let spooling = &mut self.spooling;
         if spooling.state.live > 0 && spooling.rewinding == 0 && spooling.expire_at.is_none_or(|at| at <= now)
         {
             spooling.command(Command::Expire);
@@ -336,7 +381,8 @@ impl Pipeline {
         let spooling = &mut self.spooling;
         let waiting = spooling.read_again.is_some_and(|at| now < at);
         let settled = spooling.rewinding == 0 && !spooling.loading && !waiting;
-        if settled && spooling.state.unread > 0 && self.window.len() < READ_BELOW {
+        let room = self.window.len() + self.apart.len() < READ_BELOW;
+        if settled && spooling.state.unread > 0 && room {
             spooling.loading = true;
             spooling.read_again = None;
             spooling.command(Command::Read {

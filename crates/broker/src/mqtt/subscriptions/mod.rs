@@ -22,13 +22,17 @@ mod delivery;
 mod last_seen;
 mod renewals;
 mod rounds;
+mod trials;
 
 use last_seen::LastSeen;
 use renewals::Renewal;
+pub(super) use trials::Tried;
 
+use super::codec::{Greeting, Subscription};
 use super::duplicates::Duplicates;
-use super::packet_ids::PacketIds;
-use super::wire::{Client, Subscription};
+use super::judge::Judge;
+use super::session::Session;
+use crate::settings::Protocol;
 
 /// A round is over when no retained message came for so long after the last fence: some brokers look for them beside
 /// answering.
@@ -43,6 +47,8 @@ const MAX_COLLECTED_BYTES: usize = 64 << 20;
 const MAX_HELD: usize = 4_096;
 /// Unsubscribed to learn that the broker has worked off what was sent before; nobody ever subscribes it.
 const FENCE: &str = "$portcullis/fence";
+/// What a SUBSCRIBE packet has beside its filter, at most.
+const SUBSCRIBE_OVERHEAD: usize = 24;
 /// The largest subscription identifier (MQTT 5, 3.8.2.1.2).
 const MAX_NUMBER: u32 = 268_435_455;
 
@@ -98,6 +104,8 @@ struct Entry {
     holders: Vec<HolderState>,
     /// The broker has acknowledged it on this connection (or kept it).
     standing: bool,
+    /// It was sent on this connection, and not refused.
+    asked: bool,
     round: Option<Round>,
     /// Asks for the next round.
     next: Vec<Ask>,
@@ -106,6 +114,8 @@ struct Entry {
     renewed_until: Option<Instant>,
     /// The broker does not take it again yet.
     renewal: Option<Renewal>,
+    /// Since when it waits to be tried apart, because the broker may hang up on it.
+    on_trial: Option<Instant>,
 }
 
 /// A request to the broker that waits its turn, or its acknowledgement.
@@ -133,16 +143,22 @@ pub(super) struct Subscriptions {
     by_holder: HashMap<Holder, u32>,
     table: FilterTable<u32>,
     last_number: u32,
+    protocol: Protocol,
     connected: bool,
     names_subscriptions: bool,
+    wildcards: bool,
+    /// The longest filter in bytes for which the broker takes a packet.
+    max_filter: usize,
     waiting: VecDeque<Request>,
-    /// Handed to the client, packet identifier unknown; subscribes and unsubscribes apart.
-    subscribing: VecDeque<(Request, u64)>,
-    unsubscribing: VecDeque<(Request, u64)>,
-    by_packet: HashMap<u16, (Request, u64)>,
+    by_packet: HashMap<u16, Request>,
+    /// Filters to be tried apart, in order, and those whose unsubscribe is.
+    on_trial: VecDeque<u32>,
+    unsubscribes_on_trial: VecDeque<TopicFilter>,
     /// Filters that have a round, and some that had one.
     in_round: Vec<u32>,
     last_serial: u64,
+    /// When a retained message came last, for whichever round.
+    stirred_at: Option<Instant>,
     /// Filters whose renewal waits for its time.
     renewing: Vec<u32>,
     /// Filters that were given up while the broker was away and keeps the session.
@@ -154,10 +170,11 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    pub(super) fn new(workers: Vec<Delivery>, metrics: Arc<LaneMetrics>) -> Self {
+    pub(super) fn new(workers: Vec<Delivery>, metrics: Arc<LaneMetrics>, protocol: Protocol) -> Self {
         Self {
             workers,
             metrics,
+            protocol,
             entries: HashMap::new(),
             by_filter: HashMap::new(),
             by_holder: HashMap::new(),
@@ -165,12 +182,15 @@ impl Subscriptions {
             last_number: 0,
             connected: false,
             names_subscriptions: false,
+            wildcards: true,
+            max_filter: usize::MAX,
             waiting: VecDeque::new(),
-            subscribing: VecDeque::new(),
-            unsubscribing: VecDeque::new(),
             by_packet: HashMap::new(),
+            on_trial: VecDeque::new(),
+            unsubscribes_on_trial: VecDeque::new(),
             in_round: Vec::new(),
             last_serial: 0,
+            stirred_at: None,
             renewing: Vec::new(),
             gone: Vec::new(),
             found: Vec::new(),
@@ -187,8 +207,8 @@ impl Subscriptions {
         (worker, filter_id): Holder,
         ticket: Ticket,
         filter: TopicFilter,
-        qos: Qos,
-        retained: bool,
+        (qos, retained): (Qos, bool),
+        (judge, wall): (&Judge, u64),
     ) {
         let kind = AskKind::Subscribe { filter_id, retained };
         let ask = Ask {
@@ -198,8 +218,11 @@ impl Subscriptions {
             collected: BTreeMap::new(),
             cut: false,
         };
-        if filter.as_str().starts_with("$share/") {
+        if !self.fits(&filter) {
             return self.answer(ask, Err(BrokerError::Refused));
+        }
+        if let Some(error) = judge.filter_verdict(wall, filter.as_str()) {
+            return self.answer(ask, Err(error));
         }
         // QoS 2 would bring an observer nothing: QoS 1 and 2 reach it alike, as a confirmable notification.
         let qos = qos.min(Qos::AtLeastOnce);
@@ -234,12 +257,20 @@ impl Subscriptions {
         if satisfied {
             self.finish(number, ask, Ok(()));
         } else {
+            self.suspect(now, number, (judge, wall));
             self.ask(now, number, ask);
         }
     }
 
     /// A worker wants to know a retained message.
-    pub(super) fn read(&mut self, now: Instant, worker: usize, ticket: Ticket, topic: &TopicName) {
+    pub(super) fn read(
+        &mut self,
+        now: Instant,
+        worker: usize,
+        ticket: Ticket,
+        topic: &TopicName,
+        (judge, wall): (&Judge, u64),
+    ) {
         let ask = Ask {
             worker,
             ticket,
@@ -250,13 +281,17 @@ impl Subscriptions {
         let Ok(filter) = TopicFilter::new(topic.as_str()) else {
             return self.answer(ask, Err(BrokerError::Refused));
         };
-        if filter.as_str().starts_with("$share/") {
+        if !self.fits(&filter) {
             return self.answer(ask, Err(BrokerError::Refused));
+        }
+        if let Some(error) = judge.filter_verdict(wall, filter.as_str()) {
+            return self.answer(ask, Err(error));
         }
         if !self.connected {
             return self.answer(ask, Err(BrokerError::Unavailable));
         }
         let number = self.enter(filter);
+        self.suspect(now, number, (judge, wall));
         self.ask(now, number, ask);
     }
 
@@ -269,6 +304,14 @@ impl Subscriptions {
             entry.holders.retain(|known| known.holder != holder);
         }
         self.leave_if_unused(number);
+    }
+
+    /// Whether the broker takes such a filter, for all that it said of itself.
+    fn fits(&self, filter: &TopicFilter) -> bool {
+        let text = filter.as_str();
+        !text.starts_with("$share/")
+            && text.len() <= self.max_filter
+            && (self.wildcards || !filter.has_wildcard())
     }
 
     fn enter(&mut self, filter: TopicFilter) -> u32 {
@@ -288,11 +331,13 @@ impl Subscriptions {
             qos: Qos::AtMostOnce,
             holders: Vec::new(),
             standing: false,
+            asked: false,
             round: None,
             next: Vec::new(),
             seen: LastSeen::default(),
             renewed_until: None,
             renewal: None,
+            on_trial: None,
         };
         self.entries.insert(number, entry);
         self.metrics.subscriptions.set(self.entries.len() as u64);
@@ -313,56 +358,64 @@ impl Subscriptions {
         self.by_filter.remove(&entry.filter);
         self.metrics.subscriptions.set(self.entries.len() as u64);
         self.metrics.filter_bytes.set(self.table.bytes() as u64);
-        if self.connected {
+        if self.connected && (entry.standing || entry.asked) {
             self.waiting.push_back(Request::Unsubscribe(entry.filter));
         } else if entry.standing {
             self.gone.push(entry.filter);
         }
     }
 
-    /// The broker is there. What it does not remember is subscribed again.
-    pub(super) fn connected(&mut self, now: Instant, session_present: bool, names_subscriptions: bool) {
+    /// The broker is there. What it does not remember is subscribed again, and first tried apart where it may hang up on it.
+    pub(super) fn connected(&mut self, now: Instant, greeting: &Greeting, (judge, wall): (&Judge, u64)) {
         self.connected = true;
-        self.names_subscriptions = names_subscriptions;
+        self.names_subscriptions = greeting.names_subscriptions;
+        self.wildcards = greeting.wildcards;
+        self.max_filter = greeting.max_packet.saturating_sub(SUBSCRIBE_OVERHEAD);
         let gone = std::mem::take(&mut self.gone);
-        if session_present {
+        if greeting.session_present {
             self.waiting.extend(gone.into_iter().map(Request::Unsubscribe));
         }
-        for (number, entry) in &mut self.entries {
-            entry.standing &= session_present;
+        let numbers: Vec<u32> = self.entries.keys().copied().collect();
+        for number in numbers {
+            self.suspect(now, number, (judge, wall));
+            let Some(entry) = self.entries.get_mut(&number) else {
+                continue;
+            };
+            entry.standing &= greeting.session_present;
+            if entry.on_trial.is_some() {
+                continue;
+            }
             self.waiting.push_back(if entry.standing {
                 // Asked for all the same: a cluster that failed over may know the session and have lost what it stood for.
                 Request::Subscribe {
-                    number: *number,
+                    number,
                     retained: false,
                     serial: 0,
                 }
             } else {
-                entry.renewed(now, *number)
+                entry.renewed(now, number)
             });
         }
     }
 
-    /// The broker is gone: nobody waits for it, observers stay.
-    pub(super) fn disconnected(&mut self) {
+    /// The broker is gone: nobody waits for it, observers stay. Over one of the requests under way it hung up when `accused`;
+    /// who asks for one of these waits for the verdict.
+    pub(super) fn disconnected(&mut self, now: Instant, accused: bool, judge: &mut Judge, wall: u64) {
         self.connected = false;
-        let waiting = std::mem::take(&mut self.waiting).into_iter();
-        let handed_over = std::mem::take(&mut self.unsubscribing)
-            .into_iter()
-            .map(|(request, _)| request);
-        let sent = std::mem::take(&mut self.by_packet)
-            .into_values()
-            .map(|(request, _)| request);
+        let mut sent: Vec<Request> = std::mem::take(&mut self.by_packet).into_values().collect();
+        if accused {
+            sent = self.accuse(now, sent, judge, wall);
+        }
+        let unsent = std::mem::take(&mut self.waiting);
         self.gone.extend(
-            waiting
-                .chain(handed_over)
+            unsent
+                .into_iter()
                 .chain(sent)
                 .filter_map(|request| match request {
                     Request::Unsubscribe(filter) => Some(filter),
                     _ => None,
                 }),
         );
-        self.subscribing.clear();
         self.renewing.clear();
         let numbers: Vec<u32> = self.entries.keys().copied().collect();
         for number in numbers {
@@ -370,12 +423,16 @@ impl Subscriptions {
                 continue;
             };
             entry.renewal = None;
+            entry.asked = false;
             let round = entry.round.take();
-            let asks: Vec<Ask> = round
+            let mut asks: Vec<Ask> = round
                 .into_iter()
                 .flat_map(|round| round.asks)
                 .chain(std::mem::take(&mut entry.next))
                 .collect();
+            if entry.on_trial.is_some() {
+                entry.next = std::mem::take(&mut asks);
+            }
             for ask in asks {
                 self.finish(number, ask, Err(BrokerError::Unavailable));
             }
@@ -383,49 +440,33 @@ impl Subscriptions {
         }
     }
 
-    /// Hands waiting requests to the client.
-    pub(super) fn send(&mut self, now: Instant, client: &Client, ids: &mut PacketIds) {
-        while ids.free()
-            && let Some(request) = self.waiting.front()
-        {
-            let taken = match request {
+    /// Hands waiting requests to the session.
+    pub(super) fn send(&mut self, now: Instant, session: &mut Session) {
+        while let Some(request) = self.waiting.front() {
+            let packet = match request {
                 Request::Subscribe { number, retained, .. } => {
-                    let Some(entry) = self.entries.get(number) else {
+                    let Some(entry) = self.entries.get_mut(number) else {
                         self.waiting.pop_front();
                         continue;
                     };
-                    client.subscribe(&Subscription {
-                        filter: entry.filter.as_str(),
-                        qos: entry.qos,
-                        number: self.names_subscriptions.then_some(*number),
-                        retained: *retained,
-                    })
+                    entry.asked = true;
+                    session.subscribe(
+                        now,
+                        &Subscription {
+                            filter: entry.filter.as_str(),
+                            qos: entry.qos,
+                            number: self.names_subscriptions.then_some(*number),
+                            retained: *retained,
+                        },
+                    )
                 }
-                Request::Unsubscribe(filter) => client.unsubscribe(filter.as_str()),
-                Request::Fence { .. } => client.unsubscribe(FENCE),
+                Request::Unsubscribe(filter) => session.unsubscribe(now, filter.as_str()),
+                Request::Fence { .. } => session.unsubscribe(now, FENCE),
             };
-            if !taken {
-                return;
-            }
+            let Some(packet) = packet else { return };
             if let Some(request) = self.waiting.pop_front() {
-                let queue = match request {
-                    Request::Subscribe { .. } => &mut self.subscribing,
-                    _ => &mut self.unsubscribing,
-                };
-                queue.push_back((request, ids.take(now)));
+                self.by_packet.insert(packet, request);
             }
-        }
-    }
-
-    pub(super) fn on_subscribing(&mut self, packet: u16) {
-        if let Some(request) = self.subscribing.pop_front() {
-            self.by_packet.insert(packet, request);
-        }
-    }
-
-    pub(super) fn on_unsubscribing(&mut self, packet: u16) {
-        if let Some(request) = self.unsubscribing.pop_front() {
-            self.by_packet.insert(packet, request);
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::wire::Refusal;
+use super::super::reasons::Refusal;
 use super::{Entry, LONGEST_ROUND, Request, Subscriptions};
 
 const FIRST_WAIT: Duration = Duration::from_secs(1);

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::metrics::RefusedReason;
 use portcullis_proto::bridge::contract::BrokerEvent;
 use portcullis_proto::types::message::Message;
 
-use super::super::packet_ids::PacketIds;
-use super::super::wire::Refusal;
+use super::super::judge::Judge;
+use super::super::reasons::Refusal;
 use super::{
     Ask, Holder, LONGEST_PAUSE, LONGEST_ROUND, MAX_COLLECTED_BYTES, MAX_RETAINED, QUIET, Request, Round,
     Subscriptions,
@@ -19,7 +20,7 @@ impl Subscriptions {
             return;
         };
         entry.next.push(ask);
-        if entry.round.is_none() {
+        if entry.round.is_none() && entry.on_trial.is_none() {
             self.begin_round(now, number);
         }
     }
@@ -53,11 +54,10 @@ impl Subscriptions {
         }
     }
 
-    pub(in crate::mqtt) fn on_unsubscribed(&mut self, now: Instant, packet: u16, ids: &mut PacketIds) {
-        let Some((request, id)) = self.by_packet.remove(&packet) else {
+    pub(in crate::mqtt) fn on_unsubscribed(&mut self, now: Instant, packet: u16) {
+        let Some(request) = self.by_packet.remove(&packet) else {
             return;
         };
-        ids.done(now, id);
         if let Request::Fence { number, serial } = request
             && let Some(round) = self.round(number).filter(|round| round.serial == serial)
         {
@@ -73,13 +73,13 @@ impl Subscriptions {
         &mut self,
         now: Instant,
         packet: u16,
-        result: Result<(), Refusal>,
-        ids: &mut PacketIds,
+        reason: u8,
+        judge: &mut Judge,
     ) {
-        let Some((request, id)) = self.by_packet.remove(&packet) else {
+        let Some(request) = self.by_packet.remove(&packet) else {
             return;
         };
-        ids.done(now, id);
+        let result = self.word(reason);
         let Request::Subscribe { number, serial, .. } = request else {
             return;
         };
@@ -87,6 +87,8 @@ impl Subscriptions {
             return;
         };
         if let Err(refusal) = result {
+            judge.note(now, "filter", entry.filter.as_str(), reason);
+            self.metrics.refusals.inc(RefusedReason::of(refusal.error));
             return self.refused(now, number, refusal);
         }
         entry.standing = true;
@@ -113,6 +115,7 @@ impl Subscriptions {
         let Some(entry) = self.entries.get_mut(&number) else {
             return;
         };
+        entry.asked = entry.standing;
         let asks = entry.round.take().map(|round| round.asks).unwrap_or_default();
         let lost: Vec<Holder> = if entry.standing || kept {
             Vec::new()
@@ -158,8 +161,12 @@ impl Subscriptions {
             return;
         };
         let Some(round) = &entry.round else { return };
+        // The broker may hold this round's behind what it sends for another.
+        let quiet_since = self
+            .stirred_at
+            .map_or(round.quiet_since, |at| at.max(round.quiet_since));
         let single = !entry.filter.has_wildcard() && round.asks.iter().all(|ask| !ask.collected.is_empty());
-        let quiet = round.fenced && now.saturating_duration_since(round.quiet_since) >= QUIET;
+        let quiet = round.fenced && now.saturating_duration_since(quiet_since) >= QUIET;
         let over = round.asks.is_empty() || single || quiet;
         let late = now.saturating_duration_since(round.quiet_since) >= LONGEST_PAUSE
             || now.saturating_duration_since(round.begun) >= LONGEST_ROUND;
@@ -174,6 +181,7 @@ impl Subscriptions {
     }
 
     pub(super) fn collect(&mut self, now: Instant, found: &[u32], message: &Arc<Message>) {
+        self.stirred_at = Some(now);
         for number in found {
             let Some(round) = self.round(*number) else {
                 continue;
@@ -203,6 +211,7 @@ impl Subscriptions {
     /// Ends rounds whose time has come.
     pub(in crate::mqtt) fn tick(&mut self, now: Instant) {
         self.renew(now);
+        self.answer_late(now);
         for number in std::mem::take(&mut self.in_round) {
             self.end_round_if_over(now, number);
             if self.round(number).is_some() && !self.in_round.contains(&number) {

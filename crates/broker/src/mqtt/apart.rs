@@ -1,0 +1,119 @@
+//! Messages that stand apart because the broker may hang up on them: the pipeline's side of a trial.
+
+use std::time::Instant;
+
+use portcullis_proto::bridge::contract::BrokerError;
+use portcullis_proto::types::message::Qos;
+
+use super::judge::Subject;
+use super::pipeline::{Pipeline, Settled};
+use super::reasons;
+use super::session::{Sent, Session};
+use crate::metrics::{DroppedReason, RefusedReason};
+
+impl Pipeline {
+    /// The next message to try: its token, its topic, and whether it is to be tried alone. One of a topic at a time, since
+    /// their order counts.
+    pub(super) fn next_apart(&mut self, now: Instant, taken: &[&Subject]) -> Option<(u64, Subject, bool)> {
+        let wall = self.clock.wall_millis();
+        loop {
+            let entry = self
+                .apart
+                .iter()
+                .find(|entry| !taken.contains(&&Subject::topic(&entry.message)))?;
+            let (token, subject) = (entry.token, Subject::topic(&entry.message));
+            if entry.message.is_expired(now) {
+                self.settle(token, now, Settled::Dropped(DroppedReason::Expired));
+            } else if let Some(error) = self.judge.verdict(wall, &entry.message) {
+                self.settle(token, now, Settled::Condemned(error));
+            } else {
+                let close = self.judge.is_close(&subject);
+                return Some((token, subject, close));
+            }
+        }
+    }
+
+    /// Sends a message on trial.
+    pub(super) fn try_apart(&mut self, now: Instant, token: u64, session: &mut Session) -> Sent {
+        let max_qos = self.max_qos();
+        let Some(entry) = self.entry(token) else {
+            return Sent::Full;
+        };
+        let qos = entry.tried_at.unwrap_or(entry.message.qos).min(max_qos);
+        let sent = session.publish(now, &entry.outbound(now, qos));
+        match sent {
+            Sent::TooLarge => self.settle(token, now, Settled::Refused(BrokerError::TooLarge)),
+            Sent::Unconfirmed(_) => session.confirm_soon(),
+            Sent::Packet(_) | Sent::Full => {}
+        }
+        self.metrics
+            .sent
+            .add(u64::from(matches!(sent, Sent::Packet(_) | Sent::Unconfirmed(_))));
+        sent
+    }
+
+    /// The broker answered a message on trial: what stands behind it goes with the others again.
+    pub(super) fn tried(&mut self, now: Instant, token: u64, subject: &Subject, reason: u8) {
+        let Some(entry) = self.entry(token) else { return };
+        let (bytes, tried_at) = (entry.message.payload.len(), entry.tried_at);
+        self.judge.acquit(subject, bytes);
+        if let (Some(qos), 0..0x80) = (tried_at, reason) {
+            self.limit_qos(qos);
+        }
+        // What the broker may take later is sent again with the others.
+        if !reasons::publish(reason).is_err_and(|refusal| refusal.later) {
+            self.on_answered(now, token, reason);
+        }
+        self.restore(subject);
+    }
+
+    /// Puts the messages of a topic back, ahead of what was not sent.
+    fn restore(&mut self, subject: &Subject) {
+        let (back, apart) = std::mem::take(&mut self.apart)
+            .into_iter()
+            .partition(|entry| Subject::topic(&entry.message) == *subject);
+        self.apart = apart;
+        self.put_back(back);
+    }
+
+    /// The broker hung up on a message alone.
+    pub(super) fn condemn(&mut self, now: Instant, token: u64, subject: &Subject, reason: Option<u8>) {
+        let (max_qos, proved_qos) = (self.max_qos(), self.proved_qos);
+        let Some(entry) = self.entry(token) else { return };
+        let qos = entry.tried_at.unwrap_or(entry.message.qos).min(max_qos);
+        if qos > proved_qos {
+            entry.tried_at = Some(match qos {
+                Qos::ExactlyOnce => Qos::AtLeastOnce,
+                _ => Qos::AtMostOnce,
+            });
+            return;
+        }
+        let (topic, bytes, retain) = (
+            entry.message.topic.clone(),
+            entry.message.payload.len(),
+            entry.message.retain,
+        );
+        let error = match reason.map(reasons::publish) {
+            Some(Err(refusal)) if refusal.error != BrokerError::Unavailable => refusal.error,
+            _ => BrokerError::Refused,
+        };
+        tracing::error!(
+            topic = ?topic.as_str(),
+            bytes,
+            retain,
+            "the broker hangs up on a message; it and its like are refused"
+        );
+        self.judge
+            .condemn(self.clock.wall_millis(), subject, bytes, retain);
+        self.settle(token, now, Settled::Condemned(error));
+    }
+
+    /// The broker hung up on the request for a filter.
+    pub(super) fn condemn_filter(&mut self, subject: &Subject, request: &'static str) {
+        if let Subject::Filter(filter) = subject {
+            tracing::error!(?filter, request, "the broker hangs up on a filter; it is refused");
+        }
+        self.metrics.refusals.inc(RefusedReason::HungUp);
+        self.judge.condemn(self.clock.wall_millis(), subject, 0, false);
+    }
+}
