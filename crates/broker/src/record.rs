@@ -1,8 +1,8 @@
 //! How a message is written to disk: one format for the retained store and the spool.
 //!
 //! ```text
-//! u8 version, u8 flags, u8 qos, u64 expiry in ms since 1970 (0 never), [u64 u64 origin], u16 topic length, topic,
-//! [u16 content type length, content type], u32 payload length, payload, u32 CRC-32 of all before
+//! u8 version, u8 flags, u8 qos, u64 expiry in ms since 1970 (0 never), u64 written in ms since 1970, [u64 u64 origin],
+//! u16 topic length, topic, [u16 content type length, content type], u32 payload length, payload, u32 CRC-32 of all before
 //! ```
 //! Numbers are little endian; what is in brackets is there when its flag is set.
 
@@ -15,7 +15,9 @@ use super::origin::OriginTag;
 use portcullis_proto::types::TopicName;
 use portcullis_proto::types::message::{Message, Qos};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// 2025 in milliseconds since 1970: a clock that says less was never set. Gateways without a battery begin in 1970.
+const CLOCK_IS_SET: u64 = 1_735_689_600_000;
 const RETAIN: u8 = 1;
 const CONTENT_TYPE: u8 = 2;
 const ORIGIN: u8 = 4;
@@ -43,6 +45,7 @@ pub(super) fn encode(message: &Message, origin: Option<OriginTag>, moment: Momen
     out.extend_from_slice(&[VERSION, flags, message.qos.number()]);
     let expiry = message.expires_at.map_or(0, |at| moment.to_wall(at));
     out.extend_from_slice(&expiry.to_le_bytes());
+    out.extend_from_slice(&moment.wall_millis.to_le_bytes());
     if let Some(tag) = origin {
         out.extend_from_slice(&tag.process.to_le_bytes());
         out.extend_from_slice(&tag.number.to_le_bytes());
@@ -82,7 +85,12 @@ pub(super) fn decode(bytes: &[u8], moment: Moment) -> Option<Record> {
     if version != VERSION {
         return None;
     }
-    let expiry = u64::from_le_bytes(reader.array()?);
+    let mut expiry = u64::from_le_bytes(reader.array()?);
+    let written = u64::from_le_bytes(reader.array()?);
+    // Nobody knows how long ago that was, so all of its time is left.
+    if expiry != 0 && written < CLOCK_IS_SET && moment.wall_millis >= CLOCK_IS_SET {
+        expiry = moment.wall_millis.saturating_add(expiry.saturating_sub(written));
+    }
     let origin = if flags & ORIGIN != 0 {
         Some(OriginTag {
             process: u64::from_le_bytes(reader.array()?),
@@ -120,7 +128,7 @@ pub(super) fn topic(bytes: &[u8]) -> Option<&str> {
     }
     let mut reader = Reader(body);
     let [_, flags, _] = reader.array::<3>()?;
-    let _expiry = reader.array::<8>()?;
+    let _times = reader.array::<16>()?;
     if flags & ORIGIN != 0 {
         let _origin = reader.array::<16>()?;
     }
@@ -178,6 +186,28 @@ mod tests {
         assert_eq!(read.message.content_type, written.content_type);
         let off = read.message.expires_at.unwrap() - written.expires_at.unwrap();
         assert!(off <= Duration::from_millis(2), "{off:?}");
+    }
+
+    #[test]
+    fn time_goes_on_when_the_clock_was_not_set_before() {
+        let set = clock().moment();
+        assert!(set.wall_millis > CLOCK_IS_SET);
+        let unset = Moment {
+            wall_millis: 5_000,
+            ..set
+        };
+        let mut written = message("a/b", "21.5");
+        written.expires_at = Some(set.now + Duration::from_secs(3_600));
+        let mut bytes = Vec::new();
+        encode(&written, None, unset, &mut bytes);
+        for moment in [unset, set] {
+            let left = decode(&bytes, moment).unwrap().message.expires_at.unwrap() - set.now;
+            assert!(
+                left.abs_diff(Duration::from_secs(3_600)) <= Duration::from_millis(2),
+                "{left:?}"
+            );
+        }
+        assert_eq!(topic(&bytes), Some("a/b"));
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(super) trait Disk: Send + 'static {
     fn sync(&mut self, segment: u64) -> io::Result<()>;
     /// Deletes it.
     fn remove(&mut self, segment: u64) -> io::Result<()>;
+    /// Puts it out of the way under another name, because it cannot be one of these.
+    fn set_aside(&mut self, segment: u64) -> io::Result<()>;
     /// The head file; empty when there is none.
     fn read_head(&mut self) -> io::Result<Vec<u8>>;
     /// Writes into the head file. It survives the process, not necessarily a loss of power.
@@ -72,7 +74,22 @@ impl Directory {
     }
 }
 
+/// Gives what cannot be a file of the spool another name.
+fn aside(path: &Path) -> io::Result<()> {
+    let mut to = path.as_os_str().to_owned();
+    to.push(".aside");
+    while Path::new(&to).try_exists()? {
+        to.push("+");
+    }
+    std::fs::rename(path, &to)?;
+    tracing::error!(file = %path.display(), "is no file of the spool and was set aside under the name it has with \".aside\"");
+    Ok(())
+}
+
 fn file(path: &Path) -> io::Result<File> {
+    if path.is_dir() {
+        aside(path)?;
+    }
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -86,12 +103,17 @@ impl Disk for Directory {
     fn segments(&mut self) -> io::Result<Vec<u64>> {
         let mut segments = Vec::new();
         for entry in std::fs::read_dir(&self.path)? {
-            let name = entry?.file_name();
-            let number = name
-                .to_str()
-                .and_then(|name| name.strip_suffix(SUFFIX))
-                .and_then(|hex| u64::from_str_radix(hex, 16).ok());
-            segments.extend(number);
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(hex) = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)) else {
+                continue;
+            };
+            let number = u64::from_str_radix(hex, 16).ok();
+            let number = number.filter(|number| self.name(*number) == entry.path());
+            match number.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file())) {
+                Some(number) => segments.push(number),
+                None => aside(&entry.path())?,
+            }
         }
         segments.sort_unstable();
         Ok(segments)
@@ -135,6 +157,11 @@ impl Disk for Directory {
     fn remove(&mut self, segment: u64) -> io::Result<()> {
         self.open.remove(&segment);
         std::fs::remove_file(self.name(segment))
+    }
+
+    fn set_aside(&mut self, segment: u64) -> io::Result<()> {
+        self.open.remove(&segment);
+        aside(&self.name(segment))
     }
 
     fn read_head(&mut self) -> io::Result<Vec<u8>> {

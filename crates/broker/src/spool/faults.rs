@@ -24,6 +24,8 @@ pub(super) struct State {
     pub(super) fail_sync: bool,
     pub(super) fail_write: bool,
     pub(super) syncs: usize,
+    /// Name and length of what was set aside.
+    pub(super) aside: Vec<(u64, usize)>,
 }
 
 impl State {
@@ -130,6 +132,14 @@ impl Disk for FaultyDisk {
 
     fn remove(&mut self, segment: u64) -> io::Result<()> {
         self.state().segments.remove(&segment);
+        Ok(())
+    }
+
+    fn set_aside(&mut self, segment: u64) -> io::Result<()> {
+        let mut state = self.state();
+        if let Some(found) = state.segments.remove(&segment) {
+            state.aside.push((segment, found.data.len()));
+        }
         Ok(())
     }
 

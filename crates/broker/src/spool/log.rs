@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 
 use super::disk::Disk;
-use super::frame::{self, Frame, FrameReader, HEADER};
-use super::recovery::{SLOT, head_slot, read_head, scan};
+use super::frame::{self, Frame, FrameReader, HEADER, Key, PREAMBLE};
+use super::recovery::{SLOT, head_slot, recover};
 
 /// Why a record was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,30 +87,24 @@ pub(crate) struct Log<D> {
     failure: Option<String>,
     slot: u64,
     written_head: (u64, u64),
+    /// The segment that is written, and its key.
+    key: Option<(u64, Key)>,
 }
 
 impl<D: Disk> Log<D> {
     /// Opens the log and reads all of it once: finds the tail, cuts off what a crash left behind it, counts damage.
     pub(crate) fn open(mut disk: D, max_bytes: u64) -> io::Result<(Self, Found)> {
-        let (head, durable) = read_head(&disk.read_head()?);
-        let mut found = Found::default();
-        let mut segments = VecDeque::new();
-        let (mut next, mut live_bytes) = (durable, 0);
-        let names = disk.segments()?;
-        for (index, first) in names.iter().copied().enumerate() {
-            let scan = scan(&mut disk, first, head)?;
-            found.damaged_bytes += scan.damaged;
-            live_bytes += scan.live_bytes;
-            next = next.max(scan.next);
-            let mut length = scan.length;
-            if index + 1 == names.len() && scan.end < length {
-                disk.truncate(first, scan.end)?;
-                disk.sync(first)?;
-                length = scan.end;
-            }
-            segments.push_back(Segment { first, length });
-        }
-        found.records = next - head;
+        let recovered = recover(&mut disk)?;
+        let (head, next, live_bytes) = (recovered.head, recovered.next, recovered.live_bytes);
+        let found = Found {
+            records: next - head,
+            damaged_bytes: recovered.damaged,
+        };
+        let segments: VecDeque<Segment> = recovered
+            .segments
+            .into_iter()
+            .map(|(first, length)| Segment { first, length })
+            .collect();
         let disk_bytes = segments.iter().map(|segment| segment.length).sum();
         let mut log = Self {
             disk,
@@ -122,7 +116,7 @@ impl<D: Disk> Log<D> {
             done: BTreeSet::new(),
             cursor: Position {
                 segment: 0,
-                offset: 0,
+                offset: PREAMBLE as u64,
                 number: head,
             },
             reader: FrameReader::default(),
@@ -134,6 +128,7 @@ impl<D: Disk> Log<D> {
             failure: None,
             slot: 0,
             written_head: (0, 0),
+            key: None,
         };
         log.rewind();
         log.advance();
@@ -150,21 +145,27 @@ impl<D: Disk> Log<D> {
         let mut synced = Ok(());
         for record in records {
             let length = (HEADER + record.body.len()) as u64;
-            let full = self.disk_bytes + bytes.len() as u64 + length > self.max_bytes;
-            if self.failure.is_some() || full || record.body.len() > frame::MAX_BODY {
-                results.push(Err(self.refusal()));
-                continue;
-            }
             let used = self
                 .segments
                 .back()
                 .map_or(u64::MAX, |last| last.length + bytes.len() as u64);
-            if used.saturating_add(length) > self.segment_bytes && (used > 0) {
+            let begins = used.saturating_add(length) > self.segment_bytes && used > 0;
+            let begun = if begins || used == 0 { PREAMBLE as u64 } else { 0 };
+            let full = self.disk_bytes + bytes.len() as u64 + length + begun > self.max_bytes;
+            if self.failure.is_some() || full || record.body.len() > frame::MAX_BODY {
+                results.push(Err(self.refusal()));
+                continue;
+            }
+            if begins {
                 synced = synced
                     .and_then(|()| self.flush(&mut bytes))
                     .and_then(|()| self.add_segment());
             }
-            frame::write(&mut bytes, self.next, record.accepted_millis, &record.body);
+            let key = self.key(&mut bytes);
+            match key {
+                Ok(key) => frame::write(&mut bytes, &key, self.next, record.accepted_millis, &record.body),
+                Err(error) => synced = synced.and(Err(error)),
+            }
             taken.push((self.next, length, record));
             results.push(Ok(self.next));
             self.next += 1;
@@ -203,7 +204,7 @@ impl<D: Disk> Log<D> {
             if self.cursor.segment != segment.first {
                 self.cursor = Position {
                     segment: segment.first,
-                    offset: 0,
+                    offset: PREAMBLE as u64,
                     number,
                 };
             }
@@ -226,6 +227,27 @@ impl<D: Disk> Log<D> {
             length: 0,
         });
         Ok(())
+    }
+
+    /// The key for what is appended next. An empty segment gets one, which goes before its first record into `bytes`.
+    fn key(&mut self, bytes: &mut Vec<u8>) -> io::Result<Key> {
+        let (first, length) = self
+            .segments
+            .back()
+            .map_or((0, 0), |last| (last.first, last.length));
+        let key = if length == 0 && bytes.is_empty() {
+            let key = Key::new();
+            bytes.extend_from_slice(&key.preamble());
+            self.reader.reset();
+            key
+        } else if let Some((_, key)) = self.key.filter(|(segment, _)| *segment == first) {
+            key
+        } else {
+            let known = self.reader.key(&mut self.disk, first)?;
+            known.ok_or(io::ErrorKind::UnexpectedEof)?
+        };
+        self.key = Some((first, key));
+        Ok(key)
     }
 
     fn flush(&mut self, bytes: &mut Vec<u8>) -> io::Result<()> {
@@ -322,7 +344,7 @@ impl<D: Disk> Log<D> {
                     return Ok(None);
                 };
                 self.cursor.segment = following.first;
-                self.cursor.offset = 0;
+                self.cursor.offset = PREAMBLE as u64;
                 continue;
             };
             self.cursor.offset = frame.end;
@@ -349,15 +371,21 @@ impl<D: Disk> Log<D> {
             .partition_point(|segment| segment.first <= number)
             .saturating_sub(1);
         self.cursor.segment = self.segments.get(index)?.first;
-        self.cursor.offset = 0;
+        self.cursor.offset = PREAMBLE as u64;
         Some(index)
     }
 
     /// Counts the records from the cursor up to `number` as lost, and as done.
     fn lose(&mut self, number: u64) {
-        for missing in self.cursor.number.max(self.head)..number {
-            if self.done.insert(missing) {
-                self.lost += 1;
+        let from = self.cursor.number.max(self.head);
+        if from == self.head && from < number {
+            let done = self.done.range(from..number).count() as u64;
+            self.lost += number - from - done;
+            self.done = self.done.split_off(&number);
+            self.head = number;
+        } else {
+            for missing in from..number {
+                self.lost += u64::from(self.done.insert(missing));
             }
         }
         self.cursor.number = self.cursor.number.max(number);
@@ -438,7 +466,7 @@ impl<D: Disk> Log<D> {
                 .segments
                 .get(index)
                 .map_or(self.next, |segment| segment.first),
-            offset: 0,
+            offset: PREAMBLE as u64,
             number: self.head,
         };
     }

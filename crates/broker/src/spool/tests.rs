@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::faults::FaultyDisk;
-use super::frame::HEADER;
+use super::frame::{FrameReader, HEADER, Key, PREAMBLE};
 use super::log::{Append, AppendError, Log};
 use super::{Command, Spool};
 use crate::record;
@@ -103,11 +103,12 @@ fn a_torn_tail_costs_nothing_that_was_acknowledged() {
     let disk = FaultyDisk::default();
     drop(filled(&disk, 5));
     let length = HEADER + 4;
+    let key = key(&disk);
     for cut in 0..length {
         let torn = disk.copy();
         // A sixth record of which only a part arrived; its append was never answered.
         let mut sixth = Vec::new();
-        super::frame::write(&mut sixth, 5, 1, &5u32.to_le_bytes());
+        super::frame::write(&mut sixth, &key, 5, 1, &5u32.to_le_bytes());
         torn.state()
             .segments
             .get_mut(&0)
@@ -117,7 +118,11 @@ fn a_torn_tail_costs_nothing_that_was_acknowledged() {
         let (mut log, found) = Log::open(torn.clone(), MAX).unwrap();
         assert_eq!(found.records, 5);
         assert_eq!(found.damaged_bytes, cut as u64);
-        assert_eq!(torn.state().used(), 5 * length, "the torn part is cut off");
+        assert_eq!(
+            torn.state().used(),
+            PREAMBLE + 5 * length,
+            "the torn part is cut off"
+        );
         log.append(&[record(&6u32.to_le_bytes())]);
         assert_eq!(numbers(&mut log), [0, 1, 2, 3, 4, 6]);
         assert_eq!(log.take_lost(), 0);
@@ -131,7 +136,7 @@ fn a_flipped_bit_costs_one_record_and_is_counted() {
     let length = HEADER + 4;
     for bit in 0..7 * length * 8 {
         let damaged = disk.copy();
-        damaged.state().segments.get_mut(&0).unwrap().data[bit / 8] ^= 1 << (bit % 8);
+        damaged.state().segments.get_mut(&0).unwrap().data[PREAMBLE + bit / 8] ^= 1 << (bit % 8);
         let (mut log, found) = Log::open(damaged, MAX).unwrap();
         assert_eq!(found.records, 7, "damaged ones are known to have been there");
         assert_eq!(found.damaged_bytes, length as u64);
@@ -147,16 +152,119 @@ fn a_flipped_bit_costs_one_record_and_is_counted() {
     }
 }
 
+fn key(disk: &FaultyDisk) -> Key {
+    FrameReader::default().key(&mut disk.clone(), 0).unwrap().unwrap()
+}
+
+#[test]
+fn a_flipped_bit_of_the_key_costs_nothing() {
+    let disk = FaultyDisk::default();
+    drop(filled(&disk, 3));
+    for bit in 0..PREAMBLE * 8 {
+        let damaged = disk.copy();
+        damaged.state().segments.get_mut(&0).unwrap().data[bit / 8] ^= 1 << (bit % 8);
+        let mut log = open(&damaged);
+        log.append(&[record(&3u32.to_le_bytes())]);
+        assert_eq!(numbers(&mut log), [0, 1, 2, 3], "bit {bit}");
+        assert_eq!(numbers(&mut open(&damaged)), [0, 1, 2, 3], "bit {bit}");
+    }
+}
+
+#[test]
+fn a_payload_never_becomes_a_record() {
+    let disk = FaultyDisk::default();
+    drop(filled(&disk, 2));
+    // What a device can write: records as they would stand in a segment of another key.
+    let mut forged = Vec::new();
+    for number in [2, 3, 4, 1 << 40] {
+        super::frame::write(&mut forged, &Key::new(), number, 1, b"forged");
+    }
+    let other = FaultyDisk::default();
+    drop(filled(&other, 4));
+    let segment = other.state().segments[&0].data.clone();
+    for body in [forged, segment] {
+        let disk = disk.copy();
+        open(&disk).append(&[record(&body), record(&2u32.to_le_bytes())]);
+        let whole = disk.state().segments[&0].data.clone();
+        let start = PREAMBLE + 2 * (HEADER + 4);
+        for bit in 0..HEADER * 8 {
+            let damaged = disk.copy();
+            damaged.state().segments.get_mut(&0).unwrap().data[start + bit / 8] ^= 1 << (bit % 8);
+            let mut log = open(&damaged);
+            assert_eq!(numbers(&mut log), [0, 1, 2], "bit {bit}");
+            assert_eq!(log.take_lost(), 1);
+        }
+        for cut in start..whole.len() {
+            let torn = disk.copy();
+            torn.state().segments.get_mut(&0).unwrap().data.truncate(cut);
+            let found = rest(&mut open(&torn));
+            assert!(
+                found.len() <= 3 && found.iter().all(|body| body != b"forged"),
+                "cut to {cut}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_number_beyond_what_its_place_allows_is_damage() {
+    let disk = FaultyDisk::default();
+    drop(filled(&disk, 2));
+    let key = key(&disk);
+    for number in [4, 1 << 20, 1 << 40, u64::MAX] {
+        let disk = disk.copy();
+        let mut next = Vec::new();
+        super::frame::write(&mut next, &key, number, 1, &9u32.to_le_bytes());
+        disk.state().segments.get_mut(&0).unwrap().data.extend(next);
+        let mut log = open(&disk);
+        assert_eq!(numbers(&mut log), [0, 1], "{number}");
+        assert_eq!((log.live(), log.take_lost()), (2, 0));
+        assert_eq!(log.append(&[record(&2u32.to_le_bytes())]), [Ok(2)]);
+    }
+}
+
+#[test]
+fn a_segment_of_an_impossible_name_is_set_aside_and_one_of_an_impossible_length_cut() {
+    for name in [u64::MAX, u64::MAX - 1, 1 << 63, 1 << 40] {
+        for with_records in [false, true] {
+            let disk = FaultyDisk::default();
+            if with_records {
+                drop(filled(&disk, 3));
+            }
+            disk.state().segments.insert(name, Default::default());
+            let mut log = open(&disk);
+            let wanted: &[u32] = if with_records { &[0, 1, 2] } else { &[] };
+            assert_eq!(numbers(&mut log), wanted, "{name:x}");
+            assert_eq!((log.live(), log.take_lost()), (wanted.len() as u64, 0));
+            assert!(log.append(&[record(&3u32.to_le_bytes())])[0].is_ok());
+            // Alone, a name that can be counted to may be what a lost head leaves.
+            if with_records || name > 1 << 62 {
+                assert_eq!(disk.state().aside, [(name, 0)]);
+            }
+        }
+    }
+    let disk = FaultyDisk::default();
+    drop(filled(&disk, 3));
+    disk.state()
+        .segments
+        .get_mut(&0)
+        .unwrap()
+        .data
+        .resize(100 << 20, 0);
+    assert_eq!(numbers(&mut open(&disk)), [0, 1, 2]);
+    assert!(disk.state().used() < 1 << 10, "it is cut");
+}
+
 #[test]
 fn a_full_disk_refuses_and_accepts_again_once_there_is_room() {
     let disk = FaultyDisk::default();
     let mut log = filled(&disk, 10);
-    disk.state().room = Some(10 * (HEADER + 4) + 50);
+    disk.state().room = Some(PREAMBLE + 10 * (HEADER + 4) + 50);
     assert_eq!(log.append(&[record(b"0010")]), [Ok(10)]);
     assert_eq!(log.append(&[record(b"0011")]), [Err(AppendError::Full)]);
     assert_eq!(
         disk.state().used(),
-        11 * (HEADER + 4),
+        PREAMBLE + 11 * (HEADER + 4),
         "the torn write is taken back"
     );
     disk.state().room = None;
@@ -431,7 +539,7 @@ async fn a_full_spool_never_gives_up_what_is_on_its_way() {
 fn a_disk_that_is_full_with_other_things_costs_no_record() {
     let disk = FaultyDisk::default();
     let mut log = filled(&disk, 10);
-    disk.state().room = Some(10 * (HEADER + 4));
+    disk.state().room = Some(PREAMBLE + 10 * (HEADER + 4));
     assert_eq!(log.append(&[record(b"0010")]), [Err(AppendError::Full)]);
     assert!(!log.is_too_full_for(4));
 }
