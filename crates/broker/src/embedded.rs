@@ -15,7 +15,7 @@ use super::clock::Clock;
 use super::link::{Delivery, Envelope, QueueReceiver};
 use super::metrics::LaneMetrics;
 use super::record;
-use super::retained::{Disk, Durable, Retained, Search};
+use super::retained::{Disk, Durable, Opened, Retained, RetainedError, Search};
 use super::status::Status;
 use super::topics::FilterTable;
 
@@ -38,6 +38,8 @@ struct Waiting {
     worker: usize,
     ticket: Ticket,
     since: Instant,
+    /// It clears a message.
+    clear: bool,
 }
 
 /// The retained store failed: retained messages are refused until one that is written anew is whole.
@@ -57,6 +59,10 @@ pub(super) struct Embedded {
     directory: Option<PathBuf>,
     disk: Option<Disk>,
     failed: Option<Failure>,
+    /// The store could not be opened: what is in it is not in memory, so it is not written anew.
+    unopened: bool,
+    /// The disk is full: what clears is taken, and nothing else.
+    full: bool,
     waiting: VecDeque<Waiting>,
     /// For retained messages; the first is under way, those who wait for each stand in [`Self::searchers`].
     searches: VecDeque<Search>,
@@ -71,12 +77,12 @@ impl Embedded {
         clock: Clock,
         workers: Vec<Delivery>,
         retained: Retained,
-        disk: Option<(PathBuf, Disk)>,
+        disk: Option<(PathBuf, Result<Opened, RetainedError>)>,
         metrics: Arc<LaneMetrics>,
         status: watch::Sender<Status>,
     ) -> Self {
         metrics.connected.set(1);
-        let (directory, disk) = disk.unzip();
+        let (directory, opened) = disk.unzip();
         let mut embedded = Self {
             clock,
             workers,
@@ -84,8 +90,10 @@ impl Embedded {
             subscribed: HashMap::new(),
             retained,
             directory,
-            disk,
+            disk: None,
             failed: None,
+            unopened: false,
+            full: false,
             waiting: VecDeque::new(),
             searches: VecDeque::new(),
             searchers: HashMap::new(),
@@ -93,8 +101,30 @@ impl Embedded {
             metrics,
             status,
         };
+        match opened {
+            Some(Ok(opened)) => embedded.opened(opened),
+            Some(Err(error)) => {
+                embedded.unopened = true;
+                embedded.disk_failed((clock.now)(), &error.to_string());
+            }
+            None => {}
+        }
         embedded.update_gauges();
         embedded
+    }
+
+    /// Takes what was found on disk. Expired messages go in too: the first sweep removes them here and on disk.
+    fn opened(&mut self, opened: Opened) {
+        for message in opened.messages {
+            self.retained.insert(Arc::new(message));
+        }
+        self.disk = Some(opened.disk);
+        self.unopened = false;
+        if let Some(damage) = opened.damage {
+            tracing::error!("{damage}");
+            self.metrics.retained_damaged.inc();
+            self.status.send_modify(|status| status.fault = Some(damage));
+        }
     }
 
     /// Serves until all workers are gone or `stop` is told; then everything queued is done and on disk.
@@ -209,6 +239,10 @@ impl Embedded {
             return Err(BrokerError::Unavailable);
         }
         let clear = message.payload.is_empty() || message.is_expired(now);
+        if self.full && !clear {
+            self.metrics.retained_rejected.inc();
+            return Err(BrokerError::Quota);
+        }
         if !clear && self.retained.check(message).is_err() {
             self.sweep();
             if self.retained.check(message).is_err() {
@@ -233,6 +267,7 @@ impl Embedded {
                     worker,
                     ticket,
                     since: now,
+                    clear,
                 });
             }
         }
@@ -335,13 +370,38 @@ impl Embedded {
                 }
             }
             Some(Durable::Failed(reason)) => self.disk_failed(now, &reason),
+            Some(Durable::Full(number)) => self.disk_full(now, number),
             Some(Durable::Renewed) => {
-                tracing::info!("the retained store is written anew, and whole");
-                self.failed = None;
+                tracing::info!("the retained store is whole, and takes messages again");
+                (self.failed, self.full) = (None, false);
                 self.metrics.retained_failed.set(0);
                 self.status.send_modify(|status| status.fault = None);
             }
             None => self.disk = None,
+        }
+    }
+
+    /// Of the writes up to this one, those that clear are on disk. The others are kept for when there is room, and nobody is told
+    /// that they are safe.
+    fn disk_full(&mut self, now: Instant, number: Option<u64>) {
+        if !std::mem::replace(&mut self.full, true) {
+            let fault = "no room is left for the retained store; what clears messages is taken";
+            tracing::error!("{fault}");
+            self.metrics.retained_failed.set(1);
+            self.status
+                .send_modify(|status| status.fault = Some(fault.into()));
+        }
+        let done = self
+            .waiting
+            .partition_point(|waiting| Some(waiting.write) <= number);
+        let done: Vec<Waiting> = self.waiting.drain(..done).collect();
+        for done in done {
+            let result = if done.clear {
+                Ok(())
+            } else {
+                Err(BrokerError::Quota)
+            };
+            self.published(done.worker, done.ticket, result, done.since, now);
         }
     }
 
@@ -376,6 +436,17 @@ impl Embedded {
         let Some(directory) = self.directory.as_ref().filter(|_| due && self.disk.is_none()) else {
             return;
         };
+        if self.unopened {
+            match Disk::open(directory, self.clock.moment()) {
+                Ok(opened) => {
+                    self.status.send_modify(|status| status.fault = None);
+                    self.opened(opened);
+                    self.durable(Some(Durable::Renewed));
+                }
+                Err(error) => self.disk_failed(now, &error.to_string()),
+            }
+            return;
+        }
         match Disk::renew(directory, self.retained.all(), self.clock.moment()) {
             Ok(disk) => self.disk = Some(disk),
             Err(error) => self.disk_failed(now, &error.to_string()),
@@ -457,14 +528,14 @@ mod tests {
 
     fn embedded(directory: &Path) -> Embedded {
         let (_links, _lanes, deliveries) = links(1, 1);
-        let (disk, _) = Disk::open(directory, clock().moment()).unwrap();
+        let opened = Disk::open(directory, clock().moment());
         let (status, _) = watch::channel(Status {
             connection: "embedded".into(),
             fault: None,
         });
         let metrics = BrokerMetrics::new(1, 0).lane(0);
         let retained = Retained::new(RetainedLimits::default());
-        let disk = Some((directory.to_path_buf(), disk));
+        let disk = Some((directory.to_path_buf(), opened));
         Embedded::new(clock(), deliveries, retained, disk, metrics, status)
     }
 
@@ -515,8 +586,12 @@ mod tests {
         retain(&mut embedded, "after").unwrap();
         hear(&mut embedded).await;
         embedded.disk.take().map(Disk::close);
-        let (_disk, found) = Disk::open(directory.path(), clock().moment()).unwrap();
-        let found: Vec<_> = found.iter().map(|message| message.topic.as_str()).collect();
+        let opened = Disk::open(directory.path(), clock().moment()).unwrap();
+        let found: Vec<_> = opened
+            .messages
+            .iter()
+            .map(|message| message.topic.as_str())
+            .collect();
         assert_eq!(found, ["after", "before"]);
     }
 }

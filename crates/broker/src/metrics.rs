@@ -102,6 +102,7 @@ pub(super) struct LaneMetrics {
     pub(super) retained_rejected: Counter,
     pub(super) retained_cut: Counter,
     pub(super) retained_failed: Counter,
+    pub(super) retained_damaged: Counter,
 }
 
 impl Default for LaneMetrics {
@@ -138,6 +139,7 @@ impl Default for LaneMetrics {
             retained_rejected: Counter::default(),
             retained_cut: Counter::default(),
             retained_failed: Counter::default(),
+            retained_damaged: Counter::default(),
         }
     }
 }
@@ -220,8 +222,10 @@ pub struct BrokerSnapshot {
     pub retained_rejected: u64,
     /// Subscriptions that matched more retained messages than one answer takes.
     pub retained_cut: u64,
-    /// Whether the retained store had to stop accepting (failed write or fsync).
+    /// Whether the retained store had to stop accepting (full disk, failed write or fsync).
     pub retained_failed: bool,
+    /// How often the retained store, or records in it, turned out to be damaged and was left out.
+    pub retained_damaged: u64,
 }
 
 impl BrokerMetrics {
@@ -304,6 +308,7 @@ impl BrokerMetrics {
             retained_rejected: self.sum(|lane| &lane.retained_rejected),
             retained_cut: self.sum(|lane| &lane.retained_cut),
             retained_failed: self.sum(|lane| &lane.retained_failed) > 0,
+            retained_damaged: self.sum(|lane| &lane.retained_damaged),
         }
     }
 

@@ -158,16 +158,18 @@ fn start_embedded(
         connection: "embedded".into(),
         fault: None,
     });
-    let mut retained = Retained::new(limits);
-    let mut disk = None;
-    if let Some(directory) = state_dir {
-        let (opened, messages) = Disk::open(directory, settings.clock.moment())
-            .map_err(|error| BrokerStartError::new(error.fault(), error))?;
-        // Expired ones go in too: the first sweep removes them here and on disk.
-        for message in messages {
-            retained.insert(Arc::new(message));
-        }
-        disk = Some((directory.to_path_buf(), opened));
+    let retained = Retained::new(limits);
+    let disk = state_dir.map(|directory| {
+        (
+            directory.to_path_buf(),
+            Disk::open(directory, settings.clock.moment()),
+        )
+    });
+    // Whoever else has it open would lose what this process writes; anything else is a matter of the store alone.
+    if let Some((_, Err(error))) = &disk
+        && error.fault() == StartFault::Taken
+    {
+        return Err(BrokerStartError::new(error.fault(), error));
     }
     let embedded = Embedded::new(
         settings.clock,

@@ -210,6 +210,12 @@ fn retained(out: &mut Exposition, now: &BrokerSnapshot) {
         &[],
         now.retained_cut,
     );
+    out.counter(
+        "retained_damaged_total",
+        "Times that the retained store, or records in it, turned out to be damaged and was left out.",
+        &[],
+        now.retained_damaged,
+    );
     let failed = f64::from(u8::from(now.retained_failed));
     out.gauge(
         "retained_failed",
