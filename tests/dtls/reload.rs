@@ -126,6 +126,37 @@ fn a_revoked_intermediate_ends_the_sessions_under_it() {
 }
 
 #[test]
+fn an_intermediate_that_is_taken_out_ends_the_sessions_of_devices_that_do_not_show_it() {
+    let root = Recipe {
+        profile: ROOT,
+        ..Recipe::server("root")
+    }
+    .make(None);
+    let below = Recipe {
+        profile: AUTHORITY,
+        ..Recipe::server("below")
+    }
+    .make(Some(&root));
+    let own = Recipe::server("server").make(Some(&root));
+    let device = client_with(ECDSA, &root, &Recipe::client("device").make(Some(&below)));
+    let showing = ClientConfig {
+        issuers: vec![below.certificate.clone()],
+        ..client_with(ECDSA, &root, &Recipe::client("showing").make(Some(&below)))
+    };
+    let of = |anchors: &[&Certified]| DtlsMaterial {
+        ca_pem: all(anchors),
+        ..with_clients(&own, &root, Verify::Required)
+    };
+    let mut server = Server::new(&of(&[&root, &below]), settings());
+    let (_, lost) = server.establish(&device, peer(1));
+    let (mut stays, kept) = server.establish(&showing, peer(2));
+    assert_eq!(ended_by(&mut server, &of(&[&root])), [lost]);
+    assert!(server.talks(&mut stays, kept, peer(2)));
+    assert!(!server.handshake(&device, peer(3)).is_connected());
+    assert!(server.handshake(&showing, peer(4)).is_connected());
+}
+
+#[test]
 fn a_resumed_session_stands_on_the_authority_of_its_first_handshake() {
     let (ca, other) = (authority("ca"), authority("other"));
     let own = Recipe::server("server").make(Some(&ca));

@@ -42,6 +42,8 @@ pub struct ClientConfig {
     pub ca: Option<X509>,
     /// Certificate and key.
     pub certificate: Option<(X509, PKey<Private>)>,
+    /// What it shows beside.
+    pub issuers: Vec<X509>,
     /// The Connection ID that this client wants in records to it; empty is allowed.
     pub cid: Option<Vec<u8>>,
     /// Whether it offers return routability checks (RFC 9853).
@@ -111,6 +113,9 @@ impl ClientConfig {
         if let Some((certificate, key)) = &self.certificate {
             context.set_certificate(certificate).unwrap();
             context.set_private_key(key).unwrap();
+        }
+        for issuer in &self.issuers {
+            context.add_extra_chain_cert(issuer.clone()).unwrap();
         }
         if self.cid.is_some() {
             offer_cid(&mut context);

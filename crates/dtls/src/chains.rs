@@ -1,12 +1,12 @@
 //! The issuers of client certificates: each chain kept once however many devices it stands for, and judged once by each
 //! context, so that a reload can tell which sessions lost their ground.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use openssl::error::ErrorStack;
-use openssl::sha::Sha256;
+use openssl::sha::{Sha256, sha256};
 use openssl::stack::{Stack, StackRef};
 use openssl::x509::store::X509StoreRef;
 use openssl::x509::{X509, X509Ref, X509StoreContext};
@@ -22,6 +22,16 @@ pub(super) type ChainId = [u8; 32];
 pub(super) struct Chain {
     id: ChainId,
     certificates: Vec<X509>,
+    /// Which of them the client did not show: they have to be at hand here.
+    own: Vec<CertificateHash>,
+}
+
+/// A hash over a certificate.
+pub(super) type CertificateHash = [u8; 32];
+
+/// The hash over a certificate.
+pub(super) fn hash_of(certificate: &X509Ref) -> Option<CertificateHash> {
+    Some(sha256(&certificate.to_der().ok()?))
 }
 
 impl fmt::Debug for Chain {
@@ -39,17 +49,23 @@ impl PartialEq for Chain {
 impl Eq for Chain {}
 
 impl Chain {
-    /// Of a path that was verified, the client's certificate first.
-    fn above(verified: &StackRef<X509>) -> Option<Self> {
+    /// Of a path that was verified, the client's certificate first, and of what the client showed beside that.
+    fn above(verified: &StackRef<X509>, shown: Option<&StackRef<X509>>) -> Option<Self> {
         let skip = usize::from(verified.len() > 1);
         let certificates: Vec<X509> = verified.iter().skip(skip).map(ToOwned::to_owned).collect();
-        let mut hash = Sha256::new();
+        let shown: Vec<CertificateHash> = shown.into_iter().flatten().filter_map(hash_of).collect();
+        let (mut id, mut own) = (Sha256::new(), Vec::new());
         for certificate in &certificates {
-            hash.update(&certificate.to_der().ok()?);
+            let hash = hash_of(certificate)?;
+            let is_own = !shown.contains(&hash);
+            id.update(&hash);
+            id.update(&[u8::from(is_own)]);
+            own.extend(is_own.then_some(hash));
         }
         (!certificates.is_empty()).then(|| Self {
-            id: hash.finish(),
+            id: id.finish(),
             certificates,
+            own,
         })
     }
 
@@ -58,12 +74,18 @@ impl Chain {
         self.id
     }
 
-    /// Whether it leads to a trust anchor of `store` now, with at most `depth` certificates before that.
-    pub(super) fn is_good(&self, store: &X509StoreRef, depth: u32) -> Result<bool, ErrorStack> {
+    /// Whether it leads to a trust anchor of `store`, which holds the certificates `at_hand`, with at most `depth` certificates
+    /// before that.
+    pub(super) fn is_good(
+        &self,
+        store: &X509StoreRef,
+        at_hand: &HashSet<CertificateHash>,
+        depth: u32,
+    ) -> Result<bool, ErrorStack> {
         let Some((issuer, others)) = self.certificates.split_first() else {
             return Ok(false);
         };
-        if others.len() > depth as usize {
+        if others.len() > depth as usize || !self.own.iter().all(|hash| at_hand.contains(hash)) {
             return Ok(false);
         }
         let mut untrusted = Stack::new()?;
@@ -79,9 +101,13 @@ impl Chain {
 pub(super) struct Chains(Mutex<HashMap<ChainId, Arc<Chain>>>);
 
 impl Chains {
-    /// The chain above a client's certificate, of a path that was verified.
-    pub(super) fn above(&self, verified: &StackRef<X509>) -> Option<Arc<Chain>> {
-        let chain = Chain::above(verified)?;
+    /// The chain above a client's certificate, of a path that was verified and what the client showed.
+    pub(super) fn above(
+        &self,
+        verified: &StackRef<X509>,
+        shown: Option<&StackRef<X509>>,
+    ) -> Option<Arc<Chain>> {
+        let chain = Chain::above(verified, shown)?;
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.get(&chain.id) {
             return Some(Arc::clone(known));
@@ -105,14 +131,17 @@ impl Chains {
             let mut context = X509StoreContext::new().ok()?;
             let found = context.init(store, certificate, &none, |context| {
                 let good = context.verify_cert()?;
-                Ok(context.chain().filter(|_| good).and_then(|path| self.above(path)))
+                Ok(context
+                    .chain()
+                    .filter(|_| good)
+                    .and_then(|path| self.above(path, None)))
             });
             found.ok().flatten()
         })
     }
 }
 
-/// What names the chain above a client's certificate, of a path that was verified.
-pub(super) fn id_above(verified: &StackRef<X509>) -> Option<ChainId> {
-    Chain::above(verified).map(|chain| chain.id())
+/// What names the chain above a client's certificate, of a path that was verified and what the client showed.
+pub(super) fn id_above(verified: &StackRef<X509>, shown: Option<&StackRef<X509>>) -> Option<ChainId> {
+    Chain::above(verified, shown).map(|chain| chain.id())
 }

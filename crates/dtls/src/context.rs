@@ -17,7 +17,7 @@ use zeroize::{Zeroize, Zeroizing};
 use portcullis_proto::types::{Identity, Proof};
 
 use super::certificates::{self, CertIdentity, CertificateMark, ContextError};
-use super::chains::{Chain, ChainId, Chains};
+use super::chains::{CertificateHash, Chain, ChainId, Chains};
 use super::cid::{Notes, add_extensions, notes_index};
 use super::ffi;
 use super::psk::PskStore;
@@ -134,7 +134,7 @@ pub struct DtlsContext {
     verify: Verify,
     verify_depth: u32,
     /// What issuers are judged by, and the verdicts so far.
-    issuers: Option<X509Store>,
+    issuers: Option<(X509Store, HashSet<CertificateHash>)>,
     verdicts: Mutex<HashMap<ChainId, bool>>,
     own_not_before: Option<i64>,
     own_not_after: Option<i64>,
@@ -326,9 +326,9 @@ impl DtlsContext {
     fn by_certificate(&self, ssl: &SslRef, certificate: &X509Ref, chains: &Chains) -> Option<Authority> {
         let chain = if ssl.session_reused() {
             let id = *ffi::ticket_mark(ssl)?.first_chunk()?;
-            chains.of(&id, certificate, self.issuers.as_ref()?)?
+            chains.of(&id, certificate, &self.issuers.as_ref()?.0)?
         } else {
-            chains.above(ssl.verified_chain()?)?
+            chains.above(ssl.verified_chain()?, ssl.peer_cert_chain())?
         };
         let identity = Identity {
             name: self.cert_identity.name(certificate)?.into(),
@@ -364,13 +364,13 @@ impl DtlsContext {
     /// Whether the issuers of a client's certificate are good here; looked at once for each chain. Where nobody is asked for a
     /// certificate any more, who has shown one keeps what it proved.
     fn trusts(&self, chain: &Chain) -> bool {
-        let Some(issuers) = &self.issuers else {
+        let Some((store, at_hand)) = &self.issuers else {
             return true;
         };
         let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
         *verdicts
             .entry(chain.id())
-            .or_insert_with(|| chain.is_good(issuers, self.verify_depth).unwrap_or(false))
+            .or_insert_with(|| chain.is_good(store, at_hand, self.verify_depth).unwrap_or(false))
     }
 }
 

@@ -227,7 +227,7 @@ fn ticket_data(ssl: &SslRef) -> Option<Vec<u8>> {
     let notes = ssl.ex_data(notes_index().ok()?)?;
     match (notes.psk_mark, &notes.psk_identity) {
         (Some(mark), Some(identity)) => Some([mark.to_be_bytes().as_slice(), identity].concat()),
-        _ => Some(id_above(ssl.verified_chain()?)?.to_vec()),
+        _ => Some(id_above(ssl.verified_chain()?, ssl.peer_cert_chain())?.to_vec()),
     }
 }
 

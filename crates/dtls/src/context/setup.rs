@@ -1,5 +1,6 @@
 //! Sets an OpenSSL context up, a part at a time: policy, certificate, verification, pre-shared keys, suites.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use openssl::error::ErrorStack;
@@ -14,6 +15,7 @@ use openssl::x509::{X509, X509Crl, X509Ref, X509StoreContextRef};
 use portcullis_proto::types::reason::Label;
 
 use super::super::certificates::{self, CertIdentity, ContextError, KeyKind};
+use super::super::chains::{CertificateHash, hash_of};
 use super::super::cid::notes_index;
 use super::super::ffi;
 use super::super::hello::MAX_CERTIFICATES;
@@ -136,8 +138,11 @@ pub(super) fn set_verification(
     Ok(crls)
 }
 
-/// What the issuers of client certificates are judged by; nothing when clients are not asked for any.
-pub(super) fn issuers(material: &DtlsMaterial, crls: &[X509Crl]) -> Result<Option<X509Store>, ContextError> {
+/// What the issuers of client certificates are judged by: a store, and what it holds; nothing when clients are not asked for any.
+pub(super) fn issuers(
+    material: &DtlsMaterial,
+    crls: &[X509Crl],
+) -> Result<Option<(X509Store, HashSet<CertificateHash>)>, ContextError> {
     let Some(pem) = material
         .ca_pem
         .as_ref()
@@ -148,10 +153,10 @@ pub(super) fn issuers(material: &DtlsMaterial, crls: &[X509Crl]) -> Result<Optio
     let anchors = certificates::certificates("ca_file", pem)?;
     // Where only the lists of those that issue to clients are there, issuers themselves are not looked up.
     let lists = if are_all_listed(&anchors, crls) { crls } else { &[] };
-    let store = trust_store(&anchors, lists);
-    store
-        .map(Some)
-        .map_err(|error| ContextError::openssl("ca_file", "OpenSSL refuses it", &error))
+    let store = trust_store(&anchors, lists)
+        .map_err(|error| ContextError::openssl("ca_file", "OpenSSL refuses it", &error))?;
+    let at_hand = anchors.iter().filter_map(|anchor| hash_of(anchor)).collect();
+    Ok(Some((store, at_hand)))
 }
 
 /// Whether every trust anchor has a revocation list.
