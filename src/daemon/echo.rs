@@ -21,9 +21,10 @@ impl Core for Echo {
             Input::Datagram {
                 listener,
                 from,
+                local,
                 bytes,
             } => {
-                if let Some(peer) = PeerAddr::new(from) {
+                if let Some(peer) = PeerAddr::new(from).map(|peer| peer.writing_to(local)) {
                     self.latest = Some((listener, peer));
                     self.transmits.push(listener, peer, bytes);
                 }

@@ -80,6 +80,7 @@ impl Crowd {
         let from = ([10, octet(16), octet(8), octet(0)], 5683).into();
         let mut bytes = message.encode();
         let input = Input::Datagram {
+            local: None,
             listener: ListenerId(0),
             from,
             bytes: &mut bytes,

@@ -327,6 +327,7 @@ impl Worker {
             {
                 let bytes = &mut buffer[..len];
                 self.handle(Input::Datagram {
+                    local: None,
                     listener: ListenerId(0),
                     from,
                     bytes,
@@ -360,7 +361,7 @@ impl Worker {
             }
         }
         for (_, to, bytes) in self.gateway.transmits().iter() {
-            drop(self.socket.send_to(bytes, to));
+            drop(self.socket.send_to(bytes, to.socket_addr()));
         }
         self.gateway.transmits_sent();
     }

@@ -168,7 +168,7 @@ impl Server {
         let out = self
             .transmits
             .iter()
-            .map(|(_, to, bytes)| (to, bytes.to_vec()))
+            .map(|(_, to, bytes)| (to.socket_addr(), bytes.to_vec()))
             .collect();
         self.transmits.clear();
         out

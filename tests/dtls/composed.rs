@@ -117,6 +117,7 @@ impl House {
 
     fn datagram(&mut self, from: PeerAddr, bytes: &mut [u8]) -> Vec<Vec<u8>> {
         self.input(Input::Datagram {
+            local: None,
             listener: ListenerId(0),
             from: from.socket_addr(),
             bytes,

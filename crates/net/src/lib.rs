@@ -7,7 +7,6 @@
 //! | [`socket`] | one socket in a worker: read a batch, write a batch |
 //! | [`datagram`] | a datagram on its way in or out |
 //! | [`options`] | what a socket is asked to tell with each datagram |
-//! | [`local`] | which of our addresses a peer wrote to, so that the answer leaves from it |
 //! | [`errno`] | what an errno means for the loop |
 //! | [`metrics`] | what is counted |
 //! | [`mmsg`] | everything here that needs `unsafe`: recvmmsg, sendmmsg, two socket options |
@@ -16,7 +15,6 @@ pub mod datagram;
 pub mod errno;
 pub mod group;
 pub mod inherit;
-pub mod local;
 pub mod metrics;
 pub mod mmsg;
 pub mod options;

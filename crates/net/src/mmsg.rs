@@ -336,15 +336,13 @@ impl Prepared<'_> {
         Ok((sent, bytes))
     }
 
-    /// Lets the kernel choose the source of the first one that is left. Its destination and the source that it had.
-    pub fn drop_source(&mut self) -> Option<(SocketAddr, IpAddr)> {
-        let header = self.headers.get_mut(self.next)?;
-        let (source, _) = control_messages(header);
-        // SAFETY: `prepare` pointed the header to a name of the batch that `self` borrows; it is only read here.
-        let to = socket_addr(unsafe { &*header.msg_hdr.msg_name.cast::<sockaddr_storage>() })?;
+    /// Lets the kernel choose the source of the first one that is left; false when it does so already.
+    pub fn drop_source(&mut self) -> bool {
+        let Some(header) = self.headers.get_mut(self.next) else {
+            return false;
+        };
         header.msg_hdr.msg_control = ptr::null_mut();
-        header.msg_hdr.msg_controllen = 0;
-        Some((to, source?))
+        mem::take(&mut header.msg_hdr.msg_controllen) > 0
     }
 
     /// Gives up the first one that is left.

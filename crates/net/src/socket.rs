@@ -16,7 +16,6 @@ use portcullis_proto::types::{ListenerId, PeerAddr};
 
 use super::datagram::{Datagram, Outgoing};
 use super::errno::{AfterReceive, AfterSend, SendError, after_receive, after_send, blames_source};
-use super::local::Locals;
 use super::metrics::{ListenerNet, NetMetrics};
 use super::mmsg::{self, Prepared, RecvBatch, SLOTS, SendBatch};
 
@@ -34,7 +33,6 @@ pub struct Socket {
     fd: AsyncFd<UdpSocket>,
     listener: ListenerId,
     ipv6: bool,
-    locals: Option<Locals>,
     drops: u32,
     clogged: bool,
     retry: bool,
@@ -65,7 +63,6 @@ impl Socket {
             fd: mmsg::watch(socket, Interest::READABLE)?,
             listener,
             ipv6: local.is_ipv6(),
-            locals: local.ip().is_unspecified().then(Locals::default),
             drops: 0,
             clogged: false,
             retry: false,
@@ -154,13 +151,8 @@ impl Socket {
         self.retry
     }
 
-    /// Counts a datagram and remembers where it came to. Whether it is whole.
+    /// Counts a datagram. Whether it is whole.
     pub fn admit(&mut self, datagram: &Datagram<'_>) -> bool {
-        if let (Some(locals), Some(local), Some(peer)) =
-            (&mut self.locals, datagram.local, PeerAddr::new(datagram.from))
-        {
-            locals.learn(peer.socket_addr(), local);
-        }
         let Some(counters) = self.metrics.listener(self.listener) else {
             return !datagram.truncated;
         };
@@ -182,20 +174,19 @@ impl Socket {
         self.metrics.listener(self.listener)
     }
 
-    /// Sends datagrams to peers in canonical form, in order. Each is taken by the kernel or counted as a send error.
+    /// Sends datagrams to peers, in order, each from the address that its peer wrote to. Each is taken by the kernel or counted as a send error.
     ///
     /// # Errors
     /// Only errors after which the socket is useless ([`AfterSend::End`]).
     pub async fn send<'a>(
         &mut self,
         batch: &mut SendBatch,
-        mut datagrams: impl Iterator<Item = (SocketAddr, &'a [u8])>,
+        mut datagrams: impl Iterator<Item = (PeerAddr, &'a [u8])>,
     ) -> io::Result<()> {
         loop {
-            let locals = self.locals.as_ref();
             let outgoing = datagrams.by_ref().map(|(to, bytes)| Outgoing {
-                to,
-                source: locals.and_then(|locals| locals.source_for(to)),
+                to: to.socket_addr(),
+                source: to.local(),
                 bytes,
             });
             let mut prepared = batch.prepare(self.ipv6, outgoing);
@@ -223,7 +214,8 @@ impl Socket {
                 Err(error) => error,
             };
             tries += 1;
-            if tries < SEND_TRIES && blames_source(&error) && self.forget_source(prepared) {
+            // The host may have lost the address that the answer was to leave from.
+            if tries < SEND_TRIES && blames_source(&error) && prepared.drop_source() {
                 continue;
             }
             match after_send(&error) {
@@ -246,17 +238,6 @@ impl Socket {
         if let Some(counters) = self.counters() {
             counters.send_errors.inc(reason);
         }
-    }
-
-    /// The host may have lost the address that the answer was to leave from.
-    fn forget_source(&mut self, prepared: &mut Prepared<'_>) -> bool {
-        let (Some((to, source)), Some(locals)) = (prepared.drop_source(), &mut self.locals) else {
-            return false;
-        };
-        if let Some(peer) = PeerAddr::new(to) {
-            locals.refused(peer.socket_addr(), source);
-        }
-        true
     }
 
     /// Waits for room in the send buffer. A socket that had none is not waited for again until it took something, so

@@ -324,12 +324,13 @@ impl<C: Core> Worker<C> {
                 continue;
             };
             if socket.admit(&datagram) {
-                let (from, bytes) = (datagram.from, datagram.bytes);
+                let (from, local, bytes) = (datagram.from, datagram.local, datagram.bytes);
                 self.core.handle(
                     now,
                     Input::Datagram {
                         listener,
                         from,
+                        local,
                         bytes,
                     },
                 );

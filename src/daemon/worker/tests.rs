@@ -238,6 +238,7 @@ impl Core for Asking {
     fn handle(&mut self, now: Instant, input: Input<'_>) {
         match input {
             Input::Datagram {
+                local: None,
                 listener,
                 from,
                 bytes,

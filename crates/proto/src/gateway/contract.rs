@@ -8,7 +8,7 @@
 //! ```
 //! The state is whole only once outputs are drained.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -33,6 +33,8 @@ pub enum Input<'a> {
         listener: ListenerId,
         /// From where.
         from: SocketAddr,
+        /// To which address of ours, where the socket has several.
+        local: Option<IpAddr>,
         /// Its bytes, all of them.
         bytes: &'a mut [u8],
     },

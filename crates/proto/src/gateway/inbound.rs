@@ -1,6 +1,6 @@
 //! Datagram in: to its peer, through DTLS where the listener speaks it, into the message layer.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::guests::Guests;
@@ -39,10 +39,10 @@ impl Gateway {
         &mut self,
         now: Instant,
         listener: ListenerId,
-        from: SocketAddr,
+        (from, local): (SocketAddr, Option<IpAddr>),
         bytes: &mut [u8],
     ) {
-        let Some(from) = PeerAddr::new(from) else {
+        let Some(from) = PeerAddr::new(from).map(|from| from.writing_to(local)) else {
             return self.count_dropped(listener, DropReason::SourcePortZero);
         };
         if !self

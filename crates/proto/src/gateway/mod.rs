@@ -196,9 +196,10 @@ impl Gateway {
             Input::Datagram {
                 listener,
                 from,
+                local,
                 bytes,
             } => {
-                self.datagram(now, listener, from, bytes);
+                self.datagram(now, listener, (from, local), bytes);
                 self.dtls_events(now, listener, bytes);
             }
             Input::Broker(event) => {

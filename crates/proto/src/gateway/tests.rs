@@ -132,6 +132,7 @@ impl Site {
         let mut bytes = request.to_bytes().unwrap();
         let from = ([127, 0, 0, 1], port).into();
         let input = Input::Datagram {
+            local: None,
             listener: ListenerId(0),
             from,
             bytes: &mut bytes,
@@ -192,7 +193,7 @@ impl Site {
         let packets = self.workers[worker]
             .transmits()
             .iter()
-            .filter(|(_, to, _)| to.port() == port)
+            .filter(|(_, to, _)| to.socket_addr().port() == port)
             .map(|(_, _, bytes)| Packet::from_bytes(bytes).unwrap())
             .collect();
         self.workers[worker].transmits_sent();
@@ -455,5 +456,37 @@ fn who_comes_and_goes_is_published() {
         told[0].contains(r#""clientid":"a/b""#) && told[0].contains("127.0.0.1:2000"),
         "{}",
         told[0]
+    );
+}
+
+#[test]
+fn a_notification_leaves_from_the_address_that_was_observed() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    let mut site = Site::with(settings);
+    let ask = |site: &mut Site, local: &str, request: &Packet| {
+        let input = Input::Datagram {
+            listener: ListenerId(0),
+            from: ([192, 0, 2, 9], 1000).into(),
+            local: local.parse().ok(),
+            bytes: &mut request.to_bytes().unwrap(),
+        };
+        site.workers[0].handle(site.now, input);
+        site.settle();
+        let gateway = &mut site.workers[0];
+        let sent: Vec<_> = gateway.transmits().iter().map(|(_, to, _)| to.local()).collect();
+        gateway.transmits_sent();
+        sent
+    };
+    let mut observe = site.request(RequestType::Get, "ps/t", &[]);
+    observe.set_observe_value(0);
+    let observed = "198.51.100.2";
+    assert_eq!(ask(&mut site, observed, &observe), [observed.parse().ok()]);
+    let other = "198.51.100.1";
+    let publish = site.request(RequestType::Put, "ps/t", &[]);
+    assert_eq!(
+        ask(&mut site, other, &publish),
+        [observed.parse().ok(), other.parse().ok()],
+        "the notification and the answer"
     );
 }

@@ -2,51 +2,91 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::num::NonZeroU16;
 
-/// The address of a peer. Source port 0 cannot be answered, so it cannot be represented.
+/// The address of a peer, and the one of ours that it wrote to where the socket has several: whoever writes to two of ours is two peers,
+/// as the answers and notifications of each must come from where it wrote to (RFC 7252, 5.3.2). Source port 0 cannot be answered, so it
+/// cannot be represented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PeerAddr(SocketAddr);
+pub struct PeerAddr {
+    /// IPv4 is mapped.
+    ip: Ipv6Addr,
+    scope: u32,
+    port: NonZeroU16,
+    /// Unspecified where the socket has one address only.
+    local: Ipv6Addr,
+}
 
 impl PeerAddr {
     /// The address, or nothing when its port is 0. IPv4-mapped IPv6 addresses become IPv4. A link-local address keeps its
     /// scope: without it there is no way back.
     #[must_use]
     pub fn new(addr: SocketAddr) -> Option<Self> {
-        if addr.port() == 0 {
-            return None;
-        }
-        let canonical = match (addr, addr.ip().to_canonical()) {
-            (SocketAddr::V6(v6), IpAddr::V6(ip)) => SocketAddrV6::new(ip, v6.port(), 0, v6.scope_id()).into(),
-            (_, ip) => SocketAddr::new(ip, addr.port()),
+        Some(Self {
+            ip: mapped(addr.ip()),
+            scope: match addr {
+                SocketAddr::V4(_) => 0,
+                SocketAddr::V6(v6) => v6.scope_id(),
+            },
+            port: NonZeroU16::new(addr.port())?,
+            local: Ipv6Addr::UNSPECIFIED,
+        })
+    }
+
+    /// The same peer, where it wrote to this address of ours. Nothing can be sent from a multicast or broadcast address: then the kernel
+    /// chooses.
+    #[must_use]
+    pub fn writing_to(mut self, local: Option<IpAddr>) -> Self {
+        let can_be_source = |ip: &IpAddr| match ip {
+            IpAddr::V4(ip) => !ip.is_multicast() && !ip.is_broadcast(),
+            IpAddr::V6(ip) => !ip.is_multicast(),
         };
-        Some(Self(canonical))
+        self.local = local.filter(can_be_source).map_or(Ipv6Addr::UNSPECIFIED, mapped);
+        self
+    }
+
+    /// The address of ours that what is sent to the peer must come from; `None` leaves the choice to the kernel.
+    #[must_use]
+    pub fn local(self) -> Option<IpAddr> {
+        (!self.local.is_unspecified()).then(|| self.local.to_canonical())
     }
 
     /// The socket address, in canonical form.
     #[must_use]
     pub fn socket_addr(self) -> SocketAddr {
-        self.0
+        let port = self.port.get();
+        match self.ip() {
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, self.scope).into(),
+            ip => SocketAddr::new(ip, port),
+        }
     }
 
     /// The IP address, in canonical form.
     #[must_use]
     pub fn ip(self) -> IpAddr {
-        self.0.ip()
+        self.ip.to_canonical()
     }
 
     /// What per-source limits count by: an IPv4 address, or the /64 of an IPv6 address.
     #[must_use]
     pub fn source(self) -> IpAddr {
-        match self.0.ip() {
+        match self.ip() {
             ip @ IpAddr::V4(_) => ip,
             IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
         }
     }
 }
 
+fn mapped(ip: IpAddr) -> Ipv6Addr {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    }
+}
+
 impl fmt::Display for PeerAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.socket_addr().fmt(f)
     }
 }
 
@@ -106,6 +146,19 @@ mod tests {
     fn a_mapped_address_is_the_ipv4_address() {
         let peer = PeerAddr::new("[::ffff:192.0.2.1]:5683".parse().unwrap()).unwrap();
         assert_eq!(peer.to_string(), "192.0.2.1:5683");
+    }
+
+    #[test]
+    fn who_writes_to_two_addresses_of_ours_is_two_peers() {
+        let peer = PeerAddr::new("192.0.2.1:5683".parse().unwrap()).unwrap();
+        let to = |local: &str| peer.writing_to(local.parse().ok());
+        assert_ne!(to("198.51.100.1"), to("198.51.100.2"));
+        assert_eq!(to("198.51.100.1").local(), "198.51.100.1".parse().ok());
+        assert_eq!(to("::ffff:198.51.100.1"), to("198.51.100.1"));
+        assert_eq!(to("198.51.100.1").socket_addr(), peer.socket_addr());
+        for none in ["224.0.1.187", "255.255.255.255", "ff02::fd", "::", ""] {
+            assert_eq!((to(none), to(none).local()), (peer, None), "{none}");
+        }
     }
 
     #[test]

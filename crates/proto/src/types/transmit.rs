@@ -1,13 +1,11 @@
 //! Datagrams that wait to be sent.
 
-use std::net::SocketAddr;
-
 use super::{ListenerId, PeerAddr};
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     listener: ListenerId,
-    to: SocketAddr,
+    to: PeerAddr,
     start: usize,
     end: usize,
 }
@@ -33,7 +31,7 @@ impl Transmits {
         if end > start {
             self.entries.push(Entry {
                 listener,
-                to: to.socket_addr(),
+                to,
                 start,
                 end,
             });
@@ -41,7 +39,7 @@ impl Transmits {
     }
 
     /// The datagrams, oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = (ListenerId, SocketAddr, &[u8])> {
+    pub fn iter(&self) -> impl Iterator<Item = (ListenerId, PeerAddr, &[u8])> {
         self.entries.iter().map(|entry| {
             (
                 entry.listener,

@@ -75,6 +75,7 @@ impl Network {
         self.input(
             worker,
             Input::Datagram {
+                local: None,
                 listener: ListenerId(0),
                 from,
                 bytes,

@@ -158,6 +158,7 @@ fn site(workers: u8, on_close: OnClose) -> Site {
 fn say(site: &mut Site, worker: usize, port: u16, bytes: &[u8]) {
     let mut bytes = bytes.to_vec();
     let input = Input::Datagram {
+        local: None,
         listener: ListenerId(0),
         from: ([127, 0, 0, 1], port).into(),
         bytes: &mut bytes,
@@ -212,6 +213,7 @@ fn a_request_on_its_way_to_a_connection_that_ends_is_served_by_the_next_one() {
     let publish = site.request(RequestType::Post, "ps/u", &[]);
     let mut bytes = publish.to_bytes().unwrap();
     let input = Input::Datagram {
+        local: None,
         listener: ListenerId(0),
         from: ([127, 0, 0, 1], 1001).into(),
         bytes: &mut bytes,
@@ -245,6 +247,7 @@ fn requests_of_a_handshake_whose_connection_is_not_made_yet_wait_for_it_in_order
         let publish = site.request(RequestType::Post, &format!("ps/{n}"), &[]);
         let mut bytes = publish.to_bytes().unwrap();
         let input = Input::Datagram {
+            local: None,
             listener: ListenerId(0),
             from: ([127, 0, 0, 1], 1000).into(),
             bytes: &mut bytes,

@@ -14,6 +14,7 @@ fn requests_that_still_wait_for_the_broker_when_it_stops_are_answered() {
     for (port, request) in (1..).zip([&publish, &read, &observe]) {
         let mut bytes = request.to_bytes().unwrap();
         let input = Input::Datagram {
+            local: None,
             listener: ListenerId(0),
             from: ([127, 0, 0, 1], port).into(),
             bytes: &mut bytes,

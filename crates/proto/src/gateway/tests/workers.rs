@@ -110,6 +110,7 @@ fn with_meter(workers: u8) -> (Site, String) {
 fn forwarded(site: &mut Site, worker: usize, port: u16, request: &Packet) -> Vec<WorkerMessage> {
     let mut bytes = request.to_bytes().unwrap();
     let input = Input::Datagram {
+        local: None,
         listener: ListenerId(0),
         from: ([127, 0, 0, 1], port).into(),
         bytes: &mut bytes,

@@ -72,6 +72,7 @@ impl Traced1 {
             bytes.extend(query.as_bytes());
         }
         let input = Input::Datagram {
+            local: None,
             listener: ListenerId(0),
             from: ([127, 0, 0, 1], port).into(),
             bytes: &mut bytes,
