@@ -139,7 +139,7 @@ pub struct RequestContext {
     pub client: Option<ClientId>,
     /// The user name: the proved one where the listener says so, else the named one, unless that is a token.
     pub username: Option<Arc<str>>,
-    /// Its query parameters.
+    /// Its query parameters but the client id.
     pub params: QueryParams,
     /// Whether it came as CON.
     pub confirmable: bool,
@@ -202,9 +202,9 @@ impl RequestContext {
         {
             return Err(not_acceptable("the token has no such format"));
         }
-        let params = QueryParams::parse(&request.query).map_err(bad)?;
+        let mut params = QueryParams::parse(&request.query).map_err(bad)?;
         let listener = settings.listener(from.listener);
-        let (client, username) = who(listener, &from, &params)?;
+        let (client, username) = who(listener, &from, &mut params)?;
         Ok(Self {
             from,
             reply,
@@ -262,22 +262,23 @@ fn role(listener: Option<&ListenerSettings>) -> IdentityRole {
         .map_or(IdentityRole::None, |dtls| dtls.identity)
 }
 
-/// Client id and user name of a request.
+/// Client id and user name of a request; takes the former out of its parameters.
 ///
 /// # Errors
 /// 4.01 when it names another client than the proved one, or what is proved cannot be a name.
 fn who(
     listener: Option<&ListenerSettings>,
     from: &PeerFacts,
-    params: &QueryParams,
+    params: &mut QueryParams,
 ) -> Result<(Option<ClientId>, Option<Arc<str>>), Response> {
+    let client = params.client.take();
     let is_token = listener.is_some_and(|listener| listener.token_in_username);
     let named = params.username.clone().filter(|_| !is_token);
     match (role(listener), from.identity()) {
         (IdentityRole::ClientId, Some(identity)) => {
             let proved = ClientId::shared(&identity.name)
                 .ok_or_else(|| unauthorized("Login Failed: the DTLS identity is no client id"))?;
-            if params.client.as_ref().is_some_and(|client| *client != proved) {
+            if client.is_some_and(|client| client != proved) {
                 return Err(unauthorized("Login Failed: clientid is not the DTLS identity"));
             }
             Ok((Some(proved), named))
@@ -285,10 +286,8 @@ fn who(
         (IdentityRole::Username, Some(identity)) if unsendable(&identity.name).is_some() => {
             Err(unauthorized("Login Failed: the DTLS identity is no user name"))
         }
-        (IdentityRole::Username, Some(identity)) => {
-            Ok((params.client.clone(), Some(Arc::clone(&identity.name))))
-        }
-        _ => Ok((params.client.clone(), named)),
+        (IdentityRole::Username, Some(identity)) => Ok((client, Some(Arc::clone(&identity.name)))),
+        _ => Ok((client, named)),
     }
 }
 

@@ -8,7 +8,6 @@ use super::metrics::ConnectionEvent;
 use super::peers::Peer;
 use super::pending_requests::Awaited;
 use super::settings::Settings;
-use super::trace::Traced;
 use super::workers::ToPeer;
 use super::{Gateway, cx};
 use crate::bridge::contract::BrokerRequest;
@@ -274,22 +273,6 @@ impl Gateway {
         } else {
             self.peers.set_client(id, None);
         }
-    }
-
-    /// Ends the DTLS session of a peer; false where it has none.
-    pub(super) fn close_session(&mut self, now: Instant, id: PeerId, reason: CloseReason) -> bool {
-        let place = self.peers.get(id).map(|peer| (peer.listener, peer.session));
-        let Some((listener, Some(session))) = place else {
-            return false;
-        };
-        if !self.traces.is_empty() {
-            self.trace_peer(now, id, &Traced::Closed(reason));
-        }
-        let dtls = self.dtls.get_mut(usize::from(listener.0));
-        if let Some(dtls) = dtls.and_then(Option::as_mut) {
-            dtls.close(now, session, reason, &mut self.transmits);
-        }
-        true
     }
 
     fn subscribe_for(

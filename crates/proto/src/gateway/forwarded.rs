@@ -52,7 +52,10 @@ impl Forwarded {
 
     /// A request came back, with its answer or without.
     pub(super) fn came_back(&mut self, exchange: ExchangeId) {
-        self.hops.remove(&exchange);
+        // Most answers are this worker's own.
+        if !self.hops.is_empty() {
+            self.hops.remove(&exchange);
+        }
     }
 
     /// A worker has taken in all that it was sent until `at`.

@@ -359,6 +359,22 @@ impl Gateway {
         }
     }
 
+    /// Ends the DTLS session of a peer; false where it has none.
+    pub(super) fn close_session(&mut self, now: Instant, id: PeerId, reason: CloseReason) -> bool {
+        let place = self.peers.get(id).map(|peer| (peer.listener, peer.session));
+        let Some((listener, Some(session))) = place else {
+            return false;
+        };
+        if !self.traces.is_empty() {
+            self.trace_peer(now, id, &Traced::Closed(reason));
+        }
+        let dtls = self.dtls.get_mut(usize::from(listener.0));
+        if let Some(dtls) = dtls.and_then(Option::as_mut) {
+            dtls.close(now, session, reason, &mut self.transmits);
+        }
+        true
+    }
+
     /// Ends all that belonged to a peer, and tells the owners of what was used from there.
     pub(super) fn peer_gone(&mut self, now: Instant, id: PeerId) {
         self.announce_session(now, id, Some("session_ended"));

@@ -91,8 +91,6 @@ impl SecureTransport for Feigned {
         16_384
     }
 
-    fn confirm_address(&mut self, _: SessionId) {}
-
     fn close(&mut self, _: Instant, session: SessionId, _: CloseReason, _: &mut Transmits) {
         self.sessions.remove(&session);
     }
@@ -106,6 +104,8 @@ impl SecureTransport for Feigned {
     fn set_pressure(&mut self, _: Duration, _: bool) {}
 
     fn set_watched(&mut self, _: bool) {}
+
+    fn confirm_address(&mut self, _: SessionId) {}
 
     fn session(&self, session: SessionId) -> Option<SessionInfo> {
         let address = *self.sessions.get(&session)?;
