@@ -42,7 +42,7 @@ pub enum Input<'a> {
     Broker(BrokerEvent),
     /// An authentication backend's word on an [`Output::Authenticate`].
     Authenticated {
-        /// From the request.
+        /// [`AuthRequest::ticket`] of the request that it is about.
         ticket: u64,
         /// What the backend says.
         verdict: Verdict,
@@ -55,7 +55,7 @@ pub enum Input<'a> {
     Control {
         /// Comes back in the answer.
         ticket: u64,
-        /// What.
+        /// What is wanted.
         request: ControlRequest,
     },
 }
@@ -77,14 +77,14 @@ pub enum Output {
     Worker {
         /// Which; never itself.
         to: WorkerId,
-        /// What.
+        /// What it is told.
         message: WorkerMessage,
     },
     /// An answer to [`Input::Control`].
     Control {
-        /// From the request.
+        /// The ticket of the question.
         ticket: u64,
-        /// The answer.
+        /// What came of it.
         answer: ControlAnswer,
     },
 }
@@ -108,7 +108,7 @@ pub enum ControlRequest {
     },
     /// Lets a listener serve or not. One that does not takes nothing in, and what is connected through it ends.
     SetListener {
-        /// Which.
+        /// The listener that it is about.
         listener: ListenerId,
         /// Whether it serves.
         enabled: bool,
@@ -166,19 +166,19 @@ pub enum ControlRequest {
     },
     /// Take what a trace gathered. One that is not asked for 10 seconds ends.
     TakeTrace {
-        /// Which.
+        /// The id that it was begun with.
         id: u64,
     },
     /// End a trace.
     EndTrace {
-        /// Which.
+        /// The id that it was begun with.
         id: u64,
     },
     /// Send a request to a device.
     Request {
         /// Its client id.
         client: ClientId,
-        /// The request.
+        /// What is asked of the device.
         request: OutgoingRequest,
     },
 }
@@ -228,7 +228,7 @@ pub struct ObservationInfo {
     pub filter: TopicFilter,
     /// The QoS that it was asked with.
     pub qos: Qos,
-    /// Its token.
+    /// The CoAP token that its notifications carry.
     pub token: Token,
     /// The last Observe number sent.
     pub sequence: u32,

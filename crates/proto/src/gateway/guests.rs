@@ -10,7 +10,7 @@ use crate::types::{ClientId, WorkerId};
 pub struct Guest {
     /// Which; its key names its worker.
     pub key: ConnectionKey,
-    /// Its client.
+    /// The client whose connection it is.
     pub client: ClientId,
     /// The user name that it was authenticated with.
     pub username: Option<Arc<str>>,

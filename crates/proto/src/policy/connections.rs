@@ -129,9 +129,9 @@ pub struct Grant {
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
-    /// Its key.
+    /// What it is known by, as long as it lasts.
     pub key: ConnectionKey,
-    /// The client id.
+    /// The client whose connection it is; it has no other.
     pub client: ClientId,
     /// The secret that later requests present.
     pub token: ConnectionToken,

@@ -18,7 +18,7 @@ pub const MASK: &str = "***";
 /// One thing that a traced device sent, got, or went through.
 #[derive(Debug, Clone)]
 pub struct TraceRecord {
-    /// When.
+    /// When it happened.
     pub at: Instant,
     /// On which listener.
     pub listener: ListenerId,
@@ -30,7 +30,7 @@ pub struct TraceRecord {
     pub client: Option<Arc<str>>,
     /// The identity that the handshake proved, or that a failed one named.
     pub identity: Option<Arc<str>>,
-    /// What.
+    /// What happened.
     pub what: Traced,
 }
 
