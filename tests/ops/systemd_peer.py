@@ -2,7 +2,7 @@
 
     systemd_peer.py PORT COUNT MILLISECONDS
     systemd_peer.py fill SECONDS         publishes retained messages, one after the other, each on a topic of its own
-    systemd_peer.py session KEY SECONDS  reads ps/state again and again over one DTLS session of device-1
+    systemd_peer.py session KEY          reads ps/state again and again over one DTLS session of device-1, until SIGTERM
     systemd_peer.py stop-thread TID      stops one thread, and it alone, until it is killed
 """
 
@@ -10,10 +10,12 @@ import ctypes
 import os
 import re
 import select
+import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 
@@ -63,29 +65,35 @@ def count(port, wanted, pause):
 def fill(seconds):
     peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     peer.connect(("127.0.0.1", 5683))
-    peer.settimeout(10)
+    peer.settimeout(20)
     end = time.monotonic() + seconds
     number = 0
     while time.monotonic() < end:
         number += 1
-        topic = option(11, b"ps") + option(0, b"fill") + option(0, str(number).encode()) + option(4, b"retain=1")
+        topic = option(11, b"ps") + option(0, b"fill") + option(0, f"{int(end) % 100000}-{number}".encode()) + option(4, b"retain=1")
         peer.send(struct.pack(">BBH", 0x40, 0x03, number) + topic + b"\xff" + bytes(1024))
-        answer = peer.recv(2048)
-        assert answer[:4] == struct.pack(">BBH", 0x60, 0x44, number), f"{answer[:4].hex()} for {number}"
+        # A store that takes its time: an empty acknowledgement, and the answer in a message of its own.
+        kind, code, mid = struct.unpack(">BBH", peer.recv(2048)[:4])
+        while code == 0:
+            kind, code, mid = struct.unpack(">BBH", peer.recv(2048)[:4])
+        assert code == 0x44, f"{code >> 5}.{code & 31:02} for {number}"
+        if kind == 0x40:
+            peer.send(struct.pack(">BBH", 0x60, 0, mid))
     print(f"{number} messages of 1 KiB stored")
 
 
-def session(key, seconds):
+def session(key):
     client = subprocess.Popen(
         "openssl s_client -dtls1_2 -connect 127.0.0.1:5684 -psk_identity device-1 -cipher PSK -quiet -psk".split() + [key],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         bufsize=0,
     )
-    end = time.monotonic() + seconds
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
     answered, longest = 0, 0.0
     try:
-        while time.monotonic() < end:
+        while not told.is_set():
             # Its message id is its token too. Piggybacked or separate, the answer has the token.
             number = struct.pack(">H", answered + 1)
             began = time.monotonic()
@@ -122,6 +130,6 @@ if sys.argv[1] == "stop-thread":
 elif sys.argv[1] == "fill":
     fill(float(sys.argv[2]))
 elif sys.argv[1] == "session":
-    session(sys.argv[2], float(sys.argv[3]))
+    session(sys.argv[2])
 else:
     sys.exit(count(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) / 1000))
