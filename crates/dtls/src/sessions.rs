@@ -203,6 +203,12 @@ struct Ages {
     oldest: u32,
 }
 
+/// The list of those of a [`Session::rank`].
+const fn of_rank(ages: &mut [Ages; 2], rank: usize) -> &mut Ages {
+    let [unnamed, named] = ages;
+    if rank == 0 { unnamed } else { named }
+}
+
 /// All established sessions of a listener.
 pub(super) struct SessionTable {
     slots: Slab<Session>,
@@ -370,7 +376,7 @@ impl SessionTable {
         let Some(session) = self.slots.get_mut(key as usize) else {
             return;
         };
-        let ages = &mut self.ages[session.rank()];
+        let ages = of_rank(&mut self.ages, session.rank());
         let before = std::mem::replace(&mut ages.newest, key);
         session.newer = NONE;
         session.older = before;
@@ -383,7 +389,7 @@ impl SessionTable {
     fn unlink(&mut self, key: u32) {
         let Some(session) = self.get(key) else { return };
         let (newer, older, rank) = (session.newer, session.older, session.rank());
-        let ages = &mut self.ages[rank];
+        let ages = of_rank(&mut self.ages, rank);
         match self.slots.get_mut(newer as usize) {
             Some(newer) => newer.older = older,
             None => ages.newest = older,
