@@ -13,6 +13,7 @@ impl Exposes for ExposeBroker {
     fn expose(&self, out: &mut Exposition) {
         let now = self.0.snapshot();
         connection(out, &now);
+        offers(out, &now);
         conservation(out, &now);
         spool(out, &now);
         retained(out, &now);
@@ -46,30 +47,6 @@ fn connection(out: &mut Exposition, now: &BrokerSnapshot) {
         "Connections that were given up because the broker did not acknowledge.",
         &[],
         now.stalls,
-    );
-    out.counter(
-        "broker_trials_total",
-        "Connections made to try what the broker may hang up on.",
-        &[],
-        now.trials,
-    );
-    out.gauge(
-        "broker_max_qos",
-        "The highest QoS that the broker takes; 0 without a connection.",
-        &[],
-        now.max_qos as f64,
-    );
-    out.gauge(
-        "broker_retain_available",
-        "1 when the broker keeps retained messages; 0 without a connection.",
-        &[],
-        f64::from(u8::from(now.retains)),
-    );
-    out.gauge(
-        "broker_max_packet_bytes",
-        "The largest packet that the broker takes; 0 without a connection.",
-        &[],
-        now.max_packet_bytes as f64,
     );
     let messages = "Messages exchanged with the broker.";
     out.counter(
@@ -116,6 +93,34 @@ fn connection(out: &mut Exposition, now: &BrokerSnapshot) {
         bounds,
         counts,
         sum,
+    );
+}
+
+/// What the broker takes, and what was tried to learn it.
+fn offers(out: &mut Exposition, now: &BrokerSnapshot) {
+    out.counter(
+        "broker_trials_total",
+        "Connections made to try what the broker may hang up on.",
+        &[],
+        now.trials,
+    );
+    out.gauge(
+        "broker_max_qos",
+        "The highest QoS that the broker takes; 0 without a connection.",
+        &[],
+        now.max_qos as f64,
+    );
+    out.gauge(
+        "broker_retain_available",
+        "1 when the broker keeps retained messages; 0 without a connection.",
+        &[],
+        f64::from(u8::from(now.retains)),
+    );
+    out.gauge(
+        "broker_max_packet_bytes",
+        "The largest packet that the broker takes; 0 without a connection.",
+        &[],
+        now.max_packet_bytes as f64,
     );
 }
 

@@ -7,6 +7,9 @@
 
 use std::time::{Duration, Instant};
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
 use portcullis_proto::types::TopicFilter;
 
 use super::codec::{Connect, Subscription};
@@ -58,6 +61,8 @@ pub(super) struct Trial {
     /// What was alone on the lane's connection when that ended.
     struck: Option<Subject>,
     on_main: bool,
+    /// Part of the client id: a gateway with the same name must not end this connection by taking it over.
+    suffix: u16,
 }
 
 impl Trial {
@@ -75,6 +80,7 @@ impl Trial {
             ended_over: None,
             struck: None,
             on_main: false,
+            suffix: StdRng::from_os_rng().random(),
         }
     }
 
@@ -159,7 +165,11 @@ impl Trial {
 
     fn open(&mut self, now: Instant) {
         let connect = Connect {
-            client_id: options::client_id(&self.settings, self.lane) + "-trial",
+            client_id: format!(
+                "{}-{:04x}-trial",
+                options::client_id(&self.settings, self.lane),
+                self.suffix
+            ),
             clean_start: true,
             session_seconds: 0,
             keep_alive: options::keep_alive(&self.settings),
