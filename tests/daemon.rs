@@ -19,7 +19,6 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use portcullis::admin::Exposes;
 use portcullis::admin::api::handle::Reloaded;
 use portcullis::broker::{BrokerKind, BrokerRuntime, BrokerSettings, Clock, RetainedLimits, WorkerLink};
 use portcullis::config::Problems;
@@ -31,6 +30,7 @@ use portcullis::daemon::process_settings::{ListenerAddress, LogFormat, ProcessSe
 use portcullis::daemon::worker::core::Core;
 use portcullis::gateway::contract::{ControlRequest, Cursor, Input, Output};
 use portcullis::net::{GroupSpec, open_groups};
+use portcullis::types::metrics::Exposes;
 use portcullis::types::{Transmits, Transport, WorkerId};
 
 const PLAN: &str = "PORTCULLIS_TEST_PLAN";

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::admin::Exposes;
 use crate::admin::api::handle::Reloaded;
 use crate::auth::AuthHandle;
 use crate::broker::WorkerLink;
 use crate::config::Problems;
 use crate::gateway::contract::ControlRequest;
 use crate::types::WorkerId;
+use crate::types::metrics::Exposes;
 
 use super::listeners::ListenerStep;
 use super::management::Controls;

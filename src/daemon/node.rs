@@ -7,17 +7,13 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use crate::admin::Exposes;
 use crate::admin::api::handle::ListenerState;
 use crate::admin::api::serve;
-use crate::admin::expose::ListenerNames;
 use crate::admin::expose::auth::ExposeAuth;
-use crate::admin::expose::broker::ExposeBroker;
 use crate::admin::expose::certificates::{Certificates, ExposeCertificates};
-use crate::admin::expose::coap::ExposeCoap;
 use crate::admin::expose::dtls::{DtlsCounters, ExposeDtls};
-use crate::admin::expose::gateway::ExposeGateway;
 use crate::admin::expose::reload::{ExposeReloads, Reloads};
+use crate::admin::expose::{ExposeWorkers, ListenerNames};
 use crate::admin::server::Server;
 use crate::auth::{self, AuthHandle};
 use crate::broker::{
@@ -32,6 +28,7 @@ use crate::gateway::metrics::GatewayMetrics;
 use crate::gateway::{Gateway, Parts, Shared};
 use crate::policy::overload::fullness;
 use crate::types::WorkerId;
+use crate::types::metrics::Exposes;
 
 use super::assembly::{Assembly, ExitReason, Renewed, StartError, WorkerParts};
 use super::from_config::{self, Materials};
@@ -294,16 +291,16 @@ impl Assembly for Node {
 
     fn exposes(&mut self) -> Vec<Box<dyn Exposes>> {
         let mut exposes: Vec<Box<dyn Exposes>> = vec![
-            Box::new(ExposeGateway {
+            Box::new(ExposeWorkers {
                 listeners: self.names.clone(),
                 workers: self.gateways.clone(),
             }),
-            Box::new(ExposeCoap {
+            Box::new(ExposeWorkers {
                 listeners: self.names.clone(),
                 workers: self.coaps.clone(),
             }),
             Box::new(ExposeDtls(self.dtls.clone())),
-            Box::new(ExposeBroker(Arc::clone(&self.broker_metrics))),
+            Box::new(Arc::clone(&self.broker_metrics)),
             Box::new(ExposeCertificates(Arc::clone(&self.certificates))),
             Box::new(ExposeReloads(Arc::clone(&self.reloads))),
         ];

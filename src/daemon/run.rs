@@ -10,23 +10,23 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use tracing::{error, info, warn};
 
+use crate::admin::Health;
 use crate::admin::api::handle::Reloaded;
-use crate::admin::expose::ListenerNames;
-use crate::admin::expose::net::ExposeNet;
 use crate::admin::expose::process::{ExposeProcess, Process};
+use crate::admin::expose::{ExposeWorkers, ListenerNames};
 use crate::admin::health::Readiness;
 use crate::admin::monitoring::Monitoring;
 use crate::admin::server::{Bounds, Security, Server};
-use crate::admin::{Exposes, Health};
 use crate::config::Problems;
 use crate::gateway::contract::ControlRequest;
 use crate::net::group::bound_addresses;
 use crate::types::WorkerId;
+use crate::types::metrics::Exposes;
 
 use super::assembly::{Assembly, ExitReason, Renewed, StartError};
 use super::management::{Controls, Manage};
 use super::memory::Memory;
-use super::metrics::ExposeWorkers;
+use super::metrics::ExposeLoops;
 use super::process_settings::ProcessSettings;
 use super::pulse::Pulse;
 use super::workers::Workers;
@@ -206,8 +206,8 @@ fn exposes<A: Assembly>(names: &ListenerNames, assembly: &mut A, workers: &Worke
         Box::new(ExposeProcess {
             started: clock::wall(),
         }),
-        Box::new(ExposeWorkers(workers.metrics().to_vec())),
-        Box::new(ExposeNet {
+        Box::new(ExposeLoops(workers.metrics().to_vec())),
+        Box::new(ExposeWorkers {
             listeners: names.clone(),
             workers: workers.net().to_vec(),
         }),

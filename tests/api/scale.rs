@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portcullis::admin::expose::coap::ExposeCoap;
-use portcullis::admin::expose::gateway::ExposeGateway;
+use portcullis::admin::expose::ExposeWorkers;
 use portcullis::admin::expose::process::Process;
 use portcullis::admin::monitoring::Monitoring;
 use portcullis::bridge::contract::{BrokerEvent, BrokerRequest};
@@ -36,11 +35,11 @@ impl Crowd {
         let names = vec![("default".to_owned(), Transport::Udp)];
         let monitoring = Monitoring {
             exposes: vec![
-                Box::new(ExposeGateway {
+                Box::new(ExposeWorkers {
                     listeners: names.clone().into(),
                     workers: vec![metrics.clone()],
                 }),
-                Box::new(ExposeCoap {
+                Box::new(ExposeWorkers {
                     listeners: names.into(),
                     workers: vec![coap.clone()],
                 }),

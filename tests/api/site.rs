@@ -11,9 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use portcullis::admin::api::handle::{Answer, ListenerState, Moment, Reloaded, Site, SiteState};
 use portcullis::admin::api::restart::needs_restart;
 use portcullis::admin::api::serve;
-use portcullis::admin::expose::broker::ExposeBroker;
-use portcullis::admin::expose::coap::ExposeCoap;
-use portcullis::admin::expose::gateway::ExposeGateway;
+use portcullis::admin::expose::ExposeWorkers;
 use portcullis::admin::expose::process::Process;
 use portcullis::admin::monitoring::Monitoring;
 use portcullis::admin::server::Server;
@@ -270,15 +268,15 @@ fn monitoring(
         .collect();
     Monitoring {
         exposes: vec![
-            Box::new(ExposeGateway {
+            Box::new(ExposeWorkers {
                 listeners: listeners.clone().into(),
                 workers: gateways,
             }),
-            Box::new(ExposeCoap {
+            Box::new(ExposeWorkers {
                 listeners: listeners.into(),
                 workers: coaps,
             }),
-            Box::new(ExposeBroker(broker.metrics())),
+            Box::new(broker.metrics()),
         ],
         health: Arc::default(),
         ready: Box::new(|| Ok(())),

@@ -1,17 +1,13 @@
 //! Samples of all workers merged into Prometheus families.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use prometheus::proto::{self, MetricFamily, MetricType};
 
-use portcullis_proto::types::metrics::Histogram;
+use portcullis_proto::types::metrics::{Descriptor, Histogram, LabelPair, MetricKind, Samples};
 
 /// Prefix of every family; names are given without it.
 const PREFIX: &str = "portcullis_";
-
-/// A label with its value.
-pub type LabelPair<'a> = (&'static str, &'a str);
 
 /// One scrape: every layer adds its numbers, each worker for itself. Samples of the same family and labels add up.
 #[derive(Debug, Default)]
@@ -21,8 +17,7 @@ pub struct Exposition {
 
 #[derive(Debug)]
 struct Family {
-    help: &'static str,
-    kind: MetricType,
+    descriptor: Descriptor,
     samples: BTreeMap<Vec<(&'static str, String)>, Sample>,
 }
 
@@ -36,123 +31,53 @@ enum Sample {
     },
 }
 
-impl Exposition {
-    /// Adds to a counter; its name ends in `_total`.
-    pub fn counter(&mut self, name: &'static str, help: &'static str, labels: &[LabelPair<'_>], value: u64) {
-        self.number(MetricType::COUNTER, name, help, labels, value as f64);
-    }
-
-    /// Adds a counter for each value of a closed list, under the label `by`, those at 0 included.
-    pub fn counters(
-        &mut self,
-        name: &'static str,
-        help: &'static str,
-        labels: &[LabelPair<'_>],
-        by: &'static str,
-        values: impl Iterator<Item = (&'static str, u64)>,
-    ) {
-        let mut all = labels.to_vec();
-        for (label, value) in values {
-            all.truncate(labels.len());
-            all.push((by, label));
-            self.counter(name, help, &all, value);
-        }
-    }
-
-    /// Adds to a gauge.
-    pub fn gauge(&mut self, name: &'static str, help: &'static str, labels: &[LabelPair<'_>], value: f64) {
-        self.number(MetricType::GAUGE, name, help, labels, value);
-    }
-
-    /// Adds histograms, which have to have the same bounds.
-    pub fn histogram(
-        &mut self,
-        name: &'static str,
-        help: &'static str,
-        labels: &[LabelPair<'_>],
-        histograms: &[&Histogram],
-    ) {
-        for histogram in histograms {
-            let new = || Sample::Histogram {
-                bounds: histogram.bounds(),
-                counts: vec![0; histogram.bounds().len() + 1],
-                sum: 0.0,
-            };
-            let sample = self.sample(MetricType::HISTOGRAM, name, help, labels, new);
-            if let Some(Sample::Histogram { bounds, counts, sum }) = sample {
-                debug_assert_eq!(*bounds, histogram.bounds(), "{name} has two sets of buckets");
-                for (total, count) in counts.iter_mut().zip(histogram.counts()) {
-                    *total += count;
-                }
-                *sum += histogram.sum();
-            }
-        }
-    }
-
-    /// Adds a histogram by its numbers: upper bounds in seconds without +Inf, counts per bucket with +Inf, sum in seconds.
-    pub fn histogram_values(
-        &mut self,
-        name: &'static str,
-        help: &'static str,
-        labels: &[LabelPair<'_>],
-        bounds: &'static [f64],
-        counts: &[u64],
-        sum: f64,
-    ) {
-        let new = || Sample::Histogram {
-            bounds,
-            counts: vec![0; bounds.len() + 1],
-            sum: 0.0,
-        };
-        if let Some(Sample::Histogram {
-            counts: totals,
-            sum: total,
-            ..
-        }) = self.sample(MetricType::HISTOGRAM, name, help, labels, new)
-        {
-            for (into, count) in totals.iter_mut().zip(counts) {
-                *into += count;
-            }
-            *total += sum;
-        }
-    }
-
-    fn number(
-        &mut self,
-        kind: MetricType,
-        name: &'static str,
-        help: &'static str,
-        labels: &[LabelPair<'_>],
-        value: f64,
-    ) {
-        if let Some(Sample::Number(total)) = self.sample(kind, name, help, labels, || Sample::Number(0.0)) {
+impl Samples for Exposition {
+    fn number(&mut self, family: Descriptor, labels: &[LabelPair<'_>], value: f64) {
+        if let Sample::Number(total) = self.sample(family, labels, || Sample::Number(0.0)) {
             *total += value;
         }
     }
 
-    /// The sample to add to; none when the family is of another kind, which only a mistake in the code can bring about.
+    fn histogram(&mut self, family: Descriptor, labels: &[LabelPair<'_>], histogram: &Histogram) {
+        let new = || Sample::Histogram {
+            bounds: histogram.bounds(),
+            counts: vec![0; histogram.bounds().len() + 1],
+            sum: 0.0,
+        };
+        if let Sample::Histogram { bounds, counts, sum } = self.sample(family, labels, new) {
+            debug_assert_eq!(
+                *bounds,
+                histogram.bounds(),
+                "{} has two sets of buckets",
+                family.name
+            );
+            for (total, count) in counts.iter_mut().zip(histogram.counts()) {
+                *total += count;
+            }
+            *sum += histogram.sum();
+        }
+    }
+}
+
+impl Exposition {
+    /// The sample to add to.
     fn sample(
         &mut self,
-        kind: MetricType,
-        name: &'static str,
-        help: &'static str,
+        descriptor: Descriptor,
         labels: &[LabelPair<'_>],
         new: impl FnOnce() -> Sample,
-    ) -> Option<&mut Sample> {
-        let family = match self.families.entry(name) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Family {
-                help,
-                kind,
-                samples: BTreeMap::new(),
-            }),
-        };
-        debug_assert_eq!(family.kind, kind, "{name} is of two kinds");
-        if family.kind != kind {
-            return None;
-        }
+    ) -> &mut Sample {
+        let family = self.families.entry(descriptor.name).or_insert_with(|| Family {
+            descriptor,
+            samples: BTreeMap::new(),
+        });
+        debug_assert_eq!(
+            family.descriptor.kind, descriptor.kind,
+            "{} is of two kinds",
+            descriptor.name
+        );
         let labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned()));
-        Some(family.samples.entry(labels.collect()).or_insert_with(new))
+        family.samples.entry(labels.collect()).or_insert_with(new)
     }
 
     /// The families in the order of their names.
@@ -161,15 +86,20 @@ impl Exposition {
         self.families
             .into_iter()
             .map(|(name, family)| {
+                let kind = match family.descriptor.kind {
+                    MetricKind::Counter => MetricType::COUNTER,
+                    MetricKind::Gauge => MetricType::GAUGE,
+                    MetricKind::Histogram => MetricType::HISTOGRAM,
+                };
                 let mut out = MetricFamily::default();
                 out.set_name(format!("{PREFIX}{name}"));
-                out.set_help(family.help.to_owned());
-                out.set_field_type(family.kind);
+                out.set_help(family.descriptor.help.to_owned());
+                out.set_field_type(kind);
                 out.set_metric(
                     family
                         .samples
                         .into_iter()
-                        .map(|(labels, sample)| metric(family.kind, labels, sample))
+                        .map(|(labels, sample)| metric(kind, labels, sample))
                         .collect(),
                 );
                 out
@@ -242,11 +172,12 @@ mod tests {
     #[test]
     fn samples_of_two_workers_add_up() {
         let mut exposition = Exposition::default();
-        for worker in [3, 4] {
-            exposition.counter("drops_total", "Drops.", &[("listener", "a")], worker);
-            exposition.gauge("sessions", "Sessions.", &[], worker as f64);
+        let drops = Descriptor::counter("drops_total", "Drops.");
+        for worker in [3.0, 4.0] {
+            exposition.number(drops, &[("listener", "a")], worker);
+            exposition.number(Descriptor::gauge("sessions", "Sessions."), &[], worker);
         }
-        exposition.counter("drops_total", "Drops.", &[("listener", "b")], 0);
+        exposition.number(drops, &[("listener", "b")], 0.0);
         assert_eq!(
             text(exposition),
             "# HELP portcullis_drops_total Drops.\n# TYPE portcullis_drops_total counter\n\
@@ -262,7 +193,9 @@ mod tests {
         b.observe(Duration::from_millis(750));
         b.observe(Duration::from_secs(8));
         let mut exposition = Exposition::default();
-        exposition.histogram("request_seconds", "Time.", &[], &[&a, &b]);
+        for histogram in [&a, &b] {
+            exposition.histogram(Descriptor::histogram("request_seconds", "Time."), &[], histogram);
+        }
         let text = text(exposition);
         for line in [
             "portcullis_request_seconds_bucket{le=\"0.5\"} 1",
@@ -278,7 +211,11 @@ mod tests {
     #[test]
     fn a_label_value_cannot_break_the_format() {
         let mut exposition = Exposition::default();
-        exposition.counter("x_total", "X.", &[("listener", "a\"b\\c\nd")], 1);
+        exposition.number(
+            Descriptor::counter("x_total", "X."),
+            &[("listener", "a\"b\\c\nd")],
+            1.0,
+        );
         assert!(text(exposition).contains(r#"{listener="a\"b\\c\nd"} 1"#));
     }
 }

@@ -5,7 +5,7 @@
 //! | [`api`] | the HTTP API |
 //! | `dashboard` | the page at `/` |
 //! | [`exposition`] | samples of all workers merged into Prometheus families |
-//! | [`expose`] | which numbers of which layer become which family |
+//! | [`expose`] | who has numbers to show, and whose they are |
 //! | [`health`] | whether the process lives and serves |
 //! | [`monitoring`] | `/metrics`, `/healthz`, `/readyz` |
 //! | `places` | places for connections |
@@ -20,6 +20,5 @@ pub mod monitoring;
 mod places;
 pub mod server;
 
-pub use expose::Exposes;
 pub use exposition::Exposition;
 pub use health::Health;

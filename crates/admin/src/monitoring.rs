@@ -12,7 +12,9 @@ use prometheus::{TEXT_FORMAT, TextEncoder};
 
 use super::expose::process::Process;
 use super::server::seated;
-use super::{Exposes, Exposition, Health};
+use portcullis_proto::types::metrics::Exposes;
+
+use super::{Exposition, Health};
 
 /// What a scrape shows, and how the process is.
 pub struct Monitoring {
@@ -34,7 +36,7 @@ impl Monitoring {
     pub fn render(&self) -> Result<String, prometheus::Error> {
         let mut exposition = Exposition::default();
         for part in &self.exposes {
-            part.expose(&mut exposition);
+            part.expose(&[], &mut exposition);
         }
         let mut families = exposition.into_families();
         families.extend(self.process.families());

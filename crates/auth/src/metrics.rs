@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use portcullis_proto::labels;
+use portcullis_proto::types::metrics::{Descriptor, Exposes, LabelPair, Samples};
 use portcullis_proto::types::reason::Label;
+
+use super::AuthHandle;
 
 labels! {
     /// Who decides about logins.
@@ -35,6 +38,24 @@ labels! {
     }
 }
 
+/// How logins ended.
+pub const LOGINS: Descriptor =
+    Descriptor::counter("authentications_total", "Logins by backend and what it said.");
+
+const WAITING: Descriptor = Descriptor::gauge("authentications_waiting", "Logins that are not decided.");
+
+impl Exposes for AuthHandle {
+    fn expose(&self, _context: &[LabelPair<'_>], out: &mut dyn Samples) {
+        for backend in Backend::ALL {
+            for result in AuthResult::ALL {
+                let labels = [("backend", backend.label()), ("result", result.label())];
+                out.number(LOGINS, &labels, self.metrics().get(*backend, *result) as f64);
+            }
+        }
+        out.number(WAITING, &[], self.waiting() as f64);
+    }
+}
+
 /// The counters of all backends.
 #[derive(Debug)]
 pub struct AuthMetrics(Box<[AtomicU64]>);
@@ -58,15 +79,6 @@ impl AuthMetrics {
     pub fn get(&self, backend: Backend, result: AuthResult) -> u64 {
         self.cell(backend, result)
             .map_or(0, |cell| cell.load(Ordering::Relaxed))
-    }
-
-    /// Every backend and result with its count.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
-        Backend::ALL.iter().flat_map(move |backend| {
-            AuthResult::ALL
-                .iter()
-                .map(move |result| (backend.label(), result.label(), self.get(*backend, *result)))
-        })
     }
 
     fn cell(&self, backend: Backend, result: AuthResult) -> Option<&AtomicU64> {

@@ -4,8 +4,10 @@
 use std::sync::Arc;
 
 use portcullis_proto::bridge::contract::BrokerError;
-use portcullis_proto::labels;
-use portcullis_proto::types::metrics::{Counter, Family, Histogram, REQUEST_SECONDS};
+use portcullis_proto::types::metrics::{
+    Counter, Descriptor, Exposes, Family, Histogram, LabelPair, REQUEST_SECONDS, Samples,
+};
+use portcullis_proto::{labels, metrics};
 
 labels! {
     /// Why a message that a client holds an acknowledgement for went no further: `spool_dropped_total{reason}`.
@@ -67,82 +69,105 @@ labels! {
     }
 }
 
-/// The numbers of one lane.
-#[derive(Debug)]
-pub(super) struct LaneMetrics {
-    pub(super) connected: Counter,
-    pub(super) connects: Family<ConnectResult>,
-    pub(super) stalls: Counter,
-    pub(super) received: Counter,
-    pub(super) sent: Counter,
-    pub(super) subscriptions: Counter,
-    pub(super) filter_bytes: Counter,
-    pub(super) unfit_topics: Counter,
-    pub(super) undelivered: Counter,
-    pub(super) accepted: Counter,
-    pub(super) recovered: Counter,
-    pub(super) acknowledged: Counter,
-    pub(super) refused: Counter,
-    pub(super) refusals: Family<RefusedReason>,
-    pub(super) trials: Counter,
-    /// What the broker offers: the highest QoS, whether it retains, the largest packet; 0 without a connection.
-    pub(super) max_qos: Counter,
-    pub(super) retains: Counter,
-    pub(super) max_packet: Counter,
-    pub(super) dropped: Family<DroppedReason>,
-    pub(super) ack_seconds: Histogram,
-    pub(super) spool_messages: Counter,
-    pub(super) spool_bytes: Counter,
-    pub(super) spool_disk_bytes: Counter,
-    pub(super) spool_oldest_millis: Counter,
-    pub(super) spool_failed: Counter,
-    pub(super) spool_full: Counter,
-    pub(super) retained_messages: Counter,
-    pub(super) retained_bytes: Counter,
-    pub(super) retained_rejected: Counter,
-    pub(super) retained_cut: Counter,
-    pub(super) retained_failed: Counter,
-    pub(super) retained_damaged: Counter,
-}
-
-impl Default for LaneMetrics {
-    fn default() -> Self {
-        Self {
-            connected: Counter::default(),
-            connects: Family::default(),
-            stalls: Counter::default(),
-            received: Counter::default(),
-            sent: Counter::default(),
-            subscriptions: Counter::default(),
-            filter_bytes: Counter::default(),
-            unfit_topics: Counter::default(),
-            undelivered: Counter::default(),
-            accepted: Counter::default(),
-            recovered: Counter::default(),
-            acknowledged: Counter::default(),
-            refused: Counter::default(),
-            refusals: Family::default(),
-            trials: Counter::default(),
-            max_qos: Counter::default(),
-            retains: Counter::default(),
-            max_packet: Counter::default(),
-            dropped: Family::default(),
-            ack_seconds: Histogram::new(REQUEST_SECONDS),
-            spool_messages: Counter::default(),
-            spool_bytes: Counter::default(),
-            spool_disk_bytes: Counter::default(),
-            spool_oldest_millis: Counter::default(),
-            spool_failed: Counter::default(),
-            spool_full: Counter::default(),
-            retained_messages: Counter::default(),
-            retained_bytes: Counter::default(),
-            retained_rejected: Counter::default(),
-            retained_cut: Counter::default(),
-            retained_failed: Counter::default(),
-            retained_damaged: Counter::default(),
-        }
+metrics! {
+    /// The numbers of one lane.
+    pub(super) struct LaneMetrics {
+        /// Connections to the broker that stand.
+        pub(super) connected: Counter = gauge "broker_connections" [],
+        /// Attempts to connect to the broker.
+        pub(super) connects: Family<ConnectResult> = counter "broker_connects_total" [] by [result],
+        /// Connections that were given up because the broker did not acknowledge.
+        pub(super) stalls: Counter = counter "broker_stalls_total" [],
+        /// Messages exchanged with the broker.
+        pub(super) received: Counter = counter "broker_messages_total" [direction = "received"],
+        /// Messages exchanged with the broker.
+        pub(super) sent: Counter = counter "broker_messages_total" [direction = "sent"],
+        /// Distinct filters that are subscribed.
+        pub(super) subscriptions: Counter = gauge "broker_subscriptions" [],
+        /// Bytes of the tables in which messages look up their subscriptions.
+        pub(super) filter_bytes: Counter = gauge "broker_filter_bytes" [],
+        /// Messages from the broker that nobody got: their topics are over `limits.topic_levels` or `limits.topic_bytes`, or hold what MQTT says not to send.
+        pub(super) unfit_topics: Counter = counter "broker_unfit_topics_total" [],
+        /// Messages that a worker did not get because its queue was full.
+        pub(super) undelivered: Counter = counter "broker_undelivered_total" [],
+        /// Publishes that were answered with success.
+        pub(super) accepted: Counter = counter "broker_accepted_total" [],
+        /// Messages that an earlier process left in the spool, damaged ones included.
+        pub(super) recovered: Counter = counter "broker_recovered_total" [],
+        /// Accepted or recovered messages that the broker has.
+        pub(super) acknowledged: Counter = counter "broker_acknowledged_total" [],
+        /// Publishes that were answered with an error.
+        pub(super) refused: Counter,
+        /// Publishes and filters that were refused, by why; messages accepted earlier among them.
+        pub(super) refusals: Family<RefusedReason> = counter "broker_refused_total" [] by [reason],
+        /// Connections made to try what the broker may hang up on.
+        pub(super) trials: Counter = counter "broker_trials_total" [],
+        /// The highest QoS that the broker takes; 0 without a connection.
+        pub(super) max_qos: Counter,
+        /// 1 when the broker keeps retained messages; 0 without a connection.
+        pub(super) retains: Counter,
+        /// The largest packet that the broker takes, in bytes; 0 without a connection.
+        pub(super) max_packet: Counter,
+        /// Accepted or recovered messages that are lost, by why.
+        pub(super) dropped: Family<DroppedReason> = counter "spool_dropped_total" [] by [reason],
+        /// From a publish to the broker's word on it.
+        pub(super) ack_seconds: Histogram[REQUEST_SECONDS] = histogram "broker_ack_seconds" [],
+        /// Messages on disk that the broker does not have yet.
+        pub(super) spool_messages: Counter = gauge "spool_messages" [],
+        /// Bytes of the messages in the spool.
+        pub(super) spool_bytes: Counter = gauge "spool_bytes" [],
+        /// Bytes of the spool's files.
+        pub(super) spool_disk_bytes: Counter = gauge "spool_disk_bytes" [],
+        /// When the oldest message in the spool was accepted, in milliseconds since 1970; 0 when it is empty.
+        pub(super) spool_oldest_millis: Counter,
+        /// 1 when the spool had to stop accepting (failed fsync).
+        pub(super) spool_failed: Counter,
+        /// Publishes that were refused because the spool was full.
+        pub(super) spool_full: Counter = counter "spool_full_total" [],
+        /// Retained messages in the embedded broker.
+        pub(super) retained_messages: Counter = gauge "retained_messages" [],
+        /// Bytes of the retained messages.
+        pub(super) retained_bytes: Counter = gauge "retained_bytes" [],
+        /// Retained publishes that were refused because the store was full.
+        pub(super) retained_rejected: Counter = counter "retained_rejected_total" [],
+        /// Subscriptions that matched more retained messages than the 1,024 that one answer takes.
+        pub(super) retained_cut: Counter = counter "retained_cut_total" [],
+        /// Times that the retained store, or records in it, turned out to be damaged and was left out.
+        pub(super) retained_damaged: Counter = counter "retained_damaged_total" [],
+        /// 1 when the retained store had to stop accepting (failed write or fsync).
+        pub(super) retained_failed: Counter,
     }
 }
+
+const CONNECTED: Descriptor = Descriptor::gauge(
+    "broker_connected",
+    "1 when every connection to the broker stands.",
+);
+const MAX_QOS: Descriptor = Descriptor::gauge(
+    "broker_max_qos",
+    "The highest QoS that the broker takes; 0 without a connection.",
+);
+const RETAINS: Descriptor = Descriptor::gauge(
+    "broker_retain_available",
+    "1 when the broker keeps retained messages; 0 without a connection.",
+);
+const MAX_PACKET: Descriptor = Descriptor::gauge(
+    "broker_max_packet_bytes",
+    "The largest packet that the broker takes; 0 without a connection.",
+);
+const CAPACITY: Descriptor = Descriptor::gauge(
+    "spool_capacity_bytes",
+    "What the spool may hold; 0 when it is off.",
+);
+const OLDEST: Descriptor = Descriptor::gauge(
+    "spool_oldest_timestamp_seconds",
+    "When the oldest message in the spool was accepted; 0 when it is empty.",
+);
+const SPOOL_FAILED: Descriptor = Descriptor::gauge("spool_failed", "1 when the spool had to stop accepting.");
+const RETAINED_FAILED: Descriptor = Descriptor::gauge(
+    "retained_failed",
+    "1 when the retained store had to stop accepting.",
+);
 
 /// The numbers of the whole broker, read by any thread.
 #[derive(Debug)]
@@ -197,9 +222,6 @@ pub struct BrokerSnapshot {
     pub max_packet_bytes: u64,
     /// Accepted or recovered messages that are lost, by `reason`.
     pub dropped: Vec<(&'static str, u64)>,
-    /// Upper bounds, counts (the last one +Inf, not cumulative) and sum in seconds of the time from a publish to its
-    /// answer.
-    pub ack_seconds: (&'static [f64], Vec<u64>, f64),
     /// Messages in the spool that the broker does not have yet.
     pub spool_messages: u64,
     /// Their bytes.
@@ -295,7 +317,6 @@ impl BrokerMetrics {
             retains: self.least(|lane| &lane.retains) > 0,
             max_packet_bytes: self.least(|lane| &lane.max_packet),
             dropped: self.labelled(|lane| lane.dropped.iter().collect()),
-            ack_seconds: self.ack_seconds(),
             spool_messages: self.sum(|lane| &lane.spool_messages),
             spool_bytes: self.sum(|lane| &lane.spool_bytes),
             spool_disk_bytes: self.sum(|lane| &lane.spool_disk_bytes),
@@ -325,17 +346,24 @@ impl BrokerMetrics {
         }
         sum
     }
+}
 
-    fn ack_seconds(&self) -> (&'static [f64], Vec<u64>, f64) {
-        let mut counts = vec![0; REQUEST_SECONDS.len() + 1];
-        let mut sum = 0.0;
+impl Exposes for BrokerMetrics {
+    fn expose(&self, context: &[LabelPair<'_>], out: &mut dyn Samples) {
         for lane in &self.lanes {
-            for (total, count) in counts.iter_mut().zip(lane.ack_seconds.counts()) {
-                *total += count;
-            }
-            sum += lane.ack_seconds.sum();
+            lane.expose(context, out);
         }
-        (REQUEST_SECONDS, counts, sum)
+        // What does not add up.
+        let now = self.snapshot();
+        let flag = |is_set| f64::from(u8::from(is_set));
+        out.number(CONNECTED, context, flag(now.connected));
+        out.number(MAX_QOS, context, now.max_qos as f64);
+        out.number(RETAINS, context, flag(now.retains));
+        out.number(MAX_PACKET, context, now.max_packet_bytes as f64);
+        out.number(CAPACITY, context, now.spool_capacity_bytes as f64);
+        out.number(OLDEST, context, now.spool_oldest_timestamp_seconds);
+        out.number(SPOOL_FAILED, context, flag(now.spool_failed));
+        out.number(RETAINED_FAILED, context, flag(now.retained_failed));
     }
 }
 

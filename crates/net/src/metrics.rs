@@ -1,39 +1,51 @@
 //! What a worker counts at its sockets.
 
+use portcullis_proto::metrics;
 use portcullis_proto::types::ListenerId;
-use portcullis_proto::types::metrics::{Counter, Family};
+use portcullis_proto::types::metrics::{Counter, DATAGRAMS_DROPPED, Exposes, Family, PerListener};
+use portcullis_proto::types::reason::{DropReason, Label as _};
 
 use super::errno::SendError;
 
-/// The counters of one listener in one worker.
-#[derive(Debug, Default)]
-pub struct ListenerNet {
-    /// Datagrams that were read from the socket.
-    pub received: Counter,
-    /// Bytes of UDP payload read.
-    pub received_bytes: Counter,
-    /// Datagrams that the kernel took for sending.
-    pub sent: Counter,
-    /// Bytes of UDP payload that the kernel took for sending.
-    pub sent_bytes: Counter,
-    /// Datagrams that the kernel dropped because the receive buffer was full (SO_RXQ_OVFL).
-    pub socket_drops: Counter,
-    /// Datagrams longer than a receive slot; dropped.
-    pub truncated: Counter,
-    /// Datagrams that were not sent, by errno.
-    pub send_errors: Family<SendError>,
-    /// Errors that a read reported.
-    pub receive_errors: Counter,
-    /// Size of the receive buffer as the kernel granted it, in bytes; a gauge.
-    pub receive_buffer: Counter,
-    /// Peers whose answers leave from another address than the usual; a gauge.
-    pub local_addresses: Counter,
+metrics! {
+    /// The counters of one listener in one worker.
+    pub struct ListenerNet {
+        /// Datagrams read from the sockets of a listener.
+        pub received: Counter = counter "udp_datagrams_received_total" [listener, transport],
+        /// Bytes of UDP payload read.
+        pub received_bytes: Counter = counter "udp_received_bytes_total" [listener, transport],
+        /// Datagrams that the kernel took for sending.
+        pub sent: Counter = counter "udp_datagrams_sent_total" [listener, transport],
+        /// Bytes of UDP payload that the kernel took for sending.
+        pub sent_bytes: Counter = counter "udp_sent_bytes_total" [listener, transport],
+        /// Datagrams that the kernel dropped because a receive buffer was full.
+        pub socket_drops: Counter = counter "udp_socket_drops_total" [listener, transport],
+        /// Datagrams longer than a receive slot.
+        pub truncated: Counter
+            = shared DATAGRAMS_DROPPED [listener, transport, reason = DropReason::Truncated.label()],
+        /// Datagrams that could not be sent, by what the kernel said.
+        pub send_errors: Family<SendError>
+            = counter "udp_send_errors_total" [listener, transport] by [error]
+            = shared DATAGRAMS_DROPPED [listener, transport, reason = DropReason::SendFailed.label()],
+        /// Errors that reading a socket reported.
+        pub receive_errors: Counter = counter "udp_receive_errors_total" [listener, transport],
+        /// Receive buffers as the kernel granted them, all workers together.
+        pub receive_buffer: Counter = gauge "udp_receive_buffer_bytes" [listener, transport],
+    }
 }
 
-/// The counters of one worker, by listener.
-#[derive(Debug)]
-pub struct NetMetrics {
-    listeners: Box<[ListenerNet]>,
+metrics! {
+    /// The counters of one worker, by listener.
+    pub struct NetMetrics {
+        /// In the order of their ids.
+        listeners: Box<[ListenerNet]>,
+    }
+}
+
+impl PerListener for NetMetrics {
+    fn of_listener(&self, listener: ListenerId) -> Option<&dyn Exposes> {
+        self.listener(listener).map(|counters| counters as &dyn Exposes)
+    }
 }
 
 impl NetMetrics {
@@ -49,10 +61,5 @@ impl NetMetrics {
     #[must_use]
     pub fn listener(&self, id: ListenerId) -> Option<&ListenerNet> {
         self.listeners.get(usize::from(id.0))
-    }
-
-    /// All listeners in the order of their ids.
-    pub fn iter(&self) -> impl Iterator<Item = &ListenerNet> {
-        self.listeners.iter()
     }
 }

@@ -11,7 +11,6 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
-use portcullis_proto::types::reason::Label;
 use portcullis_proto::types::{ListenerId, PeerAddr};
 
 use super::datagram::{Datagram, Outgoing};
@@ -290,13 +289,4 @@ impl Outbox {
         }
         Ok(())
     }
-}
-
-/// How many datagrams a listener failed to send, whatever the errno.
-#[must_use]
-pub fn send_failures(counters: &ListenerNet) -> u64 {
-    SendError::ALL
-        .iter()
-        .map(|error| counters.send_errors.get(*error))
-        .sum()
 }

@@ -1,29 +1,17 @@
 //! What the authentication backends count.
 
 use portcullis_auth::AuthHandle;
-
-use super::{Exposes, Exposition};
+use portcullis_auth::metrics::LOGINS;
+use portcullis_proto::types::metrics::{Exposes, LabelPair, Samples};
 
 /// The backends; `None` when nobody has to log in.
 pub struct ExposeAuth(pub Option<AuthHandle>);
 
 impl Exposes for ExposeAuth {
-    fn expose(&self, out: &mut Exposition) {
-        let Some(auth) = &self.0 else {
-            let labels = [("backend", "none"), ("result", "allowed")];
-            return out.counter("authentications_total", HELP, &labels, 0);
-        };
-        for (backend, result, value) in auth.metrics().iter() {
-            let labels = [("backend", backend), ("result", result)];
-            out.counter("authentications_total", HELP, &labels, value);
+    fn expose(&self, context: &[LabelPair<'_>], out: &mut dyn Samples) {
+        match &self.0 {
+            Some(auth) => auth.expose(context, out),
+            None => out.number(LOGINS, &[("backend", "none"), ("result", "allowed")], 0.0),
         }
-        out.gauge(
-            "authentications_waiting",
-            "Logins that are not decided.",
-            &[],
-            auth.waiting() as f64,
-        );
     }
 }
-
-const HELP: &str = "Logins by backend and what it said.";

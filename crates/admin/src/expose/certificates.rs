@@ -5,7 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use portcullis_config::Config;
 use portcullis_dtls::DtlsContext;
 
-use super::{Exposes, Exposition};
+use portcullis_proto::types::metrics::{Descriptor, Exposes, LabelPair, Samples};
+
+const NOT_AFTER: Descriptor = Descriptor::gauge(
+    "certificate_not_after_timestamp_seconds",
+    "When the listener's certificate ends, in seconds since 1970.",
+);
+const NEXT_UPDATE: Descriptor = Descriptor::gauge(
+    "crl_next_update_timestamp_seconds",
+    "When the listener's revocation list is out of date, in seconds since 1970.",
+);
 
 struct Expiry {
     listener: String,
@@ -40,24 +49,13 @@ impl Certificates {
 pub struct ExposeCertificates(pub Arc<Certificates>);
 
 impl Exposes for ExposeCertificates {
-    fn expose(&self, out: &mut Exposition) {
+    fn expose(&self, _context: &[LabelPair<'_>], out: &mut dyn Samples) {
         for expiry in self.0.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             let labels = [("listener", expiry.listener.as_str())];
-            if let Some(at) = expiry.certificate {
-                out.gauge(
-                    "certificate_not_after_timestamp_seconds",
-                    "When the listener's certificate ends, in seconds since 1970.",
-                    &labels,
-                    at as f64,
-                );
-            }
-            if let Some(at) = expiry.crl {
-                out.gauge(
-                    "crl_next_update_timestamp_seconds",
-                    "When the listener's revocation list is out of date, in seconds since 1970.",
-                    &labels,
-                    at as f64,
-                );
+            for (family, at) in [(NOT_AFTER, expiry.certificate), (NEXT_UPDATE, expiry.crl)] {
+                if let Some(at) = at {
+                    out.number(family, &labels, at as f64);
+                }
             }
         }
     }

@@ -1,35 +1,15 @@
-//! Which numbers of which layer become which family; one file per layer.
+//! Who has numbers to show, and the labels that say whose they are. Names and help stand where a number is kept.
 
 pub mod auth;
-pub mod broker;
 pub mod certificates;
-pub mod coap;
 pub mod dtls;
-pub mod gateway;
-pub mod net;
 pub mod process;
 pub mod reload;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use portcullis_proto::types::Transport;
-
-use super::exposition::Exposition;
-
-/// Help of a family that sockets and gateway share.
-pub const DATAGRAMS_DROPPED: &str = "Datagrams, or the CoAP messages in them, that went no further.";
-
-/// Help of a family that UDP and DTLS listeners share.
-pub const SESSIONS: &str = "Live peers; on DTLS, established sessions.";
-
-/// Help of a family that worker loops and gateway share.
-pub const LIMITS_REJECTED: &str = "What a cap or a rate refused.";
-
-/// A part of the process that has numbers to show. Called by the thread that serves the scrape.
-pub trait Exposes: Send + Sync {
-    /// Adds its families, each with at least one sample.
-    fn expose(&self, out: &mut Exposition);
-}
+use portcullis_proto::types::metrics::{Exposes, LabelPair, PerListener, Samples};
+use portcullis_proto::types::{ListenerId, Transport};
 
 /// Name and transport of each listener, in the order of their ids. It grows when listeners are added; one that is removed
 /// stays, because its counters do.
@@ -53,5 +33,27 @@ impl ListenerNames {
 impl From<Vec<(String, Transport)>> for ListenerNames {
     fn from(names: Vec<(String, Transport)>) -> Self {
         Self(Arc::new(Mutex::new(names)))
+    }
+}
+
+/// One layer of all workers, by listener and as a whole.
+pub struct ExposeWorkers<M> {
+    /// Names for the label `listener`, in the order of the counters.
+    pub listeners: ListenerNames,
+    /// The counters of each worker.
+    pub workers: Vec<Arc<M>>,
+}
+
+impl<M: PerListener> Exposes for ExposeWorkers<M> {
+    fn expose(&self, context: &[LabelPair<'_>], out: &mut dyn Samples) {
+        let listeners = self.listeners.all();
+        for worker in &self.workers {
+            for ((name, transport), id) in listeners.iter().zip(0..) {
+                if let Some(counters) = worker.of_listener(ListenerId(id)) {
+                    counters.expose(&[("listener", name), ("transport", transport.label())], out);
+                }
+            }
+            worker.expose(context, out);
+        }
     }
 }

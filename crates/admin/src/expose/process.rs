@@ -6,7 +6,22 @@ use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 
-use super::{Exposes, Exposition};
+use portcullis_proto::types::invariant;
+use portcullis_proto::types::metrics::{Descriptor, Exposes, LabelPair, Samples};
+
+const BUILD: Descriptor = Descriptor::gauge(
+    "build_info",
+    "What was built; openssl is the library that is loaded.",
+);
+const START: Descriptor = Descriptor::gauge(
+    "start_time_seconds",
+    "When the process started, in seconds since 1970.",
+);
+
+const BROKEN: Descriptor = Descriptor::counter(
+    "invariants_broken_total",
+    "What cannot happen and did. Please report it.",
+);
 
 /// What was built and since when it runs.
 pub struct ExposeProcess {
@@ -15,29 +30,15 @@ pub struct ExposeProcess {
 }
 
 impl Exposes for ExposeProcess {
-    fn expose(&self, out: &mut Exposition) {
-        out.gauge(
-            "build_info",
-            "What was built; openssl is the library that is loaded.",
-            &[
-                ("version", env!("CARGO_PKG_VERSION")),
-                ("openssl", openssl::version::version()),
-            ],
-            1.0,
-        );
+    fn expose(&self, _context: &[LabelPair<'_>], out: &mut dyn Samples) {
+        let labels = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("openssl", openssl::version::version()),
+        ];
+        out.number(BUILD, &labels, 1.0);
         let since = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
-        out.gauge(
-            "start_time_seconds",
-            "When the process started, in seconds since 1970.",
-            &[],
-            since.as_secs_f64(),
-        );
-        out.counter(
-            "invariants_broken_total",
-            "What cannot happen and did. Please report it.",
-            &[],
-            portcullis_proto::types::invariant::broken(),
-        );
+        out.number(START, &[], since.as_secs_f64());
+        out.number(BROKEN, &[], invariant::broken() as f64);
     }
 }
 

@@ -3,7 +3,20 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Exposes, Exposition};
+use portcullis_proto::types::metrics::{Descriptor, Exposes, LabelPair, Samples};
+
+const SUCCESSFUL: Descriptor = Descriptor::gauge(
+    "config_last_reload_successful",
+    "1 unless the last reload was refused, so that the configuration on disk is not the one in force.",
+);
+const SUCCESS: Descriptor = Descriptor::gauge(
+    "config_last_reload_success_timestamp_seconds",
+    "When the configuration in force was read, in seconds since 1970.",
+);
+const RELOADS: Descriptor = Descriptor::counter(
+    "config_reloads_total",
+    "Reloads of the configuration by how they ended.",
+);
 
 /// What became of reloads. Starting counts as the first that succeeded. One thread writes.
 #[derive(Debug)]
@@ -48,28 +61,20 @@ fn unix(time: SystemTime) -> u64 {
 pub struct ExposeReloads(pub std::sync::Arc<Reloads>);
 
 impl Exposes for ExposeReloads {
-    fn expose(&self, out: &mut Exposition) {
-        out.gauge(
-            "config_last_reload_successful",
-            "1 unless the last reload was refused, so that the configuration on disk is not the one in force.",
-            &[],
-            f64::from(u8::from(!self.0.last_failed.load(Ordering::Relaxed))),
-        );
-        out.gauge(
-            "config_last_reload_success_timestamp_seconds",
-            "When the configuration in force was read, in seconds since 1970.",
+    fn expose(&self, _context: &[LabelPair<'_>], out: &mut dyn Samples) {
+        let is_good = f64::from(u8::from(!self.0.last_failed.load(Ordering::Relaxed)));
+        out.number(SUCCESSFUL, &[], is_good);
+        out.number(
+            SUCCESS,
             &[],
             self.0.success_seconds.load(Ordering::Relaxed) as f64,
         );
-        let results = [("success", &self.0.succeeded), ("failure", &self.0.failed)];
-        out.counters(
-            "config_reloads_total",
-            "Reloads of the configuration by how they ended.",
-            &[],
-            "result",
-            results
-                .iter()
-                .map(|(label, count)| (*label, count.load(Ordering::Relaxed))),
-        );
+        for (result, count) in [("success", &self.0.succeeded), ("failure", &self.0.failed)] {
+            out.number(
+                RELOADS,
+                &[("result", result)],
+                count.load(Ordering::Relaxed) as f64,
+            );
+        }
     }
 }

@@ -7,26 +7,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::expose::net::ExposeNet;
+use crate::expose::ExposeWorkers;
 use crate::expose::process::ExposeProcess;
 use crate::health::Readiness;
 use crate::server::{Bounds, Security, Server};
 use portcullis_net::NetMetrics;
 use portcullis_net::errno::SendError;
-use portcullis_proto::types::metrics::{HANDSHAKE_SECONDS, Histogram, REQUEST_SECONDS};
+use portcullis_proto::types::metrics::{
+    Descriptor, Exposes, HANDSHAKE_SECONDS, Histogram, LabelPair, REQUEST_SECONDS, Samples,
+};
 use portcullis_proto::types::{ListenerId, Transport};
 
 struct Histograms(Histogram, Histogram);
 
 impl Exposes for Histograms {
-    fn expose(&self, out: &mut Exposition) {
-        out.histogram("request_seconds", "Time to the answer.", &[], &[&self.0]);
-        out.histogram(
-            "dtls_handshake_seconds",
-            "Time of a handshake.",
-            &[("listener", "a")],
-            &[&self.1],
-        );
+    fn expose(&self, _context: &[LabelPair<'_>], out: &mut dyn Samples) {
+        let request = Descriptor::histogram("request_seconds", "Time to the answer.");
+        out.histogram(request, &[], &self.0);
+        let handshake = Descriptor::histogram("dtls_handshake_seconds", "Time of a handshake.");
+        out.histogram(handshake, &[("listener", "a")], &self.1);
     }
 }
 
@@ -41,7 +40,7 @@ fn monitoring(health: Arc<Health>, broker: Arc<AtomicBool>) -> Arc<Monitoring> {
     histograms.0.observe(Duration::from_millis(3));
     Arc::new(Monitoring {
         exposes: vec![
-            Box::new(ExposeNet {
+            Box::new(ExposeWorkers {
                 listeners: vec![
                     ("default".to_owned(), Transport::Udp),
                     ("default".to_owned(), Transport::Dtls),

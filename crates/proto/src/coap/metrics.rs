@@ -1,9 +1,12 @@
 //! What the CoAP layer counts: one set for each listener of a worker, and what no listener owns.
 
-use crate::labels;
 use crate::types::ListenerId;
-use crate::types::metrics::{Counter, Family};
+use crate::types::metrics::{
+    Counter, DATAGRAMS_DROPPED, Descriptor, Exposes, Family, LIMITS_REJECTED, LabelPair, Metric, PerListener,
+    Samples, with,
+};
 use crate::types::reason::{DropReason, Label, Limit};
+use crate::{labels, metrics};
 
 use super::contract::Code;
 
@@ -99,39 +102,60 @@ impl MessageTable {
     }
 }
 
-/// What is counted for each listener.
-#[derive(Debug, Default)]
-pub struct ListenerMetrics {
-    /// `coap_messages_received_total`: well-formed messages, duplicates included.
-    pub received: MessageTable,
-    /// `coap_messages_sent_total`: retransmissions included.
-    pub sent: MessageTable,
-    /// `datagrams_dropped_total`, as far as this layer drops them.
-    pub dropped: Family<DropReason>,
+/// By type and code.
+impl Metric for MessageTable {
+    fn show(&self, family: Descriptor, labels: &[LabelPair<'_>], by: &[&'static str], out: &mut dyn Samples) {
+        for (kind, code, value) in self.iter() {
+            let code = code.to_string();
+            out.number(family, &with(labels, by, &[kind.label(), &code]), value as f64);
+        }
+    }
 }
 
-/// What the CoAP layer of one worker counts.
-#[derive(Debug, Default)]
-pub struct CoapMetrics {
-    listeners: Box<[ListenerMetrics]>,
-    /// `coap_retransmissions_total`: confirmable messages of ours sent again.
-    pub retransmissions: Counter,
-    /// `coap_duplicates_total`: messages of peers that came again.
-    pub duplicates: Counter,
-    /// `notifications_total{type="con"}`.
-    pub con_notifications: Family<NotificationResult>,
-    /// `notifications_total{type="non"}`.
-    pub non_notifications: Family<NotificationResult>,
-    /// Responses that went separately from the ACK of their request (RFC 7252, 5.2.2).
-    pub separate_responses: Counter,
-    /// `block_transfers_total{result}`.
-    pub transfers: Family<TransferResult>,
-    /// `limits_rejected_total{limit}`, as far as this layer rejects.
-    pub limits: Family<Limit>,
-    /// Gauge: bytes of notifications that wait.
-    pub queued_bytes: Counter,
-    /// Gauge: remembered exchanges.
-    pub remembered_exchanges: Counter,
+metrics! {
+    /// What is counted for each listener.
+    pub struct ListenerMetrics {
+        /// Well-formed CoAP messages from peers, by type and code; duplicates included.
+        pub received: MessageTable = counter "coap_messages_received_total" [listener, transport] by [type, code],
+        /// CoAP messages to peers, by type and code; retransmissions included.
+        pub sent: MessageTable = counter "coap_messages_sent_total" [listener, transport] by [type, code],
+        /// What this layer drops.
+        pub dropped: Family<DropReason> = shared DATAGRAMS_DROPPED [listener, transport] by [reason],
+    }
+}
+
+metrics! {
+    /// What the CoAP layer of one worker counts.
+    pub struct CoapMetrics {
+        /// In the order of their ids.
+        listeners: Box<[ListenerMetrics]>,
+        /// Confirmable messages sent again.
+        pub retransmissions: Counter = counter "coap_retransmissions_total" [],
+        /// Messages of peers that came again.
+        pub duplicates: Counter = counter "coap_duplicates_total" [],
+        /// Notifications by type and what became of them.
+        pub con_notifications: Family<NotificationResult>
+            = counter "notifications_total" [type = MessageType::Con.label()] by [result],
+        /// Notifications by type and what became of them.
+        pub non_notifications: Family<NotificationResult>
+            = counter "notifications_total" [type = MessageType::Non.label()] by [result],
+        /// Responses that went separately from the acknowledgement of their request.
+        pub separate_responses: Counter = counter "coap_separate_responses_total" [],
+        /// Block-wise transfers by what became of them.
+        pub transfers: Family<TransferResult> = counter "block_transfers_total" [] by [result],
+        /// What this layer rejects.
+        pub limits: Family<Limit> = shared LIMITS_REJECTED [] by [limit],
+        /// Bytes of notifications that wait for their turn.
+        pub queued_bytes: Counter = gauge "notifications_queued_bytes" [],
+        /// Messages remembered to recognise duplicates.
+        pub remembered_exchanges: Counter = gauge "coap_remembered_exchanges" [],
+    }
+}
+
+impl PerListener for CoapMetrics {
+    fn of_listener(&self, listener: ListenerId) -> Option<&dyn Exposes> {
+        self.listener(listener).map(|counters| counters as &dyn Exposes)
+    }
 }
 
 impl CoapMetrics {
@@ -148,15 +172,6 @@ impl CoapMetrics {
     #[must_use]
     pub fn listener(&self, listener: ListenerId) -> Option<&ListenerMetrics> {
         self.listeners.get(usize::from(listener.0))
-    }
-
-    /// Notification results by type, with the label of the type.
-    #[must_use]
-    pub fn notifications(&self) -> [(&'static str, &Family<NotificationResult>); 2] {
-        [
-            (MessageType::Con.label(), &self.con_notifications),
-            (MessageType::Non.label(), &self.non_notifications),
-        ]
     }
 
     pub(crate) fn notification(&self, confirmable: bool, result: NotificationResult) {

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::labels;
 use crate::policy::authorization::AuthorizationMetrics;
 use crate::policy::ledger::StandingBytes;
 use crate::policy::overload::Step;
-use crate::types::metrics::{Counter, Family, Histogram, REQUEST_SECONDS};
+use crate::types::ListenerId;
+use crate::types::metrics::{
+    Counter, DATAGRAMS_DROPPED, Exposes, Family, Histogram, LIMITS_REJECTED, PerListener, REQUEST_SECONDS,
+    SESSIONS,
+};
 use crate::types::reason::{DropReason, Limit};
+use crate::{labels, metrics};
 
 labels! {
     /// What happened to a connection: `connections_total{result}`.
@@ -53,40 +57,42 @@ labels! {
     }
 }
 
-/// The counters of one listener of one worker.
-#[derive(Debug, Default)]
-pub struct ListenerMetrics {
-    /// Peers that are known now; plain UDP only.
-    pub udp_peers: Counter,
-    /// Datagrams that ended before the CoAP layer, by reason.
-    pub dropped: Family<DropReason>,
+metrics! {
+    /// The counters of one listener of one worker.
+    pub struct ListenerMetrics {
+        /// Peers that are known now; plain UDP only.
+        pub udp_peers: Counter = shared SESSIONS [listener, transport],
+        /// Datagrams that ended before the CoAP layer, by reason.
+        pub dropped: Family<DropReason> = shared DATAGRAMS_DROPPED [listener, transport] by [reason],
+    }
 }
 
-/// The counters of one worker's gateway. One writer: the worker.
-#[derive(Debug)]
-pub struct GatewayMetrics {
-    /// By listener.
-    pub listeners: Box<[ListenerMetrics]>,
-    /// Connections now.
-    pub connections: Counter,
-    /// What happened to connections.
-    pub connection_events: Family<ConnectionEvent>,
-    /// Observations now.
-    pub subscriptions: Counter,
-    /// What clients were allowed and denied.
-    pub authorizations: AuthorizationMetrics,
-    /// Publishes by what became of them.
-    pub publishes: Family<PublishResult>,
-    /// From a request's last datagram to its answer.
-    pub request_seconds: Histogram,
-    /// Refusals by the limit that was hit.
-    pub limits: Family<Limit>,
-    /// Gauge: what peers make it keep, in bytes.
-    pub standing_bytes: Arc<StandingBytes>,
-    /// Gauge: 1 for each step against overload that is held.
-    pub overload: Family<Step>,
-    /// Gauge: the highest pressure, in thousandths of full.
-    pub pressure_millis: Counter,
+metrics! {
+    /// The counters of one worker's gateway. One writer: the worker.
+    pub struct GatewayMetrics {
+        /// In the order of their ids.
+        pub listeners: Box<[ListenerMetrics]>,
+        /// Connections (connection mode).
+        pub connections: Counter = gauge "connections" [],
+        /// What happened to connections.
+        pub connection_events: Family<ConnectionEvent> = counter "connections_total" [] by [result],
+        /// Observations.
+        pub subscriptions: Counter = gauge "subscriptions" [],
+        /// What the ACL said, by action.
+        pub authorizations: AuthorizationMetrics = counter "authorizations_total" [] by [action, result],
+        /// Publishes of clients by what became of them.
+        pub publishes: Family<PublishResult> = counter "publishes_total" [] by [result],
+        /// From a request's last datagram to its answer.
+        pub request_seconds: Histogram[REQUEST_SECONDS] = histogram "request_seconds" [],
+        /// Refusals by the limit that was hit.
+        pub limits: Family<Limit> = shared LIMITS_REJECTED [] by [limit],
+        /// What peers make the gateway keep, by what is kept and by what is known of them.
+        pub standing_bytes: Arc<StandingBytes> = gauge "standing_bytes" [] by [table, standing],
+        /// Workers that hold a step against overload.
+        pub overload: Family<Step> = gauge "overload_active" [] by [action],
+        /// The highest pressure of each worker, added up: over the number of workers something is full.
+        pub pressure_millis: Counter = thousandths "overload_pressure_ratio" [],
+    }
 }
 
 impl GatewayMetrics {
@@ -95,16 +101,14 @@ impl GatewayMetrics {
     pub fn new(listeners: usize) -> Self {
         Self {
             listeners: (0..listeners).map(|_| ListenerMetrics::default()).collect(),
-            connections: Counter::default(),
-            connection_events: Family::default(),
-            subscriptions: Counter::default(),
-            authorizations: AuthorizationMetrics::default(),
-            publishes: Family::default(),
-            request_seconds: Histogram::new(REQUEST_SECONDS),
-            limits: Family::default(),
-            standing_bytes: Arc::default(),
-            overload: Family::default(),
-            pressure_millis: Counter::default(),
+            ..Self::default()
         }
+    }
+}
+
+impl PerListener for GatewayMetrics {
+    fn of_listener(&self, listener: ListenerId) -> Option<&dyn Exposes> {
+        let counters = self.listeners.get(usize::from(listener.0))?;
+        Some(counters)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::labels;
 use crate::types::message::Qos;
-use crate::types::metrics::Family;
+use crate::types::metrics::{Descriptor, Family, LabelPair, Metric, Samples, with};
 
 use super::acl::Acl;
 use super::extra_acl::ExtraAcl;
@@ -194,11 +194,16 @@ impl AuthorizationMetrics {
             self.denied.inc(action);
         }
     }
+}
 
-    /// Every action and result with its count.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
-        let allowed = self.allowed.iter().map(|(action, n)| (action, "allowed", n));
-        allowed.chain(self.denied.iter().map(|(action, n)| (action, "denied", n)))
+/// By action and result.
+impl Metric for AuthorizationMetrics {
+    fn show(&self, family: Descriptor, labels: &[LabelPair<'_>], by: &[&'static str], out: &mut dyn Samples) {
+        for (result, counts) in [("allowed", &self.allowed), ("denied", &self.denied)] {
+            for (action, value) in counts.iter() {
+                out.number(family, &with(labels, by, &[action, result]), value as f64);
+            }
+        }
     }
 }
 

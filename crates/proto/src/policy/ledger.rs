@@ -13,7 +13,7 @@ use slab::Slab;
 use super::overload::fullness;
 use crate::labels;
 use crate::types::list::{Links, List};
-use crate::types::metrics::Family;
+use crate::types::metrics::{Descriptor, Family, LabelPair, Metric, Samples, with};
 use crate::types::reason::Label as _;
 
 labels! {
@@ -80,6 +80,21 @@ impl<T> ByStanding<T> {
 
 /// Gauge: bytes by standing and table. The worker is the only writer.
 pub type StandingBytes = ByStanding<Family<Table>>;
+
+/// By table and standing.
+impl Metric for StandingBytes {
+    fn show(&self, family: Descriptor, labels: &[LabelPair<'_>], by: &[&'static str], out: &mut dyn Samples) {
+        for standing in Standing::ALL {
+            for (table, bytes) in self.of(*standing).iter() {
+                out.number(
+                    family,
+                    &with(labels, by, &[table, standing.label()]),
+                    bytes as f64,
+                );
+            }
+        }
+    }
+}
 
 /// An account in a [`Ledger`]; dead once it is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
