@@ -261,7 +261,7 @@ impl Peer for DtlsPeer {
             plaintext: &PLAIN,
         };
         self.aead
-            .seal(self.keys.algorithm, &self.keys.client, &what, &mut self.record)
+            .seal(&self.keys.client, &what, &mut self.record)
             .unwrap();
         self.socket.send(&self.record).unwrap();
     }
@@ -270,10 +270,7 @@ impl Peer for DtlsPeer {
         let len = self.socket.recv(buffer).unwrap();
         let record = &mut buffer[..len];
         let header = Header::parse(record, 0).unwrap();
-        let opened = self
-            .aead
-            .open(self.keys.algorithm, &self.keys.server, &header, record)
-            .unwrap();
+        let opened = self.aead.open(&self.keys.server, &header, record).unwrap();
         assert_eq!(record[opened.plaintext], PLAIN);
     }
 }

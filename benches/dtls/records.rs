@@ -80,7 +80,7 @@ pub fn records(suite: Suite, len: usize) {
         times[0].push(timed(PER_ROUND, || {
             let record = next.next().unwrap();
             let header = Header::parse(record, 8).unwrap();
-            black_box(aead.open(keys.algorithm, &keys.client, &header, record).unwrap());
+            black_box(aead.open(&keys.client, &header, record).unwrap());
         }));
         let mut next = sealed.iter();
         times[1].push(timed(PER_ROUND, || {
@@ -98,7 +98,7 @@ pub fn records(suite: Suite, len: usize) {
                 cid: &[],
                 plaintext: &plaintext,
             };
-            aead.seal(keys.algorithm, &keys.server, &what, &mut out).unwrap();
+            aead.seal(&keys.server, &what, &mut out).unwrap();
         }));
         times[3].push(timed(PER_ROUND, || {
             black_box(server.ssl_write(&plaintext).unwrap());

@@ -139,7 +139,7 @@ fuzz_target!(|data: &[u8]| {
             };
             sequence += 1;
             datagram.clear();
-            aead.seal(keys.algorithm, &keys.client, &what, &mut datagram).unwrap();
+            aead.seal(&keys.client, &what, &mut datagram).unwrap();
             authentic = true;
         }
         listener.handle_datagram(now, peer(how % 4), &mut datagram, &mut transmits);

@@ -270,7 +270,7 @@ fn records_without_the_cid_are_not_taken_for_its_session() {
         plaintext: b"x",
     };
     portcullis::dtls::aead::Aead::default()
-        .seal(keys.algorithm, &keys.client, &what, &mut ordinary)
+        .seal(&keys.client, &what, &mut ordinary)
         .unwrap();
     server.seen.clear();
     server.input(peer(1), &ordinary);

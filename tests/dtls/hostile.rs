@@ -30,9 +30,7 @@ pub fn sealed(client: &DtlsClient, kind: u8, sequence: u64, plaintext: &[u8]) ->
         cid: &[],
         plaintext,
     };
-    Aead::default()
-        .seal(keys.algorithm, &keys.client, &what, &mut out)
-        .unwrap();
+    Aead::default().seal(&keys.client, &what, &mut out).unwrap();
     out
 }
 

@@ -287,7 +287,7 @@ impl DtlsClient {
         self.derive();
         let keys = self.keys.as_ref()?;
         let mut copy = record.to_vec();
-        let opened = self.aead.open(keys.algorithm, &keys.server, header, &mut copy)?;
+        let opened = self.aead.open(&keys.server, header, &mut copy)?;
         if opened.kind == RETURN_ROUTABILITY_CHECK {
             self.checks.push(copy[opened.plaintext].to_vec());
             return None;
@@ -301,9 +301,7 @@ impl DtlsClient {
             plaintext: &copy[opened.plaintext],
         };
         let mut out = Vec::new();
-        self.aead
-            .seal(keys.algorithm, &keys.server, &what, &mut out)
-            .ok()?;
+        self.aead.seal(&keys.server, &what, &mut out).ok()?;
         Some(out)
     }
 
@@ -329,10 +327,7 @@ impl DtlsClient {
                 }
                 let keys = self.keys.as_ref().unwrap();
                 let mut copy = record.to_vec();
-                let opened = self
-                    .aead
-                    .open(keys.algorithm, &keys.client, &header, &mut copy)
-                    .unwrap();
+                let opened = self.aead.open(&keys.client, &header, &mut copy).unwrap();
                 let explicit = u64::from_be_bytes(*record[header.header_len..].first_chunk().unwrap());
                 let what = Seal {
                     kind: opened.kind,
@@ -342,9 +337,7 @@ impl DtlsClient {
                     plaintext: &copy[opened.plaintext],
                 };
                 self.next = what.sequence + 1;
-                self.aead
-                    .seal(keys.algorithm, &keys.client, &what, &mut datagram)
-                    .unwrap();
+                self.aead.seal(&keys.client, &what, &mut datagram).unwrap();
             }
             self.waiting.push(datagram);
         }
@@ -372,9 +365,7 @@ impl DtlsClient {
             cid: &cid,
             plaintext: content,
         };
-        self.aead
-            .seal(keys.algorithm, &keys.client, &what, &mut datagram)
-            .unwrap();
+        self.aead.seal(&keys.client, &what, &mut datagram).unwrap();
         self.next += 1;
         self.checked += 1;
         self.waiting.push(datagram);

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use portcullis_proto::types::mac::{Sha256, hmac, mac};
 
 use portcullis_proto::policy::authentication::{AuthRequest, DenyReason, Password, Verdict};
 
@@ -67,11 +66,8 @@ impl FileBackend {
     /// The user whose hash an unknown name is compared with: always the same one for a name, so that names which do not
     /// exist take as long as names which do, in a file of cheap and dear hashes too.
     fn decoy(&self, username: &str) -> usize {
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.decoy_key) else {
-            return 0;
-        };
-        mac.update(username.as_bytes());
-        let [a, b, c, d, ..] = <[u8; 32]>::from(mac.finalize().into_bytes());
+        let mac = mac(&hmac::<Sha256, _>(&self.decoy_key), &[username.as_bytes()]);
+        let [a, b, c, d, ..] = <[u8; 32]>::from(mac);
         let number = usize::try_from(u32::from_le_bytes([a, b, c, d])).unwrap_or(0);
         number.checked_rem(self.hashes.len()).unwrap_or(0)
     }

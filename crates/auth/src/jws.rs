@@ -13,10 +13,11 @@ use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{Id, PKey, Public};
 use openssl::rsa::Rsa;
+use openssl::sha::sha256;
 use openssl::sign::Verifier;
 use openssl::x509::X509;
+use portcullis_proto::types::mac::Sha256;
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::json;
@@ -160,7 +161,7 @@ fn ecdsa(key: &EcKey<Public>, message: &[u8], signature: &[u8]) -> Result<bool, 
         return Ok(false);
     };
     let signature = EcdsaSig::from_private_components(BigNum::from_slice(r)?, BigNum::from_slice(s)?)?;
-    signature.verify(&Sha256::digest(message), key)
+    signature.verify(&sha256(message), key)
 }
 
 /// Why a token is not good.

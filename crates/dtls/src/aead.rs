@@ -14,9 +14,11 @@ use super::prf::prf;
 use super::record::{self, DTLS_1_2, Header, TLS12_CID, epoch_and_sequence};
 use super::suite::Algorithm;
 
-/// Key and fixed part of the nonce of one direction.
-#[derive(Clone, Default)]
+/// Algorithm, key and fixed part of the nonce of one direction.
+#[derive(Clone)]
 pub struct DirectionKeys {
+    algorithm: Algorithm,
+    /// As many bytes as the algorithm takes, then zeros; so too with `iv`.
     key: [u8; 32],
     iv: [u8; 12],
 }
@@ -29,31 +31,27 @@ impl Drop for DirectionKeys {
 }
 
 impl DirectionKeys {
-    /// Keys from their bytes; both are cut or filled with zeros to what the algorithm needs.
-    #[must_use]
-    pub fn new(key: &[u8], iv: &[u8]) -> Self {
-        let mut keys = Self::default();
-        for (to, from) in keys.key.iter_mut().zip(key) {
-            *to = *from;
-        }
-        for (to, from) in keys.iv.iter_mut().zip(iv) {
-            *to = *from;
-        }
+    /// Keys from as many bytes as the algorithm takes. It panics on other lengths: a key must not be cut or filled with zeros.
+    fn new(algorithm: Algorithm, key: &[u8], iv: &[u8]) -> Self {
+        let mut keys = Self {
+            algorithm,
+            key: [0; 32],
+            iv: [0; 12],
+        };
+        keys.key.split_at_mut(algorithm.key_len()).0.copy_from_slice(key);
+        keys.iv.split_at_mut(algorithm.iv_len()).0.copy_from_slice(iv);
         keys
     }
 
-    fn nonce(&self, algorithm: Algorithm, epoch: u16, sequence: u64, explicit: &[u8]) -> [u8; 12] {
+    /// The fixed part is 4 bytes, with zeros behind, and `varying` stands behind them (RFC 5288, 3); or it is 12 bytes, and
+    /// `varying` goes over the last ones (RFC 7905, 2).
+    fn nonce(&self, varying: [u8; 8]) -> [u8; 12] {
         let mut nonce = self.iv;
-        if algorithm.explicit_len() == 0 {
-            let number = epoch_and_sequence(epoch, sequence);
-            for (to, from) in nonce.iter_mut().skip(4).zip(number) {
-                *to ^= from;
-            }
-        } else {
-            for (to, from) in nonce.iter_mut().skip(4).zip(explicit) {
-                *to = *from;
-            }
-        }
+        nonce
+            .iter_mut()
+            .skip(4)
+            .zip(varying)
+            .for_each(|(to, from)| *to ^= from);
         nonce
     }
 }
@@ -61,8 +59,6 @@ impl DirectionKeys {
 /// The keys of both directions of a session.
 #[derive(Clone)]
 pub struct SessionKeys {
-    /// What the keys are for.
-    pub algorithm: Algorithm,
     /// What the client seals with.
     pub client: DirectionKeys,
     /// What the server seals with.
@@ -72,24 +68,31 @@ pub struct SessionKeys {
 impl SessionKeys {
     /// The key block of a session (RFC 5246, 6.3).
     #[must_use]
-    pub fn derive(algorithm: Algorithm, master: &[u8], client_random: &[u8], server_random: &[u8]) -> Self {
+    pub fn derive(
+        algorithm: Algorithm,
+        master: &[u8; 48],
+        client_random: &[u8; 32],
+        server_random: &[u8; 32],
+    ) -> Self {
         let mut block = [0; 2 * (32 + 12)];
-        let (key, iv) = (algorithm.key_len(), algorithm.iv_len());
-        prf(
-            algorithm.prf_hash(),
-            master,
-            b"key expansion",
-            [server_random, client_random],
-            &mut block,
-        );
-        let part = |from: usize, len: usize| block.get(from..from + len).unwrap_or_default();
+        let seed: [&[u8]; 2] = [server_random, client_random];
+        prf(algorithm.prf_hash(), master, b"key expansion", seed, &mut block);
+        let (client_key, rest) = block.split_at(algorithm.key_len());
+        let (server_key, rest) = rest.split_at(algorithm.key_len());
+        let (client_iv, rest) = rest.split_at(algorithm.iv_len());
+        let (server_iv, _) = rest.split_at(algorithm.iv_len());
         let keys = Self {
-            algorithm,
-            client: DirectionKeys::new(part(0, key), part(2 * key, iv)),
-            server: DirectionKeys::new(part(key, key), part(2 * key + iv, iv)),
+            client: DirectionKeys::new(algorithm, client_key, client_iv),
+            server: DirectionKeys::new(algorithm, server_key, server_iv),
         };
         block.zeroize();
         keys
+    }
+
+    /// What the keys are for.
+    #[must_use]
+    pub const fn algorithm(&self) -> Algorithm {
+        self.client.algorithm
     }
 }
 
@@ -124,38 +127,39 @@ struct Aad {
 }
 
 impl Aad {
-    fn new(kind: u8, epoch: u16, sequence: u64, cid: &[u8], plaintext_len: usize) -> Self {
+    /// Nothing when the Connection ID is longer than any is.
+    fn new(kind: u8, epoch: u16, sequence: u64, cid: &[u8], plaintext_len: usize) -> Option<Self> {
         let mut aad = Self {
             bytes: [0; 280],
             len: 0,
         };
         let number = epoch_and_sequence(epoch, sequence);
-        let length = u16::try_from(plaintext_len).unwrap_or(u16::MAX).to_be_bytes();
+        let length = u16::try_from(plaintext_len).ok()?.to_be_bytes();
         if kind == TLS12_CID {
-            let cid_len = u8::try_from(cid.len()).unwrap_or(u8::MAX);
-            aad.push(&[0xff; 8]);
-            aad.push(&[TLS12_CID, cid_len, TLS12_CID]);
-            aad.push(&DTLS_1_2);
-            aad.push(&number);
-            aad.push(cid);
+            let cid_len = u8::try_from(cid.len()).ok()?;
+            aad.push(&[0xff; 8])?;
+            aad.push(&[TLS12_CID, cid_len, TLS12_CID])?;
+            aad.push(&DTLS_1_2)?;
+            aad.push(&number)?;
+            aad.push(cid)?;
         } else {
-            aad.push(&number);
-            aad.push(&[kind]);
-            aad.push(&DTLS_1_2);
+            aad.push(&number)?;
+            aad.push(&[kind])?;
+            aad.push(&DTLS_1_2)?;
         }
-        aad.push(&length);
-        aad
+        aad.push(&length)?;
+        Some(aad)
     }
 
-    fn push(&mut self, part: &[u8]) {
-        for (to, from) in self.bytes.iter_mut().skip(self.len).zip(part) {
-            *to = *from;
-        }
-        self.len += part.len();
+    fn push(&mut self, part: &[u8]) -> Option<()> {
+        let end = self.len + part.len();
+        self.bytes.get_mut(self.len..end)?.copy_from_slice(part);
+        self.len = end;
+        Some(())
     }
 
     fn as_slice(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or(&self.bytes)
+        self.bytes.split_at(self.len).0
     }
 }
 
@@ -172,13 +176,8 @@ pub struct Aead([Contexts; Algorithm::COUNT]);
 impl Aead {
     /// Opens the record that `header` was read from, in place.
     /// Nothing when it is not authentic or holds no content type; the record is then spoilt.
-    pub fn open(
-        &mut self,
-        algorithm: Algorithm,
-        keys: &DirectionKeys,
-        header: &Header,
-        record: &mut [u8],
-    ) -> Option<Opened> {
+    pub fn open(&mut self, keys: &DirectionKeys, header: &Header, record: &mut [u8]) -> Option<Opened> {
+        let algorithm = keys.algorithm;
         let (head, body) = record.split_at_mut_checked(header.header_len)?;
         let (explicit, rest) = body.split_at_mut_checked(algorithm.explicit_len())?;
         let inner_len = rest.len().checked_sub(algorithm.tag_len())?;
@@ -186,9 +185,13 @@ impl Aead {
             return None;
         }
         let (text, tag) = rest.split_at_mut_checked(inner_len)?;
-        let nonce = keys.nonce(algorithm, header.epoch, header.sequence, explicit);
+        let nonce = keys.nonce(if explicit.is_empty() {
+            epoch_and_sequence(header.epoch, header.sequence)
+        } else {
+            *explicit.first_chunk()?
+        });
         let cid = head.get(11..11 + header.cid_len)?;
-        let aad = Aad::new(header.kind, header.epoch, header.sequence, cid, inner_len);
+        let aad = Aad::new(header.kind, header.epoch, header.sequence, cid, inner_len)?;
         let context = self.context(algorithm, false)?;
         decrypt(context, algorithm, &keys.key, &nonce, aad.as_slice(), text, tag).ok()?;
         let start = header.header_len + algorithm.explicit_len();
@@ -212,7 +215,6 @@ impl Aead {
     /// When the plaintext is longer than [`record::MAX_PLAINTEXT`], or OpenSSL refuses.
     pub fn seal(
         &mut self,
-        algorithm: Algorithm,
         keys: &DirectionKeys,
         what: &Seal<'_>,
         out: &mut Vec<u8>,
@@ -221,20 +223,15 @@ impl Aead {
             return Err(SealError);
         }
         let start = out.len();
-        let sealed = self.seal_at(algorithm, keys, what, out);
+        let sealed = self.seal_at(keys, what, out);
         if sealed.is_none() {
             out.truncate(start);
         }
         sealed.ok_or(SealError)
     }
 
-    fn seal_at(
-        &mut self,
-        algorithm: Algorithm,
-        keys: &DirectionKeys,
-        what: &Seal<'_>,
-        out: &mut Vec<u8>,
-    ) -> Option<()> {
+    fn seal_at(&mut self, keys: &DirectionKeys, what: &Seal<'_>, out: &mut Vec<u8>) -> Option<()> {
+        let algorithm = keys.algorithm;
         let (outer, inner_type) = if what.cid.is_empty() {
             (what.kind, 0)
         } else {
@@ -243,10 +240,13 @@ impl Aead {
         let inner_len = what.plaintext.len() + inner_type;
         let body_len = algorithm.explicit_len() + inner_len + algorithm.tag_len();
         record::write_header(out, outer, 1, what.sequence, what.cid, body_len);
-        let explicit = what.explicit.to_be_bytes();
-        if algorithm.explicit_len() > 0 {
+        let nonce = keys.nonce(if algorithm.explicit_len() > 0 {
+            let explicit = what.explicit.to_be_bytes();
             out.extend_from_slice(&explicit);
-        }
+            explicit
+        } else {
+            epoch_and_sequence(1, what.sequence)
+        });
         let text_at = out.len();
         out.extend_from_slice(what.plaintext);
         if inner_type > 0 {
@@ -254,8 +254,7 @@ impl Aead {
         }
         let tag_at = out.len();
         out.resize(tag_at + algorithm.tag_len(), 0);
-        let nonce = keys.nonce(algorithm, 1, what.sequence, &explicit);
-        let aad = Aad::new(outer, 1, what.sequence, what.cid, inner_len);
+        let aad = Aad::new(outer, 1, what.sequence, what.cid, inner_len)?;
         let (text, tag) = out.get_mut(text_at..)?.split_at_mut_checked(tag_at - text_at)?;
         let context = self.context(algorithm, true)?;
         encrypt(context, algorithm, &keys.key, &nonce, aad.as_slice(), text, tag).ok()

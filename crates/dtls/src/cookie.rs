@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hmac::Hmac;
 use zeroize::Zeroizing;
 
 use portcullis_proto::types::PeerAddr;
+use portcullis_proto::types::mac::{Sha256, hmac, mac};
 
 use super::hello::ClientHello;
-use super::prf::Hmac;
 use super::record::{DTLS_1_0, HANDSHAKE};
 use super::shared::DtlsShared;
 
@@ -35,10 +36,13 @@ impl CookieSecrets {
         now.saturating_duration_since(self.base).as_secs() / ROTATION.as_secs()
     }
 
-    fn key(&self, generation: u64) -> Hmac {
-        let secret =
-            Zeroizing::new(Hmac::new(self.master.as_slice()).mac(&[b"cookie", &generation.to_be_bytes()]));
-        Hmac::new(secret.as_slice())
+    fn key(&self, generation: u64) -> Hmac<Sha256> {
+        let secret: [u8; 32] = mac(
+            &hmac::<Sha256, _>(&self.master),
+            &[b"cookie", &generation.to_be_bytes()],
+        )
+        .into();
+        hmac(&Zeroizing::new(secret))
     }
 }
 
@@ -52,8 +56,8 @@ impl std::fmt::Debug for CookieSecrets {
 pub(super) struct Cookies {
     shared: Arc<DtlsShared>,
     generation: u64,
-    current: Hmac,
-    previous: Hmac,
+    current: Hmac<Sha256>,
+    previous: Hmac<Sha256>,
 }
 
 impl Cookies {
@@ -125,7 +129,7 @@ impl Cookies {
 
 /// Address, random and session id are bound; suites and extensions are not, since a hello near the MTU may be cut
 /// elsewhere once it carries a cookie.
-fn cookie(key: &Hmac, from: PeerAddr, hello: &ClientHello<'_>) -> [u8; COOKIE_LEN] {
+fn cookie(key: &Hmac<Sha256>, from: PeerAddr, hello: &ClientHello<'_>) -> [u8; COOKIE_LEN] {
     let port = from.socket_addr().port().to_be_bytes();
     let id_len = [u8::try_from(hello.session_id.len()).unwrap_or(u8::MAX)];
     let (v4, v6);
@@ -139,18 +143,13 @@ fn cookie(key: &Hmac, from: PeerAddr, hello: &ClientHello<'_>) -> [u8; COOKIE_LE
             &v6
         }
     };
-    let mac = key.mac(&[
-        &[ip.len() as u8],
-        ip,
-        &port,
-        hello.random,
-        &id_len,
-        hello.session_id,
-    ]);
+    let ip_len = [ip.len() as u8];
+    let mac = mac(
+        key,
+        &[&ip_len, ip, &port, hello.random, &id_len, hello.session_id],
+    );
     let mut cookie = [0; COOKIE_LEN];
-    for (to, from) in cookie.iter_mut().zip(mac) {
-        *to = from;
-    }
+    cookie.copy_from_slice(mac.split_at(COOKIE_LEN).0);
     cookie
 }
 

@@ -228,7 +228,7 @@ impl Pending {
         whole.then(|| {
             (
                 suite,
-                SessionKeys::derive(suite.algorithm(), master.as_slice(), &client, &server),
+                SessionKeys::derive(suite.algorithm(), &master, &client, &server),
             )
         })
     }
@@ -312,7 +312,7 @@ impl Pending {
             return Err(RecordDrop::Early);
         };
         let mut copy = record.to_vec();
-        let Some(opened) = aead.open(keys.algorithm, &keys.client, header, &mut copy) else {
+        let Some(opened) = aead.open(&keys.client, header, &mut copy) else {
             self.forgeries += 1;
             self.doubt_key(now);
             return Err(RecordDrop::NotAuthentic);

@@ -8,11 +8,11 @@ use std::time::Instant;
 use zeroize::Zeroizing;
 
 use portcullis_proto::types::Identity;
+use portcullis_proto::types::mac::{Sha256, hmac, mac};
 use portcullis_proto::types::source_rates::{Allowance, SourceRates};
 
 use super::chains::Chains;
 use super::cookie::CookieSecrets;
-use super::prf::Hmac;
 
 /// Hellos without a cookie may come this many times as often as handshakes: anyone can send them in anyone's name,
 /// and the limit must not lock that one out.
@@ -43,7 +43,7 @@ impl DtlsShared {
     pub fn new(master: [u8; 32], base: Instant) -> Arc<Self> {
         let master = Zeroizing::new(master);
         let secret = |label: &[u8]| {
-            let mac = Hmac::new(master.as_slice()).mac(&[label]);
+            let mac = mac(&hmac::<Sha256, _>(&master), &[label]);
             let (words, _) = mac.as_chunks::<8>();
             [0, 1].map(|n| words.get(n).map_or(0, |word| u64::from_be_bytes(*word)))
         };

@@ -24,7 +24,7 @@ pub(in super::super) fn sign(key: &PKey<Private>, header: &Value, claims: &Value
             .sign_oneshot_to_vec(message.as_bytes())
             .unwrap(),
         Id::EC => {
-            let digest = Sha256::digest(message.as_bytes());
+            let digest = sha256(message.as_bytes());
             let signature = EcdsaSig::sign(&digest, &key.ec_key().unwrap()).unwrap();
             let mut bytes = signature.r().to_vec_padded(32).unwrap();
             bytes.extend(signature.s().to_vec_padded(32).unwrap());

@@ -91,7 +91,7 @@ fn ccm_8_gives_the_vector_of_sp_800_38c() {
 /// The record of a key block that is known to agree with OpenSSL's is checked below; this holds the layout.
 #[test]
 fn a_cid_record_is_laid_out_as_rfc_9146_says() {
-    let keys = DirectionKeys::new(&[1; 16], &[2; 4]);
+    let keys = DirectionKeys::new(Algorithm::Ccm8, &[1; 16], &[2; 4]);
     let mut out = vec![0xaa];
     let what = Seal {
         kind: APPLICATION_DATA,
@@ -101,7 +101,7 @@ fn a_cid_record_is_laid_out_as_rfc_9146_says() {
         plaintext: b"hi",
     };
     let mut aead = Aead::default();
-    aead.seal(Algorithm::Ccm8, &keys, &what, &mut out).unwrap();
+    aead.seal(&keys, &what, &mut out).unwrap();
     let record = &mut out[1..];
     assert_eq!(
         record[..16],
@@ -126,7 +126,7 @@ fn a_cid_record_is_laid_out_as_rfc_9146_says() {
     .unwrap();
     assert_eq!(text, b"hi\x17");
     let header = Header::parse(&copy, 3).unwrap();
-    let opened = aead.open(Algorithm::Ccm8, &keys, &header, &mut copy).unwrap();
+    let opened = aead.open(&keys, &header, &mut copy).unwrap();
     assert_eq!(
         (opened.kind, &copy[opened.plaintext]),
         (APPLICATION_DATA, &b"hi"[..])
@@ -135,7 +135,7 @@ fn a_cid_record_is_laid_out_as_rfc_9146_says() {
 
 #[test]
 fn padding_of_a_cid_record_is_stripped_and_nothing_but_padding_is_refused() {
-    let keys = DirectionKeys::new(&[1; 32], &[2; 12]);
+    let keys = DirectionKeys::new(Algorithm::ChaCha20, &[1; 32], &[2; 12]);
     let mut aead = Aead::default();
     for (inner, expected) in [
         (&b"hi\x17\0\0\0"[..], Some((APPLICATION_DATA, &b"hi"[..]))),
@@ -148,8 +148,8 @@ fn padding_of_a_cid_record_is_stripped_and_nothing_but_padding_is_refused() {
         write_header(&mut record, TLS12_CID, 1, 3, &[4; 8], inner.len() + 16);
         let mut text = inner.to_vec();
         let mut tag = [0; 16];
-        let aad = Aad::new(TLS12_CID, 1, 3, &[4; 8], inner.len());
-        let nonce = keys.nonce(Algorithm::ChaCha20, 1, 3, &[]);
+        let aad = Aad::new(TLS12_CID, 1, 3, &[4; 8], inner.len()).unwrap();
+        let nonce = keys.nonce(epoch_and_sequence(1, 3));
         let context = aead.context(Algorithm::ChaCha20, true).unwrap();
         encrypt(
             context,
@@ -164,7 +164,7 @@ fn padding_of_a_cid_record_is_stripped_and_nothing_but_padding_is_refused() {
         record.extend(text);
         record.extend(tag);
         let header = Header::parse(&record, 8).unwrap();
-        let opened = aead.open(Algorithm::ChaCha20, &keys, &header, &mut record);
+        let opened = aead.open(&keys, &header, &mut record);
         assert_eq!(
             opened.map(|opened| (opened.kind, record[opened.plaintext].to_vec())),
             expected.map(|(kind, text)| (kind, text.to_vec()))
@@ -174,7 +174,7 @@ fn padding_of_a_cid_record_is_stripped_and_nothing_but_padding_is_refused() {
 
 #[test]
 fn what_is_too_long_is_not_sealed() {
-    let keys = DirectionKeys::new(&[1; 32], &[2; 12]);
+    let keys = DirectionKeys::new(Algorithm::ChaCha20, &[1; 32], &[2; 12]);
     let mut out = vec![1];
     let plaintext = vec![0; record::MAX_PLAINTEXT + 1];
     let what = Seal {
@@ -184,10 +184,7 @@ fn what_is_too_long_is_not_sealed() {
         cid: &[],
         plaintext: &plaintext,
     };
-    assert_eq!(
-        Aead::default().seal(Algorithm::Gcm, &keys, &what, &mut out),
-        Err(SealError)
-    );
+    assert_eq!(Aead::default().seal(&keys, &what, &mut out), Err(SealError));
     assert_eq!(out, [1]);
 }
 
@@ -389,12 +386,7 @@ fn open_as_a_session_does(
     if !fits || !window.is_fresh(header.sequence) {
         return None;
     }
-    let opened = aead.open(
-        keys.algorithm,
-        &keys.client,
-        &header,
-        &mut record[..header.record_len()],
-    )?;
+    let opened = aead.open(&keys.client, &header, &mut record[..header.record_len()])?;
     window.mark(header.sequence);
     // OpenSSL skips records without data.
     (!opened.plaintext.is_empty()).then_some(opened.plaintext)
@@ -423,8 +415,7 @@ fn compare_sealing(suite: Suite, count: usize) {
             cid: &[],
             plaintext: &plaintext,
         };
-        aead.seal(suite.algorithm(), &pair.keys.client, &what, &mut record)
-            .unwrap();
+        aead.seal(&pair.keys.client, &what, &mut record).unwrap();
         pair.client_next = (sequence + 1, explicit.wrapping_add(1));
         waiting.push((record, plaintext));
         if waiting.len() < 4 {
@@ -476,7 +467,7 @@ compared! {
 
 #[test]
 fn a_handshake_record_keeps_its_kind() {
-    let keys = DirectionKeys::new(&[1; 16], &[2; 4]);
+    let keys = DirectionKeys::new(Algorithm::Gcm, &[1; 16], &[2; 4]);
     let mut record = Vec::new();
     let what = Seal {
         kind: HANDSHAKE,
@@ -486,12 +477,40 @@ fn a_handshake_record_keeps_its_kind() {
         plaintext: &[20, 0],
     };
     let mut aead = Aead::default();
-    aead.seal(Algorithm::Gcm, &keys, &what, &mut record).unwrap();
+    aead.seal(&keys, &what, &mut record).unwrap();
     let header = Header::parse(&record, 0).unwrap();
+    assert_eq!(aead.open(&keys, &header, &mut record).unwrap().kind, HANDSHAKE);
+}
+
+#[test]
+fn a_nonce_is_the_fixed_part_and_what_varies() {
+    let aes = DirectionKeys::new(Algorithm::Aes256Ccm, &[1; 32], &[9, 8, 7, 6]);
     assert_eq!(
-        aead.open(Algorithm::Gcm, &keys, &header, &mut record)
-            .unwrap()
-            .kind,
-        HANDSHAKE
+        aes.nonce([1, 2, 3, 4, 5, 6, 7, 8]),
+        [9, 8, 7, 6, 1, 2, 3, 4, 5, 6, 7, 8]
     );
+    let chacha = DirectionKeys::new(Algorithm::ChaCha20, &[1; 32], &[0xf0; 12]);
+    assert_eq!(
+        chacha.nonce([0, 1, 0, 0, 0, 0, 0, 3])[3..],
+        [0xf0, 0xf0, 0xf1, 0xf0, 0xf0, 0xf0, 0xf0, 0xf0, 0xf3]
+    );
+}
+
+#[test]
+fn keys_of_another_length_are_not_cut_or_filled() {
+    let refused = |key: usize, iv: usize| {
+        std::panic::catch_unwind(|| DirectionKeys::new(Algorithm::Gcm, &vec![1; key], &vec![2; iv])).is_err()
+    };
+    assert!(!refused(16, 4));
+    assert!(
+        [(15, 4), (17, 4), (32, 4), (16, 3), (16, 12), (0, 0)]
+            .iter()
+            .all(|(key, iv)| refused(*key, *iv))
+    );
+}
+
+#[test]
+fn a_connection_id_longer_than_any_is_not_cut() {
+    assert!(Aad::new(TLS12_CID, 1, 2, &[3; 255], 4).is_some());
+    assert!(Aad::new(TLS12_CID, 1, 2, &[3; 256], 4).is_none());
 }

@@ -12,6 +12,7 @@ use openssl::x509::store::{X509Store, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
 use openssl::x509::{X509, X509Crl, X509Ref, X509StoreContextRef};
 
+use portcullis_proto::invariant;
 use portcullis_proto::types::reason::Label;
 
 use super::super::certificates::{self, CertIdentity, ContextError, KeyKind};
@@ -233,9 +234,11 @@ pub(super) fn set_psk(builder: &mut SslContextBuilder, psks: Arc<PskStore>) -> R
         let identity = ssl.ex_data(index).and_then(|notes| notes.psk_identity.as_deref());
         if let Some(key) = identity.and_then(|identity| psks.get(identity)) {
             let key = key.as_bytes();
-            for (to, from) in out.iter_mut().zip(key) {
-                *to = *from;
-            }
+            let Some(room) = out.get_mut(..key.len()) else {
+                invariant!(false, "OpenSSL has room for the longest key of a store");
+                return Ok(0);
+            };
+            room.copy_from_slice(key);
             if let Some(notes) = ssl.ex_data_mut(index) {
                 notes.psk_mark = Some(psk_mark(key));
             }

@@ -22,7 +22,7 @@ pub(super) fn reseal(
         plaintext: plain.get(opened.plaintext.clone())?,
     };
     let mut out = Vec::new();
-    aead.seal(keys.algorithm, &keys.client, &what, &mut out).ok()?;
+    aead.seal(&keys.client, &what, &mut out).ok()?;
     Some(out)
 }
 
@@ -37,7 +37,7 @@ pub(super) fn reseal_with_cid(
 ) -> Option<()> {
     let explicit = record.get(header.header_len..)?.first_chunk::<8>()?;
     let mut copy = record.to_vec();
-    let opened = aead.open(keys.algorithm, &keys.server, header, &mut copy)?;
+    let opened = aead.open(&keys.server, header, &mut copy)?;
     let what = Seal {
         kind: opened.kind,
         sequence: header.sequence,
@@ -45,5 +45,5 @@ pub(super) fn reseal_with_cid(
         cid,
         plaintext: copy.get(opened.plaintext)?,
     };
-    aead.seal(keys.algorithm, &keys.server, &what, out).ok()
+    aead.seal(&keys.server, &what, out).ok()
 }

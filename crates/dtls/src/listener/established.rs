@@ -39,7 +39,7 @@ impl DtlsListener {
         if !session.window.is_fresh(header.sequence) {
             return Err(RecordDrop::Replay);
         }
-        let per_second = session.keys.algorithm.failures_per_second();
+        let per_second = session.keys.algorithm().failures_per_second();
         if per_second.is_some_and(|limit| !session.failures.may_try(inbound.now, limit)) {
             return Err(RecordDrop::ForgeryRate);
         }
@@ -48,8 +48,8 @@ impl DtlsListener {
             .get_mut(at..at + header.record_len())
             .ok_or(RecordDrop::Malformed)?;
         let keys = &session.keys;
-        let Some(opened) = self.aead.open(keys.algorithm, &keys.client, header, record) else {
-            if session.failures.count(inbound.now) >= keys.algorithm.failure_limit() {
+        let Some(opened) = self.aead.open(&keys.client, header, record) else {
+            if session.failures.count(inbound.now) >= keys.algorithm().failure_limit() {
                 self.say_goodbye(key, transmits);
                 self.end(key, CloseReason::KeyLimit);
             }

@@ -190,7 +190,7 @@ impl DtlsListener {
         let session = self.sessions.get_mut(key).ok_or(SendError::NoSession)?;
         let limit = session
             .keys
-            .algorithm
+            .algorithm()
             .seal_limit()
             .min(self.settings.records_per_key);
         // The last one is kept for the goodbye.
@@ -222,7 +222,7 @@ impl DtlsListener {
         transmits.push_with(self.listener, address, |out| {
             let keys = &session.keys;
             sealed = aead
-                .seal(keys.algorithm, &keys.server, &what, out)
+                .seal(&keys.server, &what, out)
                 .map_err(|_| SendError::Internal);
         });
         sealed?;

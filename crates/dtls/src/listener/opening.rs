@@ -343,9 +343,7 @@ impl DtlsListener {
         let aead = &mut self.aead;
         let mut sealed = false;
         transmits.push_with(self.listener, address, |out| {
-            sealed = aead
-                .seal(finished.keys.algorithm, &finished.keys.server, &what, out)
-                .is_ok();
+            sealed = aead.seal(&finished.keys.server, &what, out).is_ok();
         });
         if sealed {
             let alert = Alert::from_code(code);

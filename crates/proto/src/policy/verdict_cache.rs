@@ -6,11 +6,11 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use hmac::Mac as _;
 use zeroize::Zeroizing;
 
 use super::authentication::{AuthRequest, Verdict};
+use crate::types::mac::{Sha256, hmac};
 
 /// The keyed hash of a request's credentials.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,9 +87,7 @@ impl VerdictCache {
     /// The hash by which `request` is found: of everything that a verdict may depend on, the port aside.
     #[must_use]
     pub fn hash(&self, request: &AuthRequest) -> CredentialHash {
-        // HMAC takes keys of any length, so this cannot fail; a key of nothing would still be no password.
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(&*self.key).unwrap_or_else(|_| Hmac::new(&Default::default()));
+        let mut mac = hmac::<Sha256, _>(&self.key);
         let mut field = |bytes: Option<&[u8]>| match bytes {
             Some(bytes) => {
                 mac.update(&[1]);

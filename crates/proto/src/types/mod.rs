@@ -7,6 +7,7 @@ pub mod identity;
 pub mod invariant;
 pub mod limits;
 pub(crate) mod list;
+pub mod mac;
 pub mod message;
 pub mod metrics;
 pub mod peer;
