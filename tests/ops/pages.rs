@@ -126,8 +126,9 @@ fn every_decision_is_in_the_index_with_its_date_and_status() {
         let text = text_of(&page);
         let mut lines = text.lines().filter(|line| !line.is_empty());
         let title = lines.next().and_then(|line| line.strip_prefix("# ")).unwrap();
-        let standing = lines.next().and_then(|line| line.strip_suffix('.'));
-        let standing = standing.and_then(|line| line.split_once(", "));
+        // What may follow: which page this one replaces.
+        let standing = lines.next().and_then(|line| line.split(". ").next());
+        let standing = standing.and_then(|line| line.trim_end_matches('.').split_once(", "));
         let (date, status) = standing.unwrap_or_else(|| panic!("{page}: no line `DATE, STATUS.`"));
         let number = name.split('-').next().unwrap();
         assert!(
