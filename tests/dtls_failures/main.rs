@@ -314,19 +314,19 @@ fn limit_of_one_source() {
         &material(),
         DtlsSettings {
             handshakes_per_second: 1,
-            // Ten in flight make places short, which 15 s of handshakes at this rate keep up.
-            max_half_open: 20,
+            // Twenty in flight make places short, and those of 15 s at this rate beside do not fill them.
+            max_half_open: 40,
             ..settings()
         },
     );
-    // As fast as hellos are answered, which is 25 times as often as handshakes begin; the first twelve are free.
-    let mut begun = 0;
-    scene.limits(Limit::HandshakeRate, |server, n| {
-        // All from one source, on a port of its own each.
-        let at = n % 250;
+    // As fast as hellos are answered, which is 25 times as often as handshakes begin; the first twenty are free.
+    let (mut begun, mut tries) = (0, 0);
+    scene.limits(Limit::HandshakeRate, |server, _| {
+        // All from one source, on a port of its own each: a port that comes again takes the place that it has.
         loop {
+            tries += 1;
             server.advance(Duration::from_millis(40));
-            match begin(server, &context, at) {
+            match begin(server, &context, tries % 250) {
                 1 => return,
                 2 => begun += 1,
                 other => panic!("{other} answers"),
