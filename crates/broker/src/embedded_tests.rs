@@ -222,7 +222,9 @@ async fn a_search_through_a_large_store_lets_others_pass_and_misses_nothing() {
     let mut answered = 0;
     while answered < 30 || before.is_none() {
         match next(&mut a).await {
-            BrokerEvent::Published { ticket, .. } if ticket == Ticket(100) => before = Some(answered),
+            BrokerEvent::Published {
+                ticket: Ticket(100), ..
+            } => before = Some(answered),
             BrokerEvent::Subscribed { ticket, result } => {
                 answered += 1;
                 let found = result.unwrap();

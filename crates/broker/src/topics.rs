@@ -42,7 +42,45 @@ struct ShapeOf {
 struct Shape {
     /// XOR of the signatures of its filters: of the only one, when it is alone.
     signatures: u64,
+    /// How many signatures begin with each of the 32 values of five bits, two bits each; 3 is 3 or more, and stays.
+    begins: u64,
     filters: u32,
+}
+
+impl Shape {
+    fn add(&mut self, signature: u64) {
+        self.signatures ^= signature;
+        self.filters += 1;
+        if self.beginning_as(signature) < 3 {
+            self.begins += 1 << begin(signature);
+        }
+    }
+
+    fn remove(&mut self, signature: u64) {
+        self.signatures ^= signature;
+        self.filters -= 1;
+        if matches!(self.beginning_as(signature), 1 | 2) {
+            self.begins -= 1 << begin(signature);
+        }
+    }
+
+    fn beginning_as(&self, signature: u64) -> u64 {
+        self.begins >> begin(signature) & 3
+    }
+
+    /// Whether one of its filters may have this signature. Few that have none are looked up, which costs a far place in memory.
+    fn may_have(&self, signature: u64) -> bool {
+        if self.filters == 1 {
+            self.signatures == signature
+        } else {
+            self.beginning_as(signature) > 0
+        }
+    }
+}
+
+/// Where the two bits of a signature stand in [`Shape::begins`].
+fn begin(signature: u64) -> u64 {
+    signature >> 59 << 1
 }
 
 /// The shapes of one number of levels and one ending.
@@ -188,7 +226,7 @@ impl<T: Copy + PartialEq> FilterTable<T> {
                 let signature = sums.fold(shapes.salt, |signature, (sums, bits)| {
                     signature ^ sums.get(usize::from(*bits)).unwrap_or(&0)
                 });
-                if shape.filters > 1 || shape.signatures == signature {
+                if shape.may_have(signature) {
                     self.look_up(signature, topic, found);
                 }
             }
@@ -239,16 +277,17 @@ impl Shapes {
             .place_of(hasher, mask)
             .and_then(|place| self.shapes.get_mut(place as usize))
         {
-            shape.signatures ^= signature;
-            shape.filters += 1;
-            return;
+            return shape.add(signature);
         }
         let place = u32::try_from(self.shapes.len()).unwrap_or(u32::MAX);
         self.masks.extend_from_slice(mask);
-        self.shapes.push(Shape {
-            signatures: signature,
-            filters: 1,
-        });
+        let mut shape = Shape {
+            signatures: 0,
+            begins: 0,
+            filters: 0,
+        };
+        shape.add(signature);
+        self.shapes.push(shape);
         let (masks, stride) = (&self.masks, self.stride);
         self.places.insert_unique(hasher.hash_one(mask), place, |place| {
             hasher.hash_one(mask_at(masks, stride, *place))
@@ -262,8 +301,7 @@ impl Shapes {
         let Some(shape) = self.shapes.get_mut(place as usize) else {
             return;
         };
-        shape.signatures ^= signature;
-        shape.filters -= 1;
+        shape.remove(signature);
         if shape.filters > 0 {
             return;
         }
