@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 const PURE: &[&str] = &["crates/proto/src", "crates/dtls/src"];
 const IMPURE: &[&str] = &[
     "tokio",
-    ".await",
+    ".await;",
+    ".await?",
+    "async fn",
     "UdpSocket",
     "TcpStream",
     "TcpListener",

@@ -658,10 +658,17 @@ fn psk_add_takes_a_key_from_standard_input_and_does_not_repeat_it() {
 #[test]
 fn psk_add_refuses_what_cannot_be_an_identity() {
     let place = Place::new();
-    for name in ["", "#a", " a", "a\nb", &"x".repeat(256)] {
+    let long = "x".repeat(256);
+    for (name, why) in [
+        ("", "name"),
+        ("#a", "name"),
+        (" a", "name"),
+        ("a\nb", "name"),
+        (&long, "255 bytes"),
+    ] {
         place
             .run(&["psk", "add", name, "--psk-file", "psk.txt"])
-            .failed(65, &["name"]);
+            .failed(65, &[why]);
     }
     assert!(!place.path("psk.txt").exists());
     place

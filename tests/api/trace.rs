@@ -112,7 +112,7 @@ fn what_a_device_sends_and_gets_is_told_without_its_secrets() {
         line.contains(&format!("udp:default {}", device.local_addr())),
         "{line}"
     );
-    trace.line(&["<-- ACK 2.01 Created", "22 bytes ***"]);
+    trace.line(&["<-- ACK 2.01 Created", "24 bytes ***"]);
     trace.line(&[
         "--> CON GET",
         "/ps/commands/+?clientid=meter-7&token=***&qos=1",

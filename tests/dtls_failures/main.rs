@@ -256,12 +256,6 @@ fn protocol() {
     let context = psk_client(GCM).context();
     let mut scene = Scene::new(&material(), settings());
     let wrong = [
-        // A message that only a server sends.
-        handshake_message(12, 2, &[0; 20]),
-        // A client that asks for certificates.
-        handshake_message(13, 2, &[1, 1, 0, 0]),
-        // Finished before anything else.
-        handshake_message(20, 2, &[0; 12]),
         // A key exchange whose identity is longer than the message.
         handshake_message(16, 2, &[0xff, 0xff, b'u', b'1']),
         // One with something behind the identity.

@@ -135,11 +135,6 @@ fn a_start_that_fails_after_the_first_threads_says_why_and_does_not_panic() {
         assert_eq!(output.status.code(), Some(code), "{said}");
     };
     let gateway = Gateway::prepare(&Config::new());
-    std::fs::create_dir(gateway.path("state")).unwrap();
-    std::fs::write(gateway.path("state/retained.redb"), "no store".repeat(1000)).unwrap();
-    refused(&gateway, 78, "it is damaged");
-
-    let gateway = Gateway::prepare(&Config::new());
     let _holder = std::net::TcpListener::bind(gateway.metrics_addr()).unwrap();
     refused(&gateway, 69, "metrics.bind: cannot listen on");
 

@@ -129,19 +129,6 @@ async fn a_message_larger_than_the_broker_takes_is_refused_alone() {
     assert_eq!(gateway.snapshot().connects.iter().map(|(_, n)| n).sum::<u64>(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_topic_at_which_mosquitto_would_hang_up_is_refused_before() {
-    let mosquitto = Mosquitto::start();
-    let mut gateway = Gateway::connected(mqtt(mosquitto.port, Protocol::V5), None, 1).await;
-    let deep = vec!["a"; 300].join("/");
-    let worker = &mut gateway.workers[0];
-    assert_eq!(
-        worker.publish(message(&deep, "x", 1)).await,
-        Err(BrokerError::Refused)
-    );
-    worker.publish(message("t", "x", 1)).await.unwrap();
-}
-
 /// MQTT 5, 4.6 promises order for the messages of one client, topic and QoS, and of a client only that it hands them over
 /// in order. Nothing is promised between QoS levels: QoS 2 waits for its PUBREL where QoS 1 does not, and QoS 0 for nothing.
 ///

@@ -27,14 +27,14 @@ fn names(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
 }
 
-/// Where the tests of a name may stand: `binary module::test` in a folder of `tests/`, `module::test` in `src/` or in a file of
+/// Where the tests of a name may stand: `binary module::test` in a folder of `tests/`, `module::test` in `src/` or `crates/`, or in a file of
 /// `tests/`.
 fn files(binary: Option<&str>, module: &str) -> Vec<PathBuf> {
     if let Some(binary) = binary {
         return vec![repository(&format!("tests/{binary}/{module}.rs"))];
     }
     let mut found = vec![repository(&format!("tests/{module}.rs"))];
-    let mut folders = vec![repository("src")];
+    let mut folders = vec![repository("src"), repository("crates")];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

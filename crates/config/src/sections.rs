@@ -105,7 +105,7 @@ section! {
         failed_logins_per_minute: u32 = 30;
         /// Bytes that all that peers make the gateway keep may take together. Peers that have not proved their address may have
         /// a quarter of it, those known by no credential half. 0 is a quarter of what the machine or the cgroup has.
-        memory: Size = 0, |size: &Size| memory(*size);
+        memory: Size = "0B", |size: &Size| memory(*size);
         /// Levels of a topic or filter, mountpoint included, 0 to 200; 0 is 200. Deeper ones are refused, and messages of the
         /// broker on such topics are for nobody.
         topic_levels: u32 = 32, between(0, 200);

@@ -149,7 +149,7 @@ impl Disk {
                 std::fs::rename(&path, &aside)
                     .map_err(|error| fail(Trouble::io("it is damaged and cannot be set aside", &error)))?;
                 let damage = format!(
-                    "the retained store was {}; it is set aside as {DAMAGED}",
+                    "the retained store: {}; it is set aside as {DAMAGED}",
                     trouble.reason
                 );
                 let (database, messages, _) = open_whole(&path, moment).map_err(fail)?;
