@@ -3,7 +3,7 @@
 use crate::each_transport;
 use crate::support::dtls::Options;
 use crate::support::gateway::hex;
-use crate::support::{Client, Config, Gateway, Kind, Request, code, ms, psk_of};
+use crate::support::{Client, Config, Gateway, Kind, Request, code, psk_of};
 
 each_transport!(
     topics_over_the_limits_are_refused_with_the_limit,

@@ -10,6 +10,7 @@ repository=$(cd "$here/../.." && pwd)
 home=$(realpath -m "${CARGO_TARGET_DIR:-$repository/target}")/fresh
 toolchain=$(rustc --print sysroot)
 commit=$(git -C "$repository" rev-parse HEAD)
+clone=/home/dev/portcullis
 
 step() { echo "== $suite: $*"; }
 fail() { echo "FAILED: $suite: $*" >&2; exit 1; }
@@ -18,76 +19,72 @@ inside() { # USER COMMAND...
     shift
     "$here/tree.sh" run "$root" "$user" --bind "$toolchain" /opt/rust "$@"
 }
-clean_clone() { # OWNER
-    git clone --quiet --no-local "$repository" "$root/home/dev/portcullis"
-    git -C "$root/home/dev/portcullis" checkout --quiet --detach "$commit"
-    chroot "$root" chown -R "$1:" /home/dev/portcullis
-}
-start_over() {
+start_over() { # OWNER
     rm -rf --one-file-system "$root"
     cp -a --reflink=auto "$tree" "$root"
     chroot "$root" useradd --create-home --uid 4000 dev
+    versions >"$home/before"
+    git clone --quiet --no-local "$repository" "$root$clone"
+    git -C "$root$clone" checkout --quiet --detach "$commit"
+    # As old as the commit, so that what one user built of it counts for the other.
+    find "$root$clone" -name .git -prune -o -type f -print0 | xargs -0 touch -d "@$(git -C "$repository" log -1 --format=%ct)"
+    chroot "$root" chown -R "$1:" "$clone"
 }
 versions() { chroot "$root" dpkg-query -W -f '${Package} ${Version}\n' | sort; }
 # What was there is there as it was; what came is said.
 nothing_upgraded() {
-    versions >"$home/after"
     local changed
+    versions >"$home/after"
     changed=$(comm -23 "$home/before" "$home/after")
     [ -z "$changed" ] || fail "no longer as it was: $changed"
     step "$(comm -13 "$home/before" "$home/after" | wc -l) packages came, none was changed; $(grep '^libssl3' "$home/after")"
 }
 # make run, until it serves; then once more, with all its lines.
 serves() { # USER
-    local user=$1
-    printf '#!/bin/sh\nexec make --no-print-directory -C /home/dev/portcullis run\n' >"$root/usr/local/bin/make-run"
+    cat >"$root/usr/local/bin/make-run" <<MAKE
+#!/bin/sh
+trap 'kill \$!; wait \$!; exit 0' TERM
+make --no-print-directory -C $clone run &
+wait \$!
+MAKE
     chmod +x "$root/usr/local/bin/make-run"
-    inside "$user" bash -c '
-        set -m
+    inside "$1" bash -c '
         make-run >run.log 2>&1 &
         until grep -q "coap-client" run.log && (exec 3<>/dev/tcp/127.0.0.1/9683) 2>/dev/null; do
             kill -0 $! 2>/dev/null || { cat run.log; exit 1; }
             sleep 1
         done
-        kill -- -$!
-        wait $! || true
-        bash portcullis/tests/interop/quickstart.sh make-run' | sed "s/^/   /"
-    cp "$root$(chroot "$root" awk -F: -v user="$user" '$1 == user { print $6 }' /etc/passwd)/run.log" "$home/$suite-run-$user.log"
+        kill $!
+        wait $!
+        bash '"$clone"'/tests/interop/quickstart.sh make-run'
 }
 
 for suite in "$@"; do
     tree=$home/$suite
     root=$home/$suite.root
-    trap 'rm -rf --one-file-system "$root"' EXIT
+    trap 'rm -rf --one-file-system "$root" "$home/$suite.target"' EXIT
     "$here/tree.sh" make "$tree" "$suite" git,make released
 
+    start_over root
     step "make run as root, from a clean clone of ${commit:0:10}"
-    start_over
-    versions >"$home/before"
-    clean_clone root
     serves root
     nothing_upgraded
-
-    step "make run as a plain user"
-    mv "$root/home/dev/portcullis/target" "$home/$suite.target"
-    start_over
-    clean_clone dev
-    if said=$(inside dev make -C portcullis run 2>&1); then fail "served without its packages"; fi
-    install=$(sed -n 's/^Missing packages; as root: //p' <<<"$said")
-    [ -n "$install" ] || fail "does not name what is missing: $said"
-    echo "   # $install"
-    inside root bash -c "${install/install /install -y }" >"$home/$suite-install.log" 2>&1 || { cat "$home/$suite-install.log"; fail "what it named"; }
-    # What root built from the same source at the same place.
-    mv "$home/$suite.target" "$root/home/dev/portcullis/target"
-    chroot "$root" chown -R dev: /home/dev/portcullis/target
-    serves dev
+    step "make test as root"
+    inside root make -C "$clone" test >"$home/$suite-test.log" 2>&1 || { tail -n 60 "$home/$suite-test.log"; fail "make test"; }
+    tail -n 1 "$home/$suite-test.log"
     nothing_upgraded
 
-    step "make test as root, from a clean clone"
-    start_over
-    clean_clone root
-    inside root make -C /home/dev/portcullis test >"$home/$suite-test.log" 2>&1 || { tail -n 60 "$home/$suite-test.log"; fail "make test"; }
-    tail -n 1 "$home/$suite-test.log"
+    mv "$root$clone/target" "$home/$suite.target"
+    start_over dev
+    step "make run as a plain user, from a clean clone"
+    if said=$(inside dev make -C "$clone" run 2>&1); then fail "served without its packages"; fi
+    install=$(sed -n 's/^Missing packages; as root: //p' <<<"$said")
+    [ -n "$install" ] || fail "does not name what is missing: $said"
+    step "as root: $install"
+    inside root bash -c "${install/install /install -y }" >"$home/$suite-install.log" 2>&1 || { cat "$home/$suite-install.log"; fail "what it named"; }
+    mv "$home/$suite.target" "$root$clone/target"
+    chroot "$root" chown -R dev: "$clone/target"
+    serves dev
     nothing_upgraded
     rm -rf --one-file-system "$root"
 done

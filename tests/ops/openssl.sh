@@ -9,6 +9,7 @@
 #                        packages), and on the OpenSSL 3 and 4 that are built from source; UPDATE_DOCS=1 writes the table of
 #                        docs/interop.md
 set -euo pipefail
+shopt -s inherit_errexit
 repository=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$repository"
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
