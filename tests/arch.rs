@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The pure crates never name tasks, sockets, files, clocks or global randomness.
+/// The pure crates never name tasks, sockets, files, clocks or global randomness. `Instant::now` is for clippy to find, which
+/// knows tests from code (`.clippy.toml`).
 const PURE: &[&str] = &["crates/proto/src", "crates/dtls/src"];
 const IMPURE: &[&str] = &[
     "tokio",
@@ -16,7 +17,6 @@ const IMPURE: &[&str] = &[
     "TcpListener",
     "std::fs",
     "std::thread",
-    "Instant::now",
     "SystemTime",
     "OsRng",
     "rand::rng()",
@@ -73,8 +73,8 @@ fn the_core_is_pure() {
         }
     }
     assert_eq!(
-        impurities("let now = Instant::now(); // tokio\n"),
-        ["Instant::now"]
+        impurities("let now = SystemTime::now(); // tokio\n"),
+        ["SystemTime"]
     );
     assert!(
         impurities("//! tokio\nuse std::time::Instant;\n#[cfg(test)]\nmod tests { std::fs::read }")
