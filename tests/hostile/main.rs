@@ -7,7 +7,8 @@
 //! | `filters` | filters made to cost |
 //! | `handshakes` | wrong keys, hello floods, handshakes that stop half-way |
 //! | `records` | replayed, cut, flipped and forged records |
-//! | `secrets` | what the log must never say |
+//! | `secrets` | what the log must never say
+//! | `standing` | strangers by the thousand, and devices that want too much |
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -30,6 +31,7 @@ mod handshakes;
 mod messages;
 mod records;
 mod secrets;
+mod standing;
 
 /// Random bytes that are the same in every run (xorshift64*).
 struct Noise(u64);

@@ -109,6 +109,9 @@ pub fn to_gateway_settings(config: &Config, available: u64) -> Settings {
     }
 }
 
+/// What a remembered exchange weighs, in bytes, its answer apart.
+const EXCHANGE: usize = 256;
+
 /// Each worker has its share of the memory: what it keeps for a peer is in no other.
 fn caps(limits: &Limits, available: u64, workers: u8) -> Caps {
     let memory = match limits.memory.0 {
@@ -116,12 +119,16 @@ fn caps(limits: &Limits, available: u64, workers: u8) -> Caps {
         memory => memory,
     };
     let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+    let memory = bytes(memory / u64::from(workers.max(1)));
+    let defaults = Caps::default();
     Caps {
-        memory: bytes(memory / u64::from(workers.max(1))),
+        memory,
+        // Exchanges belong to nobody who could give way: all of them together leave strangers most of their quarter.
+        remembered_exchanges: defaults.remembered_exchanges.min(memory / 8 / EXCHANGE),
         observations_per_identity: to_usize(limits.per_identity.observations),
         memory_per_identity: bytes(limits.per_identity.memory.0),
         topics: limits.topics(),
-        ..Caps::default()
+        ..defaults
     }
 }
 
