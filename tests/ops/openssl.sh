@@ -85,7 +85,7 @@ compare() {
         libraries=$(unpack "$level")
         said=$(comparisons "compare-$level.log" env LD_LIBRARY_PATH="$libraries")
         echo "record comparisons on $package $level: $said"
-        [ "$said" = "4 ok" ] || { cat "$home/log/compare-$level.log"; exit 1; }
+        [[ $said =~ ^[1-9][0-9]*\ ok$ ]] || { cat "$home/log/compare-$level.log"; exit 1; }
     done
 }
 
