@@ -10,7 +10,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
@@ -226,7 +226,7 @@ impl Manager {
 
     fn told(&mut self) -> String {
         let mut buffer = [0; 4096];
-        let length = self.socket.recv(&mut buffer).unwrap_or_else(|error| {
+        let length = retried(|| self.socket.recv(&mut buffer)).unwrap_or_else(|error| {
             let logs: Vec<_> = self.logs.try_iter().collect();
             panic!("after {:?} it says nothing more ({error}): {logs:?}", self.seen)
         });
@@ -285,6 +285,16 @@ impl Drop for Manager {
     }
 }
 
+/// What `read` gives. A machine that is halted for a moment interrupts a read that has a time-out (signal(7)).
+fn retried(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match read() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
 fn client() -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -294,7 +304,7 @@ fn client() -> UdpSocket {
 fn echo(peer: &UdpSocket, to: SocketAddr, text: &[u8]) {
     peer.send_to(text, to).unwrap();
     let mut buffer = [0; 64];
-    let length = peer.recv(&mut buffer).unwrap();
+    let length = retried(|| peer.recv(&mut buffer)).unwrap();
     assert_eq!(&buffer[..length], text);
 }
 
@@ -334,7 +344,7 @@ fn it_says_ready_when_it_serves_and_goodbye_when_it_is_stopped() {
         manager.signal(signal);
         manager.wait_for("STOPPING=1");
         let mut buffer = [0; 8];
-        let length = peer.recv(&mut buffer).unwrap();
+        let length = retried(|| peer.recv(&mut buffer)).unwrap();
         assert_eq!(&buffer[..length], b"bye");
         assert_eq!(manager.exit_code(), Some(0));
     }
@@ -452,7 +462,7 @@ fn datagrams_that_came_while_nobody_ran_are_answered_over_kept_sockets() {
     manager.wait_for("READY=1");
     for peer in &peers {
         let mut buffer = [0; 8];
-        let length = peer.recv(&mut buffer).unwrap();
+        let length = retried(|| peer.recv(&mut buffer)).unwrap();
         assert_eq!(&buffer[..length], b"early");
     }
 }

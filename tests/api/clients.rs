@@ -347,7 +347,7 @@ fn silence_is_504_and_a_reset_is_502() {
 fn status_counts_what_there_is() {
     let served = Served::start(CONNECTED);
     let _clients = five(&served);
-    wait_until("five connections", 5.0, || {
+    wait_until("five connections", || {
         get(served.address, "/api/v1/status").json()["connections"] == 5
     });
     let status = get(served.address, "/api/v1/status").expect(200).json();

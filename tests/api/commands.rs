@@ -28,7 +28,7 @@ pub fn start_with(config: Config, lines: &str) -> Managed {
     let config = config.set("admin", &format!("bind = \"{admin}\"\n{lines}"));
     let gateway = Gateway::start(config);
     // It is ready for devices before it is for operators.
-    wait_until("the management interface", 10.0, || {
+    wait_until("the management interface", || {
         std::net::TcpStream::connect(admin).is_ok()
     });
     Managed {
@@ -105,9 +105,7 @@ fn clients_are_listed_shown_and_kicked() {
         serde_json::from_str(&said(&run(&managed, &["clients", "show", "dev1", "--json"]))).unwrap();
     assert_eq!(shown["observations"][0]["topic"], "commands/+");
     said(&run(&managed, &["clients", "kick", "dev1"]));
-    wait_until("close_notify at the kicked device", 5.0, || {
-        dtls.ended().is_some()
-    });
+    wait_until("close_notify at the kicked device", || dtls.ended().is_some());
     fails(&run(&managed, &["clients", "kick", "dev1"]), 67, "no client");
     fails(&run(&managed, &["clients", "show", "nobody"]), 67, "nobody");
 }
@@ -309,7 +307,7 @@ fn the_built_gateway_does_what_the_api_says() {
     let mut fresh = Client::dtls(managed.gateway.dtls_addr(), &options);
     fresh.publish("ps/t", "1");
     delete(managed.admin, "/api/v1/psk/dev1").expect(204);
-    wait_until("the end of the session", 5.0, || client.ended().is_some());
+    wait_until("the end of the session", || client.ended().is_some());
     delete(managed.admin, "/api/v1/psk/new").expect(204);
     // A listener that is off says nothing.
     let mut udp = managed.gateway.client(Kind::Udp);

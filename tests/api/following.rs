@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::commands::{Managed, start};
+use crate::http::PATIENCE;
 use crate::support::{Client, Config, Kind, Request, ms};
 
 fn follow(managed: &Managed, arguments: &[&str]) -> Child {
@@ -86,7 +87,7 @@ fn ctrl_c_ends_a_command_that_waits_for_a_gateway_that_hangs() {
         let began = Instant::now();
         ends(child, arguments[0]);
         signal("-CONT", managed.gateway.pid());
-        assert!(began.elapsed() < Duration::from_secs(5));
+        assert!(began.elapsed() < PATIENCE);
     }
 }
 

@@ -101,7 +101,7 @@ fn a_listener_of_either_kind_is_added_serves_and_is_removed() {
 
     add(&managed, "udp", "second", &json!({"bind": bind})).error(409, "exists");
     delete(managed.admin, "/api/v1/listeners/dtls/second").expect(204);
-    wait_until("close_notify at a device of the listener", 5.0, || {
+    wait_until("close_notify at a device of the listener", || {
         devices[0].ended().is_some()
     });
     delete(managed.admin, "/api/v1/listeners/udp/second").expect(204);
@@ -173,7 +173,7 @@ fn a_reload_moves_adds_and_removes_listeners() {
     let text = file(&managed).replace(&old.to_string(), &at(&port).to_string());
     managed.gateway.write("portcullis.toml", text.as_bytes());
     managed.gateway.reload();
-    wait_until("an answer at the new address", 5.0, || answers(at(&port)));
+    wait_until("an answer at the new address", || answers(at(&port)));
     assert!(!answers(old));
     // Who came through the other listener notices nothing.
     device.publish("ps/t", "2");

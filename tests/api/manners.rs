@@ -36,7 +36,7 @@ fn who_hangs_up_gets_no_change_that_is_half_done_or_not_in_the_log() {
             &body,
             ms(2 * u64::from(n)),
         );
-        wait_until("the line of the change", 10.0, || {
+        wait_until("the line of the change", || {
             let log = managed.gateway.log();
             let lines = log.lines().filter(|line| line.contains("portcullis::audit"));
             lines.filter(|line| line.contains("status=200")).count() > n as usize
@@ -68,7 +68,7 @@ fn who_hangs_up_does_not_leave_a_file_that_the_gateway_refuses() {
     for patience in [3, 6, 9, 12, 15, 20] {
         hang_up(managed.admin, "POST", "/api/v1/listeners", &body, ms(patience));
     }
-    wait_until("the lines of the refusals", 10.0, || {
+    wait_until("the lines of the refusals", || {
         let log = managed.gateway.log();
         let lines = log.lines().filter(|line| line.contains("portcullis::audit"));
         lines.filter(|line| line.contains("status=409")).count() == 6

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::commands::{Managed, start};
 use crate::dtls_client::{ClientConfig, DtlsClient};
 use crate::http::{ask, send};
+use crate::support::client::receive;
 use crate::support::{Config, Kind, Request, dtls, ms, wait_until};
 
 /// A running `portcullis trace`; its standard output line by line.
@@ -39,7 +40,7 @@ impl Tracing {
                 .try_for_each(|line| to.send(line))
         });
         let traces = || managed.gateway.log().contains("path=\"/api/v1/trace\"");
-        wait_until("the trace to be on", 10.0, traces);
+        wait_until("the trace to be on", traces);
         Self {
             child,
             lines,
@@ -176,7 +177,7 @@ fn carry(client: &mut DtlsClient, socket: &UdpSocket) {
         for datagram in client.take() {
             socket.send(&datagram).unwrap();
         }
-        match socket.recv(&mut buffer) {
+        match receive(socket, &mut buffer) {
             Ok(len) => client.handle(&buffer[..len]),
             Err(_) if client.is_connected() => return,
             Err(_) => client.connect(),
@@ -242,7 +243,7 @@ fn libcoap_over_dtls_is_traced_and_the_trace_ends_by_itself() {
     let line = trace.line(&["/ps/room/1?p=***"]);
     assert!(line.ends_with("11 bytes"), "{line}");
     trace.line(&["session ended: close_notify"]);
-    wait_until("the end of the trace", 10.0, || {
+    wait_until("the end of the trace", || {
         trace.child.try_wait().unwrap().is_some()
     });
     assert!(trace.child.wait().unwrap().success());
@@ -273,7 +274,7 @@ fn a_reader_that_goes_away_ends_the_trace_at_the_workers() {
     assert!(eight.iter().all(|(_, head)| head.ends_with("200")), "{eight:?}");
     assert_eq!(send(managed.admin, "POST", "/api/v1/trace", &body).status, 409);
     drop(eight);
-    wait_until("places for traces", 10.0, || open().1.ends_with("200"));
+    wait_until("places for traces", || open().1.ends_with("200"));
 }
 
 #[test]

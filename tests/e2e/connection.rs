@@ -4,6 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::each_transport;
+use crate::support::client::PATIENCE;
 use crate::support::{
     Client, Config, Gateway, Kind, Message, Reaction, Request, code, ms, option, typ, wait_until,
 };
@@ -240,14 +241,14 @@ fn several_clientids_share_one_port(kind: Kind) {
     client.no_notification(&observations[1].token, ms(50));
 }
 
-/// A gateway whose connections end after 1.5 s of silence.
+/// A gateway whose connections end after 4.5 s of silence: longer than a busy machine lets a test wait for its turn.
 fn short_lived() -> Gateway {
-    Gateway::start(Config::new().connection_mode().coap("heartbeat = \"1s\""))
+    Gateway::start(Config::new().connection_mode().coap("heartbeat = \"3s\""))
 }
 
 /// Waits until the gateway has ended its last connection; how long that took.
 fn ends(gateway: &Gateway, since: Instant) -> Duration {
-    wait_until("the connection ends", 8.0, || {
+    wait_until("the connection ends", || {
         gateway.metric("connections", &[]) == 0.0
     });
     since.elapsed()
@@ -261,10 +262,7 @@ fn a_connection_ends_without_heartbeat(kind: Kind) {
     let since = Instant::now();
     gateway.metric_becomes("subscriptions", &[], 1.0);
     let took = ends(&gateway, since);
-    assert!(
-        took > ms(1200) && took < ms(4000),
-        "1.5 times the heartbeat of 1 s, not {took:?}"
-    );
+    assert!(took > ms(2500), "1.5 times the heartbeat of 3 s, not {took:?}");
     gateway.metric_becomes("subscriptions", &[], 0.0);
     assert_eq!(client.heartbeat("a", &token), code::UNAUTHORIZED);
     let mut publisher = gateway.client(kind);
@@ -278,7 +276,7 @@ fn valid_requests_keep_a_connection_alive(kind: Kind) {
     let mut client = gateway.client(kind);
     let token = client.create("a");
     for i in 0..6 {
-        sleep(ms(700));
+        sleep(ms(1000));
         match i % 2 {
             0 => assert_eq!(client.heartbeat("a", &token), code::CHANGED),
             _ => client.publish(&with("ps/t", "a", &token, ""), "x"),
@@ -307,7 +305,7 @@ fn rejected_requests_do_not_keep_it_alive(kind: Kind) {
             .request(&Request::post("ps/t").payload("x"))
             .expect(code::BAD_REQUEST);
         assert!(
-            since.elapsed() < ms(8000),
+            since.elapsed() < PATIENCE,
             "rejected requests keep the connection alive"
         );
         sleep(ms(200));
@@ -323,7 +321,7 @@ fn acknowledging_notifications_keeps_it_alive(kind: Kind) {
     let mut publisher = gateway.client(kind);
     let other = publisher.create("b");
     for _ in 0..6 {
-        sleep(ms(700));
+        sleep(ms(1000));
         publisher.publish(&with("ps/t", "b", &other, ""), "x");
         assert_eq!(client.notification(&observation.token).typ, typ::CON);
     }
@@ -335,10 +333,10 @@ fn pings_keep_it_alive(kind: Kind) {
     let mut client = gateway.client(kind);
     let token = client.create("a");
     for _ in 0..6 {
-        sleep(ms(700));
+        sleep(ms(1000));
         let id = client.next_id();
         client.send(&Message::empty(typ::CON, id));
-        let answer = client.recv(ms(3000)).expect("a RST");
+        let answer = client.recv(PATIENCE).expect("a RST");
         assert_eq!((answer.typ, answer.id), (typ::RST, id));
     }
     assert_eq!(client.heartbeat("a", &token), code::CHANGED);
@@ -399,7 +397,7 @@ fn a_device_that_rebooted_can_close_after_creating_again(kind: Kind) {
     rebooted
         .request(&Request::delete(&with("mqtt/connection", "a", &new, "")))
         .expect(code::DELETED);
-    wait_until("both ended", 3.0, || gateway.metric("connections", &[]) == 0.0);
+    wait_until("both ended", || gateway.metric("connections", &[]) == 0.0);
 }
 
 fn a_refused_create_leaves_the_old_connection_alone(kind: Kind) {

@@ -70,14 +70,14 @@ fn a_silent_observer_of_non_notifications_stays(kind: Kind) {
 }
 
 fn a_silent_observer_is_checked_with_a_con(kind: Kind) {
-    let gateway = Gateway::start(Config::new().coap("observe_check = \"6s\""));
+    let gateway = Gateway::start(Config::new().coap("observe_check = \"12s\""));
     let mut client = gateway.client(kind);
     let observation = client.observe("ps/a?qos=0");
     let mut publisher = gateway.client(kind);
     publisher.publish("ps/a", "soon");
     assert_eq!(client.notification(&observation.token).typ, typ::NON);
     // Late enough for news to be the check, and before the gateway checks without news.
-    sleep(ms(4600));
+    sleep(ms(9300));
     publisher.publish("ps/a", "late");
     let late = client.notification(&observation.token);
     assert_eq!((late.typ, late.text().as_str()), (typ::CON, "late"));
@@ -92,7 +92,7 @@ fn a_silent_observer_is_checked_with_a_con(kind: Kind) {
 }
 
 fn a_silent_observer_is_checked_without_news_too(kind: Kind) {
-    let config = Config::new().coap("observe_check = \"1s\"").transmission(100, 1);
+    let config = Config::new().coap("observe_check = \"1s\"").transmission(500, 2);
     let gateway = Gateway::start(config);
     let mut client = gateway.client(kind);
     let observation = client.observe("ps/a?qos=0");
@@ -103,7 +103,7 @@ fn a_silent_observer_is_checked_without_news_too(kind: Kind) {
     // It acknowledges no further check: that ends the observation.
     client.reaction = Reaction::Ignore;
     gateway.metric_becomes("subscriptions", &[], 1.0);
-    wait_until("the dead observer is gone", 6.0, || {
+    wait_until("the dead observer is gone", || {
         gateway.metric("subscriptions", &[]) == 0.0
     });
 }
@@ -176,12 +176,12 @@ fn a_presented_token_is_checked_on_every_request(kind: Kind) {
 }
 
 fn requests_with_its_token_keep_a_connection_alive(kind: Kind) {
-    let gateway = Gateway::start(Config::new().coap("heartbeat = \"1s\""));
+    let gateway = Gateway::start(Config::new().coap("heartbeat = \"3s\""));
     let mut client = gateway.client(kind);
     let token = client.create("a");
     let silent = client.create("b");
-    for _ in 0..5 {
-        sleep(ms(600));
+    for _ in 0..6 {
+        sleep(ms(1000));
         client.publish(&format!("ps/t?c=a&t={token}"), "x");
     }
     assert_eq!(client.heartbeat("a", &token), code::CHANGED);

@@ -1,6 +1,7 @@
 //! The message layer: duplicates, ping, malformed messages, critical options, proxying, Accept, No-Response.
 
 use crate::each_transport;
+use crate::support::client::PATIENCE;
 use crate::support::coap::uint_bytes;
 use crate::support::{Client, Config, Gateway, Kind, Message, Request, code, ms, option, typ};
 
@@ -400,17 +401,16 @@ fn an_observer_is_never_notified_in_a_format_that_it_does_not_accept(kind: Kind)
 }
 
 /// What a request with No-Response comes to: the codes of the answers within a while.
-fn answers(client: &mut Client, request: Request, suppress: u32) -> Vec<(u8, u8)> {
+/// That `request` with this No-Response is answered by exactly `wanted`, a type and a code each.
+#[track_caller]
+fn answered(client: &mut Client, request: Request, suppress: u32, wanted: &[(u8, u8)]) {
     let message = client.message(&request.option(option::NO_RESPONSE, &uint_bytes(suppress)));
     client.send(&message);
-    let mut got = vec![];
-    while let Some(answer) = client.recv(ms(300)) {
-        if answer.typ == typ::CON {
-            client.send(&Message::empty(typ::ACK, answer.id));
-        }
-        got.push((answer.typ, answer.code));
+    for wanted in wanted {
+        let answer = client.recv(PATIENCE).expect("an answer");
+        assert_eq!((answer.typ, answer.code), *wanted, "{suppress}");
     }
-    got
+    client.silence(ms(300));
 }
 
 fn no_response_is_honoured(kind: Kind) {
@@ -419,18 +419,15 @@ fn no_response_is_honoured(kind: Kind) {
     let good = || Request::post("ps/a?retain=1").payload("x");
     let bad = || Request::post("ps/a?qos=9").payload("x");
     // 2 suppresses 2.xx, 8 4.xx, 26 everything, 0 nothing.
-    assert_eq!(answers(&mut client, good().non(), 2), []);
-    assert_eq!(
-        answers(&mut client, bad().non(), 2),
-        [(typ::NON, code::BAD_REQUEST)]
-    );
-    assert_eq!(answers(&mut client, bad().non(), 8), []);
-    assert_eq!(answers(&mut client, good().non(), 8), [(typ::NON, code::CHANGED)]);
-    assert_eq!(answers(&mut client, good().non(), 26), []);
-    assert_eq!(answers(&mut client, bad().non(), 26), []);
-    assert_eq!(answers(&mut client, good().non(), 0), [(typ::NON, code::CHANGED)]);
+    answered(&mut client, good().non(), 2, &[]);
+    answered(&mut client, bad().non(), 2, &[(typ::NON, code::BAD_REQUEST)]);
+    answered(&mut client, bad().non(), 8, &[]);
+    answered(&mut client, good().non(), 8, &[(typ::NON, code::CHANGED)]);
+    answered(&mut client, good().non(), 26, &[]);
+    answered(&mut client, bad().non(), 26, &[]);
+    answered(&mut client, good().non(), 0, &[(typ::NON, code::CHANGED)]);
     // A CON is acknowledged all the same.
-    assert_eq!(answers(&mut client, good(), 26), [(typ::ACK, code::EMPTY)]);
+    answered(&mut client, good(), 26, &[(typ::ACK, code::EMPTY)]);
     assert_eq!(client.read("ps/a"), b"x", "and what it asked for was done");
 }
 

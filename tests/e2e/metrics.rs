@@ -141,7 +141,7 @@ fn every_datagram_of_a_flood_has_one_end_in_the_metrics() {
         let transport = if kind == Kind::Udp { "udp" } else { "dtls" };
         let transport = format!("transport=\"{transport}\"");
         let count = |name: &str, labels: &[&str]| gateway.metric(name, &[labels, &[&transport]].concat());
-        wait_until("all are read", 5.0, || {
+        wait_until("all are read", || {
             count("udp_datagrams_received_total", &[]) + count("udp_socket_drops_total", &[]) == 2_000.0
         });
         let of_messages: f64 = [
@@ -184,7 +184,7 @@ fn sessions_and_handshakes_are_counted() {
     gateway.metric_becomes("dtls_handshake_seconds_count", &[], 3.0);
     gateway.metric_becomes("dtls_half_open", &[], 0.0);
     clients.pop().unwrap().close();
-    wait_until("the session ends", 3.0, || {
+    wait_until("the session ends", || {
         gateway.metric("sessions", &["transport=\"dtls\""]) == 2.0
     });
 }
@@ -201,7 +201,7 @@ fn publishes_and_notifications_are_counted_by_result() {
     client
         .request(&Request::post("ps/+").payload("x"))
         .expect(code::BAD_REQUEST);
-    wait_until("they are counted", 3.0, || {
+    wait_until("they are counted", || {
         gateway.metric("notifications_total", &["type=\"con\""]) >= 4.0
     });
     gateway.metric_becomes("notifications_total", &["type=\"con\""], 4.0);
@@ -212,7 +212,7 @@ fn publishes_and_notifications_are_counted_by_result() {
     client.publish("ps/a", "reset");
     let last = client.notification(&observation.token);
     client.send(&Message::empty(typ::RST, last.id));
-    wait_until("the observation ends", 3.0, || {
+    wait_until("the observation ends", || {
         gateway.metric("subscriptions", &[]) == 0.0
     });
     client.silence(ms(50));

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use crate::dtls_client::{ClientConfig, DtlsClient};
-use crate::support::client::{PATIENCE, Transport, any_loopback};
+use crate::support::client::{PATIENCE, Transport, any_loopback, receive_within};
 use crate::support::{Client, Config, Gateway, psk_of};
 
 /// A session that sends each request from a port of its own.
@@ -41,11 +41,8 @@ impl Roaming {
         for datagram in self.session.take() {
             self.socket.send_to(&datagram, self.server).unwrap();
         }
-        self.socket
-            .set_read_timeout(Some(timeout.max(Duration::from_millis(1))))
-            .unwrap();
         let mut buffer = [0; 2048];
-        if let Ok(length) = self.socket.recv(&mut buffer) {
+        if let Ok(length) = receive_within(&self.socket, &mut buffer, timeout) {
             self.session.handle(&buffer[..length]);
             self.received.extend(self.session.received());
         }

@@ -180,9 +180,7 @@ fn rst_cancels(kind: Kind, qos: u8, expected: u8) {
     assert_eq!(notification.typ, expected);
     client.send(&Message::empty(typ::RST, notification.id));
     client.reaction = Reaction::Acknowledge;
-    wait_until("it is cancelled", 3.0, || {
-        gateway.metric("subscriptions", &[]) == 1.0
-    });
+    wait_until("it is cancelled", || gateway.metric("subscriptions", &[]) == 1.0);
     publisher.publish("ps/a", "2");
     publisher.publish("ps/b", "3");
     assert_eq!(client.notification(&kept.token).text(), "3");
@@ -206,9 +204,7 @@ fn silence_to_a_con_cancels_that_observation_only(kind: Kind) {
     client.reaction = Reaction::Ignore;
     publisher.publish("ps/a", "1");
     assert_eq!(client.notification(&cancelled.token).text(), "1");
-    wait_until("it is cancelled", 3.0, || {
-        gateway.metric("subscriptions", &[]) == 1.0
-    });
+    wait_until("it is cancelled", || gateway.metric("subscriptions", &[]) == 1.0);
     client.reaction = Reaction::Acknowledge;
     publisher.publish("ps/a", "2");
     publisher.publish("ps/b", "3");

@@ -12,7 +12,7 @@ fn held(gateway: &Gateway) -> Vec<&'static str> {
 
 #[track_caller]
 fn becomes(gateway: &Gateway, wanted: &[&str]) {
-    wait_until(&format!("{wanted:?}"), 15.0, || held(gateway) == wanted);
+    wait_until(&format!("{wanted:?}"), || held(gateway) == wanted);
 }
 
 /// Twenty sessions are all that the listener has room for.

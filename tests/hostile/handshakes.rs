@@ -4,6 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
 
 use crate::Noise;
+use crate::support::client::{PATIENCE, receive, receive_within};
 use crate::support::gateway::psk_options;
 use crate::support::{Client, Config, Gateway, Kind, dtls, ms, psk_of, wait_until};
 
@@ -17,7 +18,7 @@ pub fn client_hello() -> Vec<u8> {
     let options = psk_options("dev1").patience(ms(1));
     assert!(dtls::connect(nobody.local_addr().unwrap(), &options).is_err());
     let mut buf = vec![0; 2000];
-    let n = nobody.recv(&mut buf).unwrap();
+    let n = receive(&nobody, &mut buf).unwrap();
     buf.truncate(n);
     assert_eq!(
         (buf[0], buf[13], buf[SESSION_ID], buf[SESSION_ID + 1]),
@@ -53,7 +54,7 @@ fn with_cookie(hello: &[u8], verify_request: &[u8]) -> Vec<u8> {
 fn socket_to(to: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(to).unwrap();
-    socket.set_read_timeout(Some(ms(2000))).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
 
@@ -62,7 +63,7 @@ fn abandoned(to: SocketAddr, hello: &[u8]) -> UdpSocket {
     let socket = socket_to(to);
     let mut buf = [0; 2000];
     socket.send(hello).unwrap();
-    let n = socket.recv(&mut buf).expect("HelloVerifyRequest");
+    let n = receive(&socket, &mut buf).expect("HelloVerifyRequest");
     socket.send(&with_cookie(hello, &buf[..n])).unwrap();
     socket
 }
@@ -93,7 +94,7 @@ fn a_wrong_key_and_an_unknown_identity_look_the_same_and_disturb_nobody() {
         attempt(identity, psk_of("dev1").as_bytes());
         live.publish("ps/a", "x");
     }
-    wait_until("the half-open ones are forgotten", 10.0, || {
+    wait_until("the half-open ones are forgotten", || {
         gateway.metric("dtls_half_open", &[]) == 0.0
     });
     let count = |result: &str| gateway.metric("dtls_handshakes_total", &[&format!("result=\"{result}\"")]);
@@ -136,7 +137,7 @@ fn twenty_thousand_hellos_without_cookie_leave_nothing_behind() {
         let socket = &sockets[i % sockets.len()];
         let _ = socket.send(&another(&hello, &mut noise));
         if i % 100 == 99 {
-            if let Ok(n) = socket.recv(&mut buf) {
+            if let Ok(n) = receive_within(socket, &mut buf, ms(2000)) {
                 assert!(n <= hello.len(), "an answer larger than its question");
                 assert_eq!((buf[0], buf[13]), (22, 3), "HelloVerifyRequest");
             }
@@ -181,16 +182,16 @@ fn a_handshake_begun_at_a_live_sessions_address_leaves_the_session_alone() {
     let socket = live.socket();
     // The forger would have to see the cookie; suppose that it does.
     socket.send(&hello).unwrap();
-    socket.set_read_timeout(Some(ms(2000))).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut buf = [0; 2000];
-    let n = socket.recv(&mut buf).expect("HelloVerifyRequest");
+    let n = receive(&socket, &mut buf).expect("HelloVerifyRequest");
     socket.send(&with_cookie(&hello, &buf[..n])).unwrap();
     for i in 0..30 {
         live.publish("ps/a", format!("{i}"));
         assert_eq!(live.notification(&observation.token).text(), format!("{i}"));
         std::thread::sleep(ms(50));
     }
-    wait_until("the pending handshake is forgotten", 5.0, || {
+    wait_until("the pending handshake is forgotten", || {
         gateway.metric("dtls_half_open", &[]) == 0.0
     });
     live.publish("ps/a", "after");
@@ -206,9 +207,9 @@ fn a_cookie_is_good_for_its_own_address_only() {
     let owner = socket_to(gateway.dtls_addr());
     let mut buf = [0; 2000];
     owner.send(&hello).unwrap();
-    let n = owner.recv(&mut buf).expect("HelloVerifyRequest");
+    let n = receive(&owner, &mut buf).expect("HelloVerifyRequest");
     thief.send(&with_cookie(&hello, &buf[..n])).unwrap();
-    let n = thief.recv(&mut buf).expect("HelloVerifyRequest again");
+    let n = receive(&thief, &mut buf).expect("HelloVerifyRequest again");
     assert_eq!((buf[0], buf[13]), (22, 3), "{:02x?}", &buf[..n]);
     gateway.metric_becomes("dtls_half_open", &[], 0.0);
     gateway.assert_serves();
@@ -227,10 +228,8 @@ fn handshakes_that_stop_half_way_are_capped_and_forgotten() {
     // The cap is kept by each of the two workers.
     assert!((1.0..=32.0).contains(&half_open), "{half_open}");
     assert!(gateway.metric("limits_rejected_total", &["limit=\"max_half_open\""]) >= 1.0);
-    let since = Instant::now();
     gateway.assert_serves();
-    assert!(since.elapsed() < ms(8000), "{:?}", since.elapsed());
-    wait_until("all are forgotten", 5.0, || {
+    wait_until("all are forgotten", || {
         gateway.metric("dtls_half_open", &[]) == 0.0
     });
 }
@@ -244,7 +243,7 @@ fn a_source_with_many_ports_has_no_more_handshakes_than_with_one() {
     let from = |ip: &str| {
         let socket = UdpSocket::bind((ip, 0)).unwrap();
         socket.connect(gateway.dtls_addr()).unwrap();
-        socket.set_read_timeout(Some(ms(1000))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket
     };
     let began = Instant::now();
@@ -253,7 +252,7 @@ fn a_source_with_many_ports_has_no_more_handshakes_than_with_one() {
         let socket = from("127.0.0.2");
         let mut buf = [0; 2000];
         socket.send(&hello).unwrap();
-        let n = socket.recv(&mut buf).unwrap();
+        let n = receive(&socket, &mut buf).unwrap();
         socket.send(&with_cookie(&hello, &buf[..n])).unwrap();
     }
     gateway.metric_becomes("dtls_cookies_sent_total", &[], 60.0);
@@ -264,7 +263,7 @@ fn a_source_with_many_ports_has_no_more_handshakes_than_with_one() {
             .iter()
             .sum::<f64>()
     };
-    wait_until("the last of them was judged", 5.0, || {
+    wait_until("the last of them was judged", || {
         refused() + gateway.metric("dtls_half_open", &[]) >= 60.0
     });
     // The free half of the places, then ten at once and five a second, whichever of the two workers a port reaches; and one for

@@ -76,9 +76,7 @@ impl Way {
         let seconds = seconds.to_string();
         let arguments = [&["-m", "get", "-s", &seconds], arguments].concat();
         let running = start(self.command(gateway, &arguments, path), b"");
-        wait_until("it observes", 8.0, || {
-            gateway.metric("subscriptions", &[]) > before
-        });
+        wait_until("it observes", || gateway.metric("subscriptions", &[]) > before);
         running
     }
 }
@@ -124,7 +122,7 @@ fn publish_read_and_clear(way: Way) {
     );
     assert_eq!(way.get(&gateway, "ps/coap/test"), "posted");
     way.run(&gateway, &["-N", "-m", "post", "-e", "non"], "ps/coap/test?r=1");
-    wait_until("the NON publish is there", 5.0, || {
+    wait_until("the NON publish is there", || {
         way.get(&gateway, "ps/coap/test") == "non"
     });
     let core = way.get(&gateway, ".well-known/core");
@@ -163,7 +161,7 @@ fn observe_and_stop(way: Way) {
             "{done:?}"
         );
         // It unsubscribes on its way out.
-        wait_until("it is gone", 3.0, || gateway.metric("subscriptions", &[]) == 0.0);
+        wait_until("it is gone", || gateway.metric("subscriptions", &[]) == 0.0);
     }
 }
 

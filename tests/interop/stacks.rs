@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 use std::net::UdpSocket;
-use std::time::Duration;
 
 use portcullis::dtls::record::{ALERT, HANDSHAKE, Header, write_header};
 use portcullis::dtls::suite::Suite;
 use portcullis::types::reason::Label as _;
 
+use crate::support::client::{PATIENCE, receive};
 use crate::support::pki::Pki;
 use crate::support::{Config, Gateway};
 use crate::table::write_page;
@@ -153,13 +153,13 @@ fn hello(suites: &[u16], raw_keys: bool, cookie: &[u8], sequence: u8) -> Vec<u8>
 fn offer(gateway: &Gateway, suites: &[u16], raw_keys: bool) -> Result<Suite, u8> {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(gateway.dtls_addr()).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut buf = [0; 2048];
     socket.send(&hello(suites, raw_keys, &[], 0)).unwrap();
-    let len = socket.recv(&mut buf).unwrap();
+    let len = receive(&socket, &mut buf).unwrap();
     let cookie = buf[28..len].to_vec();
     socket.send(&hello(suites, raw_keys, &cookie, 1)).unwrap();
-    let len = socket.recv(&mut buf).unwrap();
+    let len = receive(&socket, &mut buf).unwrap();
     let header = Header::parse(&buf[..len], 0).unwrap();
     let body = &buf[header.header_len..header.record_len()];
     match (header.kind, body[0]) {

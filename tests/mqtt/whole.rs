@@ -239,7 +239,6 @@ fn until_logged(mosquitto: &Mosquitto, gateway: &Gateway, parts: &[&str]) {
     };
     wait_until(
         &format!("{parts:?} in {}{}", mosquitto.log(), gateway.log()),
-        PATIENCE.as_secs_f64(),
         logged,
     );
 }
@@ -282,7 +281,7 @@ fn every_key_of_the_broker_section_reaches_the_broker() {
         );
     }
     assert_eq!(gateway.metric("spool_capacity_bytes", &[]), 3.0 * 1024.0 * 1024.0);
-    wait_until("three connections", PATIENCE.as_secs_f64(), || {
+    wait_until("three connections", || {
         gateway.metric("broker_connections", &[]) == 3.0
     });
 }
@@ -299,7 +298,7 @@ fn the_defaults_of_the_broker_section_are_those_of_the_interface() {
         gateway.metric("spool_capacity_bytes", &[]),
         256.0 * 1024.0 * 1024.0
     );
-    wait_until("one connection", PATIENCE.as_secs_f64(), || {
+    wait_until("one connection", || {
         gateway.metric("broker_connections", &[]) == 1.0
     });
 }

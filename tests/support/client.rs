@@ -1,6 +1,7 @@
 //! A CoAP client that does what a test says: well behaved by default, anything else on request.
 
 use std::collections::{HashSet, VecDeque};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use super::coap::{Message, Request, code, option, typ};
 use super::dtls::{self, Session};
 
 /// How long an answer may take.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A way to carry messages: one datagram, or one record, each.
 pub trait Transport: Send {
@@ -34,17 +35,14 @@ struct Plain(UdpSocket);
 impl Transport for Plain {
     fn send(&mut self, bytes: &[u8]) {
         match self.0.send(bytes) {
-            Err(e) if e.kind() != std::io::ErrorKind::ConnectionRefused => panic!("send: {e}"),
+            Err(e) if e.kind() != io::ErrorKind::ConnectionRefused => panic!("send: {e}"),
             _ => {}
         }
     }
 
     fn recv(&mut self, timeout: Duration) -> Option<Vec<u8>> {
-        self.0
-            .set_read_timeout(Some(timeout.max(Duration::from_millis(1))))
-            .unwrap();
         let mut buf = vec![0; 65_536];
-        let n = self.0.recv(&mut buf).ok()?;
+        let n = receive_within(&self.0, &mut buf, timeout).ok()?;
         buf.truncate(n);
         Some(buf)
     }
@@ -78,6 +76,24 @@ impl Transport for Session {
     fn ended(&self) -> Option<&str> {
         self.ended.as_deref()
     }
+}
+
+/// The next datagram. A machine that is halted for a moment interrupts a read that has a time-out (signal(7)).
+pub fn receive(socket: &UdpSocket, buf: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.recv(buf) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// The next datagram of the time.
+pub fn receive_within(socket: &UdpSocket, buf: &mut [u8], timeout: Duration) -> io::Result<usize> {
+    socket
+        .set_read_timeout(Some(timeout.max(Duration::from_millis(1))))
+        .unwrap();
+    receive(socket, buf)
 }
 
 /// The loopback address of the family of `server`, any port.
@@ -283,10 +299,10 @@ impl Client {
         None
     }
 
-    /// The next message with this token, within five seconds.
+    /// The next message with this token.
     #[track_caller]
     pub fn notification(&mut self, token: &[u8]) -> Message {
-        match self.try_notification(token, Duration::from_secs(5)) {
+        match self.try_notification(token, PATIENCE) {
             Some(message) => message,
             None => panic!("no notification for {token:02x?}; pending {:?}", self.pending),
         }

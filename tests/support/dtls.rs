@@ -13,6 +13,7 @@ use openssl::x509::store::X509StoreBuilder;
 use portcullis::dtls::bio::is_waiting;
 
 use super::certs::Certified;
+use super::client::PATIENCE;
 
 /// Who the client is and what it accepts.
 #[derive(Clone, Default)]
@@ -70,7 +71,9 @@ impl Read for Datagrams {
         match self.socket.recv(buf) {
             // An ICMP error says that nobody listened at that moment; the next flight may find somebody.
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Err(io::ErrorKind::WouldBlock.into()),
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(io::ErrorKind::WouldBlock.into()),
+            Err(e) if [io::ErrorKind::TimedOut, io::ErrorKind::Interrupted].contains(&e.kind()) => {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
             other => other,
         }
     }
@@ -114,7 +117,7 @@ pub fn connect_on(socket: UdpSocket, options: &Options) -> Result<Session, Strin
     ssl.set_connect_state();
     ssl.set_mtu(1400).unwrap();
     let mut stream = SslStream::new(ssl, Datagrams { socket, sent: vec![] }).unwrap();
-    let end = Instant::now() + options.patience.unwrap_or(Duration::from_secs(10));
+    let end = Instant::now() + options.patience.unwrap_or(PATIENCE);
     loop {
         match stream.do_handshake() {
             Ok(()) => return Ok(Session { stream, ended: None }),

@@ -34,11 +34,15 @@ macro_rules! each_transport {
     };
 }
 
-/// Waits until `condition` holds, at most `seconds`; panics with `what` otherwise.
-pub fn wait_until(what: &str, seconds: f64, mut condition: impl FnMut() -> bool) {
-    let end = std::time::Instant::now() + std::time::Duration::from_secs_f64(seconds);
+/// Waits until `condition` holds; panics with `what` when it is in vain.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + client::PATIENCE;
     while !condition() {
-        assert!(std::time::Instant::now() < end, "not within {seconds} s: {what}");
+        assert!(
+            std::time::Instant::now() < end,
+            "not within {:?}: {what}",
+            client::PATIENCE
+        );
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }

@@ -110,7 +110,7 @@ impl Bench {
 
 fn client(bind: &str) -> UdpSocket {
     let socket = UdpSocket::bind(bind).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     SockRef::from(&socket).set_recv_buffer_size(4 << 20).unwrap();
     socket
 }

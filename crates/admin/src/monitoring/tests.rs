@@ -207,15 +207,15 @@ fn a_slow_trickle_of_header_bytes_is_cut_off() {
     let server = start(Bounds {
         connections: 4,
         head: Duration::from_millis(300),
-        life: Duration::from_secs(5),
+        life: Duration::from_secs(60),
     });
     let mut stream = connect(server.addr);
     #[expect(clippy::disallowed_methods, reason = "tests need one instant to start from")]
     let start = std::time::Instant::now();
-    while stream.write_all(b"G").is_ok() && start.elapsed() < Duration::from_secs(4) {
+    while stream.write_all(b"G").is_ok() {
+        assert!(start.elapsed() < Duration::from_secs(30));
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert!(start.elapsed() < Duration::from_secs(2));
 }
 
 #[test]
