@@ -16,8 +16,8 @@ fn a_confirmable_request_is_answered_in_its_ack() {
             .payload(b"x"),
     );
     let (exchange, request) = sim.request();
-    assert_eq!(request.path, ["ps", "a", "b"]);
-    assert_eq!(request.query, ["q=1"]);
+    assert!(request.resource.path().eq([&b"ps"[..], b"a", b"b"]));
+    assert!(request.resource.query().eq([b"q=1"]));
     assert_eq!((request.observe, request.content_format), (Some(0), Some(50)));
     assert!(request.confirmable && request.payload == "x");
     let mut response = content("hello");

@@ -38,20 +38,29 @@ impl fmt::Display for BadUri {
 ///
 /// # Errors
 /// When a topic is no UTF-8, or its last segment holds parameters behind `&` where `?` was meant.
-pub fn resource(path: &[Bytes]) -> Result<NamedResource, BadUri> {
-    let segments: Vec<&[u8]> = path.iter().map(AsRef::as_ref).collect();
-    match segments.as_slice() {
-        [b"mqtt", b"connection"] => Ok(NamedResource::Connection),
-        [b"mqtt", last] if last.starts_with(b"connection&") => Err(ampersand()),
-        [b".well-known", b"core"] => Ok(NamedResource::Discovery),
-        [b"ps" | b"mqtt", topic @ ..] => topic_text(topic).map(NamedResource::Topic),
+pub fn resource<'a>(mut path: impl Iterator<Item = &'a [u8]> + Clone) -> Result<NamedResource, BadUri> {
+    let first = path.next();
+    let mut rest = path.clone();
+    let rest = (rest.next(), rest.next());
+    match (first, rest) {
+        (Some(b"mqtt"), (Some(b"connection"), None)) => Ok(NamedResource::Connection),
+        (Some(b"mqtt"), (Some(last), None)) if last.starts_with(b"connection&") => Err(ampersand()),
+        (Some(b".well-known"), (Some(b"core"), None)) => Ok(NamedResource::Discovery),
+        (Some(b"ps" | b"mqtt"), _) => topic_text(path).map(NamedResource::Topic),
         _ => Ok(NamedResource::Unknown),
     }
 }
 
-fn topic_text(segments: &[&[u8]]) -> Result<String, BadUri> {
-    let topic =
-        String::from_utf8(segments.join(&b'/')).map_err(|_| BadUri("topic is not valid UTF-8".into()))?;
+fn topic_text<'a>(segments: impl Iterator<Item = &'a [u8]> + Clone) -> Result<String, BadUri> {
+    let len: usize = segments.clone().map(|segment| segment.len() + 1).sum();
+    let mut topic = String::with_capacity(len);
+    for (nth, segment) in segments.enumerate() {
+        if nth > 0 {
+            topic.push('/');
+        }
+        let level = std::str::from_utf8(segment).map_err(|_| BadUri("topic is not valid UTF-8".into()))?;
+        topic.push_str(level);
+    }
     let last = topic.rsplit('/').next().unwrap_or_default();
     let parameter_like = last.split('&').skip(1).any(|part| {
         part.split_once('=')
@@ -174,7 +183,7 @@ pub enum RetainHandling {
     DoNotSend,
 }
 
-/// The query parameters of a request. Token and password share the bytes of the request, and are not copied.
+/// The query parameters of a request.
 #[derive(Clone, Default)]
 pub struct QueryParams {
     /// `clientid`.
@@ -210,14 +219,14 @@ impl QueryParams {
     ///
     /// # Errors
     /// When a known parameter is malformed, or given twice (long and short name count as the same).
-    pub fn parse(query: &[Bytes]) -> Result<Self, BadUri> {
+    pub fn parse<'a>(query: impl Iterator<Item = &'a [u8]>) -> Result<Self, BadUri> {
         let mut params = Self::default();
         let mut seen = 0_u16;
         for option in query {
             let split = option.iter().position(|byte| *byte == b'=');
             let (name, value) = match split.and_then(|at| option.split_at_checked(at)) {
                 Some((name, rest)) => (name, rest.get(1..)),
-                None => (option.as_ref(), None),
+                None => (option, None),
             };
             let Some(name) = Name::parse(name) else { continue };
             let bit = 1 << name as u16;
@@ -226,19 +235,19 @@ impl QueryParams {
             }
             seen |= bit;
             value
-                .and_then(|value| params.set(name, option, value))
+                .and_then(|value| params.set(name, value))
                 .ok_or_else(|| name.malformed())?;
         }
         Ok(params)
     }
 
-    fn set(&mut self, name: Name, option: &Bytes, value: &[u8]) -> Option<()> {
+    fn set(&mut self, name: Name, value: &[u8]) -> Option<()> {
         let text = std::str::from_utf8(value).ok();
         match name {
             Name::ClientId => self.client = Some(ClientId::new(text?)?),
-            Name::Token => self.token = Some(option.slice_ref(value)),
+            Name::Token => self.token = Some(Bytes::copy_from_slice(value)),
             Name::Username => self.username = Some(text.filter(|name| unsendable(name).is_none())?.into()),
-            Name::Password => self.password = Some(option.slice_ref(value)),
+            Name::Password => self.password = Some(Bytes::copy_from_slice(value)),
             Name::Qos => self.qos = Some(Qos::from_number(digit(value)?)?),
             Name::Retain => {
                 self.retain = match value {
@@ -282,22 +291,17 @@ fn digit(value: &[u8]) -> Option<u8> {
 mod tests {
     use super::*;
 
-    fn segments(path: &str) -> Vec<Bytes> {
-        path.split('/')
-            .map(|segment| Bytes::copy_from_slice(segment.as_bytes()))
-            .collect()
+    fn segments(path: &str) -> impl Iterator<Item = &[u8]> + Clone {
+        path.split('/').map(str::as_bytes)
     }
 
-    fn query(options: &[&str]) -> Vec<Bytes> {
-        options
-            .iter()
-            .map(|option| Bytes::copy_from_slice(option.as_bytes()))
-            .collect()
+    fn query(options: &[&str]) -> Result<QueryParams, BadUri> {
+        QueryParams::parse(options.iter().map(|option| option.as_bytes()))
     }
 
     #[test]
     fn paths_name_resources() {
-        let topic = |path: &str| match resource(&segments(path)) {
+        let topic = |path: &str| match resource(segments(path)) {
             Ok(NamedResource::Topic(topic)) => topic,
             other => panic!("{path}: {other:?}"),
         };
@@ -309,15 +313,15 @@ mod tests {
         assert_eq!(topic("ps"), "");
         assert_eq!(topic("mqtt/connection/x"), "connection/x");
         assert_eq!(
-            resource(&segments("mqtt/connection")),
+            resource(segments("mqtt/connection")),
             Ok(NamedResource::Connection)
         );
         assert_eq!(
-            resource(&segments(".well-known/core")),
+            resource(segments(".well-known/core")),
             Ok(NamedResource::Discovery)
         );
-        assert_eq!(resource(&segments("PS/a")), Ok(NamedResource::Unknown));
-        assert_eq!(resource(&[]), Ok(NamedResource::Unknown));
+        assert_eq!(resource(segments("PS/a")), Ok(NamedResource::Unknown));
+        assert_eq!(resource(std::iter::empty()), Ok(NamedResource::Unknown));
     }
 
     #[test]
@@ -327,19 +331,19 @@ mod tests {
             "ps/x&q=1",
             "mqtt/connection&clientid=a",
         ] {
-            let error = resource(&segments(path)).unwrap_err().to_string();
+            let error = resource(segments(path)).unwrap_err().to_string();
             assert!(
                 error.contains('?') && !error.contains("token=b"),
                 "{path}: {error}"
             );
         }
-        assert!(resource(&segments("ps/salt&pepper")).is_ok());
-        assert!(resource(&segments("ps/a&b=c")).is_ok());
+        assert!(resource(segments("ps/salt&pepper")).is_ok());
+        assert!(resource(segments("ps/a&b=c")).is_ok());
     }
 
     #[test]
     fn values_may_contain_equal_signs_and_unknown_names_are_ignored() {
-        let options = query(&[
+        let params = query(&[
             "p=YWJj==",
             "clientid=dev1",
             "color=red",
@@ -347,8 +351,8 @@ mod tests {
             "q=2",
             "r=1",
             "expiry=0",
-        ]);
-        let params = QueryParams::parse(&options).unwrap();
+        ])
+        .unwrap();
         assert_eq!(params.password.as_deref(), Some(b"YWJj==".as_slice()));
         assert_eq!(params.client.unwrap().as_str(), "dev1");
         assert_eq!(
@@ -377,8 +381,7 @@ mod tests {
             (&["u=\u{85}"], "username"),
             (&["u=a\u{2ffff}"], "username"),
         ] {
-            let options = query(options);
-            let error = QueryParams::parse(&options).unwrap_err().to_string();
+            let error = query(options).unwrap_err().to_string();
             assert!(error.contains(name), "{options:?}: {error}");
         }
     }

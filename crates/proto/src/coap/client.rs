@@ -8,11 +8,12 @@ use rand::Rng;
 use crate::types::reason::{DropReason, Limit};
 
 use super::blockwise::Block;
+use super::codec::{self, Message};
 use super::contract::{Code, Event, OutgoingRequest, RequestError, RequestId, Response, Token};
 use super::endpoint::{Endpoint, Timer};
-use super::message::{self, Message, Outgoing};
 use super::metrics::MessageType;
 use super::options::{ETag, Options};
+use super::outgoing::Outgoing;
 use super::peer::Peer;
 use super::reliability::Purpose;
 use super::timers::TimerKey;
@@ -81,8 +82,8 @@ impl Active {
         }
     }
 
-    /// The next message of the request; `None` when it cannot be said in blocks of this size.
-    fn encode(&mut self) -> Option<Vec<u8>> {
+    /// Writes the next message of the request; `None` when it cannot be said in blocks of this size.
+    fn write(&mut self, out: &mut Vec<u8>) -> Option<()> {
         let mut outgoing = Outgoing {
             code: self.request.method.0,
             path: &self.request.path,
@@ -103,7 +104,8 @@ impl Active {
                 outgoing.size1 = (self.uploaded == 0).then_some(payload.len());
             }
         }
-        Some(outgoing.encode(MessageType::Con, self.mid, self.token))
+        outgoing.write(out, MessageType::Con, self.mid, self.token);
+        Some(())
     }
 
     fn on_response(&mut self, code: Code, options: &Options, payload: &[u8], max_body: usize) -> Next {
@@ -213,8 +215,8 @@ impl Endpoint {
         active.token = Token::new(&token).unwrap_or_default();
         (active.mid, active.moves) = (mid, moves);
         let id = active.id;
-        match active.encode() {
-            Some(datagram) => self.send_confirmable(now, peer, mid, datagram, Purpose::Request(id)),
+        match active.write(self.outbox.draft()) {
+            Some(()) => self.send_confirmable(now, peer, mid, Purpose::Request(id)),
             None => self.finish_request(now, peer, Err(RequestError::BadResponse)),
         }
     }
@@ -274,7 +276,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         peer: &mut Peer,
-        message: &Message,
+        message: &Message<'_>,
     ) -> Option<DropReason> {
         let is_request = matches!(peer.purpose(message.mid), Some(Purpose::Request(_)));
         if is_request && !peer.awaits(message.token) {
@@ -294,21 +296,18 @@ impl Endpoint {
         &mut self,
         now: Instant,
         peer: &mut Peer,
-        message: &Message,
+        message: &Message<'_>,
         datagram: &[u8],
     ) -> Option<DropReason> {
         let confirmable = message.kind == MessageType::Con;
         if !peer.awaits(message.token) {
             if confirmable {
-                self.transmit(peer, &message::empty(MessageType::Rst, message.mid));
+                self.transmit(peer, &codec::empty(MessageType::Rst, message.mid));
             }
             return Some(DropReason::UnexpectedResponse);
         }
         let (lifetime, verdict) = match confirmable {
-            true => (
-                self.parameters.exchange_lifetime,
-                Options::read(&message.packet).is_ok(),
-            ),
+            true => (self.parameters.exchange_lifetime, Options::read(message).is_ok()),
             false => (self.parameters.non_lifetime, true),
         };
         let from = (peer.source, peer.proven);
@@ -319,7 +318,7 @@ impl Endpoint {
                 true => MessageType::Ack,
                 false => MessageType::Rst,
             };
-            let answer = message::empty(kind, message.mid);
+            let answer = codec::empty(kind, message.mid);
             self.dedup.answered(remembered, &answer);
             self.transmit(peer, &answer);
         }
@@ -332,12 +331,12 @@ impl Endpoint {
     }
 
     /// A response to the active request.
-    fn on_response(&mut self, now: Instant, peer: &mut Peer, message: &Message) {
+    fn on_response(&mut self, now: Instant, peer: &mut Peer, message: &Message<'_>) {
         let max_body = self.parameters.max_body_size;
         let Some(active) = peer.active() else { return };
         let (mid, id) = (active.mid, active.id);
-        let next = match Options::read(&message.packet) {
-            Ok(options) => active.on_response(message.code, &options, &message.packet.payload, max_body),
+        let next = match Options::read(message) {
+            Ok(options) => active.on_response(message.code, &options, message.payload, max_body),
             Err(_) => Next::Finish(Err(RequestError::BadResponse)),
         };
         // The response may overtake the ACK of the request (RFC 7252, 5.2.2).

@@ -121,10 +121,6 @@ pub struct Request {
     pub confirmable: bool,
     /// Its token.
     pub token: Token,
-    /// The Uri-Path segments in order, as they stood.
-    pub path: Vec<Bytes>,
-    /// The Uri-Query options in order, as they stood.
-    pub query: Vec<Bytes>,
     /// The Observe option's value (RFC 7641, 2).
     pub observe: Option<u32>,
     /// The Content-Format option's value.
@@ -133,7 +129,7 @@ pub struct Request {
     pub accept: Option<u16>,
     /// The payload, put together from its blocks.
     pub payload: Bytes,
-    /// What block-wise transfer knows the resource by: method, path and query (RFC 7959, 2.4); never the token.
+    /// What it is about: method, path and query.
     pub resource: ResourceKey,
     /// The block size that it asks for, as the exponent of a Block2 option: `16 << szx` bytes.
     pub block_szx: Option<u8>,
@@ -150,7 +146,10 @@ impl fmt::Debug for Request {
     }
 }
 
-/// A resource as block-wise transfer tells resources apart. It holds the query, and prints none of it.
+/// A resource as block-wise transfer tells resources apart (RFC 7959, 2.4): the method, and the Uri-Path and Uri-Query options as they
+/// stood, never the token. It holds secrets in the query, and prints none of them.
+///
+/// In bytes: the method, then for each option its number, its length and its value.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ResourceKey(pub Arc<[u8]>);
 
@@ -163,6 +162,29 @@ impl ResourceKey {
             super::options::push_segment(&mut key, super::options::URI_PATH, segment.as_bytes());
         }
         Self(Arc::from(key))
+    }
+
+    /// The Uri-Path segments in order, as they stood.
+    pub fn path(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        self.of(super::options::URI_PATH)
+    }
+
+    /// The Uri-Query options in order, as they stood.
+    pub fn query(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        self.of(super::options::URI_QUERY)
+    }
+
+    fn of(&self, wanted: u16) -> impl Iterator<Item = &[u8]> + Clone {
+        let mut rest = self.0.get(1..).unwrap_or_default();
+        std::iter::from_fn(move || {
+            let [number, len, behind @ ..] = rest else {
+                return None;
+            };
+            let (value, behind) = behind.split_at_checked(usize::from(*len))?;
+            rest = behind;
+            Some((u16::from(*number), value))
+        })
+        .filter_map(move |(number, value)| (number == wanted).then_some(value))
     }
 
     /// The same resource, asked for by GET.
@@ -374,8 +396,6 @@ mod tests {
             method: Code::POST,
             confirmable: true,
             token: Token::default(),
-            path: vec![secret()],
-            query: vec![secret()],
             observe: None,
             content_format: None,
             accept: None,

@@ -2,12 +2,10 @@
 
 use std::borrow::Cow;
 
+use super::codec::{self, Message};
 use super::contract::{Code, Token};
-use super::message::Message;
 use super::metrics::MessageType;
-
-const URI_PATH: u16 = 11;
-const URI_QUERY: u16 = 15;
+use super::options::{URI_PATH, URI_QUERY};
 
 /// Most bytes of an option that are shown.
 const MAX_SHOWN: usize = 64;
@@ -38,13 +36,11 @@ pub struct Described {
 pub fn describe(datagram: &[u8]) -> Option<Described> {
     let message = Message::parse(datagram).ok()?;
     let (mut path, mut query, mut options) = (Vec::new(), Vec::new(), Vec::new());
-    for (number, values) in message.packet.options() {
-        for value in values {
-            match *number {
-                URI_PATH => path.push(value.clone()),
-                URI_QUERY => query.push(value.clone()),
-                number => options.push((option_name(number), option_value(number, value))),
-            }
+    for (number, value) in message.options() {
+        match number {
+            URI_PATH => path.push(value.to_vec()),
+            URI_QUERY => query.push(value.to_vec()),
+            number => options.push((option_name(number), option_value(number, value))),
         }
     }
     Some(Described {
@@ -55,7 +51,7 @@ pub fn describe(datagram: &[u8]) -> Option<Described> {
         path,
         query,
         options,
-        payload: message.packet.payload,
+        payload: message.payload.to_vec(),
     })
 }
 
@@ -149,7 +145,7 @@ fn option_value(number: u16, value: &[u8]) -> String {
 
 /// A number as RFC 7252, 3.2 has it; `None` when it is longer than any option of ours.
 fn uint(value: &[u8]) -> Option<u32> {
-    (value.len() <= 4).then(|| value.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte)))
+    (value.len() <= 4).then(|| codec::uint(value))
 }
 
 fn content_format(format: u32) -> String {

@@ -4,7 +4,7 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | `message`, `options` | one datagram: format, option rules |
+//! | `codec`, `options`, `outgoing` | one datagram: its bytes, the rules for options, what ours say |
 //! | `dedup` | messages that were handled, and their answers (RFC 7252, 4.5) |
 //! | `reliability` | confirmable messages of ours that wait for their ACK (RFC 7252, 4.2) |
 //! | `blockwise` | bodies in parts (RFC 7959) |
@@ -13,6 +13,7 @@
 //! | `peer` | what is known of one peer, and whether its address is proved |
 //! | `endpoint` | all of these for the peers of one worker |
 
+pub mod codec;
 pub mod contract;
 pub mod describe;
 pub mod metrics;
@@ -24,10 +25,10 @@ mod echo;
 mod endpoint;
 mod hash;
 
-mod message;
 mod observe;
 mod options;
 mod outbox;
+mod outgoing;
 mod parameters;
 mod peer;
 mod reliability;

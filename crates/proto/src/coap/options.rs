@@ -2,28 +2,28 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use coap_lite::Packet;
-
 use super::blockwise::Block;
+use super::codec::{Message, uint};
 use super::contract::{Code, ResourceKey};
 
 const IF_MATCH: u16 = 1;
 const URI_HOST: u16 = 3;
-const ETAG: u16 = 4;
+pub(super) const ETAG: u16 = 4;
 const IF_NONE_MATCH: u16 = 5;
-const OBSERVE: u16 = 6;
+pub(super) const OBSERVE: u16 = 6;
 const URI_PORT: u16 = 7;
 pub(super) const URI_PATH: u16 = 11;
-const CONTENT_FORMAT: u16 = 12;
-const MAX_AGE: u16 = 14;
-const URI_QUERY: u16 = 15;
+pub(super) const CONTENT_FORMAT: u16 = 12;
+pub(super) const MAX_AGE: u16 = 14;
+pub(super) const URI_QUERY: u16 = 15;
 const ACCEPT: u16 = 17;
-const BLOCK2: u16 = 23;
-const BLOCK1: u16 = 27;
+pub(super) const BLOCK2: u16 = 23;
+pub(super) const BLOCK1: u16 = 27;
 const PROXY_URI: u16 = 35;
 const PROXY_SCHEME: u16 = 39;
-const SIZE1: u16 = 60;
+/// RFC 7959, 4.
+pub(super) const SIZE2: u16 = 28;
+pub(super) const SIZE1: u16 = 60;
 /// RFC 9175, 2.2.1.
 pub(super) const ECHO: u16 = 252;
 const NO_RESPONSE: u16 = 258;
@@ -62,44 +62,21 @@ pub(crate) enum OptionFault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ETag([u8; 8], u8);
 
-/// What a request is about. The query may hold secrets, so it is not to be printed.
-pub(crate) struct Resource {
-    pub(crate) path: Vec<Bytes>,
-    pub(crate) query: Vec<Bytes>,
-    /// What block-wise transfer knows it by.
-    pub(crate) key: ResourceKey,
-}
-
-impl Resource {
-    /// Reads path and query. They share one buffer with each other.
-    pub(crate) fn read(packet: &Packet, method: Code) -> Self {
-        let of = |number: u16| packet.get_option(number.into()).into_iter().flatten();
-        let all = || of(URI_PATH).chain(of(URI_QUERY));
-        let mut key = Vec::with_capacity(all().map(|value| value.len() + 2).sum::<usize>() + 1);
-        key.push(method.0);
-        for (number, value) in [URI_PATH, URI_QUERY]
-            .into_iter()
-            .flat_map(|n| of(n).map(move |v| (n, v)))
-        {
-            push_segment(&mut key, number, value);
+impl ResourceKey {
+    /// Reads what a request is about; `scratch` is used again.
+    pub(crate) fn read(message: &Message<'_>, scratch: &mut Vec<u8>) -> Self {
+        scratch.clear();
+        scratch.push(message.code.0);
+        for (number, value) in message.options() {
+            if matches!(number, URI_PATH | URI_QUERY) {
+                push_segment(scratch, number, value);
+            }
         }
-        let resource = ResourceKey(Arc::from(key.as_slice()));
-        let bytes = Bytes::from(key);
-        let mut at = 1;
-        let mut slice = |value: &Vec<u8>| {
-            let start = at + 2;
-            at = start + value.len();
-            bytes.slice(start..at)
-        };
-        Self {
-            path: of(URI_PATH).map(&mut slice).collect(),
-            query: of(URI_QUERY).map(&mut slice).collect(),
-            key: resource,
-        }
+        Self(Arc::from(scratch.as_slice()))
     }
 }
 
-/// Adds a Uri-Path or Uri-Query option to what is known of a resource.
+/// Adds a Uri-Path or Uri-Query option, of at most 255 bytes, to what is known of a resource.
 pub(super) fn push_segment(key: &mut Vec<u8>, number: u16, value: &[u8]) {
     key.extend_from_slice(&[number as u8, value.len() as u8]);
     key.extend_from_slice(value);
@@ -128,29 +105,22 @@ pub(crate) struct Options {
 
 impl Options {
     /// Reads the options. Of an elective option that is there too often the first is taken, one of a wrong length is passed over.
-    pub(crate) fn read(packet: &Packet) -> Result<Self, OptionFault> {
+    pub(crate) fn read(message: &Message<'_>) -> Result<Self, OptionFault> {
         let mut options = Self::default();
-        for (number, values) in packet.options() {
+        let mut before = None;
+        for (number, value) in message.options() {
+            let repeated = before.replace(number) == Some(number);
             let critical = number % 2 == 1;
-            let Some((min, max, repeatable)) = rule(*number) else {
-                match critical {
-                    true => return Err(OptionFault::Critical(*number)),
-                    false => continue,
+            let good = match rule(number) {
+                Some((min, max, repeatable)) => {
+                    (min..=max).contains(&value.len()) && (repeatable || !repeated)
                 }
+                None => false,
             };
-            if critical && !repeatable && values.len() > 1 {
-                return Err(OptionFault::Critical(*number));
-            }
-            for (nth, value) in values.iter().enumerate() {
-                if value.len() < min || value.len() > max {
-                    match critical {
-                        true => return Err(OptionFault::Critical(*number)),
-                        false => continue,
-                    }
-                }
-                if nth == 0 || repeatable {
-                    options.take(*number, value)?;
-                }
+            match (good, critical) {
+                (true, _) => options.take(number, value)?,
+                (false, true) => return Err(OptionFault::Critical(number)),
+                (false, false) => {}
             }
         }
         Ok(options)
@@ -196,23 +166,26 @@ impl Options {
     }
 }
 
-/// A number of at most four bytes (RFC 7252, 3.2).
-fn uint(value: &[u8]) -> u32 {
-    value.iter().fold(0, |n, byte| n << 8 | u32::from(*byte))
-}
-
 #[cfg(test)]
 mod tests {
-    use coap_lite::CoapOption;
-
     use super::*;
+    use crate::coap::codec::Writer;
+    use crate::coap::contract::Token;
+    use crate::coap::metrics::MessageType;
+
+    fn message(token: &[u8], method: Code, options: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut datagram = Vec::new();
+        let token = Token::new(token).unwrap();
+        let mut writer = Writer::new(&mut datagram, MessageType::Con, method, 1, token);
+        for (number, value) in options {
+            writer.option(*number, value);
+        }
+        datagram
+    }
 
     fn read(options: &[(u16, &[u8])]) -> Result<Options, OptionFault> {
-        let mut packet = Packet::new();
-        for (number, value) in options {
-            packet.add_option(CoapOption::from(*number), value.to_vec());
-        }
-        Options::read(&packet)
+        let datagram = message(b"", Code::GET, options);
+        Options::read(&Message::parse(&datagram).unwrap())
     }
 
     #[test]
@@ -254,7 +227,7 @@ mod tests {
                 OptionFault::Critical(number)
             );
         }
-        let options = read(&[(12, b"123"), (6, b"1234"), (60, b"12345")]).unwrap();
+        let options = read(&[(6, b"1234"), (12, b"123"), (60, b"12345")]).unwrap();
         assert_eq!(
             (options.content_format, options.observe, options.size1),
             (None, None, None)
@@ -276,18 +249,18 @@ mod tests {
 
     #[test]
     fn resources_differ_by_method_path_and_query_only() {
-        let mut packet = Packet::new();
-        packet.add_option(CoapOption::UriPath, b"ps".to_vec());
-        packet.add_option(CoapOption::UriQuery, b"c=1".to_vec());
-        let get = Resource::read(&packet, Code::GET);
-        assert_eq!(get.path, ["ps"]);
-        assert_eq!(get.query, ["c=1"]);
-        packet.add_option(CoapOption::Accept, b"1".to_vec());
-        packet.set_token(vec![1]);
-        assert_eq!(Resource::read(&packet, Code::GET).key, get.key);
-        assert_ne!(Resource::read(&packet, Code::POST).key, get.key);
-        packet.add_option(CoapOption::UriPath, b"c=1".to_vec());
-        packet.clear_option(CoapOption::UriQuery);
-        assert_ne!(Resource::read(&packet, Code::GET).key, get.key);
+        let key = |token: &[u8], method, options: &[(u16, &[u8])]| {
+            let datagram = message(token, method, options);
+            ResourceKey::read(&Message::parse(&datagram).unwrap(), &mut vec![1, 2, 3])
+        };
+        let both: [(u16, &[u8]); 2] = [(11, b"ps"), (15, b"c=1")];
+        let get = key(b"", Code::GET, &both);
+        assert!(get.path().eq([b"ps"]) && get.query().eq([b"c=1"]));
+        let more: [(u16, &[u8]); 4] = [(6, b""), (11, b"ps"), (15, b"c=1"), (17, b"1")];
+        assert_eq!(key(b"t", Code::GET, &more), get);
+        assert_ne!(key(b"", Code::POST, &both), get);
+        assert_eq!(key(b"", Code::POST, &both).as_get(), get);
+        assert_ne!(key(b"", Code::GET, &[(11, b"ps"), (11, b"c=1")]), get);
+        assert_eq!(ResourceKey::get(["ps", "a"]).path().count(), 2);
     }
 }

@@ -1,4 +1,4 @@
-//! Datagrams that wait to be handed to the transport, in one buffer that is used again.
+//! Datagrams that wait to be handed to the transport, in one buffer that is used again. Messages are written into it where they stay.
 
 use super::contract::PeerId;
 
@@ -12,8 +12,19 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(crate) fn push(&mut self, peer: PeerId, datagram: &[u8]) {
-        self.bytes.extend_from_slice(datagram);
+    /// Where to write the next datagram, behind those that wait. What was written there before and not pushed is gone.
+    pub(crate) fn draft(&mut self) -> &mut Vec<u8> {
+        self.bytes.truncate(self.committed());
+        &mut self.bytes
+    }
+
+    /// What was written there.
+    pub(crate) fn drafted(&self) -> &[u8] {
+        self.bytes.get(self.committed()..).unwrap_or_default()
+    }
+
+    /// What was written there waits to be sent.
+    pub(crate) fn push(&mut self, peer: PeerId) {
         self.ends.push((peer, self.bytes.len()));
     }
 
@@ -29,5 +40,9 @@ impl Outbox {
         }
         self.bytes.clear();
         self.bytes.shrink_to(KEPT);
+    }
+
+    fn committed(&self) -> usize {
+        self.ends.last().map_or(0, |(_, end)| *end)
     }
 }

@@ -52,16 +52,10 @@ impl Outstanding {
 }
 
 impl Endpoint {
-    /// Sends a confirmable message and keeps it until it is acknowledged.
-    pub(super) fn send_confirmable(
-        &mut self,
-        now: Instant,
-        peer: &mut Peer,
-        mid: u16,
-        datagram: Vec<u8>,
-        purpose: Purpose,
-    ) {
-        self.transmit(peer, &datagram);
+    /// Sends the confirmable message that was written to the outbox, and keeps it until it is acknowledged.
+    pub(super) fn send_confirmable(&mut self, now: Instant, peer: &mut Peer, mid: u16, purpose: Purpose) {
+        let datagram = self.outbox.drafted().into();
+        self.transmit_draft(peer);
         let timeout = self.parameters.first_timeout(&mut self.rng);
         let timer = self
             .timers
@@ -74,7 +68,7 @@ impl Endpoint {
         peer.outstanding.insert(
             mid,
             Outstanding {
-                datagram: datagram.into_boxed_slice(),
+                datagram,
                 retries: 0,
                 timeout,
                 timer,

@@ -185,7 +185,7 @@ impl RequestContext {
         if !matches!(request.method, Code::GET | Code::POST | Code::PUT | Code::DELETE) {
             return Err(not_allowed("GET, POST, PUT and DELETE only"));
         }
-        let target = match uri::resource(&request.path).map_err(bad)? {
+        let target = match uri::resource(request.resource.path()).map_err(bad)? {
             NamedResource::Unknown => return Err(not_found("no such path; topics are below ps/")),
             NamedResource::Discovery => return Err(discover(&request)),
             NamedResource::Connection => Target::Connection(match request.method {
@@ -202,7 +202,7 @@ impl RequestContext {
         {
             return Err(not_acceptable("the token has no such format"));
         }
-        let mut params = QueryParams::parse(&request.query).map_err(bad)?;
+        let mut params = QueryParams::parse(request.resource.query()).map_err(bad)?;
         let listener = settings.listener(from.listener);
         let (client, username) = who(listener, &from, &mut params)?;
         Ok(Self {
@@ -300,7 +300,7 @@ fn discover(request: &Request) -> Response {
         return not_acceptable("Content-Format 40 only");
     }
     Response {
-        payload: discovery::document(&request.query).into(),
+        payload: discovery::document(request.resource.query()).into(),
         content_format: Some(format),
         ..Response::new(Code::CONTENT)
     }

@@ -20,9 +20,9 @@ pub(crate) struct Upload {
 
 /// One block as it came in.
 #[derive(Debug)]
-pub(crate) struct Piece {
+pub(crate) struct Piece<'a> {
     pub(crate) block: Block,
-    pub(crate) payload: Bytes,
+    pub(crate) payload: &'a [u8],
     /// The length of the whole body, if the client announced it (RFC 7959, 4).
     pub(crate) size1: Option<u32>,
     pub(crate) content_format: Option<u16>,
@@ -43,7 +43,7 @@ pub(crate) enum Assembled {
 
 impl Transfers {
     /// Takes one block of an upload.
-    pub(crate) fn assemble(&mut self, now: Instant, key: Key, piece: Piece) -> Assembled {
+    pub(crate) fn assemble(&mut self, now: Instant, key: Key, piece: Piece<'_>) -> Assembled {
         let assembled = self.take_piece(now, &key, piece);
         match &assembled {
             Assembled::Whole(_) => self.metrics.transfers.inc(TransferResult::UploadDone),
@@ -59,7 +59,7 @@ impl Transfers {
         assembled
     }
 
-    fn take_piece(&mut self, now: Instant, key: &Key, piece: Piece) -> Assembled {
+    fn take_piece(&mut self, now: Instant, key: &Key, piece: Piece<'_>) -> Assembled {
         let Piece { block, payload, .. } = piece;
         let (size, offset) = (block.size(), block.offset());
         if payload.len() > size || (block.more && payload.len() != size) {
@@ -83,7 +83,7 @@ impl Transfers {
             );
         }
         let known = upload.bytes.get(offset..offset + payload.len());
-        if block.more && known == Some(&payload) {
+        if block.more && known == Some(payload) {
             // The answer to it was lost, and the client asked again with a new message id.
             self.grown(now, key);
             return Assembled::Continue;
@@ -94,7 +94,7 @@ impl Transfers {
                 "a block is missing before this one",
             );
         }
-        upload.bytes.extend_from_slice(&payload);
+        upload.bytes.extend_from_slice(payload);
         if block.more {
             self.grown(now, key);
             return Assembled::Continue;
@@ -111,13 +111,13 @@ impl Transfers {
         key: &Key,
         content_format: Option<u16>,
         more: bool,
-        payload: Bytes,
+        payload: &[u8],
     ) -> Assembled {
         if self.remove(key) {
             self.metrics.transfers.inc(TransferResult::UploadFailed);
         }
         if !more {
-            return Assembled::Whole(payload);
+            return Assembled::Whole(Bytes::copy_from_slice(payload));
         }
         let upload = Upload {
             bytes: payload.to_vec(),

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use crate::coap::blockwise::Block;
+use crate::coap::codec;
 use crate::coap::contract::{Code, Event, ExchangeId, PeerId, Request, ResourceKey, Response, Token};
 use crate::coap::dedup::Remembered;
-use crate::coap::message;
 use crate::coap::metrics::MessageType;
 use crate::coap::peer::{Peer, PeerTable};
 use crate::coap::timers::TimerKey;
@@ -64,7 +64,7 @@ impl Endpoint {
 
     /// Answers a confirmable request with an empty message.
     pub(super) fn answer_empty(&mut self, peer: &mut Peer, exchange: &Exchange, kind: MessageType) {
-        let answer = message::empty(kind, exchange.mid);
+        let answer = codec::empty(kind, exchange.mid);
         self.dedup.answered(exchange.remembered, &answer);
         self.transmit(peer, &answer);
     }

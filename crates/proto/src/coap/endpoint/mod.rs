@@ -17,9 +17,9 @@ use crate::types::limits::Caps;
 use crate::types::reason::Limit;
 
 use super::blockwise::Transfers;
+use super::codec::type_of;
 use super::contract::{CoapSettings, Code, Event, PeerId, RequestError, RequestId};
 use super::dedup::Dedup;
-use super::message::type_of;
 use super::metrics::{CoapMetrics, NotificationResult};
 use super::outbox::Outbox;
 use super::parameters::Parameters;
@@ -75,7 +75,9 @@ pub struct Endpoint {
     pub(super) events: VecDeque<Event>,
     exchanges: Slab<Exchange>,
     exchange_serial: u32,
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
+    /// Where the resource of a request is put together.
+    scratch: Vec<u8>,
     /// Separate responses that wait for their ACK.
     pub(super) separate: usize,
     /// Weight of notifications that wait.
@@ -108,6 +110,7 @@ impl Endpoint {
             exchanges: Slab::new(),
             exchange_serial: 0,
             outbox: Outbox::default(),
+            scratch: Vec::new(),
             separate: 0,
             queued_bytes: 0,
             requests: 0,
@@ -249,15 +252,22 @@ impl Endpoint {
 
     /// Hands a datagram to the transport and counts it; not when it is more than an unproven address may get.
     pub(super) fn transmit(&mut self, peer: &mut Peer, datagram: &[u8]) -> bool {
-        let [first, code, ..] = datagram else { return false };
-        if !peer.spend(datagram.len()) {
+        self.outbox.draft().extend_from_slice(datagram);
+        self.transmit_draft(peer)
+    }
+
+    /// As [`Endpoint::transmit`], of what was written to the outbox.
+    pub(super) fn transmit_draft(&mut self, peer: &mut Peer) -> bool {
+        let draft = self.outbox.drafted();
+        let [first, code, ..] = draft else { return false };
+        if !peer.spend(draft.len()) {
             self.metrics.limits.inc(Limit::UnprovenBytes);
             return false;
         }
         if let Some(listener) = self.metrics.listener(peer.listener) {
             listener.sent.inc(type_of(*first), Code(*code));
         }
-        self.outbox.push(peer.id, datagram);
+        self.outbox.push(peer.id);
         true
     }
 }

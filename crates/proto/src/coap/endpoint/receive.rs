@@ -5,12 +5,12 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::coap::blockwise::{Assembled, Block, Key, Piece};
-use crate::coap::contract::{Code, Event, Request, Response};
+use crate::coap::codec::{self, Message};
+use crate::coap::contract::{Code, Event, Request, ResourceKey, Response};
 use crate::coap::dedup::Seen;
 use crate::coap::echo::Echo;
-use crate::coap::message::{self, Message};
 use crate::coap::metrics::MessageType;
-use crate::coap::options::{OptionFault, Options, Resource};
+use crate::coap::options::{OptionFault, Options};
 use crate::coap::peer::Peer;
 use crate::types::reason::{DropReason, Limit};
 
@@ -30,7 +30,7 @@ impl Endpoint {
             Err(malformed) => {
                 self.metrics.dropped(peer.listener, malformed.reason);
                 if let Some(mid) = malformed.reset {
-                    self.transmit(peer, &message::empty(MessageType::Rst, mid));
+                    self.transmit(peer, &codec::empty(MessageType::Rst, mid));
                 }
                 return Some(malformed.reason);
             }
@@ -53,7 +53,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         peer: &mut Peer,
-        message: Message,
+        message: Message<'_>,
         datagram: &[u8],
     ) -> Option<DropReason> {
         match message.kind {
@@ -67,7 +67,7 @@ impl Endpoint {
             }
             MessageType::Ack => self.on_piggybacked(now, peer, &message),
             MessageType::Con if message.code == Code::EMPTY => {
-                self.transmit(peer, &message::empty(MessageType::Rst, message.mid));
+                self.transmit(peer, &codec::empty(MessageType::Rst, message.mid));
                 self.events.push_back(Event::Alive { peer: peer.id });
                 None
             }
@@ -93,10 +93,10 @@ impl Endpoint {
         let Seen::Duplicate(answer) = self.dedup.look_up(now, peer.source, mid, datagram) else {
             return None;
         };
-        let answer = answer.map(Vec::from);
         self.metrics.duplicates.inc();
         if let Some(answer) = answer {
-            self.transmit(peer, &answer);
+            self.outbox.draft().extend_from_slice(answer);
+            self.transmit_draft(peer);
         }
         Some(DropReason::Duplicate)
     }
@@ -105,7 +105,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         peer: &mut Peer,
-        message: Message,
+        message: Message<'_>,
         datagram: &[u8],
     ) -> Option<DropReason> {
         let confirmable = message.kind == MessageType::Con;
@@ -129,7 +129,7 @@ impl Endpoint {
             timer: None,
             serial: 0,
         };
-        match Options::read(&message.packet) {
+        match Options::read(&message) {
             Ok(options) => {
                 exchange.no_response = options.no_response;
                 self.on_options(now, peer, exchange, options, message);
@@ -158,7 +158,7 @@ impl Endpoint {
         peer: &mut Peer,
         exchange: Exchange,
         options: Options,
-        message: Message,
+        message: Message<'_>,
     ) {
         if options.proxy {
             let response = Response::diagnostic(Code::PROXYING_NOT_SUPPORTED, "this is no proxy");
@@ -219,17 +219,12 @@ impl Endpoint {
         peer: &mut Peer,
         mut exchange: Exchange,
         mut options: Options,
-        mut message: Message,
+        message: Message<'_>,
     ) {
         let method = message.code;
-        let Resource {
-            path,
-            query,
-            key: resource,
-        } = Resource::read(&message.packet, method);
+        let resource = ResourceKey::read(&message, &mut self.scratch);
         exchange.resource = Some(resource.clone());
-        let mut payload = Bytes::from(std::mem::take(&mut message.packet.payload));
-        if let Some(block) = options.block1 {
+        let payload = if let Some(block) = options.block1 {
             let key = Key::Upload(
                 exchange.peer,
                 resource.clone(),
@@ -237,7 +232,7 @@ impl Endpoint {
             );
             let piece = Piece {
                 block,
-                payload,
+                payload: message.payload,
                 size1: options.size1,
                 content_format: options.content_format,
                 max_body: self.parameters.max_body_size,
@@ -247,7 +242,7 @@ impl Endpoint {
             match assembled {
                 Assembled::Whole(body) => {
                     exchange.block1 = Some(Block { more: false, ..block });
-                    payload = body;
+                    body
                 }
                 Assembled::Continue => {
                     // A smaller size than the client's asks it to go on with that one (RFC 7959, 2.3, figure 9).
@@ -266,10 +261,12 @@ impl Endpoint {
                     return self.answer(now, peer, &exchange, Response::diagnostic(code, why));
                 }
             }
-        } else if payload.len() > self.parameters.max_body_size {
+        } else if message.payload.len() > self.parameters.max_body_size {
             self.metrics.limits.inc(Limit::BodySize);
             return self.too_large(now, peer, &exchange, "body is too large");
-        }
+        } else {
+            Bytes::copy_from_slice(message.payload)
+        };
         exchange.block2 = options.block2;
         if options.block2.is_some_and(|block| block.num > 0) {
             // Only the first block belongs to an observation (RFC 7959, 2.6).
@@ -292,8 +289,6 @@ impl Endpoint {
             method,
             confirmable: exchange.confirmable,
             token: exchange.token,
-            path,
-            query,
             observe: options.observe,
             content_format: options.content_format,
             accept: options.accept,

@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use crate::coap::blockwise::{Block, Body, etag_of, part};
 use crate::coap::contract::{Code, Notification, PeerId, ResourceKey, Response, Token};
-use crate::coap::message::{self, Outgoing};
 use crate::coap::metrics::{MessageType, TransferResult};
 use crate::coap::options::Options;
+use crate::coap::outgoing::{Outgoing, cut_text};
 use crate::coap::peer::Peer;
 use crate::coap::reliability::Purpose;
 use crate::types::reason::Limit;
@@ -102,35 +102,35 @@ impl Endpoint {
             want: exchange.block2,
             again: kind == MessageType::Con,
         };
-        let datagram = self.encode(now, peer, outgoing, &whole, (kind, mid, exchange.token));
+        self.write(now, peer, outgoing, &whole, (kind, mid, exchange.token));
         if separate {
             self.metrics.separate_responses.inc();
         } else {
-            self.dedup.answered(exchange.remembered, &datagram);
+            self.dedup.answered(exchange.remembered, self.outbox.drafted());
         }
         match kind {
             MessageType::Con => {
                 let purpose = Purpose::Response(response.observation);
-                self.send_confirmable(now, peer, mid, datagram, purpose);
+                self.send_confirmable(now, peer, mid, purpose);
             }
             _ => {
                 if let (MessageType::Non, Some(id)) = (kind, response.observation) {
                     self.began_with(now, peer, id, mid);
                 }
-                self.transmit(peer, &datagram);
+                self.transmit_draft(peer);
             }
         }
     }
 
-    /// The bytes of a notification.
-    pub(in crate::coap) fn encode_notification(
+    /// Writes a notification to the outbox.
+    pub(in crate::coap) fn write_notification(
         &mut self,
         now: Instant,
         peer: &Peer,
         notification: &Notification,
         kind: MessageType,
         mid: u16,
-    ) -> Vec<u8> {
+    ) {
         let outgoing = Outgoing {
             code: notification.code.0,
             observe: Some(notification.observe & 0x00ff_ffff).filter(|_| notification.code.class() == 2),
@@ -147,35 +147,36 @@ impl Endpoint {
             }),
             again: true,
         };
-        self.encode(now, peer, outgoing, &whole, (kind, mid, notification.token))
+        self.write(now, peer, outgoing, &whole, (kind, mid, notification.token));
     }
 
-    /// Puts as much of a body into a message as it may carry, keeps the body if the peer must fetch the rest, and encodes it.
-    fn encode<'a>(
+    /// Writes a message to the outbox with as much of a body as it may carry, and keeps the body if the peer must fetch the rest.
+    fn write<'a>(
         &mut self,
         now: Instant,
         peer: &Peer,
         mut outgoing: Outgoing<'a>,
         whole: &Whole<'a>,
         (kind, mid, token): (MessageType, u16, Token),
-    ) -> Vec<u8> {
+    ) {
         let largest = 16 << self.parameters.max_szx;
         let is_text = Code(outgoing.code).class() != 2;
-        let room = match (peer.room(), peer.max_message) {
-            (usize::MAX, usize::MAX) => usize::MAX,
-            (room, longest) => {
-                let head = outgoing.encode(kind, mid, token).len() + 1;
+        let room = match peer.room() {
+            usize::MAX => usize::MAX,
+            room => {
+                outgoing.write(self.outbox.draft(), kind, mid, token);
+                let head = self.outbox.drafted().len() + 1;
                 // Half of what an unproven address may still get is kept for what follows, unless it is too short for a block.
                 let room = match is_text || (whole.again && room / 2 >= head + BLOCK_OPTIONS + 16) {
                     true => room / 2,
                     false => room,
                 };
-                room.min(longest).saturating_sub(head)
+                room.saturating_sub(head)
             }
         };
         if is_text {
-            outgoing.payload = message::cut_text(whole.body, room.min(largest));
-            return outgoing.encode(kind, mid, token);
+            outgoing.payload = cut_text(whole.body, room.min(largest));
+            return outgoing.write(self.outbox.draft(), kind, mid, token);
         }
         let room = match whole.body.len() <= room {
             true => room,
@@ -188,7 +189,7 @@ impl Endpoint {
                 payload: b"no such block",
                 ..Outgoing::default()
             };
-            return refusal.encode(kind, mid, token);
+            return refusal.write(self.outbox.draft(), kind, mid, token);
         };
         outgoing.payload = whole.body.get(part.range).unwrap_or_default();
         outgoing.block2 = part.block;
@@ -211,7 +212,7 @@ impl Endpoint {
         if !first && !more {
             self.metrics.transfers.inc(TransferResult::DownloadDone);
         }
-        outgoing.encode(kind, mid, token)
+        outgoing.write(self.outbox.draft(), kind, mid, token);
     }
 
     /// Keeps a body of which the peer got a part, unless it is kept already.

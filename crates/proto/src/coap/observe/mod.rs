@@ -197,14 +197,14 @@ impl Endpoint {
             let mid = observing.sent_ids.next(lifetime, id, &mut entry.run, |count| {
                 mids.take(count, outstanding)
             });
-            let datagram = self.encode_notification(now, peer, &notification, MessageType::Non, mid);
+            self.write_notification(now, peer, &notification, MessageType::Non, mid);
             // A confirmable one is counted when it is known what became of it, so that each is counted once.
             self.metrics.notification(false, NotificationResult::Sent);
-            self.transmit(peer, &datagram);
+            self.transmit_draft(peer);
             return;
         }
         let mid = peer.mids.take(1, &peer.outstanding);
-        let datagram = self.encode_notification(now, peer, &notification, MessageType::Con, mid);
+        self.write_notification(now, peer, &notification, MessageType::Con, mid);
         let observing = peer.observing.get_or_insert_default();
         observing.outstanding += 1;
         let entry = observing.observations.entry(id).or_default();
@@ -213,7 +213,7 @@ impl Endpoint {
             stalled: false,
             notification,
         }));
-        self.send_confirmable(now, peer, mid, datagram, Purpose::Notification(id));
+        self.send_confirmable(now, peer, mid, Purpose::Notification(id));
     }
 
     /// Notes a non-confirmable response that began an observation, and that its peer may reject like a notification.

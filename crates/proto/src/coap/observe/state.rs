@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
+use crate::coap::codec::HEADER;
 use crate::coap::contract::{Notification, ObservationId};
 use crate::coap::endpoint::BLOCK_OPTIONS;
 use crate::coap::hash::IdMap;
-use crate::coap::message::HEADER;
 
 use super::sent_ids::SentIds;
 
