@@ -72,8 +72,7 @@ impl Fuzz {
             queued_bytes: 8_000,
             remembered_exchanges: 16,
             pending_requests: 20,
-            transfers: 6,
-            transfer_bytes: 4_000,
+            transfer_bytes: 16_000,
             ..Caps::default()
         };
         let settings = CoapSettings {

@@ -1,6 +1,6 @@
 //! RFC 7959: bodies in blocks, both ways.
 
-use portcullis::coap::contract::{CoapSettings, Code};
+use portcullis::coap::contract::{CoapSettings, Code, PeerId};
 use portcullis::types::limits::Caps;
 use portcullis::types::reason::Limit;
 
@@ -225,22 +225,52 @@ fn an_upload_that_stands_still_is_forgotten_after_exchange_lifetime() {
 }
 
 #[test]
-fn transfers_are_bounded_in_number_and_bytes() {
+fn transfers_are_bounded_in_bytes() {
     let caps = Caps {
-        transfers: 8,
-        transfer_bytes: 4_096,
+        transfer_bytes: 32_768,
         ..Caps::default()
     };
     let mut sim = Sim::with(CoapSettings::default(), caps);
     for n in 0..50 {
         sim.receive(&Msg::put(n, &format!("ps/{n}"), &[0; 1_024]).block(BLOCK1, 0, true, 1_024));
     }
-    assert!(sim.limited(Limit::Transfers) >= 42);
+    assert!(sim.limited(Limit::Transfers) >= 45);
     sim.sent();
     sim.receive(&Msg::put(100, "ps/0", &[0; 16]).block(BLOCK1, 64, false, 16));
     assert_eq!(sim.one().code(), Code::REQUEST_ENTITY_INCOMPLETE);
     sim.receive(&Msg::put(101, "ps/49", &[0; 16]).block(BLOCK1, 64, false, 16));
     assert_eq!(sim.request().1.payload.len(), 1_040);
+}
+
+#[test]
+fn uploads_of_one_who_is_proven_go_on_while_strangers_begin_others() {
+    let caps = Caps {
+        transfer_bytes: 65_536,
+        ..Caps::default()
+    };
+    let mut sim = Sim::with(CoapSettings::default(), caps);
+    for num in 0..6 {
+        sim.receive(&block1(num, num.into(), true, 256, &[7; 256]));
+        assert_eq!(sim.one().code(), Code::CONTINUE, "block {num}");
+        for n in 0..150 {
+            let stranger = PeerId(1_000 * (u64::from(num) + 1) + n);
+            sim.add(stranger, false);
+            sim.from(stranger, &block1(1, 0, true, 256, &[8; 256]));
+        }
+        sim.sent();
+    }
+    sim.receive(&block1(6, 6, false, 256, &[7; 10]));
+    assert_eq!(sim.request().1.payload.len(), 6 * 256 + 10);
+    let unproven = Msg::put(1, "ps/long", &[0; 16]).opt(SIZE1, &20_000_u32.to_be_bytes());
+    sim.add(PeerId(9), false);
+    sim.from(PeerId(9), &unproven.block(BLOCK1, 0, true, 16));
+    let answer = sim.one();
+    assert_eq!(answer.code(), Code::REQUEST_ENTITY_TOO_LARGE);
+    assert_eq!(
+        answer.uint(SIZE1),
+        Some(8_192),
+        "what would have room in their quarter"
+    );
 }
 
 #[test]

@@ -26,8 +26,7 @@ const CAPS: Caps = Caps {
     queued_bytes: 20_000,
     remembered_exchanges: 50,
     pending_requests: 40,
-    transfers: 10,
-    transfer_bytes: 10_000,
+    transfer_bytes: 40_000,
 };
 
 struct Soup {

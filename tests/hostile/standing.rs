@@ -1,6 +1,7 @@
 //! Strangers, and devices that want too much: what they make the gateway keep is theirs, and nobody else goes without for it.
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::ops::Range;
 
 use crate::support::dtls::Options;
 use crate::support::{Client, Config, Gateway, Kind, Request, code, ms, psk_of};
@@ -31,9 +32,9 @@ impl Standing {
     }
 
     /// One datagram, not confirmable, from each of many addresses.
-    fn strangers(&self, request: impl Fn(u32) -> Request) {
+    fn strangers(&self, numbers: Range<u32>, request: impl Fn(u32) -> Request) {
         let mut template = self.gateway.client(Kind::Udp);
-        for n in 0..STRANGERS {
+        for n in numbers {
             let mut datagram = template.message(&request(n)).encode();
             datagram[0] |= 0x10;
             let [.., high, low] = n.to_be_bytes();
@@ -67,7 +68,9 @@ impl Standing {
 #[test]
 fn forged_connections_refuse_nobody_else() {
     let standing = Standing::start("memory = \"8MiB\"");
-    standing.strangers(|n| Request::post(&format!("mqtt/connection?c=forged-{n}")));
+    standing.strangers(0..STRANGERS, |n| {
+        Request::post(&format!("mqtt/connection?c=forged-{n}"))
+    });
     let kept = standing
         .gateway
         .metric("standing_bytes", &["standing=\"unproven\""]);
@@ -78,7 +81,48 @@ fn forged_connections_refuse_nobody_else() {
 #[test]
 fn forged_observations_lock_nobody_out() {
     let standing = Standing::start("memory = \"8MiB\"");
-    standing.strangers(|n| Request::get(&format!("ps/forged/{}", n % 50)).observe(0));
+    standing.strangers(0..STRANGERS, |n| {
+        Request::get(&format!("ps/forged/{}", n % 50)).observe(0)
+    });
+    standing.are_served(48 << 10);
+}
+
+#[test]
+fn transfers_that_strangers_begin_end_nobody_elses() {
+    let mut standing = Standing::start("memory = \"6MiB\"");
+    let mut uploads: Vec<(String, Client)> = vec![];
+    for (kind, name) in [(Kind::Dtls, "known"), (Kind::Udp, "new")] {
+        uploads.push((
+            format!("ps/upload/{name}?retain=1"),
+            standing.gateway.client(kind),
+        ));
+    }
+    let block = |uri: &str, num: u32, more| Request::put(uri).payload([7; 128]).block1(num, more, 128);
+    for num in 0..6 {
+        standing.strangers(2_000 * num..2_000 * (num + 1), |n| {
+            Request::put(&format!("ps/never/{n}"))
+                .payload([1; 128])
+                .block1(0, true, 128)
+        });
+        for (uri, client) in &mut uploads {
+            client.request(&block(uri, num, true)).expect(code::CONTINUE);
+        }
+        standing
+            .session
+            .request(&block("ps/upload/standing", num, true))
+            .expect(code::CONTINUE);
+    }
+    standing
+        .session
+        .request(&block("ps/upload/standing", 6, false))
+        .expect(code::CHANGED);
+    for (uri, client) in &mut uploads {
+        client.request(&block(uri, 6, false)).expect(code::CHANGED);
+        assert_eq!(client.read(uri.trim_end_matches("?retain=1")), [7; 7 * 128]);
+    }
+    let blocks = ["table=\"blocks\"", "standing=\"unproven\""];
+    let kept = standing.gateway.metric("standing_bytes", &blocks);
+    assert!(kept <= 1024.0 * 1024.0, "{kept} bytes of strangers");
     standing.are_served(48 << 10);
 }
 

@@ -125,6 +125,7 @@ fn caps(limits: &Limits, available: u64, workers: u8) -> Caps {
         memory,
         // Exchanges belong to nobody who could give way: all of them together leave strangers most of their quarter.
         remembered_exchanges: defaults.remembered_exchanges.min(memory / 8 / EXCHANGE),
+        transfer_bytes: defaults.transfer_bytes.min(memory / 2),
         observations_per_identity: to_usize(limits.per_identity.observations),
         memory_per_identity: bytes(limits.per_identity.memory.0),
         topics: limits.topics(),

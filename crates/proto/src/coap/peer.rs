@@ -3,6 +3,7 @@
 use rand::Rng;
 use rand::rngs::StdRng;
 
+use crate::types::standing::Standing;
 use crate::types::{ListenerId, PeerAddr};
 
 use super::client::Client;
@@ -49,6 +50,7 @@ pub struct Peer {
     pub(super) listener: ListenerId,
     pub(super) source: Source,
     pub(super) proven: bool,
+    is_known: bool,
     guesses: u8,
     /// Most bytes of a message to it.
     pub(super) max_message: usize,
@@ -102,6 +104,7 @@ impl Peer {
             listener,
             source,
             proven,
+            is_known: false,
             guesses: 0,
             max_message: usize::MAX,
             asked: false,
@@ -123,6 +126,20 @@ impl Peer {
     #[must_use]
     pub fn is_proven(&self) -> bool {
         self.proven
+    }
+
+    /// What is known of it, which decides who makes room for whom.
+    pub(super) fn standing(&self) -> Standing {
+        match (self.is_known, self.proven) {
+            (true, _) => Standing::Known,
+            (false, true) => Standing::Proven,
+            (false, false) => Standing::Unproven,
+        }
+    }
+
+    /// Notes that it is known who it is: by checked credentials, or by its handshake. It says nothing of its address.
+    pub fn set_known(&mut self) {
+        self.is_known = true;
     }
 
     /// Bounds the messages to it, in bytes: what its DTLS takes in a record (RFC 6066, 4; RFC 8449). Bodies go in blocks that fit.

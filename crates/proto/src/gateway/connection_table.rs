@@ -17,8 +17,9 @@ use crate::bridge::subscriptions::Holder;
 use crate::coap::contract::{Notification, ObservationId, PeerId};
 use crate::invariant;
 use crate::policy::connections::{Connection, ConnectionKey, Connections};
-use crate::policy::ledger::{Standing, Table};
+use crate::policy::ledger::Table;
 use crate::types::reason::Label as _;
+use crate::types::standing::Standing;
 use crate::types::{ClientId, PeerAddr};
 
 /// What a connection weighs by itself, in bytes, names apart: its record and its places in the indices.

@@ -16,8 +16,9 @@ use crate::coap::contract::{Code, ExchangeId, PeerId, Request, ResourceKey, Resp
 use crate::policy::authentication::{AuthRequest, IdentityRole, Password};
 use crate::policy::connections::Owner;
 use crate::policy::failures::Class;
-use crate::policy::ledger::{Ledger, Standing};
+use crate::policy::ledger::Ledger;
 use crate::session::SessionInfo;
+use crate::types::standing::Standing;
 use crate::types::text::unsendable;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr};
 

@@ -7,7 +7,6 @@ use super::answers::unavailable;
 use super::workers::{FromPeer, ToPeer, WorkerMessage};
 use super::{Gateway, cx};
 use crate::coap::contract::{Event, ObservationId, PeerId, RequestError};
-use crate::policy::ledger::Standing;
 use crate::types::WorkerId;
 use crate::types::reason::Limit;
 
@@ -93,7 +92,7 @@ impl Gateway {
             ToPeer::Attach(guest) => match peers.get_mut(peer) {
                 Some(peer) => {
                     if guest.is_known {
-                        self.ledger.raise(peer.account, Standing::Known);
+                        peer.set_known(&mut self.ledger);
                     }
                     peer.guests.add(guest);
                 }

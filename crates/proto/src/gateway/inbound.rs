@@ -14,9 +14,10 @@ use crate::bridge::subscriptions::Holder;
 use crate::coap::Source;
 use crate::coap::contract::PeerId;
 use crate::policy::authentication::IdentityRole;
-use crate::policy::ledger::{AccountId, Ledger, Standing, Table};
+use crate::policy::ledger::{AccountId, Ledger, Table};
 use crate::session::{CloseReason, DtlsEvent, SessionId};
 use crate::types::reason::{DropReason, Limit};
+use crate::types::standing::Standing;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, WorkerId};
 
 /// A UDP peer that is silent for this long may be forgotten to make room: EXCHANGE_LIFETIME (RFC 7252, 4.8.2).
@@ -319,6 +320,9 @@ impl Gateway {
         let dtls = self.dtls.get(usize::from(listener.0)).and_then(Option::as_ref);
         if let (Some(dtls), Some(it)) = (dtls, self.peers.get_mut(peer)) {
             it.coap.set_max_message(dtls.max_plaintext(session));
+            if standing == Standing::Known {
+                it.coap.set_known();
+            }
         }
         if !self.traces.is_empty()
             && let Some(info) = self.peers.get(peer).and_then(|it| it.session_info(&self.dtls))

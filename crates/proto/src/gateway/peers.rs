@@ -4,10 +4,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use super::guests::Guests;
+use crate::bridge::subscriptions::Holder;
 use crate::coap;
 use crate::coap::contract::PeerId;
-use crate::policy::ledger::AccountId;
+use crate::policy::ledger::{AccountId, Ledger};
 use crate::session::{SecureTransport, SessionId, SessionInfo};
+use crate::types::standing::Standing;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, WorkerId};
 
 /// One peer.
@@ -38,6 +40,12 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Notes that it is known who it is.
+    pub fn set_known(&mut self, ledger: &mut Ledger<Holder>) {
+        ledger.raise(self.account, Standing::Known);
+        self.coap.set_known();
+    }
+
     /// The client id that operators know it by: named, else proved.
     #[must_use]
     pub fn known_as(&self) -> Option<ClientId> {
@@ -255,7 +263,6 @@ const fn generation_of(id: PeerId) -> u32 {
 mod tests {
     use super::*;
     use crate::clock_for_tests as clock;
-    use crate::policy::ledger::{Ledger, Standing};
 
     fn insert(peers: &mut Peers, port: u16, seen_at: Instant) -> PeerId {
         let address = PeerAddr::new(([127, 0, 0, 1], port).into()).unwrap();

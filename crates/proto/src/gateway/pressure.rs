@@ -7,10 +7,11 @@ use super::answers::unavailable;
 use super::timers::Timer;
 use super::{Gateway, cx};
 use crate::coap::contract::Response;
-use crate::policy::ledger::{Standing, Table};
+use crate::policy::ledger::Table;
 use crate::policy::overload::{Overload, OverloadSettings, Readings, Step, fullness};
 use crate::policy::rate;
 use crate::types::reason::Label as _;
+use crate::types::standing::Standing;
 
 /// How often the readings are taken.
 const EVERY: Duration = Duration::from_secs(1);

@@ -21,9 +21,9 @@ use crate::coap::contract::{ExchangeId, PeerId, Request, Response};
 use crate::policy::authentication::{IdentityRole, Verdict};
 use crate::policy::connections::{ConnectionKey, ConnectionToken, Grant};
 use crate::policy::failures::Class;
-use crate::policy::ledger::Standing;
 use crate::session::SessionInfo;
 use crate::types::reason::Limit;
+use crate::types::standing::Standing;
 use crate::types::{ClientId, WorkerId};
 
 /// How many requests of one peer wait for the connection that its handshake is.
@@ -174,10 +174,10 @@ impl Gateway {
     fn logged_in(&mut self, now: Instant, mut context: RequestContext, grant: Grant) -> Result<(), Response> {
         let listener = self.settings.listener(context.from.listener);
         if listener.is_some_and(|listener| listener.authentication)
-            && let Some(peer) = self.peers.get(context.from.id)
+            && let Some(peer) = self.peers.get_mut(context.from.id)
         {
             context.from.standing = Standing::Known;
-            self.ledger.raise(peer.account, Standing::Known);
+            peer.set_known(&mut self.ledger);
         }
         let mut cx = cx!(self, now);
         match (&context.target, &context.client) {

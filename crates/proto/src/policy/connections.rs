@@ -11,8 +11,8 @@ use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use super::extra_acl::ExtraAcl;
-use super::ledger::Standing;
 use crate::coap::contract::PeerId;
+use crate::types::standing::Standing;
 use crate::types::{ClientId, Identity, ListenerId, Transport, WorkerId};
 
 /// A connection; unique in the process, never used again.

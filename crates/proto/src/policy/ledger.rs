@@ -15,18 +15,7 @@ use crate::labels;
 use crate::types::list::{Links, List};
 use crate::types::metrics::{Descriptor, Family, LabelPair, Metric, Samples, with};
 use crate::types::reason::Label as _;
-
-labels! {
-    /// What is known of a peer: `standing_bytes{standing}`.
-    pub enum Standing {
-        /// A datagram came from its address.
-        Unproven = "unproven",
-        /// It receives at its address.
-        Proven = "proven",
-        /// A backend checked its credentials, or a handshake proved its identity.
-        Known = "known",
-    }
-}
+use crate::types::standing::{ByStanding, Standing};
 
 labels! {
     /// What is kept: `standing_bytes{table}`.
@@ -49,34 +38,6 @@ labels! {
 }
 
 const TABLES: usize = Table::ALL.len();
-
-/// One thing for each standing.
-#[derive(Debug, Default)]
-pub struct ByStanding<T> {
-    unproven: T,
-    proven: T,
-    known: T,
-}
-
-impl<T> ByStanding<T> {
-    /// That of one standing.
-    #[must_use]
-    pub fn of(&self, standing: Standing) -> &T {
-        match standing {
-            Standing::Unproven => &self.unproven,
-            Standing::Proven => &self.proven,
-            Standing::Known => &self.known,
-        }
-    }
-
-    fn of_mut(&mut self, standing: Standing) -> &mut T {
-        match standing {
-            Standing::Unproven => &mut self.unproven,
-            Standing::Proven => &mut self.proven,
-            Standing::Known => &mut self.known,
-        }
-    }
-}
 
 /// Gauge: bytes by standing and table. The worker is the only writer.
 pub type StandingBytes = ByStanding<Family<Table>>;
@@ -315,11 +276,7 @@ impl<O: Copy + Eq + Hash> Ledger<O> {
     }
 
     fn share(&self, standing: Standing) -> usize {
-        match standing {
-            Standing::Unproven => self.limit / 4,
-            Standing::Proven => self.limit / 2,
-            Standing::Known => self.limit,
-        }
+        standing.share_of(self.limit)
     }
 
     fn push_newest(&mut self, standing: Standing, at: usize) {

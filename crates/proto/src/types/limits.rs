@@ -23,9 +23,7 @@ pub struct Caps {
     pub remembered_exchanges: usize,
     /// Requests that wait for an answer of the broker or an authentication backend.
     pub pending_requests: usize,
-    /// Block-wise transfers in progress, in all.
-    pub transfers: usize,
-    /// Bytes held by block-wise transfers, in all.
+    /// Bytes of block-wise transfers in progress, in all.
     pub transfer_bytes: usize,
 }
 
@@ -41,7 +39,6 @@ impl Default for Caps {
             queued_bytes: 64 << 20,
             remembered_exchanges: 131_072,
             pending_requests: 16_384,
-            transfers: 1_024,
             transfer_bytes: 64 << 20,
         }
     }

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod peer;
 pub mod reason;
 pub mod source_rates;
+pub mod standing;
 pub mod text;
 pub mod topic;
 pub mod transmit;

@@ -1,4 +1,5 @@
-//! Transfers in progress: bodies that come in by Block1, and bodies of which peers fetch the rest by Block2.
+//! Transfers in progress: bodies that come in by Block1, and bodies of which peers fetch the rest by Block2. They are weighed in
+//! bytes, and who proved least makes room first (interface 2.7; RFC 7959, 7.2).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,10 +8,11 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::coap::contract::{PeerId, ResourceKey};
-use crate::coap::hash::IdMap;
+use crate::coap::hash::{IdMap, Keyed};
 use crate::coap::metrics::{CoapMetrics, TransferResult};
 use crate::types::list::{Links, List};
-use crate::types::reason::Limit;
+use crate::types::reason::{Label as _, Limit};
+use crate::types::standing::{ByStanding, Standing};
 
 use super::download::Body;
 use super::upload::Upload;
@@ -30,57 +32,94 @@ impl Key {
             Self::Upload(peer, ..) | Self::Body(peer, _) => *peer,
         }
     }
+
+    /// Bytes of the key, and of a transfer beside its body: the entry, and its places in the indices.
+    fn weight(&self) -> usize {
+        let chosen = match self {
+            Self::Upload(_, resource, tag) => resource.0.len() + tag.len(),
+            Self::Body(_, resource) => resource.0.len(),
+        };
+        size_of::<Transfer>() + 128 + chosen
+    }
 }
 
 #[derive(Debug)]
-enum State {
+enum Content {
     Upload(Upload),
     Body(Body),
+}
+
+impl Content {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Upload(upload) => upload.bytes.capacity(),
+            Self::Body(body) => body.bytes.len(),
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Transfer {
     key: Key,
-    links: Links,
+    standing: Standing,
+    /// Whether more than its first block was asked for or came.
+    went_on: bool,
+    by_age: Links,
+    of_peer: Links,
     expires: Instant,
-    /// Grows with each activity.
-    age: u64,
     bytes: usize,
-    state: State,
+    content: Content,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
-struct Held {
-    transfers: usize,
+/// The transfers of one standing, in order of the last activity.
+#[derive(Debug, Default)]
+struct Class {
+    /// Of which only the first block was seen: they go first.
+    begun: List,
+    going_on: List,
     bytes: usize,
 }
 
-/// All transfers of one endpoint. The one that stood still longest makes room for a new one; a peer that holds more than
-/// its share makes room of its own.
+impl Class {
+    fn list(&mut self, went_on: bool) -> &mut List {
+        match went_on {
+            false => &mut self.begun,
+            true => &mut self.going_on,
+        }
+    }
+
+    fn oldest(&self) -> Option<usize> {
+        self.begun.oldest().or(self.going_on.oldest())
+    }
+}
+
+#[derive(Debug, Default)]
+struct OfPeer {
+    transfers: List,
+    bytes: usize,
+}
+
+/// All transfers of one endpoint.
 #[derive(Debug)]
 pub(crate) struct Transfers {
     entries: Slab<Transfer>,
-    index: HashMap<Key, usize>,
-    /// By last activity; every transfer lives equally long after it, so this is the order of expiry too.
-    order: List,
-    held: Held,
-    peers: IdMap<PeerId, Held>,
-    max: Held,
-    age: u64,
+    index: HashMap<Key, usize, Keyed>,
+    classes: ByStanding<Class>,
+    peers: IdMap<PeerId, OfPeer>,
+    most: usize,
     lifetime: Duration,
     pub(super) metrics: Arc<CoapMetrics>,
 }
 
 impl Transfers {
-    pub(crate) fn new(transfers: usize, bytes: usize, lifetime: Duration, metrics: Arc<CoapMetrics>) -> Self {
+    /// `most` bytes for all of them together. `hasher` keeps senders from choosing resources that collide.
+    pub(crate) fn new(most: usize, lifetime: Duration, hasher: Keyed, metrics: Arc<CoapMetrics>) -> Self {
         Self {
             entries: Slab::new(),
-            index: HashMap::new(),
-            order: List::default(),
-            held: Held::default(),
+            index: HashMap::with_hasher(hasher),
+            classes: ByStanding::default(),
             peers: IdMap::default(),
-            max: Held { transfers, bytes },
-            age: 0,
+            most,
             lifetime,
             metrics,
         }
@@ -91,39 +130,50 @@ impl Transfers {
         self.lifetime = lifetime;
     }
 
-    /// What the transfers of a peer hold.
+    /// What the transfers of a peer weigh.
     pub(crate) fn bytes_of(&self, peer: PeerId) -> usize {
-        let held = match self.held.transfers {
-            0 => None,
-            _ => self.peers.get(&peer),
-        };
-        held.map_or(0, |held| held.bytes + held.transfers * size_of::<Transfer>())
+        match self.entries.is_empty() {
+            true => 0,
+            false => self.peers.get(&peer).map_or(0, |mine| mine.bytes),
+        }
     }
 
-    pub(crate) fn max_bytes(&self) -> usize {
-        self.max.bytes
+    /// The longest body that one of this standing may send: what is put together may take twice its length meanwhile.
+    pub(crate) fn longest_body(&self, standing: Standing) -> usize {
+        standing.share_of(self.most) / 2
     }
 
     /// Keeps a body of which a peer has seen only a part; it replaces an older one of the same resource.
-    pub(crate) fn put_body(&mut self, now: Instant, peer: PeerId, resource: &ResourceKey, body: Body) {
+    pub(crate) fn put_body(
+        &mut self,
+        now: Instant,
+        (peer, standing): (PeerId, Standing),
+        resource: &ResourceKey,
+        body: Body,
+    ) {
         let key = Key::Body(peer, resource.clone());
         self.remove(&key);
         self.metrics.transfers.inc(TransferResult::DownloadStarted);
-        let bytes = body.bytes.len();
-        self.insert(now, key, bytes, State::Body(body));
+        self.insert(now, key, standing, Content::Body(body));
     }
 
     /// The body that a peer fetches, and marks it as active.
-    pub(crate) fn body(&mut self, now: Instant, peer: PeerId, resource: &ResourceKey) -> Option<Body> {
+    pub(crate) fn body(
+        &mut self,
+        now: Instant,
+        (peer, standing): (PeerId, Standing),
+        resource: &ResourceKey,
+    ) -> Option<Body> {
         if self.index.is_empty() {
             return None;
         }
         let at = *self.index.get(&Key::Body(peer, resource.clone()))?;
-        self.touch(now, at);
-        match &self.entries.get(at)?.state {
-            State::Body(body) => Some(body.clone()),
-            State::Upload(_) => None,
-        }
+        let Content::Body(body) = &self.entries.get(at)?.content else {
+            return None;
+        };
+        let body = body.clone();
+        self.goes_on(now, at, standing);
+        Some(body)
     }
 
     /// Forgets a body that a newer, shorter one has replaced.
@@ -133,44 +183,33 @@ impl Transfers {
         }
     }
 
-    pub(super) fn put_upload(&mut self, now: Instant, key: Key, upload: Upload) {
+    /// Whether there was room for it.
+    pub(super) fn put_upload(&mut self, now: Instant, key: Key, standing: Standing, upload: Upload) -> bool {
         self.metrics.transfers.inc(TransferResult::UploadStarted);
-        let bytes = upload.bytes.capacity();
-        self.insert(now, key, bytes, State::Upload(upload));
+        self.insert(now, key.clone(), standing, Content::Upload(upload));
+        self.index.contains_key(&key)
     }
 
     pub(super) fn upload(&mut self, key: &Key) -> Option<&mut Upload> {
         let at = *self.index.get(key)?;
-        match &mut self.entries.get_mut(at)?.state {
-            State::Upload(upload) => Some(upload),
-            State::Body(_) => None,
+        match &mut self.entries.get_mut(at)?.content {
+            Content::Upload(upload) => Some(upload),
+            Content::Body(_) => None,
         }
     }
 
     pub(super) fn take_upload(&mut self, key: &Key) -> Option<Upload> {
         let at = *self.index.get(key)?;
-        match self.remove_at(at)?.state {
-            State::Upload(upload) => Some(upload),
-            State::Body(_) => None,
+        match self.remove_at(at)?.content {
+            Content::Upload(upload) => Some(upload),
+            Content::Body(_) => None,
         }
     }
 
-    /// After an upload grew: accounts for its bytes and marks it as active.
-    pub(super) fn grown(&mut self, now: Instant, key: &Key) {
-        let Some(at) = self.index.get(key).copied() else {
-            return;
-        };
-        self.touch(now, at);
-        let Some(entry) = self.entries.get_mut(at) else {
-            return;
-        };
-        if let State::Upload(upload) = &entry.state {
-            let more = upload.bytes.capacity().saturating_sub(entry.bytes);
-            entry.bytes += more;
-            let peer = entry.key.peer();
-            self.held.bytes += more;
-            self.peers.entry(peer).or_default().bytes += more;
-            self.make_room(peer);
+    /// After a block of an upload came: accounts for its bytes and marks it as active.
+    pub(super) fn grown(&mut self, now: Instant, key: &Key, standing: Standing) {
+        if let Some(at) = self.index.get(key).copied() {
+            self.goes_on(now, at, standing);
         }
     }
 
@@ -180,92 +219,136 @@ impl Transfers {
     }
 
     pub(crate) fn remove_peer(&mut self, peer: PeerId) {
-        if !self.peers.contains_key(&peer) {
-            return;
-        }
-        let mine: Vec<usize> = self.of_peer(peer).collect();
-        for at in mine {
+        while let Some(at) = self.peers.get(&peer).and_then(|mine| mine.transfers.oldest()) {
             self.remove_at(at);
         }
     }
 
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        Some(self.entries.get(self.order.oldest()?)?.expires)
+        let oldest = self.oldest_of_each().filter_map(|at| self.entries.get(at));
+        oldest.map(|entry| entry.expires).min()
     }
 
     pub(crate) fn expire(&mut self, now: Instant) {
-        while let Some(at) = self.order.oldest()
-            && self.entries.get(at).is_some_and(|entry| entry.expires <= now)
-        {
+        loop {
+            let is_due = |at: &usize| self.entries.get(*at).is_some_and(|entry| entry.expires <= now);
+            let Some(due) = self.oldest_of_each().find(is_due) else {
+                return;
+            };
             self.metrics.transfers.inc(TransferResult::Expired);
-            self.remove_at(at);
+            self.remove_at(due);
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        debug_assert_eq!(self.index.len(), self.entries.len());
-        debug_assert_eq!(self.order.len(), self.entries.len());
-        debug_assert_eq!(self.held.transfers, self.entries.len());
-        self.entries.len()
+    /// Every transfer lives equally long after its last activity, so these expire first.
+    fn oldest_of_each(&self) -> impl Iterator<Item = usize> + '_ {
+        self.classes()
+            .flat_map(|class| [class.begun.oldest(), class.going_on.oldest()])
+            .flatten()
     }
 
-    fn of_peer(&self, peer: PeerId) -> impl Iterator<Item = usize> + '_ {
-        self.entries
-            .iter()
-            .filter(move |(_, entry)| entry.key.peer() == peer)
-            .map(|(at, _)| at)
+    fn classes(&self) -> impl Iterator<Item = &Class> {
+        Standing::ALL.iter().map(|standing| self.classes.of(*standing))
     }
 
-    fn touch(&mut self, now: Instant, at: usize) {
-        self.order.remove(&mut self.entries, at, |entry| &mut entry.links);
-        self.order
-            .push_newest(&mut self.entries, at, |entry| &mut entry.links);
-        self.age += 1;
-        if let Some(entry) = self.entries.get_mut(at) {
-            entry.expires = now + self.lifetime;
-            entry.age = self.age;
-        }
+    fn of_least_standing(&self) -> Option<usize> {
+        self.classes().find_map(Class::oldest)
     }
 
-    fn insert(&mut self, now: Instant, key: Key, bytes: usize, state: State) {
-        let peer = key.peer();
-        self.age += 1;
+    fn bytes(&self) -> usize {
+        self.classes().map(|class| class.bytes).sum()
+    }
+
+    fn insert(&mut self, now: Instant, key: Key, standing: Standing, content: Content) {
         let at = self.entries.insert(Transfer {
             key: key.clone(),
-            links: Links::default(),
+            standing,
+            went_on: false,
+            by_age: Links::default(),
+            of_peer: Links::default(),
             expires: now + self.lifetime,
-            age: self.age,
-            bytes,
-            state,
+            bytes: 0,
+            content,
         });
         self.index.insert(key, at);
-        self.order
-            .push_newest(&mut self.entries, at, |entry| &mut entry.links);
-        for held in [&mut self.held, self.peers.entry(peer).or_default()] {
-            held.transfers += 1;
-            held.bytes += bytes;
-        }
-        self.make_room(peer);
+        self.link(at);
+        self.make_room(at);
     }
 
-    fn make_room(&mut self, newest: PeerId) {
-        let share = Held {
-            transfers: (self.max.transfers / 8).max(4),
-            bytes: self.max.bytes / 4,
+    fn goes_on(&mut self, now: Instant, at: usize, standing: Standing) {
+        self.unlink(at);
+        if let Some(entry) = self.entries.get_mut(at) {
+            entry.expires = now + self.lifetime;
+            (entry.standing, entry.went_on) = (standing, true);
+        }
+        self.link(at);
+        self.make_room(at);
+    }
+
+    /// Weighs a transfer, and puts it in line as the newest.
+    fn link(&mut self, at: usize) {
+        let Some(entry) = self.entries.get_mut(at) else {
+            return;
         };
-        while let Some(mine) = self.peers.get(&newest).copied()
-            && mine.transfers > 1
-            && (mine.transfers > share.transfers || mine.bytes > share.bytes)
+        entry.bytes = entry.key.weight() + entry.content.weight();
+        let (peer, bytes) = (entry.key.peer(), entry.bytes);
+        let (class, went_on) = (self.classes.of_mut(entry.standing), entry.went_on);
+        class.bytes += bytes;
+        class
+            .list(went_on)
+            .push_newest(&mut self.entries, at, |entry| &mut entry.by_age);
+        let mine = self.peers.entry(peer).or_default();
+        mine.bytes += bytes;
+        mine.transfers
+            .push_newest(&mut self.entries, at, |entry| &mut entry.of_peer);
+    }
+
+    fn unlink(&mut self, at: usize) {
+        let Some(entry) = self.entries.get(at) else {
+            return;
+        };
+        let (peer, bytes) = (entry.key.peer(), entry.bytes);
+        let (class, went_on) = (self.classes.of_mut(entry.standing), entry.went_on);
+        class.bytes = class.bytes.saturating_sub(bytes);
+        class
+            .list(went_on)
+            .remove(&mut self.entries, at, |entry| &mut entry.by_age);
+        if let Some(mine) = self.peers.get_mut(&peer) {
+            mine.bytes = mine.bytes.saturating_sub(bytes);
+            mine.transfers
+                .remove(&mut self.entries, at, |entry| &mut entry.of_peer);
+            if mine.transfers.is_empty() {
+                self.peers.remove(&peer);
+            }
+        }
+    }
+
+    /// A peer that has more than a quarter of what its standing may have makes room of its own, then each standing does that has
+    /// more than its share, then whoever proved least.
+    fn make_room(&mut self, newest: usize) {
+        let Some((peer, standing)) = self
+            .entries
+            .get(newest)
+            .map(|entry| (entry.key.peer(), entry.standing))
+        else {
+            return;
+        };
+        let share = standing.share_of(self.most);
+        while let Some(mine) = self.peers.get(&peer)
+            && mine.bytes > share / 4
+            && mine.transfers.len() > 1
+            && let Some(oldest) = mine.transfers.oldest()
         {
-            let oldest = self
-                .of_peer(newest)
-                .min_by_key(|at| self.entries.get(*at).map(|entry| entry.age));
-            let Some(oldest) = oldest else { break };
             self.evict(oldest);
         }
-        while self.held.transfers > self.max.transfers || self.held.bytes > self.max.bytes {
-            let Some(oldest) = self.order.oldest() else { break };
+        while self.classes.of(standing).bytes > share
+            && let Some(oldest) = self.classes.of(standing).oldest()
+        {
+            self.evict(oldest);
+        }
+        while self.bytes() > self.most
+            && let Some(oldest) = self.of_least_standing()
+        {
             self.evict(oldest);
         }
     }
@@ -277,19 +360,9 @@ impl Transfers {
     }
 
     fn remove_at(&mut self, at: usize) -> Option<Transfer> {
-        self.order.remove(&mut self.entries, at, |entry| &mut entry.links);
+        self.unlink(at);
         let entry = self.entries.try_remove(at)?;
         self.index.remove(&entry.key);
-        self.held.transfers = self.held.transfers.saturating_sub(1);
-        self.held.bytes = self.held.bytes.saturating_sub(entry.bytes);
-        let peer = entry.key.peer();
-        if let Some(mine) = self.peers.get_mut(&peer) {
-            mine.transfers = mine.transfers.saturating_sub(1);
-            mine.bytes = mine.bytes.saturating_sub(entry.bytes);
-            if mine.transfers == 0 {
-                self.peers.remove(&peer);
-            }
-        }
         Some(entry)
     }
 }
@@ -299,7 +372,24 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::clock_for_tests as clock;
     use crate::coap::contract::Code;
+
+    /// Bytes of a transfer of one of these resources without a body.
+    fn empty() -> usize {
+        Key::Body(PeerId(0), resource(0)).weight()
+    }
+
+    /// With room for so many of `body` bytes each.
+    fn transfers(count: usize, body: usize) -> (Transfers, Arc<CoapMetrics>) {
+        let metrics = Arc::new(CoapMetrics::new(0));
+        let most = count * (empty() + body);
+        let lifetime = Duration::from_secs(9);
+        (
+            Transfers::new(most, lifetime, Keyed::new(7), Arc::clone(&metrics)),
+            metrics,
+        )
+    }
 
     fn body(len: usize) -> Body {
         Body {
@@ -315,39 +405,72 @@ mod tests {
         ResourceKey(Arc::from([n].as_slice()))
     }
 
+    fn is_kept(transfers: &mut Transfers, peer: (PeerId, Standing), n: u8) -> bool {
+        transfers.body(clock(), peer, &resource(n)).is_some()
+    }
+
     #[test]
-    fn a_full_table_forgets_what_stood_still_longest() {
-        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
-        let now = Instant::now();
-        let metrics = Arc::new(CoapMetrics::new(0));
-        let mut transfers = Transfers::new(2, 1_000, Duration::from_secs(9), Arc::clone(&metrics));
-        transfers.put_body(now, PeerId(1), &resource(1), body(10));
-        transfers.put_body(now, PeerId(2), &resource(1), body(10));
-        assert!(transfers.body(now, PeerId(1), &resource(1)).is_some());
-        transfers.put_body(now, PeerId(3), &resource(1), body(10));
-        assert!(transfers.body(now, PeerId(2), &resource(1)).is_none());
-        transfers.put_body(now, PeerId(4), &resource(1), body(995));
-        assert_eq!(transfers.len(), 1);
-        assert_eq!(metrics.limits.get(Limit::Transfers), 3);
-        transfers.expire(now + Duration::from_secs(9));
-        assert_eq!((transfers.len(), transfers.held.bytes), (0, 0));
-        assert!(transfers.peers.is_empty());
+    fn first_blocks_of_strangers_go_before_what_goes_on_and_before_what_others_have() {
+        let (mut transfers, metrics) = transfers(16, 10);
+        let peer = |n, standing| (PeerId(n), standing);
+        let [stranger, proven, known] = [
+            peer(1, Standing::Unproven),
+            peer(2, Standing::Proven),
+            peer(3, Standing::Known),
+        ];
+        for it in [stranger, proven, known] {
+            transfers.put_body(clock(), it, &resource(0), body(10));
+        }
+        assert!(is_kept(&mut transfers, stranger, 0), "it goes on");
+        for n in 10..200 {
+            transfers.put_body(clock(), peer(n, Standing::Unproven), &resource(0), body(10));
+        }
+        for it in [stranger, proven, known] {
+            assert!(is_kept(&mut transfers, it, 0), "{it:?}");
+        }
+        assert_eq!((transfers.entries.len(), transfers.peers.len()), (6, 6));
+        assert_eq!(metrics.limits.get(Limit::Transfers), 187);
+        for n in 200..400 {
+            transfers.put_body(clock(), peer(n, Standing::Known), &resource(0), body(10));
+        }
+        assert!(!is_kept(&mut transfers, stranger, 0) && !is_kept(&mut transfers, proven, 0));
+        assert!(
+            is_kept(&mut transfers, known, 0),
+            "the others had seen one block only"
+        );
+        let most = transfers.longest_body(Standing::Unproven);
+        assert_eq!(most * 2, transfers.most / 4);
+        transfers.put_body(clock(), stranger, &resource(1), body(10));
+        assert!(!is_kept(&mut transfers, stranger, 1), "the known fill it");
+        transfers.expire(clock() + Duration::from_secs(60));
+        assert!(transfers.index.is_empty() && transfers.peers.is_empty() && transfers.entries.is_empty());
+        assert_eq!((transfers.bytes(), transfers.next_expiry()), (0, None));
+    }
+
+    #[test]
+    fn who_proved_more_meanwhile_is_weighed_there() {
+        let (mut transfers, _) = transfers(16, 10);
+        transfers.put_body(clock(), (PeerId(1), Standing::Unproven), &resource(0), body(10));
+        assert!(is_kept(&mut transfers, (PeerId(1), Standing::Known), 0));
+        assert_eq!(transfers.classes.of(Standing::Unproven).bytes, 0);
+        assert_eq!(
+            transfers.classes.of(Standing::Known).bytes,
+            transfers.bytes_of(PeerId(1))
+        );
     }
 
     #[test]
     fn a_greedy_peer_makes_room_of_its_own() {
-        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
-        let now = Instant::now();
-        let mut transfers =
-            Transfers::new(64, 1 << 20, Duration::from_secs(9), Arc::new(CoapMetrics::new(0)));
-        transfers.put_body(now, PeerId(1), &resource(0), body(10));
+        let (mut transfers, _) = transfers(64, 10);
+        let (one, greedy) = ((PeerId(1), Standing::Known), (PeerId(2), Standing::Known));
+        transfers.put_body(clock(), one, &resource(0), body(10));
         for n in 0..100 {
-            transfers.put_body(now, PeerId(2), &resource(n), body(10));
+            transfers.put_body(clock(), greedy, &resource(n), body(10));
         }
-        assert_eq!(transfers.len(), 9);
-        assert!(transfers.body(now, PeerId(1), &resource(0)).is_some());
-        assert!(transfers.body(now, PeerId(2), &resource(99)).is_some());
+        assert_eq!(transfers.entries.len(), 17);
+        assert!(is_kept(&mut transfers, one, 0));
+        assert!(is_kept(&mut transfers, greedy, 99));
         transfers.remove_peer(PeerId(2));
-        assert_eq!(transfers.len(), 1);
+        assert_eq!((transfers.entries.len(), transfers.bytes_of(PeerId(2))), (1, 0));
     }
 }

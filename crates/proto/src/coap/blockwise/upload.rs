@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::coap::contract::Code;
 use crate::coap::metrics::TransferResult;
 use crate::types::reason::Limit;
+use crate::types::standing::Standing;
 
 use super::block::Block;
 use super::transfers::{Key, Transfers};
@@ -28,6 +29,8 @@ pub(crate) struct Piece<'a> {
     pub(crate) content_format: Option<u16>,
     /// Bytes that a body may have.
     pub(crate) max_body: usize,
+    /// What is known of its sender.
+    pub(crate) standing: Standing,
 }
 
 /// What became of a block.
@@ -65,13 +68,13 @@ impl Transfers {
         if payload.len() > size || (block.more && payload.len() != size) {
             return Assembled::Refused(Code::BAD_REQUEST, "payload does not have the length of its block");
         }
-        let max = piece.max_body.min(self.max_bytes());
+        let max = piece.max_body.min(self.longest_body(piece.standing));
         let announced = piece.size1.map_or(0, |size1| size1 as usize);
         if announced > max || offset + payload.len() > max {
             return Assembled::Refused(Code::REQUEST_ENTITY_TOO_LARGE, "body is too large");
         }
         if block.num == 0 {
-            return self.begin(now, key, piece.content_format, block.more, payload);
+            return self.begin(now, key, &piece);
         }
         let Some(upload) = self.upload(key) else {
             return Assembled::Refused(Code::REQUEST_ENTITY_INCOMPLETE, "no block came before this one");
@@ -85,7 +88,7 @@ impl Transfers {
         let known = upload.bytes.get(offset..offset + payload.len());
         if block.more && known == Some(payload) {
             // The answer to it was lost, and the client asked again with a new message id.
-            self.grown(now, key);
+            self.grown(now, key, piece.standing);
             return Assembled::Continue;
         }
         if offset != upload.bytes.len() {
@@ -96,7 +99,7 @@ impl Transfers {
         }
         upload.bytes.extend_from_slice(payload);
         if block.more {
-            self.grown(now, key);
+            self.grown(now, key, piece.standing);
             return Assembled::Continue;
         }
         match self.take_upload(key) {
@@ -105,25 +108,20 @@ impl Transfers {
         }
     }
 
-    fn begin(
-        &mut self,
-        now: Instant,
-        key: &Key,
-        content_format: Option<u16>,
-        more: bool,
-        payload: &[u8],
-    ) -> Assembled {
+    fn begin(&mut self, now: Instant, key: &Key, piece: &Piece<'_>) -> Assembled {
         if self.remove(key) {
             self.metrics.transfers.inc(TransferResult::UploadFailed);
         }
-        if !more {
-            return Assembled::Whole(Bytes::copy_from_slice(payload));
+        if !piece.block.more {
+            return Assembled::Whole(Bytes::copy_from_slice(piece.payload));
         }
         let upload = Upload {
-            bytes: payload.to_vec(),
-            content_format,
+            bytes: piece.payload.to_vec(),
+            content_format: piece.content_format,
         };
-        self.put_upload(now, key.clone(), upload);
-        Assembled::Continue
+        match self.put_upload(now, key.clone(), piece.standing, upload) {
+            true => Assembled::Continue,
+            false => Assembled::Refused(Code::SERVICE_UNAVAILABLE, "no room for another body"),
+        }
     }
 }

@@ -14,7 +14,7 @@ use crate::types::reason::Limit;
 use super::{Endpoint, Timer};
 
 /// How many seconds a client should wait that was refused for want of room.
-const RETRY_AFTER: u32 = 5;
+pub(super) const RETRY_AFTER: u32 = 5;
 
 /// A request and all that its answer needs.
 #[derive(Debug, Clone)]

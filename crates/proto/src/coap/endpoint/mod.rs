@@ -20,6 +20,7 @@ use super::blockwise::Transfers;
 use super::codec::type_of;
 use super::contract::{CoapSettings, Code, Event, PeerId, RequestError, RequestId};
 use super::dedup::Dedup;
+use super::hash::Keyed;
 use super::metrics::{CoapMetrics, NotificationResult};
 use super::outbox::Outbox;
 use super::parameters::Parameters;
@@ -100,9 +101,9 @@ impl Endpoint {
             now: None,
             dedup: Dedup::new(caps.remembered_exchanges, secret, Arc::clone(&metrics)),
             transfers: Transfers::new(
-                caps.transfers,
                 caps.transfer_bytes,
                 parameters.exchange_lifetime,
+                Keyed::new(secret),
                 Arc::clone(&metrics),
             ),
             timers: Timers::new(),

@@ -15,7 +15,7 @@ use crate::coap::peer::Peer;
 use crate::types::reason::{DropReason, Limit};
 
 use super::Endpoint;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, RETRY_AFTER};
 
 /// 4.12 Precondition Failed.
 const PRECONDITION_FAILED: Code = Code(0x8C);
@@ -236,6 +236,7 @@ impl Endpoint {
                 size1: options.size1,
                 content_format: options.content_format,
                 max_body: self.parameters.max_body_size,
+                standing: peer.standing(),
             };
             let assembled = self.transfers.assemble(now, key, piece);
             let szx = block.szx.min(self.parameters.max_szx);
@@ -258,7 +259,9 @@ impl Endpoint {
                 }
                 Assembled::Refused(code, why) => {
                     exchange.block1 = Some(Block { more: false, ..block });
-                    return self.answer(now, peer, &exchange, Response::diagnostic(code, why));
+                    let mut response = Response::diagnostic(code, why);
+                    response.max_age = (code == Code::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER);
+                    return self.answer(now, peer, &exchange, response);
                 }
             }
         } else if message.payload.len() > self.parameters.max_body_size {
@@ -271,9 +274,10 @@ impl Endpoint {
         if options.block2.is_some_and(|block| block.num > 0) {
             // Only the first block belongs to an observation (RFC 7959, 2.6).
             options.observe = None;
-            let kept = match self.transfers.body(now, exchange.peer, &resource) {
+            let from = (peer.id, peer.standing());
+            let kept = match self.transfers.body(now, from, &resource) {
                 // Some fetch the rest of what they observe by the method that they subscribed with.
-                None if method == Code::POST => self.transfers.body(now, exchange.peer, &resource.as_get()),
+                None if method == Code::POST => self.transfers.body(now, from, &resource.as_get()),
                 kept => kept,
             };
             if let Some(kept) = kept {
@@ -301,7 +305,8 @@ impl Endpoint {
 
     /// 4.13 with what would be small enough (RFC 7959, 2.9.3).
     fn too_large(&mut self, now: Instant, peer: &mut Peer, exchange: &Exchange, why: &str) {
-        let max = self.parameters.max_body_size.min(self.transfers.max_bytes());
+        let most = self.transfers.longest_body(peer.standing());
+        let max = self.parameters.max_body_size.min(most);
         let response = Response::diagnostic(Code::REQUEST_ENTITY_TOO_LARGE, why);
         self.answer_with(now, peer, exchange, response, None, |outgoing| {
             outgoing.size1 = Some(max)

@@ -12,6 +12,7 @@ use crate::coap::outgoing::{Outgoing, cut_text};
 use crate::coap::peer::Peer;
 use crate::coap::reliability::Purpose;
 use crate::types::reason::Limit;
+use crate::types::standing::Standing;
 
 use super::Endpoint;
 use super::exchange::Exchange;
@@ -205,7 +206,7 @@ impl Endpoint {
                 .unwrap_or_else(|| etag_of(whole.body, outgoing.content_format));
             outgoing.etag = Some(etag);
             outgoing.size2 = (first && more).then_some(whole.body.len());
-            self.keep(now, peer.id, &outgoing, whole, etag);
+            self.keep(now, (peer.id, peer.standing()), &outgoing, whole, etag);
         } else if let Some(resource) = whole.resource {
             self.transfers.forget_body(peer.id, resource);
         }
@@ -219,7 +220,7 @@ impl Endpoint {
     fn keep(
         &mut self,
         now: Instant,
-        peer: PeerId,
+        peer: (PeerId, Standing),
         outgoing: &Outgoing<'_>,
         whole: &Whole<'_>,
         etag: [u8; 8],

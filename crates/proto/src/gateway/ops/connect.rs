@@ -16,9 +16,9 @@ use crate::gateway::observations::Observations;
 use crate::gateway::pending_requests::{Awaited, Creation, PendingRequests};
 use crate::gateway::workers::WorkerMessage;
 use crate::policy::connections::{Connection, ConnectionKey, ConnectionToken, Grant};
-use crate::policy::ledger::Standing;
 use crate::types::ClientId;
 use crate::types::reason::Limit;
+use crate::types::standing::Standing;
 
 /// A connection to be made.
 pub(in crate::gateway) struct Wish {

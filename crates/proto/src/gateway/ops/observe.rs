@@ -14,8 +14,8 @@ use crate::gateway::observations::Observations;
 use crate::gateway::pending_requests::{Awaited, PendingRequests};
 use crate::gateway::settings::{DefaultQos, NotifyType};
 use crate::policy::authorization::{Access, Action};
-use crate::policy::ledger::Standing;
 use crate::types::message::Qos;
+use crate::types::standing::Standing;
 
 /// Begins an observation and has the broker subscribe for it.
 ///
