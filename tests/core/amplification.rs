@@ -24,11 +24,24 @@ fn with(challenge_unproven: bool) -> Sim {
     sim
 }
 
-fn serve(sim: &mut Sim, msg: &Msg, response: Response) -> Msg {
+/// The answer to a request, which an empty ACK may precede, and the bytes of both.
+fn serve(sim: &mut Sim, msg: &Msg, response: Response) -> (Msg, usize) {
     sim.from(UDP, msg);
-    let (exchange, _) = sim.request();
-    sim.respond(exchange, response);
-    sim.one()
+    for (exchange, _) in sim.requests() {
+        sim.respond(exchange, response.clone());
+    }
+    let mut sent = sim.sent();
+    let bytes = sent.iter().map(|msg| msg.bytes.len()).sum();
+    let answer = sent.pop().expect("an answer");
+    let before: Vec<_> = sent
+        .iter()
+        .map(|msg| (msg.kind(), msg.code(), msg.mid()))
+        .collect();
+    match answer.kind() {
+        Con if msg.kind() == Con => assert_eq!(before, [(Ack, Code::EMPTY, msg.mid())]),
+        _ => assert_eq!(before, []),
+    }
+    (answer, bytes)
 }
 
 #[test]
@@ -43,12 +56,8 @@ fn an_answer_is_at_most_three_times_its_request_or_136_bytes() {
             let mut response = content(body(len));
             (response.content_format, response.max_age, response.observe) =
                 (Some(65_000), Some(100_000), Some(1 << 23));
-            let answer = serve(&mut sim, &request, response);
-            assert!(
-                answer.bytes.len() <= limit,
-                "{} of {limit} for {len}",
-                answer.bytes.len()
-            );
+            let (answer, bytes) = serve(&mut sim, &request, response);
+            assert!(bytes <= limit, "{bytes} of {limit} for {len}");
             assert!(answer.body().len() >= len.min(64), "{len}");
         }
     }
@@ -71,45 +80,83 @@ fn a_late_answer_and_its_repetitions_stay_within_the_budget_together() {
 }
 
 #[test]
-fn what_does_not_fit_goes_when_the_client_asks_again() {
-    let mut sim = sim();
-    for mid in 1..=3 {
-        serve(&mut sim, &Msg::get(mid, "a"), content(body(30)));
+fn many_requests_of_one_socket_are_answered_each() {
+    for confirmable in [true, false] {
+        for len in [0, 20, 45, 60, 110, 700, 5_000] {
+            let mut sim = sim();
+            let (mut came, mut went, mut last) = (0, 0, 0);
+            for mid in 1..=12 {
+                let request = Msg::get(mid, "r").token_is(&mid.to_be_bytes());
+                let request = if confirmable { request } else { request.non() };
+                let was_proven = sim.is_proven(UDP);
+                let (answer, bytes) = serve(&mut sim, &request, content(body(len)));
+                assert_eq!(answer.code(), Code::CONTENT, "{mid} of {len} bytes");
+                assert_eq!(answer.token(), request.token());
+                (came, went, last) = (came + request.encode().len(), went + bytes, answer.body().len());
+                assert!(was_proven || went <= 136.max(3 * came), "{went} for {came}");
+                if answer.kind() == Con {
+                    sim.ack(&answer);
+                    assert!(sim.is_proven(UDP));
+                }
+            }
+            assert_eq!(last, len.min(1_024), "whole in the end");
+        }
     }
-    let request = Msg::get(4, "a");
-    sim.from(UDP, &request);
-    let (exchange, _) = sim.request();
-    sim.respond(exchange, content(body(30)));
-    sim.silent();
-    assert_eq!(sim.limited(Limit::UnprovenBytes), 1);
-    let mut answers = Vec::new();
-    for _ in 0..3 {
-        sim.from(UDP, &request);
-        answers.extend(sim.sent());
-    }
-    assert!(!answers.is_empty() && answers[0].mid() == 4);
 }
 
 #[test]
-fn the_rest_of_a_long_body_is_fetched_in_small_blocks() {
+fn what_does_not_fit_waits_until_the_address_is_proved() {
+    let mut sim = sim();
+    let requests: Vec<Msg> = (1..=7).map(|mid| Msg::get(mid, "r")).collect();
+    for request in &requests {
+        sim.from(UDP, request);
+    }
+    for (exchange, _) in sim.requests() {
+        sim.respond(exchange, content(body(60)));
+    }
+    let mut sent = sim.sent();
+    let [came, went] = [&requests, &sent].map(|all| all.iter().map(|msg| msg.encode().len()).sum::<usize>());
+    assert!(went <= 136.max(3 * came), "{went} bytes for {came}");
+    let question = sent.iter().find(|msg| msg.kind() == Con).unwrap().clone();
+    sim.ack(&question);
+    sent.extend(sim.sent());
+    for request in &requests {
+        let is_answer = |msg: &&Msg| msg.code() == Code::CONTENT && msg.token() == request.token();
+        assert_eq!(sent.iter().filter(is_answer).count(), 1, "{}", request.mid());
+    }
+}
+
+#[test]
+fn who_rejects_an_answer_asked_for_none_and_gets_no_more_for_it() {
+    let mut sim = sim();
+    let (answer, before) = serve(&mut sim, &Msg::get(1, "r"), content(body(900)));
+    assert_eq!(answer.kind(), Con);
+    sim.reset(&answer);
+    assert!(!sim.is_proven(UDP));
+    let request = Msg::get(2, "r");
+    sim.from(UDP, &request);
+    let (exchange, _) = sim.request();
+    sim.respond(exchange, content(body(900)));
+    sim.pass_s(100);
+    let after: usize = sim.sent().iter().map(|msg| msg.bytes.len()).sum();
+    assert!(before + after <= 136, "{before} and {after}");
+}
+
+#[test]
+fn the_rest_of_a_long_body_is_fetched_in_blocks_of_the_first_ones_size() {
     let mut sim = sim();
     let whole = body(500);
-    let first = serve(&mut sim, &Msg::get(1, "ps/a"), content(whole.clone()));
-    let (_, _, mut size) = first.block_of(BLOCK2).unwrap();
-    assert_eq!(size, 64);
+    let (first, _) = serve(&mut sim, &Msg::get(1, "ps/a"), content(whole.clone()));
+    assert_eq!(first.block_of(BLOCK2), Some((0, true, 64)));
+    sim.ack(&first);
     let mut got = first.body().to_vec();
-    let mut mid = 1;
     while got.len() < whole.len() {
-        mid += 1;
-        // The client goes on with the size that it was last given (RFC 7959, 2.4).
-        let request =
-            Msg::get(mid, "ps/a")
-                .opt(2_048, &[0; 7])
-                .block(BLOCK2, (got.len() / size) as u32, false, size);
-        sim.from(UDP, &request);
-        let answer = sim.one();
-        size = answer.block_of(BLOCK2).unwrap().2;
-        got.extend_from_slice(answer.body());
+        let num = got.len() / 64;
+        sim.from(
+            UDP,
+            &Msg::get(2 + num as u16, "ps/a").block(BLOCK2, num as u32, false, 64),
+        );
+        got.extend_from_slice(sim.one().body());
     }
     assert_eq!(got, whole);
 }
@@ -120,8 +167,7 @@ fn a_follow_up_that_asks_for_large_blocks_gets_small_ones_of_the_same_offset() {
     let whole = body(5_000);
     serve(&mut sim, &Msg::get(1, "ps/a"), content(whole.clone()));
     let request = Msg::get(2, "ps/a").block(BLOCK2, 2, false, 1_024);
-    sim.from(UDP, &request.opt(2_048, &[0; 7]));
-    let answer = sim.one();
+    let (answer, _) = serve(&mut sim, &request.opt(2_048, &[0; 7]), content(whole.clone()));
     assert_eq!(answer.block_of(BLOCK2), Some((128, true, 16)));
     assert_eq!(answer.body(), &whole[2_048..2_064]);
 }
@@ -129,7 +175,7 @@ fn a_follow_up_that_asks_for_large_blocks_gets_small_ones_of_the_same_offset() {
 #[test]
 fn diagnostics_are_cut() {
     let mut sim = sim();
-    let answer = serve(
+    let (answer, _) = serve(
         &mut sim,
         &Msg::get(1, "a"),
         Response::diagnostic(Code::BAD_REQUEST, "é".repeat(400)),
@@ -143,7 +189,7 @@ fn diagnostics_leave_room_for_the_answers_that_follow() {
     let mut sim = sim();
     for mid in 1..=50 {
         let refusal = Response::diagnostic(Code::NOT_FOUND, "there is nothing of this name here");
-        let answer = serve(&mut sim, &Msg::get(mid, "a").token_is(b"t"), refusal);
+        let (answer, _) = serve(&mut sim, &Msg::get(mid, "a").token_is(b"t"), refusal);
         assert_eq!(answer.code(), Code::NOT_FOUND, "answer {mid}");
     }
 }
@@ -273,7 +319,7 @@ fn who_only_publishes_is_asked_by_a_separate_response() {
     assert_eq!((sent[0].mid(), sent[1].token()), (3, &3_u16.to_be_bytes()[..]));
     sim.ack(&sent[1]);
     assert!(sim.is_proven(UDP));
-    let answer = serve(&mut sim, &Msg::put(4, "ps/a", b"x"), changed());
+    let (answer, _) = serve(&mut sim, &Msg::put(4, "ps/a", b"x"), changed());
     assert_eq!((answer.kind(), answer.code()), (Ack, Code::CHANGED), "asked once");
 }
 

@@ -109,6 +109,27 @@ fn an_unproven_address_must_acknowledge_one_of_the_first_notifications() {
 }
 
 #[test]
+fn many_reads_of_one_socket_are_answered_each() {
+    let (gateway, body) = gateway(Config::new());
+    let mut publisher = gateway.client(Kind::Dtls);
+    for n in 0..9 {
+        publisher.publish(&format!("ps/r/{n}?retain=1"), "v".repeat(20 * n));
+    }
+    let mut client = gateway.client(Kind::Udp);
+    for n in 1..9 {
+        let answer = client
+            .request(&Request::get(&format!("ps/r/{n}")))
+            .expect(code::CONTENT);
+        let first = answer.payload.len() < 20 * n;
+        assert!(
+            !first || answer.block(option::BLOCK2).is_some(),
+            "{n}: {answer:?}"
+        );
+    }
+    assert_eq!(client.read("ps/long"), body);
+}
+
+#[test]
 fn a_dtls_peer_is_not_asked_to_acknowledge() {
     let (gateway, _) = gateway(Config::new());
     let mut client = gateway.client(Kind::Dtls);

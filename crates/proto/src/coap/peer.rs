@@ -7,8 +7,9 @@ use crate::types::standing::Standing;
 use crate::types::{ListenerId, PeerAddr};
 
 use super::client::Client;
-use super::contract::PeerId;
+use super::contract::{PeerId, Response};
 use super::echo::Echo;
+use super::endpoint::BLOCK_OPTIONS;
 use super::hash::IdMap;
 use super::observe::Observing;
 use super::reliability::Outstanding;
@@ -21,6 +22,14 @@ const SMALL: u64 = 136;
 
 /// How much may be sent to an unproven address for each byte that came from it.
 const FACTOR: u64 = 3;
+
+/// Bytes of an empty ACK and a confirmable answer with the smallest block, which are left for asking an address to prove itself.
+pub(super) const QUESTION: usize = 48;
+
+/// Bytes of an answer to an unproven address, at most, beside token and body: header, Observe, Content-Format, Max-Age, marker; and the
+/// part of a body that goes out when it does not whole.
+const ANSWER: usize = 4 + 4 + 3 + 4 + 1;
+const PART: usize = 64 + BLOCK_OPTIONS;
 
 /// Bytes that a DTLS record adds at least, and at most as long as the peer's Connection ID is short: header, nonce and tag
 /// (RFC 6655, 3; RFC 5288, 3; RFC 9146, 4).
@@ -62,6 +71,8 @@ pub struct Peer {
     /// Bytes that came from its address and went to it while that was not proved.
     received: u64,
     sent: u64,
+    /// Whether one of the following waits until the address is proved, or more came from it.
+    pub(super) has_unsent: bool,
     /// Confirmable messages of ours by message id.
     pub(super) outstanding: IdMap<u16, Outstanding>,
     /// Separate responses among them.
@@ -112,6 +123,7 @@ impl Peer {
             moves: 0,
             received: 0,
             sent: 0,
+            has_unsent: false,
             outstanding: IdMap::default(),
             separate: 0,
             exchanges: Vec::new(),
@@ -169,6 +181,15 @@ impl Peer {
     /// Whether it is to be asked for proof with the answer to a confirmable request; it is asked once.
     pub(super) fn takes_question(&mut self) -> bool {
         std::mem::take(&mut self.asked) && !self.proven
+    }
+
+    /// Whether this answer has to be one that the peer acknowledges: after it too little of what an unproven address may get would
+    /// be left to ask for its proof, and so for any answer.
+    pub(super) fn must_ask(&self, response: &Response) -> bool {
+        let least = ANSWER + response.payload.len().min(PART) + QUESTION;
+        !self.proven
+            && response.code.class() == 2
+            && (self.room() as u64) < least as u64 + self.record(RECORD_MOST)
     }
 
     /// The message id for the next message of ours.

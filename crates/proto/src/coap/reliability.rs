@@ -28,6 +28,8 @@ pub(crate) struct Outstanding {
     purpose: Purpose,
     /// How often the peer had moved when it was sent.
     moves: u32,
+    /// Whether it was sent at all: to an unproven address it may have to wait.
+    sent: bool,
 }
 
 impl Outstanding {
@@ -47,6 +49,7 @@ impl Outstanding {
             timer,
             purpose: Purpose::Response(None),
             moves: 0,
+            sent: true,
         }
     }
 }
@@ -55,7 +58,8 @@ impl Endpoint {
     /// Sends the confirmable message that was written to the outbox, and keeps it until it is acknowledged.
     pub(super) fn send_confirmable(&mut self, now: Instant, peer: &mut Peer, mid: u16, purpose: Purpose) {
         let datagram = self.outbox.drafted().into();
-        self.transmit_draft(peer);
+        let sent = self.transmit_draft(peer);
+        peer.has_unsent |= !sent;
         let timeout = self.parameters.first_timeout(&mut self.rng);
         let timer = self
             .timers
@@ -74,6 +78,7 @@ impl Endpoint {
                 timer,
                 purpose,
                 moves,
+                sent,
             },
         );
     }
@@ -97,10 +102,12 @@ impl Endpoint {
     }
 
     /// The end of a confirmable message of ours by an ACK, empty or with a response in it, or by a RST. What it was, if there is
-    /// one of this id. Only who received the message knows the id, so this proves the address.
-    fn conclude(&mut self, peer: &mut Peer, mid: u16) -> Option<Purpose> {
+    /// one of this id. Only who received the message knows the id, so this proves the address; but who rejects a response does not
+    /// want it, as one would in whose name it was asked for.
+    fn conclude(&mut self, peer: &mut Peer, mid: u16, acknowledged: bool) -> Option<Purpose> {
         let outstanding = self.settle(peer, mid)?;
-        if peer.is_believed(outstanding.moves) {
+        let wanted = acknowledged || !matches!(outstanding.purpose, Purpose::Response(_));
+        if wanted && outstanding.sent && peer.is_believed(outstanding.moves) {
             peer.prove();
         }
         Some(outstanding.purpose)
@@ -108,7 +115,7 @@ impl Endpoint {
 
     /// An ACK, empty or with a response in it. What it acknowledged, if it belonged to a message of ours.
     pub(super) fn on_acknowledgement(&mut self, now: Instant, peer: &mut Peer, mid: u16) -> Option<Purpose> {
-        let Some(purpose) = self.conclude(peer, mid) else {
+        let Some(purpose) = self.conclude(peer, mid, true) else {
             peer.guessed();
             return None;
         };
@@ -129,7 +136,7 @@ impl Endpoint {
 
     /// A RST. Whether it belonged to a message of ours.
     pub(super) fn on_reset(&mut self, now: Instant, peer: &mut Peer, mid: u16) -> bool {
-        match self.conclude(peer, mid) {
+        match self.conclude(peer, mid, false) {
             Some(Purpose::Notification(observation)) => self.notification_reset(now, peer, observation),
             Some(Purpose::Request(request)) => self.request_reset(now, peer, request),
             Some(Purpose::Response(began)) => {
@@ -173,17 +180,42 @@ impl Endpoint {
             now + outstanding.timeout,
             Timer::Retransmit { peer: peer.id, mid },
         );
-        let datagram = std::mem::take(&mut outstanding.datagram);
-        if self.transmit(peer, &datagram) {
+        if self.send_kept(peer, mid) {
             peer.retransmissions += 1;
             self.metrics.retransmissions.inc();
-        }
-        if let Some(outstanding) = peer.outstanding.get_mut(&mid) {
-            outstanding.datagram = datagram;
         }
         if let Purpose::Notification(observation) = purpose {
             self.notification_stalled(now, peer, observation);
         }
+    }
+
+    /// Sends the confirmable messages that had to wait, as far as they fit into what the address may get now.
+    pub(super) fn send_waiting(&mut self, peer: &mut Peer) {
+        if !std::mem::take(&mut peer.has_unsent) {
+            return;
+        }
+        let waiting = peer.outstanding.iter().filter(|(_, it)| !it.sent);
+        let waiting: Vec<_> = waiting.map(|(mid, it)| (*mid, it.datagram.len())).collect();
+        for (mid, len) in waiting {
+            peer.has_unsent |= len > peer.room() || !self.send_kept(peer, mid);
+        }
+    }
+
+    /// Sends a confirmable message that is kept.
+    fn send_kept(&mut self, peer: &mut Peer, mid: u16) -> bool {
+        let moves = peer.moves;
+        let Some(outstanding) = peer.outstanding.get_mut(&mid) else {
+            return false;
+        };
+        let datagram = std::mem::take(&mut outstanding.datagram);
+        let sent = self.transmit(peer, &datagram);
+        if let Some(outstanding) = peer.outstanding.get_mut(&mid) {
+            outstanding.datagram = datagram;
+            if sent && !std::mem::replace(&mut outstanding.sent, true) {
+                outstanding.moves = moves;
+            }
+        }
+        sent
     }
 }
 

@@ -9,7 +9,7 @@ use crate::coap::contract::{Code, Notification, PeerId, ResourceKey, Response, T
 use crate::coap::metrics::{MessageType, TransferResult};
 use crate::coap::options::Options;
 use crate::coap::outgoing::{Outgoing, cut_text};
-use crate::coap::peer::Peer;
+use crate::coap::peer::{Peer, QUESTION};
 use crate::coap::reliability::Purpose;
 use crate::types::reason::Limit;
 use crate::types::standing::Standing;
@@ -75,11 +75,12 @@ impl Endpoint {
             self.metrics.limits.inc(Limit::BodySize);
             response = Response::diagnostic(Code::INTERNAL_SERVER_ERROR, "body is larger than max_body_size");
         }
-        if piggybacked && peer.takes_question() {
+        let asks = peer.must_ask(&response) || (piggybacked && peer.takes_question());
+        if piggybacked && asks {
             self.answer_empty(peer, exchange, MessageType::Ack);
             piggybacked = false;
         }
-        let separate = exchange.confirmable && !piggybacked;
+        let separate = (exchange.confirmable || asks) && !piggybacked;
         let crowded = peer.separate >= SEPARATE_PER_PEER || self.separate >= self.caps.pending_requests;
         let (kind, mid) = match (piggybacked, separate) {
             (true, _) => (MessageType::Ack, exchange.mid),
@@ -101,7 +102,8 @@ impl Endpoint {
             kept,
             resource: exchange.resource.as_ref(),
             want: exchange.block2,
-            again: kind == MessageType::Con,
+            // Not for a question that goes at once: with its ACK the bound falls, but the block size stays that of the first block.
+            again: kind == MessageType::Con && (exchange.acknowledged || !asks),
         };
         self.write(now, peer, outgoing, &whole, (kind, mid, exchange.token));
         if separate {
@@ -167,9 +169,11 @@ impl Endpoint {
             room => {
                 outgoing.write(self.outbox.draft(), kind, mid, token);
                 let head = self.outbox.drafted().len() + 1;
-                // Half of what an unproven address may still get is kept for what follows, unless it is too short for a block.
-                let room = match is_text || (whole.again && room / 2 >= head + BLOCK_OPTIONS + 16) {
+                let room = match whole.again && room / 2 >= head + BLOCK_OPTIONS + 16 {
+                    // Half of what an unproven address may still get is kept for what follows, unless it is too short for a block.
                     true => room / 2,
+                    // Words are worth less than the answers that follow.
+                    false if is_text => (room / 2).min(room.saturating_sub(QUESTION)),
                     false => room,
                 };
                 room.saturating_sub(head)

@@ -159,8 +159,9 @@ impl Endpoint {
         }
     }
 
-    /// Lets the observations of a peer that wait have their turn, as far as they may.
+    /// Sends what waits for a peer, as far as it may go: confirmable messages, then its observations in turn.
     pub(in crate::coap) fn pump(&mut self, now: Instant, peer: &mut Peer) {
+        self.send_waiting(peer);
         while let Some(observing) = peer.observing.as_deref_mut()
             && let Some(id) = observing.ready.pop_front()
         {
