@@ -1,5 +1,6 @@
 //! What a broker hangs up on or refuses is judged alone, and costs the others nothing.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use portcullis::bridge::contract::BrokerError;
@@ -7,7 +8,7 @@ use portcullis::broker::Protocol;
 
 use crate::harness::{BOTH, Gateway, Mosquitto, Peer, message, mqtt, payload, retained};
 use crate::proxy::Proxy;
-use crate::script::{HANG_UP, Script};
+use crate::script::{HANG_UP, SILENCE, Script};
 
 fn lane_connections(script: &Script) -> usize {
     let clients = script.clients.lock().unwrap();
@@ -299,4 +300,82 @@ async fn what_went_out_at_qos_0_in_place_of_qos_1_stays_in_the_spool_until_a_pin
     }
     gateway.until(|snapshot| snapshot.spool_messages == 0).await;
     gateway.assert_conserved().await;
+}
+
+/// A broker that hangs up on what begins with "mute" the first time, and says nothing to it from then on.
+async fn turns_mute() -> Script {
+    let met = AtomicUsize::new(0);
+    Script::start(move |text| match text.starts_with("mute") {
+        false => 0,
+        true if met.fetch_add(1, Ordering::SeqCst) == 0 => HANG_UP,
+        true => SILENCE,
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_answers_pings_and_not_a_suspect_keeps_nobody_waiting() {
+    for protocol in BOTH {
+        let script = turns_mute().await;
+        let mut settings = mqtt(script.port, protocol);
+        settings.ack_patience = Duration::from_millis(700);
+        let mut gateway = Gateway::connected(settings, None, 1).await;
+        let worker = &mut gateway.workers[0];
+        let mute: Vec<u64> = [("mute/1", "a"), ("mute/1", "b"), ("mute/2", "c")]
+            .into_iter()
+            .map(|(topic, text)| worker.send(message(topic, text, 1)))
+            .collect();
+        for ticket in mute {
+            assert_eq!(
+                worker.result(ticket).await,
+                Err(BrokerError::Unavailable),
+                "no verdict: {protocol:?}"
+            );
+        }
+        worker.publish(message("t", "x", 1)).await.unwrap();
+        assert_eq!(refused(&gateway, "hung_up"), 0);
+        script.decide(|_| 0);
+        for topic in ["mute/2", "mute/1"] {
+            gateway.workers[0].publish(message(topic, "x", 1)).await.unwrap();
+        }
+        gateway.assert_conserved().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_disk_waits_for_a_broker_that_says_nothing_to_it_and_other_suspects_go_on() {
+    let state = tempfile::tempdir().unwrap();
+    let script = turns_mute().await;
+    let mut settings = mqtt(script.port, Protocol::V5);
+    settings.ack_patience = Duration::from_millis(1_500);
+    let mut gateway = Gateway::connected(settings, Some(state.path()), 1).await;
+    let worker = &mut gateway.workers[0];
+    let tickets: Vec<u64> = ["mute", "spoken/1", "spoken/2"]
+        .into_iter()
+        .map(|topic| worker.send(message(topic, "x", 1)))
+        .collect();
+    for ticket in tickets {
+        worker.result(ticket).await.unwrap();
+    }
+    gateway.until(|snapshot| snapshot.stalls >= 2).await;
+    gateway.until(|snapshot| snapshot.spool_messages == 1).await;
+    gateway.assert_conserved().await;
+    script.decide(|_| 0);
+    gateway.until(|snapshot| snapshot.spool_messages == 0).await;
+    assert!(script.published.lock().unwrap().contains(&"mute".into()));
+    gateway.assert_conserved().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_the_broker_says_nothing_to_holds_up_no_other_suspect() {
+    let script = turns_mute().await;
+    let mut settings = mqtt(script.port, Protocol::V5);
+    settings.ack_patience = Duration::from_millis(700);
+    let mut gateway = Gateway::connected(settings, None, 1).await;
+    let worker = &mut gateway.workers[0];
+    let filter = worker.send_subscribe(1, "mute/+", false);
+    let bad = worker.send(message("also/suspect", "x", 1));
+    worker.result(bad).await.unwrap();
+    assert_eq!(worker.subscribed(filter).await, Err(BrokerError::Unavailable));
+    worker.publish(message("t", "x", 1)).await.unwrap();
 }

@@ -1,5 +1,6 @@
 //! Messages that stand apart because the broker may hang up on them: the pipeline's side of a trial.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use portcullis_proto::bridge::contract::BrokerError;
@@ -74,6 +75,22 @@ impl Pipeline {
             .partition(|entry| Subject::topic(&entry.message) == *subject);
         self.apart = apart;
         self.put_back(back);
+    }
+
+    /// The broker says nothing to a message on trial: its topic waits behind the others, and who waits for an answer that no disk
+    /// can give is told that there is none.
+    pub(super) fn put_off(&mut self, now: Instant, token: u64, subject: &Subject) {
+        if self
+            .entry(token)
+            .is_some_and(|entry| entry.number.is_none() && !entry.writing)
+        {
+            self.settle(token, now, Settled::Refused(BrokerError::Unavailable));
+        }
+        let (behind, first) = std::mem::take(&mut self.apart)
+            .into_iter()
+            .partition(|entry| Subject::topic(&entry.message) == *subject);
+        self.apart = first;
+        self.apart.extend::<VecDeque<_>>(behind);
     }
 
     /// The broker hung up on a message alone.

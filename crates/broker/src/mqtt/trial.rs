@@ -3,7 +3,8 @@
 //! That connection has a client id of its own, a clean session and no will, and ends a while after the last trial. What is
 //! alone on it when the broker hangs up is condemned, once the lane's connection has shown that the broker is still there. To
 //! a broker that does not let it in, trials are held on the lane's connection, with nothing else under way; then the broker
-//! has to hang up at the same one twice.
+//! has to hang up at the same one twice. What the broker says nothing to is no more than put off: a broker whose
+//! acknowledgements are late has not refused anything.
 
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,8 @@ pub(super) struct Trial {
     /// What was alone on the lane's connection when that ended.
     struck: Option<Subject>,
     on_main: bool,
+    /// A filter was put off: messages have their turn first.
+    messages_first: bool,
     /// Part of the client id: a gateway with the same name must not end this connection by taking it over.
     suffix: u16,
 }
@@ -80,6 +83,7 @@ impl Trial {
             ended_over: None,
             struck: None,
             on_main: false,
+            messages_first: false,
             suffix: StdRng::from_os_rng().random(),
         }
     }
@@ -121,6 +125,7 @@ impl Trial {
         if let Some(ending) = ending {
             self.on_ended(now, &ending, None, pipeline);
         }
+        self.put_off_if_silent(now, pipeline, subscriptions);
         let Some(main) = main else { return };
         if !self.items.is_empty() || self.ended_over.is_some() {
             return self.flush().await;
@@ -148,6 +153,34 @@ impl Trial {
             self.open(now);
         }
         self.flush().await;
+    }
+
+    /// Ends a connection on which the broker answers pings and not what is tried. That waits behind the other suspects.
+    fn put_off_if_silent(
+        &mut self,
+        now: Instant,
+        pipeline: &mut Pipeline,
+        subscriptions: &mut Subscriptions,
+    ) {
+        let session = self.connection.as_ref().map(|connection| &connection.session);
+        let owed = session.and_then(Session::owed_since);
+        let silent = |since| now.saturating_duration_since(since) >= self.settings.ack_patience;
+        if self.on_main || !owed.is_some_and(silent) {
+            return;
+        }
+        pipeline.metrics.stalls.inc();
+        (self.connection, self.stands) = (None, false);
+        let items = std::mem::take(&mut self.items);
+        pipeline
+            .judge
+            .corner(items.iter().map(|item| item.subject.clone()));
+        for item in items {
+            self.messages_first = !matches!(item.case, Case::Message(_));
+            match item.case {
+                Case::Message(token) => pipeline.put_off(now, token, &item.subject),
+                Case::Subscribe(_) | Case::Unsubscribe(_) => subscriptions.put_off(),
+            }
+        }
     }
 
     async fn flush(&mut self) {
@@ -202,7 +235,8 @@ impl Trial {
         subscriptions: &mut Subscriptions,
         alone: bool,
     ) {
-        if let Some(tried) = subscriptions.next_on_trial() {
+        let messages_first = std::mem::take(&mut self.messages_first) && !pipeline.apart.is_empty();
+        if !messages_first && let Some(tried) = subscriptions.next_on_trial() {
             let (case, packet, filter) = match tried {
                 Tried::Subscribe(number, filter, qos) => {
                     let subscription = Subscription {

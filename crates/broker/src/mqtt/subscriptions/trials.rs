@@ -89,6 +89,15 @@ impl Subscriptions {
             .map(Tried::Unsubscribe)
     }
 
+    /// The broker says nothing to what is tried: it waits behind the others.
+    pub(in crate::mqtt) fn put_off(&mut self) {
+        if let Some(number) = self.on_trial.pop_front() {
+            self.on_trial.push_back(number);
+        } else if let Some(filter) = self.unsubscribes_on_trial.pop_front() {
+            self.unsubscribes_on_trial.push_back(filter);
+        }
+    }
+
     /// The broker answered a subscribe on trial; gives its filter. It is asked for again where it is to stand, or refused.
     pub(in crate::mqtt) fn tried(&mut self, now: Instant, number: u32, reason: u8) -> Option<TopicFilter> {
         self.on_trial.retain(|known| *known != number);
