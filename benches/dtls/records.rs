@@ -59,7 +59,7 @@ fn connected(suite: Suite) -> (SslStream<Pipe>, SslStream<Pipe>, SessionKeys) {
     server.ssl().session().unwrap().master_key(&mut master);
     server.ssl().client_random(&mut a);
     server.ssl().server_random(&mut b);
-    let keys = SessionKeys::derive(suite.algorithm(), &master, &a, &b);
+    let keys = SessionKeys::derive(suite.algorithm().unwrap(), &master, &a, &b);
     (client, server, keys)
 }
 

@@ -21,7 +21,7 @@ const KEY_EXCHANGE: u8 = 16;
 /// A record sequence number that no client has come to yet, and near enough to leave theirs fresh.
 const UNUSED: u64 = 40;
 
-fn record(kind: u8, epoch: u16, sequence: u64, body: &[u8]) -> Vec<u8> {
+pub fn record(kind: u8, epoch: u16, sequence: u64, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     write_header(&mut out, kind, epoch, sequence, &[], body.len());
     out.extend_from_slice(body);
@@ -41,12 +41,12 @@ fn message(kind: u8, len: u32, sequence: u16, offset: u32, body: &[u8]) -> Vec<u
 }
 
 /// A record of the client's, and what its handshake message says of itself: kind, length, sequence.
-struct Sent {
-    bytes: Vec<u8>,
+pub struct Sent {
+    pub bytes: Vec<u8>,
     message: Option<(u8, u32, u16)>,
 }
 
-fn split(datagram: &[u8], cid_len: usize) -> Vec<Sent> {
+pub fn split(datagram: &[u8], cid_len: usize) -> Vec<Sent> {
     let (mut out, mut rest) = (Vec::new(), datagram);
     while let Some(header) = Header::parse(rest, cid_len) {
         let (bytes, after) = rest.split_at(header.record_len());
@@ -112,7 +112,7 @@ fn strays(rng: &mut StdRng, past: &[Sent]) -> Vec<Vec<u8>> {
 }
 
 /// A handshake with strays before, between and after the records of the client's last flight.
-fn amid_strays(material: &DtlsMaterial, config: &ClientConfig) {
+pub fn amid_strays(material: &DtlsMaterial, config: &ClientConfig) {
     let mut rng = StdRng::seed_from_u64(6);
     let mut server = Server::new(material, settings());
     let (mut client, _, second) = two_hellos(&mut server, config, 1);

@@ -23,6 +23,7 @@ mod dtls_client;
 mod ends;
 mod handshakes;
 mod hostile;
+mod legacy;
 mod loss;
 mod reload;
 mod resumption;

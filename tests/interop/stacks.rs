@@ -179,17 +179,25 @@ fn stacks_of_devices_get_what_they_can_work_with() {
     let psk = Config::new();
     let both = pki.install(Config::new());
     let certificate = pki.install(Config::new()).dtls("psk_file = \"\"");
-    let gateways = [psk, certificate, both].map(Gateway::start);
+    let with_cbc = pki.install(Config::new()).dtls("legacy_cbc = true");
+    let gateways = [psk, certificate, both, with_cbc].map(Gateway::start);
     let mut table = String::from(
-        "| stack | its list is from | PSK only | certificate only | both |\n|---|---|---|---|---|\n",
+        "| stack | its list is from | PSK only | certificate only | both | both, `legacy_cbc = true` |\n|---|---|---|---|---|---|\n",
     );
     for (name, source, suites, has) in STACKS {
-        let [psk, certificate, both] = [0, 1, 2].map(|n| offer(&gateways[n], suites, *has == Has::RawKey));
+        let [psk, certificate, both, with_cbc] =
+            [0, 1, 2, 3].map(|n| offer(&gateways[n], suites, *has == Has::RawKey));
         let known_by_key = |got: Result<Suite, u8>| got.is_ok_and(|suite| suite.key_exchange().uses_psk());
         match has {
-            Has::Key if psk.is_ok() => assert!(known_by_key(both), "{name}: {both:?}"),
-            Has::Key => assert!(!known_by_key(both)),
-            Has::Certificate => assert_eq!(certificate, both, "{name}"),
+            Has::Key if psk.is_ok() => assert!(known_by_key(both) && with_cbc == both, "{name}: {both:?}"),
+            Has::Key => assert!(
+                !known_by_key(both) && known_by_key(with_cbc),
+                "{name}: {with_cbc:?}"
+            ),
+            Has::Certificate => {
+                assert_eq!(certificate, both, "{name}");
+                assert!(with_cbc.is_ok() && (both.is_err() || with_cbc == both), "{name}");
+            }
             // No X.509, which it could not read.
             Has::RawKey => assert_eq!((certificate, both), (Err(43), Err(43)), "{name}"),
         }
@@ -200,10 +208,11 @@ fn stacks_of_devices_get_what_they_can_work_with() {
         };
         writeln!(
             table,
-            "| {name} | {source} | {} | {} | {} |",
+            "| {name} | {source} | {} | {} | {} | {} |",
             cell(*has == Has::Key, psk),
             cell(*has != Has::Key, certificate),
             cell(true, both),
+            cell(true, with_cbc),
         )
         .unwrap();
     }

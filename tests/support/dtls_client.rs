@@ -58,6 +58,8 @@ pub struct ClientConfig {
     pub sigalgs: Option<String>,
     /// The number of the largest fragment that it takes (RFC 6066, 4): 1 to 4 for 512 to 4096 bytes.
     pub max_fragment: Option<u8>,
+    /// Whether it does not offer the MAC over the ciphertext (RFC 7366).
+    pub mac_then_encrypt: bool,
 }
 
 impl ClientConfig {
@@ -94,6 +96,9 @@ impl ClientConfig {
             .set_cipher_list(&format!("{}:@SECLEVEL=0", self.ciphers))
             .unwrap();
         context.set_options(SslOptions::NO_QUERY_MTU);
+        if self.mac_then_encrypt {
+            context.set_options(SslOptions::from_bits_retain(1 << 19));
+        }
         context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
         if let Some(sigalgs) = &self.sigalgs {
             context.set_sigalgs_list(sigalgs).unwrap();
@@ -277,10 +282,8 @@ impl DtlsClient {
         if server == [0; 32] {
             return;
         }
-        let Some(suite) = Suite::from_id(cipher.protocol_id()) else {
-            return;
-        };
-        self.keys = Some(SessionKeys::derive(suite.algorithm(), &master, &client, &server));
+        let algorithm = Suite::from_id(cipher.protocol_id()).and_then(Suite::algorithm);
+        self.keys = algorithm.map(|algorithm| SessionKeys::derive(algorithm, &master, &client, &server));
     }
 
     fn unwrap_record(&mut self, header: &Header, record: &[u8]) -> Option<Vec<u8>> {

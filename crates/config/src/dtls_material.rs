@@ -62,6 +62,7 @@ pub fn dtls_context(dtls: &Dtls, tickets: &TicketKeys) -> Result<DtlsContext, Ve
             CertIdentity::SanUri => dtls::CertIdentity::SanUri,
         },
         ciphers: dtls.ciphers.clone(),
+        legacy_cbc: dtls.legacy_cbc,
         mtu: handshake_datagram(dtls),
         cid: dtls.cid,
         ticket_keys: tickets.clone(),

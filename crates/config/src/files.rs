@@ -102,7 +102,7 @@ fn check_context(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
             Severity::Note,
             &[&format!("{key}.ciphers")],
             format!(
-                "left out, because they are not AEAD or there is no key for them: {}",
+                "left out, because they are not spoken, or not without legacy_cbc, or there is no key for them: {}",
                 context.ignored_ciphers().join(", ")
             ),
         ),

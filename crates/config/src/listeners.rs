@@ -75,6 +75,10 @@ pub struct Dtls {
     pub on_close: OnClose,
     /// OpenSSL cipher list; empty is the built-in policy.
     pub ciphers: String,
+    /// Whether there are suites of CBC.
+    pub legacy_cbc: bool,
+    /// Sessions of these, over all workers.
+    pub legacy_max_sessions: u32,
     /// A handshake that takes longer fails.
     pub handshake_timeout: Duration,
     /// A session without a record for this long ends.
@@ -187,6 +191,12 @@ section! {
         /// OpenSSL cipher list, best first; "" is the built-in policy: PSK suites first, as who offers one has a key, RFC 7252's
         /// mandatory suites included.
         ciphers: String = "";
+        /// Whether there are also the CBC suites of devices that have nothing else (`TLS_PSK_WITH_AES_128_CBC_SHA256` of LwM2M 1.0, and
+        /// with ECDHE). Off, as they are weaker and cost more: they have no Connection ID.
+        legacy_cbc: bool = false;
+        /// Sessions with such a suite, 1 to 1000000; each holds about 43 KiB inside OpenSSL. Where there are as many, one of a peer
+        /// without an identity gives way first.
+        legacy_max_sessions: u32 = 1000, between(1, 1_000_000);
         /// A handshake that takes longer fails, "1s" to "5m". Devices on slow networks wait 9 s, then 27 s for an answer (RFC 7925,
         /// 11).
         handshake_timeout: Duration = "60s", between(secs(1), secs(300));
@@ -241,6 +251,8 @@ impl DtlsTable {
                 cert_identity: self.cert_identity,
                 on_close: self.on_close,
                 ciphers: self.ciphers,
+                legacy_cbc: self.legacy_cbc,
+                legacy_max_sessions: self.legacy_max_sessions,
                 handshake_timeout: self.handshake_timeout,
                 idle_timeout: self.idle_timeout,
                 max_sessions: self.max_sessions,

@@ -170,6 +170,7 @@ fn dtls_settings(dtls: &Dtls, limits: &Limits, workers: u8) -> DtlsSettings {
         handshake_timeout: dtls.handshake_timeout,
         idle_timeout: dtls.idle_timeout,
         max_sessions: share(dtls.max_sessions),
+        legacy_max_sessions: share(dtls.legacy_max_sessions),
         max_half_open: share(dtls.max_half_open),
         mtu: handshake_datagram(dtls),
         cid: dtls.cid,

@@ -33,6 +33,12 @@ impl Pipe {
         self.has_input = !datagram.is_empty();
     }
 
+    /// Whether OpenSSL wrote something.
+    #[must_use]
+    pub const fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
     /// What OpenSSL wrote, one write a datagram.
     pub fn take(&mut self) -> Vec<Box<[u8]>> {
         std::mem::take(&mut self.output)

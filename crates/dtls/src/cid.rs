@@ -1,11 +1,13 @@
 //! Connection IDs (RFC 9146) and return routability checks (RFC 9853): what is negotiated, by extensions that OpenSSL does not
 //! know.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{ExtensionContext, Ssl, SslAlert, SslContextBuilder};
+
+use super::ffi;
 
 /// Bytes of the Connection IDs that we hand out.
 pub const CID_LEN: usize = 8;
@@ -33,6 +35,15 @@ pub(super) struct Notes {
     pub(super) unknown_identity: bool,
     /// A hash of the key of the PSK identity that the client named.
     pub(super) psk_mark: Option<u64>,
+    /// Level and description of the last alert that OpenSSL opened.
+    pub(super) alert: Mutex<Option<[u8; 2]>>,
+}
+
+impl Notes {
+    /// The last alert that OpenSSL opened since this was asked.
+    pub(super) fn take_alert(&self) -> Option<[u8; 2]> {
+        self.alert.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// The place of the [`Notes`] in an `Ssl`.
@@ -55,7 +66,8 @@ pub(super) fn add_extensions(context: &mut SslContextBuilder) -> Result<(), Erro
         when,
         move |ssl, _, _| {
             // It means nothing without a Connection ID.
-            let notes = ssl.ex_data(index).filter(|notes| notes.rrc);
+            let is_legacy = ffi::is_legacy(ssl);
+            let notes = ssl.ex_data(index).filter(|notes| notes.rrc && !is_legacy);
             let has_cid = |notes: &Notes| notes.offer.is_some() && notes.peer_cid.is_some();
             Ok(notes.is_some_and(has_cid).then_some([]))
         },
@@ -73,6 +85,12 @@ pub(super) fn add_extensions(context: &mut SslContextBuilder) -> Result<(), Erro
         CONNECTION_ID_EXTENSION,
         when,
         move |ssl, _, _| {
+            if ffi::is_legacy(ssl)
+                && let Some(notes) = ssl.ex_data_mut(index)
+            {
+                // OpenSSL's own records cannot carry one.
+                notes.peer_cid = None;
+            }
             let notes = ssl.ex_data(index).filter(|notes| notes.peer_cid.is_some());
             Ok(notes.and_then(|notes| notes.offer).map(|cid| {
                 let mut answer = [0; 1 + CID_LEN];

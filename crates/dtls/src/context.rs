@@ -83,8 +83,11 @@ pub struct DtlsMaterial {
     pub verify: Verify,
     /// Which name of a client's certificate is its identity.
     pub cert_identity: CertIdentity,
-    /// An OpenSSL cipher list; empty for the built-in policy. What is not AEAD is left out.
+    /// An OpenSSL cipher list; empty for the built-in policy. What is neither AEAD nor, with `legacy_cbc`, one of the suites of
+    /// CBC that old devices have, is left out.
     pub ciphers: String,
+    /// Whether there are suites of CBC, by OpenSSL's own records and without a Connection ID.
+    pub legacy_cbc: bool,
     /// Largest datagram of a flight, in bytes of UDP payload; 256 to 16384.
     pub mtu: usize,
     /// Whether to negotiate Connection IDs (RFC 9146).
@@ -166,6 +169,7 @@ impl DtlsContext {
         let own = set_certificate(&mut builder, material)?;
         let crls = set_verification(&mut builder, material)?;
         builder.set_groups_list(GROUPS).map_err(broken)?;
+        ffi::note_messages(&builder);
         if let Some(psks) = &material.psks {
             set_psk(&mut builder, psks.clone()).map_err(broken)?;
         }
@@ -237,8 +241,8 @@ impl DtlsContext {
         &self.suites
     }
 
-    /// Suites of the `ciphers` list that are left out, by OpenSSL's names: they are not AEAD, or there is no key for
-    /// them.
+    /// Suites of the `ciphers` list that are left out, by OpenSSL's names: they are not spoken, or not without `legacy_cbc`, or
+    /// there is no key for them.
     #[must_use]
     pub fn ignored_ciphers(&self) -> &[String] {
         &self.ignored_ciphers

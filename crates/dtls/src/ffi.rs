@@ -7,23 +7,27 @@
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::ptr;
 use std::slice;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use foreign_types_shared::{ForeignType, ForeignTypeRef};
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 use openssl::pkey::{HasPublic, PKeyRef};
-use openssl::ssl::{SslCipher, SslContextBuilder, SslRef, SslStream};
+use openssl::ssl::{SslCipher, SslCipherRef, SslContextBuilder, SslRef, SslStream};
 use openssl::stack::StackRef;
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::{X509Crl, X509VerifyResult};
-use openssl_sys::{EVP_PKEY, SSL, SSL_CTX, SSL_SESSION, X509_CRL, X509_STORE, stack_st_SSL_CIPHER};
+use openssl_sys::{
+    EVP_PKEY, SSL, SSL_CIPHER, SSL_CTX, SSL_SESSION, X509_CRL, X509_STORE, stack_st_SSL_CIPHER,
+};
 
 use super::bio::Pipe;
 use super::chains::id_above;
 use super::cid::notes_index;
 use super::hello::{empty_hello, psk_identity};
-use super::record::HANDSHAKE;
+use super::record::{ALERT, HANDSHAKE};
+use super::suite::Suite;
 
 const SSL_CTRL_SET_MAX_CERT_LIST: c_int = 51;
 const SSL_CTRL_SET_TICKET_KEYS: c_int = 59;
@@ -46,6 +50,7 @@ unsafe extern "C" {
     fn BIO_ADDR_new() -> *mut c_void;
     fn BIO_ADDR_free(address: *mut c_void);
     fn SSL_set_options(ssl: *mut SSL, options: u64) -> u64;
+    fn SSL_get_pending_cipher(ssl: *const SSL) -> *const SSL_CIPHER;
     fn SSL_CTX_get_ciphers(context: *const SSL_CTX) -> *mut stack_st_SSL_CIPHER;
     fn SSL_CTX_set_timeout(context: *mut SSL_CTX, seconds: c_long) -> c_long;
     fn SSL_CTX_set_session_ticket_cb(
@@ -174,8 +179,8 @@ pub(super) fn set_ticket_keys(context: &SslContextBuilder, keys: &[u8; 80]) -> b
     taken == 1
 }
 
-/// Notes the PSK identity of each handshake, whole, before its key is asked for.
-pub(super) fn note_identities(context: &SslContextBuilder) {
+/// Notes the PSK identity of each handshake, whole, before its key is asked for, and the alerts of sessions that stay OpenSSL's.
+pub(super) fn note_messages(context: &SslContextBuilder) {
     unsafe extern "C" fn note(
         is_ours: c_int,
         _: c_int,
@@ -185,7 +190,8 @@ pub(super) fn note_identities(context: &SslContextBuilder) {
         ssl: *mut SSL,
         _: *mut c_void,
     ) {
-        if is_ours != 0 || kind != c_int::from(HANDSHAKE) || message.is_null() {
+        let is_alert = kind == c_int::from(ALERT);
+        if is_ours != 0 || !(is_alert || kind == c_int::from(HANDSHAKE)) || message.is_null() {
             return;
         }
         // SAFETY: OpenSSL calls this with a message of that length and with an SSL that is alive and not borrowed elsewhere
@@ -196,9 +202,12 @@ pub(super) fn note_identities(context: &SslContextBuilder) {
                 SslRef::from_ptr_mut(ssl),
             )
         };
-        if let (Some(identity), Ok(index)) = (psk_identity(message), notes_index())
-            && let Some(notes) = ssl.ex_data_mut(index)
-        {
+        let Some(notes) = notes_index().ok().and_then(|index| ssl.ex_data_mut(index)) else {
+            return;
+        };
+        if is_alert {
+            notes.alert = Mutex::new(message.first_chunk().copied());
+        } else if let Some(identity) = psk_identity(message) {
             notes.psk_identity = Some(identity.into());
         }
     }
@@ -255,6 +264,18 @@ pub(super) fn ciphers(context: &SslContextBuilder) -> Vec<([u8; 2], String)> {
         .iter()
         .map(|cipher| (cipher.protocol_id(), cipher.name().to_owned()))
         .collect()
+}
+
+/// Whether a handshake that chose its suite chose one of CBC.
+pub(super) fn is_legacy(ssl: &SslRef) -> bool {
+    // SAFETY: the SSL is alive; what is pointed to is static.
+    let suite = unsafe {
+        let cipher = SSL_get_pending_cipher(ssl.as_ptr());
+        (!cipher.is_null())
+            .then(|| SslCipherRef::from_ptr(cipher.cast_mut()).protocol_id())
+            .and_then(Suite::from_id)
+    };
+    suite.is_some_and(Suite::is_legacy)
 }
 
 /// Adds a revocation list to a store of trust anchors.

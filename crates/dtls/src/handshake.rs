@@ -17,13 +17,15 @@ use super::cid::{Cid, Notes, notes_index};
 use super::context::{Authority, DtlsContext};
 use super::ffi;
 use super::hello::{CLIENT_HELLO, ClientHello, Fragments, Negotiated};
+use super::legacy::{LegacyRecords, RecordMac};
 use super::metrics::{Alert, HandshakeResult, RecordDrop};
 use super::psk::identity_text;
 use super::record::{
     ALERT, CHANGE_CIPHER_SPEC, DTLS_1_2, HANDSHAKE, Header, MAX_PLAINTEXT, TLS12_CID, renumber,
 };
 use super::replay::ReplayWindow;
-use super::suite::Suite;
+use super::sessions::Records;
+use super::suite::{KeyExchange, Suite};
 use translate::{reseal, reseal_with_cid};
 use verdict::judge;
 
@@ -54,6 +56,14 @@ enum Refusal {
     Foreign,
     /// The client takes a raw public key only (RFC 7250), and would be sent a certificate.
     RawKey,
+}
+
+/// What the records of a handshake with known keys are protected with.
+enum Protection {
+    /// With an AEAD, which is ours.
+    Own(SessionKeys),
+    /// With CBC, which stays OpenSSL's; and how to know a client's record if the MAC is over the ciphertext.
+    Legacy(RecordMac),
 }
 
 /// How far a handshake has come.
@@ -87,11 +97,12 @@ pub(super) struct Pending {
     pub(super) random: [u8; 32],
     /// Whether the client has gone on after its hello.
     answered: bool,
-    /// Whether ChangeCipherSpec came since the last Finished that did not open.
+    /// Whether ChangeCipherSpec came, and whether it did since the last Finished that did not open.
+    changes: bool,
     changed: bool,
     bad_flights: u8,
     pub(super) doubt: Option<HandshakeResult>,
-    pub(super) keys: Option<(Suite, SessionKeys)>,
+    keys: Option<(Suite, Protection)>,
     pub(super) window: ReplayWindow,
     pub(super) write: WriteState,
     clear_window: ReplayWindow,
@@ -110,6 +121,9 @@ pub(super) struct Pending {
     /// Most bytes of plaintext in a record to the client, and what its hello says of that.
     max_plaintext: usize,
     record_size_limit: Option<usize>,
+    encrypt_then_mac: bool,
+    /// Bytes of the last record of handshake that opened.
+    finished_len: usize,
     /// How it is to fail although OpenSSL goes on.
     refusal: Option<Refusal>,
     flight: Vec<Box<[u8]>>,
@@ -118,7 +132,7 @@ pub(super) struct Pending {
 /// What a finished handshake leaves behind.
 pub(super) struct Finished {
     pub(super) suite: Suite,
-    pub(super) keys: SessionKeys,
+    pub(super) records: Records,
     pub(super) window: ReplayWindow,
     pub(super) write: WriteState,
     /// Ours, and what the client wants in records to it.
@@ -179,6 +193,7 @@ impl Pending {
             wakes: deadline,
             random: *hello.random,
             answered: false,
+            changes: false,
             changed: false,
             bad_flights: 0,
             doubt: None,
@@ -197,6 +212,8 @@ impl Pending {
             renumbered_by: None,
             max_plaintext: MAX_PLAINTEXT,
             record_size_limit: hello.record_size_limit(),
+            encrypt_then_mac: false,
+            finished_len: 0,
             refusal: wants_raw_key.then_some(Refusal::RawKey),
             flight: Vec::new(),
         })
@@ -218,7 +235,7 @@ impl Pending {
 
     /// The keys, once OpenSSL has both the master secret and the suite: when ChangeCipherSpec is processed, or at
     /// once when a session is resumed.
-    fn derive(&self) -> Option<(Suite, SessionKeys)> {
+    fn derive(&self) -> Option<(Suite, Protection)> {
         let ssl = self.stream.ssl();
         let suite = Suite::from_id(ssl.current_cipher()?.protocol_id())?;
         let (mut master, mut client, mut server) = (zeroize::Zeroizing::new([0; 48]), [0; 32], [0; 32]);
@@ -226,10 +243,11 @@ impl Pending {
             && ssl.client_random(&mut client) == 32
             && ssl.server_random(&mut server) == 32;
         whole.then(|| {
-            (
-                suite,
-                SessionKeys::derive(suite.algorithm(), &master, &client, &server),
-            )
+            let protection = match suite.algorithm() {
+                Some(algorithm) => Protection::Own(SessionKeys::derive(algorithm, &master, &client, &server)),
+                None => Protection::Legacy(RecordMac::derive(&master, &client, &server)),
+            };
+            (suite, protection)
         })
     }
 
@@ -253,6 +271,7 @@ impl Pending {
         self.clear_window.mark(header.sequence);
         self.answered |= body.first() != Some(&CLIENT_HELLO);
         self.changed |= header.kind == CHANGE_CIPHER_SPEC;
+        self.changes |= self.changed;
         put(&mut self.stream, record, self.skipped);
         Ok(self.drive())
     }
@@ -287,7 +306,7 @@ impl Pending {
         header: &Header,
         record: &[u8],
     ) -> Result<Progress, RecordDrop> {
-        if self.keys.is_none() {
+        if !self.is_time() {
             if record.len() <= MAX_EARLY {
                 self.early.clear();
                 self.early.extend_from_slice(record);
@@ -308,8 +327,13 @@ impl Pending {
         if self.forgeries >= MAX_FORGERIES {
             return Err(RecordDrop::ForgeryRate);
         }
-        let Some((_, keys)) = &self.keys else {
-            return Err(RecordDrop::Early);
+        let keys = match &self.keys {
+            Some((_, Protection::Own(keys))) => keys,
+            Some((_, Protection::Legacy(mac))) => {
+                let is_good = !self.encrypt_then_mac || mac.is_good(header, record);
+                return self.feed_legacy(now, header, record, is_good);
+            }
+            None => return Err(RecordDrop::Early),
         };
         let mut copy = record.to_vec();
         let Some(opened) = aead.open(&keys.client, header, &mut copy) else {
@@ -335,9 +359,47 @@ impl Pending {
         Ok(self.drive())
     }
 
+    /// Feeds a record that OpenSSL opens itself. One that is not authentic shows in that nothing comes of it.
+    fn feed_legacy(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        record: &[u8],
+        is_good: bool,
+    ) -> Result<Progress, RecordDrop> {
+        if !matches!(header.kind, HANDSHAKE | ALERT) {
+            return Err(RecordDrop::ContentType);
+        }
+        let mut progress = Progress::Waiting;
+        if is_good {
+            self.stream.get_mut().put(record);
+            progress = self.drive();
+        }
+        if progress == Progress::Waiting && !self.stream.get_ref().has_output() {
+            self.forgeries += 1;
+            self.doubt_key(now);
+            return Err(RecordDrop::NotAuthentic);
+        }
+        self.window.mark(header.sequence);
+        self.records += 1;
+        if header.kind == HANDSHAKE {
+            self.finished_len = record.len();
+        }
+        Ok(progress)
+    }
+
+    /// Whether a protected record can be opened. OpenSSL would keep those before ChangeCipherSpec, whoever sent them.
+    const fn is_time(&self) -> bool {
+        match &self.keys {
+            Some((_, Protection::Own(_))) => true,
+            Some((_, Protection::Legacy(_))) => self.changes,
+            None => false,
+        }
+    }
+
     /// The protected record that came too early, once it is its time.
     pub(super) fn take_early(&mut self) -> Option<Vec<u8>> {
-        (self.keys.is_some() && !self.early.is_empty()).then(|| std::mem::take(&mut self.early))
+        (self.is_time() && !self.early.is_empty()).then(|| std::mem::take(&mut self.early))
     }
 
     /// A Finished that does not open is silent in OpenSSL. The record may be forged, so the handshake lives on until the client
@@ -395,10 +457,12 @@ impl Pending {
                     continue;
                 }
                 self.watch(&header, record);
-                let rewritten = peer_cid.as_deref().and_then(|cid| {
-                    let (_, keys) = self.keys.as_ref()?;
-                    reseal_with_cid(aead, keys, &header, record, cid, &mut datagram)
-                });
+                let rewritten = match (peer_cid.as_deref(), &self.keys) {
+                    (Some(cid), Some((_, Protection::Own(keys)))) => {
+                        reseal_with_cid(aead, keys, &header, record, cid, &mut datagram)
+                    }
+                    _ => None,
+                };
                 if rewritten.is_none() && peer_cid.is_none() {
                     datagram.extend_from_slice(record);
                 }
@@ -451,6 +515,7 @@ impl Pending {
                 if limit == Some(None) {
                     self.refusal = Some(Refusal::Foreign);
                 }
+                self.encrypt_then_mac = negotiated.encrypt_then_mac;
                 let both = [negotiated.max_fragment, limit.flatten()];
                 self.max_plaintext = both.into_iter().flatten().fold(MAX_PLAINTEXT, usize::min);
             }
@@ -516,6 +581,12 @@ impl Pending {
         context.authorize(self.stream.ssl(), *suite, chains)
     }
 
+    /// Whether the client proves itself by a pre-shared key.
+    pub(super) fn uses_psk(&self) -> bool {
+        let suite = self.keys.as_ref().map(|(suite, _)| suite.key_exchange());
+        suite.is_some_and(KeyExchange::uses_psk)
+    }
+
     /// The PSK identity that the client named, as it is written, whether it is known or not.
     pub(super) fn named_identity(&self) -> Option<Box<str>> {
         let ssl = self.stream.ssl();
@@ -537,16 +608,25 @@ impl Pending {
             .ok()
             .and_then(|index| self.stream.ssl().ex_data(index));
         let rrc = cid.is_some() && notes.is_some_and(|notes| notes.rrc);
-        // Else OpenSSL takes the session for broken and its ticket for void.
-        self.stream
-            .set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
-        let (suite, keys) = self.keys.take()?;
+        let (suite, protection) = self.keys.take()?;
+        let records = match protection {
+            Protection::Own(keys) => {
+                // Else OpenSSL takes the session for broken and its ticket for void.
+                self.stream
+                    .set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
+                Records::Own(keys)
+            }
+            Protection::Legacy(mac) => {
+                let mac = self.encrypt_then_mac.then_some(mac);
+                Records::Legacy(Box::new(LegacyRecords::new(self.stream, mac, self.finished_len)))
+            }
+        };
         // The content type moves inside with a Connection ID.
         let inner = usize::from(cid.is_some());
         Some(Finished {
             max_plaintext: self.max_plaintext.saturating_sub(inner),
             suite,
-            keys,
+            records,
             window: self.window,
             write: self.write,
             cid,

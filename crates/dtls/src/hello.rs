@@ -2,6 +2,7 @@
 
 use super::cid::{CONNECTION_ID_EXTENSION, RRC_EXTENSION};
 use super::record::{DTLS_1_2, HANDSHAKE, Header, write_header};
+use super::suite::Suite;
 
 /// The type of a ClientHello.
 pub(super) const CLIENT_HELLO: u8 = 1;
@@ -14,6 +15,7 @@ const MESSAGE_HEADER_LEN: usize = 12;
 const MAX_FRAGMENT_LENGTH: u16 = 1;
 const SERVER_CERTIFICATE_TYPE: u16 = 20;
 const RECORD_SIZE_LIMIT: u16 = 28;
+const ENCRYPT_THEN_MAC: u16 = 22;
 /// The certificate type of X.509 (RFC 7250, 3).
 const X509: u8 = 0;
 /// Extensions of a ServerHello that say nothing of the records after the handshake, or are ours: server_name,
@@ -164,6 +166,8 @@ pub(super) struct Negotiated {
     pub(super) max_fragment: Option<usize>,
     /// Whether what the client takes is what its `record_size_limit` says.
     pub(super) record_size_limit: bool,
+    /// Whether the MAC of a suite of CBC is over the ciphertext (RFC 7366).
+    pub(super) encrypt_then_mac: bool,
 }
 
 impl Negotiated {
@@ -183,17 +187,22 @@ impl Negotiated {
         if message.fragment_len != message.len {
             return None;
         }
-        // Behind suite and compression there may be nothing more.
-        let list = hello.get(35 + usize::from(*session_id_len) + 3..)?;
+        let ([suite @ .., _compression], list) = hello
+            .get(35 + usize::from(*session_id_len)..)?
+            .split_first_chunk::<3>()?;
+        let is_legacy = Suite::from_id(*suite).is_some_and(Suite::is_legacy);
+        // There may be no extensions.
         let list = split_vec16(list).unwrap_or_default().0;
         let mut negotiated = Self {
             max_fragment: None,
             record_size_limit: false,
+            encrypt_then_mac: false,
         };
         for (kind, data) in extensions(list) {
             match (kind, data) {
                 (MAX_FRAGMENT_LENGTH, [n @ 1..=4]) => negotiated.max_fragment = Some(256 << n),
                 (RECORD_SIZE_LIMIT, _) => negotiated.record_size_limit = true,
+                (ENCRYPT_THEN_MAC, []) if is_legacy => negotiated.encrypt_then_mac = true,
                 (kind, _) if INDIFFERENT.contains(&kind) => {}
                 _ => return Some(Err(Foreign)),
             }
@@ -422,6 +431,7 @@ mod tests {
         let plain = Negotiated {
             max_fragment: None,
             record_size_limit: false,
+            encrypt_then_mac: false,
         };
         assert_eq!(read(&[]), Ok(plain));
         assert_eq!(
@@ -448,6 +458,11 @@ mod tests {
         ] {
             assert_eq!(read(foreign), Err(Foreign));
         }
+        // With a suite of CBC it is ours to keep.
+        let mut hello = server_hello(&[0, 22, 0, 0]);
+        hello[39..41].copy_from_slice(&[0, 0xae]);
+        let message = fragment(SERVER_HELLO, hello.len(), 1, 0, &hello);
+        assert!(Negotiated::read(&message).unwrap().unwrap().encrypt_then_mac);
         let hello = server_hello(&[]);
         assert_eq!(
             Negotiated::read(&fragment(SERVER_HELLO, hello.len(), 1, 0, &hello[..20])),

@@ -1,7 +1,8 @@
 //! Datagram to plaintext and proved identity, and back.
 //!
 //! OpenSSL does the handshakes; the records after them are opened and sealed by [`aead`]. That makes a session small,
-//! lets it carry a Connection ID (RFC 9146), which OpenSSL does not know, and frees it of OpenSSL's version.
+//! lets it carry a Connection ID (RFC 9146), which OpenSSL does not know, and frees it of OpenSSL's version. Only the records of
+//! old suites with CBC, which are off unless asked for, stay OpenSSL's.
 
 pub mod aead;
 pub mod bio;
@@ -14,6 +15,7 @@ mod effort;
 mod ffi;
 mod handshake;
 mod hello;
+mod legacy;
 mod listener;
 pub mod metrics;
 mod path;

@@ -23,6 +23,8 @@ metrics! {
         pub sessions: Counter = shared SESSIONS [listener, transport = "dtls"],
         /// Established sessions with a Connection ID (RFC 9146).
         pub cid_sessions: Counter = gauge "dtls_cid_sessions" [],
+        /// Established sessions with a suite of CBC: each holds about 43 KiB inside OpenSSL.
+        pub legacy_sessions: Counter = gauge "dtls_legacy_sessions" [listener],
         /// Sessions that went on from a new address.
         pub address_changes: Counter = counter "dtls_address_changes_total" [],
         /// Challenges to new addresses of sessions (RFC 9853).

@@ -8,11 +8,13 @@ use slab::Slab;
 
 use portcullis_proto::types::{Identity, PeerAddr};
 
-use super::aead::SessionKeys;
+use super::aead::{Aead, Opened, Seal, SessionKeys};
 use super::cid::Cid;
 use super::context::Authority;
 use super::contract::SessionId;
+use super::legacy::LegacyRecords;
 use super::path::{Budget, Candidate};
+use super::record::Header;
 use super::replay::ReplayWindow;
 use super::suite::Suite;
 
@@ -101,6 +103,65 @@ pub(super) struct CidState {
     pub(super) candidate: Option<Box<Candidate>>,
 }
 
+/// What opens and seals the records of a session.
+pub(super) enum Records {
+    /// We do, with an AEAD.
+    Own(SessionKeys),
+    /// OpenSSL does, with CBC.
+    Legacy(Box<LegacyRecords>),
+}
+
+impl Records {
+    /// Opens the record that `header` was read from, in place; nothing when it is not authentic.
+    pub(super) fn open(&mut self, aead: &mut Aead, header: &Header, record: &mut [u8]) -> Option<Opened> {
+        match self {
+            Self::Own(keys) => aead.open(&keys.client, header, record),
+            Self::Legacy(legacy) => legacy.open(header, record),
+        }
+    }
+
+    /// Appends one sealed record to `out`. With CBC only data and the goodbye can be sealed, and every alert is that.
+    pub(super) fn seal(&mut self, aead: &mut Aead, what: &Seal<'_>, out: &mut Vec<u8>) -> Option<()> {
+        match self {
+            Self::Own(keys) => aead.seal(&keys.server, what, out).ok(),
+            Self::Legacy(legacy) => legacy.seal(what.kind, what.plaintext, out),
+        }
+    }
+
+    pub(super) const fn is_legacy(&self) -> bool {
+        matches!(self, Self::Legacy(_))
+    }
+
+    /// Records that may be sealed with one key. With CBC every record has a random vector of its own.
+    pub(super) const fn seal_limit(&self) -> u64 {
+        match self {
+            Self::Own(keys) => keys.algorithm().seal_limit(),
+            Self::Legacy(_) => u64::MAX,
+        }
+    }
+
+    /// Records that may fail to open before the keys are given up. A tag of 32 bytes is not guessed.
+    pub(super) const fn failure_limit(&self) -> u64 {
+        match self {
+            Self::Own(keys) => keys.algorithm().failure_limit(),
+            Self::Legacy(_) => u64::MAX,
+        }
+    }
+
+    /// Records that may fail to open within a second.
+    pub(super) const fn failures_per_second(&self) -> Option<u32> {
+        match self {
+            Self::Own(keys) => keys.algorithm().failures_per_second(),
+            Self::Legacy(_) => None,
+        }
+    }
+
+    /// Whether OpenSSL ended the session.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self, Self::Legacy(legacy) if legacy.is_over())
+    }
+}
+
 /// An established session.
 pub(super) struct Session {
     pub(super) id: SessionId,
@@ -108,7 +169,7 @@ pub(super) struct Session {
     pub(super) authority: Authority,
     pub(super) suite: Suite,
     pub(super) resumed: bool,
-    pub(super) keys: SessionKeys,
+    pub(super) records: Records,
     pub(super) window: ReplayWindow,
     pub(super) next_sequence: u64,
     pub(super) next_explicit: u64,
@@ -153,8 +214,8 @@ impl Session {
     }
 
     /// Whether a handshake proved who the peer is. Those of whom nothing is known give way first.
-    fn rank(&self) -> usize {
-        usize::from(self.authority.identity.is_some())
+    const fn is_known(&self) -> bool {
+        self.authority.identity.is_some()
     }
 
     pub(super) fn new(new: NewSession) -> Self {
@@ -170,7 +231,7 @@ impl Session {
             authority: new.authority,
             suite: finished.suite,
             resumed: finished.resumed,
-            keys: finished.keys,
+            records: finished.records,
             window: finished.window,
             next_sequence: finished.write.sequence,
             next_explicit: finished.write.explicit,
@@ -203,10 +264,28 @@ struct Ages {
     oldest: u32,
 }
 
-/// The list of those of a [`Session::rank`].
-const fn of_rank(ages: &mut [Ages; 2], rank: usize) -> &mut Ages {
-    let [unnamed, named] = ages;
-    if rank == 0 { unnamed } else { named }
+const NOBODY: Ages = Ages {
+    newest: NONE,
+    oldest: NONE,
+};
+
+/// Sessions in order of idleness: those of whom nothing is known, then the others, and each kind with records of its own.
+#[derive(Clone, Copy)]
+struct Lists {
+    unknown: [Ages; 2],
+    known: [Ages; 2],
+}
+
+impl Lists {
+    /// The list that a session is in.
+    const fn of(&mut self, session: &Session) -> &mut Ages {
+        let [own, legacy] = if session.is_known() {
+            &mut self.known
+        } else {
+            &mut self.unknown
+        };
+        if session.records.is_legacy() { legacy } else { own }
+    }
 }
 
 /// All established sessions of a listener.
@@ -218,8 +297,8 @@ pub(super) struct SessionTable {
     by_address: HashMap<PeerAddr, u32>,
     /// Sessions with a Connection ID, the last that was seen at the address: they are only replaced by it.
     cid_at: HashMap<PeerAddr, u32>,
-    /// By [`Session::rank`], in order of idleness.
-    ages: [Ages; 2],
+    lists: Lists,
+    legacy: usize,
     /// How exactly idleness is kept: moving a session to the front for each record would cost the packet path.
     pub(super) grain: Duration,
 }
@@ -232,10 +311,11 @@ impl SessionTable {
             by_cid: OwnKeys::default(),
             by_address: HashMap::new(),
             cid_at: HashMap::new(),
-            ages: [Ages {
-                newest: NONE,
-                oldest: NONE,
-            }; 2],
+            lists: Lists {
+                unknown: [NOBODY; 2],
+                known: [NOBODY; 2],
+            },
+            legacy: 0,
             grain: Self::grain_for(idle_timeout),
         }
     }
@@ -250,6 +330,11 @@ impl SessionTable {
 
     pub(super) fn cid_len(&self) -> usize {
         self.by_cid.len()
+    }
+
+    /// How many have a suite of CBC.
+    pub(super) const fn legacy_len(&self) -> usize {
+        self.legacy
     }
 
     pub(super) fn get(&self, key: u32) -> Option<&Session> {
@@ -288,6 +373,7 @@ impl SessionTable {
     pub(super) fn insert(&mut self, session: Session) {
         let (id, address) = (session.id, session.address);
         let cid = session.cid.as_ref().map(|cid| cid.ours);
+        self.legacy += usize::from(session.records.is_legacy());
         let Ok(key) = u32::try_from(self.slots.insert(session)) else {
             return;
         };
@@ -306,6 +392,7 @@ impl SessionTable {
         self.unlink(key);
         let session = self.slots.try_remove(key as usize)?;
         self.by_id.remove(&session.id.0);
+        self.legacy -= usize::from(session.records.is_legacy());
         if let Some(cid) = &session.cid {
             self.by_cid.remove(&u64::from_be_bytes(cid.ours));
             if self.cid_at.get(&session.address) == Some(&key) {
@@ -344,39 +431,52 @@ impl SessionTable {
 
     /// The session that was silent for longest.
     pub(super) fn most_idle(&self) -> Option<&Session> {
-        self.oldest().min_by_key(|session| session.heard)
+        let Lists { unknown, known } = &self.lists;
+        self.oldest(unknown.iter().chain(known))
     }
 
     /// The session that gives way to a new one: of those of which nothing is known the one silent longest, else, where the new
     /// one has an identity, of all.
     pub(super) fn least(&self, identified: bool) -> Option<SessionId> {
-        let mut oldest = self.oldest();
-        let least = oldest.next()?;
-        (identified || least.rank() == 0).then_some(least.id)
+        let Lists { unknown, known } = &self.lists;
+        let known = || self.oldest(known.iter()).filter(|_| identified);
+        self.oldest(unknown.iter()).or_else(known).map(|least| least.id)
+    }
+
+    /// The same of those with a suite of CBC.
+    pub(super) fn least_legacy(&self, identified: bool) -> Option<SessionId> {
+        let Lists { unknown, known } = &self.lists;
+        let known = || self.oldest(known.iter().skip(1)).filter(|_| identified);
+        let least = self.oldest(unknown.iter().skip(1)).or_else(known);
+        least.map(|least| least.id)
     }
 
     /// The session of an identity that was silent longest.
     pub(super) fn most_idle_of(&self, identity: &Identity) -> Option<SessionId> {
-        let mut next = self.get(self.ages[1].oldest);
-        while let Some(session) = next {
-            if session.authority.identity.as_ref() == Some(identity) {
-                return Some(session.id);
+        let first_of = |ages: &Ages| {
+            let mut next = self.get(ages.oldest);
+            while let Some(session) = next
+                && session.authority.identity.as_ref() != Some(identity)
+            {
+                next = self.get(session.newer);
             }
-            next = self.get(session.newer);
-        }
-        None
+            next
+        };
+        let own = self.lists.known.iter().filter_map(first_of);
+        own.min_by_key(|session| session.heard).map(|session| session.id)
     }
 
-    /// The oldest of each rank, the lowest rank first.
-    fn oldest(&self) -> impl Iterator<Item = &Session> {
-        self.ages.iter().filter_map(|ages| self.get(ages.oldest))
+    /// The session of these lists that was silent for longest.
+    fn oldest<'a>(&'a self, lists: impl Iterator<Item = &'a Ages>) -> Option<&'a Session> {
+        let each = lists.filter_map(|ages| self.get(ages.oldest));
+        each.min_by_key(|session| session.heard)
     }
 
     fn link(&mut self, key: u32) {
         let Some(session) = self.slots.get_mut(key as usize) else {
             return;
         };
-        let ages = of_rank(&mut self.ages, session.rank());
+        let ages = self.lists.of(session);
         let before = std::mem::replace(&mut ages.newest, key);
         session.newer = NONE;
         session.older = before;
@@ -387,9 +487,11 @@ impl SessionTable {
     }
 
     fn unlink(&mut self, key: u32) {
-        let Some(session) = self.get(key) else { return };
-        let (newer, older, rank) = (session.newer, session.older, session.rank());
-        let ages = of_rank(&mut self.ages, rank);
+        let Some(session) = self.slots.get(key as usize) else {
+            return;
+        };
+        let (newer, older) = (session.newer, session.older);
+        let ages = self.lists.of(session);
         match self.slots.get_mut(newer as usize) {
             Some(newer) => newer.older = older,
             None => ages.newest = older,

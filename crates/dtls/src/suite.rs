@@ -1,4 +1,4 @@
-//! The cipher suites that a session may end up with: AEAD only.
+//! The cipher suites that a session may end up with: AEAD, and for old devices CBC.
 
 use portcullis_proto::labels;
 use portcullis_proto::types::reason::Label;
@@ -23,6 +23,10 @@ labels! {
         PskAes256Ccm8 = "TLS_PSK_WITH_AES_256_CCM_8",
         /// RFC 6655; C0A5.
         PskAes256Ccm = "TLS_PSK_WITH_AES_256_CCM",
+        /// RFC 5489; C037. Legacy: with `legacy_cbc` only.
+        EcdhePskAes128Cbc = "TLS_ECDHE_PSK_WITH_AES_128_CBC_SHA256",
+        /// RFC 5487; 00AE. Legacy: with `legacy_cbc` only.
+        PskAes128Cbc = "TLS_PSK_WITH_AES_128_CBC_SHA256",
         /// RFC 5289; C02B.
         EcdheEcdsaAes128Gcm = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
         /// RFC 7251; C0AE. Mandatory in RFC 7252, 9.1.3.3.
@@ -43,6 +47,10 @@ labels! {
         EcdheRsaChaCha20 = "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
         /// RFC 5289; C030.
         EcdheRsaAes256Gcm = "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+        /// RFC 5289; C023. Legacy: with `legacy_cbc` only.
+        EcdheEcdsaAes128Cbc = "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256",
+        /// RFC 5289; C027. Legacy: with `legacy_cbc` only.
+        EcdheRsaAes128Cbc = "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
     }
 }
 
@@ -192,10 +200,16 @@ impl Suite {
         self.parts().1
     }
 
-    /// What protects its records.
+    /// What protects its records; nothing where OpenSSL's own records do, with CBC.
     #[must_use]
-    pub const fn algorithm(self) -> Algorithm {
+    pub const fn algorithm(self) -> Option<Algorithm> {
         self.parts().3
+    }
+
+    /// Whether it is one of CBC, for devices that have nothing else.
+    #[must_use]
+    pub const fn is_legacy(self) -> bool {
+        self.algorithm().is_none()
     }
 
     /// What the peers authenticate with.
@@ -204,10 +218,16 @@ impl Suite {
         self.parts().2
     }
 
-    const fn parts(self) -> ([u8; 2], &'static str, KeyExchange, Algorithm) {
+    const fn parts(self) -> ([u8; 2], &'static str, KeyExchange, Option<Algorithm>) {
         use Algorithm::{Aes256Ccm, Aes256Ccm8, Aes256Gcm, Ccm, Ccm8, ChaCha20, Gcm};
         use KeyExchange::{EcdheEcdsa, EcdhePsk, EcdheRsa, Psk};
-        match self {
+        let (id, name, exchange, algorithm) = match self {
+            Self::EcdhePskAes128Cbc => return ([0xc0, 0x37], "ECDHE-PSK-AES128-CBC-SHA256", EcdhePsk, None),
+            Self::PskAes128Cbc => return ([0x00, 0xae], "PSK-AES128-CBC-SHA256", Psk, None),
+            Self::EcdheEcdsaAes128Cbc => {
+                return ([0xc0, 0x23], "ECDHE-ECDSA-AES128-SHA256", EcdheEcdsa, None);
+            }
+            Self::EcdheRsaAes128Cbc => return ([0xc0, 0x27], "ECDHE-RSA-AES128-SHA256", EcdheRsa, None),
             Self::EcdhePskChaCha20 => ([0xcc, 0xac], "ECDHE-PSK-CHACHA20-POLY1305", EcdhePsk, ChaCha20),
             Self::PskAes128Gcm => ([0x00, 0xa8], "PSK-AES128-GCM-SHA256", Psk, Gcm),
             Self::PskAes128Ccm8 => ([0xc0, 0xa8], "PSK-AES128-CCM8", Psk, Ccm8),
@@ -236,7 +256,8 @@ impl Suite {
             Self::EcdheRsaAes128Gcm => ([0xc0, 0x2f], "ECDHE-RSA-AES128-GCM-SHA256", EcdheRsa, Gcm),
             Self::EcdheRsaChaCha20 => ([0xcc, 0xa8], "ECDHE-RSA-CHACHA20-POLY1305", EcdheRsa, ChaCha20),
             Self::EcdheRsaAes256Gcm => ([0xc0, 0x30], "ECDHE-RSA-AES256-GCM-SHA384", EcdheRsa, Aes256Gcm),
-        }
+        };
+        (id, name, exchange, Some(algorithm))
     }
 
     /// The suite with this number, if it is one of ours.

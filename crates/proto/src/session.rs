@@ -113,6 +113,8 @@ pub struct DtlsSettings {
     pub idle_timeout: Duration,
     /// Sessions per worker.
     pub max_sessions: usize,
+    /// Of them those with a suite of CBC, which hold more.
+    pub legacy_max_sessions: usize,
     /// Sessions of one identity, over all workers and listeners; the most idle one gives way to the next.
     pub sessions_per_identity: usize,
     /// Handshakes in flight per worker.

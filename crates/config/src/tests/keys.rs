@@ -134,6 +134,14 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
         "[\"PSK-AES128-CCM8\"]",
         "",
     ),
+    ("listeners.dtls.default", "legacy_cbc", "true", "1", ""),
+    (
+        "listeners.dtls.default",
+        "legacy_max_sessions",
+        "20",
+        "\"20\"",
+        "0",
+    ),
     (
         "listeners.dtls.default",
         "handshake_timeout",

@@ -100,7 +100,8 @@ pub(super) fn set_verification(
 ) -> Result<Vec<X509Crl>, ContextError> {
     let refused = |error: ErrorStack| ContextError::openssl("ca_file", "OpenSSL refuses it", &error);
     let mut under = Sha256::new();
-    under.update(&[material.verify as u8, material.cert_identity as u8]);
+    let legacy = u8::from(material.legacy_cbc);
+    under.update(&[material.verify as u8, material.cert_identity as u8, legacy]);
     let (mut anchors, mut crls) = (Vec::new(), Vec::new());
     if material.verify != Verify::None {
         let pem = material.ca_pem.as_ref();
@@ -229,7 +230,6 @@ fn fault_of(certificate: &X509Ref, depth: u32, cert_identity: CertIdentity) -> O
 
 pub(super) fn set_psk(builder: &mut SslContextBuilder, psks: Arc<PskStore>) -> Result<(), ErrorStack> {
     let index = notes_index()?;
-    ffi::note_identities(builder);
     builder.set_psk_server_callback(move |ssl, _, out| {
         let identity = ssl.ex_data(index).and_then(|notes| notes.psk_identity.as_deref());
         if let Some(key) = identity.and_then(|identity| psks.get(identity)) {
@@ -276,11 +276,12 @@ pub(super) fn set_suites(
     };
     builder.set_cipher_list(&list).map_err(refused)?;
     builder.set_security_level(0);
-    let usable = |suite: &Suite| match suite.key_exchange() {
+    let has_key = |suite: &Suite| match suite.key_exchange() {
         KeyExchange::Psk | KeyExchange::EcdhePsk => material.psks.is_some(),
         KeyExchange::EcdheEcdsa => certificate == Some(KeyKind::Ecdsa),
         KeyExchange::EcdheRsa => certificate == Some(KeyKind::Rsa),
     };
+    let usable = |suite: &Suite| has_key(suite) && (material.legacy_cbc || !suite.is_legacy());
     let (mut suites, mut ignored) = (Vec::new(), Vec::new());
     for (id, name) in ffi::ciphers(builder) {
         match Suite::from_id(id).filter(usable) {

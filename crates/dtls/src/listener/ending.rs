@@ -113,5 +113,8 @@ impl DtlsListener {
     pub(super) fn count_sessions(&self) {
         self.metrics.sessions.set(self.sessions.len() as u64);
         self.metrics.cid_sessions.set(self.sessions.cid_len() as u64);
+        self.metrics
+            .legacy_sessions
+            .set(self.sessions.legacy_len() as u64);
     }
 }

@@ -9,7 +9,7 @@ use super::super::contract::{CloseReason, DtlsEvent, SessionId};
 use super::super::metrics::{Alert, RecordDrop};
 use super::super::path::{Budget, Candidate, Check};
 use super::super::record::{ALERT, APPLICATION_DATA, HANDSHAKE, Header, RETURN_ROUTABILITY_CHECK, TLS12_CID};
-use super::super::sessions::Moved;
+use super::super::sessions::{Moved, Records};
 use super::inbound::Inbound;
 use super::{DtlsListener, Path};
 
@@ -39,7 +39,7 @@ impl DtlsListener {
         if !session.window.is_fresh(header.sequence) {
             return Err(RecordDrop::Replay);
         }
-        let per_second = session.keys.algorithm().failures_per_second();
+        let per_second = session.records.failures_per_second();
         if per_second.is_some_and(|limit| !session.failures.may_try(inbound.now, limit)) {
             return Err(RecordDrop::ForgeryRate);
         }
@@ -47,9 +47,17 @@ impl DtlsListener {
             .datagram
             .get_mut(at..at + header.record_len())
             .ok_or(RecordDrop::Malformed)?;
-        let keys = &session.keys;
-        let Some(opened) = self.aead.open(&keys.client, header, record) else {
-            if session.failures.count(inbound.now) >= keys.algorithm().failure_limit() {
+        if let (Records::Legacy(legacy), HANDSHAKE) = (&session.records, header.kind) {
+            return if legacy.may_be_finished(header, record) {
+                self.repeat_flight(inbound.now, key, transmits)
+            } else {
+                Err(RecordDrop::Renegotiation)
+            };
+        }
+        let Some(opened) = session.records.open(&mut self.aead, header, record) else {
+            if session.records.is_over() {
+                self.end(key, CloseReason::Alert);
+            } else if session.failures.count(inbound.now) >= session.records.failure_limit() {
                 self.say_goodbye(key, transmits);
                 self.end(key, CloseReason::KeyLimit);
             }
@@ -232,25 +240,10 @@ impl DtlsListener {
         kind: Option<u8>,
         transmits: &mut Transmits,
     ) -> Result<(), RecordDrop> {
-        let session = self.sessions.get_mut(key).ok_or(RecordDrop::UnknownSession)?;
         if kind == Some(FINISHED) {
-            let due = session
-                .flight
-                .as_ref()
-                .filter(|flight| !flight.datagrams.is_empty() && flight.not_before <= now);
-            let len = due.map(|flight| flight.datagrams.iter().map(|datagram| datagram.len()).sum());
-            if len.is_some_and(|len| session.spend(len))
-                && let Some(flight) = &mut session.flight
-            {
-                flight.not_before = now + FLIGHT_PAUSE;
-                // The same bytes once more: no nonce is used for anything else.
-                for datagram in &flight.datagrams {
-                    transmits.push(self.listener, session.address, datagram);
-                }
-                self.metrics.flights_repeated.inc();
-            }
-            return Err(RecordDrop::RepeatedFlight);
+            return self.repeat_flight(now, key, transmits);
         }
+        let session = self.sessions.get_mut(key).ok_or(RecordDrop::UnknownSession)?;
         if session.warnings < MAX_WARNINGS {
             session.warnings += 1;
             if self
@@ -261,6 +254,27 @@ impl DtlsListener {
             }
         }
         Err(RecordDrop::Renegotiation)
+    }
+
+    /// Sends the last flight once more, if it is still kept and did not just leave.
+    fn repeat_flight(&mut self, now: Instant, key: u32, transmits: &mut Transmits) -> Result<(), RecordDrop> {
+        let session = self.sessions.get_mut(key).ok_or(RecordDrop::UnknownSession)?;
+        let due = session
+            .flight
+            .as_ref()
+            .filter(|flight| !flight.datagrams.is_empty() && flight.not_before <= now);
+        let len = due.map(|flight| flight.datagrams.iter().map(|datagram| datagram.len()).sum());
+        if len.is_some_and(|len| session.spend(len))
+            && let Some(flight) = &mut session.flight
+        {
+            flight.not_before = now + FLIGHT_PAUSE;
+            // The same bytes once more: no nonce is used for anything else.
+            for datagram in &flight.datagrams {
+                transmits.push(self.listener, session.address, datagram);
+            }
+            self.metrics.flights_repeated.inc();
+        }
+        Err(RecordDrop::RepeatedFlight)
     }
 
     fn drop_flight(&mut self, key: u32) {

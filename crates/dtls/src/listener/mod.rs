@@ -188,11 +188,7 @@ impl DtlsListener {
         transmits: &mut Transmits,
     ) -> Result<(), SendError> {
         let session = self.sessions.get_mut(key).ok_or(SendError::NoSession)?;
-        let limit = session
-            .keys
-            .algorithm()
-            .seal_limit()
-            .min(self.settings.records_per_key);
+        let limit = session.records.seal_limit().min(self.settings.records_per_key);
         // The last one is kept for the goodbye.
         let last = u64::from(kind != ALERT);
         if session.next_sequence >= MAX_SEQUENCE || session.sealed + last >= limit {
@@ -217,15 +213,12 @@ impl DtlsListener {
             cid,
             plaintext,
         };
-        let mut sealed = Err(SendError::Internal);
-        let aead = &mut self.aead;
+        let mut sealed = None;
+        let (records, aead) = (&mut session.records, &mut self.aead);
         transmits.push_with(self.listener, address, |out| {
-            let keys = &session.keys;
-            sealed = aead
-                .seal(&keys.server, &what, out)
-                .map_err(|_| SendError::Internal);
+            sealed = records.seal(aead, &what, out);
         });
-        sealed?;
+        sealed.ok_or(SendError::Internal)?;
         session.next_sequence += 1;
         session.sealed += 1;
         session.next_explicit = session.next_explicit.wrapping_add(1);

@@ -242,7 +242,7 @@ impl DtlsListener {
             return;
         };
         self.replace(address, &authority);
-        if !self.make_room(&authority, transmits) {
+        if !self.make_room(&authority, finished.records.is_legacy(), transmits) {
             return self.refuse_at(address, HandshakeResult::Limit);
         }
         self.metrics.handshakes.inc(HandshakeResult::Ok);
@@ -281,7 +281,7 @@ impl DtlsListener {
 
     /// Ends what must give way to a new session: one of its own identity when that has its share, else one of which nothing is
     /// known, else the most idle one. False when nothing gives way to it.
-    fn make_room(&mut self, authority: &Authority, transmits: &mut Transmits) -> bool {
+    fn make_room(&mut self, authority: &Authority, legacy: bool, transmits: &mut Transmits) -> bool {
         let mut evict = |listener: &mut Self, limit, least: Option<SessionId>| {
             listener.metrics.limits.inc(limit);
             let Some(key) = least.and_then(|least| listener.sessions.by_id(least)) else {
@@ -299,8 +299,15 @@ impl DtlsListener {
                 return false;
             }
         }
+        let is_known = authority.identity.is_some();
+        while legacy && self.sessions.legacy_len() >= self.settings.legacy_max_sessions {
+            let least = self.sessions.least_legacy(is_known);
+            if !evict(self, Limit::LegacySessions, least) {
+                return false;
+            }
+        }
         while self.sessions.len() >= self.settings.max_sessions.max(1) {
-            let least = self.sessions.least(authority.identity.is_some());
+            let least = self.sessions.least(is_known);
             if !evict(self, Limit::Sessions, least) {
                 return false;
             }
@@ -318,11 +325,7 @@ impl DtlsListener {
     /// A finished handshake of someone who is not, or no longer, let in: alert and forget.
     fn refuse(&mut self, now: Instant, pending: Pending, transmits: &mut Transmits) {
         let (resumed, address) = (pending.is_resumed(), pending.address);
-        let uses_psk = pending
-            .keys
-            .as_ref()
-            .is_some_and(|(suite, _)| suite.key_exchange().uses_psk());
-        let (result, code) = if uses_psk {
+        let (result, code) = if pending.uses_psk() {
             (HandshakeResult::UnknownIdentity, DECRYPT_ERROR)
         } else {
             (HandshakeResult::BadCertificate, BAD_CERTIFICATE)
@@ -331,7 +334,9 @@ impl DtlsListener {
             self.metrics.resumptions_refused.inc();
         }
         self.fail(now, &pending, result);
-        let Some(finished) = pending.finish() else { return };
+        let Some(mut finished) = pending.finish() else {
+            return;
+        };
         let cid: &[u8] = finished.cid.as_ref().map_or(&[], |(_, theirs)| theirs);
         let what = super::Seal {
             kind: ALERT,
@@ -341,12 +346,17 @@ impl DtlsListener {
             plaintext: &[FATAL, code],
         };
         let aead = &mut self.aead;
-        let mut sealed = false;
+        let mut sealed = None;
+        let records = &mut finished.records;
         transmits.push_with(self.listener, address, |out| {
-            sealed = aead.seal(&finished.keys.server, &what, out).is_ok();
+            sealed = records.seal(aead, &what, out);
         });
-        if sealed {
-            let alert = Alert::from_code(code);
+        if sealed.is_some() {
+            let alert = if records.is_legacy() {
+                Alert::CloseNotify
+            } else {
+                Alert::from_code(code)
+            };
             self.metrics.alerts_sent.inc(alert);
             self.note(address, DtlsNote::AlertSent(alert));
         }

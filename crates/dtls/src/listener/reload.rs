@@ -2,7 +2,7 @@
 
 use portcullis_proto::types::Transmits;
 
-use super::super::contract::{CloseReason, DtlsSettings};
+use super::super::contract::{CloseReason, DtlsSettings, SessionId};
 use super::super::sessions::SessionTable;
 use super::DtlsListener;
 
@@ -27,13 +27,19 @@ impl DtlsListener {
                 self.end(key, CloseReason::Revoked);
             }
         }
-        while self.sessions.len() > self.settings.max_sessions.max(1) {
-            let least = self.sessions.least(true);
-            let Some(key) = least.and_then(|id| self.sessions.by_id(id)) else {
-                break;
-            };
-            self.say_goodbye(key, transmits);
-            self.end(key, CloseReason::Evicted);
-        }
+        let mut evict = |listener: &mut Self, least: Option<SessionId>| {
+            let key = least.and_then(|id| listener.sessions.by_id(id));
+            if let Some(key) = key {
+                listener.say_goodbye(key, transmits);
+                listener.end(key, CloseReason::Evicted);
+            }
+            key.is_some()
+        };
+        while self.sessions.legacy_len() > self.settings.legacy_max_sessions
+            && evict(self, self.sessions.least_legacy(true))
+        {}
+        while self.sessions.len() > self.settings.max_sessions.max(1)
+            && evict(self, self.sessions.least(true))
+        {}
     }
 }

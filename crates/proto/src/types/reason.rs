@@ -88,6 +88,8 @@ labels! {
         Memory = "memory",
         /// DTLS sessions of a listener.
         Sessions = "max_sessions",
+        /// DTLS sessions of a listener with a suite of CBC: the one silent longest went, or the new one was refused.
+        LegacySessions = "legacy_max_sessions",
         /// DTLS sessions of one identity: its most idle one went.
         IdentitySessions = "per_identity_sessions",
         /// Handshakes in flight of a listener.

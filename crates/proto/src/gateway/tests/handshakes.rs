@@ -146,6 +146,7 @@ fn site(workers: u8, on_close: OnClose) -> Site {
             mtu: 1200,
             cid: true,
             handshakes_per_second: 0,
+            legacy_max_sessions: 10,
             records_per_key: u64::MAX,
             wants_identity: true,
         },
