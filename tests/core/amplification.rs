@@ -32,7 +32,7 @@ fn serve(sim: &mut Sim, msg: &Msg, response: Response) -> (Msg, usize) {
     }
     let mut sent = sim.sent();
     let bytes = sent.iter().map(|msg| msg.bytes.len()).sum();
-    let answer = sent.pop().expect("an answer");
+    let answer = sent.pop().unwrap();
     let before: Vec<_> = sent
         .iter()
         .map(|msg| (msg.kind(), msg.code(), msg.mid()))
