@@ -1,6 +1,6 @@
 //! RFC 7959: bodies in blocks, both ways.
 
-use portcullis::coap::contract::{CoapSettings, Code, PeerId};
+use portcullis::coap::contract::{CoapSettings, Code, PeerId, Response};
 use portcullis::types::limits::Caps;
 use portcullis::types::reason::Limit;
 
@@ -431,6 +431,36 @@ fn upload_and_download_in_one_exchange() {
             .block(BLOCK2, 1, false, 64),
     );
     assert_eq!(sim.one().body(), &body(150)[64..128]);
+}
+
+/// What a device agreed on with its DTLS: max_fragment_length (RFC 6066, 4) or record_size_limit (RFC 8449).
+#[test]
+fn nothing_is_longer_than_a_record_that_the_device_takes() {
+    for (longest, size) in [(512, 256), (1_024, 512), (200, 128), (2_048, 1_024)] {
+        let mut sim = Sim::new();
+        sim.peers.get(PEER).set_max_message(longest);
+        let fits = |msg: &Msg| {
+            assert!(msg.bytes.len() <= longest, "{} of {longest}", msg.bytes.len());
+            assert_eq!(msg.block_of(BLOCK2), Some((0, true, size)));
+        };
+        let first = sim.serve(&Msg::get(1, "ps/a"), content(body(3_000)));
+        fits(&first);
+        assert_eq!(download(&mut sim, &first, size, 1), body(3_000));
+        for confirmable in [false, true] {
+            let mut notification = note(1, 1, confirmable);
+            notification.payload = body(3_000).into();
+            sim.notify(1, notification);
+            fits(&sim.one());
+        }
+        let said = "w".repeat(1_000);
+        let refusal = Response::diagnostic(Code::BAD_REQUEST, said);
+        let refused = sim.serve(&Msg::get(99, "ps/b"), refusal);
+        assert!(
+            refused.bytes.len() <= longest,
+            "{} of {longest}",
+            refused.bytes.len()
+        );
+    }
 }
 
 #[test]

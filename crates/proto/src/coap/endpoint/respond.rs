@@ -164,9 +164,9 @@ impl Endpoint {
     ) {
         let largest = 16 << self.parameters.max_szx;
         let is_text = Code(outgoing.code).class() != 2;
-        let room = match peer.room() {
-            usize::MAX => usize::MAX,
-            room => {
+        let room = match (peer.room(), peer.max_message) {
+            (usize::MAX, usize::MAX) => usize::MAX,
+            (room, longest) => {
                 outgoing.write(self.outbox.draft(), kind, mid, token);
                 let head = self.outbox.drafted().len() + 1;
                 let room = match whole.again && room / 2 >= head + BLOCK_OPTIONS + 16 {
@@ -176,7 +176,7 @@ impl Endpoint {
                     false if is_text => (room / 2).min(room.saturating_sub(QUESTION)),
                     false => room,
                 };
-                room.saturating_sub(head)
+                room.min(longest).saturating_sub(head)
             }
         };
         if is_text {
