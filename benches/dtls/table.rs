@@ -52,6 +52,7 @@ pub fn psk_material() -> DtlsMaterial {
         ca_pem: None,
         crl_pem: None,
         key_password: None,
+        certificates: Vec::new(),
         verify_depth: 10,
         verify: Verify::None,
         cert_identity: CertIdentity::Cn,

@@ -36,6 +36,7 @@ fn context() -> Arc<DtlsContext> {
             ca_pem: None,
             crl_pem: None,
             key_password: None,
+            certificates: Vec::new(),
             verify_depth: 10,
             verify: Verify::None,
             cert_identity: CertIdentity::Cn,

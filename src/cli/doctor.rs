@@ -222,19 +222,32 @@ fn secret_files(config: &Config) -> Vec<Finding> {
     let mut files = Vec::new();
     for listener in &config.listeners {
         if let Some(dtls) = &listener.dtls {
-            files.extend([&dtls.psk_file, &dtls.key_file, &dtls.key_password_file]);
+            files.extend(
+                [&dtls.psk_file, &dtls.key_file, &dtls.key_password_file]
+                    .into_iter()
+                    .flatten(),
+            );
+            for more in &dtls.certificates {
+                files.push(&more.key_file);
+                files.extend(&more.key_password_file);
+            }
         }
     }
     for (_, authentication) in config.authentications() {
-        files.extend([&authentication.file, &authentication.http.token_file]);
+        files.extend(
+            [&authentication.file, &authentication.http.token_file]
+                .into_iter()
+                .flatten(),
+        );
     }
-    files.extend([
+    let single = [
         &config.broker.password_file,
         &config.broker.key_file,
         &config.admin.token_file,
         &config.admin.key_file,
-    ]);
-    let mut paths: Vec<&Path> = files.into_iter().flatten().map(|path| path.as_path()).collect();
+    ];
+    files.extend(single.into_iter().flatten());
+    let mut paths: Vec<&Path> = files.into_iter().map(|path| path.as_path()).collect();
     paths.sort();
     paths.dedup();
     paths

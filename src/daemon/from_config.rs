@@ -90,14 +90,21 @@ pub(super) fn out_of_time(
         .filter_map(|(place, old)| {
             let listener = config.listeners.get((*place)?)?;
             let new = new.contexts.get((*place)?)?;
-            let file = listener.dtls.as_ref()?.cert_file.as_ref()?;
+            let dtls = listener.dtls.as_ref()?;
+            let more = dtls.certificates.iter().map(|more| &more.cert_file);
+            let files: Vec<String> = dtls
+                .cert_file
+                .iter()
+                .chain(more)
+                .map(|file| file.display().to_string())
+                .collect();
             let worse =
                 old.as_ref()?.certificate_is_current(now) && !new.as_ref()?.certificate_is_current(now);
             worse.then(|| {
                 format!(
                     "{}.cert_file: {}: the certificate is out of time, and the one in force is not",
                     listener.key(),
-                    file.display()
+                    files.join(", ")
                 )
             })
         })

@@ -25,6 +25,7 @@ mod handshakes;
 mod hostile;
 mod legacy;
 mod loss;
+mod names;
 mod reload;
 mod resumption;
 mod routability;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cookies` | clients whose address changes between the hello and its cookie |
 //! | `libcoap` | `coap-client-openssl`, `coap-client-gnutls`: every feature of the interface that they speak |
+//! | `names` | clients that ask for a server by name |
 //! | `quickstart` | the lines that `portcullis run` prints, as printed |
 //! | `aiocoap` | aiocoap, with tinydtls |
 //! | `stacks` | what device stacks offer, and what they get |
@@ -27,6 +28,7 @@ mod support;
 mod aiocoap;
 mod cookies;
 mod libcoap;
+mod names;
 mod quickstart;
 mod stacks;
 mod table;

@@ -248,7 +248,7 @@ fn answered(printed: &[u8]) -> bool {
 }
 
 /// Runs a tool that carries bytes both ways, until the answer is there.
-fn carry(command: Command) -> Result<(), String> {
+pub fn carry(command: Command) -> Result<(), String> {
     let done = start(command, &request()).until(Duration::from_secs(15), answered);
     if answered(&done.stdout) {
         return Ok(());

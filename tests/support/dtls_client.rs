@@ -14,6 +14,7 @@
 use std::sync::OnceLock;
 
 use openssl::ex_data::Index;
+use openssl::nid::Nid;
 use openssl::pkey::{Id, PKey, Private};
 use openssl::ssl::{
     ErrorCode, ExtensionContext, ShutdownState, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions,
@@ -60,6 +61,8 @@ pub struct ClientConfig {
     pub max_fragment: Option<u8>,
     /// Whether it does not offer the MAC over the ciphertext (RFC 7366).
     pub mac_then_encrypt: bool,
+    /// The server that it asks for.
+    pub server_name: Option<String>,
 }
 
 impl ClientConfig {
@@ -193,6 +196,9 @@ impl DtlsClient {
             unsafe {
                 ssl.set_session(session).unwrap();
             }
+        }
+        if let Some(name) = &config.server_name {
+            ssl.set_hostname(name).unwrap();
         }
         ssl.set_connect_state();
         Self {
@@ -422,6 +428,13 @@ impl DtlsClient {
         self.stream
             .set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
         session
+    }
+
+    /// The common name of the server's certificate.
+    pub fn server(&self) -> String {
+        let certificate = self.stream.ssl().peer_certificate().unwrap();
+        let name = certificate.subject_name().entries_by_nid(Nid::COMMONNAME).next();
+        name.unwrap().data().to_string().unwrap()
     }
 
     /// Whether it got a ticket.

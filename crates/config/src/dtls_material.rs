@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use portcullis_dtls::{self as dtls, DtlsContext, DtlsMaterial, PskStore, TicketKeys};
+use portcullis_dtls::{self as dtls, CertificateMaterial, DtlsContext, DtlsMaterial, PskStore, TicketKeys};
 
 use super::handshake_datagram;
-use super::listeners::{CertIdentity, Dtls, Verify};
+use super::listeners::{CertIdentity, CertificateFiles, Dtls, Verify};
 use super::secrets::{SecretError, read_public, read_secret};
 
 /// Why a DTLS listener cannot be built.
@@ -48,6 +48,7 @@ pub fn dtls_context(dtls: &Dtls, tickets: &TicketKeys) -> Result<DtlsContext, Ve
             Some(path) => Some(password(path).map_err(one)?),
             None => None,
         },
+        certificates: more(&dtls.certificates).map_err(one)?,
         verify_depth: dtls.verify_depth,
         ca_pem: pem("ca_file", verifying(dtls, &dtls.ca_file)).map_err(one)?,
         crl_pem: pem("crl_file", verifying(dtls, &dtls.crl_file)).map_err(one)?,
@@ -68,6 +69,21 @@ pub fn dtls_context(dtls: &Dtls, tickets: &TicketKeys) -> Result<DtlsContext, Ve
         ticket_keys: tickets.clone(),
     };
     DtlsContext::new(&material).map_err(|error| one(MaterialError::new(error.key, error.message)))
+}
+
+/// The certificates beside that of `cert_file`.
+fn more(all: &[CertificateFiles]) -> Result<Vec<CertificateMaterial>, MaterialError> {
+    let one = |files: &CertificateFiles| {
+        Ok(CertificateMaterial {
+            cert_pem: read("cert_file", &files.cert_file, read_public)?.to_vec(),
+            key_pem: read("key_file", &files.key_file, read_secret)?,
+            key_password: files.key_password_file.as_deref().map(password).transpose()?,
+        })
+    };
+    let named = |error: MaterialError| {
+        MaterialError::new("certificates", format!("{}: {}", error.key, error.message))
+    };
+    all.iter().map(|files| one(files).map_err(named)).collect()
 }
 
 /// What is not used when clients are not asked for certificates is not read either.

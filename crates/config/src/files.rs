@@ -75,6 +75,14 @@ fn check_dtls(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     {
         check_pair(cert_file, &field("cert_file"), key_file, &field("key_file"), doc);
     }
+    for files in dtls
+        .certificates
+        .iter()
+        .filter(|files| files.key_password_file.is_none())
+    {
+        let key = field("certificates");
+        check_pair(&files.cert_file, &key, &files.key_file, &key, doc);
+    }
     if dtls.verify != Verify::None
         && let Some(ca_file) = &dtls.ca_file
     {

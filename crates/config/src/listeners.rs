@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use toml::de::DeValue;
+
 use portcullis_proto::gateway::settings::OnClose;
 use portcullis_proto::policy::authentication::IdentityRole;
 use portcullis_proto::types::{AccessRules, Transport};
@@ -11,8 +13,9 @@ use portcullis_proto::types::{AccessRules, Transport};
 use super::access::{Login, Switch};
 use super::check::{between, hours, own_mountpoint, secs};
 use super::document::{Document, Table};
+use super::paths::PathBase;
 use super::section::{Section, section};
-use super::value::words;
+use super::value::{Complaint, Value, expected, items, words};
 
 /// A table `[listeners.udp.NAME]` or `[listeners.dtls.NAME]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +62,8 @@ pub struct Dtls {
     pub key_file: Option<PathBuf>,
     /// The password of the private key, if it has one.
     pub key_password_file: Option<PathBuf>,
+    /// More certificates.
+    pub certificates: Vec<CertificateFiles>,
     /// Trust anchors for client certificates, PEM; read only when `verify` is not [`Verify::None`].
     pub ca_file: Option<PathBuf>,
     /// Revocation list for client certificates, PEM.
@@ -91,6 +96,63 @@ pub struct Dtls {
     pub mtu: u32,
     /// Whether to negotiate Connection IDs (RFC 9146).
     pub cid: bool,
+}
+
+/// The files of one more certificate of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate chain, PEM, the server's own first.
+    pub cert_file: PathBuf,
+    /// Its private key, PEM.
+    pub key_file: PathBuf,
+    /// The password of the private key, if it has one.
+    pub key_password_file: Option<PathBuf>,
+}
+
+/// Most certificates beside that of `cert_file`: each name makes a context of its own.
+const MAX_CERTIFICATES: usize = 64;
+
+impl Value for Vec<CertificateFiles> {
+    const KIND: &'static str = "list of tables";
+
+    fn read(value: &DeValue<'_>, base: &PathBase) -> Result<Self, Vec<Complaint>> {
+        let what = "a list of tables such as [{ cert_file = \"rsa.pem\", key_file = \"rsa.key\" }]";
+        let array = value.as_array().ok_or_else(|| expected(what, value))?;
+        if array.len() > MAX_CERTIFICATES {
+            let message = format!("at most {MAX_CERTIFICATES} certificates, found {}", array.len());
+            return Err(vec![message.into()]);
+        }
+        items(array, |item| CertificateFiles::read(item, base))
+    }
+}
+
+impl CertificateFiles {
+    const KEYS: [&str; 3] = ["cert_file", "key_file", "key_password_file"];
+
+    fn read(value: &DeValue<'_>, base: &PathBase) -> Result<Self, Vec<Complaint>> {
+        let what = "a table with `cert_file`, `key_file` and, if that is encrypted, `key_password_file`";
+        let table = value.as_table().ok_or_else(|| expected(what, value))?;
+        let unknown = table
+            .keys()
+            .find(|name| !Self::KEYS.contains(&name.get_ref().as_ref()));
+        if let Some(name) = unknown {
+            let span = Some(name.span());
+            let message = format!("unknown key `{}`; expected {what}", name.get_ref());
+            return Err(vec![Complaint { span, message }]);
+        }
+        let path = |name: &str| {
+            let Some(value) = table.get(name) else {
+                return Ok(None);
+            };
+            Option::<PathBuf>::read(value.get_ref(), base)
+        };
+        let needed = |name: &str| path(name)?.ok_or_else(|| vec![format!("it lacks `{name}`").into()]);
+        Ok(Self {
+            cert_file: needed("cert_file")?,
+            key_file: needed("key_file")?,
+            key_password_file: path("key_password_file")?,
+        })
+    }
 }
 
 /// Whether clients need a certificate.
@@ -166,7 +228,7 @@ section! {
         /// Overrides `coap.mountpoint`.
         mountpoint: Option<String> = unset, own_mountpoint;
         /// Pre-shared keys, lines `identity:hexkey`; an identity that is no printable text as `hex:` and its digits. The defaults of
-        /// this and the three files below hold only while neither `psk_file` nor `cert_file` is given.
+        /// this and the three files below hold only while none of `psk_file`, `cert_file` and `certificates` is given.
         psk_file: Option<PathBuf> = "psk.txt";
         /// Certificate chain in PEM, the server's own first; optional when `psk_file` is given.
         cert_file: Option<PathBuf> = "server.pem";
@@ -174,6 +236,9 @@ section! {
         key_file: Option<PathBuf> = "server.key";
         /// File with the password of the private key, if that is encrypted.
         key_password_file: Option<PathBuf> = "";
+        /// More certificates, tables with `cert_file`, `key_file` and `key_password_file`. A client is shown those with the DNS name that it
+        /// asks for (SNI), else the first of each kind; of ECDSA and RSA what it can check.
+        certificates: Vec<CertificateFiles> = [];
         /// Trust anchors for client certificates, PEM; read when `verify` is not "none".
         ca_file: Option<PathBuf> = "ca.pem";
         /// Revocation list for client certificates, PEM.
@@ -229,7 +294,9 @@ impl UdpTable {
 impl DtlsTable {
     fn into_listener(self, name: String, authentication: Login, doc: &Document<'_>) -> Listener {
         let key = format!("listeners.dtls.{name}");
-        let own_files = doc.has(&format!("{key}.psk_file")) || doc.has(&format!("{key}.cert_file"));
+        let own_files = doc.has(&format!("{key}.psk_file"))
+            || doc.has(&format!("{key}.cert_file"))
+            || !self.certificates.is_empty();
         let given = |field: &str, path: Option<PathBuf>| {
             path.filter(|_| !own_files || doc.has(&format!("{key}.{field}")))
         };
@@ -243,6 +310,7 @@ impl DtlsTable {
                 cert_file: given("cert_file", self.cert_file),
                 key_file: given("key_file", self.key_file),
                 key_password_file: self.key_password_file,
+                certificates: self.certificates,
                 ca_file: given("ca_file", self.ca_file),
                 crl_file: self.crl_file,
                 verify: self.verify,

@@ -59,7 +59,7 @@ fn dtls_files(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     let field = |name: &str| format!("{key}.{name}");
     let (psk, cert, private) = (field("psk_file"), field("cert_file"), field("key_file"));
     let (ca, crl, verify) = (field("ca_file"), field("crl_file"), field("verify"));
-    if dtls.psk_file.is_none() && dtls.cert_file.is_none() {
+    if dtls.psk_file.is_none() && dtls.cert_file.is_none() && dtls.certificates.is_empty() {
         doc.complain(
             &[key, &psk, &cert],
             "a DTLS listener needs psk_file, or cert_file with key_file, or both",
@@ -93,7 +93,7 @@ fn dtls_files(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
             "client certificates are verified against ca_file: name the file with their trust anchors",
         );
     }
-    if dtls.cert_file.is_none() {
+    if dtls.cert_file.is_none() && dtls.certificates.is_empty() {
         doc.complain(
             &[&verify, &cert],
             "clients can only be asked for a certificate by a listener that has cert_file and key_file",

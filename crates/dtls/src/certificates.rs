@@ -167,6 +167,22 @@ pub(super) fn revocation_lists(key: &'static str, pem: &[u8]) -> Result<Vec<X509
     Ok(lists)
 }
 
+/// The names of servers that a certificate is for, in small letters: its DNS names, and where it has none its common name.
+pub(super) fn server_names(certificate: &X509Ref) -> Vec<String> {
+    let alternatives = certificate.subject_alt_names();
+    let mut names: Vec<String> = alternatives
+        .iter()
+        .flatten()
+        .filter_map(|name| Some(name.dnsname()?.to_ascii_lowercase()))
+        .collect();
+    if names.is_empty() {
+        let common = certificate.subject_name().entries_by_nid(Nid::COMMONNAME);
+        names.extend(common.filter_map(|entry| Some(entry.data().to_string().ok()?.to_ascii_lowercase())));
+    }
+    names.retain(|name| !name.is_empty());
+    names
+}
+
 /// The kind of a key, or why it is too weak or cannot be used. OpenSSL does not do Ed25519 in DTLS.
 pub(super) fn key_kind<T: HasPublic>(key: &PKeyRef<T>) -> Result<KeyKind, String> {
     match key.id() {

@@ -1,15 +1,15 @@
 //! What the handshakes of one listener are made with: keys, certificates, suites, in one OpenSSL context.
 
+mod names;
 mod setup;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use openssl::error::ErrorStack;
 use openssl::sha::Sha256;
-use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslRef};
+use openssl::ssl::{Ssl, SslContext, SslRef};
 use openssl::x509::X509Ref;
 use openssl::x509::store::X509Store;
 use zeroize::{Zeroize, Zeroizing};
@@ -18,16 +18,11 @@ use portcullis_proto::types::{Identity, Proof};
 
 use super::certificates::{self, CertIdentity, CertificateMark, ContextError};
 use super::chains::{CertificateHash, Chain, ChainId, Chains};
-use super::cid::{Notes, add_extensions, notes_index};
+use super::cid::{Notes, notes_index};
 use super::ffi;
 use super::psk::PskStore;
 use super::suite::{KeyExchange, Suite};
-use setup::{
-    GROUPS, PSK_GROUPS, issuers, set_certificate, set_policy, set_psk, set_suites, set_verification,
-};
-
-/// Tickets are good for a day: a device that wakes up once a day still resumes.
-const TICKET_LIFETIME: Duration = Duration::from_secs(86_400);
+use setup::{Built, OwnCertificate, PSK_GROUPS, issuers};
 
 /// Whether clients must show a certificate, where the suite has certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,6 +57,17 @@ impl fmt::Debug for TicketKeys {
     }
 }
 
+/// One more certificate of a server.
+#[derive(Clone)]
+pub struct CertificateMaterial {
+    /// The certificate and its chain, the server's own first.
+    pub cert_pem: Vec<u8>,
+    /// The private key that belongs to it.
+    pub key_pem: Zeroizing<Vec<u8>>,
+    /// What that is encrypted with, where it is.
+    pub key_password: Option<Zeroizing<Vec<u8>>>,
+}
+
 /// What a [`DtlsContext`] is made from. PEM is handed in as bytes: files are read elsewhere.
 #[derive(Clone)]
 pub struct DtlsMaterial {
@@ -75,6 +81,8 @@ pub struct DtlsMaterial {
     pub ca_pem: Option<Vec<u8>>,
     /// What `key_pem` is encrypted with, where it is.
     pub key_password: Option<Zeroizing<Vec<u8>>>,
+    /// More certificates: of another kind, or for other names.
+    pub certificates: Vec<CertificateMaterial>,
     /// Most authorities between a client's certificate and a trust anchor.
     pub verify_depth: u32,
     /// Revocation lists for client certificates.
@@ -160,28 +168,44 @@ impl DtlsContext {
     /// # Errors
     /// What is wrong, under the name of the configuration key it came by.
     pub fn new(material: &DtlsMaterial) -> Result<Self, ContextError> {
-        let broken = |error: ErrorStack| ContextError::openssl("dtls", "OpenSSL refuses", &error);
         if !(256..=16_384).contains(&material.mtu) {
             return Err(ContextError::new("mtu", "it must be 256 to 16384"));
         }
-        let mut builder = SslContextBuilder::new(SslMethod::dtls()).map_err(broken)?;
-        set_policy(&mut builder).map_err(broken)?;
-        let own = set_certificate(&mut builder, material)?;
-        let crls = set_verification(&mut builder, material)?;
-        builder.set_groups_list(GROUPS).map_err(broken)?;
-        ffi::note_messages(&builder);
-        if let Some(psks) = &material.psks {
-            set_psk(&mut builder, psks.clone()).map_err(broken)?;
+        let own = setup::own_certificates(material)?;
+        let crls = setup::lists(material)?;
+        let of_each = |own: &OwnCertificate| (own.names.clone(), own.kind);
+        let mut chosen = names::selections(&own.iter().map(of_each).collect::<Vec<_>>());
+        if let Some(unused) = (0..own.len()).find(|at| !chosen.values().flatten().any(|used| used == at)) {
+            let number = unused + usize::from(material.cert_pem.is_none());
+            return Err(ContextError::new(
+                "certificates",
+                format!("number {number} is never chosen: certificates of its kind before it have its names"),
+            ));
         }
-        if material.cid {
-            add_extensions(&mut builder).map_err(broken)?;
+        let for_any = chosen.remove(names::ANY).unwrap_or_default();
+        let build = |chosen: &[usize]| {
+            let own: Vec<&OwnCertificate> = chosen.iter().filter_map(|at| own.get(*at)).collect();
+            setup::context(material, &own, &crls)
+        };
+        let Built {
+            mut builder,
+            suites,
+            ignored_ciphers,
+        } = build(&for_any)?;
+        chosen.retain(|_, chosen| *chosen != for_any);
+        let mut by_certificates: HashMap<Vec<usize>, SslContext> = HashMap::new();
+        let mut by_name = HashMap::new();
+        for (name, chosen) in chosen {
+            let context = match by_certificates.get(&chosen) {
+                Some(context) => context.clone(),
+                None => build(&chosen)?.builder.build(),
+            };
+            by_certificates.insert(chosen, context.clone());
+            by_name.insert(name, context);
         }
-        if !ffi::set_ticket_keys(&builder, &material.ticket_keys.0) {
-            return Err(ContextError::new("dtls", "OpenSSL refuses the ticket keys"));
+        if !by_name.is_empty() {
+            setup::choose_by_name(&mut builder, by_name);
         }
-        ffi::mark_tickets(&builder);
-        ffi::set_ticket_lifetime(&builder, TICKET_LIFETIME);
-        let (suites, ignored_ciphers) = set_suites(&mut builder, material, own.as_ref().map(|own| own.kind))?;
         let next_updates = crls
             .iter()
             .filter_map(|crl| certificates::unix_seconds(crl.next_update()?));
@@ -197,8 +221,8 @@ impl DtlsContext {
             verify_depth: material.verify_depth,
             issuers: issuers(material, &crls)?,
             verdicts: Mutex::default(),
-            own_not_before: own.as_ref().and_then(|own| own.not_before),
-            own_not_after: own.and_then(|own| own.not_after),
+            own_not_before: own.iter().filter_map(|own| own.not_before).max(),
+            own_not_after: own.iter().filter_map(|own| own.not_after).min(),
             crl_next_update: next_updates.min(),
             cid: material.cid,
             mtu: u32::try_from(material.mtu).unwrap_or(1280),
@@ -216,13 +240,13 @@ impl DtlsContext {
         })
     }
 
-    /// When the server's certificate ends, in seconds since 1970.
+    /// When the first of the server's certificates ends, in seconds since 1970.
     #[must_use]
     pub const fn certificate_not_after(&self) -> Option<i64> {
         self.own_not_after
     }
 
-    /// Whether the server's certificate is valid at `now`, in seconds since 1970; so it is when there is none.
+    /// Whether all certificates of the server are valid at `now`, in seconds since 1970; so it is when there is none.
     #[must_use]
     pub fn certificate_is_current(&self, now: i64) -> bool {
         self.own_not_before.is_none_or(|from| from <= now) && self.own_not_after.is_none_or(|to| now <= to)

@@ -17,7 +17,7 @@ use openssl::pkey::{HasPublic, PKeyRef};
 use openssl::ssl::{SslCipher, SslCipherRef, SslContextBuilder, SslRef, SslStream};
 use openssl::stack::StackRef;
 use openssl::x509::store::X509StoreBuilder;
-use openssl::x509::{X509Crl, X509VerifyResult};
+use openssl::x509::{X509Crl, X509Ref, X509VerifyResult};
 use openssl_sys::{
     EVP_PKEY, SSL, SSL_CIPHER, SSL_CTX, SSL_SESSION, X509_CRL, X509_STORE, stack_st_SSL_CIPHER,
 };
@@ -31,6 +31,7 @@ use super::suite::Suite;
 
 const SSL_CTRL_SET_MAX_CERT_LIST: c_int = 51;
 const SSL_CTRL_SET_TICKET_KEYS: c_int = 59;
+const SSL_CTRL_CHAIN_CERT: c_int = 89;
 const SSL_CTRL_SET_GROUPS: c_int = 91;
 const DTLS_CTRL_GET_TIMEOUT: c_int = 73;
 const DTLS_CTRL_HANDLE_TIMEOUT: c_int = 74;
@@ -156,6 +157,23 @@ pub(super) fn set_max_cert_list(context: &SslContextBuilder, bytes: usize) {
             ptr::null_mut(),
         )
     };
+}
+
+/// Adds a certificate to the chain of the one that was set last.
+///
+/// # Errors
+/// What OpenSSL says.
+pub(super) fn add_to_chain(context: &SslContextBuilder, certificate: &X509Ref) -> Result<(), ErrorStack> {
+    // SAFETY: both are alive; with this number the command takes a reference of its own.
+    let added = unsafe {
+        let certificate = certificate.as_ptr().cast::<c_void>();
+        openssl_sys::SSL_CTX_ctrl(context.as_ptr(), SSL_CTRL_CHAIN_CERT, 1, certificate)
+    };
+    if added == 1 {
+        Ok(())
+    } else {
+        Err(ErrorStack::get())
+    }
 }
 
 /// Sets how long a ticket is good for.

@@ -30,7 +30,7 @@ mod source;
 pub mod suite;
 
 pub use certificates::{CertIdentity, ContextError};
-pub use context::{DtlsContext, DtlsMaterial, TicketKeys, Verify};
+pub use context::{CertificateMaterial, DtlsContext, DtlsMaterial, TicketKeys, Verify};
 pub use listener::DtlsListener;
 pub use metrics::DtlsMetrics;
 pub use portcullis_proto::session as contract;

@@ -16,9 +16,15 @@ let made = 0;
 function shown(value) {
   if (value === undefined || value === null) return "";
   if (value === "") return '""';
-  if (Array.isArray(value)) return value.join("\n");
+  if (Array.isArray(value)) return value.map((one) => (typeof one === "object" ? JSON.stringify(one) : one)).join("\n");
   if (typeof value === "object") return Object.entries(value).map(([key, one]) => `${key} = ${one}`).join("\n");
   return String(value);
+}
+
+/** A line of a list: a table is written as JSON. */
+function item(line) {
+  if (!line.startsWith("{")) return line;
+  try { return JSON.parse(line); } catch { return line; }
 }
 
 /** What a field says, as JSON; null takes the key out of the file. */
@@ -28,7 +34,7 @@ function meant(type, text) {
   switch (type) {
     case "boolean": return said === "true";
     case "number": return /^[0-9]+$/.test(said) ? Number(said) : said;
-    case "list": return said === '""' ? [] : said.split("\n").map((line) => line.trim()).filter(Boolean);
+    case "list": return said === '""' ? [] : said.split("\n").map((line) => line.trim()).filter(Boolean).map(item);
     case "table": return Object.fromEntries(said.split("\n").filter((line) => line.trim()).map((line) => {
       const at = line.indexOf("=");
       return at < 0 ? [line.trim(), ""] : [line.slice(0, at).trim(), line.slice(at + 1).trim()];

@@ -9,7 +9,7 @@ use portcullis_proto::types::metrics::{Descriptor, Exposes, LabelPair, Samples};
 
 const NOT_AFTER: Descriptor = Descriptor::gauge(
     "certificate_not_after_timestamp_seconds",
-    "When the listener's certificate ends, in seconds since 1970.",
+    "When the first of the listener's certificates ends, in seconds since 1970.",
 );
 const NEXT_UPDATE: Descriptor = Descriptor::gauge(
     "crl_next_update_timestamp_seconds",

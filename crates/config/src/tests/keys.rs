@@ -84,6 +84,13 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
         "1",
         "",
     ),
+    (
+        "listeners.dtls.default",
+        "certificates",
+        "[{ cert_file = \"r.pem\", key_file = \"r.key\" }]",
+        "[\"r.pem\"]",
+        "[{ cert_file = \"r.pem\" }]",
+    ),
     ("listeners.dtls.default", "verify_depth", "2", "\"2\"", "101"),
     (
         "listeners.dtls.default",

@@ -33,6 +33,44 @@ fn a_listener_names_only_the_files_that_it_uses() {
 }
 
 #[test]
+fn more_certificates_are_tables_and_each_names_both_files() {
+    let config = parse(
+        "[listeners.dtls.a]\nbind = \"[::1]:0\"\n[[listeners.dtls.a.certificates]]\ncert_file = \"r.pem\"\nkey_file = \"r.key\"\n\
+         [[listeners.dtls.a.certificates]]\ncert_file = \"o.pem\"\nkey_file = \"o.key\"\nkey_password_file = \"/o.password\"\n",
+    )
+    .unwrap();
+    let dtls = config.listeners[0].dtls.as_ref().unwrap();
+    assert_eq!(
+        (&dtls.psk_file, &dtls.cert_file),
+        (&None, &None),
+        "no defaults beside"
+    );
+    let [first, second] = &dtls.certificates[..] else {
+        panic!("{:?}", dtls.certificates)
+    };
+    assert_eq!(first.cert_file, Path::new("/etc/portcullis/r.pem"));
+    assert_eq!(first.key_password_file, None);
+    assert_eq!(
+        second.key_password_file.as_deref(),
+        Some(Path::new("/o.password"))
+    );
+    for (table, message) in [
+        ("{ cert_file = \"c\" }", "it lacks `key_file`"),
+        ("{ cert_file = \"c\", key_file = \"\" }", "it lacks `key_file`"),
+        ("{ cert_file = \"c\", key = \"k\" }", "unknown key `key`"),
+        ("{ cert_file = 1, key_file = \"k\" }", "expected a path in quotes"),
+        ("\"c.pem\"", "expected a table with `cert_file`"),
+    ] {
+        let text = format!("[listeners.dtls.a]\ncertificates = [{table}]\n");
+        let problems = parse(&text).unwrap_err();
+        assert!(problems.to_string().contains(message), "{problems}");
+    }
+    let many = vec!["{ cert_file = \"c\", key_file = \"k\" }"; 65].join(", ");
+    let problems = parse(&format!("[listeners.dtls.a]\ncertificates = [{many}]\n")).unwrap_err();
+    assert!(problems.to_string().contains("at most 64"), "{problems}");
+}
+
+#[test]
 fn two_listeners_cannot_have_one_address() {
     let problems = parse(
         "[listeners.udp.a]\nbind = \"127.0.0.1:1\"\n[listeners.dtls.b]\nbind = \"127.0.0.1:1\"\npsk_file = \"p\"\n",

@@ -1,13 +1,18 @@
 //! Sets an OpenSSL context up, a part at a time: policy, certificate, verification, pre-shared keys, suites.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
 use openssl::rand::rand_bytes;
 use openssl::sha::Sha256;
-use openssl::ssl::{SslContextBuilder, SslOptions, SslSessionCacheMode, SslVerifyMode, SslVersion};
+use openssl::ssl::{
+    NameType, SniError, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode,
+    SslVerifyMode, SslVersion,
+};
 use openssl::x509::store::{X509Store, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
 use openssl::x509::{X509, X509Crl, X509Ref, X509StoreContextRef};
@@ -17,16 +22,17 @@ use portcullis_proto::types::reason::Label;
 
 use super::super::certificates::{self, CertIdentity, ContextError, KeyKind};
 use super::super::chains::{CertificateHash, hash_of};
-use super::super::cid::notes_index;
+use super::super::cid::{add_extensions, notes_index};
 use super::super::ffi;
 use super::super::hello::MAX_CERTIFICATES;
 use super::super::psk::PskStore;
 use super::super::suite::{KeyExchange, Suite};
+use super::names::of_name;
 use super::{DtlsMaterial, Verify, psk_mark};
 
 /// X25519 first: it costs OpenSSL 3.0 two thirds of what P-256 does. Clients that have P-256 only get that. OpenSSL takes
 /// certificates, ours and theirs, on these curves only.
-pub(super) const GROUPS: &str = "X25519:P-256:P-384:P-521";
+const GROUPS: &str = "X25519:P-256:P-384:P-521";
 /// With a pre-shared key: wolfSSL offers X25519 and then cannot do it in these suites.
 pub(super) const PSK_GROUPS: [Nid; 3] = [Nid::X9_62_PRIME256V1, X25519, Nid::SECP384R1];
 const X25519: Nid = Nid::from_raw(1034);
@@ -37,14 +43,76 @@ const X509_V_ERR_EE_KEY_TOO_SMALL: i32 = 66;
 const X509_V_ERR_CA_KEY_TOO_SMALL: i32 = 67;
 const X509_V_ERR_CA_MD_TOO_WEAK: i32 = 68;
 
-/// The server's certificate, checked.
+/// Tickets are good for a day: a device that wakes up once a day still resumes.
+const TICKET_LIFETIME: Duration = Duration::from_secs(86_400);
+
+/// A certificate of the server, checked.
 pub(super) struct OwnCertificate {
     pub(super) kind: KeyKind,
     pub(super) not_before: Option<i64>,
     pub(super) not_after: Option<i64>,
+    /// The names of servers that it is for.
+    pub(super) names: Vec<String>,
+    certificate: X509,
+    chain: Vec<X509>,
+    key: PKey<Private>,
 }
 
-pub(super) fn set_policy(builder: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+/// What one choice of certificates leads to.
+pub(super) struct Built {
+    pub(super) builder: SslContextBuilder,
+    pub(super) suites: Vec<Suite>,
+    /// Suites of the `ciphers` list that are left out, by OpenSSL's names.
+    pub(super) ignored_ciphers: Vec<String>,
+}
+
+/// A context for clients that are shown these certificates, at most one of each kind.
+pub(super) fn context(
+    material: &DtlsMaterial,
+    own: &[&OwnCertificate],
+    crls: &[X509Crl],
+) -> Result<Built, ContextError> {
+    let broken = |error: ErrorStack| ContextError::openssl("dtls", "OpenSSL refuses", &error);
+    let mut builder = SslContextBuilder::new(SslMethod::dtls()).map_err(broken)?;
+    set_policy(&mut builder).map_err(broken)?;
+    for own in own {
+        own.set(&mut builder)
+            .map_err(|error| ContextError::openssl("cert_file", "OpenSSL refuses it", &error))?;
+    }
+    set_verification(&mut builder, material, crls)?;
+    builder.set_groups_list(GROUPS).map_err(broken)?;
+    ffi::note_messages(&builder);
+    if let Some(psks) = &material.psks {
+        set_psk(&mut builder, psks.clone()).map_err(broken)?;
+    }
+    if material.cid {
+        add_extensions(&mut builder).map_err(broken)?;
+    }
+    if !ffi::set_ticket_keys(&builder, &material.ticket_keys.0) {
+        return Err(ContextError::new("dtls", "OpenSSL refuses the ticket keys"));
+    }
+    ffi::mark_tickets(&builder);
+    ffi::set_ticket_lifetime(&builder, TICKET_LIFETIME);
+    let kinds: Vec<KeyKind> = own.iter().map(|own| own.kind).collect();
+    let (suites, ignored_ciphers) = set_suites(&mut builder, material, &kinds)?;
+    Ok(Built {
+        builder,
+        suites,
+        ignored_ciphers,
+    })
+}
+
+/// Lets the name that a client asks for choose what it is shown.
+pub(super) fn choose_by_name(builder: &mut SslContextBuilder, by_name: HashMap<String, SslContext>) {
+    builder.set_servername_callback(move |ssl, _| {
+        let name = ssl.servername(NameType::HOST_NAME);
+        let chosen = name.and_then(|name| of_name(&by_name, name));
+        let chosen = chosen.ok_or(SniError::NOACK)?;
+        ssl.set_ssl_context(chosen).map_err(|_| SniError::ALERT_FATAL)
+    });
+}
+
+fn set_policy(builder: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     builder.set_min_proto_version(Some(SslVersion::DTLS1_2))?;
     builder.set_max_proto_version(Some(SslVersion::DTLS1_2))?;
     // From OpenSSL 3.2 on CCM_8 exists at level 0 only; key strength is checked by ourselves.
@@ -63,55 +131,77 @@ pub(super) fn set_policy(builder: &mut SslContextBuilder) -> Result<(), ErrorSta
     Ok(())
 }
 
-pub(super) fn set_certificate(
-    builder: &mut SslContextBuilder,
-    material: &DtlsMaterial,
-) -> Result<Option<OwnCertificate>, ContextError> {
-    let (cert_pem, key_pem) = match (&material.cert_pem, &material.key_pem) {
-        (Some(cert), Some(key)) => (cert, key),
-        (None, None) => return Ok(None),
+/// The certificates of the server, that of `cert_file` first.
+pub(super) fn own_certificates(material: &DtlsMaterial) -> Result<Vec<OwnCertificate>, ContextError> {
+    let mut all = Vec::new();
+    match (&material.cert_pem, &material.key_pem) {
+        (Some(cert), Some(key)) => {
+            let key = certificates::private_key("key_file", key, material.key_password.as_ref())?;
+            all.push(OwnCertificate::new(cert, key)?);
+        }
+        (None, None) => {}
         (Some(_), None) => return Err(ContextError::new("key_file", "it is needed beside cert_file")),
         (None, Some(_)) => return Err(ContextError::new("cert_file", "it is needed beside key_file")),
-    };
-    let refused = |error: ErrorStack| ContextError::openssl("cert_file", "OpenSSL refuses it", &error);
-    let chain = certificates::certificates("cert_file", cert_pem)?;
-    let key = certificates::private_key("key_file", key_pem, material.key_password.as_ref())?;
-    let mut chain = chain.into_iter();
-    let Some(own) = chain.next() else {
-        return Ok(None);
-    };
-    let kind = certificates::check_own(&own, &key)?;
-    builder.set_certificate(&own).map_err(refused)?;
-    builder.set_private_key(&key).map_err(refused)?;
-    for certificate in chain {
-        builder.add_extra_chain_cert(certificate).map_err(refused)?;
     }
-    Ok(Some(OwnCertificate {
-        kind,
-        not_before: certificates::unix_seconds(own.not_before()),
-        not_after: certificates::unix_seconds(own.not_after()),
-    }))
+    for (more, number) in material.certificates.iter().zip(1..) {
+        let own = certificates::private_key("key_file", &more.key_pem, more.key_password.as_ref())
+            .and_then(|key| OwnCertificate::new(&more.cert_pem, key));
+        all.push(
+            own.map_err(|error| ContextError::new("certificates", format!("number {number}, {error}")))?,
+        );
+    }
+    Ok(all)
 }
 
-/// Trust anchors, revocation lists, and what a ticket must have been issued under to be good here.
-pub(super) fn set_verification(
+impl OwnCertificate {
+    fn new(cert_pem: &[u8], key: PKey<Private>) -> Result<Self, ContextError> {
+        let mut chain = certificates::certificates("cert_file", cert_pem)?;
+        let certificate = chain.remove(0);
+        Ok(Self {
+            kind: certificates::check_own(&certificate, &key)?,
+            not_before: certificates::unix_seconds(certificate.not_before()),
+            not_after: certificates::unix_seconds(certificate.not_after()),
+            names: certificates::server_names(&certificate),
+            certificate,
+            chain,
+            key,
+        })
+    }
+
+    fn set(&self, builder: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+        builder.set_certificate(&self.certificate)?;
+        builder.set_private_key(&self.key)?;
+        self.chain
+            .iter()
+            .try_for_each(|certificate| ffi::add_to_chain(builder, certificate))
+    }
+}
+
+/// The revocation lists for client certificates.
+pub(super) fn lists(material: &DtlsMaterial) -> Result<Vec<X509Crl>, ContextError> {
+    match &material.crl_pem {
+        Some(pem) if material.verify != Verify::None => certificates::revocation_lists("crl_file", pem),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Trust anchors with their revocation lists, and what a ticket must have been issued under to be good here.
+fn set_verification(
     builder: &mut SslContextBuilder,
     material: &DtlsMaterial,
-) -> Result<Vec<X509Crl>, ContextError> {
+    crls: &[X509Crl],
+) -> Result<(), ContextError> {
     let refused = |error: ErrorStack| ContextError::openssl("ca_file", "OpenSSL refuses it", &error);
     let mut under = Sha256::new();
     let legacy = u8::from(material.legacy_cbc);
     under.update(&[material.verify as u8, material.cert_identity as u8, legacy]);
-    let (mut anchors, mut crls) = (Vec::new(), Vec::new());
+    let mut anchors = Vec::new();
     if material.verify != Verify::None {
         let pem = material.ca_pem.as_ref();
         let pem =
             pem.ok_or_else(|| ContextError::new("ca_file", "it is needed to verify client certificates"))?;
         anchors = certificates::certificates("ca_file", pem)?;
         under.update(pem);
-        if let Some(pem) = &material.crl_pem {
-            crls = certificates::revocation_lists("crl_file", pem)?;
-        }
     }
     builder.set_session_id_context(&under.finish()).map_err(refused)?;
     ffi::set_max_cert_list(
@@ -123,7 +213,7 @@ pub(super) fn set_verification(
         },
     );
     let mode = match material.verify {
-        Verify::None => return Ok(crls),
+        Verify::None => return Ok(()),
         Verify::Optional => SslVerifyMode::PEER,
         Verify::Required => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
     };
@@ -131,13 +221,13 @@ pub(super) fn set_verification(
     for anchor in &anchors {
         builder.add_client_ca(anchor).map_err(refused)?;
     }
-    let store = trust_store(&anchors, &crls).map_err(refused)?;
+    let store = trust_store(&anchors, crls).map_err(refused)?;
     builder.set_verify_cert_store(store).map_err(refused)?;
     let cert_identity = material.cert_identity;
     builder.set_verify_callback(mode, move |good, chain| {
         good && is_acceptable(chain, cert_identity)
     });
-    Ok(crls)
+    Ok(())
 }
 
 /// What the issuers of client certificates are judged by: a store, and what it holds; nothing when clients are not asked for any.
@@ -228,7 +318,7 @@ fn fault_of(certificate: &X509Ref, depth: u32, cert_identity: CertIdentity) -> O
     (depth == 0 && cert_identity.name(certificate).is_none()).then_some(X509_V_ERR_CERT_REJECTED)
 }
 
-pub(super) fn set_psk(builder: &mut SslContextBuilder, psks: Arc<PskStore>) -> Result<(), ErrorStack> {
+fn set_psk(builder: &mut SslContextBuilder, psks: Arc<PskStore>) -> Result<(), ErrorStack> {
     let index = notes_index()?;
     builder.set_psk_server_callback(move |ssl, _, out| {
         let identity = ssl.ex_data(index).and_then(|notes| notes.psk_identity.as_deref());
@@ -256,10 +346,10 @@ pub(super) fn set_psk(builder: &mut SslContextBuilder, psks: Arc<PskStore>) -> R
 }
 
 /// Sets the suites that there are keys for and that the record layer knows, in the order of the list.
-pub(super) fn set_suites(
+fn set_suites(
     builder: &mut SslContextBuilder,
     material: &DtlsMaterial,
-    certificate: Option<KeyKind>,
+    kinds: &[KeyKind],
 ) -> Result<(Vec<Suite>, Vec<String>), ContextError> {
     let refused = |error: ErrorStack| ContextError::openssl("ciphers", "OpenSSL refuses the list", &error);
     let builtin = || {
@@ -278,8 +368,8 @@ pub(super) fn set_suites(
     builder.set_security_level(0);
     let has_key = |suite: &Suite| match suite.key_exchange() {
         KeyExchange::Psk | KeyExchange::EcdhePsk => material.psks.is_some(),
-        KeyExchange::EcdheEcdsa => certificate == Some(KeyKind::Ecdsa),
-        KeyExchange::EcdheRsa => certificate == Some(KeyKind::Rsa),
+        KeyExchange::EcdheEcdsa => kinds.contains(&KeyKind::Ecdsa),
+        KeyExchange::EcdheRsa => kinds.contains(&KeyKind::Rsa),
     };
     let usable = |suite: &Suite| has_key(suite) && (material.legacy_cbc || !suite.is_legacy());
     let (mut suites, mut ignored) = (Vec::new(), Vec::new());
@@ -291,7 +381,7 @@ pub(super) fn set_suites(
         }
     }
     if suites.is_empty() {
-        return Err(if material.psks.is_none() && certificate.is_none() {
+        return Err(if material.psks.is_none() && kinds.is_empty() {
             ContextError::new(
                 "psk_file",
                 "a DTLS listener needs psk_file, or cert_file and key_file",
