@@ -53,6 +53,7 @@ pub fn psk_material() -> DtlsMaterial {
         crl_pem: None,
         key_password: None,
         certificates: Vec::new(),
+        raw_keys: None,
         verify_depth: 10,
         verify: Verify::None,
         cert_identity: CertIdentity::Cn,

@@ -37,6 +37,7 @@ fn context() -> Arc<DtlsContext> {
             crl_pem: None,
             key_password: None,
             certificates: Vec::new(),
+            raw_keys: None,
             verify_depth: 10,
             verify: Verify::None,
             cert_identity: CertIdentity::Cn,

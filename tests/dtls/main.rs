@@ -26,6 +26,7 @@ mod hostile;
 mod legacy;
 mod loss;
 mod names;
+mod raw_keys;
 mod reload;
 mod resumption;
 mod routability;

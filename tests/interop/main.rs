@@ -7,6 +7,7 @@
 //! | `names` | clients that ask for a server by name |
 //! | `quickstart` | the lines that `portcullis run` prints, as printed |
 //! | `aiocoap` | aiocoap, with tinydtls |
+//! | `raw_keys` | devices with raw public keys |
 //! | `stacks` | what device stacks offer, and what they get |
 //! | `table` | DTLS stacks by suite and credentials: the table of `docs/interop.md` |
 #![allow(
@@ -30,6 +31,8 @@ mod cookies;
 mod libcoap;
 mod names;
 mod quickstart;
+#[cfg(openssl_rpk)]
+mod raw_keys;
 mod stacks;
 mod table;
 mod tool;

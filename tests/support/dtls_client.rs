@@ -32,6 +32,13 @@ unsafe extern "C" {
     fn SSL_CTX_set_tlsext_max_fragment_length(context: *mut std::ffi::c_void, mode: u8) -> i32;
 }
 
+/// Kinds of keys: 0 is X.509, 2 is raw.
+#[derive(Debug, Clone, Copy)]
+pub struct RawKey {
+    pub server: &'static [u8],
+    pub client: &'static [u8],
+}
+
 /// What a client is made of.
 #[derive(Clone, Default)]
 pub struct ClientConfig {
@@ -61,6 +68,8 @@ pub struct ClientConfig {
     pub max_fragment: Option<u8>,
     /// Whether it does not offer the MAC over the ciphertext (RFC 7366).
     pub mac_then_encrypt: bool,
+    /// The kinds of keys that it takes and shows (RFC 7250), best first; needs OpenSSL 3.2.
+    pub raw_key: Option<RawKey>,
     /// The server that it asks for.
     pub server_name: Option<String>,
 }
@@ -199,6 +208,10 @@ impl DtlsClient {
         }
         if let Some(name) = &config.server_name {
             ssl.set_hostname(name).unwrap();
+        }
+        #[cfg(openssl_rpk)]
+        if let Some(kinds) = config.raw_key {
+            raw::set(&ssl, kinds);
         }
         ssl.set_connect_state();
         Self {
@@ -430,6 +443,12 @@ impl DtlsClient {
         session
     }
 
+    /// Whether the server showed this key raw.
+    #[cfg(openssl_rpk)]
+    pub fn server_shows_raw_key(&self, key: &PKey<Private>) -> bool {
+        raw::of_peer(self.stream.ssl()).is_some_and(|shown| shown.public_eq(key))
+    }
+
     /// The common name of the server's certificate.
     pub fn server(&self) -> String {
         let certificate = self.stream.ssl().peer_certificate().unwrap();
@@ -501,4 +520,43 @@ fn offer_cid(context: &mut SslContextBuilder) {
             },
         )
         .unwrap();
+}
+
+/// Raw public keys, which the openssl crate does not wrap.
+#[cfg(openssl_rpk)]
+#[allow(unsafe_code, reason = "the openssl crate does not wrap it")]
+mod raw {
+    use std::ffi::c_void;
+
+    use openssl::pkey::{PKey, PKeyRef, Public};
+    use openssl::ssl::SslRef;
+
+    use super::RawKey;
+
+    unsafe extern "C" {
+        fn SSL_set1_server_cert_type(ssl: *mut c_void, kinds: *const u8, len: usize) -> i32;
+        fn SSL_set1_client_cert_type(ssl: *mut c_void, kinds: *const u8, len: usize) -> i32;
+        fn SSL_get0_peer_rpk(ssl: *const c_void) -> *mut c_void;
+    }
+
+    pub fn set(ssl: &SslRef, kinds: RawKey) {
+        let of = foreign_types_shared::ForeignTypeRef::as_ptr(ssl).cast();
+        // SAFETY: the SSL is alive, and the kinds are copied.
+        let taken = unsafe {
+            SSL_set1_server_cert_type(of, kinds.server.as_ptr(), kinds.server.len()) == 1
+                && SSL_set1_client_cert_type(of, kinds.client.as_ptr(), kinds.client.len()) == 1
+        };
+        assert!(taken);
+    }
+
+    pub fn of_peer(ssl: &SslRef) -> Option<PKey<Public>> {
+        // SAFETY: the SSL is alive, and the key gets a reference of its own.
+        unsafe {
+            let key = SSL_get0_peer_rpk(foreign_types_shared::ForeignTypeRef::as_ptr(ssl).cast());
+            (!key.is_null()).then(|| {
+                let key: &PKeyRef<Public> = foreign_types_shared::ForeignTypeRef::from_ptr(key.cast());
+                key.to_owned()
+            })
+        }
+    }
 }

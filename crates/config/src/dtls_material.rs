@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use portcullis_dtls::{self as dtls, CertificateMaterial, DtlsContext, DtlsMaterial, PskStore, TicketKeys};
+use portcullis_dtls::{
+    self as dtls, CertificateMaterial, DtlsContext, DtlsMaterial, KeyFileError, PskStore, RawKeys, TicketKeys,
+};
 
 use super::handshake_datagram;
 use super::listeners::{CertIdentity, CertificateFiles, Dtls, Verify};
@@ -49,6 +51,10 @@ pub fn dtls_context(dtls: &Dtls, tickets: &TicketKeys) -> Result<DtlsContext, Ve
             None => None,
         },
         certificates: more(&dtls.certificates).map_err(one)?,
+        raw_keys: match &dtls.rpk_file {
+            None => None,
+            Some(path) => Some(Arc::new(raw_keys(path)?)),
+        },
         verify_depth: dtls.verify_depth,
         ca_pem: pem("ca_file", verifying(dtls, &dtls.ca_file)).map_err(one)?,
         crl_pem: pem("crl_file", verifying(dtls, &dtls.crl_file)).map_err(one)?,
@@ -110,12 +116,25 @@ fn pem(key: &'static str, path: Option<&PathBuf>) -> Result<Option<Vec<u8>>, Mat
 }
 
 fn psks(path: &Path) -> Result<PskStore, Vec<MaterialError>> {
-    let key = "psk_file";
-    let content = read(key, path, read_secret).map_err(|error| vec![error])?;
+    keys("psk_file", path, read_secret, PskStore::parse)
+}
+
+fn raw_keys(path: &Path) -> Result<RawKeys, Vec<MaterialError>> {
+    keys("rpk_file", path, read_public, RawKeys::parse)
+}
+
+/// A file with a key on each line.
+fn keys<T>(
+    key: &'static str,
+    path: &Path,
+    reader: Reader,
+    parse: impl FnOnce(&str) -> Result<T, Vec<KeyFileError>>,
+) -> Result<T, Vec<MaterialError>> {
+    let content = read(key, path, reader).map_err(|error| vec![error])?;
     let shown = path.display();
     let text = str::from_utf8(&content)
         .map_err(|_| vec![MaterialError::new(key, format!("{shown}: this is no UTF-8 text"))])?;
-    PskStore::parse(text).map_err(|errors| {
+    parse(text).map_err(|errors| {
         errors
             .iter()
             .map(|error| MaterialError::new(key, format!("{shown}, {error}")))

@@ -8,7 +8,7 @@ use openssl::x509::X509;
 use zeroize::Zeroizing;
 
 use portcullis_auth as auth;
-use portcullis_dtls::{PskStore, TicketKeys};
+use portcullis_dtls::{PskStore, RawKeys, TicketKeys};
 
 use super::access::{Authentication, Backend};
 use super::document::Document;
@@ -69,6 +69,9 @@ fn check_dtls(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     if let Some(path) = &dtls.psk_file {
         check_psks(path, &field("psk_file"), doc);
     }
+    if let Some(path) = &dtls.rpk_file {
+        check_raw_keys(path, &field("rpk_file"), doc);
+    }
     // Whether an encrypted key fits is told by the whole context.
     if let (Some(cert_file), Some(key_file), None) =
         (&dtls.cert_file, &dtls.key_file, &dtls.key_password_file)
@@ -120,6 +123,16 @@ fn check_context(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
                 doc.complain(&[&format!("{key}.{}", error.key)], error.message);
             }
         }
+    }
+}
+
+fn check_raw_keys(path: &Path, key: &str, doc: &mut Document<'_>) {
+    if let Some(content) = read(path, key, read_public, doc)
+        && let Some(text) = text(path, key, &content, doc)
+        && let Err(errors) = RawKeys::parse(text)
+    {
+        let errors = errors.into_iter().map(|error| (error.line, error.message));
+        complain_of_lines(path, key, errors.collect(), doc);
     }
 }
 

@@ -64,6 +64,8 @@ pub struct Dtls {
     pub key_password_file: Option<PathBuf>,
     /// More certificates.
     pub certificates: Vec<CertificateFiles>,
+    /// Raw public keys of devices: lines `name:fingerprint`.
+    pub rpk_file: Option<PathBuf>,
     /// Trust anchors for client certificates, PEM; read only when `verify` is not [`Verify::None`].
     pub ca_file: Option<PathBuf>,
     /// Revocation list for client certificates, PEM.
@@ -239,6 +241,10 @@ section! {
         /// More certificates, tables with `cert_file`, `key_file` and `key_password_file`. A client is shown those with the DNS name that it
         /// asks for (SNI), else the first of each kind; of ECDSA and RSA what it can check.
         certificates: Vec<CertificateFiles> = [];
+        /// Raw public keys (RFC 7250) of devices, lines `name:fingerprint`: the SHA-256 of the SubjectPublicKeyInfo, as
+        /// `openssl pkey -pubin -in device.pub -outform der | sha256sum` tells it. Those who take a raw key are shown that of the
+        /// certificate. Needs OpenSSL 3.2 or newer.
+        rpk_file: Option<PathBuf> = "";
         /// Trust anchors for client certificates, PEM; read when `verify` is not "none".
         ca_file: Option<PathBuf> = "ca.pem";
         /// Revocation list for client certificates, PEM.
@@ -311,6 +317,7 @@ impl DtlsTable {
                 key_file: given("key_file", self.key_file),
                 key_password_file: self.key_password_file,
                 certificates: self.certificates,
+                rpk_file: self.rpk_file,
                 ca_file: given("ca_file", self.ca_file),
                 crl_file: self.crl_file,
                 verify: self.verify,

@@ -78,6 +78,13 @@ fn dtls_files(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
         }
         _ => {}
     }
+    let has_certificate = dtls.cert_file.is_some() || !dtls.certificates.is_empty();
+    if dtls.rpk_file.is_some() && !has_certificate {
+        doc.complain(
+            &[&field("rpk_file"), &cert],
+            "rpk_file needs cert_file and key_file: their key is what is shown raw",
+        );
+    }
     if dtls.verify == Verify::None {
         if dtls.crl_file.is_some() {
             doc.complain(
@@ -93,7 +100,7 @@ fn dtls_files(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
             "client certificates are verified against ca_file: name the file with their trust anchors",
         );
     }
-    if dtls.cert_file.is_none() && dtls.certificates.is_empty() {
+    if !has_certificate {
         doc.complain(
             &[&verify, &cert],
             "clients can only be asked for a certificate by a listener that has cert_file and key_file",
@@ -103,7 +110,8 @@ fn dtls_files(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
 
 fn dtls_identity(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     let names = ["identity", "psk_file", "verify"].map(|name| format!("{key}.{name}"));
-    if dtls.identity != IdentityRole::None && dtls.psk_file.is_none() && dtls.verify == Verify::None {
+    let proves_nothing = dtls.psk_file.is_none() && dtls.rpk_file.is_none() && dtls.verify == Verify::None;
+    if dtls.identity != IdentityRole::None && proves_nothing {
         doc.complain(
             &names.each_ref().map(String::as_str),
             "no handshake can prove an identity here: give psk_file, or set verify to \"optional\" or \"required\"",

@@ -8,8 +8,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use openssl::error::ErrorStack;
+use openssl::pkey::{PKeyRef, Public};
 use openssl::sha::Sha256;
-use openssl::ssl::{Ssl, SslContext, SslRef};
+use openssl::ssl::{Ssl, SslContext, SslRef, SslVerifyMode};
 use openssl::x509::X509Ref;
 use openssl::x509::store::X509Store;
 use zeroize::{Zeroize, Zeroizing};
@@ -20,7 +21,10 @@ use super::certificates::{self, CertIdentity, CertificateMark, ContextError};
 use super::chains::{CertificateHash, Chain, ChainId, Chains};
 use super::cid::{Notes, notes_index};
 use super::ffi;
+use super::ffi::raw_keys;
+use super::hello::ClientHello;
 use super::psk::PskStore;
+use super::raw_keys::{Fingerprint, RawKeys, fingerprint};
 use super::suite::{KeyExchange, Suite};
 use setup::{Built, OwnCertificate, PSK_GROUPS, issuers};
 
@@ -77,6 +81,8 @@ pub struct DtlsMaterial {
     pub cert_pem: Option<Vec<u8>>,
     /// The private key that belongs to it.
     pub key_pem: Option<Zeroizing<Vec<u8>>>,
+    /// Whose raw public keys are taken (RFC 7250); `None` for no raw keys at all, not even the server's own.
+    pub raw_keys: Option<Arc<RawKeys>>,
     /// Trust anchors for client certificates.
     pub ca_pem: Option<Vec<u8>>,
     /// What `key_pem` is encrypted with, where it is.
@@ -122,6 +128,8 @@ pub(super) struct Authority {
     pub(super) psk_mark: u64,
     /// The client's certificate.
     pub(super) certificate: Option<Box<Certified>>,
+    /// The client's raw public key.
+    pub(super) raw_key: Option<Box<Fingerprint>>,
 }
 
 /// A client's certificate, as far as it can lose what it stands for.
@@ -170,6 +178,13 @@ impl DtlsContext {
     pub fn new(material: &DtlsMaterial) -> Result<Self, ContextError> {
         if !(256..=16_384).contains(&material.mtu) {
             return Err(ContextError::new("mtu", "it must be 256 to 16384"));
+        }
+        if material.raw_keys.is_some() && !raw_keys::SUPPORTED {
+            return Err(ContextError::new(
+                "rpk_file",
+                "raw public keys need an OpenSSL of 3.2 or newer, and this binary is built with an older one: \
+                 build it with `--features vendored`, or on a system that has one",
+            ));
         }
         let own = setup::own_certificates(material)?;
         let crls = setup::lists(material)?;
@@ -283,19 +298,32 @@ impl DtlsContext {
     }
 
     pub(super) fn asks_certificates(&self) -> bool {
-        self.verify != Verify::None
+        self.verify != Verify::None || self.has_raw_keys()
     }
 
-    /// A fresh server side of a handshake. `offered` are the client's suites, two bytes each.
-    pub(super) fn server(&self, notes: Notes, offered: &[u8]) -> Result<Ssl, ErrorStack> {
+    pub(super) const fn has_raw_keys(&self) -> bool {
+        self.material.raw_keys.is_some()
+    }
+
+    /// A fresh server side of a handshake with the client that says `hello`.
+    pub(super) fn server(&self, notes: Notes, hello: &ClientHello<'_>) -> Result<Ssl, ErrorStack> {
         let mut ssl = Ssl::new(&self.context)?;
         ssl.set_mtu(self.mtu)?;
         ssl.set_ex_data(notes_index()?, notes);
-        match self.chosen(offered).map(Suite::key_exchange) {
+        match self.chosen(hello.suites).map(Suite::key_exchange) {
             // A ticket would cost more than the handshake that it saves.
             Some(KeyExchange::Psk) => ffi::refuse_ticket(&ssl),
             Some(KeyExchange::EcdhePsk) => ffi::set_groups(&ssl, &PSK_GROUPS),
             _ => {}
+        }
+        if self.has_raw_keys() {
+            if hello.takes_raw_key().1 {
+                raw_keys::prefer(&ssl);
+            }
+            // Nobody else is asked for a key here.
+            if self.verify == Verify::None && hello.offers_raw_key() {
+                ssl.set_verify(SslVerifyMode::PEER);
+            }
         }
         ssl.set_accept_state();
         Ok(ssl)
@@ -323,9 +351,10 @@ impl DtlsContext {
         let authority = if suite.key_exchange().uses_psk() {
             self.by_psk(ssl)
         } else {
-            match ssl.peer_certificate() {
-                Some(certificate) => self.by_certificate(ssl, &certificate, chains),
-                None => Some(Authority::default()),
+            match (ssl.peer_certificate(), raw_keys::of_peer(ssl)) {
+                (Some(certificate), _) => self.by_certificate(ssl, &certificate, chains),
+                (None, Some(key)) => self.by_raw_key(&key),
+                (None, None) => Some(Authority::default()),
             }
         };
         authority.filter(|authority| self.still_authorizes(authority))
@@ -347,7 +376,20 @@ impl DtlsContext {
         Some(Authority {
             identity: Some(identity),
             psk_mark: mark.unwrap_or_else(|| psk_mark(key.as_bytes())),
-            certificate: None,
+            ..Authority::default()
+        })
+    }
+
+    fn by_raw_key(&self, key: &PKeyRef<Public>) -> Option<Authority> {
+        let fingerprint = fingerprint(key)?;
+        let identity = Identity {
+            name: self.material.raw_keys.as_ref()?.name(&fingerprint)?.clone(),
+            proof: Proof::RawKey,
+        };
+        Some(Authority {
+            identity: Some(identity),
+            raw_key: Some(Box::new(fingerprint)),
+            ..Authority::default()
         })
     }
 
@@ -364,17 +406,25 @@ impl DtlsContext {
         };
         Some(Authority {
             identity: Some(identity),
-            psk_mark: 0,
             certificate: Some(Box::new(Certified {
                 mark: CertificateMark::of(certificate)?,
                 not_after: certificates::unix_seconds(certificate.not_after())?,
                 chain,
             })),
+            ..Authority::default()
         })
     }
 
     /// Whether a session of this authority may go on.
     pub(super) fn still_authorizes(&self, authority: &Authority) -> bool {
+        if let (Some(identity), Some(fingerprint)) = (&authority.identity, &authority.raw_key) {
+            let name = self
+                .material
+                .raw_keys
+                .as_ref()
+                .and_then(|keys| keys.name(fingerprint));
+            return name == Some(&identity.name);
+        }
         match (&authority.identity, &authority.certificate) {
             (Some(identity), None) => {
                 let key = self.psks.as_ref().and_then(|psks| psks.named(&identity.name));

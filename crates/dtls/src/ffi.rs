@@ -4,6 +4,8 @@
     reason = "OpenSSL functions that the openssl crate does not wrap"
 )]
 
+pub(super) mod raw_keys;
+
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::ptr;
 use std::slice;

@@ -168,12 +168,14 @@ impl Pending {
         if !fragments.accept(header.version, record.get(header.header_len..)?) {
             return None;
         }
-        let wants_raw_key = hello.refuses_x509() && !context.exchange(hello.suites).uses_psk();
+        let has_raw_key = context.has_raw_keys() && hello.takes_raw_key().0;
+        let wants_raw_key =
+            hello.refuses_x509() && !has_raw_key && !context.exchange(hello.suites).uses_psk();
         let notes = Notes {
             offer: start.cid,
             ..Notes::default()
         };
-        let ssl = context.server(notes, hello.suites).ok()?;
+        let ssl = context.server(notes, hello).ok()?;
         let mut stream = SslStream::new(ssl, Pipe::default()).ok()?;
         let skipped = match hello.message_sequence {
             0 | 1 => 0,

@@ -13,14 +13,27 @@ const CLIENT_KEY_EXCHANGE: u8 = 16;
 const MESSAGE_HEADER_LEN: usize = 12;
 
 const MAX_FRAGMENT_LENGTH: u16 = 1;
+const CLIENT_CERTIFICATE_TYPE: u16 = 19;
 const SERVER_CERTIFICATE_TYPE: u16 = 20;
 const RECORD_SIZE_LIMIT: u16 = 28;
 const ENCRYPT_THEN_MAC: u16 = 22;
 /// The certificate type of X.509 (RFC 7250, 3).
-const X509: u8 = 0;
+pub(super) const X509: u8 = 0;
+/// That of raw public keys.
+pub(super) const RAW_KEY: u8 = 2;
 /// Extensions of a ServerHello that say nothing of the records after the handshake, or are ours: server_name,
-/// ec_point_formats, extended_master_secret, session_ticket, connection_id, rrc, renegotiation_info.
-const INDIFFERENT: [u16; 7] = [0, 11, 23, 35, CONNECTION_ID_EXTENSION, RRC_EXTENSION, 0xff01];
+/// ec_point_formats, the types of certificates, extended_master_secret, session_ticket, connection_id, rrc, renegotiation_info.
+const INDIFFERENT: [u16; 9] = [
+    0,
+    11,
+    CLIENT_CERTIFICATE_TYPE,
+    SERVER_CERTIFICATE_TYPE,
+    23,
+    35,
+    CONNECTION_ID_EXTENSION,
+    RRC_EXTENSION,
+    0xff01,
+];
 
 /// Longest message that a client may announce, certificates apart.
 const MAX_MESSAGE: usize = 4096;
@@ -113,9 +126,30 @@ impl<'a> ClientHello<'a> {
 
     /// Whether the client takes a server's key in forms of which an X.509 certificate is none (RFC 7250, 4.1).
     pub(super) fn refuses_x509(&self) -> bool {
+        let kinds = self.certificate_types(SERVER_CERTIFICATE_TYPE);
+        kinds.is_some_and(|kinds| !kinds.contains(&X509))
+    }
+
+    /// Whether the client takes a server's key raw, and whether it likes that better than in a certificate.
+    pub(super) fn takes_raw_key(&self) -> (bool, bool) {
+        let kinds = self
+            .certificate_types(SERVER_CERTIFICATE_TYPE)
+            .unwrap_or_default();
+        let first = kinds.iter().find(|kind| matches!(**kind, X509 | RAW_KEY));
+        (kinds.contains(&RAW_KEY), first == Some(&RAW_KEY))
+    }
+
+    /// Whether the client may show its own key raw.
+    pub(super) fn offers_raw_key(&self) -> bool {
+        let kinds = self.certificate_types(CLIENT_CERTIFICATE_TYPE);
+        kinds.is_some_and(|kinds| kinds.contains(&RAW_KEY))
+    }
+
+    /// The types in one of the two extensions of RFC 7250, best first.
+    fn certificate_types(&self, extension: u16) -> Option<&'a [u8]> {
         let mut all = extensions(self.extensions);
-        let kinds = all.find(|(kind, _)| *kind == SERVER_CERTIFICATE_TYPE);
-        kinds.is_some_and(|(_, list)| split_vec8(list).is_some_and(|(kinds, _)| !kinds.contains(&X509)))
+        let (_, list) = all.find(|(kind, _)| *kind == extension)?;
+        split_vec8(list).map(|(kinds, _)| kinds)
     }
 
     /// Most bytes of plaintext that the client takes in a record, by `record_size_limit` (RFC 8449, 4).
@@ -150,7 +184,7 @@ pub(super) fn empty_hello(sequence: u16) -> Vec<u8> {
 }
 
 /// The extensions of a hello, each with its number.
-fn extensions(mut list: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+fn extensions<'a>(mut list: &'a [u8]) -> impl Iterator<Item = (u16, &'a [u8])> {
     std::iter::from_fn(move || {
         let ([high, low], rest) = list.split_first_chunk::<2>()?;
         let (data, rest) = split_vec16(rest)?;

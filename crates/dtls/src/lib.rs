@@ -22,6 +22,7 @@ mod path;
 mod pendings;
 mod prf;
 mod psk;
+mod raw_keys;
 pub mod record;
 mod replay;
 mod sessions;
@@ -35,7 +36,8 @@ pub use listener::DtlsListener;
 pub use metrics::DtlsMetrics;
 pub use portcullis_proto::session as contract;
 pub use portcullis_proto::session::{SendError, SessionInfo};
-pub use psk::{PskFileError, PskKey, PskStore, check_colons, identity_bytes, identity_text};
+pub use psk::{KeyFileError, PskKey, PskStore, check_colons, identity_bytes, identity_text};
+pub use raw_keys::RawKeys;
 pub use shared::DtlsShared;
 pub use source::{ContextCell, DtlsSource};
 

@@ -95,16 +95,16 @@ impl fmt::Debug for PskKey {
     }
 }
 
-/// Something wrong in a `psk_file`. It never quotes a key.
+/// Something wrong in a `psk_file` or an `rpk_file`. It never quotes a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PskFileError {
+pub struct KeyFileError {
     /// The line, from 1.
     pub line: usize,
     /// What is wrong with it.
     pub message: String,
 }
 
-impl fmt::Display for PskFileError {
+impl fmt::Display for KeyFileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}: {}", self.line, self.message)
     }
@@ -144,7 +144,7 @@ impl PskStore {
     ///
     /// # Errors
     /// Everything that is wrong with the text, with line numbers.
-    pub fn parse(text: &str) -> Result<Self, Vec<PskFileError>> {
+    pub fn parse(text: &str) -> Result<Self, Vec<KeyFileError>> {
         let (mut store, mut errors) = (Self::default(), Vec::new());
         let mut lines: HashMap<Box<[u8]>, usize> = HashMap::new();
         for (index, line) in text.lines().enumerate() {
@@ -153,7 +153,7 @@ impl PskStore {
             if line.trim().is_empty() || line.starts_with('#') {
                 continue;
             }
-            let wrong = |message| PskFileError {
+            let wrong = |message| KeyFileError {
                 line: number,
                 message,
             };

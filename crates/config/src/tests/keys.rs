@@ -91,6 +91,13 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
         "[\"r.pem\"]",
         "[{ cert_file = \"r.pem\" }]",
     ),
+    (
+        "listeners.dtls.default",
+        "rpk_file",
+        "\"rpk.txt\"",
+        "1",
+        "\"rpk.txt\"\npsk_file = \"p\"",
+    ),
     ("listeners.dtls.default", "verify_depth", "2", "\"2\"", "101"),
     (
         "listeners.dtls.default",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
-use openssl::pkey::{PKey, Private};
+use openssl::pkey::{PKey, PKeyRef, Private, Public};
 use openssl::rand::rand_bytes;
 use openssl::sha::Sha256;
 use openssl::ssl::{
@@ -15,7 +15,7 @@ use openssl::ssl::{
 };
 use openssl::x509::store::{X509Store, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
-use openssl::x509::{X509, X509Crl, X509Ref, X509StoreContextRef};
+use openssl::x509::{X509, X509Crl, X509Ref, X509StoreContextRef, X509VerifyResult};
 
 use portcullis_proto::invariant;
 use portcullis_proto::types::reason::Label;
@@ -24,8 +24,10 @@ use super::super::certificates::{self, CertIdentity, ContextError, KeyKind};
 use super::super::chains::{CertificateHash, hash_of};
 use super::super::cid::{add_extensions, notes_index};
 use super::super::ffi;
+use super::super::ffi::raw_keys;
 use super::super::hello::MAX_CERTIFICATES;
 use super::super::psk::PskStore;
+use super::super::raw_keys::{RawKeys, fingerprint};
 use super::super::suite::{KeyExchange, Suite};
 use super::names::of_name;
 use super::{DtlsMaterial, Verify, psk_mark};
@@ -80,6 +82,15 @@ pub(super) fn context(
             .map_err(|error| ContextError::openssl("cert_file", "OpenSSL refuses it", &error))?;
     }
     set_verification(&mut builder, material, crls)?;
+    if material.raw_keys.is_some() {
+        if own.is_empty() {
+            return Err(ContextError::new(
+                "rpk_file",
+                "it needs cert_file and key_file, whose key is shown raw",
+            ));
+        }
+        raw_keys::allow(&builder, material.verify != Verify::None).map_err(broken)?;
+    }
     builder.set_groups_list(GROUPS).map_err(broken)?;
     ffi::note_messages(&builder);
     if let Some(psks) = &material.psks {
@@ -212,8 +223,16 @@ fn set_verification(
             MAX_CERTIFICATES
         },
     );
+    let (cert_identity, keys) = (material.cert_identity, material.raw_keys.clone());
+    let judge = move |good: bool, chain: &mut X509StoreContextRef| match raw_keys::in_question(chain) {
+        Some(key) => is_known(chain, &key, keys.as_deref()),
+        None => good && is_acceptable(chain, cert_identity),
+    };
     let mode = match material.verify {
-        Verify::None => return Ok(()),
+        Verify::None => {
+            builder.set_verify_callback(SslVerifyMode::NONE, judge);
+            return Ok(());
+        }
         Verify::Optional => SslVerifyMode::PEER,
         Verify::Required => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
     };
@@ -223,10 +242,7 @@ fn set_verification(
     }
     let store = trust_store(&anchors, crls).map_err(refused)?;
     builder.set_verify_cert_store(store).map_err(refused)?;
-    let cert_identity = material.cert_identity;
-    builder.set_verify_callback(mode, move |good, chain| {
-        good && is_acceptable(chain, cert_identity)
-    });
+    builder.set_verify_callback(mode, judge);
     Ok(())
 }
 
@@ -280,6 +296,17 @@ fn trust_store(anchors: &[X509], crls: &[X509Crl]) -> Result<X509Store, ErrorSta
         store.set_flags(X509VerifyFlags::CRL_CHECK | all)?;
     }
     Ok(store.build())
+}
+
+/// Runs for a client's raw key, of which OpenSSL knows nothing. It must not panic.
+fn is_known(chain: &mut X509StoreContextRef, key: &PKeyRef<Public>, keys: Option<&RawKeys>) -> bool {
+    let is_strong = certificates::key_kind(key).is_ok();
+    let name = fingerprint(key).filter(|_| is_strong);
+    let is_known = name.is_some_and(|fingerprint| keys.is_some_and(|keys| keys.name(&fingerprint).is_some()));
+    if is_known {
+        chain.set_error(X509VerifyResult::OK);
+    }
+    is_known
 }
 
 /// Runs for each certificate of a client's chain that OpenSSL found good. It must not panic.

@@ -12,6 +12,8 @@ pub enum Proof {
     Psk,
     /// By a client certificate; the name is what `cert_identity` selects.
     Certificate,
+    /// By a raw public key (RFC 7250); the name is what `rpk_file` calls it.
+    RawKey,
 }
 
 impl Proof {
@@ -21,6 +23,7 @@ impl Proof {
         match self {
             Self::Psk => "psk",
             Self::Certificate => "certificate",
+            Self::RawKey => "raw_key",
         }
     }
 }
