@@ -1,5 +1,7 @@
 //! Records in the middle of a handshake that it must not notice (RFC 6347, 4.1.2.7), whatever OpenSSL makes of them.
 
+use std::net::SocketAddr;
+
 use portcullis::dtls::metrics::{HandshakeResult, RecordDrop};
 use portcullis::dtls::record::{
     ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, DTLS_1_0, HANDSHAKE, Header, TLS12_CID, write_header,
@@ -111,6 +113,13 @@ fn strays(rng: &mut StdRng, past: &[Sent]) -> Vec<Vec<u8>> {
     out
 }
 
+/// Whether nothing is said to what came. OpenSSL may just then repeat its flight, which is due by the machine's clock.
+fn is_silence(answers: &[(SocketAddr, Vec<u8>)]) -> bool {
+    answers
+        .iter()
+        .all(|(_, answer)| answer.first() == Some(&HANDSHAKE))
+}
+
 /// A handshake with strays before, between and after the records of the client's last flight.
 pub fn amid_strays(material: &DtlsMaterial, config: &ClientConfig) {
     let mut rng = StdRng::seed_from_u64(6);
@@ -146,11 +155,9 @@ pub fn amid_strays(material: &DtlsMaterial, config: &ClientConfig) {
         ];
         for ((kind, body), n) in shown.into_iter().zip(0..).take(if is_early { 3 } else { 2 }) {
             let before = server.all_dropped();
-            assert!(
-                server
-                    .input(peer(1), &record(kind, 0, UNUSED + 1 + n + 3 * at % 18, body))
-                    .is_empty()
-            );
+            let stray = record(kind, 0, UNUSED + 1 + n + 3 * at % 18, body);
+            let answers = server.input(peer(1), &stray);
+            assert!(is_silence(&answers), "{kind} {body:?}: {answers:?}");
             assert_eq!(server.listener.half_open(), 1, "{kind} {body:?}");
             assert!(at >= 6 || server.all_dropped() == before, "{kind} {body:?}");
         }
