@@ -23,7 +23,7 @@ start_over() { # OWNER
     rm -rf --one-file-system "$root"
     cp -a --reflink=auto "$tree" "$root"
     chroot "$root" useradd --create-home --uid 4000 dev
-    versions >"$home/before"
+    versions >"$home/$suite.before"
     git clone --quiet --no-local "$repository" "$root$clone"
     git -C "$root$clone" checkout --quiet --detach "$commit"
     # As old as the commit, so that what one user built of it counts for the other.
@@ -34,10 +34,10 @@ versions() { chroot "$root" dpkg-query -W -f '${Package} ${Version}\n' | sort; }
 # What was there is there as it was; what came is said.
 nothing_upgraded() {
     local changed
-    versions >"$home/after"
-    changed=$(comm -23 "$home/before" "$home/after")
+    versions >"$home/$suite.after"
+    changed=$(comm -23 "$home/$suite.before" "$home/$suite.after")
     [ -z "$changed" ] || fail "no longer as it was: $changed"
-    step "$(comm -13 "$home/before" "$home/after" | wc -l) packages came, none was changed; $(grep '^libssl3' "$home/after")"
+    step "$(comm -13 "$home/$suite.before" "$home/$suite.after" | wc -l) packages came, none was changed; $(grep '^libssl3' "$home/$suite.after")"
 }
 # make run, until it serves; then once more, with all its lines.
 serves() { # USER
