@@ -6,6 +6,7 @@ use rand::rngs::StdRng;
 use crate::types::standing::Standing;
 use crate::types::{ListenerId, PeerAddr};
 
+use super::blockwise::Block;
 use super::client::Client;
 use super::contract::{PeerId, Response};
 use super::echo::Echo;
@@ -30,6 +31,7 @@ pub(super) const QUESTION: usize = 48;
 /// part of a body that goes out when it does not whole.
 const ANSWER: usize = 4 + 4 + 3 + 4 + 1;
 const PART: usize = 64 + BLOCK_OPTIONS;
+const SMALLEST_PART: usize = 16 + BLOCK_OPTIONS;
 
 /// Bytes that a DTLS record adds at least, and at most as long as the peer's Connection ID is short: header, nonce and tag
 /// (RFC 6655, 3; RFC 5288, 3; RFC 9146, 4).
@@ -184,12 +186,23 @@ impl Peer {
     }
 
     /// Whether this answer has to be one that the peer acknowledges: after it too little of what an unproven address may get would
-    /// be left to ask for its proof, and so for any answer.
-    pub(super) fn must_ask(&self, response: &Response) -> bool {
-        let least = ANSWER + response.payload.len().min(PART) + QUESTION;
+    /// be left to ask for its proof, and so for any answer. A body that goes `in_parts` may begin with the smallest.
+    pub(super) fn must_ask(&self, response: &Response, in_parts: bool) -> bool {
+        let part = if in_parts { SMALLEST_PART } else { PART };
+        let least = ANSWER + response.payload.len().min(part) + QUESTION;
         !self.proven
             && response.code.class() == 2
             && (self.room() as u64) < least as u64 + self.record(RECORD_MOST)
+    }
+
+    /// Whether this answer can go whole, as a confirmable message after an empty ACK if need be, when the request wants such blocks.
+    pub(super) fn takes_whole(&self, response: &Response, want: Option<Block>) -> bool {
+        const EMPTY_ACK: usize = 4;
+        const TOKEN: usize = 8;
+        let len = response.payload.len();
+        let around = (EMPTY_ACK + ANSWER + TOKEN) as u64 + self.record(RECORD_MOST);
+        want.is_none_or(|want| len <= 16 << want.szx)
+            && (len as u64).saturating_add(around) <= self.room() as u64
     }
 
     /// The message id for the next message of ours.

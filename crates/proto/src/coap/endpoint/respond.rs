@@ -32,6 +32,8 @@ struct Whole<'a> {
     want: Option<Block>,
     /// Whether more follows that the peer did not ask for: its repetition, or the next notification.
     again: bool,
+    /// Whether it is what an unproven address is to acknowledge, or else leaves room for that.
+    asks: bool,
 }
 
 impl Endpoint {
@@ -75,7 +77,13 @@ impl Endpoint {
             self.metrics.limits.inc(Limit::BodySize);
             response = Response::diagnostic(Code::INTERNAL_SERVER_ERROR, "body is larger than max_body_size");
         }
-        let asks = peer.must_ask(&response) || (piggybacked && peer.takes_question());
+        let is_first = kept.is_none() && exchange.block2.is_none_or(|block| block.num == 0);
+        let is_whole = peer.takes_whole(&response, exchange.block2);
+        // The first part of a body comes in the ACK: of one by itself, libcoap does not fetch the rest.
+        let asks = match piggybacked && is_first && !is_whole {
+            true => peer.must_ask(&response, true),
+            false => peer.must_ask(&response, false) || (piggybacked && peer.takes_question()),
+        };
         if piggybacked && asks {
             self.answer_empty(peer, exchange, MessageType::Ack);
             piggybacked = false;
@@ -104,6 +112,7 @@ impl Endpoint {
             want: exchange.block2,
             // Not for a question that goes at once: with its ACK the bound falls, but the block size stays that of the first block.
             again: kind == MessageType::Con && (exchange.acknowledged || !asks),
+            asks,
         };
         self.write(now, peer, outgoing, &whole, (kind, mid, exchange.token));
         if separate {
@@ -149,6 +158,7 @@ impl Endpoint {
                 Block::at(0, szx, false).filter(|_| !fits)
             }),
             again: true,
+            asks: true,
         };
         self.write(now, peer, outgoing, &whole, (kind, mid, notification.token));
     }
@@ -174,7 +184,8 @@ impl Endpoint {
                     true => room / 2,
                     // Words are worth less than the answers that follow.
                     false if is_text => (room / 2).min(room.saturating_sub(QUESTION)),
-                    false => room,
+                    false if whole.asks => room,
+                    false => room.saturating_sub(QUESTION),
                 };
                 room.min(longest).saturating_sub(head)
             }
