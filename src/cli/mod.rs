@@ -14,7 +14,6 @@ mod certs;
 mod check;
 mod doctor;
 mod exit;
-mod hints;
 mod output;
 mod profile;
 mod psk;

@@ -9,22 +9,17 @@ use zeroize::Zeroizing;
 use crate::config::named_lines::{self, LineError, NamedLines};
 use crate::config::psk_file;
 use crate::config::secrets::read_secret;
+use crate::config::trial;
 
 use super::args::{PskCommand, PskFile};
 use super::atomic::{DirectoryLock, write_secret};
 use super::exit::{DATA_ERROR, Failure, NO_INPUT, NO_USER};
-use super::hints::{self, Proof};
 use super::remote::table::printable;
 use super::target::{self, PskTarget};
 use super::{output, quickstart};
 
-/// Characters of a key that is made here, each a byte of it. Letters and digits, because Debian's libcoap takes a key as text.
-const KEY_LEN: usize = 24;
-
 /// Keys shorter than this are warned of: 128 bits.
 const WEAK_KEY: usize = 16;
-
-const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
 pub(super) fn run(command: &PskCommand) -> Result<(), Failure> {
     match command {
@@ -46,7 +41,7 @@ fn add(identity: &str, key_stdin: bool, replace: bool, file: &PskFile) -> Result
     let (hex, text) = if key_stdin {
         (read_key()?, None)
     } else {
-        let text = generate()?;
+        let text = psk_file::generate()?;
         (Zeroizing::new(hex::encode(&*text)), Some(text))
     };
     if target.quick_start {
@@ -74,18 +69,23 @@ fn how_to_try(identity: &str, hex: &str, text: Option<&str>, target: &PskTarget)
         "{}: key of `{identity}` written.\n",
         target.path.display()
     ));
-    if let Some(text) = text {
-        said.push_str(&format!("key as text: {text}\nkey in hexadecimal: {hex}\n"));
+    if target.listener.is_some() {
+        said.push_str("A running gateway takes it after a reload.\n");
     }
-    if let Some(listener) = &target.listener {
-        said.push_str("A running gateway takes it after a reload. To try it, observe in one terminal and publish in another:\n");
-        let proof = Proof::Psk { identity, key: text };
-        said.push_str(&hints::lines(listener, &proof));
-    } else if let Some(text) = text {
-        said.push_str(&format!(
-            "To try it: coap-client-openssl -u {} -k {text} coaps://HOST/ps/TOPIC\n",
-            hints::identity_word(identity)
-        ));
+    // A key that was sent in is not shown, in a line to try it neither.
+    let Some(key) = text else { return said };
+    said.push_str(&format!("key as text: {key}\nkey in hexadecimal: {hex}\n"));
+    let Some((config, listener)) = &target.listener else {
+        return said;
+    };
+    match trial::of_key(config, listener, identity, key) {
+        Ok(lines) => {
+            said.push_str("To try it, observe in one terminal and publish in another:\n");
+            lines
+                .iter()
+                .for_each(|line| said.push_str(&format!("  {line}\n")));
+        }
+        Err(why) => said.push_str(&format!("{why}\n")),
     }
     said
 }
@@ -166,22 +166,6 @@ fn read_key() -> Result<Zeroizing<String>, Failure> {
     Ok(hex)
 }
 
-/// A random key of [`KEY_LEN`] letters and digits, about 142 bits.
-pub(super) fn generate() -> Result<Zeroizing<String>, Failure> {
-    let mut key = Zeroizing::new(String::with_capacity(KEY_LEN));
-    let mut random = Zeroizing::new([0_u8; 64]);
-    while key.len() < KEY_LEN {
-        let wanted = KEY_LEN - key.len();
-        openssl::rand::rand_bytes(random.as_mut())?;
-        // Six bits that are no letter are thrown away: to fold them in would make some letters likelier than others.
-        let letters = random
-            .iter()
-            .filter_map(|byte| ALPHABET.get(usize::from(byte & 0x3f)));
-        key.extend(letters.take(wanted).map(|letter| char::from(*letter)));
-    }
-    Ok(key)
-}
-
 /// What the hexadecimal digits of a key spell, when that is printable ASCII that a command line can carry.
 pub(super) fn as_text(hex: &str) -> Option<Zeroizing<String>> {
     let mut key = Zeroizing::new(vec![0; hex.len() / 2]);
@@ -194,23 +178,6 @@ pub(super) fn as_text(hex: &str) -> Option<Zeroizing<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn made_keys_are_printable_and_differ() {
-        let (one, two) = (generate().unwrap(), generate().unwrap());
-        assert_eq!(one.len(), KEY_LEN);
-        assert!(one.chars().all(|c| c.is_ascii_alphanumeric()));
-        assert_ne!(one, two);
-    }
-
-    #[test]
-    fn every_character_of_the_alphabet_is_used() {
-        let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..400 {
-            seen.extend(generate().unwrap().chars());
-        }
-        assert_eq!(seen.len(), ALPHABET.len());
-    }
 
     #[test]
     fn hexadecimal_and_text_are_the_same_key() {

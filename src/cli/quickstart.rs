@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::config::{self, Config, Listener, PathBase, Problems};
+use crate::config::trial::{self, Proof};
+use crate::config::{self, Config, Listener, PathBase, Problems, psk_file};
 use crate::types::Transport;
 
 use super::atomic::{DirectoryLock, write_secret};
 use super::certs;
 use super::exit::{CANNOT_CREATE, Failure, SOFTWARE};
-use super::hints::{self, Proof};
 use super::psk;
 
 /// The one identity that the first start makes.
@@ -124,7 +124,7 @@ fn ensure_key(path: &Path) -> Result<Option<(String, Zeroizing<String>)>, Failur
     let lock = DirectoryLock::of(path)?;
     let lines = psk::read_or_empty(path)?;
     if lines.is_empty() {
-        let key = psk::generate()?;
+        let key = psk_file::generate()?;
         write_secret(
             &lock,
             path,
@@ -166,7 +166,7 @@ impl QuickStart {
             match listener.transport() {
                 Transport::Udp => {
                     text.push_str("\nCoAP over UDP:\n");
-                    text.push_str(&hints::lines(listener, &Proof::None));
+                    push_lines(&mut text, listener, Proof::None);
                 }
                 Transport::Dtls => self.greet_dtls(listener, &mut text),
             }
@@ -184,18 +184,18 @@ impl QuickStart {
     fn greet_dtls(&self, listener: &Listener, text: &mut String) {
         if let Some((identity, key)) = &self.psk {
             text.push_str("\nCoAP over DTLS with a pre-shared key:\n");
-            let proof = Proof::Psk {
-                identity,
-                key: Some(key),
-            };
-            text.push_str(&hints::lines(listener, &proof));
+            let proof = Proof::Psk { identity, key };
+            push_lines(text, listener, proof);
         }
         text.push_str("\nCoAP over DTLS with the server's certificate:\n");
         let ca_file = self.directory.join("ca.pem");
-        text.push_str(&hints::lines(
-            listener,
-            &Proof::ServerCertificate { ca_file: &ca_file },
-        ));
+        push_lines(text, listener, Proof::ServerCertificate { ca_file: &ca_file });
+    }
+}
+
+fn push_lines(text: &mut String, listener: &Listener, proof: Proof<'_>) {
+    for line in trial::lines(listener, proof, trial::TOPIC) {
+        text.push_str(&format!("  {line}\n"));
     }
 }
 

@@ -15,7 +15,8 @@ use super::quickstart;
 /// A file of keys, and the listener that uses it where one is known.
 pub(super) struct PskTarget {
     pub(super) path: PathBuf,
-    pub(super) listener: Option<Listener>,
+    /// The listener that uses it, and the configuration that has that.
+    pub(super) listener: Option<(Box<Config>, Listener)>,
     /// Whether it is the quick start's, whose directory may not be there yet.
     pub(super) quick_start: bool,
 }
@@ -51,7 +52,7 @@ fn of_listeners(config: &Config, name: Option<&str>) -> Result<PskTarget, Failur
             let path = listener.dtls.as_ref()?.psk_file.clone()?;
             Some(PskTarget {
                 path,
-                listener: Some(listener.clone()),
+                listener: Some((Box::new(config.clone()), listener.clone())),
                 quick_start: false,
             })
         });

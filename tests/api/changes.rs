@@ -280,7 +280,18 @@ fn keys_are_given_and_taken_and_shown_once() {
         .expect(201)
         .json();
     let key = made["key"].as_str().unwrap();
-    assert_eq!((key.len(), &made["listeners"]), (32, &json!(["a"])));
+    assert_eq!((key.len(), &made["listeners"]), (48, &json!(["a"])));
+    let text = made["key_text"].as_str().unwrap();
+    assert_eq!(hex::encode(text), key);
+    let lines = made["try_lines"].as_array().unwrap();
+    assert_eq!(lines.len(), 2);
+    let starts = format!("coap-client-openssl -u lamp-1 -k {text} -m ");
+    assert!(
+        lines
+            .iter()
+            .all(|line| line.as_str().unwrap().starts_with(&starts)),
+        "{lines:?}"
+    );
     assert_eq!(
         served.read("keys-a"),
         format!("# fleet\nold:00112233445566778899aabbccddeeff\nlamp-1:{key}\n")

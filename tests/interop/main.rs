@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cookies` | clients whose address changes between the hello and its cookie |
 //! | `libcoap` | `coap-client-openssl`, `coap-client-gnutls`: every feature of the interface that they speak |
+//! | `made_keys` | the lines that come with a new key, as printed |
 //! | `names` | clients that ask for a server by name |
 //! | `quickstart` | the lines that `portcullis run` prints, as printed |
 //! | `aiocoap` | aiocoap, with tinydtls |
@@ -29,6 +30,7 @@ mod support;
 mod aiocoap;
 mod cookies;
 mod libcoap;
+mod made_keys;
 mod names;
 mod quickstart;
 #[cfg(openssl_rpk)]

@@ -28,6 +28,7 @@ pub mod sections;
 mod settings;
 mod suggest;
 pub mod tokens;
+pub mod trial;
 pub mod users_file;
 mod value;
 

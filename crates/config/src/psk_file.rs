@@ -1,12 +1,39 @@
 //! Pre-shared keys: lines `identity:hexkey`, as in mosquitto's `psk_file`, or `hex:` and digits for an identity that is no
 //! text.
 
+use openssl::error::ErrorStack;
+use zeroize::Zeroizing;
+
 use portcullis_dtls::{PskStore, check_colons, identity_bytes, identity_text};
 
 use super::named_lines::{Form, LineError, NamedLines};
 
 /// Longest key in bytes.
 pub const MAX_KEY: usize = 64;
+
+/// Characters of a key that is made here, each a byte of it. Letters and digits, because Debian's libcoap takes a key as text.
+pub const MADE_KEY: usize = 24;
+
+const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+
+/// A random key of [`MADE_KEY`] letters and digits, about 142 bits.
+///
+/// # Errors
+/// OpenSSL has no randomness.
+pub fn generate() -> Result<Zeroizing<String>, ErrorStack> {
+    let mut key = Zeroizing::new(String::with_capacity(MADE_KEY));
+    let mut random = Zeroizing::new([0_u8; 64]);
+    while key.len() < MADE_KEY {
+        let wanted = MADE_KEY - key.len();
+        openssl::rand::rand_bytes(random.as_mut())?;
+        // Six bits that are no letter are thrown away: to fold them in would make some letters likelier than others.
+        let letters = random
+            .iter()
+            .filter_map(|byte| ALPHABET.get(usize::from(byte & 0x3f)));
+        key.extend(letters.take(wanted).map(|letter| char::from(*letter)));
+    }
+    Ok(key)
+}
 
 /// Lines `identity:hexkey`. Hexadecimal digits hold no colon, so identities may: `urn:dev:ops:32473-1`.
 pub const FORM: Form = Form {
@@ -57,6 +84,23 @@ pub fn check_key(hex: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn made_keys_are_printable_and_differ() {
+        let (one, two) = (generate().unwrap(), generate().unwrap());
+        assert_eq!(one.len(), MADE_KEY);
+        assert!(one.chars().all(|c| c.is_ascii_alphanumeric()));
+        assert_ne!(one, two);
+    }
+
+    #[test]
+    fn every_character_of_the_alphabet_is_used() {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..400 {
+            seen.extend(generate().unwrap().chars());
+        }
+        assert_eq!(seen.len(), ALPHABET.len());
+    }
 
     #[test]
     fn identities_may_hold_colons() {

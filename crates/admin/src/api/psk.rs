@@ -13,16 +13,14 @@ use utoipa::{IntoParams, ToSchema};
 use zeroize::Zeroizing;
 
 use portcullis_config::named_lines::{self, NamedLines};
-use portcullis_config::{Config, psk_file};
+use portcullis_config::{Config, Listener, psk_file, trial};
+use portcullis_proto::types::Transport;
 
 use super::audit::Subject;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, Params, Path, secret_or_none};
 use super::files::{self, Edit, Kind};
 use super::{Api, wrong_lines};
-
-/// Bytes of a key that is made here.
-const KEY_BYTES: usize = 16;
 
 /// A device's PSK identity.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -56,11 +54,23 @@ pub(super) struct NewPsk {
 pub(super) struct StoredPsk {
     /// The PSK identity, as the device sends it (RFC 4279).
     pub identity: String,
-    /// The key in hexadecimal digits, when it was made here. It is never shown again.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
+    /// The key, when it was made here. It is never shown again.
+    #[serde(flatten)]
+    pub made: Option<MadeKey>,
     /// The DTLS listeners that know it now.
     pub listeners: Vec<String>,
+}
+
+/// A key that was made for a device, and how to try it.
+#[derive(Serialize, Deserialize, ToSchema)]
+pub(super) struct MadeKey {
+    /// The key in hexadecimal digits.
+    pub key: String,
+    /// The same key as text: each character is a byte of it.
+    pub key_text: String,
+    /// Lines for a shell of the gateway's machine, to observe a topic and to publish to it; none where the ACL has no topic for
+    /// both, or no command line carries the identity.
+    pub try_lines: Vec<String>,
 }
 
 /// The query of requests that may be meant for one listener's keys.
@@ -171,9 +181,13 @@ pub(super) async fn add(
             "the DTLS listeners have different files of keys: say which with `listener`",
         ));
     };
-    let key = match &given {
-        Some(key) => Zeroizing::new(key.to_ascii_lowercase()),
-        None => random_key()?,
+    let (key, text) = match &given {
+        Some(key) => (Zeroizing::new(key.to_ascii_lowercase()), None),
+        None => {
+            let text = psk_file::generate()
+                .map_err(|error| ApiError::internal(format!("no randomness: {error}")))?;
+            (Zeroizing::new(hex::encode(text.as_bytes())), Some(text))
+        }
     };
     let (name, secret) = (identity.clone(), key.clone());
     files::change(&api, file.path, Kind::Secret, move |old| {
@@ -192,12 +206,39 @@ pub(super) async fn add(
     .await?;
     let stored = StoredPsk {
         identity: identity.clone(),
-        key: given.is_none().then(|| key.to_string()),
+        made: text.map(|text| MadeKey {
+            key: key.to_string(),
+            try_lines: try_lines(&api, &file.listeners, &identity, &text),
+            key_text: text.to_string(),
+        }),
         listeners: file.listeners,
     };
     let mut response = (StatusCode::CREATED, Json(stored)).into_response();
     response.extensions_mut().insert(Subject(identity));
     Ok(response)
+}
+
+/// The lines to try a key with, on the first of `names` that serves.
+fn try_lines(api: &Api, names: &[String], identity: &str, key: &str) -> Vec<String> {
+    let config = api.site.config();
+    let states = api.site.listeners();
+    let serving = states
+        .iter()
+        .find(|state| state.transport == Transport::Dtls && state.enabled && names.contains(&state.name));
+    let listener = serving.and_then(|state| {
+        let listener = config
+            .listeners
+            .iter()
+            .find(|one| one.dtls.is_some() && one.name == state.name)?;
+        Some(Listener {
+            bind: state.bind,
+            ..listener.clone()
+        })
+    });
+    let Some(listener) = listener else {
+        return Vec::new();
+    };
+    trial::of_key(&config, &listener, identity, key).map_or_else(|_| Vec::new(), Into::into)
 }
 
 /// Remove a device's key
@@ -248,11 +289,4 @@ fn no_identity(identity: &str) -> ApiError {
 
 fn parse(content: &[u8]) -> Result<NamedLines, ApiError> {
     psk_file::parse(content).map_err(|errors| wrong_lines("the file of keys", &errors))
-}
-
-fn random_key() -> Result<Zeroizing<String>, ApiError> {
-    let mut key = Zeroizing::new([0; KEY_BYTES]);
-    openssl::rand::rand_bytes(key.as_mut())
-        .map_err(|error| ApiError::internal(format!("no randomness: {error}")))?;
-    Ok(Zeroizing::new(hex::encode(key.as_slice())))
 }

@@ -126,7 +126,7 @@ function keys() {
           const stored = await call("POST", "psk", { json });
           showError(undefined, fields, wrong);
           form.reset();
-          made.replaceChildren(...stored.key ? [shown(stored)] : []);
+          made.replaceChildren(...stored.key ? shown(stored) : []);
           if (!stored.key) toast(`${stored.identity} was added.`);
           await done();
         } catch (error) {
@@ -136,11 +136,19 @@ function keys() {
       return form;
     },
   });
-  function shown(stored) {
+  function copied(text) {
     const copy = h("button", { class: "small", type: "button", onclick: async () => {
-      try { await navigator.clipboard.writeText(stored.key); copy.textContent = "Copied"; } catch { toast("The browser does not allow it."); }
+      try { await navigator.clipboard.writeText(text); copy.textContent = "Copied"; } catch { toast("The browser does not allow it."); }
     } }, "Copy");
-    return h("div", { class: "note" }, `The key of “${stored.identity}”, which is shown this once: `, h("code", {}, stored.key), " ", copy);
+    return [h("code", { class: "wrap" }, text), " ", copy];
+  }
+  function shown(stored) {
+    const lines = stored.try_lines.length > 0 ? ["To try it on the gateway's machine, observe with the first line and publish with the second:", ...stored.try_lines] : [];
+    return [
+      h("div", { class: "note" }, `The key of “${stored.identity}”, which is shown this once, as text: `, copied(stored.key_text)),
+      h("div", { class: "note" }, "in hexadecimal: ", copied(stored.key)),
+      ...lines.map((line, n) => h("div", { class: "note" }, n === 0 ? line : copied(line))),
+    ];
   }
   return {
     element: keyed.element,

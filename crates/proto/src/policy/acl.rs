@@ -184,6 +184,17 @@ impl Acl {
             .unwrap_or(Decision::by(false, Reason::NoMatch, None))
     }
 
+    /// A topic of each line that grants something to this client, in their order. Another line may still deny it.
+    pub fn examples(&self, who: &Subject<'_>) -> impl Iterator<Item = String> {
+        let own = match who.user {
+            Some(user) => self.users.get(user),
+            None => Some(&self.anonymous),
+        };
+        let sections = own.into_iter().chain([&self.patterns]);
+        let grants = sections.flat_map(|section| &section.grants);
+        grants.filter_map(|rule| rule.pattern.example(who))
+    }
+
     fn is_unsafe(&self, who: &Subject<'_>) -> bool {
         let wild = |name: Option<&str>| name.is_some_and(|name| name.contains(['+', '#']));
         let mut patterns = self.patterns.rules().peekable();

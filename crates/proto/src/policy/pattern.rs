@@ -119,6 +119,24 @@ impl Pattern {
         })
     }
 
+    /// A topic that it matches, with the names of `who` and a word for each wildcard; nothing where the names do not fit.
+    #[must_use]
+    pub fn example(&self, who: &Subject<'_>) -> Option<String> {
+        const WORD: &str = "demo";
+        let level = |level: &Level| match level {
+            Level::Any | Level::Rest => Some(WORD.to_owned()),
+            Level::Parts(parts) => {
+                let part = |part: &Part| match part {
+                    Part::Text(text) => Some(text.to_string()),
+                    Part::Value(placeholder) => Some(who.value(*placeholder)?.to_owned()),
+                };
+                parts.iter().map(part).collect()
+            }
+        };
+        let levels: Vec<String> = self.levels.iter().map(level).collect::<Option<_>>()?;
+        (self.fit(who) == Fit::Whole).then(|| levels.join("/"))
+    }
+
     /// The text of it, placeholders as written.
     #[must_use]
     pub fn as_str(&self) -> &str {
