@@ -100,7 +100,7 @@ fn parameters_of_the_settings_are_used_and_can_change() {
     let sent = sim.sent();
     assert_eq!(sent.len(), 2);
     assert!((0.1..=0.15).contains(&gaps(&sent)[0]));
-    sim.endpoint.reconfigure(CoapSettings::default());
+    sim.endpoint.reconfigure(CoapSettings::default(), Caps::default());
     sim.notify(1, note(1, 2, true));
     sim.pass_s(100);
     assert_eq!(sim.sent().len(), 5);

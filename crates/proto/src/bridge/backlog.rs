@@ -1,14 +1,15 @@
 //! Notifications for clients that are away: kept, within bounds, until the client's next session takes its connection over.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::coap::contract::{Notification, ObservationId};
+use crate::types::hash::IdMap;
 
 /// Notifications by observation.
 #[derive(Debug, Default)]
 pub struct Backlog {
-    waiting: HashMap<ObservationId, VecDeque<Notification>>,
+    waiting: IdMap<ObservationId, VecDeque<Notification>>,
     bytes: usize,
 }
 

@@ -10,7 +10,7 @@ use crate::types::reason::{DropReason, Limit};
 use super::blockwise::Block;
 use super::codec::{self, Message};
 use super::contract::{Code, Event, OutgoingRequest, RequestError, RequestId, Response, Token};
-use super::endpoint::{Endpoint, Timer};
+use super::endpoint::{Endpoint, Timeout};
 use super::metrics::MessageType;
 use super::options::{ETag, Options};
 use super::outgoing::Outgoing;
@@ -175,7 +175,7 @@ impl Endpoint {
         }
         self.requests += 1;
         let at = now.checked_add(request.timeout).unwrap_or(now);
-        let timer = Timer::Request {
+        let timer = Timeout::Request {
             peer: peer.id,
             request: id,
         };

@@ -11,9 +11,9 @@ use slab::Slab;
 use crate::types::list::{Links, List};
 use crate::types::reason::Limit;
 
-use super::hash::Keyed;
 use super::metrics::CoapMetrics;
 use super::peer::Source;
+use crate::types::hash::Keyed;
 
 /// Answers are remembered with this many bytes each on average; larger ones push older ones out.
 const BYTES_PER_ANSWER: usize = 256;
@@ -117,11 +117,23 @@ impl Dedup {
             of_source: HashMap::with_hasher(hasher),
             bytes: 0,
             serial: 0,
-            capacity: capacity.max(1),
+            capacity,
             hasher,
             next_sweep: None,
             metrics,
         }
+    }
+
+    /// Another capacity; what is too much goes at once.
+    pub(crate) fn set_capacity(&mut self, capacity: usize) {
+        self.capacity = capacity;
+        while self.entries.len() > capacity
+            && let Some(oldest) = self.oldest()
+        {
+            self.metrics.limits.inc(Limit::RememberedExchanges);
+            self.remove(oldest);
+        }
+        self.bound_answers();
     }
 
     /// Whether this very message was handled before. Another message under the same id is a new one: a device that
@@ -188,6 +200,10 @@ impl Dedup {
             entry.answer = Answer::new(answer);
             self.bytes = self.bytes.saturating_sub(before) + entry.answer.weight();
         }
+        self.bound_answers();
+    }
+
+    fn bound_answers(&mut self) {
         while self.bytes > self.capacity.saturating_mul(BYTES_PER_ANSWER) {
             let Some(oldest) = self.oldest() else { return };
             self.metrics.limits.inc(Limit::RememberedExchanges);
@@ -356,6 +372,29 @@ mod tests {
         dedup.expire(now + LIFETIME);
         assert_eq!((dedup.bytes, dedup.entries.len(), dedup.index.len()), (0, 0, 0));
         assert!(dedup.of_source.is_empty() && dedup.proven.is_empty());
+    }
+
+    #[test]
+    fn a_memory_that_shrinks_forgets_at_once_and_one_that_grows_keeps_more() {
+        let (mut dedup, metrics, now) = dedup(40);
+        for mid in 0..40 {
+            let source = from(mid % 2);
+            let remembered = dedup.remember(now, (source.0, mid % 2 == 0), mid, b"x", LIFETIME);
+            dedup.answered(remembered, &[0; 200]);
+        }
+        dedup.set_capacity(25);
+        assert_eq!(
+            (dedup.entries.len(), dedup.unproven.len(), dedup.proven.len()),
+            (25, 5, 20)
+        );
+        assert_eq!(metrics.limits.get(Limit::RememberedExchanges), 15);
+        dedup.set_capacity(3);
+        assert!(dedup.entries.len() <= 3 && dedup.bytes <= 3 * BYTES_PER_ANSWER);
+        dedup.set_capacity(60);
+        for mid in 100..160 {
+            dedup.remember(now, from(1), mid, b"x", LIFETIME);
+        }
+        assert_eq!(dedup.entries.len(), 60);
     }
 
     #[test]

@@ -23,7 +23,6 @@ mod client;
 mod dedup;
 mod echo;
 mod endpoint;
-mod hash;
 
 mod observe;
 mod options;

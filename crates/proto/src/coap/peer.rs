@@ -11,9 +11,9 @@ use super::client::Client;
 use super::contract::{PeerId, Response};
 use super::echo::Echo;
 use super::endpoint::BLOCK_OPTIONS;
-use super::hash::IdMap;
 use super::observe::Observing;
 use super::reliability::Outstanding;
+use crate::types::hash::IdMap;
 
 /// After this many acknowledgements that belong to nothing, a right one proves no address any more: it may have been guessed.
 const MAX_GUESSES: u8 = 16;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::contract::{Event, NotificationOutcome, ObservationId, RequestId};
-use super::endpoint::{Endpoint, Timer};
+use super::endpoint::{Endpoint, Timeout};
 use super::peer::Peer;
 use super::timers::TimerKey;
 
@@ -39,7 +39,7 @@ impl Outstanding {
 
     #[cfg(test)]
     pub(crate) fn for_test() -> Self {
-        let mut timers = super::timers::Timers::new();
+        let mut timers = super::timers::TimerHeap::new();
         #[expect(clippy::disallowed_methods, reason = "any instant will do")]
         let timer = timers.set(Instant::now(), ());
         Self {
@@ -63,7 +63,7 @@ impl Endpoint {
         let timeout = self.parameters.first_timeout(&mut self.rng);
         let timer = self
             .timers
-            .set(now + timeout, Timer::Retransmit { peer: peer.id, mid });
+            .set(now + timeout, Timeout::Retransmit { peer: peer.id, mid });
         if matches!(purpose, Purpose::Response(_)) {
             peer.separate += 1;
             self.separate += 1;
@@ -178,7 +178,7 @@ impl Endpoint {
         outstanding.timeout = outstanding.timeout.saturating_mul(2);
         outstanding.timer = self.timers.set(
             now + outstanding.timeout,
-            Timer::Retransmit { peer: peer.id, mid },
+            Timeout::Retransmit { peer: peer.id, mid },
         );
         if self.send_kept(peer, mid) {
             peer.retransmissions += 1;

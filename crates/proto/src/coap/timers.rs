@@ -20,13 +20,13 @@ struct Node<T> {
 
 /// A binary heap whose entries know where they are.
 #[derive(Debug)]
-pub(crate) struct Timers<T> {
+pub(crate) struct TimerHeap<T> {
     heap: Vec<(Instant, u32)>,
     nodes: Slab<Node<T>>,
     serial: u32,
 }
 
-impl<T> Timers<T> {
+impl<T> TimerHeap<T> {
     pub(crate) fn new() -> Self {
         Self {
             heap: Vec::new(),
@@ -145,7 +145,7 @@ mod tests {
     fn the_key_of_a_timer_that_fired_cancels_no_other() {
         #[expect(clippy::disallowed_methods, reason = "any instant will do")]
         let now = Instant::now();
-        let mut timers = Timers::new();
+        let mut timers = TimerHeap::new();
         let old = timers.set(now, 1);
         assert_eq!(timers.pop_due(now), Some(1));
         timers.set(now, 2);
@@ -158,7 +158,7 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "any instant will do")]
         let start = Instant::now();
         let mut rng = StdRng::seed_from_u64(7);
-        let mut timers = Timers::new();
+        let mut timers = TimerHeap::new();
         let mut set = Vec::new();
         for n in 0..2_000_u64 {
             let at = start + Duration::from_millis(rng.random_range(0..500));

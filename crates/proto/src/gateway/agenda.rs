@@ -13,7 +13,7 @@ use super::shared::Shared;
 use super::timers::Timers;
 use super::workers::{FromPeer, ToPeer, WorkerMessage};
 use crate::bridge::contract::{BrokerRequest, Ticket};
-use crate::bridge::subscriptions::Holder;
+use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::contract::{PeerId, Response};
 use crate::policy::ledger::{AccountId, Ledger};
 use crate::types::WorkerId;
@@ -28,7 +28,7 @@ pub(super) struct Cx<'a> {
     pub(super) metrics: &'a GatewayMetrics,
     pub(super) rng: &'a mut StdRng,
     pub(super) timers: &'a mut Timers,
-    pub(super) ledger: &'a mut Ledger<Holder>,
+    pub(super) ledger: &'a mut Ledger<AccountHolder>,
     pub(super) agenda: &'a mut Agenda,
 }
 

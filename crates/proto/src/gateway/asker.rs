@@ -8,7 +8,7 @@ use super::context::RequestContext;
 use super::metrics::GatewayMetrics;
 use super::settings::Settings;
 use crate::bridge::mountpoint::{self, Values};
-use crate::bridge::subscriptions::Holder;
+use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::contract::Response;
 use crate::policy::connections::{Connection, Grant};
 use crate::types::reason::Limit;
@@ -17,7 +17,7 @@ use crate::types::{ClientId, TopicFilter, TopicName};
 
 /// Who asks: a peer by itself, or a connection.
 pub(super) struct Asker {
-    pub(super) holder: Holder,
+    pub(super) holder: AccountHolder,
     pub(super) client: Option<ClientId>,
     pub(super) username: Option<Arc<str>>,
     pub(super) identity: Option<Arc<str>>,
@@ -36,7 +36,7 @@ impl Asker {
         context: &RequestContext,
         grant: Grant,
     ) -> Result<Self, Response> {
-        let holder = Holder::Peer(context.from.id);
+        let holder = AccountHolder::Peer(context.from.id);
         let (client, username) = (context.client.clone(), context.username.clone());
         Self::new(settings, context, holder, client, username, grant)
     }
@@ -50,7 +50,7 @@ impl Asker {
         context: &RequestContext,
         connection: &Connection,
     ) -> Result<Self, Response> {
-        let holder = Holder::Connection(connection.key);
+        let holder = AccountHolder::Connection(connection.key);
         let (client, username) = (Some(connection.client.clone()), connection.username.clone());
         Self::new(
             settings,
@@ -65,7 +65,7 @@ impl Asker {
     fn new(
         settings: &Settings,
         context: &RequestContext,
-        holder: Holder,
+        holder: AccountHolder,
         client: Option<ClientId>,
         username: Option<Arc<str>>,
         grant: Grant,

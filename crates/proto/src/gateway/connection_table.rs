@@ -1,6 +1,5 @@
 //! The connections of this worker, and the peers that their clients speak from, which may be other workers'.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use super::agenda::Cx;
@@ -13,11 +12,12 @@ use super::observations::Observations;
 use super::settings::OnClose;
 use super::timers::Timer;
 use super::workers::{ToPeer, WorkerMessage};
-use crate::bridge::subscriptions::Holder;
+use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::contract::{Notification, ObservationId, PeerId};
 use crate::invariant;
 use crate::policy::connections::{Connection, ConnectionKey, Connections};
 use crate::policy::ledger::Table;
+use crate::types::hash::IdMap;
 use crate::types::reason::Label as _;
 use crate::types::standing::Standing;
 use crate::types::{ClientId, PeerAddr};
@@ -39,7 +39,7 @@ pub(super) struct ClientPeer {
 #[derive(Default)]
 pub(super) struct ConnectionTable {
     connections: Connections,
-    peers: HashMap<PeerId, ClientPeer>,
+    peers: IdMap<PeerId, ClientPeer>,
 }
 
 impl ConnectionTable {
@@ -88,7 +88,7 @@ impl ConnectionTable {
         arm(cx, &connection);
         let account = cx
             .ledger
-            .open(Holder::Connection(connection.key), connection.standing);
+            .open(AccountHolder::Connection(connection.key), connection.standing);
         let names =
             connection.client.as_str().len() + connection.username.as_ref().map_or(0, |name| name.len());
         cx.ledger.set(account, Table::Connections, CONNECTION + names);
@@ -108,7 +108,7 @@ impl ConnectionTable {
             return;
         };
         connection.seen_at = cx.now;
-        if let Some(account) = cx.ledger.of(Holder::Connection(key)) {
+        if let Some(account) = cx.ledger.of(AccountHolder::Connection(key)) {
             cx.ledger.touch(account);
             cx.ledger.raise(account, from.standing);
         }
@@ -283,13 +283,13 @@ impl ConnectionTable {
         event: ConnectionEvent,
     ) {
         self.announce(cx, key, Some(event.label()));
-        observations.end_all(cx, Holder::Connection(key));
+        observations.end_all(cx, AccountHolder::Connection(key));
         self.part(cx, observations, key);
         let Some(Connection { client, .. }) = self.connections.remove(key) else {
             return;
         };
         cx.timers.disarm(Timer::Connection(key));
-        if let Some(account) = cx.ledger.of(Holder::Connection(key)) {
+        if let Some(account) = cx.ledger.of(AccountHolder::Connection(key)) {
             cx.ledger.close(account);
         }
         cx.metrics.connection_events.inc(event);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::answers::{bad_request, not_acceptable, not_allowed, not_found, unauthorized};
 use super::peers::Peer;
 use super::settings::{ListenerSettings, Settings};
-use crate::bridge::subscriptions::Holder;
+use crate::bridge::subscriptions::AccountHolder;
 use crate::bridge::uri::{self, NamedResource, QueryParams};
 use crate::bridge::{content, discovery};
 use crate::coap::contract::{Code, ExchangeId, PeerId, Request, ResourceKey, Response, Token};
@@ -49,7 +49,7 @@ impl PeerFacts {
 
 impl Peer {
     /// What is told of the peer where it does not matter what its worker keeps for it.
-    pub(super) fn facts(&self, id: PeerId, ledger: &Ledger<Holder>) -> PeerFacts {
+    pub(super) fn facts(&self, id: PeerId, ledger: &Ledger<AccountHolder>) -> PeerFacts {
         PeerFacts {
             id,
             listener: self.listener,

@@ -11,7 +11,7 @@ use super::settings::Settings;
 use super::workers::ToPeer;
 use super::{Gateway, cx};
 use crate::bridge::contract::BrokerRequest;
-use crate::bridge::subscriptions::{Holder, Terms};
+use crate::bridge::subscriptions::{AccountHolder, Terms};
 use crate::coap::contract::{OutgoingRequest, PeerId, RequestId, ResourceKey, Token};
 use crate::policy::connections::{Connection, Grant};
 use crate::session::{CloseReason, SecureSource};
@@ -71,7 +71,8 @@ impl Gateway {
             .failures
             .set_per_minute(self.settings.failed_logins_per_minute);
         self.guard.reconfigure(now, &self.settings);
-        self.coap.reconfigure(self.settings.coap.clone());
+        self.coap
+            .reconfigure(self.settings.coap.clone(), self.settings.caps);
         for index in 0..self.dtls.len() {
             let settings = self
                 .settings
@@ -183,7 +184,10 @@ impl Gateway {
             connected: true,
             since: connection.created_at,
             seen_at: self.connections.last_sign(connection),
-            observations: self.observations.of(Holder::Connection(connection.key)).len(),
+            observations: self
+                .observations
+                .of(AccountHolder::Connection(connection.key))
+                .len(),
             retransmissions: match here {
                 Some(peer) => peer.coap.retransmissions(),
                 None => place.map_or(0, |place| place.retransmissions),
@@ -207,19 +211,19 @@ impl Gateway {
             connected: false,
             since: peer.since,
             seen_at: peer.seen_at,
-            observations: self.observations.of(Holder::Peer(id)).len(),
+            observations: self.observations.of(AccountHolder::Peer(id)).len(),
             retransmissions: peer.coap.retransmissions(),
         }
     }
 
     /// Where a client is and what holds its observations. One whose connection another worker has is that worker's to show.
-    fn holder_of(&self, client: &ClientId) -> Option<(Holder, Option<PeerId>)> {
+    fn holder_of(&self, client: &ClientId) -> Option<(AccountHolder, Option<PeerId>)> {
         if let Some(connection) = self.connections.of_client(client) {
-            return Some((Holder::Connection(connection.key), connection.peer));
+            return Some((AccountHolder::Connection(connection.key), connection.peer));
         }
         let id = self.peers.of_client(client)?;
         let elsewhere = self.peers.get(id)?.guests.of_client(client);
-        elsewhere.is_none().then_some((Holder::Peer(id), Some(id)))
+        elsewhere.is_none().then_some((AccountHolder::Peer(id), Some(id)))
     }
 
     fn show(&self, client: &ClientId) -> ControlAnswer {
@@ -227,8 +231,8 @@ impl Gateway {
             return ControlAnswer::NotFound;
         };
         let info = match holder {
-            Holder::Connection(key) => self.connections.get(key).map(|it| self.connection_info(it)),
-            Holder::Peer(id) => self.peers.get(id).map(|peer| self.peer_info(id, peer)),
+            AccountHolder::Connection(key) => self.connections.get(key).map(|it| self.connection_info(it)),
+            AccountHolder::Peer(id) => self.peers.get(id).map(|peer| self.peer_info(id, peer)),
         };
         let Some(info) = info else {
             return ControlAnswer::NotFound;
@@ -249,14 +253,14 @@ impl Gateway {
 
     fn kick(&mut self, now: Instant, client: &ClientId) -> ControlAnswer {
         match self.holder_of(client) {
-            Some((Holder::Connection(key), peer)) => {
+            Some((AccountHolder::Connection(key), peer)) => {
                 let (connections, observations) = (&mut self.connections, &mut self.observations);
                 connections.end(&mut cx!(self, now), observations, key, ConnectionEvent::Kicked);
                 if let Some(peer) = peer {
                     self.agenda.tell_peer(peer, ToPeer::Kick);
                 }
             }
-            Some((Holder::Peer(id), _)) => {
+            Some((AccountHolder::Peer(id), _)) => {
                 self.close_session(now, id, CloseReason::Kicked);
                 self.peer_gone(now, id);
             }

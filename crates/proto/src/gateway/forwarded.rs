@@ -1,6 +1,6 @@
 //! Requests that other workers have to answer, and whether those are there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::agenda::Cx;
@@ -10,6 +10,7 @@ use super::timers::Timer;
 use super::workers::WorkerMessage;
 use crate::coap::contract::{ExchangeId, Response};
 use crate::types::WorkerId;
+use crate::types::hash::IdMap;
 use crate::types::reason::Limit;
 
 /// A worker takes a request in within microseconds. One that has not done so by then is in trouble.
@@ -27,9 +28,9 @@ struct Hop {
 /// Requests on their way to other workers, or in their hands.
 #[derive(Default)]
 pub(super) struct Forwarded {
-    hops: HashMap<ExchangeId, Hop>,
+    hops: IdMap<ExchangeId, Hop>,
     /// By worker: everything that was sent until then has been taken in.
-    taken_in: HashMap<WorkerId, Instant>,
+    taken_in: IdMap<WorkerId, Instant>,
 }
 
 impl Forwarded {

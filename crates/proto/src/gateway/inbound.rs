@@ -1,6 +1,7 @@
 //! Datagram in: to its peer, through DTLS where the listener speaks it, into the message layer.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::guests::Guests;
@@ -10,11 +11,12 @@ use super::peers::Peer;
 use super::trace::Traced;
 use super::workers::FromPeer;
 use super::{Gateway, cx};
-use crate::bridge::subscriptions::Holder;
+use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::Source;
 use crate::coap::contract::PeerId;
 use crate::policy::authentication::IdentityRole;
 use crate::policy::ledger::{AccountId, Ledger, Table};
+use crate::policy::shares::Share;
 use crate::session::{CloseReason, DtlsEvent, SessionId};
 use crate::types::reason::{DropReason, Limit};
 use crate::types::standing::Standing;
@@ -180,6 +182,7 @@ impl Gateway {
         let ledger = &mut self.ledger;
         let peer = self.peers.insert(|id| Peer {
             account: open_account(ledger, id, Standing::Unproven, PEER),
+            principal: None,
             listener,
             address: from,
             session: None,
@@ -201,7 +204,7 @@ impl Gateway {
     pub(super) fn sweep(&mut self, now: Instant) {
         let observations = &self.observations;
         let needed = |id: PeerId, peer: &Peer| {
-            !peer.guests.is_empty() || !observations.of(Holder::Peer(id)).is_empty()
+            !peer.guests.is_empty() || !observations.of(AccountHolder::Peer(id)).is_empty()
         };
         let idle = self.pressure.idle(UDP_PEER_IDLE);
         let places = SWEEP_PLACES.max(self.peers.places() / SWEEPS);
@@ -211,11 +214,11 @@ impl Gateway {
     }
 
     /// Ends what gives way for want of memory.
-    pub(super) fn give_way(&mut self, now: Instant, holder: Holder) {
+    pub(super) fn give_way(&mut self, now: Instant, holder: AccountHolder) {
         self.metrics.limits.inc(Limit::Memory);
         match holder {
-            Holder::Peer(id) => self.end_peer(now, id, CloseReason::Evicted),
-            Holder::Connection(key) => {
+            AccountHolder::Peer(id) => self.end_peer(now, id, CloseReason::Evicted),
+            AccountHolder::Connection(key) => {
                 let (connections, observations) = (&mut self.connections, &mut self.observations);
                 connections.end(&mut cx!(self, now), observations, key, ConnectionEvent::Evicted);
             }
@@ -302,10 +305,18 @@ impl Gateway {
             Some(_) => Standing::Known,
             None => Standing::Proven,
         };
-        let admitted = self.ledger.admits(standing, SESSION, None);
+        let (shares, caps) = (&self.shared.shares, &self.settings.caps);
+        let mut principal = identity.as_ref().map(|identity| Arc::clone(&identity.name));
+        let admitted = match &principal {
+            _ if !self.ledger.admits(standing, SESSION, None) => Err(Limit::Memory),
+            Some(name) => shares.take(name, Share::bytes(SESSION), caps),
+            None => Ok(()),
+        };
+        principal = principal.filter(|_| admitted.is_ok());
         let ledger = &mut self.ledger;
         let peer = self.peers.insert(|id| Peer {
             account: open_account(ledger, id, standing, SESSION),
+            principal,
             listener,
             address,
             session: Some(session),
@@ -329,8 +340,8 @@ impl Gateway {
         {
             self.trace_peer(now, peer, &Traced::Established(info));
         }
-        if !admitted {
-            self.metrics.limits.inc(Limit::Memory);
+        if let Err(limit) = admitted {
+            self.metrics.limits.inc(limit);
             return self.end_peer(now, peer, CloseReason::Evicted);
         }
         if self.settings.connection_required {
@@ -383,17 +394,21 @@ impl Gateway {
     pub(super) fn peer_gone(&mut self, now: Instant, id: PeerId) {
         self.announce_session(now, id, Some("session_ended"));
         if let Some(peer) = self.peers.get_mut(id) {
-            for observation in self.observations.of(Holder::Peer(id)) {
+            for observation in self.observations.of(AccountHolder::Peer(id)) {
                 self.coap.cancel(&mut peer.coap, *observation);
             }
         }
-        self.observations.end_all(&mut cx!(self, now), Holder::Peer(id));
+        self.observations
+            .end_all(&mut cx!(self, now), AccountHolder::Peer(id));
         self.part_from_owners(id);
         let Some(peer) = self.peers.remove(id) else {
             return;
         };
         let (session, listener) = (peer.session, usize::from(peer.listener.0));
         self.ledger.close(peer.account);
+        if let Some(principal) = &peer.principal {
+            self.shared.shares.give_back(principal, Share::bytes(SESSION));
+        }
         self.coap.forget(peer.coap);
         if session.is_none()
             && let Some(metrics) = self.metrics.listeners.get(listener)
@@ -424,8 +439,13 @@ impl Gateway {
     }
 }
 
-fn open_account(ledger: &mut Ledger<Holder>, peer: PeerId, standing: Standing, bytes: usize) -> AccountId {
-    let account = ledger.open(Holder::Peer(peer), standing);
+fn open_account(
+    ledger: &mut Ledger<AccountHolder>,
+    peer: PeerId,
+    standing: Standing,
+    bytes: usize,
+) -> AccountId {
+    let account = ledger.open(AccountHolder::Peer(peer), standing);
     ledger.set(account, Table::Peers, bytes);
     account
 }

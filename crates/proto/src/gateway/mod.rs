@@ -37,19 +37,19 @@ mod timers;
 pub mod trace;
 pub mod workers;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rand::rngs::StdRng;
-use rand::{RngCore, SeedableRng};
+use rand::{Rng, RngCore, SeedableRng};
 
 use crate::bridge::contract::Ticket;
-use crate::bridge::subscriptions::Holder;
+use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::contract::RequestId;
 use crate::coap::{CoapMetrics, Endpoint};
 use crate::policy::ledger::Ledger;
 use crate::session::{SecureSource, SecureTransport};
+use crate::types::hash::IdMap;
 use crate::types::{ListenerId, Transmits, WorkerId};
 
 use agenda::Agenda;
@@ -115,7 +115,7 @@ pub struct Gateway {
     rng: StdRng,
     timers: Timers,
     /// What all of the following weighs, by whom.
-    ledger: Ledger<Holder>,
+    ledger: Ledger<AccountHolder>,
     agenda: Agenda,
     transmits: Transmits,
     dtls: Vec<Option<Box<dyn SecureTransport>>>,
@@ -131,7 +131,7 @@ pub struct Gateway {
     observations: Observations,
     directory: ClientDirectory,
     /// Requests to devices under way, by the ticket of who asked.
-    device_requests: HashMap<RequestId, u64>,
+    device_requests: IdMap<RequestId, u64>,
     traces: Traces,
 }
 
@@ -173,7 +173,7 @@ impl Gateway {
             transmits: Transmits::default(),
             dtls,
             coap,
-            peers: Peers::new(worker),
+            peers: Peers::new(worker, rng.random()),
             disabled: vec![false; settings.listeners.len()],
             pressure: Pressure::new(now),
             forwarded: Forwarded::default(),
@@ -181,7 +181,7 @@ impl Gateway {
             connections: ConnectionTable::default(),
             observations: Observations::new(worker),
             directory: ClientDirectory::default(),
-            device_requests: HashMap::new(),
+            device_requests: IdMap::default(),
             traces: Traces::default(),
             shared,
             metrics,

@@ -13,7 +13,9 @@ use super::workers::ToPeer;
 use crate::bridge::backlog::Backlog;
 use crate::bridge::content;
 use crate::bridge::contract::{BrokerRequest, FilterId};
-use crate::bridge::subscriptions::{Holder, Inserted, Observation, Removed, Subscriptions, Terms};
+use crate::bridge::subscriptions::{
+    AccountHolder, Inserted, Observation, ObservationRegistry, Removed, Terms,
+};
 use crate::coap::contract::{Code, Notification, NotificationOutcome, ObservationId, PeerId, Response};
 use crate::invariant;
 use crate::policy::authorization::{Access, Action, Authorizer};
@@ -27,41 +29,41 @@ use crate::types::{ClientId, Message, TopicFilter, WorkerId};
 
 /// The observations of a worker, and what waits for clients that are away.
 pub(super) struct Observations {
-    subscriptions: Subscriptions,
+    registry: ObservationRegistry,
     backlog: Backlog,
 }
 
 impl Observations {
     pub(super) fn new(worker: WorkerId) -> Self {
         Self {
-            subscriptions: Subscriptions::new(worker.first_id()),
+            registry: ObservationRegistry::new(worker.first_id()),
             backlog: Backlog::default(),
         }
     }
 
-    pub(super) fn of(&self, holder: Holder) -> &[ObservationId] {
-        self.subscriptions.of(holder)
+    pub(super) fn of(&self, holder: AccountHolder) -> &[ObservationId] {
+        self.registry.of(holder)
     }
 
     pub(super) fn get(&self, id: ObservationId) -> Option<&Observation> {
-        self.subscriptions.get(id)
+        self.registry.get(id)
     }
 
     pub(super) fn get_mut(&mut self, id: ObservationId) -> Option<&mut Observation> {
-        self.subscriptions.get_mut(id)
+        self.registry.get_mut(id)
     }
 
-    pub(super) fn find(&self, holder: Holder, filter: &TopicFilter) -> Option<ObservationId> {
-        self.subscriptions.find(holder, filter)
+    pub(super) fn find(&self, holder: AccountHolder, filter: &TopicFilter) -> Option<ObservationId> {
+        self.registry.find(holder, filter)
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.subscriptions.len()
+        self.registry.len()
     }
 
     /// Whether a client may begin one more observation. Where it may, its principal's share is taken.
-    pub(super) fn has_room(&self, cx: &Cx<'_>, holder: Holder, terms: &Terms) -> bool {
+    pub(super) fn has_room(&self, cx: &Cx<'_>, holder: AccountHolder, terms: &Terms) -> bool {
         let Some(account) = cx.ledger.of(holder) else {
             return false;
         };
@@ -86,7 +88,7 @@ impl Observations {
     pub(super) fn insert(
         &mut self,
         cx: &mut Cx<'_>,
-        holder: Holder,
+        holder: AccountHolder,
         at: Option<PeerId>,
         terms: Terms,
     ) -> (ObservationId, FilterId, bool) {
@@ -100,26 +102,26 @@ impl Observations {
                 cx.ledger
                     .add(account, Table::Observations, terms.weight().cast_signed());
             }
-            self.subscriptions.insert(cx.now, holder, at, terms)
+            self.registry.insert(cx.now, holder, at, terms)
         };
         for removed in replaced {
             self.forget(cx, &removed);
         }
-        cx.metrics.subscriptions.set(self.subscriptions.len() as u64);
+        cx.metrics.subscriptions.set(self.registry.len() as u64);
         self.arm(cx, id);
         (id, filter_id, known)
     }
 
     /// Ends one observation; nothing is sent.
     pub(super) fn end(&mut self, cx: &mut Cx<'_>, id: ObservationId) {
-        if let Some(removed) = self.subscriptions.remove(id) {
+        if let Some(removed) = self.registry.remove(id) {
             self.forget(cx, &removed);
-            cx.metrics.subscriptions.set(self.subscriptions.len() as u64);
+            cx.metrics.subscriptions.set(self.registry.len() as u64);
         }
     }
 
     /// Ends all observations of a peer or connection; nothing is sent.
-    pub(super) fn end_all(&mut self, cx: &mut Cx<'_>, holder: Holder) {
+    pub(super) fn end_all(&mut self, cx: &mut Cx<'_>, holder: AccountHolder) {
         while let Some(id) = self.of(holder).first().copied() {
             self.end(cx, id);
         }
@@ -127,7 +129,7 @@ impl Observations {
 
     /// Ends an observation with an error (RFC 7641, 4.2); not confirmable: it ends either way.
     pub(super) fn refuse(&mut self, cx: &mut Cx<'_>, id: ObservationId, response: Response) {
-        if let Some(observation) = self.subscriptions.get_mut(id) {
+        if let Some(observation) = self.registry.get_mut(id) {
             let notification = Notification {
                 code: response.code,
                 payload: response.payload,
@@ -142,7 +144,7 @@ impl Observations {
 
     /// Ends all observations of a filter with an error.
     pub(super) fn refuse_filter(&mut self, cx: &mut Cx<'_>, filter: FilterId, response: &Response) {
-        while let Some((id, _)) = self.subscriptions.nth_of_filter(filter, 0) {
+        while let Some((id, _)) = self.registry.nth_of_filter(filter, 0) {
             self.refuse(cx, id, response.clone());
         }
     }
@@ -170,9 +172,9 @@ impl Observations {
 
     /// The observations of a connection whose client is away from now on.
     pub(super) fn set_away(&mut self, key: ConnectionKey) -> Vec<ObservationId> {
-        let ids = self.of(Holder::Connection(key)).to_vec();
+        let ids = self.of(AccountHolder::Connection(key)).to_vec();
         for id in &ids {
-            if let Some(observation) = self.subscriptions.get_mut(*id) {
+            if let Some(observation) = self.registry.get_mut(*id) {
                 observation.at = None;
             }
         }
@@ -181,8 +183,8 @@ impl Observations {
 
     /// The client of a connection is at a peer from now on, and gets what waited for it.
     pub(super) fn set_at(&mut self, cx: &mut Cx<'_>, key: ConnectionKey, peer: PeerId) {
-        for id in self.of(Holder::Connection(key)).to_vec() {
-            if let Some(observation) = self.subscriptions.get_mut(id) {
+        for id in self.of(AccountHolder::Connection(key)).to_vec() {
+            if let Some(observation) = self.registry.get_mut(id) {
                 observation.at = Some(peer);
             }
             for notification in self.backlog.take(cx.now, id) {
@@ -202,7 +204,7 @@ impl Observations {
 
     /// What became of a notification.
     pub(super) fn notified(&mut self, cx: &mut Cx<'_>, id: ObservationId, outcome: NotificationOutcome) {
-        match (outcome, self.subscriptions.get_mut(id)) {
+        match (outcome, self.registry.get_mut(id)) {
             (NotificationOutcome::Acknowledged, Some(observation)) => observation.confirmed_at = cx.now,
             (NotificationOutcome::Acknowledged, None) => {}
             (NotificationOutcome::Reset | NotificationOutcome::TimedOut, _) => self.end(cx, id),
@@ -216,8 +218,8 @@ impl Observations {
         }
         let format = content::format_of(message);
         for filter in filters {
-            for index in 0..self.subscriptions.filter_len(*filter) {
-                let Some((id, observation)) = self.subscriptions.nth_of_filter(*filter, index) else {
+            for index in 0..self.registry.filter_len(*filter) {
+                let Some((id, observation)) = self.registry.nth_of_filter(*filter, index) else {
                     break;
                 };
                 if let Some(notification) = prepare(cx, observation, message, format) {
@@ -229,7 +231,7 @@ impl Observations {
 
     /// Sends a retained message to one observer.
     pub(super) fn notify_one(&mut self, cx: &mut Cx<'_>, id: ObservationId, message: &Arc<Message>) {
-        let Some(observation) = self.subscriptions.get_mut(id) else {
+        let Some(observation) = self.registry.get_mut(id) else {
             invariant!(false, "an observation that has just begun is there");
             return;
         };
@@ -260,7 +262,7 @@ impl Observations {
     /// Where none comes in that time, it is sent once more what it was sent last.
     pub(super) fn check(&mut self, cx: &mut Cx<'_>, id: ObservationId) {
         let every = cx.settings.observe_check;
-        let Some(observation) = self.subscriptions.get_mut(id) else {
+        let Some(observation) = self.registry.get_mut(id) else {
             return;
         };
         if observation.terms.grant.until.is_some_and(|until| until <= cx.now) {
@@ -285,9 +287,9 @@ impl Observations {
     }
 
     /// Has what gives way first show that it is still there: its observers are sent what they were sent last, confirmably.
-    pub(super) fn ask_for_life(&mut self, cx: &mut Cx<'_>, holder: Holder) {
+    pub(super) fn ask_for_life(&mut self, cx: &mut Cx<'_>, holder: AccountHolder) {
         if let Some(id) = self.of(holder).first().copied()
-            && let Some(observation) = self.subscriptions.get_mut(id)
+            && let Some(observation) = self.registry.get_mut(id)
         {
             observation.confirmed_at = cx.now.checked_sub(cx.settings.observe_check).unwrap_or(cx.now);
             self.check(cx, id);

@@ -1,14 +1,16 @@
 //! The peers of a worker: which UDP address or DTLS session stands behind a [`PeerId`].
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::guests::Guests;
-use crate::bridge::subscriptions::Holder;
+use crate::bridge::subscriptions::AccountHolder;
 use crate::coap;
 use crate::coap::contract::PeerId;
 use crate::policy::ledger::{AccountId, Ledger};
 use crate::session::{SecureTransport, SessionId, SessionInfo};
+use crate::types::hash::{IdMap, Keyed};
 use crate::types::standing::Standing;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, WorkerId};
 
@@ -27,6 +29,8 @@ pub struct Peer {
     pub guests: Guests,
     /// What it makes the gateway keep.
     pub account: AccountId,
+    /// In whose share its session is counted.
+    pub principal: Option<Arc<str>>,
     /// The client id that it named last; changed by [`Peers::set_client`] only.
     pub client: Option<ClientId>,
     /// When it was first seen.
@@ -41,7 +45,7 @@ pub struct Peer {
 
 impl Peer {
     /// Notes that it is known who it is.
-    pub fn set_known(&mut self, ledger: &mut Ledger<Holder>) {
+    pub fn set_known(&mut self, ledger: &mut Ledger<AccountHolder>) {
         ledger.raise(self.account, Standing::Known);
         self.coap.set_known();
     }
@@ -73,8 +77,8 @@ pub struct Peers {
     places: Vec<Place>,
     free: Vec<u32>,
     worker: WorkerId,
-    by_address: HashMap<(ListenerId, PeerAddr), PeerId>,
-    by_session: HashMap<SessionId, PeerId>,
+    by_address: HashMap<(ListenerId, PeerAddr), PeerId, Keyed>,
+    by_session: IdMap<SessionId, PeerId>,
     /// By the client id that a peer named last or proved; several peers may name the same.
     by_client: BTreeSet<(ClientId, PeerId)>,
     /// Where the next look for idle peers begins.
@@ -82,15 +86,15 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// No peers.
+    /// No peers. `secret` keeps senders from choosing addresses that collide.
     #[must_use]
-    pub fn new(worker: WorkerId) -> Self {
+    pub fn new(worker: WorkerId, secret: u64) -> Self {
         Self {
             places: Vec::new(),
             free: Vec::new(),
             worker,
-            by_address: HashMap::new(),
-            by_session: HashMap::new(),
+            by_address: HashMap::with_hasher(Keyed::new(secret)),
+            by_session: IdMap::default(),
             by_client: BTreeSet::new(),
             sweep_from: 0,
         }
@@ -270,7 +274,7 @@ mod tests {
             coap::contract::CoapSettings::default(),
             crate::types::limits::Caps::default(),
             [0; 32],
-            std::sync::Arc::default(),
+            Arc::default(),
         );
         let source = coap::Source::Address(ListenerId(0), address);
         peers.insert(|id| Peer {
@@ -279,6 +283,7 @@ mod tests {
             session: None,
             identity: None,
             guests: Guests::default(),
+            principal: None,
             client: None,
             since: seen_at,
             alive_at: None,
@@ -290,7 +295,7 @@ mod tests {
 
     #[test]
     fn the_peer_of_another_worker_is_none_of_this_ones() {
-        let mut peers = [0, 1].map(|worker| Peers::new(WorkerId(worker)));
+        let mut peers = [0, 1].map(|worker| Peers::new(WorkerId(worker), 7));
         let [here, there] = peers.each_mut().map(|peers| insert(peers, 9, clock()));
         assert!(peers[0].get(here).is_some() && peers[0].get(there).is_none());
         assert!(peers[0].get_mut(there).is_none() && peers[0].remove(there).is_none());
@@ -300,7 +305,7 @@ mod tests {
     fn silent_peers_that_nobody_needs_are_found_in_one_round() {
         let start = clock();
         let later = start + Duration::from_secs(300);
-        let mut peers = Peers::new(WorkerId(1));
+        let mut peers = Peers::new(WorkerId(1), 7);
         let needed = insert(&mut peers, 1, start);
         let idle = insert(&mut peers, 2, start);
         let busy = insert(&mut peers, 3, start);

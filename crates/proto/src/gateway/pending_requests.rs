@@ -1,6 +1,5 @@
 //! Requests that wait: for the broker, for the home worker of a client id, for an authentication backend.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::agenda::Cx;
@@ -12,6 +11,7 @@ use crate::coap::contract::{Code, ObservationId, PeerId, Response};
 use crate::policy::connections::Connection;
 use crate::policy::failures::Class;
 use crate::policy::verdict_cache::CredentialHash;
+use crate::types::hash::IdMap;
 use crate::types::reason::Limit;
 
 /// What an answer is waited for.
@@ -52,9 +52,9 @@ pub(super) struct PendingLogin {
 /// What waits at a worker.
 #[derive(Default)]
 pub(super) struct PendingRequests {
-    pending: HashMap<Ticket, Awaited>,
+    pending: IdMap<Ticket, Awaited>,
     /// By peer: the creation of the connection that its handshake is.
-    joins: HashMap<PeerId, Ticket>,
+    joins: IdMap<PeerId, Ticket>,
 }
 
 impl PendingRequests {

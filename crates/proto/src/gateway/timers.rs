@@ -1,11 +1,12 @@
 //! The gateway's own timers: silent connections, observers to check, peers to forget, workers that do not answer.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::{Gateway, cx};
 use crate::coap::contract::ObservationId;
 use crate::policy::connections::ConnectionKey;
+use crate::types::hash::IdMap;
 
 /// How often idle UDP peers are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -24,14 +25,14 @@ pub(super) enum Timer {
 /// lives on, so that no request has to touch it; what ends is taken out, so that nothing is kept of those who come and go.
 pub(super) struct Timers {
     queue: BTreeSet<(Instant, Timer)>,
-    times: HashMap<Timer, Instant>,
+    times: IdMap<Timer, Instant>,
 }
 
 impl Timers {
     pub(super) fn new(now: Instant) -> Self {
         let mut timers = Self {
             queue: BTreeSet::new(),
-            times: HashMap::new(),
+            times: IdMap::default(),
         };
         timers.arm(now + SWEEP_EVERY, Timer::Sweep);
         timers.arm(now, Timer::Pressure);

@@ -4,7 +4,6 @@
 //! known by no credential half, and those with one displace both. Within a class the one silent longest gives way; of the known
 //! none does, a new one is refused.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use slab::Slab;
 
 use super::overload::fullness;
 use crate::labels;
+use crate::types::hash::IdMap;
 use crate::types::list::{Links, List};
 use crate::types::metrics::{Descriptor, Family, LabelPair, Metric, Samples, with};
 use crate::types::reason::Label as _;
@@ -73,7 +73,7 @@ struct Account<O> {
 #[derive(Debug)]
 pub struct Ledger<O> {
     limit: usize,
-    by_owner: HashMap<O, AccountId>,
+    by_owner: IdMap<O, AccountId>,
     accounts: Slab<Account<O>>,
     /// By standing, in order of the last sign of life.
     ages: ByStanding<List>,
@@ -87,7 +87,7 @@ impl<O: Copy + Eq + Hash> Ledger<O> {
     pub fn new(limit: usize, metrics: Arc<StandingBytes>) -> Self {
         Self {
             limit,
-            by_owner: HashMap::new(),
+            by_owner: IdMap::default(),
             accounts: Slab::new(),
             ages: ByStanding::default(),
             totals: ByStanding::default(),

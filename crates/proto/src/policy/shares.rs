@@ -16,6 +16,15 @@ pub struct Share {
 }
 
 impl Share {
+    /// So many bytes of anything else.
+    #[must_use]
+    pub const fn bytes(bytes: usize) -> Self {
+        Self {
+            observations: 0,
+            bytes,
+        }
+    }
+
     /// An observation of this weight in bytes.
     #[must_use]
     pub const fn observation(bytes: usize) -> Self {
@@ -87,7 +96,8 @@ mod tests {
         }
         let refused = shares.take(&one, Share::observation(1), &caps);
         assert_eq!(refused, Err(Limit::IdentityObservations));
-        assert_eq!(shares.take(&other, Share::observation(900), &caps), Ok(()));
+        assert_eq!(shares.take(&other, Share::observation(500), &caps), Ok(()));
+        assert_eq!(shares.take(&other, Share::bytes(400), &caps), Ok(()));
         let refused = shares.take(&other, Share::observation(101), &caps);
         assert_eq!(refused, Err(Limit::IdentityMemory));
         shares.give_back(&one, Share::observation(100));
@@ -95,7 +105,8 @@ mod tests {
         for _ in 0..3 {
             shares.give_back(&one, Share::observation(100));
         }
-        shares.give_back(&other, Share::observation(900));
+        shares.give_back(&other, Share::observation(500));
+        shares.give_back(&other, Share::bytes(400));
         assert!(shares.lock().is_empty());
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing here knows a socket, a clock or a file.
 
 pub mod access;
+pub(crate) mod hash;
 pub mod identity;
 pub mod invariant;
 pub mod limits;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::coap::contract::{PeerId, ResourceKey};
-use crate::coap::hash::{IdMap, Keyed};
 use crate::coap::metrics::{CoapMetrics, TransferResult};
+use crate::types::hash::{IdMap, Keyed};
 use crate::types::list::{Links, List};
 use crate::types::reason::{Label as _, Limit};
 use crate::types::standing::{ByStanding, Standing};
@@ -73,14 +73,14 @@ struct Transfer {
 
 /// The transfers of one standing, in order of the last activity.
 #[derive(Debug, Default)]
-struct Class {
+struct OfStanding {
     /// Of which only the first block was seen: they go first.
     begun: List,
     going_on: List,
     bytes: usize,
 }
 
-impl Class {
+impl OfStanding {
     fn list(&mut self, went_on: bool) -> &mut List {
         match went_on {
             false => &mut self.begun,
@@ -104,7 +104,7 @@ struct OfPeer {
 pub(crate) struct Transfers {
     entries: Slab<Transfer>,
     index: HashMap<Key, usize, Keyed>,
-    classes: ByStanding<Class>,
+    classes: ByStanding<OfStanding>,
     peers: IdMap<PeerId, OfPeer>,
     most: usize,
     lifetime: Duration,
@@ -128,6 +128,11 @@ impl Transfers {
     /// How long a transfer may stand still from now on.
     pub(crate) fn set_lifetime(&mut self, lifetime: Duration) {
         self.lifetime = lifetime;
+    }
+
+    /// So many bytes for all of them from now on.
+    pub(crate) fn set_most(&mut self, most: usize) {
+        self.most = most;
     }
 
     /// What the transfers of a peer weigh.
@@ -247,12 +252,12 @@ impl Transfers {
             .flatten()
     }
 
-    fn classes(&self) -> impl Iterator<Item = &Class> {
+    fn classes(&self) -> impl Iterator<Item = &OfStanding> {
         Standing::ALL.iter().map(|standing| self.classes.of(*standing))
     }
 
     fn of_least_standing(&self) -> Option<usize> {
-        self.classes().find_map(Class::oldest)
+        self.classes().find_map(OfStanding::oldest)
     }
 
     fn bytes(&self) -> usize {

@@ -11,7 +11,7 @@ use crate::coap::peer::{Peer, PeerTable};
 use crate::coap::timers::TimerKey;
 use crate::types::reason::Limit;
 
-use super::{Endpoint, Timer};
+use super::{Endpoint, Timeout};
 
 /// How many seconds a client should wait that was refused for want of room.
 pub(super) const RETRY_AFTER: u32 = 5;
@@ -92,7 +92,7 @@ impl Endpoint {
         };
         let entry = self.exchanges.vacant_entry();
         let at = entry.key();
-        exchange.timer = Some(self.timers.set(now + wait, Timer::Exchange { at }));
+        exchange.timer = Some(self.timers.set(now + wait, Timeout::Exchange { at }));
         peer.exchanges.push(at);
         entry.insert(exchange);
         self.events.push_back(Event::Request {
@@ -114,7 +114,7 @@ impl Endpoint {
         }
         exchange.acknowledged = true;
         let wait = self.parameters.exchange_lifetime;
-        exchange.timer = Some(self.timers.set(now + wait, Timer::Exchange { at }));
+        exchange.timer = Some(self.timers.set(now + wait, Timeout::Exchange { at }));
         let exchange = exchange.clone();
         self.answer_empty(peer, &exchange, MessageType::Ack);
     }

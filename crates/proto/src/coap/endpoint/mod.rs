@@ -20,19 +20,19 @@ use super::blockwise::Transfers;
 use super::codec::type_of;
 use super::contract::{CoapSettings, Code, Event, PeerId, RequestError, RequestId};
 use super::dedup::Dedup;
-use super::hash::Keyed;
 use super::metrics::{CoapMetrics, NotificationResult};
 use super::outbox::Outbox;
 use super::parameters::Parameters;
 use super::peer::{Peer, PeerTable, Source};
-use super::timers::Timers;
+use super::timers::TimerHeap;
+use crate::types::hash::Keyed;
 
 use exchange::Exchange;
 pub(super) use respond::BLOCK_OPTIONS;
 
 /// What is to be done when a timer fires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Timer {
+pub(super) enum Timeout {
     /// A confirmable message of ours was not acknowledged in time.
     Retransmit { peer: PeerId, mid: u16 },
     /// A request of a peer waits for its answer too long.
@@ -72,7 +72,7 @@ pub struct Endpoint {
     pub(super) now: Option<Instant>,
     pub(super) dedup: Dedup,
     pub(super) transfers: Transfers,
-    pub(super) timers: Timers<Timer>,
+    pub(super) timers: TimerHeap<Timeout>,
     pub(super) events: VecDeque<Event>,
     exchanges: Slab<Exchange>,
     exchange_serial: u32,
@@ -106,7 +106,7 @@ impl Endpoint {
                 Keyed::new(secret),
                 Arc::clone(&metrics),
             ),
-            timers: Timers::new(),
+            timers: TimerHeap::new(),
             events: VecDeque::new(),
             exchanges: Slab::new(),
             exchange_serial: 0,
@@ -121,8 +121,11 @@ impl Endpoint {
         }
     }
 
-    /// New settings for what comes next; what is under way keeps its timers.
-    pub fn reconfigure(&mut self, settings: CoapSettings) {
+    /// New settings and caps for what comes next; what is under way keeps its timers.
+    pub fn reconfigure(&mut self, settings: CoapSettings, caps: Caps) {
+        self.caps = caps;
+        self.dedup.set_capacity(caps.remembered_exchanges);
+        self.transfers.set_most(caps.transfer_bytes);
         self.parameters = Parameters::new(&settings);
         self.transfers.set_lifetime(self.parameters.exchange_lifetime);
         self.settings = settings;
@@ -230,17 +233,17 @@ impl Endpoint {
         self.saw_time(now);
         while let Some(timer) = self.timers.pop_due(now) {
             let id = match timer {
-                Timer::Retransmit { peer, .. } | Timer::Request { peer, .. } => Some(peer),
-                Timer::Exchange { at } => self.exchanges.get(at).map(|exchange| exchange.peer),
+                Timeout::Retransmit { peer, .. } | Timeout::Request { peer, .. } => Some(peer),
+                Timeout::Exchange { at } => self.exchanges.get(at).map(|exchange| exchange.peer),
             };
             // The timers of a peer end with it.
             let Some(peer) = id.and_then(|id| peers.coap(id)) else {
                 continue;
             };
             match timer {
-                Timer::Retransmit { mid, .. } => self.on_retransmit(now, peer, mid),
-                Timer::Exchange { at } => self.on_exchange_timeout(now, peer, at),
-                Timer::Request { request, .. } => self.request_timed_out(now, peer, request),
+                Timeout::Retransmit { mid, .. } => self.on_retransmit(now, peer, mid),
+                Timeout::Exchange { at } => self.on_exchange_timeout(now, peer, at),
+                Timeout::Request { request, .. } => self.request_timed_out(now, peer, request),
             }
         }
         self.dedup.expire(now);

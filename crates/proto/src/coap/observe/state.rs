@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::coap::codec::HEADER;
 use crate::coap::contract::{Notification, ObservationId};
 use crate::coap::endpoint::BLOCK_OPTIONS;
-use crate::coap::hash::IdMap;
+use crate::types::hash::IdMap;
 
 use super::sent_ids::SentIds;
 

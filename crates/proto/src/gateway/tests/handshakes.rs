@@ -11,6 +11,7 @@ use crate::policy::authentication::IdentityRole;
 use crate::session::{
     CloseReason, DtlsEvent, DtlsSettings, SecureSource, SecureTransport, SendError, SessionId, SessionInfo,
 };
+use crate::types::reason::Limit;
 use crate::types::{Identity, PeerAddr, Proof, Transmits};
 
 /// Every address has a session at once; its port says who it is. A datagram `bye` ends it.
@@ -135,6 +136,10 @@ impl SecureSource for FeignedSource {
 }
 
 fn site(workers: u8, on_close: OnClose) -> Site {
+    Site::with(settings_for(workers, on_close))
+}
+
+fn settings_for(workers: u8, on_close: OnClose) -> Settings {
     let mut settings = settings(workers);
     settings.listeners[0].dtls = Some(DtlsListenerSettings {
         transport: DtlsSettings {
@@ -153,7 +158,7 @@ fn site(workers: u8, on_close: OnClose) -> Site {
         identity: IdentityRole::ClientId,
         on_close,
     });
-    Site::with(settings)
+    settings
 }
 
 fn say(site: &mut Site, worker: usize, port: u16, bytes: &[u8]) {
@@ -194,6 +199,34 @@ fn a_new_handshake_at_another_worker_goes_on_with_the_connection_of_the_old_one(
     assert_eq!(code(&site.ask(2, 1001, &publish)[0]), ResponseType::Changed);
     assert_eq!(connections(&site), [1, 0, 0]);
     assert_eq!(site.events(ConnectionEvent::Implicit), 1);
+}
+
+#[test]
+fn sessions_of_one_identity_have_its_share_at_all_workers_together() {
+    let mut settings = settings_for(2, OnClose::End);
+    settings.caps.memory_per_identity = 3_000;
+    let mut site = Site::with(settings);
+    let sessions = |site: &Site| -> Vec<usize> {
+        let counts = site
+            .workers
+            .iter()
+            .map(|worker| worker.dtls[0].as_ref().unwrap().session_count());
+        counts.collect()
+    };
+    for port in 1000..1003 {
+        say(&mut site, usize::from(port % 2), port, b"hello");
+    }
+    assert_eq!(sessions(&site), [1, 1], "the third goes");
+    say(&mut site, 0, 2000, b"hello");
+    assert_eq!(sessions(&site), [2, 1], "another identity has its own");
+    say(&mut site, 1, 1001, b"bye");
+    say(&mut site, 0, 1004, b"hello");
+    assert_eq!(sessions(&site), [3, 0]);
+    let refused = site
+        .workers
+        .iter()
+        .map(|worker| worker.metrics.limits.get(Limit::IdentityMemory));
+    assert_eq!(refused.sum::<u64>(), 1);
 }
 
 #[test]
