@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portcullis::coap::contract::{CoapSettings, NotificationOutcome, ObservationId};
+use portcullis::coap::contract::{CoapSettings, NotificationOutcome, ObservationId, PeerId};
 use portcullis::coap::metrics::NotificationResult;
 use portcullis::types::limits::Caps;
 use portcullis::types::reason::Limit;
@@ -142,6 +142,40 @@ fn bytes_that_wait_are_bounded() {
     }
     assert!(sim.limited(Limit::QueuedNotifications) > 50);
     sim.remove(PEER);
+    assert_eq!(sim.metrics.queued_bytes.get(), 0);
+}
+
+#[test]
+fn what_waits_for_strangers_pushes_out_nothing_that_waits_for_others() {
+    let caps = Caps {
+        queued_bytes: 80_000,
+        ..Caps::default()
+    };
+    let mut sim = Sim::with(CoapSettings::default(), caps);
+    for number in 1..=20 {
+        sim.notify(1, note(1, number, true));
+    }
+    for stranger in 100..400 {
+        sim.add(PeerId(stranger), false);
+        for number in 1..=12 {
+            let mut notification = note(stranger, number, true);
+            notification.payload = vec![0; 100].into();
+            sim.notify_peer(PeerId(stranger), stranger, notification);
+        }
+    }
+    let dropped = sim.notifications(true, NotificationResult::Dropped);
+    assert!(dropped > 3_000, "{dropped}");
+    assert!(sim.metrics.queued_bytes.get() <= 20_000 + 19 * 200);
+    let mut got = 0;
+    while let Some(con) = sim.sent().into_iter().find(|msg| msg.peer == PEER) {
+        got += 1;
+        assert_eq!(con.text(), format!("1.{got}"));
+        sim.ack(&con);
+    }
+    assert_eq!(got, 20);
+    for stranger in 100..400 {
+        sim.remove(PeerId(stranger));
+    }
     assert_eq!(sim.metrics.queued_bytes.get(), 0);
 }
 

@@ -1,6 +1,6 @@
 //! RFC 7252, 5.2.2: an answer that takes longer than its client waits.
 
-use portcullis::coap::contract::{CoapSettings, Code, Response};
+use portcullis::coap::contract::{CoapSettings, Code, PeerId, Response};
 use portcullis::types::limits::Caps;
 use portcullis::types::reason::Limit;
 
@@ -76,8 +76,9 @@ fn an_exchange_that_is_never_answered_is_forgotten() {
 
 #[test]
 fn too_many_pending_requests_are_refused_with_max_age() {
+    // Half of them for those whose address is proved.
     let caps = Caps {
-        pending_requests: 3,
+        pending_requests: 6,
         ..Caps::default()
     };
     let mut sim = Sim::with(CoapSettings::default(), caps);
@@ -96,6 +97,35 @@ fn too_many_pending_requests_are_refused_with_max_age() {
     }
     sim.sent();
     assert_eq!(sim.serve(&Msg::get(4, "a"), changed()).code(), Code::CHANGED);
+}
+
+#[test]
+fn requests_of_strangers_that_wait_leave_room_for_those_of_others() {
+    let caps = Caps {
+        pending_requests: 80,
+        ..Caps::default()
+    };
+    let mut sim = Sim::with(CoapSettings::default(), caps);
+    for n in 0..60 {
+        sim.add(PeerId(100 + n), false);
+        sim.from(PeerId(100 + n), &Msg::get(1, "a"));
+    }
+    assert_eq!(sim.requests().len(), 20, "their quarter");
+    sim.sent();
+    for mid in 0..16 {
+        sim.receive(&Msg::get(mid, "a"));
+    }
+    let mine = sim.requests();
+    assert_eq!(mine.len(), 16);
+    for (exchange, _) in mine {
+        sim.respond(exchange, changed());
+    }
+    for n in 0..60 {
+        sim.remove(PeerId(100 + n));
+    }
+    sim.add(PeerId(99), false);
+    sim.from(PeerId(99), &Msg::get(1, "a"));
+    assert_eq!(sim.requests().len(), 1, "who is gone has no part of it");
 }
 
 #[test]

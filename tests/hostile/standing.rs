@@ -146,6 +146,9 @@ fn one_device_with_many_sessions_has_its_share_of_observations() {
         sessions.push(client);
     }
     assert!(granted > 0 && refused > 0, "{granted} granted, {refused} refused");
+    // What it has it may ask for again.
+    let again = Request::get("ps/greedy/0/0").observe(0);
+    sessions[0].request(&again).expect(code::CONTENT);
     let observations = standing.gateway.metric("subscriptions", &[]);
     // Those of the peers that were served before stand beside them.
     assert!(observations <= 44.0, "{observations}");

@@ -6,6 +6,13 @@ use std::time::Instant;
 use crate::coap::contract::{Notification, ObservationId};
 use crate::types::hash::IdMap;
 
+/// What a notification weighs beside its payload, in bytes.
+const OVERHEAD: usize = 192;
+
+fn weight(notification: &Notification) -> usize {
+    OVERHEAD + notification.payload.len()
+}
+
 /// Notifications by observation.
 #[derive(Debug, Default)]
 pub struct Backlog {
@@ -14,8 +21,14 @@ pub struct Backlog {
 }
 
 impl Backlog {
+    /// What waits, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Adds one in its place by Observe number: what comes back from where it was not delivered may be older than what waits.
-    /// `per_observation` notifications and `max_bytes` of payload in all are kept. Returns how many older ones of this
+    /// `per_observation` notifications and `max_bytes` in all are kept. Returns how many older ones of this
     /// observation, or this very one, went for it.
     pub fn push(
         &mut self,
@@ -26,13 +39,13 @@ impl Backlog {
     ) -> usize {
         let queue = self.waiting.entry(id).or_default();
         let mut dropped = 0;
-        self.bytes += notification.payload.len();
+        self.bytes += weight(&notification);
         let later = |waiting: &&Notification| is_later(waiting.observe, notification.observe);
         let place = queue.len() - queue.iter().rev().take_while(later).count();
         queue.insert(place, notification);
         while queue.len() > per_observation || (self.bytes > max_bytes && !queue.is_empty()) {
             if let Some(oldest) = queue.pop_front() {
-                self.bytes -= oldest.payload.len();
+                self.bytes -= weight(&oldest);
                 dropped += 1;
             }
         }
@@ -45,20 +58,14 @@ impl Backlog {
     /// Drops what waits for an observation.
     pub fn forget(&mut self, id: ObservationId) {
         if let Some(queue) = self.waiting.remove(&id) {
-            self.bytes -= queue
-                .iter()
-                .map(|notification| notification.payload.len())
-                .sum::<usize>();
+            self.bytes -= queue.iter().map(weight).sum::<usize>();
         }
     }
 
     /// Takes what waits for an observation and is not expired, oldest first.
     pub fn take(&mut self, now: Instant, id: ObservationId) -> Vec<Notification> {
         let queue = self.waiting.remove(&id).unwrap_or_default();
-        self.bytes -= queue
-            .iter()
-            .map(|notification| notification.payload.len())
-            .sum::<usize>();
+        self.bytes -= queue.iter().map(weight).sum::<usize>();
         queue
             .into_iter()
             .filter(|notification| notification.expires_at.is_none_or(|at| at > now))
@@ -99,7 +106,7 @@ mod tests {
         let mut backlog = Backlog::default();
         let id = ObservationId(1);
         let dropped: usize = (0..5)
-            .map(|n| backlog.push(id, notification(n, None), 3, 1000))
+            .map(|n| backlog.push(id, notification(n, None), 3, 10_000))
             .sum();
         assert_eq!(dropped, 2);
         let kept: Vec<u32> = backlog
@@ -118,7 +125,7 @@ mod tests {
         let mut backlog = Backlog::default();
         let id = ObservationId(1);
         for n in [0x00FF_FFFF, 1, 4, 0x00FF_FFFE, 0, 3, 2] {
-            assert_eq!(backlog.push(id, notification(n, None), 9, 1000), 0);
+            assert_eq!(backlog.push(id, notification(n, None), 9, 10_000), 0);
         }
         let kept = backlog.take(clock(), id);
         let kept: Vec<u32> = kept.iter().map(|notification| notification.observe).collect();
@@ -128,7 +135,7 @@ mod tests {
     #[test]
     fn what_expired_meanwhile_is_not_delivered() {
         let mut backlog = Backlog::default();
-        backlog.push(ObservationId(1), notification(1, Some(clock())), 3, 1000);
+        backlog.push(ObservationId(1), notification(1, Some(clock())), 3, 10_000);
         assert!(backlog.take(clock(), ObservationId(1)).is_empty());
     }
 }

@@ -79,6 +79,10 @@ pub struct Peer {
     pub(super) outstanding: IdMap<u16, Outstanding>,
     /// Separate responses among them.
     pub(super) separate: usize,
+    /// What they weigh together.
+    pub(super) unacknowledged: usize,
+    /// What its waiting notifications were counted as, and with whose.
+    pub(super) counted: (Standing, usize),
     /// Requests of it that wait for an answer, as slots of the endpoint's exchanges.
     pub(super) exchanges: Vec<usize>,
     /// How often something was sent to it again.
@@ -128,6 +132,8 @@ impl Peer {
             has_unsent: false,
             outstanding: IdMap::default(),
             separate: 0,
+            unacknowledged: 0,
+            counted: (Standing::Unproven, 0),
             exchanges: Vec::new(),
             retransmissions: 0,
             observing: None,
@@ -149,6 +155,13 @@ impl Peer {
             (false, true) => Standing::Proven,
             (false, false) => Standing::Unproven,
         }
+    }
+
+    /// What the notifications weigh that wait for it.
+    pub(super) fn queue_weight(&self) -> usize {
+        self.observing
+            .as_ref()
+            .map_or(0, |observing| observing.waiting_weight())
     }
 
     /// Notes that it is known who it is: by checked credentials, or by its handshake. It says nothing of its address.

@@ -33,6 +33,11 @@ pub(crate) struct Outstanding {
 }
 
 impl Outstanding {
+    /// What waiting for an acknowledgement weighs, in bytes: the message, its entry and its timer.
+    fn weight(datagram: &[u8]) -> usize {
+        size_of::<Self>() + 64 + datagram.len()
+    }
+
     pub(crate) fn timer(&self) -> TimerKey {
         self.timer
     }
@@ -57,7 +62,8 @@ impl Outstanding {
 impl Endpoint {
     /// Sends the confirmable message that was written to the outbox, and keeps it until it is acknowledged.
     pub(super) fn send_confirmable(&mut self, now: Instant, peer: &mut Peer, mid: u16, purpose: Purpose) {
-        let datagram = self.outbox.drafted().into();
+        let datagram: Box<[u8]> = self.outbox.drafted().into();
+        peer.unacknowledged += Outstanding::weight(&datagram);
         let sent = self.transmit_draft(peer);
         peer.has_unsent |= !sent;
         let timeout = self.parameters.first_timeout(&mut self.rng);
@@ -66,7 +72,6 @@ impl Endpoint {
             .set(now + timeout, Timeout::Retransmit { peer: peer.id, mid });
         if matches!(purpose, Purpose::Response(_)) {
             peer.separate += 1;
-            self.separate += 1;
         }
         let moves = peer.moves;
         peer.outstanding.insert(
@@ -86,9 +91,10 @@ impl Endpoint {
     /// Ends the wait for an ACK: it came, or nobody wants it any more.
     pub(super) fn settle(&mut self, peer: &mut Peer, mid: u16) -> Option<Outstanding> {
         let outstanding = peer.outstanding.remove(&mid)?;
+        let weight = Outstanding::weight(&outstanding.datagram);
+        peer.unacknowledged = peer.unacknowledged.saturating_sub(weight);
         if matches!(outstanding.purpose, Purpose::Response(_)) {
             peer.separate = peer.separate.saturating_sub(1);
-            self.separate = self.separate.saturating_sub(1);
         }
         self.timers.cancel(outstanding.timer);
         Some(outstanding)

@@ -12,7 +12,7 @@ use super::workers::ToPeer;
 use super::{Gateway, cx};
 use crate::bridge::contract::BrokerRequest;
 use crate::bridge::subscriptions::{AccountHolder, Terms};
-use crate::coap::contract::{OutgoingRequest, PeerId, RequestId, ResourceKey, Token};
+use crate::coap::contract::{OutgoingRequest, PeerId, RequestError, RequestId, ResourceKey, Response, Token};
 use crate::policy::connections::{Connection, Grant};
 use crate::session::{CloseReason, SecureSource};
 use crate::types::message::Qos;
@@ -361,5 +361,15 @@ impl Gateway {
         self.device_requests.insert(id, ticket);
         self.agenda.tell_peer(peer, ToPeer::Request(id, request));
         None
+    }
+
+    /// A device answered a request of ours, or did not.
+    pub(super) fn device_answered(&mut self, request: RequestId, result: Result<Response, RequestError>) {
+        if let Some(ticket) = self.device_requests.remove(&request) {
+            self.agenda.output(Output::Control {
+                ticket,
+                answer: ControlAnswer::Answered(result),
+            });
+        }
     }
 }

@@ -141,7 +141,7 @@ impl Gateway {
             FromPeer::Parted(key, notifications) => {
                 connections.parted(&mut cx, observations, key, notifications)
             }
-            FromPeer::Undelivered(notifications) => observations.take_back(&cx, notifications),
+            FromPeer::Undelivered(notifications) => observations.take_back(&mut cx, notifications),
         }
     }
 

@@ -309,7 +309,7 @@ impl Gateway {
         let mut principal = identity.as_ref().map(|identity| Arc::clone(&identity.name));
         let admitted = match &principal {
             _ if !self.ledger.admits(standing, SESSION, None) => Err(Limit::Memory),
-            Some(name) => shares.take(name, Share::bytes(SESSION), caps),
+            Some(name) => shares.take(name, (Share::bytes(SESSION), Share::default()), caps),
             None => Ok(()),
         };
         principal = principal.filter(|_| admitted.is_ok());

@@ -2,7 +2,7 @@
 //!
 //! A datagram enters at [`Gateway::handle`] and goes through the files in this order: `inbound` (DTLS, message layer),
 //! `route` (what it asks, who asks, which worker has the connection that it names), `owner` and `ops` (what is done),
-//! `broker_events` (what the broker says to it), `delivery` and `outbound` (back to the peer). An operation is a function of the
+//! `broker_events` (what the broker says to it), `delivery` and the message layer (back to the peer). An operation is a function of the
 //! request and of the parts that it needs; what it wants done it leaves in the `agenda`.
 
 mod agenda;
@@ -23,7 +23,6 @@ pub mod metrics;
 mod news;
 mod observations;
 mod ops;
-mod outbound;
 mod owner;
 pub mod peers;
 mod pending_requests;
@@ -257,6 +256,35 @@ impl Gateway {
             }
         }
         self.flush(now);
+    }
+
+    /// Hands what the message layer wants sent to the sockets, through DTLS where the peer has a session.
+    fn flush(&mut self, now: Instant) {
+        let Self {
+            coap,
+            peers,
+            dtls,
+            transmits,
+            traces,
+            ..
+        } = self;
+        coap.drain_transmits(|id, bytes| {
+            let Some(peer) = peers.get(id) else { return };
+            let sealed = match peer.session {
+                None => {
+                    transmits.push(peer.listener, peer.address, bytes);
+                    true
+                }
+                // A session that cannot seal any more says so as an event of its own.
+                Some(session) => dtls
+                    .get_mut(usize::from(peer.listener.0))
+                    .and_then(Option::as_mut)
+                    .is_some_and(|dtls| dtls.send(session, bytes, transmits).is_ok()),
+            };
+            if !traces.is_empty() {
+                traces.sent(now, &peer.seen(id), bytes, sealed);
+            }
+        });
     }
 
     fn worker_message(&mut self, now: Instant, message: WorkerMessage) {

@@ -25,6 +25,7 @@ use crate::policy::pattern::Subject;
 use crate::policy::shares::Share;
 use crate::types::message::Qos;
 use crate::types::reason::Limit;
+use crate::types::standing::Standing;
 use crate::types::{ClientId, Message, TopicFilter, WorkerId};
 
 /// The observations of a worker, and what waits for clients that are away.
@@ -68,18 +69,22 @@ impl Observations {
             return false;
         };
         let caps = &cx.settings.caps;
-        let replaces = self.find(holder, &terms.filter).is_some();
-        if !replaces && self.of(holder).len() >= caps.observations_per_client {
+        let replaced = self.find(holder, &terms.filter).and_then(|id| self.get(id));
+        let replaced = replaced.map(|observation| &observation.terms);
+        if replaced.is_none() && self.of(holder).len() >= caps.observations_per_client {
             cx.metrics.limits.inc(Limit::Observations);
             return false;
         }
-        if !cx.may_grow(account, terms.weight()) {
+        // One in place of another is refused only for what it has more.
+        let grows = terms.weight().saturating_sub(replaced.map_or(0, Terms::weight));
+        if grows > 0 && !cx.may_grow(account, grows) {
             return false;
         }
         let share = terms.principal.as_ref().map_or(Ok(()), |principal| {
-            cx.shared
-                .shares
-                .take(principal, Share::observation(terms.weight()), caps)
+            let same = replaced.filter(|replaced| replaced.principal.as_ref() == Some(principal));
+            let less = same.map_or_else(Share::default, |terms| Share::observation(terms.weight()));
+            let more = Share::observation(terms.weight());
+            cx.shared.shares.take(principal, (more, less), caps)
         });
         share.inspect_err(|limit| cx.metrics.limits.inc(*limit)).is_ok()
     }
@@ -164,7 +169,9 @@ impl Observations {
             cx.agenda.tell_peer(peer, ToPeer::Cancel(removed.id));
         }
         cx.timers.disarm(Timer::Observation(removed.id));
+        let before = self.backlog.bytes();
         self.backlog.forget(removed.id);
+        self.weigh_backlog(cx, *holder, before);
         if let Some(filter_id) = removed.unsubscribe {
             cx.agenda.broker(BrokerRequest::Unsubscribe { filter_id });
         }
@@ -187,18 +194,19 @@ impl Observations {
             if let Some(observation) = self.registry.get_mut(id) {
                 observation.at = Some(peer);
             }
-            for notification in self.backlog.take(cx.now, id) {
+            let before = self.backlog.bytes();
+            let waited = self.backlog.take(cx.now, id);
+            self.weigh_backlog(cx, AccountHolder::Connection(key), before);
+            for notification in waited {
                 self.deliver(cx, id, notification);
             }
         }
     }
 
     /// Takes back what a peer was not sent, or did not acknowledge.
-    pub(super) fn take_back(&mut self, cx: &Cx<'_>, notifications: Vec<(ObservationId, Notification)>) {
+    pub(super) fn take_back(&mut self, cx: &mut Cx<'_>, notifications: Vec<(ObservationId, Notification)>) {
         for (id, notification) in notifications {
-            if self.get(id).is_some() {
-                self.keep(cx, id, notification);
-            }
+            self.keep(cx, id, notification);
         }
     }
 
@@ -249,13 +257,27 @@ impl Observations {
         }
     }
 
-    /// The client is away: the notification waits.
-    fn keep(&mut self, cx: &Cx<'_>, id: ObservationId, notification: Notification) {
+    /// The client is away: the notification waits, as long as those of its standing do not have more than their share.
+    fn keep(&mut self, cx: &mut Cx<'_>, id: ObservationId, notification: Notification) {
+        let Some(holder) = self.get(id).map(|observation| observation.holder) else {
+            return;
+        };
+        let account = cx.ledger.of(holder);
+        let standing = account.map_or(Standing::Unproven, |account| cx.ledger.standing(account));
         let caps = &cx.settings.caps;
-        let dropped = self
-            .backlog
-            .push(id, notification, caps.queued_per_observation, caps.queued_bytes);
+        let (most, max_bytes) = (caps.queued_per_observation, standing.share_of(caps.queued_bytes));
+        let before = self.backlog.bytes();
+        let dropped = self.backlog.push(id, notification, most, max_bytes);
+        self.weigh_backlog(cx, holder, before);
         cx.metrics.limits.add(Limit::QueuedNotifications, dropped as u64);
+    }
+
+    /// Writes down what is kept more or less of a holder's than before.
+    fn weigh_backlog(&self, cx: &mut Cx<'_>, holder: AccountHolder, before: usize) {
+        if let Some(account) = cx.ledger.of(holder) {
+            let change = self.backlog.bytes().cast_signed() - before.cast_signed();
+            cx.ledger.add(account, Table::Queues, change);
+        }
     }
 
     /// An observer that was not heard of for most of `observe_check` gets its next notification confirmably (RFC 7641, 4.5).

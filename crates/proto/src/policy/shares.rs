@@ -44,21 +44,21 @@ impl Shares {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes `more` for an identity.
+    /// Takes `more` for an identity, which gives back `less` as soon as it has it.
     ///
     /// # Errors
     /// With the cap that it would go over; then nothing was taken.
-    pub fn take(&self, principal: &Arc<str>, more: Share, caps: &Caps) -> Result<(), Limit> {
+    pub fn take(&self, principal: &Arc<str>, (more, less): (Share, Share), caps: &Caps) -> Result<(), Limit> {
         let mut shares = self.lock();
         let had = shares.get(principal).copied().unwrap_or_default();
         let has = Share {
             observations: had.observations + more.observations,
             bytes: had.bytes + more.bytes,
         };
-        if has.observations > caps.observations_per_identity {
+        if has.observations.saturating_sub(less.observations) > caps.observations_per_identity {
             return Err(Limit::IdentityObservations);
         }
-        if has.bytes > caps.memory_per_identity {
+        if has.bytes.saturating_sub(less.bytes) > caps.memory_per_identity {
             return Err(Limit::IdentityMemory);
         }
         shares.insert(Arc::clone(principal), has);
@@ -90,20 +90,21 @@ mod tests {
             ..Caps::default()
         };
         let shares = Shares::default();
+        let take = |whose, more| shares.take(whose, (more, Share::default()), &caps);
         let (one, other): (Arc<str>, Arc<str>) = ("one".into(), "other".into());
         for _ in 0..3 {
-            assert_eq!(shares.take(&one, Share::observation(100), &caps), Ok(()));
+            assert_eq!(take(&one, Share::observation(100)), Ok(()));
         }
-        let refused = shares.take(&one, Share::observation(1), &caps);
+        let refused = take(&one, Share::observation(1));
         assert_eq!(refused, Err(Limit::IdentityObservations));
-        assert_eq!(shares.take(&other, Share::observation(500), &caps), Ok(()));
-        assert_eq!(shares.take(&other, Share::bytes(400), &caps), Ok(()));
-        let refused = shares.take(&other, Share::observation(101), &caps);
+        assert_eq!(take(&other, Share::observation(500)), Ok(()));
+        assert_eq!(take(&other, Share::bytes(400)), Ok(()));
+        let refused = take(&other, Share::observation(101));
         assert_eq!(refused, Err(Limit::IdentityMemory));
-        shares.give_back(&one, Share::observation(100));
-        assert_eq!(shares.take(&one, Share::observation(100), &caps), Ok(()));
-        for _ in 0..3 {
-            shares.give_back(&one, Share::observation(100));
+        let again = (Share::observation(120), Share::observation(100));
+        assert_eq!(shares.take(&one, again, &caps), Ok(()), "one in place of another");
+        for bytes in [100, 100, 100, 120] {
+            shares.give_back(&one, Share::observation(bytes));
         }
         shares.give_back(&other, Share::observation(500));
         shares.give_back(&other, Share::bytes(400));

@@ -10,6 +10,7 @@ use crate::coap::metrics::MessageType;
 use crate::coap::peer::{Peer, PeerTable};
 use crate::coap::timers::TimerKey;
 use crate::types::reason::Limit;
+use crate::types::standing::Standing;
 
 use super::{Endpoint, Timeout};
 
@@ -20,6 +21,8 @@ pub(super) const RETRY_AFTER: u32 = 5;
 #[derive(Debug, Clone)]
 pub(super) struct Exchange {
     pub(super) peer: PeerId,
+    /// What was known of the peer when it asked.
+    pub(super) standing: Standing,
     pub(super) token: Token,
     pub(super) mid: u16,
     pub(super) confirmable: bool,
@@ -77,8 +80,11 @@ impl Endpoint {
         mut exchange: Exchange,
         request: Request,
     ) {
-        let most = self.caps.pending_requests;
-        if self.exchanges.len() >= most || peer.exchanges.len() >= (most / 16).max(16) {
+        let (all, standing) = (self.caps.pending_requests, peer.standing());
+        if *self.waiting.of(standing) >= standing.share_of(all)
+            || self.exchanges.len() >= all
+            || peer.exchanges.len() >= (all / 16).max(16)
+        {
             self.metrics.limits.inc(Limit::PendingRequests);
             let mut response = Response::new(Code::SERVICE_UNAVAILABLE);
             response.max_age = Some(RETRY_AFTER);
@@ -86,6 +92,8 @@ impl Endpoint {
         }
         self.exchange_serial = self.exchange_serial.wrapping_add(1);
         exchange.serial = self.exchange_serial;
+        exchange.standing = standing;
+        *self.waiting.of_mut(standing) += 1;
         let wait = match exchange.confirmable {
             true => self.parameters.separate_after,
             false => self.parameters.non_lifetime,
@@ -134,8 +142,10 @@ impl Endpoint {
         Some((peer, exchange))
     }
 
-    fn remove_exchange(&mut self, peer: &mut Peer, at: usize) -> Exchange {
+    pub(super) fn remove_exchange(&mut self, peer: &mut Peer, at: usize) -> Exchange {
         let exchange = self.exchanges.remove(at);
+        let waiting = self.waiting.of_mut(exchange.standing);
+        *waiting = waiting.saturating_sub(1);
         if let Some(timer) = exchange.timer {
             self.timers.cancel(timer);
         }

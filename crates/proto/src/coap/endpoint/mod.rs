@@ -15,6 +15,7 @@ use slab::Slab;
 use crate::types::ListenerId;
 use crate::types::limits::Caps;
 use crate::types::reason::Limit;
+use crate::types::standing::ByStanding;
 
 use super::blockwise::Transfers;
 use super::codec::type_of;
@@ -46,7 +47,7 @@ pub(super) enum Timeout {
 pub struct Kept {
     /// Bodies of block-wise transfers, in both directions.
     pub blocks: usize,
-    /// Notifications that wait.
+    /// Notifications that wait, and what waits for an acknowledgement.
     pub queue: usize,
     /// Its requests that wait for an answer.
     pub requests: usize,
@@ -79,10 +80,10 @@ pub struct Endpoint {
     pub(super) outbox: Outbox,
     /// Where the resource of a request is put together.
     scratch: Vec<u8>,
-    /// Separate responses that wait for their ACK.
-    pub(super) separate: usize,
-    /// Weight of notifications that wait.
-    pub(super) queued_bytes: usize,
+    /// Requests of peers among them, by what is known of those.
+    waiting: ByStanding<usize>,
+    /// Weight of notifications that wait, by what is known of whom they are for.
+    pub(super) queued: ByStanding<usize>,
     /// Requests of ours that wait for an answer.
     pub(super) requests: usize,
 }
@@ -112,8 +113,8 @@ impl Endpoint {
             exchange_serial: 0,
             outbox: Outbox::default(),
             scratch: Vec::new(),
-            separate: 0,
-            queued_bytes: 0,
+            waiting: ByStanding::default(),
+            queued: ByStanding::default(),
             requests: 0,
             settings,
             caps,
@@ -144,19 +145,15 @@ impl Endpoint {
         for outstanding in peer.outstanding.values() {
             self.timers.cancel(outstanding.timer());
         }
-        self.separate = self.separate.saturating_sub(peer.separate);
-        for at in peer.exchanges {
-            if let Some(timer) = self.exchanges.remove(at).timer {
-                self.timers.cancel(timer);
-            }
+        while let Some(at) = peer.exchanges.first().copied() {
+            self.remove_exchange(&mut peer, at);
         }
-        if let Some(observing) = peer.observing {
+        if let Some(observing) = peer.observing.take() {
             for confirmable in observing.unsettled() {
                 self.metrics
                     .notification(confirmable, NotificationResult::Dropped);
             }
-            self.queued_bytes = self.queued_bytes.saturating_sub(observing.waiting_weight());
-            self.metrics.queued_bytes.set(self.queued_bytes as u64);
+            self.weigh_queue(&mut peer);
         }
         self.events.retain(|event| match event {
             Event::Request { peer: of, .. }
@@ -177,10 +174,7 @@ impl Endpoint {
     pub fn kept(&self, peer: &Peer) -> Kept {
         Kept {
             blocks: self.transfers.bytes_of(peer.id),
-            queue: peer
-                .observing
-                .as_ref()
-                .map_or(0, |observing| observing.waiting_weight()),
+            queue: peer.queue_weight() + peer.unacknowledged,
             requests: peer.exchanges.len() * size_of::<Exchange>(),
         }
     }

@@ -117,6 +117,7 @@ impl Endpoint {
         let remembered = self.dedup.remember(now, from, message.mid, datagram, lifetime);
         let mut exchange = Exchange {
             peer: peer.id,
+            standing: peer.standing(),
             token: message.token,
             mid: message.mid,
             confirmable,

@@ -89,7 +89,7 @@ impl Endpoint {
             piggybacked = false;
         }
         let separate = (exchange.confirmable || asks) && !piggybacked;
-        let crowded = peer.separate >= SEPARATE_PER_PEER || self.separate >= self.caps.pending_requests;
+        let crowded = peer.separate >= SEPARATE_PER_PEER;
         let (kind, mid) = match (piggybacked, separate) {
             (true, _) => (MessageType::Ack, exchange.mid),
             // A peer that acknowledges none of its separate responses gets them unreliably.

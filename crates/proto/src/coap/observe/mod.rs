@@ -8,7 +8,8 @@ mod state;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::types::reason::Limit;
+use crate::types::reason::{Label as _, Limit};
+use crate::types::standing::Standing;
 
 use crate::coap::contract::{Notification, ObservationId};
 use crate::coap::endpoint::Endpoint;
@@ -39,10 +40,8 @@ impl Endpoint {
         let entry = observing.observations.entry(observation).or_default();
         entry.queue.push_back(notification);
         observing.weight += weight;
-        self.queued_bytes += weight;
         self.advance(now, peer, observation, false);
         self.bound_queue(peer, observation);
-        self.metrics.queued_bytes.set(self.queued_bytes as u64);
     }
 
     /// Forgets an observation: what waits and what is outstanding. The others of the peer go on.
@@ -91,29 +90,51 @@ impl Endpoint {
         if observing.observations.is_empty() {
             peer.observing = None;
         }
-        self.queued_bytes = self.queued_bytes.saturating_sub(queue.iter().map(weight).sum());
-        self.metrics.queued_bytes.set(self.queued_bytes as u64);
+        self.weigh_queue(peer);
         queue
     }
 
-    /// Drops the oldest while an observation holds more than it may, or all together do.
+    /// Counts what waits for a peer with what waits for its likes.
+    pub(in crate::coap) fn weigh_queue(&mut self, peer: &mut Peer) {
+        let counted = (peer.standing(), peer.queue_weight());
+        let (standing, weight) = std::mem::replace(&mut peer.counted, counted);
+        if (standing, weight) != counted {
+            let before = self.queued.of_mut(standing);
+            *before = before.saturating_sub(weight);
+            *self.queued.of_mut(counted.0) += counted.1;
+            self.metrics.queued_bytes.set(self.all_queued() as u64);
+        }
+    }
+
+    fn all_queued(&self) -> usize {
+        Standing::ALL
+            .iter()
+            .map(|standing| self.queued.of(*standing))
+            .sum()
+    }
+
+    /// Drops the oldest while an observation holds more than it may, or its peer and those of the same standing together do.
     fn bound_queue(&mut self, peer: &mut Peer, id: ObservationId) {
         let (most, all) = (self.caps.queued_per_observation, self.caps.queued_bytes);
-        let Some(observing) = peer.observing.as_deref_mut() else {
-            return;
-        };
-        let Some(entry) = observing.observations.get_mut(&id) else {
-            return;
-        };
-        while entry.queue.len() > most
-            || self.queued_bytes > all
-            || observing.weight > (all / 8).max(OVERHEAD)
-        {
+        let standing = peer.standing();
+        let share = standing.share_of(all);
+        loop {
+            self.weigh_queue(peer);
+            let crowded = *self.queued.of(standing) > share || self.all_queued() > all;
+            let Some(observing) = peer.observing.as_deref_mut() else {
+                return;
+            };
+            let greedy = observing.weight > (share / 8).max(OVERHEAD);
+            let Some(entry) = observing.observations.get_mut(&id) else {
+                return;
+            };
+            if !(crowded || greedy || entry.queue.len() > most) {
+                return;
+            }
             let Some(dropped) = entry.queue.pop_front() else {
                 return;
             };
             observing.weight = observing.weight.saturating_sub(weight(&dropped));
-            self.queued_bytes = self.queued_bytes.saturating_sub(weight(&dropped));
             self.metrics.limits.inc(Limit::QueuedNotifications);
             let result = NotificationResult::Dropped;
             self.metrics.notification(dropped.confirmable, result);
@@ -149,7 +170,6 @@ impl Endpoint {
                 return true;
             };
             observing.weight = observing.weight.saturating_sub(weight(&notification));
-            self.queued_bytes = self.queued_bytes.saturating_sub(weight(&notification));
             if expired {
                 let result = NotificationResult::Expired;
                 self.metrics.notification(notification.confirmable, result);
@@ -178,7 +198,7 @@ impl Endpoint {
                 break;
             }
         }
-        self.metrics.queued_bytes.set(self.queued_bytes as u64);
+        self.weigh_queue(peer);
     }
 
     fn send_notification(

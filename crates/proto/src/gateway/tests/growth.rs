@@ -113,17 +113,19 @@ fn pings_and_nothing_else_keep_the_connections_of_their_address() {
 fn who_finds_no_room_to_subscribe_is_counted() {
     let mut settings = settings(1);
     settings.connection_required = false;
-    settings.caps.pending_requests = 1;
+    settings.caps.pending_requests = 4;
     let mut site = Site::with(settings);
-    let awaited = Awaited::Subscribe {
-        reply: None,
-        observation: ObservationId(1),
-    };
     let gateway = &mut site.workers[0];
-    gateway
-        .pending
-        .wait(&mut cx!(gateway, site.now), awaited)
-        .unwrap();
+    for id in 1..=4 {
+        let awaited = Awaited::Subscribe {
+            reply: None,
+            observation: ObservationId(id),
+        };
+        gateway
+            .pending
+            .wait(&mut cx!(gateway, site.now), awaited)
+            .unwrap();
+    }
     let mut observe = site.request(RequestType::Get, "ps/t", &[]);
     observe.set_observe_value(0);
     let answer = site.ask(0, 1000, &observe);

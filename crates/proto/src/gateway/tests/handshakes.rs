@@ -8,10 +8,12 @@ use super::*;
 use crate::gateway::settings::{DtlsListenerSettings, OnClose};
 use crate::gateway::workers::{FromPeer, WorkerMessage};
 use crate::policy::authentication::IdentityRole;
+use crate::policy::ledger::Table;
 use crate::session::{
     CloseReason, DtlsEvent, DtlsSettings, SecureSource, SecureTransport, SendError, SessionId, SessionInfo,
 };
 use crate::types::reason::Limit;
+use crate::types::standing::Standing;
 use crate::types::{Identity, PeerAddr, Proof, Transmits};
 
 /// Every address has a session at once; its port says who it is. A datagram `bye` ends it.
@@ -227,6 +229,25 @@ fn sessions_of_one_identity_have_its_share_at_all_workers_together() {
         .iter()
         .map(|worker| worker.metrics.limits.get(Limit::IdentityMemory));
     assert_eq!(refused.sum::<u64>(), 1);
+}
+
+#[test]
+fn what_waits_for_a_client_that_is_away_is_weighed_though_it_has_no_body() {
+    let mut site = observing(1, OnClose::Detach);
+    let waiting = |site: &Site| {
+        site.metrics[0]
+            .standing_bytes
+            .of(Standing::Known)
+            .get(Table::Queues)
+    };
+    say(&mut site, 0, 1000, b"bye");
+    for _ in 0..30 {
+        site.publish(&Site::message("t", b""));
+    }
+    assert!(waiting(&site) >= 30 * 150, "{}", waiting(&site));
+    say(&mut site, 0, 1001, b"hello");
+    assert_eq!(site.sent(0, 1001).len(), 30);
+    assert_eq!(waiting(&site), 0);
 }
 
 #[test]
