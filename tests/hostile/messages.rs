@@ -49,7 +49,8 @@ fn token_lengths_9_to_15_and_huge_options() {
 
 #[test]
 fn uploads_that_never_end_are_capped() {
-    let gateway = Gateway::start(Config::new().set("log", "level = \"warn\""));
+    let config = Config::new().set("log", "level = \"warn\"");
+    let gateway = Gateway::start(config.set("limits", "memory = \"8MiB\""));
     let before = gateway.rss_kib();
     for kind in [Kind::Udp, Kind::Dtls] {
         let mut greedy = gateway.client(kind);

@@ -131,14 +131,17 @@ fn one_device_with_many_sessions_has_its_share_of_observations() {
     let limits = "handshakes_per_second = 0\nper_identity = { sessions = 6, observations = 40 }";
     let standing = Standing::start(limits);
     let options = Options::psk("dev3", psk_of("dev3").as_bytes());
-    let (mut granted, mut refused) = (0, 0);
+    let (mut granted, mut refused, mut latest) = (0, 0, (0, 0));
     let mut sessions = Vec::new();
     for session in 0..9 {
         let mut client = Client::dtls(standing.gateway.dtls_addr(), &options);
         for n in 0..12 {
             let answer = client.request(&Request::get(&format!("ps/greedy/{session}/{n}")).observe(0));
             match answer.code {
-                code::CONTENT => granted += 1,
+                code::CONTENT => {
+                    granted += 1;
+                    latest = (session, n);
+                }
                 code::UNAVAILABLE => refused += 1,
                 _ => panic!("{answer:?}"),
             }
@@ -147,8 +150,9 @@ fn one_device_with_many_sessions_has_its_share_of_observations() {
     }
     assert!(granted > 0 && refused > 0, "{granted} granted, {refused} refused");
     // What it has it may ask for again.
-    let again = Request::get("ps/greedy/0/0").observe(0);
-    sessions[0].request(&again).expect(code::CONTENT);
+    let (session, n) = latest;
+    let again = Request::get(&format!("ps/greedy/{session}/{n}")).observe(0);
+    sessions[session].request(&again).expect(code::CONTENT);
     let observations = standing.gateway.metric("subscriptions", &[]);
     // Those of the peers that were served before stand beside them.
     assert!(observations <= 44.0, "{observations}");
