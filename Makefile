@@ -10,7 +10,7 @@ BUILD_PACKAGES := build-essential pkg-config libssl-dev ca-certificates
 RUN_PACKAGES := libcoap3-bin
 OPS_PACKAGES := mmdebstrap binutils jq
 TEST_PACKAGES := $(RUN_PACKAGES) gnutls-bin openssl prometheus mosquitto mosquitto-clients nats-server \
-	systemd curl jq procps python3-venv python3-dev autoconf automake nodejs npm libwolfssl-dev libmbedtls-dev
+	systemd curl jq procps iproute2 python3-venv python3-dev autoconf automake nodejs npm libwolfssl-dev libmbedtls-dev
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-browser test-vendored check fmt lint doc packages-build packages-run packages-test clients \

@@ -2,10 +2,14 @@
 # Starts the quick start of the binary $1 and runs the coap-client lines that it prints, as printed and with the GnuTLS build.
 set -euo pipefail
 
-# A network of its own, where the fixed ports are free; not everyone may make one.
-if [ -z "${PORTCULLIS_OWN_NETWORK:-}" ] && unshare -rn ip link set lo up 2>/dev/null; then
-    PORTCULLIS_OWN_NETWORK=1 exec unshare -rn "$BASH" -c 'ip link set lo up && exec "$BASH" "$0" "$@"' "$0" "$@"
+# A network of its own, where the fixed ports are free; not everyone may make one. Root does without a mapping of users, in which it
+# could not read the home of another.
+own=(unshare -rn)
+[ "$(id -u)" != 0 ] || own=(unshare -n)
+if [ -z "${PORTCULLIS_OWN_NETWORK:-}" ] && "${own[@]}" ip link set lo up 2>/dev/null; then
+    PORTCULLIS_OWN_NETWORK=1 exec "${own[@]}" "$BASH" "$0" "$@"
 fi
+[ -z "${PORTCULLIS_OWN_NETWORK:-}" ] || ip link set lo up
 
 work=$(mktemp -d)
 "$1" run >"$work/out" 2>"$work/err" &

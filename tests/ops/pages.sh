@@ -3,9 +3,12 @@
 # aiocoap. /etc/portcullis and /var/lib/portcullis stand for directories of this run.
 set -euo pipefail
 
-# A network of its own, where the fixed ports are free; not everyone may make one.
-if [ -z "${PORTCULLIS_OWN_NETWORK:-}" ] && unshare -rn true 2>/dev/null; then
-    PORTCULLIS_OWN_NETWORK=1 exec unshare -rn "$BASH" "$0" "$@"
+# A network of its own, where the fixed ports are free; not everyone may make one. Root does without a mapping of users, in which it
+# could not read the home of another.
+own=(unshare -rn)
+[ "$(id -u)" != 0 ] || own=(unshare -n)
+if [ -z "${PORTCULLIS_OWN_NETWORK:-}" ] && "${own[@]}" ip link set lo up 2>/dev/null; then
+    PORTCULLIS_OWN_NETWORK=1 exec "${own[@]}" "$BASH" "$0" "$@"
 fi
 [ -z "${PORTCULLIS_OWN_NETWORK:-}" ] || ip link set lo up
 binary=$1 blocks=$2 packaged=$3 python=$4

@@ -47,6 +47,10 @@ enter() { # TREE USER COUNT BINDS... COMMAND...
         mount --bind "$1" "$tree$2"
         shift 2
     done
+    # The tests of all trees share the ports of one network.
+    local ports=/tmp/portcullis-test-ports
+    mkdir -p "$ports" "$tree$ports"
+    mount --bind "$ports" "$tree$ports"
     local trusted=/etc/ssl/certs/ca-certificates.crt
     cp "$trusted" "$tree/run/trusted.pem"
     cd "$tree"
