@@ -29,7 +29,7 @@ pub(super) fn run(command: &AclCommand) -> Result<(), Failure> {
     })?;
     let (path, no_match) = rules(file)?;
     let text = auth::read_acl(&path).map_err(|error| {
-        let code = if error.line.is_some() {
+        let code = if error.place.is_some() {
             DATA_ERROR
         } else {
             NO_INPUT
@@ -44,7 +44,7 @@ pub(super) fn run(command: &AclCommand) -> Result<(), Failure> {
     let explained = acl::explain(&text, no_match, &subject, action, topic).map_err(|errors| {
         let lines: Vec<String> = errors
             .iter()
-            .map(|error| format!("{}:{}: {}", path.display(), error.line, error.message))
+            .map(|error| format!("{}, {error}", path.display()))
             .collect();
         Failure::new(DATA_ERROR, lines.join("\n"))
     })?;

@@ -44,6 +44,9 @@ pub(super) enum Command {
     /// Access rules
     #[command(subcommand)]
     Acl(AclCommand),
+    /// Tokens of the HTTP API and the dashboard
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Certificates
     #[command(subcommand)]
     Certs(CertsCommand),
@@ -174,6 +177,41 @@ pub(super) enum UserCommand {
         json: bool,
         #[command(flatten)]
         file: UsersFile,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Make a token and print it, this once; its hash is kept
+    Add {
+        /// What it is called in listings and in the audit log
+        name: String,
+        /// What its holder may do
+        #[arg(long, value_parser = ["admin", "readonly"], default_value = "readonly")]
+        role: String,
+        /// After how long it stops to count, such as 90d or 12h; without it, never
+        #[arg(long, value_name = "DURATION")]
+        expires: Option<String>,
+        /// Configuration file of the gateway
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Remove a token
+    Remove {
+        /// Its name
+        name: String,
+        /// Configuration file of the gateway
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// List the tokens, their roles and ends; what their holders send is not known
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Configuration file of the gateway
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
     },
 }
 

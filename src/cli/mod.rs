@@ -22,6 +22,7 @@ mod remote;
 mod run;
 mod shell;
 mod target;
+mod token;
 mod user;
 
 use crate::config::Config;
@@ -67,6 +68,7 @@ fn dispatch(command: Command, serve: Serve) -> Result<ExitCode, Failure> {
         Command::Psk(command) => psk::run(&command)?,
         Command::User(command) => user::run(&command)?,
         Command::Acl(command) => acl::run(&command)?,
+        Command::Token(command) => token::run(&command)?,
         Command::Certs(command) => certs::run(&command)?,
         Command::Clients(command) => remote::clients::run(&command)?,
         Command::Status(args) => remote::status::run(&args)?,

@@ -6,10 +6,11 @@ use std::path::Path;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::config::named_lines::{self, LineError, NamedLines};
+use crate::config::named_lines::{self, NamedLines};
 use crate::config::psk_file;
 use crate::config::secrets::read_secret;
 use crate::config::trial;
+use crate::types::LineError;
 
 use super::args::{PskCommand, PskFile};
 use super::atomic::{DirectoryLock, write_secret};
@@ -138,7 +139,7 @@ pub(super) fn read_or_empty(path: &Path) -> Result<NamedLines, Failure> {
 pub(super) fn wrong_lines(path: &Path, errors: &[LineError]) -> Failure {
     let lines: Vec<String> = errors
         .iter()
-        .map(|LineError { line, message }| format!("{}, line {line}: {message}", path.display()))
+        .map(|error| format!("{}, {error}", path.display()))
         .collect();
     Failure::new(DATA_ERROR, lines.join("\n"))
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::config::trial::{self, Proof};
-use crate::config::{self, Config, Listener, PathBase, Problems, psk_file};
+use crate::config::{self, Config, Listener, PathBase, Problems, psk_file, token_store};
 use crate::types::Transport;
 
 use super::atomic::{DirectoryLock, write_secret};
@@ -42,6 +42,8 @@ pub(super) struct QuickStart {
     directory: PathBuf,
     /// An identity and its key as text, where there is such a key.
     psk: Option<(String, Zeroizing<String>)>,
+    /// The administrator's token.
+    token: Option<Zeroizing<String>>,
 }
 
 /// `$PORTCULLIS_STATE_DIR`, else the user's state directory (XDG Base Directory Specification).
@@ -96,10 +98,14 @@ pub(super) fn prepare(directory: &Path) -> Result<QuickStart, Failure> {
     make_private(&directory)?;
     ensure_certificates(&directory)?;
     let psk = ensure_key(&directory.join(PSK_FILE))?;
+    let token = token_store::prepare(&config)
+        .and_then(|()| token_store::first(&config))
+        .map_err(|why| Failure::new(CANNOT_CREATE, why))?;
     Ok(QuickStart {
         config,
         directory,
         psk,
+        token,
     })
 }
 
@@ -173,7 +179,13 @@ impl QuickStart {
         }
         text.push_str("\nThe lines work with coap-client-gnutls too; on Debian both are in libcoap3-bin.\n");
         if let Some(bind) = self.config.admin.bind {
-            text.push_str(&format!("Dashboard: http://{bind}/\n"));
+            // As a fragment a browser keeps it to itself, and the page takes it out of the address.
+            text.push_str(&format!("Dashboard: http://{bind}/"));
+            if let Some(token) = &self.token {
+                text.push_str("#token=");
+                text.push_str(token);
+            }
+            text.push('\n');
         }
         if let Some(bind) = self.config.metrics.bind {
             text.push_str(&format!("Metrics: http://{bind}/metrics\n"));

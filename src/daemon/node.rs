@@ -14,14 +14,15 @@ use crate::admin::expose::certificates::{Certificates, ExposeCertificates};
 use crate::admin::expose::dtls::{DtlsCounters, ExposeDtls};
 use crate::admin::expose::reload::{ExposeReloads, Reloads};
 use crate::admin::expose::{ExposeWorkers, ListenerNames};
-use crate::admin::server::Server;
+use crate::admin::local::LocalSocket;
+use crate::admin::server::{Doors, Server};
 use crate::auth::{self, AuthHandle};
 use crate::broker::{
     self, BrokerAddress, BrokerKind, BrokerMetrics, BrokerRuntime, BrokerSettings, MqttSettings, Protocol,
     RetainedLimits, StartFault, WorkerLink,
 };
 use crate::coap::CoapMetrics;
-use crate::config::{self, BrokerUrl, Config, Problems};
+use crate::config::{self, BrokerUrl, Config, Problems, admin_socket};
 use crate::dtls::{ContextCell, DtlsContext, DtlsShared, TicketKeys};
 use crate::gateway::contract::ControlRequest;
 use crate::gateway::metrics::GatewayMetrics;
@@ -149,16 +150,16 @@ impl Node {
         })
     }
 
-    /// Starts the management interface.
-    fn manage(&self, bind: SocketAddr, controls: Controls) -> Result<Option<Server>, StartError> {
-        let Some(broker) = &self.broker else {
+    /// Starts the management interface, where any way to it is configured.
+    fn manage(&self, controls: Controls) -> Result<Option<Server>, StartError> {
+        let doors = doors(&self.config)?;
+        let (Some(broker), true) = (&self.broker, doors.net.is_some() || doors.local.is_some()) else {
             return Ok(None);
         };
-        let listener = TcpListener::bind(bind).map_err(|error| {
-            let line =
-                format!("admin.bind: cannot listen on {bind}: {error}; choose another address or port");
-            StartError::new(ExitReason::Unavailable, line)
-        })?;
+        let socket = doors
+            .local
+            .as_ref()
+            .map(|socket| socket.path().display().to_string());
         let site = NodeSite {
             listeners: Arc::clone(&self.listed),
             controls,
@@ -167,19 +168,61 @@ impl Node {
             broker: broker.watch_status(),
             broker_metrics: Arc::clone(&self.broker_metrics),
         };
-        let server = serve::start(listener, Arc::new(site)).map_err(|error| {
+        let server = serve::start(doors, Arc::new(site)).map_err(|error| {
             StartError::new(
                 ExitReason::System,
                 format!("no thread for the management interface: {error}"),
             )
         })?;
-        tracing::info!(addr = %server.address(), "dashboard and HTTP API");
+        if let Some(addr) = server.address() {
+            tracing::info!(%addr, "dashboard and HTTP API");
+        }
+        if let Some(path) = socket {
+            tracing::info!(path, "socket of the command line");
+        }
         Ok(Some(server))
     }
 }
 
 fn is_default(admin: SocketAddr) -> bool {
     admin.to_string() == config::DEFAULT_ADMIN
+}
+
+/// The ways to the management interface. With `admin.bind = ""` there is none, unless a socket is named.
+fn doors(config: &Config) -> Result<Doors, StartError> {
+    let net = match config.admin.bind.map(|bind| (bind, TcpListener::bind(bind))) {
+        None => None,
+        Some((_, Ok(listener))) => Some(listener),
+        // Two gateways on one machine that do not care for it have the same default: devices are served all the same.
+        Some((bind, Err(error))) if is_default(bind) => {
+            tracing::warn!("no dashboard and no HTTP API: cannot listen on {bind}: {error}");
+            None
+        }
+        Some((bind, Err(error))) => {
+            let line =
+                format!("admin.bind: cannot listen on {bind}: {error}; choose another address or port");
+            return Err(StartError::new(ExitReason::Unavailable, line));
+        }
+    };
+    if config.admin.bind.is_none() && config.admin.socket.is_none() {
+        return Ok(Doors::default());
+    }
+    let path = admin_socket::served_at(config);
+    let local = match LocalSocket::bind(&path) {
+        Ok(socket) => Some(socket),
+        Err(error) if config.admin.socket.is_none() => {
+            let path = path.display();
+            tracing::warn!(
+                "no socket for the command line: cannot listen at {path}: {error}; name one in admin.socket"
+            );
+            None
+        }
+        Err(error) => {
+            let line = format!("admin.socket: cannot listen at {}: {error}", path.display());
+            return Err(StartError::new(ExitReason::Unavailable, line));
+        }
+    };
+    Ok(Doors { net, local })
 }
 
 fn exit_reason(fault: StartFault) -> ExitReason {
@@ -324,14 +367,7 @@ impl Assembly for Node {
             removed: false,
         });
         *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = states.collect();
-        if let Some(bind) = self.config.admin.bind {
-            match self.manage(bind, controls) {
-                Ok(server) => self.admin = server,
-                // Two gateways on one machine that do not care for it have the same default: devices are served all the same.
-                Err(error) if is_default(bind) => tracing::warn!("no dashboard and no HTTP API: {error}"),
-                Err(error) => return Err(error),
-            }
-        }
+        self.admin = self.manage(controls)?;
         if let Some(on_ready) = self.on_ready.take() {
             on_ready();
         }

@@ -2,7 +2,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use portcullis::config::tokens::{Role, Token};
 
 use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
@@ -10,6 +15,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::PLAIN;
 use crate::http::{ask, get, send};
 use crate::site::Served;
+use crate::support::wait_until;
 
 const ADMIN: &str = "0123456789abcdef-admin";
 const READER: &str = "0123456789abcdef-reader";
@@ -103,43 +109,47 @@ fn a_token_makes_any_host_name_good() {
 }
 
 #[test]
-fn a_rebound_name_and_a_page_of_another_site_are_refused() {
+fn on_loopback_too_a_token_is_needed() {
     let served = Served::start(PLAIN);
-    let port = served.address.port();
-    for host in [
-        "evil.example".to_owned(),
-        format!("evil.example:{port}"),
-        format!("192.0.2.1:{port}"),
-    ] {
-        ask(served.address, "GET", "/api/v1/status", &[("Host", &host)], b"").error(403, "forbidden");
-    }
-    for host in [
-        format!("localhost:{port}"),
-        format!("127.0.0.1:{port}"),
-        "[::1]".to_owned(),
-    ] {
-        ask(served.address, "GET", "/api/v1/status", &[("Host", &host)], b"").expect(200);
-    }
-    let own = format!("http://127.0.0.1:{port}");
-    ask(served.address, "POST", "/api/v1/reload", &[("Origin", &own)], b"").expect(200);
-    for origin in ["http://evil.example", "null", "http://127.0.0.1:1"] {
-        ask(
-            served.address,
-            "POST",
-            "/api/v1/reload",
-            &[("Origin", origin)],
-            b"",
-        )
-        .error(403, "forbidden");
-    }
-    ask(
-        served.address,
-        "GET",
-        "/api/v1/status",
-        &[("Sec-Fetch-Site", "cross-site")],
-        b"",
-    )
-    .error(403, "forbidden");
+    get(served.address, "/api/v1/status").expect(200);
+    let mut plain = TcpStream::connect(served.address).unwrap();
+    plain
+        .write_all(b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    plain.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    get(served.address, "/").expect(200);
+}
+
+#[test]
+fn the_socket_lets_in_whom_its_mode_lets_in() {
+    let served = guarded();
+    let path = served.path("admin.sock");
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o660);
+    let over = |method: &str, target: &str| {
+        let stream = UnixStream::connect(&path).unwrap();
+        crate::http::ask_over(stream, "localhost", method, target, &[], b"")
+    };
+    over("GET", "/api/v1/status").expect(200);
+    over("POST", "/api/v1/reload").expect(200);
+}
+
+#[test]
+fn a_named_token_counts_until_its_end() {
+    let soon = SystemTime::now() + Duration::from_secs(3);
+    let lines = [
+        Token::new("ci", Role::ReadOnly, READER, None).line(),
+        Token::new("guest", Role::Admin, ADMIN, Some(soon)).line(),
+    ];
+    let config = format!("{PLAIN}[admin]\nbind = \"127.0.0.1:0\"\ntoken_file = \"tokens\"\n");
+    let served = Served::with_files(&config, &[("tokens", &lines.join("\n"))]);
+    with_token(&served, "GET", "/api/v1/status", READER).expect(200);
+    wait_until("the end of the token", || {
+        with_token(&served, "GET", "/api/v1/status", ADMIN).status == 401
+    });
+    with_token(&served, "GET", "/api/v1/status", READER).expect(200);
 }
 
 #[test]
@@ -320,7 +330,8 @@ fn each_change_leaves_one_line_and_no_secret() {
          [authentication]\nbackend = \"file\"\nfile = \"users\"\n"
     );
     let admin = "audit-0123456789abcdef-audit";
-    let served = Served::with_files(&config, &[("tokens", admin), ("users", "")]);
+    let tokens = format!("{admin}\nreadonly:audit-reader-0123456789\n");
+    let served = Served::with_files(&config, &[("tokens", &tokens), ("users", "")]);
     let bearer = format!("Bearer {admin}");
     let json = [
         ("Content-Type", "application/json"),
@@ -353,27 +364,63 @@ fn each_change_leaves_one_line_and_no_secret() {
         &json!({}),
     )
     .expect(401);
+    let reader = [json[0], ("Authorization", "Bearer audit-reader-0123456789")];
+    let body = json!({"name": "audited-by-reader", "password": "hunter2-audit"});
+    ask(
+        served.address,
+        "POST",
+        "/api/v1/users",
+        &reader,
+        body.to_string().as_bytes(),
+    )
+    .expect(403);
+    let body = json!({"authentication": {"file": "hunter2"}, "broker": {"url": "hunter2"}});
+    ask(
+        served.address,
+        "PUT",
+        "/api/v1/config",
+        &json,
+        body.to_string().as_bytes(),
+    )
+    .expect(400);
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     let lines: Vec<&str> = text
         .lines()
-        .filter(|line| line.contains("portcullis::audit") && line.contains("/users"))
-        .filter(|line| line.contains("audited") || line.contains("status=400"))
+        .filter(|line| line.contains("portcullis::audit"))
+        .filter(|line| line.contains("audited") || line.contains("broker.url"))
         .collect();
-    let wanted = [
-        ["role=\"admin\"", "method=POST", "subject=\"\"", "status=400"],
-        [
+    let wanted: [&[&str]; 6] = [
+        &[
+            "role=\"admin\" token=\"admin-1\"",
+            "method=POST",
+            "subject=\"audited\\nuser\"",
+            "status=400",
+        ],
+        &[
+            "role=\"readonly\" token=\"readonly-2\"",
+            "path=\"/api/v1/users\"",
+            "subject=\"audited-by-reader\"",
+            "status=403",
+        ],
+        &[
+            "role=\"admin\"",
+            "path=\"/api/v1/config\"",
+            "subject=\"authentication.file, broker.url\"",
+            "status=400",
+        ],
+        &[
             "role=\"admin\"",
             "method=POST",
             "subject=\"audited-user\"",
             "status=201",
         ],
-        [
+        &[
             "role=\"admin\"",
             "method=DELETE",
             "path=\"/api/v1/users/audited-user\"",
             "status=204",
         ],
-        [
+        &[
             "role=\"nobody\"",
             "method=DELETE",
             "path=\"/api/v1/users/audited-unknown\"",

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::http::{delete, get, put, send};
+use crate::http::{TOKEN, delete, get, put, send};
 use crate::support::coap::{Message, code, option, typ};
 use crate::support::pki::Pki;
 use crate::support::{Client, Config, Gateway, Kind, Request, ms, ports, wait_until};
@@ -26,7 +26,10 @@ pub fn start_with(config: Config, lines: &str) -> Managed {
     let port = ports::reserve();
     let admin = SocketAddr::from(([127, 0, 0, 1], port.number));
     let config = config.set("admin", &format!("bind = \"{admin}\"\n{lines}"));
-    let gateway = Gateway::start(config);
+    let mut gateway = Gateway::prepare(&config);
+    std::fs::create_dir(gateway.path("state")).unwrap();
+    gateway.write("state/admin.token", TOKEN.as_bytes());
+    gateway.launch();
     // It is ready for devices before it is for operators.
     wait_until("the management interface", || {
         std::net::TcpStream::connect(admin).is_ok()
@@ -174,6 +177,7 @@ fn tokens_and_certificates_of_the_configuration_are_used() {
             "tokens",
             "readonly:reader-0123456789ab\nadmin-token-0123456789ab\n",
         )
+        .file("mine", "admin-token-0123456789ab\n")
         .file("admin.pem", pki.server.cert_pem())
         .file("admin.key", pki.server.key_pem())
         .file("ca.pem", pki.ca.cert_pem())
@@ -191,14 +195,28 @@ fn tokens_and_certificates_of_the_configuration_are_used() {
         command.args(["status", "--url", &url]).args(more);
         command.output().unwrap()
     };
-    let (tokens, ca) = (managed.gateway.path("tokens"), managed.gateway.path("ca.pem"));
-    let (tokens, ca) = (tokens.to_str().unwrap(), ca.to_str().unwrap());
-    said(&with(&["--token-file", tokens, "--ca-file", ca]));
+    let (mine, ca) = (managed.gateway.path("mine"), managed.gateway.path("ca.pem"));
+    let (mine, ca) = (mine.to_str().unwrap(), ca.to_str().unwrap());
+    said(&with(&["--token-file", mine, "--ca-file", ca]));
     fails(&with(&["--ca-file", ca]), 77, "bearer token");
-    fails(&with(&["--token-file", tokens]), 69, "certificate verify failed");
+    fails(&with(&["--token-file", mine]), 69, "certificate verify failed");
+    // The file of the configuration holds hashes by now, and those let nobody in.
+    let tokens = std::fs::read_to_string(managed.gateway.path("tokens")).unwrap();
+    assert!(
+        tokens.starts_with("readonly-1 readonly sha256:") && !tokens.contains("0123456789ab"),
+        "{tokens}"
+    );
+    let tokens = managed.gateway.path("tokens");
+    let hashes = with(&["--token-file", tokens.to_str().unwrap(), "--ca-file", ca]);
+    fails(&hashes, 65, "no token in the clear");
     // Another certificate than the one of the configuration is someone else.
     managed.gateway.write("admin.pem", &Pki::new().server.cert_pem());
-    fails(&run(&managed, &["status"]), 69, "another certificate");
+    fails(
+        &run(&managed, &["status", "--token-file", mine]),
+        69,
+        "another certificate",
+    );
+    said(&run(&managed, &["status"]));
 }
 
 #[test]
@@ -238,12 +256,7 @@ fn the_doctor_tells_of_a_broker_that_takes_connections_and_says_nothing() {
 fn the_doctor_finds_what_is_wrong() {
     let managed = start(Config::new());
     let text = said(&run(&managed, &["doctor"]));
-    for words in [
-        "AES-128-CCM-8",
-        "psk.txt",
-        "embedded",
-        "serving, http://127.0.0.1:",
-    ] {
+    for words in ["AES-128-CCM-8", "psk.txt", "embedded", "state/admin.sock"] {
         assert!(text.contains(words), "{words} is not in\n{text}");
     }
     managed.gateway.chmod("psk.txt", 0o644);

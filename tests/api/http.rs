@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+/// The administrator's token of every gateway here that has no tokens of its own.
+pub const TOKEN: &str = "0123456789abcdef-of-the-first-start";
+
 /// An answer.
 #[derive(Debug)]
 pub struct Answer {
@@ -47,7 +50,7 @@ impl Answer {
     }
 }
 
-/// Asks with these headers; `Host` is the address unless it is among them.
+/// Asks with these headers; `Host` is the address, and the token [`TOKEN`], unless they are among them.
 pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
     let stream = TcpStream::connect(address).unwrap();
     ask_over(stream, &address.to_string(), method, path, headers, body)
@@ -68,6 +71,12 @@ pub fn ask_over(
     );
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
         head.push_str(&format!("Host: {host}\r\n"));
+    }
+    if !headers
+        .iter()
+        .any(|(name, _)| name.eq_ignore_ascii_case("authorization"))
+    {
+        head.push_str(&format!("Authorization: Bearer {TOKEN}\r\n"));
     }
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));

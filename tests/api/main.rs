@@ -10,6 +10,7 @@
 //! | `following` | commands that go on until told to stop |
 //! | `manners` | hanging up, holding all places |
 //! | `document` | OpenAPI against what is served |
+//! | `named_files` | what a file that is named says of itself |
 //! | `scale` | a hundred thousand sessions |
 //! | `tls` | HTTPS |
 //! | `trace` | following one device |
@@ -41,6 +42,7 @@ mod following;
 mod http;
 mod listeners;
 mod manners;
+mod named_files;
 mod scale;
 mod site;
 mod tls;

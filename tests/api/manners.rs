@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::PLAIN;
 use crate::commands::start;
-use crate::http::{ask, get, send};
+use crate::http::{TOKEN, ask, get, send};
 use crate::site::Served;
 use crate::support::{Config, Kind, ms, wait_until};
 
@@ -17,7 +17,7 @@ fn hang_up(address: SocketAddr, method: &str, path: &str, body: &str, patience: 
     let mut stream = TcpStream::connect(address).unwrap();
     let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).unwrap();
     std::thread::sleep(patience);
@@ -108,7 +108,7 @@ fn a_flood_of_connections_does_not_end_what_an_operator_has_under_way() {
     let mut trace = TcpStream::connect(managed.admin).unwrap();
     trace.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let head = format!(
-        "POST /api/v1/trace HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /api/v1/trace HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         managed.admin,
         body.len()
     );

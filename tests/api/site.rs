@@ -13,8 +13,9 @@ use portcullis::admin::api::restart::needs_restart;
 use portcullis::admin::api::serve;
 use portcullis::admin::expose::ExposeWorkers;
 use portcullis::admin::expose::process::Process;
+use portcullis::admin::local::LocalSocket;
 use portcullis::admin::monitoring::Monitoring;
-use portcullis::admin::server::Server;
+use portcullis::admin::server::{Doors, Server};
 use portcullis::bridge::contract::{BrokerError, BrokerEvent, BrokerRequest};
 use portcullis::broker::{self, BrokerKind, BrokerRuntime, BrokerSettings, RetainedLimits, WorkerLink};
 use portcullis::coap::CoapMetrics;
@@ -25,6 +26,8 @@ use portcullis::gateway::workers::WorkerMessage;
 use portcullis::gateway::{Gateway, Parts, Shared};
 use portcullis::types::{ListenerId, Transport, WorkerId};
 use tokio::sync::oneshot;
+
+use crate::http::TOKEN;
 
 /// Workers of a site.
 pub const WORKERS: u8 = 2;
@@ -75,12 +78,20 @@ impl Served {
         }
         let file = directory.path().join("portcullis.toml");
         std::fs::write(&file, config).unwrap();
-        let loaded = config::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
+        let state = directory.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        std::fs::write(state.join("admin.token"), format!("{TOKEN}\n")).unwrap();
+        std::fs::set_permissions(state.join("admin.token"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        let mut loaded = config::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
+        loaded.config.node.state_dir = state;
         let (site, coap, workers) = TestSite::start(file, loaded.config);
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = serve::start(listener, site.clone()).unwrap();
+        let doors = Doors {
+            net: Some(TcpListener::bind("127.0.0.1:0").unwrap()),
+            local: Some(LocalSocket::bind(&directory.path().join("admin.sock")).unwrap()),
+        };
+        let server = serve::start(doors, site.clone()).unwrap();
         Self {
-            address: server.address(),
+            address: server.address().unwrap(),
             coap,
             site,
             directory,
@@ -176,8 +187,9 @@ impl TestSite {
     }
 
     fn load(&self) -> Result<Reloaded, Problems> {
-        let loaded = config::load(&self.file)?;
+        let mut loaded = config::load(&self.file)?;
         let mut current = self.config.lock().unwrap();
+        loaded.config.node.state_dir.clone_from(&current.node.state_dir);
         let reloaded = Reloaded {
             needs_restart: needs_restart(&current, &loaded.config),
             warnings: loaded.warnings,

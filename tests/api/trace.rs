@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::commands::{Managed, start};
 use crate::dtls_client::{ClientConfig, DtlsClient};
-use crate::http::{ask, send};
+use crate::http::{TOKEN, ask, send};
 use crate::support::client::receive;
 use crate::support::{Config, Kind, Request, dtls, ms, wait_until};
 
@@ -259,7 +259,7 @@ fn a_reader_that_goes_away_ends_the_trace_at_the_workers() {
         std::io::Write::write_all(
             &mut stream,
             format!(
-                "POST /api/v1/trace HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                "POST /api/v1/trace HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
                 managed.admin,
                 body.len()
             )

@@ -54,6 +54,12 @@ async function access(page) {
   await signIn(page);
   await page.reload();
   await page.getByText("serving").waitFor();
+  // By the address that the quick start prints, which then has no token any more.
+  const other = await open({});
+  await other.goto(`/#token=${token}`);
+  await other.getByText("serving").waitFor();
+  assert.ok(!other.url().includes("token"), other.url());
+  await other.context().close();
 }
 
 async function overview(page) {

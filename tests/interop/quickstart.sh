@@ -67,10 +67,12 @@ for build in openssl gnutls; do
     done
 done
 echo "$count lines worked"
+grep -qE '^Dashboard: http://127\.0\.0\.1:8683/#token=[0-9a-f]{32}$' "$work/out" || { cat "$work/out"; exit 1; }
 
 # A key of this machine's own, for its owner only, that a second start finds again.
 state=$HOME/.local/state/portcullis
 [ "$(stat -c %a "$state/psk.txt")" = 600 ] || { echo "psk.txt is readable"; exit 1; }
+[ "$(stat -c %a "$state/admin.token")" = 600 ] || { echo "admin.token is readable"; exit 1; }
 key=$(cat "$state/psk.txt")
 kill $gateway
 wait $gateway

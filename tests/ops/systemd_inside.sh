@@ -82,6 +82,20 @@ systemctl start probe.service || { journalctl --no-pager -u probe -o cat; fail p
 journalctl --no-pager -u probe -o cat _COMM=python3 | grep -v '^$' || journalctl --no-pager -u probe -o cat
 systemd-analyze security --no-pager --threshold=11 $unit | tail -1 || fail "exposure"
 
+step "the socket: a member of the group administers and is named, a stranger is not let in"
+socket=/run/portcullis/admin.sock
+[ "$(stat -c '%U %G %a' $socket)" = "portcullis portcullis 660" ] || fail "owner and mode of $socket"
+[ "$(stat -c '%G %a' /run/portcullis)" = "portcullis 750" ] || fail "mode of /run/portcullis"
+as() { setpriv --reuid=4711 --regid=4711 "$@"; }
+as --groups="$(id -g portcullis)" portcullis status --config $config | head -3 || fail "a member"
+as --groups="$(id -g portcullis)" portcullis clients kick nobody --config $config 2>/dev/null && fail "kicked nobody"
+said 'token="socket" peer=group:portcullis/pid:'
+if as --clear-groups portcullis status 2>/test/stranger; then fail "a stranger"; fi
+if as --clear-groups python3 -c "import socket; socket.socket(socket.AF_UNIX).connect('$socket')" 2>>/test/stranger; then fail "a stranger"; fi
+[ "$(stat -c '%U %a' /var/lib/portcullis/admin.token)" = "portcullis 600" ] || fail "the token of the first start"
+code() { curl -s -o /dev/null -w '%{http_code}' "$@" http://127.0.0.1:8683/api/v1/status; }
+[ "$(code) $(code -H "Authorization: Bearer $(cat /var/lib/portcullis/admin.token)")" = "401 200" ] || fail "tokens on loopback"
+
 step "reload: a new key counts, what runs goes on"
 portcullis psk add device-2 --config $config >/dev/null
 systemctl reload $unit

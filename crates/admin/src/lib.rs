@@ -7,6 +7,7 @@
 //! | [`exposition`] | samples of all workers merged into Prometheus families |
 //! | [`expose`] | who has numbers to show, and whose they are |
 //! | [`health`] | whether the process lives and serves |
+//! | [`local`] | the Unix socket of the management interface |
 //! | [`monitoring`] | `/metrics`, `/healthz`, `/readyz` |
 //! | `places` | places for connections |
 //! | [`server`] | HTTP with time-outs and a cap on connections |
@@ -16,6 +17,7 @@ mod dashboard;
 pub mod expose;
 pub mod exposition;
 pub mod health;
+pub mod local;
 pub mod monitoring;
 mod places;
 pub mod server;

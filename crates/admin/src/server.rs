@@ -1,8 +1,9 @@
 //! HTTP, with TLS where it is wanted, with time-outs and a cap on connections, so that a slow or greedy client costs the process
 //! nothing.
 
+use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +17,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use openssl::ssl::{Ssl, SslAcceptor};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_openssl::SslStream;
 use tracing::debug;
 
+use super::local::{LocalPeer, LocalSocket};
 use super::places::{Places, Seat};
 
 /// How long a TLS handshake may take.
@@ -61,42 +63,133 @@ pub enum Security {
 
 /// Who is at the other end of a connection: an extension of every request.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) SocketAddr);
+pub(super) enum Peer {
+    /// Whoever receives at this address.
+    Net(SocketAddr),
+    /// A process on this machine that the mode of the Unix socket let in.
+    Local(LocalPeer),
+}
+
+impl Peer {
+    /// What connections are counted by: an address, or over the Unix socket a user in its stead.
+    fn source(self) -> IpAddr {
+        match self {
+            Self::Net(address) => address.ip(),
+            Self::Local(peer) => Ipv4Addr::from_bits(peer.uid).into(),
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Net(address) => address.fmt(f),
+            Self::Local(peer) => peer.fmt(f),
+        }
+    }
+}
+
+/// Where a server is reached.
+#[derive(Debug, Default)]
+pub struct Doors {
+    /// Over the network, or on loopback.
+    pub net: Option<TcpListener>,
+    /// By processes on this machine.
+    pub local: Option<LocalSocket>,
+}
+
+impl From<TcpListener> for Doors {
+    fn from(listener: TcpListener) -> Self {
+        Self {
+            net: Some(listener),
+            local: None,
+        }
+    }
+}
+
+/// What is accepted from.
+enum Listening {
+    Net(tokio::net::TcpListener),
+    Local(tokio::net::UnixListener),
+}
+
+/// A connection that was accepted.
+enum Accepted {
+    Net(TcpStream),
+    Local(UnixStream),
+}
+
+impl Listening {
+    async fn accept(&self) -> io::Result<(Accepted, Peer)> {
+        match self {
+            Self::Net(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Accepted::Net(stream), Peer::Net(address)))
+            }
+            Self::Local(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let credentials = stream.peer_cred()?;
+                let peer = LocalPeer {
+                    uid: credentials.uid(),
+                    gid: credentials.gid(),
+                    pid: credentials.pid(),
+                };
+                Ok((Accepted::Local(stream), Peer::Local(peer)))
+            }
+        }
+    }
+}
 
 /// A running server on a thread of its own. Dropping it ends it.
 #[derive(Debug)]
 pub struct Server {
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     thread: Option<std::thread::JoinHandle<()>>,
+    // Its name goes with this.
+    _local: Option<LocalSocket>,
 }
 
 impl Server {
-    /// Serves `router` on a bound socket. `security` is asked for every connection.
+    /// Serves `router` on bound sockets. `security` is asked for every connection over the network.
     ///
     /// # Errors
-    /// The thread, its runtime, or the socket cannot be had.
+    /// The thread, its runtime, or a socket cannot be had.
     pub fn start(
         name: &str,
-        listener: TcpListener,
+        doors: impl Into<Doors>,
         router: Router,
         bounds: Bounds,
         security: impl FnMut() -> Security + Send + 'static,
     ) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
+        let Doors { net, local } = doors.into();
+        let address = net.as_ref().map(TcpListener::local_addr).transpose()?;
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             // Files are read and passwords are hashed there; a password takes 19 MiB while it lasts.
             .max_blocking_threads(4)
             .build()?;
-        let listener = {
+        let (net, by_name) = {
             let _guard = runtime.enter();
-            tokio::net::TcpListener::from_std(listener)?
+            let net = net.map(|listener| {
+                listener.set_nonblocking(true)?;
+                tokio::net::TcpListener::from_std(listener).map(Listening::Net)
+            });
+            let by_name = local.as_ref().map(|socket| {
+                let listener = socket.listener.try_clone()?;
+                listener.set_nonblocking(true)?;
+                tokio::net::UnixListener::from_std(listener).map(Listening::Local)
+            });
+            (net.transpose()?, by_name.transpose()?)
         };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            runtime.block_on(accept(listener, router, bounds, security, stopped));
+            runtime.block_on(async {
+                // Places of its own each: who fills those of the network shuts nobody out here, and the other way round.
+                let over_net = accept(net, router.clone(), bounds, security, stopped.clone());
+                let plain = || Security::Plain;
+                tokio::join!(over_net, accept(by_name, router, bounds, plain, stopped));
+            });
             // Whoever waits for a disk is not waited for.
             runtime.shutdown_background();
         })?;
@@ -104,12 +197,13 @@ impl Server {
             address,
             stop,
             thread: Some(thread),
+            _local: local,
         })
     }
 
-    /// The bound address; the port in force where 0 was asked for.
+    /// The bound address, where it is reached over the network; the port in force where 0 was asked for.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 }
@@ -124,41 +218,45 @@ impl Drop for Server {
 }
 
 async fn accept(
-    listener: tokio::net::TcpListener,
+    listening: Option<Listening>,
     router: Router,
     bounds: Bounds,
     mut security: impl FnMut() -> Security,
     mut stopped: watch::Receiver<bool>,
 ) {
+    let Some(listening) = listening else { return };
     let places = Places::new(bounds.connections);
     loop {
         let accepted = tokio::select! {
             _ = stopped.changed() => return,
-            accepted = listener.accept() => accepted,
+            accepted = listening.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(place) = places.take(peer.ip()).await else {
+                let Some(place) = places.take(peer.source()).await else {
                     continue;
                 };
                 let seat = place.seat();
                 let router = router
                     .clone()
-                    .layer(Extension(Peer(peer)))
+                    .layer(Extension(peer))
                     .layer(Extension(seat.clone()));
                 let security = security();
                 tokio::spawn(async move {
                     let served = async {
-                        match security {
-                            Security::Plain => serve(stream, router, bounds, &seat).await,
-                            Security::Tls(acceptor) => {
+                        match (stream, security) {
+                            (_, Security::Closed) => {}
+                            (Accepted::Local(stream), _) => serve(stream, router, bounds, &seat).await,
+                            (Accepted::Net(stream), Security::Plain) => {
+                                serve(stream, router, bounds, &seat).await;
+                            }
+                            (Accepted::Net(stream), Security::Tls(acceptor)) => {
                                 match timeout(HANDSHAKE, secure(stream, &acceptor)).await {
                                     Ok(Some(stream)) => serve(stream, router, bounds, &seat).await,
                                     Ok(None) => debug!("a TLS handshake failed"),
                                     Err(_) => debug!("a TLS handshake took too long"),
                                 }
                             }
-                            Security::Closed => {}
                         }
                     };
                     tokio::select! {

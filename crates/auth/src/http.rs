@@ -17,6 +17,7 @@ use super::client::{Client, Origin, Trust};
 use super::settings::{HttpMethod, HttpSettings, WallClock};
 use super::template::{NotText, Template, Values, percent, plain};
 use super::users::{FileError, read_text};
+use portcullis_proto::types::LineError;
 
 /// Largest answer in bytes.
 pub(super) const MAX_ANSWER: usize = 256 << 10;
@@ -224,7 +225,7 @@ fn bearer(file: &Path) -> Result<HeaderValue, FileError> {
     let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
         .ok()
         .filter(|_| !token.is_empty())
-        .ok_or_else(|| FileError::at(file, 1, "this is no token"))?;
+        .ok_or_else(|| FileError::at(file, LineError::at(1, token, token, "this is no token")))?;
     value.set_sensitive(true);
     Ok(value)
 }

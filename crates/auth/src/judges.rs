@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use portcullis_proto::policy::acl::{Acl, AclError};
+use portcullis_proto::policy::acl::Acl;
 use portcullis_proto::types::ListenerId;
 
 use super::file::FileBackend;
@@ -111,6 +111,5 @@ pub fn read_acl(path: &Path) -> Result<Zeroizing<String>, FileError> {
 /// When it cannot be read, or every line that is wrong; then the rules that are in force should stay so.
 pub fn load_acl(path: &Path) -> Result<Acl, Vec<FileError>> {
     let text = read_acl(path).map_err(|error| vec![error])?;
-    let at = |error: AclError| FileError::at(path, error.line, error.message);
-    Acl::parse(&text).map_err(|errors| errors.into_iter().map(at).collect())
+    Acl::parse(&text).map_err(|errors| users::at(path, errors))
 }

@@ -9,6 +9,7 @@ use argon2::{Argon2, PasswordHasher};
 use zeroize::Zeroizing;
 
 use portcullis_proto::policy::authentication::{MAX_PASSWORD, MAX_USERNAME};
+use portcullis_proto::types::LineError;
 
 use super::hash::StoredHash;
 
@@ -20,16 +21,16 @@ pub const MAX_FILE: u64 = 64 << 20;
 pub struct FileError {
     /// The file with the fault in it.
     pub file: PathBuf,
-    /// The line, from 1; `None` when the file as a whole is wrong.
-    pub line: Option<usize>,
+    /// Line and column, from 1; `None` when the file as a whole is wrong.
+    pub place: Option<(usize, usize)>,
     /// What is wrong and what would be right; nothing secret.
     pub message: String,
 }
 
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            Some(line) => write!(f, "{}:{line}: {}", self.file.display(), self.message),
+        match self.place {
+            Some((line, column)) => write!(f, "{}:{line}:{column}: {}", self.file.display(), self.message),
             None => write!(f, "{}: {}", self.file.display(), self.message),
         }
     }
@@ -41,16 +42,16 @@ impl FileError {
     pub(super) fn whole(file: &Path, message: impl fmt::Display) -> Self {
         Self {
             file: file.into(),
-            line: None,
+            place: None,
             message: message.to_string(),
         }
     }
 
-    pub(super) fn at(file: &Path, line: usize, message: impl fmt::Display) -> Self {
+    pub(super) fn at(file: &Path, wrong: LineError) -> Self {
         Self {
             file: file.into(),
-            line: Some(line),
-            message: message.to_string(),
+            place: Some((wrong.line, wrong.column)),
+            message: wrong.message,
         }
     }
 }
@@ -77,18 +78,10 @@ pub fn read_text(file: &Path, limit: u64) -> Result<Zeroizing<String>, FileError
             format!("the file is larger than {limit} bytes"),
         ));
     }
-    String::from_utf8(bytes).map(Zeroizing::new).map_err(|error| {
-        let good = error
-            .as_bytes()
-            .get(..error.utf8_error().valid_up_to())
-            .unwrap_or_default();
-        let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
-        FileError::at(file, line, "this is not UTF-8")
-    })
+    String::from_utf8(bytes)
+        .map(Zeroizing::new)
+        .map_err(|error| FileError::at(file, LineError::no_text(error.as_bytes(), error.utf8_error())))
 }
-
-/// What is wrong with a line: its number from 1 and the words.
-pub type LineError = (usize, String);
 
 /// Reads the text of a users file into names and hashes.
 ///
@@ -109,38 +102,42 @@ pub(super) fn parse_within(
         let Some(entry) = entry(line) else {
             continue;
         };
-        match entry.and_then(|(name, hash)| Ok((name, StoredHash::parse(hash)?))) {
-            Ok((name, _)) if users.contains_key(name) => {
-                errors.push((number, format!("user {name:?} is there twice")));
+        let parsed = entry.and_then(|(name, hash)| {
+            let parsed = StoredHash::parse(hash).map_err(|message| (hash, message))?;
+            let needs = parsed.memory_kib();
+            if users.contains_key(name) {
+                Err((name, "this user is there twice".to_owned()))
+            } else if needs > max_kib {
+                let message = format!("this hash needs {needs} KiB, all hashes together may take {max_kib}");
+                Err((hash, message))
+            } else {
+                Ok((name, parsed))
             }
-            Ok((_, hash)) if hash.memory_kib() > max_kib => {
-                let needs = hash.memory_kib();
-                errors.push((
-                    number,
-                    format!("this hash needs {needs} KiB, all hashes together may take {max_kib}"),
-                ));
-            }
+        });
+        match parsed {
             Ok((name, hash)) => {
                 users.insert(name.into(), hash);
             }
-            Err(message) => errors.push((number, message)),
+            Err((part, message)) => errors.push(LineError::at(number, line, part, message)),
         }
     }
     if errors.is_empty() { Ok(users) } else { Err(errors) }
 }
 
-/// The name and the hash on a line; `None` on an empty line or a comment.
-fn entry(line: &str) -> Option<Result<(&str, &str), String>> {
+/// The name and the hash on a line, or which part of it is wrong and why; `None` on an empty line or a comment.
+fn entry(line: &str) -> Option<Result<(&str, &str), (&str, String)>> {
     if line.starts_with('#') || line.trim().is_empty() {
         return None;
     }
     let Some((name, hash)) = line.split_once(':') else {
-        return Some(Err(
+        return Some(Err((
+            line,
             "a line is user:hash, or a comment with # in its first column".to_owned(),
-        ));
+        )));
     };
     let name = name.trim();
-    Some(check_name(name).map(|()| (name, hash.trim())))
+    let checked = check_name(name).map_err(|message| (name, message));
+    Some(checked.map(|()| (name, hash.trim())))
 }
 
 /// Whether `name` can be a user of the file.
@@ -178,7 +175,7 @@ pub fn hash_password(password: &[u8]) -> Result<String, String> {
 pub(super) fn at(file: &Path, errors: Vec<LineError>) -> Vec<FileError> {
     errors
         .into_iter()
-        .map(|(line, message)| FileError::at(file, line, message))
+        .map(|wrong| FileError::at(file, wrong))
         .collect()
 }
 
@@ -191,7 +188,7 @@ mod tests {
         let good = hash_password(b"pw").unwrap();
         let text = format!("# users\n\nann:{good}\nbob\n:{good}\ncarl:hunter2\nann:{good}\n");
         let errors = parse(&text).unwrap_err();
-        assert_eq!(errors.iter().map(|e| e.0).collect::<Vec<_>>(), [4, 5, 6, 7]);
+        assert_eq!(errors.iter().map(|e| e.line).collect::<Vec<_>>(), [4, 5, 6, 7]);
         assert!(!format!("{errors:?}").contains("hunter2"));
     }
 
@@ -208,7 +205,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("users.txt");
         std::fs::write(&file, b"# a\n# b\nx\xff:y\n").unwrap();
-        assert_eq!(read_text(&file, 100).unwrap_err().line, Some(3));
+        assert_eq!(read_text(&file, 100).unwrap_err().place, Some((3, 2)));
         assert!(read_text(&file, 3).is_err());
     }
 }

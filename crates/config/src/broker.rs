@@ -56,13 +56,11 @@ impl BrokerUrl {
             port.parse::<u16>()
                 .ok()
                 .filter(|port| *port != 0)
-                .ok_or_else(|| format!("`{port}` is no port from 1 to 65535"))
+                .ok_or_else(|| "expected a port from 1 to 65535".to_owned())
         })?;
         let host_fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
         if host.is_empty() || !host.chars().all(host_fits) {
-            return Err(format!(
-                "expected a host name or address after //; found \"{host}\""
-            ));
+            return Err("expected a host name or address after //".to_owned());
         }
         Ok(Self::Mqtt {
             tls,
@@ -79,11 +77,11 @@ fn split_port(authority: &str) -> Result<(&str, Option<&str>), String> {
             .split_once(']')
             .ok_or("an IPv6 address needs its closing `]`")?;
         host.parse::<std::net::Ipv6Addr>()
-            .map_err(|_| format!("`{host}` is no IPv6 address"))?;
+            .map_err(|_| "expected an IPv6 address between the brackets".to_owned())?;
         return match after.strip_prefix(':') {
             Some(port) => Ok((host, Some(port))),
             None if after.is_empty() => Ok((host, None)),
-            None => Err(format!("expected a port after `]`; found \"{after}\"")),
+            None => Err("expected a port after `]`".to_owned()),
         };
     }
     match authority.split_once(':') {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use portcullis_dtls::{
-    self as dtls, CertificateMaterial, DtlsContext, DtlsMaterial, KeyFileError, PskStore, RawKeys, TicketKeys,
+    self as dtls, CertificateMaterial, DtlsContext, DtlsMaterial, PskStore, RawKeys, TicketKeys,
 };
+use portcullis_proto::types::LineError;
 
 use super::handshake_datagram;
 use super::listeners::{CertIdentity, CertificateFiles, Dtls, Verify};
@@ -128,16 +129,11 @@ fn keys<T>(
     key: &'static str,
     path: &Path,
     reader: Reader,
-    parse: impl FnOnce(&str) -> Result<T, Vec<KeyFileError>>,
+    parse: impl FnOnce(&str) -> Result<T, Vec<LineError>>,
 ) -> Result<T, Vec<MaterialError>> {
     let content = read(key, path, reader).map_err(|error| vec![error])?;
     let shown = path.display();
-    let text = str::from_utf8(&content)
-        .map_err(|_| vec![MaterialError::new(key, format!("{shown}: this is no UTF-8 text"))])?;
-    parse(text).map_err(|errors| {
-        errors
-            .iter()
-            .map(|error| MaterialError::new(key, format!("{shown}, {error}")))
-            .collect()
-    })
+    let wrong = |error: &LineError| MaterialError::new(key, format!("{shown}, {error}"));
+    let text = str::from_utf8(&content).map_err(|error| vec![wrong(&LineError::no_text(&content, error))])?;
+    parse(text).map_err(|errors| errors.iter().map(wrong).collect())
 }

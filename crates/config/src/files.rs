@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use portcullis_auth as auth;
 use portcullis_dtls::{PskStore, RawKeys, TicketKeys};
+use portcullis_proto::types::LineError;
 
 use super::access::{Authentication, Backend};
 use super::document::Document;
@@ -50,13 +51,14 @@ fn check_admin(config: &Config, doc: &mut Document<'_>) {
     let key = "admin.token_file";
     if let Some(path) = &config.admin.token_file
         && let Some(content) = read(path, key, read_secret, doc)
-        && let Err(errors) = tokens::parse(&content)
     {
-        let lines = errors
-            .into_iter()
-            .map(|wrong| (wrong.line, wrong.message))
-            .collect();
-        complain_of_lines(path, key, lines, doc);
+        match tokens::parse(&content) {
+            Ok(tokens) if tokens.all.is_empty() => {
+                doc.complain(&[key], in_file(path, "expected a token; there is none in it"));
+            }
+            Ok(_) => {}
+            Err(errors) => complain_of_lines(path, key, errors, doc),
+        }
     }
     if let (Some(cert_file), Some(key_file)) = (&config.admin.cert_file, &config.admin.key_file) {
         check_pair(cert_file, "admin.cert_file", key_file, "admin.key_file", doc);
@@ -131,8 +133,7 @@ fn check_raw_keys(path: &Path, key: &str, doc: &mut Document<'_>) {
         && let Some(text) = text(path, key, &content, doc)
         && let Err(errors) = RawKeys::parse(text)
     {
-        let errors = errors.into_iter().map(|error| (error.line, error.message));
-        complain_of_lines(path, key, errors.collect(), doc);
+        complain_of_lines(path, key, errors, doc);
     }
 }
 
@@ -147,8 +148,7 @@ fn check_psks(path: &Path, key: &str, doc: &mut Document<'_>) {
         return;
     };
     if let Err(errors) = PskStore::parse(text) {
-        let errors = errors.into_iter().map(|error| (error.line, error.message));
-        return complain_of_lines(path, key, errors.collect(), doc);
+        return complain_of_lines(path, key, errors, doc);
     }
     let keys = || {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -168,9 +168,7 @@ fn text<'c>(path: &Path, key: &str, content: &'c [u8], doc: &mut Document<'_>) -
     match std::str::from_utf8(content) {
         Ok(text) => Some(text),
         Err(error) => {
-            let good = content.get(..error.valid_up_to()).unwrap_or_default();
-            let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
-            complain_of_lines(path, key, vec![(line, "this is no UTF-8 text".to_owned())], doc);
+            complain_of_lines(path, key, vec![LineError::no_text(content, error)], doc);
             None
         }
     }
@@ -193,9 +191,8 @@ fn check_pair(cert_file: &Path, cert_key: &str, key_file: &Path, key_key: &str, 
             ""
         };
         let message = format!(
-            "the key in {} does not fit the certificate of {} in {}{hint}",
+            "the key in {} does not fit the first certificate in {}{hint}",
             key_file.display(),
-            pem::subject(own),
             cert_file.display()
         );
         doc.complain(&[key_key, cert_key], message);
@@ -330,8 +327,12 @@ fn check_acl(config: &Config, doc: &mut Document<'_>) {
     };
     let mut lines = Vec::new();
     for error in errors {
-        match error.line {
-            Some(line) => lines.push((line, error.message)),
+        match error.place {
+            Some((line, column)) => lines.push(LineError {
+                line,
+                column,
+                message: error.message,
+            }),
             None => doc.complain(&[key], error.to_string()),
         }
     }
@@ -379,7 +380,11 @@ fn certificates(path: &Path, key: &str, doc: &mut Document<'_>) -> Option<Vec<X5
     let content = read(path, key, read_public, doc)?;
     match pem::certificates(&content) {
         Ok(chain) => {
-            if let Some(message) = chain.iter().find_map(|certificate| pem::out_of_time(certificate)) {
+            let late = (1..)
+                .zip(&chain)
+                .find_map(|(n, one)| Some((n, pem::out_of_time(one)?)));
+            if let Some((number, message)) = late {
+                let message = format!("certificate {number} in it {message}");
                 doc.complain_as(Severity::Outdated, &[key], in_file(path, &message));
             }
             Some(chain)
@@ -420,9 +425,9 @@ fn read(path: &Path, key: &str, reader: Reader, doc: &mut Document<'_>) -> Optio
     }
 }
 
-fn complain_of_lines(path: &Path, key: &str, errors: Vec<(usize, String)>, doc: &mut Document<'_>) {
-    for (line, message) in errors.iter().take(SHOWN_LINES) {
-        doc.complain_more(key, format!("{}, line {line}: {message}", path.display()));
+fn complain_of_lines(path: &Path, key: &str, errors: Vec<LineError>, doc: &mut Document<'_>) {
+    for error in errors.iter().take(SHOWN_LINES) {
+        doc.complain_more(key, format!("{}, {error}", path.display()));
     }
     if let Some(more) = errors.len().checked_sub(SHOWN_LINES).filter(|more| *more > 0) {
         doc.complain_more(key, format!("{}: {more} more lines are wrong", path.display()));

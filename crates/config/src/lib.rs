@@ -5,9 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
+use portcullis_proto::types::LineError;
 use toml::de::DeTable;
 
 pub mod access;
+pub mod admin_socket;
 pub mod atomic;
 pub mod broker;
 mod check;
@@ -27,6 +29,7 @@ mod section;
 pub mod sections;
 mod settings;
 mod suggest;
+pub mod token_store;
 pub mod tokens;
 pub mod trial;
 pub mod users_file;
@@ -181,11 +184,8 @@ fn read_text(file: &Path) -> Result<String, Problems> {
     let content =
         secrets::read_public(file).map_err(|error| Problems::unreadable(file, error.to_string()))?;
     String::from_utf8(content.to_vec()).map_err(|error| {
-        let good = content
-            .get(..error.utf8_error().valid_up_to())
-            .unwrap_or_default();
-        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
-        Problems::unreadable(file, format!("line {line} is no UTF-8 text"))
+        let wrong = LineError::no_text(&content, error.utf8_error());
+        Problems::unreadable(file, wrong.to_string())
     })
 }
 

@@ -2,16 +2,8 @@
 
 use std::collections::HashMap;
 
+use portcullis_proto::types::LineError;
 use zeroize::Zeroizing;
-
-/// A line that is wrong. The text never holds the line's secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LineError {
-    /// Its number in the file, from 1.
-    pub line: usize,
-    /// What is wrong with it and what would be right.
-    pub message: String,
-}
 
 /// What a line of one kind of file is.
 #[derive(Clone, Copy)]
@@ -52,13 +44,7 @@ impl NamedLines {
     /// # Errors
     /// Every line that is wrong: no `:`, a bad or repeated name, a secret that `form` refuses.
     pub fn parse(content: &[u8], form: Form) -> Result<Self, Vec<LineError>> {
-        let text = std::str::from_utf8(content).map_err(|error| {
-            let good = content.get(..error.valid_up_to()).unwrap_or_default();
-            vec![LineError {
-                line: good.iter().filter(|byte| **byte == b'\n').count() + 1,
-                message: "is no UTF-8 text".to_owned(),
-            }]
-        })?;
+        let text = std::str::from_utf8(content).map_err(|error| vec![LineError::no_text(content, error)])?;
         let mut errors = Vec::new();
         let mut seen: HashMap<String, usize> = HashMap::new();
         let mut names = Vec::new();
@@ -67,17 +53,14 @@ impl NamedLines {
             let outcome = parse_line(line, &form).and_then(|name| match name {
                 None => Ok(None),
                 Some(name) => match seen.insert(name.clone(), line_number) {
-                    Some(first) => Err(format!("`{name}` stands on line {first} already")),
+                    Some(first) => Err((line, format!("the name stands on line {first} already"))),
                     None => Ok(Some(name)),
                 },
             });
             match outcome {
                 Ok(Some(name)) => names.push((name, line_number)),
                 Ok(None) => {}
-                Err(message) => errors.push(LineError {
-                    line: line_number,
-                    message,
-                }),
+                Err((part, message)) => errors.push(LineError::at(line_number, line, part, message)),
             }
         }
         if errors.is_empty() {
@@ -177,23 +160,25 @@ fn push_line(text: &mut String, name: &str, secret: &str) {
     text.push('\n');
 }
 
-/// The name of a line, or nothing for a comment.
-fn parse_line(line: &str, form: &Form) -> Result<Option<String>, String> {
+/// The name of a line, or nothing for a comment; or which part of it is wrong and why.
+fn parse_line<'l>(line: &'l str, form: &Form) -> Result<Option<String>, (&'l str, String)> {
     if line.trim().is_empty() || line.starts_with('#') {
         return Ok(None);
     }
     let (name, secret) = form
         .split(line)
-        .ok_or("expected a name, a colon and its secret")?;
-    check_length(name, form)?;
+        .ok_or_else(|| (line, "expected a name, a colon and its secret".to_owned()))?;
+    let of_name = |message: String| (name, message);
+    check_length(name, form).map_err(of_name)?;
     if name.contains('\0') {
-        return Err("the name holds a NUL character".to_owned());
+        return Err(of_name("the name holds a NUL character".to_owned()));
     }
     if name.starts_with('\u{feff}') {
-        return Err("the line begins with a byte order mark, which would be part of the name: save the file without it".to_owned());
+        return Err(of_name("the line begins with a byte order mark, which would be part of the name: save the file without it".to_owned()));
     }
-    (form.check)(name, secret.trim())?;
-    (form.canonical)(name).map(Some)
+    let secret = secret.trim();
+    (form.check)(name, secret).map_err(|message| (secret, message))?;
+    (form.canonical)(name).map(Some).map_err(of_name)
 }
 
 fn check_length(name: &str, form: &Form) -> Result<(), String> {

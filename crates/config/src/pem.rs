@@ -38,21 +38,14 @@ pub(super) fn revocation_list(pem: &[u8]) -> Result<X509Crl, Wrong> {
         .map_err(|error| format!("the revocation list in it is damaged: {}", reason(&error)))
 }
 
-/// Whether the time of a certificate is over or has not come, in words.
+/// Whether the time of a certificate is over or has not come, in words that follow what it is called.
 pub(super) fn out_of_time(certificate: &X509Ref) -> Option<String> {
     let now = Asn1Time::days_from_now(0).ok()?;
-    let name = subject(certificate);
     if certificate.not_after() < now.as_ref() {
-        return Some(format!(
-            "the certificate of {name} expired on {}",
-            certificate.not_after()
-        ));
+        return Some(format!("expired on {}", certificate.not_after()));
     }
     if certificate.not_before() > now.as_ref() {
-        return Some(format!(
-            "the certificate of {name} is not valid before {}",
-            certificate.not_before()
-        ));
+        return Some(format!("is not valid before {}", certificate.not_before()));
     }
     None
 }
@@ -62,14 +55,18 @@ pub(super) fn has_passed(time: &Asn1TimeRef) -> bool {
     Asn1Time::days_from_now(0).is_ok_and(|now| *time < *now.as_ref())
 }
 
-/// The common name of a certificate's subject, or what it has instead.
-pub(super) fn subject(certificate: &X509Ref) -> String {
-    let name = certificate.subject_name();
-    name.entries_by_nid(openssl::nid::Nid::COMMONNAME)
-        .next()
-        .and_then(|entry| entry.data().to_string().ok())
-        .map_or_else(|| format!("{name:?}"), |name| format!("\"{name}\""))
-}
+/// What a PEM block may call itself; another label is its author's text.
+const LABELS: [&str; 9] = [
+    "CERTIFICATE",
+    "TRUSTED CERTIFICATE",
+    "CERTIFICATE REQUEST",
+    "X509 CRL",
+    "PUBLIC KEY",
+    "PRIVATE KEY",
+    "ENCRYPTED PRIVATE KEY",
+    "EC PRIVATE KEY",
+    "RSA PRIVATE KEY",
+];
 
 fn expect_label(pem: &[u8], wanted: &str, fits: impl Fn(&str) -> bool) -> Result<(), Wrong> {
     let text = String::from_utf8_lossy(pem);
@@ -82,7 +79,12 @@ fn expect_label(pem: &[u8], wanted: &str, fits: impl Fn(&str) -> bool) -> Result
     } else if labels.is_empty() {
         Err(format!("expected {wanted} in PEM form; found no PEM block"))
     } else {
-        Err(format!("expected {wanted}; found {}", labels.join(", ")))
+        let known = |label: &&str| LABELS.iter().find(|known| *known == label).copied();
+        let found: Vec<&str> = labels
+            .iter()
+            .map(|label| known(label).unwrap_or("something else"))
+            .collect();
+        Err(format!("expected {wanted}; found {}", found.join(", ")))
     }
 }
 

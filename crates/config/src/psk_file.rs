@@ -6,7 +6,9 @@ use zeroize::Zeroizing;
 
 use portcullis_dtls::{PskStore, check_colons, identity_bytes, identity_text};
 
-use super::named_lines::{Form, LineError, NamedLines};
+use portcullis_proto::types::LineError;
+
+use super::named_lines::{Form, NamedLines};
 
 /// Longest key in bytes.
 pub const MAX_KEY: usize = 64;

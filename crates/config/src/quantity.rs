@@ -27,7 +27,7 @@ const SIZE_UNITS: [(&str, u64); 8] = [
 /// # Errors
 /// What would be right.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("expected a duration such as \"30s\", \"5m\" or \"1h30m\"; found \"{text}\"");
+    let wrong = || "expected a duration such as \"30s\", \"5m\" or \"1h30m\"".to_owned();
     let mut rest = text.trim();
     let mut total: u64 = 0;
     if rest.is_empty() {
@@ -38,15 +38,15 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         let unit_len = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
         let (unit, next) = after.split_at(unit_len);
         if unit.trim().is_empty() {
-            return Err(format!(
-                "\"{text}\" has no unit: write \"{number}s\" for seconds; ms, s, m, h and d are known"
-            ));
+            return Err(
+                "the unit is missing: write \"30s\" for 30 seconds; ms, s, m, h and d are known".to_owned(),
+            );
         }
         let factor = factor_of(&DURATION_UNITS, unit.trim()).ok_or_else(wrong)?;
         total = number
             .checked_mul(factor)
             .and_then(|part| total.checked_add(part))
-            .ok_or_else(|| format!("\"{text}\" is too long a time"))?;
+            .ok_or_else(|| "this is too long a time".to_owned())?;
         rest = next.trim_start();
     }
     Ok(Duration::from_millis(total))
@@ -57,12 +57,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// What would be right.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("expected a size such as \"512KiB\" or \"4MiB\"; found \"{text}\"");
+    let wrong = || "expected a size such as \"512KiB\" or \"4MiB\"".to_owned();
     let (number, unit) = leading_number(text.trim()).ok_or_else(wrong)?;
     let factor = factor_of(&SIZE_UNITS, unit.trim()).ok_or_else(wrong)?;
     number
         .checked_mul(factor)
-        .ok_or_else(|| format!("\"{text}\" is too large"))
+        .ok_or_else(|| "this is too large".to_owned())
 }
 
 /// Writes a duration the way [`parse_duration`] reads it; what is below a millisecond is dropped.

@@ -259,18 +259,12 @@ fn admin(config: &Config, doc: &mut Document<'_>) {
     let Some(bind) = admin.bind.filter(|bind| !bind.ip().to_canonical().is_loopback()) else {
         return;
     };
-    let otherwise = "bind to 127.0.0.1 or [::1], or switch it off with \"\"";
-    if admin.token_file.is_none() {
-        doc.complain(
-            &["admin.bind", "admin.token_file"],
-            format!("{bind} can be reached from other machines: set admin.token_file, {otherwise}"),
-        );
-    } else if admin.cert_file.is_none() {
+    if admin.cert_file.is_none() {
         doc.complain(
             &["admin.bind", "admin.cert_file"],
             format!(
                 "{bind} can be reached from other machines, and tokens may not cross a network in the clear: set admin.cert_file \
-                 and admin.key_file, {otherwise}"
+                 and admin.key_file, bind to 127.0.0.1 or [::1], or switch it off with \"\""
             ),
         );
     }

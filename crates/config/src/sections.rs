@@ -81,9 +81,13 @@ section! {
     pub struct Admin {
         /// Where they are served; "" is off.
         bind: Option<SocketAddr> = "127.0.0.1:8683";
-        /// File with bearer tokens, lines `admin:TOKEN` or `readonly:TOKEN`, a bare token is an admin's; required unless bound to
-        /// loopback.
+        /// File with bearer tokens, as `portcullis token add` writes it: name, role, SHA-256 and perhaps an end; `admin:TOKEN`,
+        /// `readonly:TOKEN` and bare tokens are taken and hashed in place. Without it `admin.token`, which the first start makes,
+        /// and `tokens` in `state_dir`.
         token_file: Option<PathBuf> = "";
+        /// Unix socket for the command line, mode 0660 and of the group `portcullis` where there is one: who may write to it may
+        /// administer. "" is `admin.sock` in `$RUNTIME_DIRECTORY`, else in `state_dir`.
+        socket: Option<PathBuf> = "";
         /// Certificate chain in PEM for HTTPS, the server's own first; required unless bound to loopback.
         cert_file: Option<PathBuf> = "";
         /// Private key of the certificate, PEM.

@@ -4,7 +4,9 @@ use portcullis_auth::hash::StoredHash;
 use portcullis_auth::users;
 use portcullis_proto::policy::authentication::MAX_USERNAME;
 
-use super::named_lines::{Form, LineError, NamedLines};
+use portcullis_proto::types::LineError;
+
+use super::named_lines::{Form, NamedLines};
 
 /// The form of a users file: the first colon ends the name.
 pub const FORM: Form = Form {
@@ -21,12 +23,7 @@ pub const FORM: Form = Form {
 /// Every line that is wrong.
 pub fn parse(content: &[u8]) -> Result<NamedLines, Vec<LineError>> {
     if let Ok(text) = std::str::from_utf8(content) {
-        users::parse(text).map_err(|errors| {
-            errors
-                .into_iter()
-                .map(|(line, message)| LineError { line, message })
-                .collect::<Vec<_>>()
-        })?;
+        users::parse(text)?;
     }
     NamedLines::parse(content, FORM)
 }

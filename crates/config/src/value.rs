@@ -41,7 +41,7 @@ pub(super) trait Value: Sized {
     }
 }
 
-/// A value as messages name what they found. Strings are not repeated: the excerpt shows them.
+/// A value as messages name what they found. Texts are not repeated: they may be secrets.
 pub(super) fn found(value: &DeValue<'_>) -> String {
     match value {
         DeValue::Integer(number) => format!("the number {number}"),
@@ -207,7 +207,7 @@ impl Value for Option<SocketAddr> {
         }
         let address: SocketAddr = text
             .parse()
-            .map_err(|_| vec![Complaint::from(format!("expected {what}; found \"{text}\""))])?;
+            .map_err(|_| vec![Complaint::from(format!("expected {what}"))])?;
         let ip = address.ip();
         if ip.is_multicast() {
             return Err(vec![
@@ -302,7 +302,7 @@ pub(super) fn word<T: Copy>(value: &DeValue<'_>, words: &[(&str, T)]) -> Result<
     let hint = super::suggest::did_you_mean(&text.to_ascii_lowercase(), &names)
         .map(|near| format!("; did you mean \"{near}\"?"))
         .unwrap_or_default();
-    Err(vec![format!("expected {what}; found \"{text}\"{hint}").into()])
+    Err(vec![format!("expected {what}{hint}").into()])
 }
 
 /// Makes an enum a value that is one of the words given.

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use hex::FromHexError;
 use zeroize::Zeroizing;
 
+use portcullis_proto::types::LineError;
+
 /// A pre-shared key. It prints nothing of itself and is wiped when dropped.
 pub struct PskKey(Zeroizing<Vec<u8>>);
 
@@ -95,21 +97,6 @@ impl fmt::Debug for PskKey {
     }
 }
 
-/// Something wrong in a `psk_file` or an `rpk_file`. It never quotes a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyFileError {
-    /// The line, from 1.
-    pub line: usize,
-    /// What is wrong with it.
-    pub message: String,
-}
-
-impl fmt::Display for KeyFileError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, self.message)
-    }
-}
-
 /// PSK identities and their keys; never changed once built.
 #[derive(Default)]
 pub struct PskStore {
@@ -144,7 +131,7 @@ impl PskStore {
     ///
     /// # Errors
     /// Everything that is wrong with the text, with line numbers.
-    pub fn parse(text: &str) -> Result<Self, Vec<KeyFileError>> {
+    pub fn parse(text: &str) -> Result<Self, Vec<LineError>> {
         let (mut store, mut errors) = (Self::default(), Vec::new());
         let mut lines: HashMap<Box<[u8]>, usize> = HashMap::new();
         for (index, line) in text.lines().enumerate() {
@@ -153,16 +140,12 @@ impl PskStore {
             if line.trim().is_empty() || line.starts_with('#') {
                 continue;
             }
-            let wrong = |message| KeyFileError {
-                line: number,
-                message,
-            };
             match parse_line(line) {
-                Err(message) => errors.push(wrong(message)),
+                Err((part, message)) => errors.push(LineError::at(number, line, part, message)),
                 Ok((identity, entry)) => match lines.get(&identity) {
                     Some(first) => {
-                        let name = &entry.name;
-                        errors.push(wrong(format!("identity {name:?} is already on line {first}")));
+                        let message = format!("the identity is already on line {first}");
+                        errors.push(LineError::at(number, line, line, message));
                     }
                     None => {
                         lines.insert(identity.clone(), number);
@@ -228,26 +211,28 @@ impl PskStore {
     }
 }
 
-fn parse_line(line: &str) -> Result<(Box<[u8]>, Entry), String> {
+/// Identity and key of a line, or which part of it is wrong and why.
+fn parse_line(line: &str) -> Result<(Box<[u8]>, Entry), (&str, String)> {
+    let whole = |message: &str| (line, message.to_owned());
     if line.starts_with('\u{feff}') {
-        return Err(
-            "it begins with a byte order mark, which would be part of the identity: save the file without it"
-                .into(),
-        );
+        return Err(whole(
+            "it begins with a byte order mark, which would be part of the identity: save the file without it",
+        ));
     }
     let (written, hex) = line
         .rsplit_once(':')
-        .ok_or("it has no colon: a line is identity:hexkey")?;
-    let identity = identity_bytes(written)?;
+        .ok_or_else(|| whole("it has no colon: a line is identity:hexkey"))?;
+    let identity = identity_bytes(written).map_err(|message| (written, message))?;
     let hex = hex.trim();
     if hex.is_empty() {
-        return Err("the key is empty".into());
+        return Err((hex, "the key is empty".to_owned()));
     }
-    check_colons(written, hex)?;
+    check_colons(written, hex).map_err(|message| (hex, message))?;
     if hex.len() > 2 * PskStore::MAX_KEY_LEN {
-        return Err(format!("the key is longer than {} bytes", PskStore::MAX_KEY_LEN));
+        let max = PskStore::MAX_KEY_LEN;
+        return Err((hex, format!("the key is longer than {max} bytes")));
     }
-    let key = hex_bytes(hex).map_err(|fault| format!("the key {fault}"))?;
+    let key = hex_bytes(hex).map_err(|fault| (hex, format!("the key {fault}")))?;
     let name = identity_text(&identity).into();
     Ok((
         identity.into(),
@@ -283,7 +268,7 @@ mod tests {
             errors.iter().map(|error| error.line).collect::<Vec<_>>(),
             [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
         );
-        assert_eq!(errors[5].message, "identity \"a\" is already on line 1");
+        assert_eq!(errors[5].message, "the identity is already on line 1");
         assert!(
             errors
                 .iter()
@@ -318,7 +303,7 @@ mod tests {
         assert!(!store.contains(b"a\0b") && !store.contains(b"\0a") && !store.contains(b"hex:deadbeef"));
         // Both ways to write the same.
         let twice = PskStore::parse("ab:00\nhex:6162:01").unwrap_err();
-        assert_eq!(twice[0].message, "identity \"ab\" is already on line 1");
+        assert_eq!(twice[0].message, "the identity is already on line 1");
         for (bytes, written) in [
             (&b" a"[..], "hex:2061"),
             (b"#a", "hex:2361"),

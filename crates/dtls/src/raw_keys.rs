@@ -7,7 +7,7 @@ use std::sync::Arc;
 use openssl::pkey::{HasPublic, PKeyRef};
 use openssl::sha::sha256;
 
-use super::psk::KeyFileError;
+use portcullis_proto::types::LineError;
 
 /// The SHA-256 of a key's SubjectPublicKeyInfo.
 pub(super) type Fingerprint = [u8; 32];
@@ -36,26 +36,27 @@ impl RawKeys {
     ///
     /// # Errors
     /// Every line that is wrong.
-    pub fn parse(text: &str) -> Result<Self, Vec<KeyFileError>> {
-        let (mut names, mut errors) = (HashMap::new(), Vec::new());
+    pub fn parse(text: &str) -> Result<Self, Vec<LineError>> {
+        let mut names: HashMap<Fingerprint, (Arc<str>, usize)> = HashMap::new();
+        let mut errors = Vec::new();
         for (line, number) in text.lines().zip(1..) {
             let line = line.trim_end();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
             let read = parse_line(line).and_then(|(name, fingerprint)| {
-                let before = names.insert(fingerprint, Arc::from(name));
-                before.map_or(Ok(()), |name| Err(format!("this key is {name:?}'s already")))
+                match names.insert(fingerprint, (Arc::from(name), number)) {
+                    None => Ok(()),
+                    Some((_, first)) => Err((line, format!("this key is already on line {first}"))),
+                }
             });
-            if let Err(message) = read {
-                errors.push(KeyFileError {
-                    line: number,
-                    message,
-                });
+            if let Err((part, message)) = read {
+                errors.push(LineError::at(number, line, part, message));
             }
         }
         if errors.is_empty() {
-            Ok(Self(names))
+            let named = names.into_iter().map(|(key, (name, _))| (key, name));
+            Ok(Self(named.collect()))
         } else {
             Err(errors)
         }
@@ -79,20 +80,24 @@ impl RawKeys {
     }
 }
 
-fn parse_line(line: &str) -> Result<(&str, Fingerprint), String> {
+/// Name and fingerprint of a line, or which part of it is wrong and why.
+fn parse_line(line: &str) -> Result<(&str, Fingerprint), (&str, String)> {
     let (name, digits) = line
         .rsplit_once(':')
-        .ok_or("it has no colon: a line is name:fingerprint")?;
+        .ok_or_else(|| (line, "it has no colon: a line is name:fingerprint".to_owned()))?;
     if name.is_empty() || name.len() > RawKeys::MAX_NAME_LEN {
-        return Err(format!("a name has 1 to {} bytes", RawKeys::MAX_NAME_LEN));
+        return Err((name, format!("a name has 1 to {} bytes", RawKeys::MAX_NAME_LEN)));
     }
     if name.trim() != name || name.contains(|c: char| c.is_control() || c == '\u{feff}') {
-        return Err("the name holds a control character, or begins or ends with a blank".into());
+        let message = "the name holds a control character, or begins or ends with a blank";
+        return Err((name, message.to_owned()));
     }
     let mut fingerprint = [0; 32];
-    hex::decode_to_slice(digits.trim(), &mut fingerprint).map_err(
-        |_| "a fingerprint is the SHA-256 of the SubjectPublicKeyInfo, 64 hexadecimal digits without colons",
-    )?;
+    hex::decode_to_slice(digits.trim(), &mut fingerprint).map_err(|_| {
+        let message =
+            "a fingerprint is the SHA-256 of the SubjectPublicKeyInfo, 64 hexadecimal digits without colons";
+        (digits, message.to_owned())
+    })?;
     Ok((name, fingerprint))
 }
 
@@ -116,6 +121,6 @@ mod tests {
         let errors = RawKeys::parse(&text).unwrap_err();
         let lines: Vec<usize> = errors.iter().map(|error| error.line).collect();
         assert_eq!(lines, [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
-        assert_eq!(errors[9].message, "this key is \"ok\"'s already");
+        assert_eq!(errors[9].message, "this key is already on line 1");
     }
 }

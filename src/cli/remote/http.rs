@@ -1,15 +1,19 @@
 //! The management interface of a gateway, asked over HTTP: one request, one connection.
 
 use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::{Request, StatusCode, header};
+use hyper::client::conn::http1;
+use hyper::{Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
 use openssl::x509::{X509, X509VerifyResult};
 use percent_encoding::utf8_percent_encode;
 use serde::de::DeserializeOwned;
@@ -17,13 +21,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use zeroize::Zeroizing;
 
 use crate::admin::api::ErrorBody;
+use crate::admin::local::GROUP;
 use crate::auth::client::{Client, ClientError, Origin, Trust, UNRESERVED, whole};
 use crate::auth::settings::TlsSettings;
 use crate::cli::exit::{DATA_ERROR, Failure, NO_PERMISSION, NO_USER, SOFTWARE, UNAVAILABLE, USAGE};
 use crate::cli::{quickstart, target};
 use crate::config::secrets::{read_public, read_secret};
 use crate::config::tokens::{self, Role};
-use crate::config::{Admin, Config};
+use crate::config::{Config, admin_socket, token_store};
 
 use super::args::Remote;
 
@@ -36,11 +41,21 @@ const MAX_ANSWER: usize = 64 << 20;
 /// Where the interface listens when nothing else is said.
 const DEFAULT_PORT: u16 = 8683;
 
+/// How the interface is reached.
+enum Way {
+    /// Over the network, or on loopback, with a token.
+    Net {
+        origin: Origin,
+        client: Box<Client>,
+        token: Option<Zeroizing<String>>,
+    },
+    /// By its Unix socket, whose mode lets in.
+    Local(PathBuf),
+}
+
 /// The management interface of a gateway.
 pub(in crate::cli) struct Api {
-    origin: Origin,
-    client: Client,
-    token: Option<Zeroizing<String>>,
+    way: Way,
     runtime: tokio::runtime::Runtime,
     told: Told,
 }
@@ -75,35 +90,24 @@ impl Told {
 impl Api {
     /// Finds the interface that the arguments mean.
     pub(in crate::cli) fn find(remote: &Remote) -> Result<Self, Failure> {
-        let (origin, trust, from_config) = match &remote.url {
+        let token = remote.token_file.as_deref().map(read_token).transpose()?;
+        let way = match &remote.url {
             Some(url) => {
                 let ca_file = remote.ca_file.clone();
                 let tls = TlsSettings {
                     ca_file,
                     ..TlsSettings::default()
                 };
-                (parse_url(url)?, Trust::Anchors(tls), None)
+                Way::net(parse_url(url)?, &Trust::Anchors(tls), token)?
             }
-            None => {
-                let (origin, trust, admin) = local(&configured(remote.config.as_deref())?)?;
-                (origin, trust, admin.token_file)
-            }
-        };
-        // Nothing drives an idle connection between two requests, so none is kept.
-        let client = Client::new(origin.clone(), &trust, 0)
-            .map_err(|error| Failure::new(DATA_ERROR, error.to_string()))?;
-        let token = match (&remote.token_file, &from_config) {
-            (Some(file), _) | (None, Some(file)) => Some(read_token(file)?),
-            (None, None) => None,
+            None => Way::to(&configured(remote.config.as_deref())?, token)?,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::new(SOFTWARE, format!("no runtime: {error}")))?;
         Ok(Self {
-            origin,
-            client,
-            token,
+            way,
             runtime,
             told: Told::default(),
         })
@@ -123,7 +127,10 @@ impl Api {
 
     /// Where it is, for people.
     pub(in crate::cli) fn address(&self) -> String {
-        self.origin.to_string()
+        match &self.way {
+            Way::Net { origin, .. } => origin.to_string(),
+            Way::Local(path) => path.display().to_string(),
+        }
     }
 
     /// GET of a path below `/api/v1`, its answer read as `T`.
@@ -179,7 +186,7 @@ impl Api {
     ) -> Result<(), Failure> {
         self.runtime.block_on(async {
             let request = self.request("POST", path, Some(body))?;
-            let response = tokio::time::timeout(PATIENCE, self.client.send(request))
+            let response = tokio::time::timeout(PATIENCE, self.way.send(request))
                 .await
                 .unwrap_or(Err(ClientError::TimedOut))
                 .map_err(|error| self.failed(error))?;
@@ -247,7 +254,7 @@ impl Api {
             let request = self.request(method, path, None)?;
             tokio::select! {
                 () = self.told.next() => Err(Failure::new(UNAVAILABLE, "told to stop")),
-                outcome = self.client.ask(request, PATIENCE, MAX_ANSWER) => outcome.map_err(|error| self.failed(error)),
+                outcome = self.way.ask(request) => outcome.map_err(|error| self.failed(error)),
             }
         })?;
         if status.is_success() {
@@ -263,8 +270,14 @@ impl Api {
         body: Option<&serde_json::Value>,
     ) -> Result<Request<Full<Bytes>>, Failure> {
         let mut request = Request::builder().method(method).uri(format!("/api/v1/{path}"));
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.as_str()));
+        match &self.way {
+            Way::Net {
+                token: Some(token), ..
+            } => {
+                request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.as_str()));
+            }
+            Way::Net { token: None, .. } => {}
+            Way::Local(_) => request = request.header(header::HOST, "localhost"),
         }
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
@@ -273,6 +286,75 @@ impl Api {
         request
             .body(Full::from(body))
             .map_err(|error| Failure::new(USAGE, error.to_string()))
+    }
+}
+
+impl Way {
+    /// To the gateway of this configuration on this machine: by its socket, unless a token is to be shown or the socket is not
+    /// there; then on loopback, with a token that this user can read.
+    fn to(config: &Config, token: Option<Zeroizing<String>>) -> Result<Self, Failure> {
+        if token.is_none() {
+            for path in admin_socket::candidates(config) {
+                match UnixStream::connect(&path) {
+                    Ok(_) => return Ok(Self::Local(path)),
+                    Err(error) if error.kind() == ErrorKind::PermissionDenied && path.exists() => {
+                        return Err(Failure::new(
+                            NO_PERMISSION,
+                            format!(
+                                "{} lets in its owner and the members of its group ({GROUP}) only",
+                                path.display()
+                            ),
+                        ));
+                    }
+                    // Left by a process that was killed, or never there.
+                    Err(_) => {}
+                }
+            }
+        }
+        let (origin, trust) = local(config)?;
+        let own = || match &config.admin.token_file {
+            Some(file) => read_token(file).ok(),
+            None => token_store::first(config).ok().flatten(),
+        };
+        Self::net(origin, &trust, token.or_else(own))
+    }
+
+    fn net(origin: Origin, trust: &Trust, token: Option<Zeroizing<String>>) -> Result<Self, Failure> {
+        // Nothing drives an idle connection between two requests, so none is kept.
+        let client = Client::new(origin.clone(), trust, 0)
+            .map_err(|error| Failure::new(DATA_ERROR, error.to_string()))?;
+        Ok(Self::Net {
+            origin,
+            client: Box::new(client),
+            token,
+        })
+    }
+
+    /// Sends `request` and reads the head of the answer.
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+        let path = match self {
+            Self::Net { client, .. } => return client.send(request).await,
+            Self::Local(path) => path,
+        };
+        let broken = |error: hyper::Error| ClientError::Broken(error.to_string());
+        let stream = tokio::net::UnixStream::connect(path)
+            .await
+            .map_err(|error| ClientError::Connect(error.to_string()))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        // It ends with the answer; what it ends with shows there.
+        tokio::spawn(async { drop(connection.await) });
+        sender.send_request(request).await.map_err(broken)
+    }
+
+    /// The same with the whole answer.
+    async fn ask(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError> {
+        let answer = async {
+            let answer = self.send(request).await?;
+            Ok((answer.status(), whole(answer, MAX_ANSWER).await?))
+        };
+        tokio::time::timeout(PATIENCE, answer)
+            .await
+            .unwrap_or(Err(ClientError::TimedOut))
     }
 }
 
@@ -298,8 +380,8 @@ pub(in crate::cli) fn configured(file: Option<&Path>) -> Result<Config, Failure>
     }
 }
 
-fn local(config: &Config) -> Result<(Origin, Trust, Admin), Failure> {
-    let admin = config.admin.clone();
+fn local(config: &Config) -> Result<(Origin, Trust), Failure> {
+    let admin = &config.admin;
     let Some(bind) = admin.bind else {
         return Err(Failure::new(
             UNAVAILABLE,
@@ -320,7 +402,7 @@ fn local(config: &Config) -> Result<(Origin, Trust, Admin), Failure> {
     let at = SocketAddr::new(ip, bind.port()).to_string();
     let origin =
         Origin::new(admin.cert_file.is_some(), &at).map_err(|error| Failure::new(SOFTWARE, error))?;
-    Ok((origin, trust, admin))
+    Ok((origin, trust))
 }
 
 fn parse_url(url: &str) -> Result<Origin, Failure> {
@@ -333,22 +415,25 @@ fn parse_url(url: &str) -> Result<Origin, Failure> {
     }
 }
 
-/// The first token of an admin, else the first of all.
+/// The first token of an admin that stands in the file in the clear, else the first of all.
 fn read_token(file: &Path) -> Result<Zeroizing<String>, Failure> {
     let content = read_secret(file)?;
-    let mut tokens = tokens::parse(&content).map_err(|errors| {
+    let mut tokens = tokens::in_the_clear(&content).map_err(|errors| {
         let lines: Vec<String> = errors
             .iter()
-            .map(|wrong| format!("{}, line {}: {}", file.display(), wrong.line, wrong.message))
+            .map(|wrong| format!("{}, {wrong}", file.display()))
             .collect();
         Failure::new(DATA_ERROR, lines.join("\n"))
     })?;
-    tokens.sort_by_key(|token| token.role != Role::Admin);
-    tokens
-        .into_iter()
-        .next()
-        .map(|token| token.secret)
-        .ok_or_else(|| Failure::new(DATA_ERROR, format!("{} has no token", file.display())))
+    tokens.sort_by_key(|(role, _)| *role != Role::Admin);
+    let first = tokens.into_iter().next().map(|(_, token)| token);
+    first.ok_or_else(|| {
+        let shown = file.display();
+        Failure::new(
+            DATA_ERROR,
+            format!("{shown} has no token in the clear: name a file with the token itself"),
+        )
+    })
 }
 
 /// `text` as it stands in a segment of a path or the value of a query.

@@ -1,138 +1,114 @@
-//! Who may do what: bearer tokens with roles, and on loopback without tokens the guard against pages of other sites.
+//! Who may do what: bearer tokens with roles over the network, and over the Unix socket whoever the mode of the socket lets in.
 //!
-//! Without tokens everyone on this machine is an admin. A browser on this machine would lend that right to any page it
-//! shows: by requests across sites, which carry a foreign `Origin`, or by a name of the page's own site that suddenly means
-//! 127.0.0.1 (DNS rebinding), which shows in `Host`. Both are refused.
+//! A token is needed on loopback too: who may connect there is not who may administer, and a page of another site that a browser
+//! on this machine shows, or a name of its own that suddenly means 127.0.0.1 (DNS rebinding), has none to show.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
-use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, header};
 use openssl::sha::sha256;
 use tracing::error;
 
-use portcullis_config::Config;
-use portcullis_config::secrets::read_secret;
-use portcullis_config::tokens::{self, Role};
+use portcullis_config::tokens::{Role, Token};
+use portcullis_config::{Config, token_store};
 
+use super::audit;
 use super::error::ApiError;
+use crate::server::Peer;
+
+/// What the audit log calls those whom the Unix socket let in.
+const BY_SOCKET: &str = "socket";
 
 /// Who sent a request, by token and address: for rights, and for the audit log.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Caller {
     pub(super) role: Role,
-    pub(super) peer: SocketAddr,
+    /// The name of the token, or [`BY_SOCKET`].
+    pub(super) token: Arc<str>,
+    pub(super) peer: Peer,
 }
 
-/// The tokens of one configuration, as hashes: their lengths are all the same, and a comparison tells nothing.
-#[derive(Default)]
-struct Access {
-    tokens: Vec<(Role, [u8; 32])>,
-    open: bool,
+impl Caller {
+    /// Whether it may do what this method does.
+    pub(super) fn check(&self, method: &Method) -> Result<(), ApiError> {
+        if self.role < Role::Admin && audit::changes(method) {
+            return Err(ApiError::forbidden("this token is for reading only"));
+        }
+        Ok(())
+    }
 }
 
 /// Lets requests in. It follows the configuration that is in force.
-pub(super) struct Gate {
-    /// Whether only this machine can reach the socket; the configuration may say something else by now.
-    loopback: bool,
-    current: Mutex<(Arc<Config>, Arc<Access>)>,
-}
+pub(super) struct Gate(Mutex<(Arc<Config>, Arc<[Token]>)>);
 
 impl Gate {
-    /// `bound` is where the requests come in.
-    pub(super) fn new(config: Arc<Config>, bound: SocketAddr) -> Self {
-        let loopback = bound.ip().to_canonical().is_loopback();
+    pub(super) fn new(config: Arc<Config>) -> Self {
         // Without a readable file of tokens nobody is let in, rather than everyone.
-        let access = Access::of(&config, loopback).unwrap_or_default();
-        Self {
-            loopback,
-            current: Mutex::new((config, Arc::new(access))),
-        }
+        let tokens = read(&config).unwrap_or_default();
+        Self(Mutex::new((config, tokens)))
     }
 
-    /// Who asks, or why it may not.
+    /// Who asks, or why nobody is known to.
     pub(super) fn admit(
         &self,
         config: &Arc<Config>,
-        method: &Method,
         headers: &HeaderMap,
-        peer: SocketAddr,
+        peer: Peer,
+        now: SystemTime,
     ) -> Result<Caller, ApiError> {
-        let access = self.access(config);
-        let role = if access.open {
-            guard_against_pages(headers)?;
-            Role::Admin
-        } else {
-            let shown = bearer(headers).ok_or_else(ApiError::unauthorized)?;
-            access.role_of(shown).ok_or_else(ApiError::unauthorized)?
-        };
-        let reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-        if role < Role::Admin && !reads {
-            return Err(ApiError::forbidden("this token is for reading only"));
+        if let Peer::Local(_) = peer {
+            return Ok(Caller {
+                role: Role::Admin,
+                token: BY_SOCKET.into(),
+                peer,
+            });
         }
-        Ok(Caller { role, peer })
+        let shown = bearer(headers).ok_or_else(ApiError::unauthorized)?;
+        let tokens = self.tokens(config);
+        let token = find(&tokens, shown, now).ok_or_else(ApiError::unauthorized)?;
+        Ok(Caller {
+            role: token.role,
+            token: token.name.as_str().into(),
+            peer,
+        })
     }
 
     /// The tokens in force. They are read when the configuration was read again; what was broken since then keeps the old.
-    fn access(&self, config: &Arc<Config>) -> Arc<Access> {
+    fn tokens(&self, config: &Arc<Config>) -> Arc<[Token]> {
         // A reader that panicked left nothing half done.
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&current.0, config) {
-            let access = Access::of(config, self.loopback).map_or_else(|| current.1.clone(), Arc::new);
-            *current = (config.clone(), access);
+            let tokens = read(config).unwrap_or_else(|| Arc::clone(&current.1));
+            *current = (Arc::clone(config), tokens);
         }
-        current.1.clone()
+        Arc::clone(&current.1)
     }
 }
 
-impl Access {
-    fn of(config: &Config, loopback: bool) -> Option<Self> {
-        match &config.admin.token_file {
-            None => Some(Self {
-                tokens: Vec::new(),
-                open: loopback,
-            }),
-            Some(path) => Some(Self {
-                tokens: read_tokens(path)?,
-                open: false,
-            }),
+/// Looks at every token, so that the time it takes does not depend on which one fits.
+fn find<'t>(tokens: &'t [Token], shown: &str, now: SystemTime) -> Option<&'t Token> {
+    let shown = sha256(shown.as_bytes());
+    let mut found: Option<&Token> = None;
+    for token in tokens {
+        let counts = token.until.is_none_or(|until| now < until);
+        if openssl::memcmp::eq(&token.hash, &shown)
+            && counts
+            && found.is_none_or(|other| other.role < token.role)
+        {
+            found = Some(token);
         }
     }
-
-    /// Looks at every token, so that the time it takes does not depend on which one fits.
-    fn role_of(&self, shown: &str) -> Option<Role> {
-        let shown = sha256(shown.as_bytes());
-        let mut found = None;
-        for (role, token) in &self.tokens {
-            if openssl::memcmp::eq(token, &shown) {
-                found = found.max(Some(*role));
-            }
-        }
-        found
-    }
+    found
 }
 
-/// The tokens of a file, or nothing, and a line in the log, when it cannot be read.
-fn read_tokens(path: &Path) -> Option<Vec<(Role, [u8; 32])>> {
-    let content = match read_secret(path) {
-        Ok(content) => content,
-        Err(problem) => {
-            error!(%problem, "admin.token_file cannot be used");
-            return None;
-        }
-    };
-    match tokens::parse(&content) {
-        Ok(tokens) => Some(
-            tokens
-                .iter()
-                .map(|token| (token.role, sha256(token.secret.as_bytes())))
-                .collect(),
-        ),
-        Err(errors) => {
-            for wrong in errors {
-                error!(file = %path.display(), line = wrong.line, "admin.token_file cannot be used: {}", wrong.message);
+/// The tokens of a configuration, or nothing, and lines in the log, when they cannot be read.
+fn read(config: &Config) -> Option<Arc<[Token]>> {
+    match token_store::load(config) {
+        Ok(tokens) => Some(tokens.into()),
+        Err(problems) => {
+            for problem in problems {
+                error!(problem, "the tokens of the management interface cannot be used");
             }
             None
         }
@@ -148,128 +124,40 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .filter(|token| !token.is_empty())
 }
 
-fn guard_against_pages(headers: &HeaderMap) -> Result<(), ApiError> {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let host = match (hosts.next().map(|host| host.to_str()), hosts.next()) {
-        (Some(Ok(host)), None) => host,
-        _ => return Err(ApiError::forbidden("exactly one Host header is needed")),
-    };
-    if !is_loopback_name(host) {
-        return Err(ApiError::forbidden(
-            "Host is not this machine's loopback: without admin.token_file only localhost, 127.0.0.1 and [::1] are served",
-        ));
-    }
-    let foreign = || ApiError::forbidden("requests of other sites' pages are not served");
-    for origin in headers.get_all(header::ORIGIN) {
-        let own = origin
-            .to_str()
-            .ok()
-            .and_then(|origin| origin.split_once("://"))
-            .is_some_and(|(scheme, authority)| {
-                matches!(scheme, "http" | "https") && authority.eq_ignore_ascii_case(host)
-            });
-        if !own {
-            return Err(foreign());
-        }
-    }
-    match headers
-        .get("sec-fetch-site")
-        .map(axum::http::HeaderValue::as_bytes)
-    {
-        None | Some(b"same-origin" | b"none") => Ok(()),
-        Some(_) => Err(foreign()),
-    }
-}
-
-fn is_loopback_name(host: &str) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else {
-        return false;
-    };
-    if host.contains('@') {
-        return false;
-    }
-    let name = authority.host();
-    if name.eq_ignore_ascii_case("localhost") {
-        return true;
-    }
-    let bare = name
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(name);
-    bare.parse::<IpAddr>()
-        .is_ok_and(|ip| ip.to_canonical().is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use axum::http::HeaderValue;
 
     use super::*;
 
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in pairs {
-            map.append(*name, HeaderValue::from_static(value));
-        }
-        map
-    }
-
-    #[test]
-    fn only_names_of_this_machine_are_hosts_without_tokens() {
-        for good in [
-            "localhost",
-            "LOCALHOST:8683",
-            "127.0.0.1:8683",
-            "127.9.9.9",
-            "[::1]:8683",
-        ] {
-            assert!(guard_against_pages(&headers(&[("host", good)])).is_ok(), "{good}");
-        }
-        for bad in [
-            "evil.example",
-            "localhost.evil.example",
-            "127.0.0.1.evil.example",
-            "127.0.0.1@evil.example",
-            "localhost@evil.example",
-            "192.0.2.1",
-            "[2001:db8::1]",
-            "",
-        ] {
-            assert!(guard_against_pages(&headers(&[("host", bad)])).is_err(), "{bad}");
-        }
-        assert!(guard_against_pages(&headers(&[])).is_err());
-        assert!(guard_against_pages(&headers(&[("host", "localhost"), ("host", "localhost")])).is_err());
-    }
-
-    #[test]
-    fn pages_of_other_sites_are_refused() {
-        let host = ("host", "localhost:8683");
-        assert!(guard_against_pages(&headers(&[host, ("origin", "http://localhost:8683")])).is_ok());
-        for origin in [
-            "http://evil.example",
-            "null",
-            "http://localhost:1",
-            "http://127.0.0.1:8683",
-        ] {
-            assert!(
-                guard_against_pages(&headers(&[host, ("origin", origin)])).is_err(),
-                "{origin}"
-            );
-        }
-        assert!(guard_against_pages(&headers(&[host, ("sec-fetch-site", "same-origin")])).is_ok());
-        for site in ["cross-site", "same-site"] {
-            assert!(
-                guard_against_pages(&headers(&[host, ("sec-fetch-site", site)])).is_err(),
-                "{site}"
-            );
-        }
-    }
-
     #[test]
     fn the_scheme_of_a_token_is_bearer_in_any_case() {
-        assert_eq!(bearer(&headers(&[("authorization", "bEARER  abc")])), Some("abc"));
+        let headers = |value: &'static str| {
+            let mut map = HeaderMap::new();
+            map.append("authorization", HeaderValue::from_static(value));
+            map
+        };
+        assert_eq!(bearer(&headers("bEARER  abc")), Some("abc"));
         for bad in ["abc", "Basic abc", "Bearer "] {
-            assert_eq!(bearer(&headers(&[("authorization", bad)])), None, "{bad}");
+            assert_eq!(bearer(&headers(bad)), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_token_counts_until_its_end_and_the_stronger_of_two_alike() {
+        let now = SystemTime::now();
+        let tokens = [
+            Token::new("reader", Role::ReadOnly, "both", None),
+            Token::new("boss", Role::Admin, "both", Some(now + Duration::from_secs(9))),
+            Token::new("gone", Role::Admin, "late", Some(now)),
+        ];
+        let name = |shown, after| {
+            let at = now + Duration::from_secs(after);
+            find(&tokens, shown, at).map(|token| token.name.as_str())
+        };
+        assert_eq!((name("both", 0), name("both", 9)), (Some("boss"), Some("reader")));
+        assert_eq!((name("late", 0), name("other", 0)), (None, None));
     }
 }

@@ -17,16 +17,12 @@ use portcullis_config::{self as config, Problems};
 use portcullis_proto::types::Transport;
 
 use super::Api;
-use super::audit::Subject;
 use super::error::{ApiError, ErrorBody};
 use super::extract::is_media_type;
 use super::files::{self, Edit, Kind};
 use super::status::{ReloadReport, summary};
 
 const TOML: &str = "application/toml";
-
-/// Keys of one change that the log names.
-const NAMED_KEYS: usize = 16;
 
 fn file(api: &Api) -> Result<PathBuf, ApiError> {
     api.site.config().source.clone().ok_or_else(|| {
@@ -94,14 +90,11 @@ pub(super) async fn put(
 ) -> Result<Response, ApiError> {
     let path = file(&api)?;
     let change = Change::of(&headers, &body)?;
-    let subject = Subject(change.subject());
     let expected = headers
         .get(header::IF_MATCH)
         .map(|tag| tag.to_str().unwrap_or_default().to_owned());
     let report = apply(&api, path, expected, move |old| change.apply(old)).await?;
-    let mut response = Json(report).into_response();
-    response.extensions_mut().insert(subject);
-    Ok(response)
+    Ok(Json(report).into_response())
 }
 
 /// Replaces the file by what `edit` makes of it, if that is right, and puts it in force.
@@ -217,21 +210,6 @@ impl Change {
         }
     }
 
-    /// The keys that it speaks of, for the log; never their values.
-    fn subject(&self) -> String {
-        let mut keys = Vec::new();
-        match self {
-            Self::Text(_) => return "the whole file".to_owned(),
-            Self::Patch(patch) => name_keys(patch, "", &mut keys),
-        }
-        let rest = keys.len().saturating_sub(NAMED_KEYS);
-        keys.truncate(NAMED_KEYS);
-        if rest > 0 {
-            keys.push(format!("{rest} more"));
-        }
-        keys.join(", ")
-    }
-
     fn apply(self, old: &[u8]) -> Result<String, ApiError> {
         let wanted = match self {
             Self::Text(text) => return Ok(text),
@@ -240,20 +218,6 @@ impl Change {
         let mut document = parse(old)?;
         patch(&mut document, JsonValue::Object(wanted))?;
         Ok(document.to_string())
-    }
-}
-
-fn name_keys(patch: &Map<String, JsonValue>, of: &str, keys: &mut Vec<String>) {
-    for (key, value) in patch {
-        let dotted = if of.is_empty() {
-            key.clone()
-        } else {
-            format!("{of}.{key}")
-        };
-        match value {
-            JsonValue::Object(inner) if !inner.is_empty() => name_keys(inner, &dotted, keys),
-            _ => keys.push(dotted),
-        }
     }
 }
 
@@ -399,24 +363,6 @@ mod tests {
         let config: JsonValue = toml::from_str(&less).unwrap();
         assert_eq!(config["listeners"]["udp"], json!({"default": {}}));
         assert!(config["listeners"]["dtls"].get("default").is_none(), "{less}");
-    }
-
-    #[test]
-    fn a_change_is_called_by_its_keys_and_never_shows_a_value() {
-        let patch = json!({"coap": {"heartbeat": "10s", "blockwise": {"max_block_size": null}}, "node": {"name": "x"}});
-        let JsonValue::Object(patch) = patch else {
-            panic!("an object")
-        };
-        assert_eq!(
-            Change::Patch(patch).subject(),
-            "coap.blockwise.max_block_size, coap.heartbeat, node.name"
-        );
-        let many = (0..20).map(|n| (format!("k{n:02}"), json!("secret"))).collect();
-        let said = Change::Patch(many).subject();
-        assert!(
-            said.starts_with("k00, k01") && said.ends_with("k15, 4 more"),
-            "{said}"
-        );
     }
 
     #[test]

@@ -151,10 +151,7 @@ pub(super) fn complete(route: &str, path: &mut PathItem) {
         operation.operation_id = Some(format!("{method}{name}"));
         let mut common = vec![
             ("401", "There is no valid token"),
-            (
-                "403",
-                "The token is for reading only, or a page of another site asks",
-            ),
+            ("403", "The token is for reading only"),
         ];
         if operation.request_body.is_some() || operation.parameters.is_some() {
             common.push(("400", "The request is wrong"));

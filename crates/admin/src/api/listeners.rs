@@ -12,7 +12,6 @@ use utoipa::ToSchema;
 
 use portcullis_proto::types::{ListenerId, Transport};
 
-use super::audit::Subject;
 use super::clients::transport;
 use super::error::{ApiError, ErrorBody, ProblemView};
 use super::extract::{Body, Path};
@@ -120,7 +119,6 @@ pub(super) async fn add(
     .await?;
     let all = api.site.listeners();
     let served = find(&all, transport, &name).map(|(_, listener)| Listener::of(listener));
-    let subject = Subject(format!("listeners.{}.{name}", transport.label()));
     let added = AddedListener {
         listener: served.unwrap_or_else(|| Listener {
             kind,
@@ -131,9 +129,7 @@ pub(super) async fn add(
         restart_required: report.restart_required,
         warnings: report.warnings,
     };
-    let mut response = (StatusCode::CREATED, Json(added)).into_response();
-    response.extensions_mut().insert(subject);
-    Ok(response)
+    Ok((StatusCode::CREATED, Json(added)).into_response())
 }
 
 /// Remove a listener

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`handle`] | the seam: what the process does for this interface |
-//! | `access` | tokens, roles, the guard against pages of other sites |
+//! | `access` | tokens, roles |
 //! | `audit` | a line in the log for each change |
 //! | `listing`, `clients`, `subscriptions`, `device`, `trace` | clients |
 //! | `status`, `metrics` | how the gateway is |
@@ -43,7 +43,6 @@ mod trace;
 mod trace_event;
 mod users;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -61,11 +60,11 @@ use utoipa_axum::routes;
 
 use crate::places::Seat;
 use crate::server::Peer;
-use portcullis_config::named_lines::LineError;
 use portcullis_proto::gateway::contract::{ControlAnswer, ControlRequest};
-use portcullis_proto::types::WorkerId;
+use portcullis_proto::types::{LineError, WorkerId};
 
-use access::{Caller, Gate};
+use access::Gate;
+use audit::Change;
 use error::ApiError;
 use handle::Site;
 
@@ -179,10 +178,10 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     document
 }
 
-/// The API and the dashboard. `bound` is the address that it really is served at.
-fn router(site: Arc<dyn Site>, bound: SocketAddr) -> Router {
+/// The API and the dashboard.
+fn router(site: Arc<dyn Site>) -> Router {
     let api = Arc::new(Api {
-        gate: Gate::new(site.config(), bound),
+        gate: Gate::new(site.config()),
         site,
         changes: Mutex::new(()),
         orders: Arc::new(Semaphore::new(ORDERS)),
@@ -208,7 +207,7 @@ fn router(site: Arc<dyn Site>, bound: SocketAddr) -> Router {
 /// What every request goes through: who asks, the whole body within its bounds, the audit line, headers for browsers.
 async fn guard(
     State(api): State<Arc<Api>>,
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(peer): Extension<Peer>,
     Extension(seat): Extension<Seat>,
     request: Request,
     next: Next,
@@ -243,18 +242,15 @@ async fn guard(
     response
 }
 
-async fn admitted(api: &Api, peer: SocketAddr, seat: &Seat, request: Request, next: Next) -> Response {
+async fn admitted(api: &Api, peer: Peer, seat: &Seat, request: Request, next: Next) -> Response {
     let config = api.site.config();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let caller = match api.gate.admit(&config, &method, request.headers(), peer) {
-        Ok(caller) => caller,
-        Err(error) => {
-            let response = error.into_response();
-            audit::refused(peer, &method, &path, &response);
-            return response;
-        }
-    };
     let (parts, body) = request.into_parts();
+    let (method, path) = (&parts.method, parts.uri.path());
+    let caller = match api.gate.admit(&config, &parts.headers, peer, api.site.now().wall) {
+        Ok(caller) => caller,
+        Err(error) => return ended(Change::by_nobody(peer, method, path), error),
+    };
+    let mut change = Change::by(&caller, method, path);
     let encoded = config.coap.blockwise.max_body_size.0 / 3 * 4 + (64 << 10);
     let limit = usize::try_from(MAX_BODY.max(encoded)).unwrap_or(usize::MAX);
     // Read here as a whole, so that no handler waits for a slow sender with a lock in its hands.
@@ -263,36 +259,51 @@ async fn admitted(api: &Api, peer: SocketAddr, seat: &Seat, request: Request, ne
         Ok(Ok(body)) => {
             // Who sends slowly makes room for others; who has asked is answered.
             let _busy = seat.keep();
-            served(api, caller, Request::from_parts(parts, Body::from(body)), next).await
+            if let Some(change) = &mut change {
+                change.about(&parts.headers, &body);
+            }
+            if let Err(error) = caller.check(method) {
+                return ended(change, error);
+            }
+            served(api, change, Request::from_parts(parts, Body::from(body)), next).await
         }
-        Ok(Err(_)) => audit::record(caller, &method, &path, extract::too_large().into_response()),
+        Ok(Err(_)) => ended(change, extract::too_large()),
         Err(_) => {
             let late = ApiError::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "slow_body",
                 "the body took too long to arrive",
             );
-            audit::record(caller, &method, &path, late.into_response())
+            ended(change, late)
         }
     }
 }
 
+/// The answer to what is not done, told of in the log where it would have changed something.
+fn ended(change: Option<Change>, error: ApiError) -> Response {
+    let response = error.into_response();
+    if let Some(change) = change {
+        change.ended(&response);
+    }
+    response
+}
+
 /// Has a request answered. What changes something is done to its end and told of in the log, even when the one who asked hangs
 /// up meanwhile: half a change, such as a file that is written and not in force, must not be had by closing a connection.
-async fn served(api: &Api, caller: Caller, request: Request, next: Next) -> Response {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    if !audit::changes(&method) {
+async fn served(api: &Api, change: Option<Change>, request: Request, next: Next) -> Response {
+    let Some(change) = change else {
         return next.run(request).await;
-    }
+    };
     let Ok(place) = Arc::clone(&api.orders).try_acquire_owned() else {
         let full = ApiError::conflict("busy", format!("{ORDERS} changes are under way already"));
-        return audit::record(caller, &method, &path, full.into_response());
+        return ended(Some(change), full);
     };
     let order = tokio::spawn(async move {
         let answered = tokio::spawn(next.run(request)).await;
         let response = answered.unwrap_or_else(|_| ApiError::internal("it failed").into_response());
         drop(place);
-        audit::record(caller, &method, &path, response)
+        change.ended(&response);
+        response
     });
     order
         .await
@@ -322,10 +333,6 @@ fn rfc3339(time: SystemTime) -> String {
 }
 
 fn wrong_lines(what: &str, errors: &[LineError]) -> ApiError {
-    let lines: Vec<String> = errors
-        .iter()
-        .take(5)
-        .map(|LineError { line, message }| format!("line {line}: {message}"))
-        .collect();
+    let lines: Vec<String> = errors.iter().take(5).map(ToString::to_string).collect();
     ApiError::conflict("broken_file", format!("{what} is broken: {}", lines.join("; ")))
 }

@@ -16,7 +16,6 @@ use portcullis_config::named_lines::{self, NamedLines};
 use portcullis_config::{Config, Listener, psk_file, trial};
 use portcullis_proto::types::Transport;
 
-use super::audit::Subject;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, Params, Path, secret_or_none};
 use super::files::{self, Edit, Kind};
@@ -213,9 +212,7 @@ pub(super) async fn add(
         }),
         listeners: file.listeners,
     };
-    let mut response = (StatusCode::CREATED, Json(stored)).into_response();
-    response.extensions_mut().insert(Subject(identity));
-    Ok(response)
+    Ok((StatusCode::CREATED, Json(stored)).into_response())
 }
 
 /// The lines to try a key with, on the first of `names` that serves.

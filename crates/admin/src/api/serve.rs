@@ -7,27 +7,28 @@ use std::sync::Arc;
 use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod};
 use tracing::error;
 
-use crate::server::{Bounds, Security, Server};
+use crate::server::{Bounds, Doors, Security, Server};
 use portcullis_config::Config;
 
 use super::handle::Site;
 use super::router;
 
-/// Starts the management interface on a bound socket.
+/// Starts the management interface on bound sockets.
 ///
 /// # Errors
-/// The thread, its runtime, or the socket cannot be had.
-pub fn start(listener: TcpListener, site: Arc<dyn Site>) -> io::Result<Server> {
-    let address = listener.local_addr()?;
-    let is_loopback = address.ip().to_canonical().is_loopback();
+/// The thread, its runtime, or a socket cannot be had.
+pub fn start(doors: impl Into<Doors>, site: Arc<dyn Site>) -> io::Result<Server> {
+    let doors = doors.into();
+    let address = doors.net.as_ref().map(TcpListener::local_addr).transpose()?;
+    let is_loopback = address.is_none_or(|address| address.ip().to_canonical().is_loopback());
     let mut tls = Tls::new(site.config());
-    let router = router(Arc::clone(&site), address);
+    let router = router(Arc::clone(&site));
     let security = move || match tls.of(&site.config()) {
         // Tokens do not cross a network in the clear, whatever the configuration says by now.
         Security::Plain if !is_loopback => Security::Closed,
         security => security,
     };
-    Server::start("admin", listener, router, Bounds::default(), security)
+    Server::start("admin", doors, router, Bounds::default(), security)
 }
 
 /// The certificate in force; read again when the configuration was.

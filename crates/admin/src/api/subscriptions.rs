@@ -15,7 +15,6 @@ use portcullis_proto::types::message::Qos;
 use portcullis_proto::types::topic::TopicError;
 use portcullis_proto::types::{TopicFilter, WorkerId};
 
-use super::audit::Subject;
 use super::clients::{client_id, locate};
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, Path};
@@ -129,10 +128,7 @@ pub(super) async fn add(
                 token: Some(hex::encode(token.as_bytes())),
                 ..wanted
             };
-            let subject = Subject(made.topic.clone());
-            let mut response = (StatusCode::CREATED, Json(made)).into_response();
-            response.extensions_mut().insert(subject);
-            Ok(response)
+            Ok((StatusCode::CREATED, Json(made)).into_response())
         }
         ControlAnswer::NotFound => Err(ApiError::not_found("the client has just gone")),
         _ => Err(ApiError::conflict(

@@ -25,7 +25,6 @@ use portcullis_proto::gateway::contract::{ControlAnswer, ControlRequest};
 use portcullis_proto::gateway::trace::{MAX_PREVIEW, TraceRecord};
 use portcullis_proto::types::WorkerId;
 
-use super::audit::Subject;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::trace_event::TraceEvent;
@@ -129,9 +128,7 @@ pub(super) async fn start(
     let until = Instant::now() + Duration::from_secs(wanted.seconds);
     tokio::spawn(running.run(to, until));
     let body = HttpAnswer::new(Lines(lines));
-    let mut response = ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response();
-    response.extensions_mut().insert(Subject(wanted.target));
-    Ok(response)
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
 fn check(wanted: &NewTrace) -> Result<(), ApiError> {

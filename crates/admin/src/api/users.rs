@@ -17,7 +17,6 @@ use portcullis_config::named_lines::{self, NamedLines};
 use portcullis_config::{Backend, Config, users_file};
 use portcullis_proto::types::reason::Label as _;
 
-use super::audit::Subject;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, Path, secret};
 use super::files::{self, Edit, Kind};
@@ -148,9 +147,7 @@ pub(super) async fn add(
         })
     })
     .await?;
-    let mut response = (StatusCode::CREATED, Json(StoredUser { name: name.clone() })).into_response();
-    response.extensions_mut().insert(Subject(name));
-    Ok(response)
+    Ok((StatusCode::CREATED, Json(StoredUser { name })).into_response())
 }
 
 /// Remove a user

@@ -24,7 +24,18 @@ function decoded(argument) {
   }
 }
 
+/** Takes a token out of the address, which people copy and browsers remember, and signs in with it. */
+function takeToken() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given === null) return;
+  history.replaceState(null, "", location.pathname + location.search);
+  if (!/^[!-~]+$/.test(given)) return;
+  setToken(given);
+  signingIn = false;
+}
+
 function show() {
+  takeToken();
   if (signingIn) return;
   const [page, argument] = location.hash.slice(1).split("/", 2);
   const make = pages[page] ?? overview;
@@ -70,7 +81,7 @@ function signIn() {
   const wrong = h("p", { class: "bad", role: "alert" });
   const form = h("form", { class: "panel form sign-in" },
     h("h1", {}, "Sign in"),
-    h("p", { class: refused ? "bad" : "soft" }, refused ? "This token is not valid (any more)." : "A token of admin.token_file is needed. It is kept until this tab is closed."),
+    h("p", { class: refused ? "bad" : "soft" }, refused ? "This token is not valid (any more)." : "A token is needed: that of admin.token in the state directory, or one of portcullis token add. It is kept until this tab is closed."),
     token, wrong, h("button", { class: "primary" }, "Sign in"));
   form.addEventListener("submit", (event) => {
     event.preventDefault();

@@ -286,6 +286,7 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
     ("metrics", "bind", "\"\"", "9683", "\"9683\""),
     ("admin", "bind", "\"\"", "8683", "\"0.0.0.0:8683\""),
     ("admin", "token_file", "\"t\"", "1", ""),
+    ("admin", "socket", "\"s\"", "1", ""),
     ("admin", "cert_file", "\"c\"", "1", ""),
     ("admin", "key_file", "\"k\"", "1", ""),
     ("limits", "handshakes_per_second", "0", "\"20\"", "-1"),
@@ -353,7 +354,7 @@ fn each_key_takes_its_default_and_another_value() {
             assert!(
                 matches!(
                     (*section, *key),
-                    ("authentication", "backend") | ("admin", "token_file" | "cert_file" | "key_file")
+                    ("authentication", "backend") | ("admin", "cert_file" | "key_file")
                 ),
                 "{section}.{key}: {changed:?}"
             );

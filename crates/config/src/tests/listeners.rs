@@ -139,11 +139,7 @@ fn what_belongs_together_is_asked_for_together() {
             "[broker]\nurl = \"mqtt://x\"\nprotocol = 4\npassword_file = \"p\"\n",
             "set username",
         ),
-        ("[admin]\nbind = \"[::]:8683\"\n", "token_file"),
-        (
-            "[admin]\nbind = \"[::]:8683\"\ntoken_file = \"t\"\n",
-            "in the clear",
-        ),
+        ("[admin]\nbind = \"[::]:8683\"\n", "in the clear"),
         ("[admin]\ncert_file = \"c\"\n", "needs key_file"),
         ("[admin]\nkey_file = \"k\"\n", "needs cert_file"),
         (
@@ -156,7 +152,7 @@ fn what_belongs_together_is_asked_for_together() {
         assert!(problems.to_string().contains(wanted), "{text}{problems}");
     }
     parse("[listeners.dtls.a]\npsk_file = \"p\"\nidentity = \"username\"\nauthentication = true\n").unwrap();
-    let files = "token_file = \"t\"\ncert_file = \"c\"\nkey_file = \"k\"\n";
+    let files = "cert_file = \"c\"\nkey_file = \"k\"\n";
     parse(&format!("[admin]\nbind = \"0.0.0.0:8683\"\n{files}")).unwrap();
 }
 

@@ -11,23 +11,7 @@ use std::sync::Arc;
 
 use super::authorization::{Access, Action, Authorizer, Decision, NoMatch, Reason};
 use super::pattern::{Fit, Pattern, Subject, Syntax};
-
-/// What is wrong with a line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AclError {
-    /// The line, from 1.
-    pub line: usize,
-    /// What is wrong and what would be right.
-    pub message: String,
-}
-
-impl fmt::Display for AclError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, self.message)
-    }
-}
-
-impl std::error::Error for AclError {}
+use crate::types::LineError;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rights {
@@ -124,22 +108,19 @@ impl Acl {
     ///
     /// # Errors
     /// Every line that is wrong.
-    pub fn parse(text: &str) -> Result<Self, Vec<AclError>> {
+    pub fn parse(text: &str) -> Result<Self, Vec<LineError>> {
         let mut acl = Self::default();
         let mut errors = Vec::new();
         let mut user: Option<&str> = None;
         for (number, line) in (1..).zip(text.lines()) {
-            let line = line.trim_end();
-            if line.starts_with('#') {
-                continue;
-            }
-            let line = line.trim_start_matches(' ');
-            if line.is_empty() {
+            let written = line.trim_end();
+            let line = written.trim_start_matches(' ');
+            if written.starts_with('#') || line.is_empty() {
                 continue;
             }
             let (word, rest) = first_word(line);
             let result = match word {
-                "user" if rest.is_empty() => Err("user needs a name: user NAME".to_owned()),
+                "user" if rest.is_empty() => Err((word, "user needs a name: user NAME".to_owned())),
                 "user" => {
                     user = Some(rest);
                     Ok(())
@@ -149,16 +130,14 @@ impl Acl {
                     None => acl.anonymous.add(rule),
                 }),
                 "pattern" => rule(number, rest, Syntax::Percent).map(|rule| acl.patterns.add(rule)),
-                word => Err(format!(
-                    "a line starts with user, topic or pattern (and a space) or is a comment with # in its first \
-                     column, not with {word:?}"
+                word => Err((
+                    word,
+                    "a line starts with user, topic or pattern (and a space) or is a comment with # in its first column"
+                        .to_owned(),
                 )),
             };
-            if let Err(message) = result {
-                errors.push(AclError {
-                    line: number,
-                    message,
-                });
+            if let Err((part, message)) = result {
+                errors.push(LineError::at(number, written, part, message));
             }
         }
         if errors.is_empty() { Ok(acl) } else { Err(errors) }
@@ -231,7 +210,7 @@ pub fn explain(
     who: &Subject<'_>,
     action: Action,
     topic: &str,
-) -> Result<Explanation, Vec<AclError>> {
+) -> Result<Explanation, Vec<LineError>> {
     let rules = Authorizer::new(Some(Arc::new(Acl::parse(text)?)), no_match);
     let decision = rules.check(who, false, None, &Access::new(action, topic));
     let line = decision
@@ -250,20 +229,22 @@ fn first_word(line: &str) -> (&str, &str) {
     }
 }
 
-fn rule(line: usize, rest: &str, syntax: Syntax) -> Result<Rule, String> {
+/// The rule of a line, or which part of it is wrong and why.
+fn rule(line: usize, rest: &str, syntax: Syntax) -> Result<Rule, (&str, String)> {
     if rest.is_empty() {
-        return Err("a topic is missing: [read|write|readwrite|deny] TOPIC".to_owned());
+        return Err((
+            rest,
+            "a topic is missing: [read|write|readwrite|deny] TOPIC".to_owned(),
+        ));
     }
     let (access, topic) = match first_word(rest) {
         (topic, "") => ("readwrite", topic),
         pair => pair,
     };
     let Some(rights) = Rights::from_word(access) else {
-        return Err(format!(
-            "access is read, write, readwrite or deny, not {access:?}"
-        ));
+        return Err((access, "access is read, write, readwrite or deny".to_owned()));
     };
-    let pattern = Pattern::new(topic, syntax).map_err(|error| format!("{topic:?}: {error}"))?;
+    let pattern = Pattern::new(topic, syntax).map_err(|error| (topic, error.to_string()))?;
     Ok(Rule {
         line,
         rights,

@@ -23,14 +23,15 @@ impl AccessRule {
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut words = text.split_whitespace();
         let (Some(verb), Some(range), None) = (words.next(), words.next(), words.next()) else {
-            return Err(format!(
-                "expected `allow` or `deny` and an address range, such as \"allow 192.0.2.0/24\" or \"deny all\"; found \"{text}\""
-            ));
+            return Err(
+                "expected `allow` or `deny` and an address range, such as \"allow 192.0.2.0/24\" or \"deny all\""
+                    .to_owned(),
+            );
         };
         let allow = match verb {
             "allow" => true,
             "deny" => false,
-            other => return Err(format!("expected `allow` or `deny`, found `{other}`")),
+            _ => return Err("expected `allow` or `deny` first".to_owned()),
         };
         if range == "all" {
             return Ok(Self { allow, range: None });
@@ -38,11 +39,7 @@ impl AccessRule {
         let net = range
             .parse::<IpNet>()
             .or_else(|_| range.parse::<IpAddr>().map(IpNet::from))
-            .map_err(|_| {
-                format!(
-                    "`{range}` is no address range: give an address, a range such as 192.0.2.0/24, or `all`"
-                )
-            })?;
+            .map_err(|_| "expected an address, a range such as 192.0.2.0/24, or `all`".to_owned())?;
         Ok(Self {
             allow,
             range: Some(canonical(net)),

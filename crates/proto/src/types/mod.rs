@@ -7,6 +7,7 @@ pub(crate) mod hash;
 pub mod identity;
 pub mod invariant;
 pub mod limits;
+pub mod line_error;
 pub(crate) mod list;
 pub mod mac;
 pub mod message;
@@ -21,6 +22,7 @@ pub mod transmit;
 
 pub use access::AccessRules;
 pub use identity::{ClientId, Identity, Proof};
+pub use line_error::LineError;
 pub use message::Message;
 pub use peer::{ListenerId, PeerAddr, Transport, WorkerId};
 pub use topic::{TopicFilter, TopicLimits, TopicName};
