@@ -8,13 +8,14 @@ export RUST_TEST_THREADS ?= 8
 # What building needs, what the printed lines are run with, and what the tests drive the gateway with (Debian's names).
 BUILD_PACKAGES := build-essential pkg-config libssl-dev ca-certificates
 RUN_PACKAGES := libcoap3-bin
+PEER_PACKAGES := default-jdk-headless maven
 OPS_PACKAGES := mmdebstrap binutils jq
 TEST_PACKAGES := $(RUN_PACKAGES) gnutls-bin openssl prometheus mosquitto mosquitto-clients nats-server \
 	systemd curl jq procps iproute2 python3-venv python3-dev autoconf automake nodejs npm libwolfssl-dev libmbedtls-dev
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-browser test-vendored check fmt lint doc packages-build packages-run packages-test clients \
-	deb test-deb test-systemd reproducible deny sbom packages-ops compare-openssl test-openssl test-fresh
+	packages-peers test-peers deb test-deb test-systemd reproducible deny sbom packages-ops compare-openssl test-openssl test-fresh
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,10 @@ test-browser: packages-build ## Try the dashboard in headless Chromium; pictures
 	@tests/support/packages.sh chromium nodejs npm
 	npm ci --no-audit --no-fund --prefix tests/browser
 	$(CARGO) test --locked --test browser -- --ignored
+
+test-peers: packages-test packages-peers ## Run other people's clients against the gateway, those from Maven too, and write docs/interop.md
+	tests/interop/peers.sh
+	UPDATE_DOCS=1 $(CARGO) test --locked --test interop -- --include-ignored
 
 test-vendored: packages-test clients ## Run the DTLS tests against the OpenSSL 3 that `--features vendored` builds in
 	CARGO_TARGET_DIR=target/vendored $(CARGO) test --locked --features vendored --test dtls --test dtls_failures --test interop
@@ -67,6 +72,9 @@ packages-run: ## Install what building and the quick start need, where apt is th
 
 packages-test: ## Install what the tests need, where apt is there
 	@tests/support/packages.sh $(BUILD_PACKAGES) $(TEST_PACKAGES)
+
+packages-peers:
+	@tests/support/packages.sh $(PEER_PACKAGES)
 
 packages-ops: packages-build
 	@tests/support/packages.sh $(OPS_PACKAGES)

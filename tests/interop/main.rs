@@ -7,6 +7,7 @@
 //! | `made_keys` | the lines that come with a new key, as printed |
 //! | `names` | clients that ask for a server by name |
 //! | `quickstart` | the lines that `portcullis run` prints, as printed |
+//! | `californium` | Californium from Maven, by `make test-peers` |
 //! | `aiocoap` | aiocoap, with tinydtls |
 //! | `raw_keys` | devices with raw public keys |
 //! | `stacks` | what device stacks offer, and what they get |
@@ -28,6 +29,7 @@
 mod support;
 
 mod aiocoap;
+mod californium;
 mod cookies;
 mod libcoap;
 mod made_keys;
