@@ -292,6 +292,27 @@ fn the_last_flight_comes_again_when_a_client_of_cbc_missed_it() {
 }
 
 #[test]
+fn a_device_of_cbc_that_starts_again_at_its_address_gets_its_new_session() {
+    for config in both_orders(&psk_client(PSK)) {
+        let mut server = Server::new(&legacy(material()), settings());
+        let (_, old) = server.establish(&config, peer(1));
+        server.now += Duration::from_secs(30);
+        let (mut client, new) = server.establish(&config, peer(1));
+        assert!(server.seen.contains(&Seen::Closed(old, CloseReason::Replaced)));
+        assert!(server.talks(&mut client, new, peer(1)));
+        // From one suite to another and back.
+        let (mut client, new) = server.establish(&psk_client("PSK-AES128-CCM8"), peer(1));
+        assert!(server.talks(&mut client, new, peer(1)));
+        let (mut client, new) = server.establish(&config, peer(1));
+        assert!(server.talks(&mut client, new, peer(1)));
+        assert_eq!(
+            (server.listener.len(), server.metrics.legacy_sessions.get()),
+            (1, 1)
+        );
+    }
+}
+
+#[test]
 fn a_ticket_for_cbc_is_good_while_cbc_is() {
     let ca = authority("ca");
     let own = Recipe::server("server").make(Some(&ca));

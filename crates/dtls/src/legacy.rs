@@ -78,7 +78,7 @@ impl LegacyRecords {
     /// Opens the record that `header` was read from, in place: data or an alert. Nothing when it is not authentic, or holds
     /// nothing.
     pub(super) fn open(&mut self, header: &Header, record: &mut [u8]) -> Option<Opened> {
-        if header.body_len < MIN_BODY || !self.mac.as_ref().is_none_or(|mac| mac.is_good(header, record)) {
+        if header.body_len < MIN_BODY || self.knows(header, record) == Some(false) {
             return None;
         }
         self.stream.get_mut().put(record);
@@ -102,10 +102,15 @@ impl LegacyRecords {
         })
     }
 
-    /// Whether a record of handshake may be the client's Finished once more. OpenSSL is shown none: it would begin another
-    /// handshake, and keep what is announced to it.
-    pub(super) fn may_be_finished(&self, header: &Header, record: &[u8]) -> bool {
-        record.len() == self.finished_len && self.mac.as_ref().is_none_or(|mac| mac.is_good(header, record))
+    /// Whether a record is authentic, where that can be told without OpenSSL. It is shown no record of handshake: it would begin
+    /// another one, and keep what is announced to it.
+    pub(super) fn knows(&self, header: &Header, record: &[u8]) -> Option<bool> {
+        self.mac.as_ref().map(|mac| mac.is_good(header, record))
+    }
+
+    /// Whether a record of handshake can be the client's Finished once more.
+    pub(super) const fn is_as_long_as_finished(&self, record: &[u8]) -> bool {
+        record.len() == self.finished_len
     }
 
     /// Whether OpenSSL ended the session.

@@ -48,10 +48,15 @@ impl DtlsListener {
             .get_mut(at..at + header.record_len())
             .ok_or(RecordDrop::Malformed)?;
         if let (Records::Legacy(legacy), HANDSHAKE) = (&session.records, header.kind) {
-            return if legacy.may_be_finished(header, record) {
+            // What cannot be told from the end of another handshake at this address is left to that.
+            let is_ours = legacy.knows(header, record);
+            let is_in_flight = self.pendings.get(inbound.from).is_some();
+            return if is_ours.unwrap_or(!is_in_flight) && legacy.is_as_long_as_finished(record) {
                 self.repeat_flight(inbound.now, key, transmits)
-            } else {
+            } else if is_ours == Some(true) {
                 Err(RecordDrop::Renegotiation)
+            } else {
+                Err(RecordDrop::NotAuthentic)
             };
         }
         let Some(opened) = session.records.open(&mut self.aead, header, record) else {
