@@ -214,6 +214,7 @@ fn jwt(jwt: &access::Jwt) -> JwtSettings {
         algorithms: algorithms.collect(),
         required_claims: jwt.required_claims.clone(),
         acl_claim: jwt.acl_claim.clone(),
+        require_exp: jwt.require_exp,
         ..JwtSettings::new(keys)
     }
 }

@@ -21,6 +21,7 @@ each_transport!(
     an_http_server_lets_in,
     what_an_http_server_says_ends_with_its_time,
     a_token_ends_the_connection_when_it_expires,
+    credentials_longer_than_an_option_come_in_the_payload,
     logins_in_progress_do_not_delay_a_publisher,
     a_guesser_is_throttled_and_nobody_else,
 );
@@ -237,6 +238,168 @@ fn a_token_ends_the_connection_when_it_expires(kind: Kind) {
         });
         assert_eq!(client.heartbeat("c2", &forever), code::CHANGED);
     }
+}
+
+/// Claims of an ordinary token with rules, which no option can hold.
+fn long_claims(client: &str) -> Value {
+    let rule = |action: &str, topic: &str| json!({"permission": "allow", "action": action, "topic": format!("{topic}/{client}/#")});
+    json!({
+        "iss": "https://id.example.org/realms/meters",
+        "sub": client,
+        "exp": in_seconds(600),
+        "acl": [rule("publish", "meters"), rule("subscribe", "orders")],
+    })
+}
+
+/// A CBOR map of texts (RFC 8949, 3).
+fn cbor_map(members: &[(&str, &str)]) -> Vec<u8> {
+    let text = |text: &str| {
+        let len = u16::try_from(text.len()).unwrap().to_be_bytes();
+        [&[0x79][..], &len, text.as_bytes()].concat()
+    };
+    let mut map = vec![0xa0 | u8::try_from(members.len()).unwrap()];
+    map.extend(
+        members
+            .iter()
+            .flat_map(|(name, value)| [text(name), text(value)].concat()),
+    );
+    map
+}
+
+fn credentials_longer_than_an_option_come_in_the_payload(kind: Kind) {
+    const CREATE: &str = "mqtt/connection";
+    let key = Es256::new("k");
+    let config = jwt_backend("key_file = \"jwt.pem\"\nrequired_claims = { sub = \"${clientid}\" }")
+        .file("jwt.pem", key.public_pem())
+        .connection_mode();
+    let gateway = Gateway::start(config);
+    let mut client = gateway.client(kind);
+    let token = key.sign(&long_claims("m-31"));
+    assert!(token.len() > 255);
+    let json = json!({"clientid": "m-31", "p": token}).to_string();
+    let form = format!("c=m%2D31&password={token}");
+    let cbor = cbor_map(&[("clientid", "m-31"), ("password", &token)]);
+    for request in [
+        Request::post(CREATE).payload(&form),
+        Request::post(CREATE).format(0).payload(&form),
+        Request::post(CREATE).format(50).payload(&json),
+        Request::post(CREATE).format(60).payload(&cbor),
+        Request::post(&format!("{CREATE}?c=m-31")).payload(&token),
+        Request::post(CREATE).format(0).payload(&token),
+    ] {
+        let connection = client.request(&request).expect(code::CREATED).text();
+        let topic = format!("ps/meters/m-31/a?clientid=m-31&token={connection}");
+        client.publish(&topic, "x");
+    }
+    // Block by block it is the same.
+    upload(&mut client, CREATE, json.as_bytes(), 50, 64).expect(code::CREATED);
+    // What is said twice, is another's, or is nothing of the kind.
+    let twice = Request::post(&format!("{CREATE}?clientid=m-31"))
+        .format(50)
+        .payload(&json);
+    client
+        .request(&twice)
+        .expect(code::BAD_REQUEST)
+        .naming("clientid");
+    let both = format!("password={token}&p=x&c=m-31");
+    client
+        .request(&Request::post(CREATE).payload(both))
+        .expect(code::BAD_REQUEST)
+        .naming("password");
+    let other = Request::post(&format!("{CREATE}?c=m-32")).payload(&token);
+    client.request(&other).expect(code::UNAUTHORIZED);
+    assert_eq!(
+        client
+            .request(&Request::post(CREATE).format(42).payload(&form))
+            .status(),
+        "4.15"
+    );
+    for (format, broken) in [
+        (50, &b"[1]"[..]),
+        (50, b"{\"c\":"),
+        (60, b"\xa1\x61c"),
+        (0, b"c=%z1"),
+    ] {
+        let request = Request::post(CREATE).format(format).payload(broken);
+        client.request(&request).expect(code::BAD_REQUEST);
+    }
+    let huge = format!("c=m-31&p={}", "x".repeat(60_000));
+    assert_eq!(
+        upload(&mut client, CREATE, huge.as_bytes(), 0, 1024).code,
+        code::TOO_LARGE
+    );
+    assert!(!gateway.log().contains(&token[..40]));
+}
+
+/// Uploads a body in blocks; the final answer.
+fn upload(client: &mut Client, uri: &str, body: &[u8], format: u32, size: usize) -> Message {
+    let mut size = size;
+    let mut sent = 0;
+    loop {
+        let end = (sent + size).min(body.len());
+        let number = u32::try_from(sent / size).unwrap();
+        let request = Request::post(uri)
+            .format(format)
+            .block1(number, end < body.len(), size)
+            .payload(&body[sent..end]);
+        let answer = client.request(&request);
+        if end == body.len() || answer.code != code::CONTINUE {
+            return answer;
+        }
+        sent = end;
+        size = size.min(answer.block(option::BLOCK1).expect("Block1 in 2.31").size);
+    }
+}
+
+#[test]
+fn a_token_lets_in_a_whole_session_until_its_end() {
+    let key = Es256::new("k");
+    let config = jwt_backend("key_file = \"jwt.pem\"").file("jwt.pem", key.public_pem());
+    let gateway = Gateway::start(config);
+    let bind = |token: &str| Request::post("auth/jwt").payload(token);
+    let mut claims = long_claims("m-44");
+    claims["exp"] = in_seconds(12).into();
+    let token = key.sign(&claims);
+    let mut udp = gateway.client(Kind::Udp);
+    assert_eq!(udp.request(&bind(&token)).status(), "4.03");
+    let mut client = gateway.client(Kind::Dtls);
+    let publish = Request::post("ps/meters/m-44/a").payload("x");
+    client.request(&publish).expect(code::UNAUTHORIZED);
+    client.request(&bind("a.b.c")).expect(code::UNAUTHORIZED);
+    client
+        .request(&Request::get("auth/jwt"))
+        .expect(code::METHOD_NOT_ALLOWED);
+    let bound = client.request(&bind(&token)).expect(code::CREATED);
+    let left = bound.uint(option::MAX_AGE).expect("Max-Age");
+    assert!(bound.payload.is_empty() && (1..=12).contains(&left), "{left}");
+    client.request(&publish).expect(code::CHANGED);
+    // With the rights that the token gives, for the client that it names, on this session only.
+    let foreign = Request::post("ps/meters/m-45/a?clientid=m-45").payload("x");
+    client.request(&foreign).expect(code::UNAUTHORIZED);
+    let mut other = gateway.client_as(Kind::Dtls, "dev2");
+    other.request(&publish).expect(code::UNAUTHORIZED);
+    client
+        .request(&Request::post("mqtt/connection"))
+        .expect(code::CREATED);
+    wait_until("the end of the token", || {
+        client.request(&publish).code == code::UNAUTHORIZED
+    });
+    claims["exp"] = in_seconds(600).into();
+    client.request(&bind(&key.sign(&claims))).expect(code::CREATED);
+    client.request(&publish).expect(code::CHANGED);
+}
+
+#[test]
+fn a_token_without_an_end_is_refused_unless_it_may_be() {
+    let endless = |more: &str| {
+        let lines = format!("key_file = \"jwt.key\"\n{more}");
+        let gateway = Gateway::start(jwt_backend(&lines).file("jwt.key", SECRET));
+        let token = crate::support::jwt::endless(SECRET, &json!({"sub": "c1"}));
+        let answer = publish_as(&mut gateway.client(Kind::Udp), "u", &token);
+        answer.code
+    };
+    assert_eq!(endless(""), code::UNAUTHORIZED);
+    assert_eq!(endless("require_exp = false"), code::CHANGED);
 }
 
 /// A source port decides which worker a datagram reaches, and a guesser has 65,535 of them.

@@ -14,14 +14,28 @@ fn b64(bytes: &[u8]) -> String {
     Base64UrlUnpadded::encode_string(bytes)
 }
 
+/// Without an end of its own a token counts for an hour.
 fn message(header: &Value, claims: &Value) -> String {
-    let [header, claims] = [header, claims].map(|part| b64(part.to_string().as_bytes()));
+    let mut claims = claims.clone();
+    if claims.get("exp").is_none() {
+        claims["exp"] = in_seconds(3600).into();
+    }
+    let [header, claims] = [header, &claims].map(|part| b64(part.to_string().as_bytes()));
     format!("{header}.{claims}")
 }
 
 /// A token with HS256.
 pub fn hs256(secret: &str, claims: &Value) -> String {
-    let message = message(&json!({"alg": "HS256", "typ": "JWT"}), claims);
+    by_secret(secret, message(&json!({"alg": "HS256", "typ": "JWT"}), claims))
+}
+
+/// A token with HS256 and just these claims.
+pub fn endless(secret: &str, claims: &Value) -> String {
+    let parts = [&json!({"alg": "HS256"}), claims].map(|part| b64(part.to_string().as_bytes()));
+    by_secret(secret, parts.join("."))
+}
+
+fn by_secret(secret: &str, message: String) -> String {
     let key = PKey::hmac(secret.as_bytes()).unwrap();
     let mut signer = Signer::new(MessageDigest::sha256(), &key).unwrap();
     let signature = signer.sign_oneshot_to_vec(message.as_bytes()).unwrap();

@@ -39,6 +39,7 @@ pub(super) struct JwtBackend {
     claims: Vec<(String, Template)>,
     acl_claim: String,
     leeway: Duration,
+    require_exp: bool,
 }
 
 #[derive(Debug)]
@@ -80,6 +81,7 @@ impl JwtBackend {
                 claims,
                 acl_claim: settings.acl_claim.clone(),
                 leeway: settings.leeway,
+                require_exp: settings.require_exp,
             }),
             Ok(_) => Err(errors),
             Err(error) => {
@@ -122,13 +124,19 @@ impl JwtBackend {
         let now = clock();
         let bad = Verdict::Deny(DenyReason::BadToken);
         let mut expires_in = None;
-        if let Some(exp) = claims.get("exp") {
+        match claims.get("exp") {
             // The leeway is what the clocks may be apart, so it is added to the time that is left too.
-            match answer::left(exp, now.checked_sub(self.leeway).unwrap_or(now)) {
+            Some(exp) => match answer::left(exp, now.checked_sub(self.leeway).unwrap_or(now)) {
                 None => return bad,
                 Some(Duration::ZERO) => return Verdict::Deny(DenyReason::Expired),
                 left => expires_in = left,
-            }
+            },
+            None if self.require_exp => return bad,
+            None => {}
+        }
+        // RFC 7519, 4.1.2. A list that holds the name too is no name.
+        if claims.get("sub").is_some_and(|sub| !sub.is_string()) {
+            return bad;
         }
         for claim in ["nbf", "iat"] {
             match claims.get(claim).map(|at| answer::left(at, now)) {
@@ -299,6 +307,7 @@ mod tests {
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();
         settings.leeway = Duration::from_secs(leeway);
+        settings.require_exp = false;
         JwtBackend::open(&settings).unwrap()
     }
 
@@ -338,6 +347,22 @@ mod tests {
         assert!(matches!(judge(&loose, &json!({"exp": 995, "nbf": 1010})),
             Verdict::Allow { expires_in: Some(left), .. } if left == Duration::from_secs(5)));
         assert_eq!(judge(&loose, &json!({"exp": 990})), EXPIRED);
+    }
+
+    #[test]
+    fn a_token_without_an_end_and_a_subject_that_is_no_text_let_nobody_in() {
+        let mut strict = backend(&[], 0);
+        strict.require_exp = true;
+        assert_eq!(judge(&strict, &json!({"sub": "c1"})), BAD);
+        assert!(matches!(
+            judge(&strict, &json!({"exp": 1060})),
+            Verdict::Allow { .. }
+        ));
+        let named = backend(&[("sub", "${clientid}")], 0);
+        for sub in [json!(["c1"]), json!(1), json!(null), json!({"c1": "c1"})] {
+            assert_eq!(judge(&named, &json!({"sub": sub})), BAD, "{sub}");
+            assert_eq!(judge(&backend(&[], 0), &json!({"sub": sub})), BAD, "{sub}");
+        }
     }
 
     #[test]

@@ -223,10 +223,12 @@ pub struct JwtSettings {
     pub acl_claim: String,
     /// How far the clocks of issuer and gateway may be apart.
     pub leeway: Duration,
+    /// Whether a token without an end lets nobody in.
+    pub require_exp: bool,
 }
 
 impl JwtSettings {
-    /// Tokens in the password, the ACL in `acl`, no leeway.
+    /// Tokens in the password, the ACL in `acl`, no leeway, `exp` demanded.
     #[must_use]
     pub fn new(keys: JwtKeys) -> Self {
         Self {
@@ -236,6 +238,7 @@ impl JwtSettings {
             required_claims: BTreeMap::new(),
             acl_claim: "acl".to_owned(),
             leeway: Duration::ZERO,
+            require_exp: true,
         }
     }
 }

@@ -204,6 +204,8 @@ section! {
         refresh: Duration = "5m", between(secs(10), hours(24));
         /// Claims that a token must have with these values; may hold ${clientid} and ${username}.
         required_claims: BTreeMap<String, String> = {}, claims;
+        /// Whether a token without `exp`, which would count for ever, is refused.
+        require_exp: bool = true;
         /// The claim that holds a client's access rules.
         acl_claim: String = "acl", |text: &String| at_most(text, 256);
     }

@@ -232,6 +232,7 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
         "\"aud\"",
         "{ aud = 1 }",
     ),
+    ("authentication.jwt", "require_exp", "false", "1", "\"yes\""),
     ("authentication.jwt", "acl_claim", "\"rules\"", "1", ""),
     ("authorization", "acl_file", "\"acl\"", "1", ""),
     ("authorization", "no_match", "\"allow\"", "false", "\"reject\""),

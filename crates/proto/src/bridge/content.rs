@@ -4,19 +4,28 @@ use std::sync::Arc;
 
 use crate::types::Message;
 
+/// `text/plain;charset=utf-8`.
+pub(super) const TEXT: u16 = 0;
+
+/// `application/json`.
+pub(super) const JSON: u16 = 50;
+
+/// `application/cbor`.
+pub(super) const CBOR: u16 = 60;
+
 /// Content-Formats with their media types (IANA "CoAP Content-Formats"); the first of a number is what is sent.
 const FORMATS: &[(u16, &str)] = &[
-    (0, "text/plain;charset=utf-8"),
-    (0, "text/plain"),
+    (TEXT, "text/plain;charset=utf-8"),
+    (TEXT, "text/plain"),
     (16, "application/cose;cose-type=\"cose-encrypt0\""),
     (40, "application/link-format"),
     (41, "application/xml"),
     (42, "application/octet-stream"),
     (47, "application/exi"),
-    (50, "application/json"),
+    (JSON, "application/json"),
     (51, "application/json-patch+json"),
     (52, "application/merge-patch+json"),
-    (60, "application/cbor"),
+    (CBOR, "application/cbor"),
     (61, "application/cwt"),
     (62, "application/multipart-core"),
     (63, "application/cbor-seq"),

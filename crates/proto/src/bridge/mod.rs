@@ -4,6 +4,7 @@ pub mod backlog;
 pub mod content;
 pub mod contract;
 pub mod discovery;
+pub mod login;
 pub mod mountpoint;
 pub mod subscriptions;
 pub mod uri;

@@ -16,6 +16,8 @@ use crate::types::text::unsendable;
 pub enum NamedResource {
     /// `mqtt/connection`.
     Connection,
+    /// `auth/jwt`: a token for the whole DTLS session.
+    SessionToken,
     /// `ps/{topic}` or `mqtt/{topic}`; the text is not yet checked as topic or filter.
     Topic(String),
     /// `.well-known/core` (RFC 6690).
@@ -44,6 +46,7 @@ pub fn resource<'a>(mut path: impl Iterator<Item = &'a [u8]> + Clone) -> Result<
     let rest = (rest.next(), rest.next());
     match (first, rest) {
         (Some(b"mqtt"), (Some(b"connection"), None)) => Ok(NamedResource::Connection),
+        (Some(b"auth"), (Some(b"jwt"), None)) => Ok(NamedResource::SessionToken),
         (Some(b"mqtt"), (Some(last), None)) if last.starts_with(b"connection&") => Err(ampersand()),
         (Some(b".well-known"), (Some(b"core"), None)) => Ok(NamedResource::Discovery),
         (Some(b"ps" | b"mqtt"), _) => topic_text(path).map(NamedResource::Topic),
@@ -215,19 +218,24 @@ impl fmt::Debug for QueryParams {
 }
 
 impl QueryParams {
-    /// Reads Uri-Query options, each `name=value`, split at the first `=`. Unknown names are ignored.
+    /// Reads Uri-Query options.
+    ///
+    /// # Errors
+    /// As those of [`Self::collect`].
+    pub fn parse<'a>(query: impl Iterator<Item = &'a [u8]>) -> Result<Self, BadUri> {
+        Self::collect(query.map(split))
+    }
+
+    /// Reads names with their values; where there is no value, the parameter is malformed. Unknown names are ignored.
     ///
     /// # Errors
     /// When a known parameter is malformed, or given twice (long and short name count as the same).
-    pub fn parse<'a>(query: impl Iterator<Item = &'a [u8]>) -> Result<Self, BadUri> {
+    pub fn collect<'a>(
+        parameters: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    ) -> Result<Self, BadUri> {
         let mut params = Self::default();
         let mut seen = 0_u16;
-        for option in query {
-            let split = option.iter().position(|byte| *byte == b'=');
-            let (name, value) = match split.and_then(|at| option.split_at_checked(at)) {
-                Some((name, rest)) => (name, rest.get(1..)),
-                None => (option, None),
-            };
+        for (name, value) in parameters {
             let Some(name) = Name::parse(name) else { continue };
             let bit = 1 << name as u16;
             if seen & bit != 0 {
@@ -280,6 +288,16 @@ impl QueryParams {
     }
 }
 
+/// Name and value of `name=value`, split at the first `=`.
+#[must_use]
+pub fn split(option: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let at = option.iter().position(|byte| *byte == b'=');
+    match at.and_then(|at| option.split_at_checked(at)) {
+        Some((name, rest)) => (name, rest.get(1..)),
+        None => (option, None),
+    }
+}
+
 fn digit(value: &[u8]) -> Option<u8> {
     match value {
         [byte @ b'0'..=b'9'] => Some(byte - b'0'),
@@ -320,6 +338,8 @@ mod tests {
             resource(segments(".well-known/core")),
             Ok(NamedResource::Discovery)
         );
+        assert_eq!(resource(segments("auth/jwt")), Ok(NamedResource::SessionToken));
+        assert_eq!(resource(segments("auth/jwt/x")), Ok(NamedResource::Unknown));
         assert_eq!(resource(segments("PS/a")), Ok(NamedResource::Unknown));
         assert_eq!(resource(std::iter::empty()), Ok(NamedResource::Unknown));
     }

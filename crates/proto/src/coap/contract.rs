@@ -81,6 +81,7 @@ impl Code {
     pub const NOT_ACCEPTABLE: Self = Self(0x86);
     pub const REQUEST_ENTITY_INCOMPLETE: Self = Self(0x88);
     pub const REQUEST_ENTITY_TOO_LARGE: Self = Self(0x8D);
+    pub const UNSUPPORTED_CONTENT_FORMAT: Self = Self(0x8F);
     pub const TOO_MANY_REQUESTS: Self = Self(0x9D);
     pub const INTERNAL_SERVER_ERROR: Self = Self(0xA0);
     pub const SERVICE_UNAVAILABLE: Self = Self(0xA3);

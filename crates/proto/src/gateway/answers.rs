@@ -18,6 +18,11 @@ pub(super) fn unauthorized(text: impl Into<String>) -> Response {
     Response::diagnostic(Code::UNAUTHORIZED, text)
 }
 
+/// 4.03 with a diagnostic.
+pub(super) fn forbidden(text: &str) -> Response {
+    Response::diagnostic(Code::FORBIDDEN, text)
+}
+
 /// 4.04 with a diagnostic.
 pub(super) fn not_found(text: &str) -> Response {
     Response::diagnostic(Code::NOT_FOUND, text)

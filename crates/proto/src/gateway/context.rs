@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::answers::{bad_request, not_acceptable, not_allowed, not_found, unauthorized};
 use super::peers::Peer;
 use super::settings::{ListenerSettings, Settings};
+use crate::bridge::login::{self, BadLogin, LoginPayload};
 use crate::bridge::subscriptions::AccountHolder;
 use crate::bridge::uri::{self, NamedResource, QueryParams};
 use crate::bridge::{content, discovery};
@@ -84,6 +85,8 @@ pub enum ConnectionOperation {
     Heartbeat,
     /// End it (DELETE).
     Close,
+    /// Let in the whole DTLS session by a token (POST `auth/jwt`).
+    Bind,
 }
 
 /// What is asked of a topic.
@@ -119,7 +122,7 @@ impl TopicOperation {
 /// What a request is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// `mqtt/connection`.
+    /// `mqtt/connection`, or `auth/jwt`.
     Connection(ConnectionOperation),
     /// `ps/{topic}`; the text is within the limits, and not yet checked as topic or filter.
     Topic(TopicOperation, String),
@@ -195,6 +198,10 @@ impl RequestContext {
                 Code::DELETE => ConnectionOperation::Close,
                 _ => return Err(not_allowed("POST, PUT and DELETE only")),
             }),
+            NamedResource::SessionToken if request.method == Code::POST => {
+                Target::Connection(ConnectionOperation::Bind)
+            }
+            NamedResource::SessionToken => return Err(not_allowed("POST only")),
             NamedResource::Topic(text) => Target::Topic(TopicOperation::of(&request), text),
         };
         // What is read or observed is judged once it is known, and other answers but this one have no body.
@@ -203,9 +210,19 @@ impl RequestContext {
         {
             return Err(not_acceptable("the token has no such format"));
         }
-        let mut params = QueryParams::parse(request.resource.query()).map_err(bad)?;
         let listener = settings.listener(from.listener);
+        let logs_in = matches!(
+            target,
+            Target::Connection(ConnectionOperation::Create | ConnectionOperation::Bind)
+        );
+        let (mut params, claimed) = if logs_in && !request.payload.is_empty() {
+            with_payload(listener, &request)?
+        } else {
+            let params = QueryParams::parse(request.resource.query()).map_err(bad)?;
+            (params, None)
+        };
         let (client, username) = who(listener, &from, &mut params)?;
+        let client = client.or(claimed);
         Ok(Self {
             from,
             reply,
@@ -218,7 +235,7 @@ impl RequestContext {
             token: request.token,
             accept: request.accept,
             content_format: request.content_format,
-            payload: request.payload,
+            payload: if logs_in { Bytes::new() } else { request.payload },
             resource: request.resource,
             block_szx: request.block_szx,
         })
@@ -261,6 +278,42 @@ fn role(listener: Option<&ListenerSettings>) -> IdentityRole {
     listener
         .and_then(|listener| listener.dtls.as_ref())
         .map_or(IdentityRole::None, |dtls| dtls.identity)
+}
+
+/// The parameters of a login, from its query and its payload, and the client that a token names which stands there alone.
+///
+/// # Errors
+/// With the answer to what is no login, or says the same twice.
+fn with_payload(
+    listener: Option<&ListenerSettings>,
+    request: &Request,
+) -> Result<(QueryParams, Option<ClientId>), Response> {
+    let query = || request.resource.query().map(uri::split);
+    let bad = |error: uri::BadUri| bad_request(error.to_string());
+    let read = login::read(request.content_format, &request.payload).map_err(|why| match why {
+        BadLogin::Format => Response::diagnostic(
+            Code::UNSUPPORTED_CONTENT_FORMAT,
+            "a login has Content-Format 0, 50, 60 or none",
+        ),
+        BadLogin::TooLong => Response::new(Code::REQUEST_ENTITY_TOO_LARGE),
+        BadLogin::Malformed(what) => bad_request(what),
+    })?;
+    match &read {
+        LoginPayload::Parameters(all) => {
+            let payload = all
+                .iter()
+                .map(|(name, value)| (&**name, value.as_ref().map(|value| value.as_slice())));
+            let params = QueryParams::collect(query().chain(payload)).map_err(bad)?;
+            Ok((params, None))
+        }
+        LoginPayload::WebToken(token) => {
+            let in_username = listener.is_some_and(|listener| listener.token_in_username);
+            let name: &[u8] = if in_username { b"username" } else { b"password" };
+            let given = query().chain([(name, Some(*token))]);
+            let claimed = login::client_of(token).and_then(|name| ClientId::new(&name));
+            Ok((QueryParams::collect(given).map_err(bad)?, claimed))
+        }
+    }
 }
 
 /// Client id and user name of a request; takes the former out of its parameters.

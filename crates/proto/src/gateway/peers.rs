@@ -8,11 +8,23 @@ use super::guests::Guests;
 use crate::bridge::subscriptions::AccountHolder;
 use crate::coap;
 use crate::coap::contract::PeerId;
+use crate::policy::connections::Grant;
 use crate::policy::ledger::{AccountId, Ledger};
 use crate::session::{SecureTransport, SessionId, SessionInfo};
 use crate::types::hash::{IdMap, Keyed};
 use crate::types::standing::Standing;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, WorkerId};
+
+/// Whom a token let in for a whole DTLS session.
+#[derive(Debug)]
+pub struct Bound {
+    /// The client id that was named with it.
+    pub client: Option<ClientId>,
+    /// The user name that was named with it.
+    pub username: Option<Arc<str>>,
+    /// What it grants, and until when.
+    pub grant: Grant,
+}
 
 /// One peer.
 #[derive(Debug)]
@@ -25,6 +37,8 @@ pub struct Peer {
     pub session: Option<SessionId>,
     /// Who its handshake proved it to be.
     pub identity: Option<Identity>,
+    /// The token that let in its whole session.
+    pub bound: Option<Box<Bound>>,
     /// The connections that are used from there.
     pub guests: Guests,
     /// What it makes the gateway keep.
@@ -282,6 +296,7 @@ mod tests {
             address,
             session: None,
             identity: None,
+            bound: None,
             guests: Guests::default(),
             principal: None,
             client: None,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::answers::{bad_request, unauthorized, unavailable};
+use super::answers::{bad_request, forbidden, unauthorized, unavailable};
 use super::asker::{Asker, bad_topic};
 use super::context::{ConnectionOperation, PeerFacts, ReplyTo, RequestContext, Target};
 use super::contract::Output;
@@ -13,13 +13,14 @@ use super::metrics::{ConnectionEvent, PublishResult};
 use super::ops::connect::{Wish, create, made};
 use super::ops::{self, NextStep};
 use super::owner::{self, Served};
+use super::peers::Bound;
 use super::pending_requests::{Awaited, Creation, PendingLogin};
 use super::workers::{FromPeer, Registration, ToPeer, WorkerMessage};
 use super::{Gateway, cx};
 use crate::bridge::contract::Ticket;
-use crate::coap::contract::{ExchangeId, PeerId, Request, Response};
+use crate::coap::contract::{Code, ExchangeId, PeerId, Request, Response};
 use crate::policy::authentication::{IdentityRole, Verdict};
-use crate::policy::connections::{ConnectionKey, ConnectionToken, Grant};
+use crate::policy::connections::{ConnectionKey, ConnectionToken, Grant, Owner};
 use crate::policy::failures::Class;
 use crate::session::SessionInfo;
 use crate::types::reason::Limit;
@@ -94,6 +95,7 @@ impl Gateway {
                 Err(bad_request("clientid is required"))
             }
             Target::Connection(ConnectionOperation::Create) => self.log_in(now, context),
+            Target::Connection(ConnectionOperation::Bind) => self.bind(now, context),
             Target::Topic(..) if !by_connection => self.log_in(now, context),
             _ => self.for_connection(now, context),
         };
@@ -102,7 +104,39 @@ impl Gateway {
         }
     }
 
-    fn log_in(&mut self, now: Instant, context: RequestContext) -> Result<(), Response> {
+    /// Lets in a DTLS session by the token that a request brings.
+    fn bind(&mut self, now: Instant, context: RequestContext) -> Result<(), Response> {
+        let asked = self.settings.listener(context.from.listener);
+        if !asked.is_some_and(|listener| listener.authentication) {
+            return Err(forbidden("nobody is asked for a token here"));
+        }
+        if context.from.owner == Owner::Udp {
+            return Err(forbidden(
+                "a token is for a DTLS session; over UDP, mqtt/connection takes it",
+            ));
+        }
+        self.log_in(now, context)
+    }
+
+    /// What the token of its session grants a request that brings no credentials of its own.
+    fn bound(&self, now: Instant, context: &mut RequestContext) -> Option<Grant> {
+        let own = context.params.username.is_some() || context.params.password.is_some();
+        let bound = self.peers.get(context.from.id)?.bound.as_deref();
+        let bound = bound.filter(|bound| !own && bound.grant.until.is_none_or(|until| now < until))?;
+        if context.client.is_some() && context.client != bound.client {
+            return None;
+        }
+        context.client.clone_from(&bound.client);
+        if context.username.is_none() {
+            context.username.clone_from(&bound.username);
+        }
+        Some(bound.grant.clone())
+    }
+
+    fn log_in(&mut self, now: Instant, mut context: RequestContext) -> Result<(), Response> {
+        if let Some(grant) = self.bound(now, &mut context) {
+            return self.logged_in(now, context, grant);
+        }
         let mut cx = cx!(self, now);
         match self.guard.admit(&mut cx, &context)? {
             Admission::Granted(grant) => self.logged_in(now, context, grant),
@@ -191,6 +225,24 @@ impl Gateway {
                 let asked = (&context, *operation, text.as_str());
                 let step = ops::topic(&mut cx, pending, observations, &self.pressure, asked, asker)?;
                 self.take_step(context.reply, step);
+                Ok(())
+            }
+            (Target::Connection(ConnectionOperation::Bind), client) => {
+                let left = grant
+                    .until
+                    .map(|until| until.saturating_duration_since(now).as_secs());
+                let response = Response {
+                    max_age: left.map(|left| u32::try_from(left).unwrap_or(u32::MAX)),
+                    ..Response::new(Code::CREATED)
+                };
+                if let Some(peer) = self.peers.get_mut(context.from.id) {
+                    peer.bound = Some(Box::new(Bound {
+                        client: client.clone(),
+                        username: context.username.clone(),
+                        grant,
+                    }));
+                }
+                self.agenda.answer(context.reply, response);
                 Ok(())
             }
             (Target::Connection(_), Some(client)) => {

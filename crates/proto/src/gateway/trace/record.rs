@@ -98,8 +98,8 @@ impl TracedMessage {
     #[must_use]
     pub fn of(described: &Described, preview: usize) -> Self {
         let text = |bytes: &Vec<u8>| mask(&String::from_utf8_lossy(bytes));
-        // The only answer of ours with this code is that of create, and its payload is the connection's token. A device that
-        // logs in with its parameters in the payload is refused, but its password is there.
+        // The only answer of ours with this code is that of create, and its payload is the connection's token. A
+        // login may bring its credentials in the payload.
         let secret =
             described.code == Code::CREATED || described.code.is_request() && is_login(&described.path);
         let shown = if secret { 0 } else { preview };
@@ -126,10 +126,14 @@ impl TracedMessage {
     }
 }
 
-/// Whether a request is about a connection, also where its parameters slipped into the path.
+/// Whether a request brings credentials, also where its parameters slipped into the path.
 fn is_login(path: &[Vec<u8>]) -> bool {
     let [first, second, ..] = path else { return false };
-    first == b"mqtt" && second.starts_with(b"connection")
+    match &**first {
+        b"mqtt" => second.starts_with(b"connection"),
+        b"auth" => second.starts_with(b"jwt"),
+        _ => false,
+    }
 }
 
 /// A query parameter, or a segment into which parameters slipped, with the values of its secrets masked.
@@ -171,7 +175,11 @@ mod tests {
 
     #[test]
     fn a_password_in_the_payload_of_a_login_is_not_shown() {
-        for path in [&[&b"mqtt"[..], b"connection"][..], &[b"mqtt", b"connection?"]] {
+        for path in [
+            &[&b"mqtt"[..], b"connection"][..],
+            &[b"mqtt", b"connection?"],
+            &[b"auth", b"jwt"],
+        ] {
             let login = post(path, b"clientid=a&password=hunter2");
             assert!(login.secret && login.preview.is_empty());
         }
