@@ -178,7 +178,7 @@ fn what_coap_lite_writes_is_read_and_written_again_byte_for_byte() {
 fn whatever_arrives_is_read_as_coap_lite_reads_it_or_by_neither() {
     let mut rng = StdRng::seed_from_u64(4);
     let (mut good, mut bad) = (0, 0);
-    for _ in 0..40_000 {
+    for _ in 0..4_000 {
         let mut datagram = random_packet(&mut rng).to_bytes_unlimited().unwrap();
         datagram.truncate(rng.random_range(0..datagram.len() + 20));
         for _ in 0..rng.random_range(0..4) {
@@ -219,5 +219,5 @@ fn whatever_arrives_is_read_as_coap_lite_reads_it_or_by_neither() {
             Err(_) => {}
         }
     }
-    assert!(good > 4_000 && bad > 4_000, "{good} {bad}");
+    assert!(good > 400 && bad > 400, "{good} {bad}");
 }
