@@ -8,8 +8,8 @@ use crate::support::pki::Pki;
 use crate::support::{Config, Gateway, psk_of};
 use crate::table::carry;
 
-#[test]
-fn a_client_is_shown_the_certificate_that_it_asks_for_and_can_check() {
+/// A gateway with certificates of two kinds and for three names.
+fn gateway() -> Gateway {
     let pki = Pki::new();
     let of = |name: &str, names: &str, kind: &str| {
         Recipe {
@@ -35,7 +35,12 @@ fn a_client_is_shown_the_certificate_that_it_asks_for_and_can_check() {
                 { cert_file = "other.pem", key_file = "other.key" },
             ]"#,
         );
-    let gateway = Gateway::start(config);
+    Gateway::start(config)
+}
+
+#[test]
+fn a_client_is_shown_the_certificate_that_it_asks_for_and_can_check() {
+    let gateway = gateway();
     let port = gateway.dtls_addr().port().to_string();
     let trials = [
         ("localhost", "ECDHE-ECDSA-AES128-GCM-SHA256", "+ECDHE-ECDSA"),

@@ -184,7 +184,7 @@ pub(super) fn empty_hello(sequence: u16) -> Vec<u8> {
 }
 
 /// The extensions of a hello, each with its number.
-fn extensions<'a>(mut list: &'a [u8]) -> impl Iterator<Item = (u16, &'a [u8])> {
+fn extensions(mut list: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let ([high, low], rest) = list.split_first_chunk::<2>()?;
         let (data, rest) = split_vec16(rest)?;
