@@ -37,22 +37,21 @@ fn message(topic: &str, retain: bool) -> Arc<Message> {
 
 async fn answer(link: &mut WorkerLink) -> bool {
     matches!(
-        link.events.recv().await.unwrap(),
+        link.recv().await.unwrap(),
         BrokerEvent::Published { result: Ok(()), .. }
     )
 }
 
 async fn subscribe(link: &mut WorkerLink, id: u64, filter: &str) {
-    link.requests
-        .try_send(BrokerRequest::Subscribe {
-            ticket: Ticket(id),
-            filter_id: FilterId(id),
-            filter: TopicFilter::new(filter).unwrap(),
-            qos: Qos::AtLeastOnce,
-            retained: true,
-        })
-        .unwrap();
-    link.events.recv().await.unwrap();
+    link.ask(BrokerRequest::Subscribe {
+        ticket: Ticket(id),
+        filter_id: FilterId(id),
+        filter: TopicFilter::new(filter).unwrap(),
+        qos: Qos::AtLeastOnce,
+        retained: true,
+    })
+    .unwrap();
+    link.recv().await.unwrap();
 }
 
 async fn run(name: &str, count: u64, filters: &[String], retain: bool, topics: u64) {
@@ -73,7 +72,7 @@ async fn run(name: &str, count: u64, filters: &[String], retain: bool, topics: u
     }
     let drained = tokio::spawn(async move {
         let mut messages = 0u64;
-        while observer.events.recv().await.is_some() {
+        while observer.recv().await.is_some() {
             messages += 1;
         }
         messages
@@ -90,7 +89,7 @@ async fn run(name: &str, count: u64, filters: &[String], retain: bool, topics: u
                 ticket: Ticket(sent),
                 message,
             };
-            publisher.requests.try_send(request).unwrap();
+            publisher.ask(request).unwrap();
             sent += 1;
         }
         refused += u64::from(!answer(&mut publisher).await);
@@ -116,7 +115,7 @@ async fn latency(link: &mut WorkerLink, topic: &str) -> (Duration, Duration) {
             ticket: Ticket(n),
             message: Arc::clone(&message),
         };
-        link.requests.try_send(request).unwrap();
+        link.ask(request).unwrap();
         while !answer(link).await {}
         took.push(begun.elapsed());
     }
@@ -170,7 +169,7 @@ async fn searched(count: u64) {
             ticket: Ticket(n),
             message: message(&format!("site/{}/dev/{n}/temp", n % 97), true),
         };
-        link.requests.try_send(request).unwrap();
+        link.ask(request).unwrap();
         answer(&mut link).await;
     }
     let quiet = latency(&mut link, "t").await;
@@ -182,7 +181,7 @@ async fn searched(count: u64) {
             qos: Qos::AtLeastOnce,
             retained: true,
         };
-        link.requests.try_send(request).unwrap();
+        link.ask(request).unwrap();
     }
     let busy = latency(&mut link, "t").await;
     println!(

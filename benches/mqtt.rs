@@ -178,10 +178,10 @@ async fn through_the_broker(
                 ticket: Ticket(sent),
                 message: Arc::clone(&message),
             };
-            link.requests.try_send(request).unwrap();
+            link.ask(request).unwrap();
             sent += 1;
         }
-        let BrokerEvent::Published { result, .. } = link.events.recv().await.unwrap() else {
+        let BrokerEvent::Published { result, .. } = link.recv().await.unwrap() else {
             continue;
         };
         result.unwrap();

@@ -324,7 +324,7 @@ impl Worker {
                 };
                 self.handle(input);
             }
-            while let Some(event) = self.link.events.try_recv() {
+            while let Some(event) = self.link.try_recv() {
                 self.handle(Input::Broker(event));
             }
             let now = Instant::now();
@@ -355,7 +355,7 @@ impl Worker {
         while let Some(output) = self.gateway.poll_output() {
             match output {
                 Output::Broker(request) => {
-                    if let Err(refused) = self.link.requests.try_send(request) {
+                    if let Err(refused) = self.link.ask(request) {
                         let event = refusal(&refused);
                         self.gateway.handle(Instant::now(), Input::Broker(event));
                     }

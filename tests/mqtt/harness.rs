@@ -71,7 +71,11 @@ impl Mosquitto {
     pub fn up(&mut self) {
         let config = self.directory.path().join("mosquitto.conf");
         std::fs::write(&config, &self.config).unwrap();
-        let log = std::fs::File::create(self.directory.path().join("log")).unwrap();
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.directory.path().join("log"))
+            .unwrap();
         let child = Command::new("/usr/sbin/mosquitto")
             .arg("-v")
             .arg("-c")
@@ -255,13 +259,13 @@ impl Worker {
     }
 
     pub fn drain(&mut self) {
-        while let Some(event) = self.link.events.try_recv() {
+        while let Some(event) = self.link.try_recv() {
             self.take(event);
         }
     }
 
     async fn event(&mut self) {
-        let event = tokio::time::timeout(PATIENCE, self.link.events.recv()).await;
+        let event = tokio::time::timeout(PATIENCE, self.link.recv()).await;
         let event = event.expect("an event in time").expect("a broker that lives");
         self.take(event);
     }
@@ -271,13 +275,18 @@ impl Worker {
         self.ticket
     }
 
+    fn ask(&mut self, request: BrokerRequest) {
+        self.link.ask(request).expect("room for a request");
+        assert!(self.link.flush().is_empty());
+    }
+
     pub fn send(&mut self, message: Message) -> u64 {
         let ticket = self.next_ticket();
         let request = BrokerRequest::Publish {
             ticket: Ticket(ticket),
             message: Arc::new(message),
         };
-        self.link.requests.try_send(request).expect("room for a request");
+        self.ask(request);
         ticket
     }
 
@@ -308,7 +317,7 @@ impl Worker {
             qos,
             retained,
         };
-        self.link.requests.try_send(request).expect("room for a request");
+        self.ask(request);
         ticket
     }
 
@@ -346,7 +355,7 @@ impl Worker {
         let request = BrokerRequest::Unsubscribe {
             filter_id: FilterId(id),
         };
-        self.link.requests.try_send(request).unwrap();
+        self.ask(request);
     }
 
     pub async fn read(&mut self, topic: &str) -> Result<Option<String>, BrokerError> {
@@ -356,7 +365,7 @@ impl Worker {
             ticket: Ticket(ticket),
             topic,
         };
-        self.link.requests.try_send(request).unwrap();
+        self.ask(request);
         loop {
             if let Some(result) = self.retained.remove(&ticket) {
                 return result.map(|message| message.map(|message| text(&message)));

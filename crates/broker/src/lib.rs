@@ -1,17 +1,15 @@
 //! The broker behind the gateway: embedded, or any MQTT broker upstream. Both speak [`portcullis_proto::bridge::contract`].
 //!
 //! ```text
-//! worker 0 ──┐ BrokerRequest               ┌── embedded: filters, retained store (redb)
-//! worker 1 ──┼──────────────> lane(s) ─────┤
-//! worker n ──┘ <──────────── BrokerEvent   └── mqtt: subscriptions, in-flight window, spool, one connection each
+//! worker ── call ────────────────────────> embedded: filters, retained messages; beside it the keeper, and their disk (redb)
+//! worker ── batches of BrokerRequest ────> lane(s): subscriptions, in-flight window, spool, one connection each
+//! worker <───── batches of BrokerEvent ─── either, and other workers
 //! ```
-//! A lane is a task that owns its part whole. The embedded broker is one lane; an upstream has one for each connection,
-//! and a topic or filter always goes to the same.
+//! The embedded broker runs on the workers' own threads. An upstream has a lane for each connection, a task that owns its
+//! part whole, and a topic or filter always goes to the same.
 
 mod clock;
 mod embedded;
-#[cfg(test)]
-mod embedded_tests;
 mod layout;
 mod link;
 mod metrics;
@@ -30,7 +28,7 @@ mod topics;
 pub use clock::Clock;
 #[cfg(feature = "testing")]
 pub use link::Played;
-pub use link::{Events, Requests, WorkerLink};
+pub use link::WorkerLink;
 pub use metrics::{BrokerMetrics, BrokerSnapshot, ConnectResult, DroppedReason, RefusedReason};
 #[cfg(any(test, feature = "testing"))]
 pub use mqtt::feed as feed_mqtt;

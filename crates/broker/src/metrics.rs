@@ -173,6 +173,8 @@ const RETAINED_FAILED: Descriptor = Descriptor::gauge(
 #[derive(Debug)]
 pub struct BrokerMetrics {
     lanes: Vec<Arc<LaneMetrics>>,
+    /// How many of them are connections; the others count for workers that are their own broker.
+    connections: usize,
     spool_capacity_bytes: u64,
 }
 
@@ -251,10 +253,19 @@ pub struct BrokerSnapshot {
 }
 
 impl BrokerMetrics {
-    pub(super) fn new(lanes: usize, spool_capacity_bytes: u64) -> Self {
+    pub(super) fn new(connections: usize, spool_capacity_bytes: u64) -> Self {
         Self {
-            lanes: (0..lanes).map(|_| Arc::default()).collect(),
+            lanes: (0..connections).map(|_| Arc::default()).collect(),
+            connections,
             spool_capacity_bytes,
+        }
+    }
+
+    /// Those of the embedded broker: lane 0 for what workers share, and one for each of them behind it.
+    pub(super) fn embedded(workers: usize) -> Self {
+        Self {
+            connections: 1,
+            ..Self::new(1 + workers, 0)
         }
     }
 
@@ -262,13 +273,16 @@ impl BrokerMetrics {
         self.lanes.get(lane).cloned().unwrap_or_default()
     }
 
+    fn connections(&self) -> impl Iterator<Item = &Arc<LaneMetrics>> {
+        self.lanes.iter().take(self.connections)
+    }
+
     fn sum(&self, counter: impl Fn(&LaneMetrics) -> &Counter) -> u64 {
         self.lanes.iter().map(|lane| counter(lane).get()).sum()
     }
 
     fn least(&self, counter: impl Fn(&LaneMetrics) -> &Counter) -> u64 {
-        self.lanes
-            .iter()
+        self.connections()
             .map(|lane| counter(lane).get())
             .min()
             .unwrap_or(0)
@@ -277,7 +291,7 @@ impl BrokerMetrics {
     /// Whether every connection to the broker stands.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.connected.get() > 0)
+        self.connections().all(|lane| lane.connected.get() > 0)
     }
 
     /// Whether a store had to stop accepting, so that the node is not ready.

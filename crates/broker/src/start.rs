@@ -10,9 +10,9 @@ use tokio::sync::watch;
 
 use portcullis_proto::types::TopicLimits;
 
-use super::embedded::Embedded;
+use super::embedded::{Access, Keeper, Shared, Store};
 use super::layout;
-use super::link::{WorkerLink, links};
+use super::link::{WorkerLink, deliveries, embedded_link, links};
 use super::metrics::BrokerMetrics;
 use super::mqtt::{Lane, LaneParts, check_files};
 use super::origin::Origins;
@@ -152,8 +152,8 @@ fn start_embedded(
     state_dir: Option<&Path>,
     workers: usize,
 ) -> Result<(BrokerRuntime, Vec<WorkerLink>), BrokerStartError> {
-    let (worker_links, mut lanes, deliveries) = links(workers, 1);
-    let metrics = Arc::new(BrokerMetrics::new(1, 0));
+    let (deliveries, events) = deliveries(workers);
+    let metrics = Arc::new(BrokerMetrics::embedded(workers));
     let (status_sender, status) = watch::channel(Status {
         connection: "embedded".into(),
         fault: None,
@@ -171,15 +171,22 @@ fn start_embedded(
     {
         return Err(BrokerStartError::new(error.fault(), error));
     }
-    let embedded = Embedded::new(
+    let (store, reports) = Store::new(
         settings.clock,
-        deliveries,
+        deliveries.clone(),
         retained,
         disk,
         metrics.lane(0),
         status_sender,
     );
-    let requests = lanes.pop().ok_or_else(|| BrokerStartError::system("no lane"))?;
+    let shared = Arc::new(Shared::new(settings.clock, store, metrics.lane(0)));
+    let worker_links = events.into_iter().enumerate().map(|(worker, events)| {
+        let metrics = metrics.lane(1 + worker);
+        let access = Access::new(worker, Arc::clone(&shared), deliveries.clone(), metrics);
+        embedded_link(access, events)
+    });
+    let worker_links = worker_links.collect();
+    let keeper = Keeper::new(shared, reports);
     let (stop, stopped) = watch::channel(false);
     let (topics, _) = watch::channel(TopicLimits::MAX);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -188,7 +195,7 @@ fn start_embedded(
         .map_err(|error| BrokerStartError::system(format!("cannot start the broker: {error}")))?;
     let thread = std::thread::Builder::new()
         .name("broker".into())
-        .spawn(move || runtime.block_on(embedded.run(requests, stopped)))
+        .spawn(move || runtime.block_on(keeper.run(stopped)))
         .map_err(|error| BrokerStartError::system(format!("cannot start the broker's thread: {error}")))?;
     Ok((
         BrokerRuntime {

@@ -107,9 +107,11 @@ pub(super) struct FilterTable<T> {
     whole: Vec<Shapes>,
     /// The shapes that end in `#`, by the number of levels before it.
     open: Vec<Shapes>,
-    /// The XOR of the hashes of every combination of a topic's levels, chunk by chunk.
-    sums: Vec<u64>,
 }
+
+/// Room for the XOR of the hashes of every combination of a topic's levels, chunk by chunk. Whoever matches keeps it.
+#[derive(Debug, Default)]
+pub(super) struct Sums(Vec<u64>);
 
 impl<T> Default for FilterTable<T> {
     fn default() -> Self {
@@ -119,7 +121,6 @@ impl<T> Default for FilterTable<T> {
             text: 0,
             whole: Vec::new(),
             open: Vec::new(),
-            sums: Vec::new(),
         }
     }
 }
@@ -208,7 +209,10 @@ impl<T: Copy + PartialEq> FilterTable<T> {
     }
 
     /// Appends the values of all filters that match `topic`.
-    pub(super) fn matching(&mut self, topic: &TopicName, found: &mut Vec<T>) {
+    pub(super) fn matching(&self, topic: &TopicName, sums: &mut Sums, found: &mut Vec<T>) {
+        if self.entries.is_empty() {
+            return;
+        }
         let text = topic.as_str();
         self.look_up(self.hasher.hash_one(text), topic, found);
         let levels = text.bytes().filter(|byte| *byte == b'/').count() + 1;
@@ -219,10 +223,10 @@ impl<T: Copy + PartialEq> FilterTable<T> {
         } else {
             open.len().saturating_sub(1)
         };
-        combine(&self.hasher, text.split('/').take(deepest), &mut self.sums);
+        combine(&self.hasher, text.split('/').take(deepest), &mut sums.0);
         for shapes in whole.into_iter().chain(open) {
             for (mask, shape) in shapes.masks.chunks_exact(shapes.stride).zip(&shapes.shapes) {
-                let sums = self.sums.chunks(COMBINATIONS).zip(mask);
+                let sums = sums.0.chunks(COMBINATIONS).zip(mask);
                 let signature = sums.fold(shapes.salt, |signature, (sums, bits)| {
                     signature ^ sums.get(usize::from(*bits)).unwrap_or(&0)
                 });
@@ -427,7 +431,7 @@ mod tests {
                     continue;
                 };
                 let mut found = Vec::new();
-                table.matching(&topic, &mut found);
+                table.matching(&topic, &mut Sums::default(), &mut found);
                 found.sort_unstable();
                 let mut wanted: Vec<u32> = naive
                     .iter()
@@ -464,7 +468,11 @@ mod tests {
             (6, &[1]),
         ] {
             let mut found = Vec::new();
-            table.matching(&TopicName::new(&deep("a", levels)).unwrap(), &mut found);
+            table.matching(
+                &TopicName::new(&deep("a", levels)).unwrap(),
+                &mut Sums::default(),
+                &mut found,
+            );
             found.sort_unstable();
             assert_eq!(found, wanted, "{levels} levels");
         }
@@ -491,7 +499,11 @@ mod tests {
             Some(31)
         );
         let mut found = Vec::new();
-        table.matching(&TopicName::new("a/a/a/a/a/b").unwrap(), &mut found);
+        table.matching(
+            &TopicName::new("a/a/a/a/a/b").unwrap(),
+            &mut Sums::default(),
+            &mut found,
+        );
         assert_eq!(found.len(), 20_000);
     }
 

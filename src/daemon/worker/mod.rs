@@ -282,8 +282,9 @@ impl<C: Core> Worker<C> {
         for event in events.drain(..) {
             self.note_answer(&event);
             self.core.handle(now, Input::Broker(event));
+            // Requests to the broker wait until all that it said before is taken in.
             if self.core.transmits().len() >= TRANSMITS {
-                self.settle().await?;
+                self.transmit().await?;
             }
         }
         self.ready.events = events;
@@ -341,7 +342,16 @@ impl<C: Core> Worker<C> {
 
     /// Does what the core wants done and sends what it wants sent.
     async fn settle(&mut self) -> Result<(), WorkerError> {
-        self.drain_outputs();
+        let mut more = true;
+        while more {
+            more = self.drain_outputs();
+            self.flush_broker();
+            self.transmit().await?;
+        }
+        Ok(())
+    }
+
+    async fn transmit(&mut self) -> Result<(), WorkerError> {
         if !self.core.transmits().is_empty() {
             self.outbox
                 .flush(&mut self.sockets, self.core.transmits())

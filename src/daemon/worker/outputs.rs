@@ -1,6 +1,7 @@
 //! Doing what the core wants done.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -14,17 +15,19 @@ use crate::policy::authentication::{AuthRequest, Verdict};
 use crate::policy::failures::Class;
 use crate::types::WorkerId;
 
-use super::Worker;
+use super::{TRANSMITS, Worker};
 
 /// Notifications that wait for one worker to have room: one message may have as many observers there.
 const UNSENT_NOTIFICATIONS: usize = 65_536;
 
 impl<C: Core> Worker<C> {
-    pub(super) fn drain_outputs(&mut self) {
+    /// Returns whether there is more to do once what is to be sent has left.
+    pub(super) fn drain_outputs(&mut self) -> bool {
         self.pass_on();
+        let now = clock::now();
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Broker(request) => self.ask_broker(request),
+                Output::Broker(request) => self.ask_broker(now, request),
                 Output::Authenticate { request, class } => self.authenticate(request, class),
                 Output::Worker { to, message } => self.tell(to, message),
                 Output::Control { ticket, answer } => {
@@ -34,7 +37,11 @@ impl<C: Core> Worker<C> {
                     }
                 }
             }
+            if self.core.transmits().len() >= TRANSMITS {
+                return true;
+            }
         }
+        false
     }
 
     /// Tells another worker. A request that its inbox has no room for goes back to the core, and so does a notification behind
@@ -73,17 +80,33 @@ impl<C: Core> Worker<C> {
         }
     }
 
-    /// Hands a request to the broker, or its failure back to the core.
-    fn ask_broker(&mut self, request: BrokerRequest) {
+    /// Hands a request to the broker, and what that answers at once, or its failure, back to the core.
+    fn ask_broker(&mut self, now: Instant, request: BrokerRequest) {
         let answered = !matches!(request, BrokerRequest::Unsubscribe { .. });
-        match self.ports.broker.requests.try_send(request) {
+        match self.ports.broker.ask(request) {
             Ok(()) => self.unanswered += u64::from(answered),
-            Err(request) => {
-                self.metrics.channel_full.inc();
-                if let Some(event) = refusal(&request) {
-                    self.core.handle(clock::now(), Input::Broker(event));
-                }
-            }
+            Err(request) => self.refuse(now, &request),
+        }
+        while let Some(event) = self.ports.broker.next_at_hand() {
+            self.note_answer(&event);
+            self.core.handle(now, Input::Broker(event));
+        }
+    }
+
+    fn refuse(&mut self, now: Instant, request: &BrokerRequest) {
+        self.metrics.channel_full.inc();
+        if let Some(event) = refusal(request) {
+            self.core.handle(now, Input::Broker(event));
+        }
+    }
+
+    /// Lets what was asked of the broker, and what it has for other workers, leave. The answers that the broker gave at once must
+    /// not leave before: who gets one may act on what others have not seen yet.
+    pub(super) fn flush_broker(&mut self) {
+        for request in self.ports.broker.flush() {
+            let answered = !matches!(request, BrokerRequest::Unsubscribe { .. });
+            self.unanswered = self.unanswered.saturating_sub(u64::from(answered));
+            self.refuse(clock::now(), &request);
         }
     }
 

@@ -109,10 +109,7 @@ impl<C: Core> Worker<C> {
             &mut ready.operator_gone,
         );
         if !ready.broker_gone
-            && let Poll::Ready(count) = ports
-                .broker
-                .events
-                .poll_recv_many(cx, &mut ready.events, MESSAGES)
+            && let Poll::Ready(count) = ports.broker.poll_recv_many(cx, &mut ready.events, MESSAGES)
         {
             ready.broker_gone = count == 0;
             any = true;

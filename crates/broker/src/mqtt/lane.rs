@@ -138,6 +138,7 @@ impl Lane {
         while !*stop.borrow() {
             let now = (self.clock.now)();
             self.proceed(now).await;
+            self.flush();
             let tick = self.next_tick(now);
             // In random order, and a bounded amount of each: messages from the broker may come without a pause, and so may
             // requests, and neither may keep the other, or the spool's reports, from their turn. The end is looked at
@@ -230,6 +231,12 @@ impl Lane {
         self.metrics.stalls.inc();
         // It did not hang up: no message is to be suspected of being the cause.
         self.on_ended(now, &Ending::ours("the broker does not acknowledge"));
+    }
+
+    /// Wakes each worker once for all that this turn has for it.
+    fn flush(&mut self) {
+        self.pipeline.flush();
+        self.subscriptions.flush();
     }
 
     fn since(&self) -> Option<Instant> {
@@ -541,6 +548,7 @@ impl Lane {
         }
         while self.since().is_some() && !self.pipeline.is_idle() && !left.is_zero() {
             self.proceed((self.clock.now)()).await;
+            self.flush();
             tokio::select! {
                 happenings = happenings(&mut self.state) => self.on_happenings(happenings),
                 happenings = self.trial.next() => self.on_trial(happenings),
@@ -573,6 +581,7 @@ impl Lane {
         }
         self.metrics.connected.set(0);
         self.state = State::Away { until: now };
+        self.flush();
     }
 }
 

@@ -448,7 +448,7 @@ impl Pipeline {
         self.apart.retain(|entry| !entry.done);
     }
 
-    pub(super) fn accept(&self, answer: Answer, now: Instant) {
+    pub(super) fn accept(&mut self, answer: Answer, now: Instant) {
         self.metrics.accepted.inc();
         self.metrics
             .ack_seconds
@@ -456,17 +456,22 @@ impl Pipeline {
         self.answer(&answer, Ok(()));
     }
 
-    pub(super) fn refuse(&self, answer: Answer, error: BrokerError) {
+    pub(super) fn refuse(&mut self, answer: Answer, error: BrokerError) {
         self.metrics.refused.inc();
         self.metrics.refusals.inc(RefusedReason::of(error));
         self.answer(&answer, Err(error));
     }
 
-    fn answer(&self, answer: &Answer, result: Result<(), BrokerError>) {
-        if let Some(worker) = self.workers.get(answer.worker) {
+    fn answer(&mut self, answer: &Answer, result: Result<(), BrokerError>) {
+        if let Some(worker) = self.workers.get_mut(answer.worker) {
             let ticket = answer.ticket;
             worker.answer(BrokerEvent::Published { ticket, result });
         }
+    }
+
+    /// Hands workers their answers.
+    pub(super) fn flush(&mut self) {
+        self.workers.iter_mut().for_each(Delivery::flush);
     }
 
     /// The connection is lost, over one of the messages under way when `accused`. What waits is spooled, or refused without a

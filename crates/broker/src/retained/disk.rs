@@ -112,6 +112,8 @@ pub(crate) enum Durable {
 pub(crate) struct Opened {
     /// The way to the writing thread.
     pub(crate) disk: Disk,
+    /// What becomes of writes.
+    pub(crate) reports: Reports,
     /// The messages; those whose time is over expire at this very moment.
     pub(crate) messages: Vec<Message>,
     /// What was damaged, for a person to read.
@@ -122,9 +124,19 @@ pub(crate) struct Opened {
 #[derive(Debug)]
 pub(crate) struct Disk {
     writes: SyncSender<Write>,
-    reports: UnboundedReceiver<Durable>,
     thread: JoinHandle<()>,
     next: u64,
+}
+
+/// What the writing thread says.
+#[derive(Debug)]
+pub(crate) struct Reports(UnboundedReceiver<Durable>);
+
+impl Reports {
+    /// What became of earlier writes; `None` once the thread ended. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<Durable> {
+        self.0.recv().await
+    }
 }
 
 impl Disk {
@@ -157,7 +169,7 @@ impl Disk {
             }
             opened => opened.map_err(fail)?,
         };
-        let disk = Self::start(move |waiting, reporter| {
+        let (disk, reports) = Self::start(move |waiting, reporter| {
             Writer::new(database, path, reserve).write_all(waiting, reporter);
         })
         .map_err(|error| RetainedError {
@@ -166,6 +178,7 @@ impl Disk {
         })?;
         Ok(Opened {
             disk,
+            reports,
             messages,
             damage,
         })
@@ -173,7 +186,11 @@ impl Disk {
 
     /// Writes a store with these messages in the place of one that failed, of which nothing is trusted any more. The first
     /// report says whether it is whole; writes wait until then.
-    pub(crate) fn renew(directory: &Path, messages: Vec<Arc<Message>>, moment: Moment) -> io::Result<Self> {
+    pub(crate) fn renew(
+        directory: &Path,
+        messages: Vec<Arc<Message>>,
+        moment: Moment,
+    ) -> io::Result<(Self, Reports)> {
         let (path, reserve) = (directory.join(FILE), directory.join(RESERVE));
         Self::start(move |waiting, reporter| {
             let made = make(&path, &messages, moment)
@@ -192,18 +209,18 @@ impl Disk {
 
     fn start(
         body: impl FnOnce(&Receiver<Write>, &UnboundedSender<Durable>) + Send + 'static,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, Reports)> {
         let (writes, waiting) = sync_channel(MAX_WAITING);
         let (reporter, reports) = unbounded_channel();
         let thread = std::thread::Builder::new()
             .name("retained".into())
             .spawn(move || body(&waiting, &reporter))?;
-        Ok(Self {
+        let disk = Self {
             writes,
-            reports,
             thread,
             next: 0,
-        })
+        };
+        Ok((disk, Reports(reports)))
     }
 
     /// Queues one write, `None` to remove; gives its number, or `None` when too many wait or the disk failed.
@@ -223,20 +240,17 @@ impl Disk {
         }
     }
 
-    /// What became of earlier writes; `None` once the thread ended. Cancel safe.
-    pub(crate) async fn report(&mut self) -> Option<Durable> {
-        self.reports.recv().await
-    }
-
-    /// Waits until everything queued is written, and gives the reports that were not read yet.
-    pub(crate) fn close(mut self) -> Vec<Durable> {
+    /// Waits until everything queued is written, and gives those of `reports` that were not read yet.
+    pub(crate) fn close(self, reports: Option<Reports>) -> Vec<Durable> {
         drop(self.writes);
         if self.thread.join().is_err() {
             tracing::error!("the retained store's thread ended abnormally");
         }
         let mut rest = Vec::new();
-        while let Ok(report) = self.reports.try_recv() {
-            rest.push(report);
+        if let Some(Reports(mut reports)) = reports {
+            while let Ok(report) = reports.try_recv() {
+                rest.push(report);
+            }
         }
         rest
     }
@@ -550,12 +564,14 @@ mod tests {
     }
 
     fn filled(directory: &Path, count: usize) {
-        let mut disk = Disk::open(directory, clock().moment()).unwrap().disk;
+        let Opened {
+            mut disk, reports, ..
+        } = Disk::open(directory, clock().moment()).unwrap();
         for index in 0..count {
             let message = message(&format!("t/{index}"), "payload");
             disk.write(&message.topic, Some(encoded(&message))).unwrap();
         }
-        let reports = disk.close();
+        let reports = disk.close(Some(reports));
         assert!(matches!(reports.last(), Some(Durable::Upto(last)) if *last as usize == count - 1));
     }
 
@@ -566,7 +582,7 @@ mod tests {
         let mut opened = Disk::open(directory.path(), clock().moment()).unwrap();
         assert_eq!(opened.messages.len(), 100);
         opened.disk.write(&opened.messages[0].topic, None).unwrap();
-        opened.disk.close();
+        opened.disk.close(Some(opened.reports));
         let opened = Disk::open(directory.path(), clock().moment()).unwrap();
         assert_eq!(opened.messages.len(), 99);
     }
@@ -624,7 +640,7 @@ mod tests {
         let opened = Disk::open(directory.path(), clock().moment()).unwrap();
         assert!(opened.damage.unwrap().contains("retained.redb.damaged"));
         assert_eq!(std::fs::read(directory.path().join(DAMAGED)).unwrap(), rubbish);
-        opened.disk.close();
+        opened.disk.close(Some(opened.reports));
         filled(directory.path(), 3);
     }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub(super) use disk::{Disk, Durable, Opened, RetainedError};
+pub(super) use disk::{Disk, Durable, Opened, Reports, RetainedError};
 pub(super) use search::Search;
 
 use portcullis_proto::types::{Message, TopicName};

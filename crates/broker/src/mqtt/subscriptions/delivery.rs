@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::link::Delivery;
 use portcullis_proto::bridge::contract::{BrokerError, BrokerEvent, FilterId};
 use portcullis_proto::types::message::Message;
 
@@ -50,7 +51,7 @@ impl Subscriptions {
         }
     }
 
-    pub(super) fn answer(&self, ask: Ask, result: Result<(), BrokerError>) {
+    pub(super) fn answer(&mut self, ask: Ask, result: Result<(), BrokerError>) {
         let ticket = ask.ticket;
         let event = match ask.kind {
             AskKind::Subscribe { .. } => BrokerEvent::Subscribed {
@@ -65,16 +66,21 @@ impl Subscriptions {
         self.tell(ask.worker, event);
     }
 
-    pub(super) fn tell(&self, worker: usize, event: BrokerEvent) {
-        if let Some(worker) = self.workers.get(worker) {
+    /// Hands workers what they were told.
+    pub(in crate::mqtt) fn flush(&mut self) {
+        self.workers.iter_mut().for_each(Delivery::flush);
+    }
+
+    pub(super) fn tell(&mut self, worker: usize, event: BrokerEvent) {
+        if let Some(worker) = self.workers.get_mut(worker) {
             worker.answer(event);
         }
     }
 
-    pub(super) fn deliver_to(&self, worker: usize, filters: Box<[FilterId]>, message: &Arc<Message>) {
+    pub(super) fn deliver_to(&mut self, worker: usize, filters: Box<[FilterId]>, message: &Arc<Message>) {
         let delivered = self
             .workers
-            .get(worker)
+            .get_mut(worker)
             .is_some_and(|worker| worker.message(filters, message));
         let counter = if delivered {
             &self.metrics.received
@@ -95,7 +101,7 @@ impl Subscriptions {
         let mut found = std::mem::take(&mut self.found);
         found.clear();
         if named.is_empty() {
-            self.table.matching(&message.topic, &mut found);
+            self.table.matching(&message.topic, &mut self.sums, &mut found);
             if !retained && found.len() > 1 && self.duplicates.is_duplicate(now, &message, found.len()) {
                 found.clear();
             }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::link::Delivery;
 use crate::metrics::LaneMetrics;
-use crate::topics::FilterTable;
+use crate::topics::{FilterTable, Sums};
 use portcullis_proto::bridge::contract::{BrokerError, FilterId, MAX_RETAINED, Ticket};
 use portcullis_proto::types::message::{Message, Qos};
 use portcullis_proto::types::{TopicFilter, TopicName};
@@ -164,6 +164,7 @@ pub(super) struct Subscriptions {
     /// Filters that were given up while the broker was away and keeps the session.
     gone: Vec<TopicFilter>,
     found: Vec<u32>,
+    sums: Sums,
     targets: Vec<Holder>,
     duplicates: Duplicates,
     hasher: RandomState,
@@ -194,6 +195,7 @@ impl Subscriptions {
             renewing: Vec::new(),
             gone: Vec::new(),
             found: Vec::new(),
+            sums: Sums::default(),
             targets: Vec::new(),
             duplicates: Duplicates::default(),
             hasher: RandomState::new(),

@@ -1,12 +1,12 @@
 //! The embedded broker as a worker sees it.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, SystemTime};
 
-use super::testing::{clock, message};
-use super::*;
+use crate::testing::{clock, message};
+use crate::{BrokerKind, BrokerRuntime, BrokerSettings, RetainedLimits, WorkerLink, link, start};
 use portcullis_proto::bridge::contract::{
     BrokerError, BrokerEvent, BrokerRequest, FilterId, MAX_RETAINED, Ticket,
 };
@@ -34,19 +34,18 @@ fn retained(topic: &str, payload: &str) -> Message {
 }
 
 async fn next(link: &mut WorkerLink) -> BrokerEvent {
-    tokio::time::timeout(Duration::from_secs(10), link.events.recv())
+    tokio::time::timeout(Duration::from_secs(10), link.recv())
         .await
         .expect("an event within ten seconds")
         .expect("a broker that lives")
 }
 
 async fn publish(link: &mut WorkerLink, ticket: u64, message: Message) -> Result<(), BrokerError> {
-    link.requests
-        .try_send(BrokerRequest::Publish {
-            ticket: Ticket(ticket),
-            message: Arc::new(message),
-        })
-        .unwrap();
+    link.ask(BrokerRequest::Publish {
+        ticket: Ticket(ticket),
+        message: Arc::new(message),
+    })
+    .unwrap();
     loop {
         if let BrokerEvent::Published {
             ticket: answered,
@@ -60,15 +59,14 @@ async fn publish(link: &mut WorkerLink, ticket: u64, message: Message) -> Result
 }
 
 async fn subscribe(link: &mut WorkerLink, id: u64, filter: &str) -> Result<Vec<String>, BrokerError> {
-    link.requests
-        .try_send(BrokerRequest::Subscribe {
-            ticket: Ticket(1000 + id),
-            filter_id: FilterId(id),
-            filter: TopicFilter::new(filter).unwrap(),
-            qos: Qos::AtLeastOnce,
-            retained: true,
-        })
-        .unwrap();
+    link.ask(BrokerRequest::Subscribe {
+        ticket: Ticket(1000 + id),
+        filter_id: FilterId(id),
+        filter: TopicFilter::new(filter).unwrap(),
+        qos: Qos::AtLeastOnce,
+        retained: true,
+    })
+    .unwrap();
     match next(link).await {
         BrokerEvent::Subscribed { ticket, result } => {
             assert_eq!(ticket, Ticket(1000 + id));
@@ -83,12 +81,11 @@ fn text(message: &Message) -> String {
 }
 
 async fn read(link: &mut WorkerLink, topic: &str) -> Option<String> {
-    link.requests
-        .try_send(BrokerRequest::ReadRetained {
-            ticket: Ticket(9),
-            topic: TopicName::new(topic).unwrap(),
-        })
-        .unwrap();
+    link.ask(BrokerRequest::ReadRetained {
+        ticket: Ticket(9),
+        topic: TopicName::new(topic).unwrap(),
+    })
+    .unwrap();
     match next(link).await {
         BrokerEvent::Retained { result, .. } => result.unwrap().map(|message| text(&message)),
         other => panic!("{other:?}"),
@@ -114,20 +111,19 @@ async fn overlapping_filters_of_one_worker_bring_one_event_with_each_filter_once
         panic!()
     };
     assert_eq!(*filters, [FilterId(1)]);
-    a.requests
-        .try_send(BrokerRequest::Unsubscribe {
-            filter_id: FilterId(2),
-        })
-        .unwrap();
+    a.ask(BrokerRequest::Unsubscribe {
+        filter_id: FilterId(2),
+    })
+    .unwrap();
     assert_eq!(read(&mut a, "t/x").await, None);
-    publish(&mut c, 2, testing::message("t/x", "again"))
+    publish(&mut c, 2, crate::testing::message("t/x", "again"))
         .await
         .unwrap();
     let BrokerEvent::Message { filters, .. } = next(&mut a).await else {
         panic!()
     };
     assert_eq!(filters.len(), 2);
-    assert!(a.events.try_recv().is_none());
+    assert!(a.try_recv().is_none());
 }
 
 #[tokio::test]
@@ -138,10 +134,7 @@ async fn retained_messages_reach_each_new_observer_and_an_empty_payload_clears()
     publish(&mut a, 2, retained("t/a", "1")).await.unwrap();
     assert_eq!(subscribe(&mut b, 1, "t/#").await.unwrap(), ["t/a=1", "t/b=2"]);
     assert_eq!(subscribe(&mut b, 1, "t/#").await.unwrap(), ["t/a=1", "t/b=2"]);
-    assert!(
-        b.events.try_recv().is_none(),
-        "the first observer gets nothing twice"
-    );
+    assert!(b.try_recv().is_none(), "the first observer gets nothing twice");
     assert_eq!(read(&mut a, "t/a").await.as_deref(), Some("1"));
     publish(&mut a, 3, retained("t/a", "")).await.unwrap();
     assert_eq!(read(&mut a, "t/a").await, None);
@@ -168,7 +161,7 @@ async fn a_full_retained_store_refuses_the_publish_as_a_whole() {
         publish(&mut a, 2, retained("b", "1")).await,
         Err(BrokerError::Quota)
     );
-    assert!(a.events.try_recv().is_none(), "nobody saw the refused one");
+    assert!(a.try_recv().is_none(), "nobody saw the refused one");
     publish(&mut a, 3, retained("a", "")).await.unwrap();
     publish(&mut a, 4, retained("b", "1")).await.unwrap();
     assert_eq!(runtime.metrics().snapshot().retained_rejected, 1);
@@ -184,16 +177,15 @@ async fn shared_filters_are_refused() {
     );
 }
 
-fn ask(link: &WorkerLink, id: u64, filter: &str) {
-    link.requests
-        .try_send(BrokerRequest::Subscribe {
-            ticket: Ticket(id),
-            filter_id: FilterId(id),
-            filter: TopicFilter::new(filter).unwrap(),
-            qos: Qos::AtLeastOnce,
-            retained: true,
-        })
-        .unwrap();
+fn ask(link: &mut WorkerLink, id: u64, filter: &str) {
+    link.ask(BrokerRequest::Subscribe {
+        ticket: Ticket(id),
+        filter_id: FilterId(id),
+        filter: TopicFilter::new(filter).unwrap(),
+        qos: Qos::AtLeastOnce,
+        retained: true,
+    })
+    .unwrap();
 }
 
 #[tokio::test]
@@ -207,17 +199,16 @@ async fn a_search_through_a_large_store_lets_others_pass_and_misses_nothing() {
     }
     // Ten filters that look through everything, twice each; a publish behind them does not wait for that.
     for id in 0..20 {
-        ask(&a, id, &format!("+/{}/#", id % 10));
+        ask(&mut a, id, &format!("+/{}/#", id % 10));
     }
     for id in 20..30 {
-        ask(&a, id, &format!("+/{:05}", (id - 20) * 800));
+        ask(&mut a, id, &format!("+/{:05}", (id - 20) * 800));
     }
-    a.requests
-        .try_send(BrokerRequest::Publish {
-            ticket: Ticket(100),
-            message: Arc::new(retained("t/00000", "new")),
-        })
-        .unwrap();
+    a.ask(BrokerRequest::Publish {
+        ticket: Ticket(100),
+        message: Arc::new(retained("t/00000", "new")),
+    })
+    .unwrap();
     let mut before = None;
     let mut answered = 0;
     while answered < 30 || before.is_none() {
@@ -318,7 +309,7 @@ async fn a_slow_worker_loses_messages_and_no_answer() {
         ticket,
         topic: TopicName::new("t").unwrap(),
     };
-    slow.requests.try_send(ask(Ticket(77))).unwrap();
+    slow.ask(ask(Ticket(77))).unwrap();
     let mut messages = 0;
     loop {
         match next(&mut slow).await {
@@ -341,26 +332,185 @@ async fn shutdown_answers_what_was_queued() {
     let mut a = links.pop().unwrap();
     for ticket in 0..500 {
         let message = Arc::new(retained(&format!("t/{ticket}"), "x"));
-        a.requests
-            .try_send(BrokerRequest::Publish {
-                ticket: Ticket(ticket),
-                message,
-            })
-            .unwrap();
+        a.ask(BrokerRequest::Publish {
+            ticket: Ticket(ticket),
+            message,
+        })
+        .unwrap();
     }
     runtime.shutdown().await;
     let mut answered = 0;
-    while let Some(BrokerEvent::Published { result, .. }) = a.events.try_recv() {
+    while let Some(BrokerEvent::Published { result, .. }) = a.try_recv() {
         result.unwrap();
         answered += 1;
     }
     assert_eq!(answered, 500);
     assert!(
-        a.requests
-            .try_send(BrokerRequest::ReadRetained {
-                ticket: Ticket(1),
-                topic: TopicName::new("t").unwrap()
-            })
-            .is_err()
+        a.ask(BrokerRequest::ReadRetained {
+            ticket: Ticket(1),
+            topic: TopicName::new("t").unwrap()
+        })
+        .is_err()
     );
+}
+
+fn request(ticket: u64, message: Message) -> BrokerRequest {
+    BrokerRequest::Publish {
+        ticket: Ticket(ticket),
+        message: Arc::new(message),
+    }
+}
+
+#[tokio::test]
+async fn a_publish_is_answered_and_reaches_observers_of_its_worker_before_anything_else_runs() {
+    let (_runtime, mut links) = broker(2);
+    let (mut other, mut a) = (links.pop().unwrap(), links.pop().unwrap());
+    subscribe(&mut a, 1, "t").await.unwrap();
+    subscribe(&mut other, 1, "t").await.unwrap();
+    a.ask(request(7, message("t", "x"))).unwrap();
+    assert!(matches!(a.next_at_hand(), Some(BrokerEvent::Message { .. })));
+    let answer = a.next_at_hand();
+    assert!(
+        matches!(
+            answer,
+            Some(BrokerEvent::Published {
+                ticket: Ticket(7),
+                result: Ok(())
+            })
+        ),
+        "{answer:?}"
+    );
+    assert!(other.try_recv().is_none(), "it leaves with the flush");
+    assert!(a.flush().is_empty());
+    assert!(matches!(other.try_recv(), Some(BrokerEvent::Message { .. })));
+}
+
+#[tokio::test]
+async fn a_publish_does_not_overtake_what_it_may_follow_up_on() {
+    let (_runtime, mut links) = broker(2);
+    let (mut other, mut a) = (links.pop().unwrap(), links.pop().unwrap());
+    subscribe(&mut a, 1, "t").await.unwrap();
+    publish(&mut other, 1, message("t", "first")).await.unwrap();
+    a.ask(request(2, message("t", "second"))).unwrap();
+    let at_hand = a.next_at_hand();
+    assert!(
+        matches!(at_hand, Some(BrokerEvent::Published { .. })),
+        "{at_hand:?}"
+    );
+    a.ask(request(3, message("t", "third"))).unwrap();
+    let mut seen = Vec::new();
+    while let Some(event) = a.try_recv() {
+        if let BrokerEvent::Message { message, .. } = event {
+            seen.push(text(&message));
+        }
+    }
+    assert_eq!(seen, ["first", "second", "third"]);
+}
+
+/// Publishes, and takes in what comes, on a thread of its own; gives what it saw.
+fn hammer(mut link: WorkerLink, name: usize, retain: bool, over: Arc<Barrier>) -> (WorkerLink, Vec<String>) {
+    let mut seen = Vec::new();
+    let mut look = |link: &mut WorkerLink| {
+        while let Some(event) = link.try_recv() {
+            if let BrokerEvent::Message { message, .. } = event {
+                seen.push(text(&message));
+            }
+        }
+    };
+    for number in 0..3_000 {
+        let payload = format!("{name}/{number}");
+        let message = Message {
+            retain,
+            ..message("t", &payload)
+        };
+        link.ask(request(number, message)).unwrap();
+        if number % 7 == 0 {
+            look(&mut link);
+        }
+    }
+    look(&mut link);
+    over.wait();
+    look(&mut link);
+    (link, seen)
+}
+
+#[tokio::test]
+async fn each_observer_sees_each_publisher_in_order_and_the_retained_message_last() {
+    for retain in [false, true] {
+        let (_runtime, mut links) = broker(3);
+        for link in &mut links {
+            subscribe(link, 1, "t").await.unwrap();
+        }
+        let over = Arc::new(Barrier::new(links.len()));
+        let threads: Vec<_> = links
+            .into_iter()
+            .enumerate()
+            .map(|(name, link)| {
+                let over = Arc::clone(&over);
+                std::thread::spawn(move || hammer(link, name, retain, over))
+            })
+            .collect();
+        for thread in threads {
+            let (mut link, seen) = thread.join().unwrap();
+            let mut next = [0; 3];
+            for text in &seen {
+                let (name, number) = text.split_once('/').unwrap();
+                let next = &mut next[name.parse::<usize>().unwrap()];
+                assert_eq!(number.parse(), Ok(*next), "{name}");
+                *next += 1;
+            }
+            assert_eq!(next, [3_000; 3]);
+            if retain {
+                assert_eq!(read(&mut link, "t").await.as_ref(), seen.last());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_observer_that_comes_amid_retained_publishes_misses_none_and_sees_them_in_order() {
+    let (_runtime, mut links) = broker(2);
+    let (mut observer, mut publisher) = (links.pop().unwrap(), links.pop().unwrap());
+    let publishing = std::thread::spawn(move || {
+        for number in 0..4_000_u64 {
+            publisher
+                .ask(request(number, retained("t", &number.to_string())))
+                .unwrap();
+            while publisher.try_recv().is_some() {}
+        }
+        publisher
+    });
+    let number = |message: &Message| text(message).parse::<u64>().unwrap();
+    let mut id = 0;
+    while !publishing.is_finished() {
+        id += 1;
+        ask(&mut observer, id, "t");
+        let mut last = None;
+        for _ in 0..20 {
+            match next_or_end(&mut observer).await {
+                Some(BrokerEvent::Subscribed { result, .. }) => {
+                    last = result.unwrap().first().map(|message| number(message));
+                }
+                Some(BrokerEvent::Message { filters, message }) if filters.contains(&FilterId(id)) => {
+                    assert_eq!(number(&message), last.map_or(0, |last| last + 1));
+                    last = Some(number(&message));
+                }
+                Some(_) => {}
+                None => break,
+            }
+        }
+        observer
+            .ask(BrokerRequest::Unsubscribe {
+                filter_id: FilterId(id),
+            })
+            .unwrap();
+    }
+    publishing.join().unwrap();
+}
+
+async fn next_or_end(link: &mut WorkerLink) -> Option<BrokerEvent> {
+    tokio::time::timeout(Duration::from_millis(100), link.recv())
+        .await
+        .ok()
+        .flatten()
 }
