@@ -379,3 +379,46 @@ async fn a_filter_that_the_broker_says_nothing_to_holds_up_no_other_suspect() {
     assert_eq!(worker.subscribed(filter).await, Err(BrokerError::Unavailable));
     worker.publish(message("t", "x", 1)).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_without_words_that_restarts_is_not_taken_for_one_that_offers_less() {
+    let mut mosquitto = Mosquitto::start();
+    let mut gateway = Gateway::connected(mqtt(mosquitto.port, Protocol::V4), None, 1).await;
+    for _ in 0..3 {
+        gateway.workers[0].publish(message("t", "x", 1)).await.unwrap();
+        mosquitto.terminate();
+        gateway.until_connected(false).await;
+        mosquitto.up();
+        gateway.until_connected(true).await;
+        let snapshot = gateway.snapshot();
+        assert_eq!((snapshot.max_qos, snapshot.retains), (2, true));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_apart_and_goes_to_the_spool_behind_others_is_sent_and_counted_once() {
+    let state = tempfile::tempdir().unwrap();
+    let met = AtomicUsize::new(0);
+    let script = Script::start(move |text| match text.starts_with("t/") {
+        true if met.fetch_add(1, Ordering::SeqCst) == 0 => HANG_UP,
+        true => SILENCE,
+        false => 0,
+    })
+    .await;
+    let mut settings = mqtt(script.port, Protocol::V5);
+    settings.ack_patience = Duration::from_secs(3);
+    let mut gateway = Gateway::connected(settings, Some(state.path()), 1).await;
+    // More than may be under way: those that are become suspects, and the others go to the spool.
+    let tickets: Vec<u64> = (0..1_300)
+        .map(|number| gateway.workers[0].send(message(&format!("t/{number}"), "x", 1)))
+        .collect();
+    for ticket in tickets {
+        gateway.workers[0].result(ticket).await.unwrap();
+    }
+    script.decide(|_| 0);
+    gateway
+        .until(|snapshot| snapshot.spool_messages == 0 && snapshot.acknowledged >= 1_300)
+        .await;
+    let snapshot = gateway.assert_conserved().await;
+    assert_eq!((snapshot.accepted, snapshot.acknowledged), (1_300, 1_300));
+}

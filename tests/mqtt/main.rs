@@ -19,6 +19,7 @@ mod crash;
 mod delivery;
 mod harness;
 mod judged;
+mod kills;
 mod outage;
 mod proxy;
 mod publish;

@@ -7,6 +7,7 @@ use portcullis::broker::Protocol;
 use rumqttc::v5::mqttbytes::QoS;
 
 use crate::harness::*;
+use crate::proxy::Proxy;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_qos_arrives_as_it_was_published() {
@@ -200,4 +201,34 @@ async fn several_connections_share_the_topics() {
     }
     assert_eq!(seen, [0, 90, 90]);
     gateway.workers[1].assert_silence().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_qos_2_each_message_is_passed_on_once_and_in_order_over_lost_connections() {
+    let state = tempfile::tempdir().unwrap();
+    let mosquitto = Mosquitto::start();
+    let proxy = Proxy::start(mosquitto.port).await;
+    let mut peer = Peer::connect(mosquitto.port).await;
+    peer.subscribe("t", 2).await;
+    let mut gateway = Gateway::connected(mqtt(proxy.port, Protocol::V5), Some(state.path()), 1).await;
+    let mut tickets = Vec::new();
+    for number in 0..600 {
+        tickets.push(gateway.workers[0].send(message("t", &number.to_string(), 2)));
+        if number % 60 == 59 {
+            tokio::time::sleep(Duration::from_millis(number % 7)).await;
+            proxy.down();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            proxy.up();
+            gateway.until_connected(true).await;
+        }
+    }
+    for ticket in tickets {
+        gateway.workers[0].result(ticket).await.unwrap();
+    }
+    gateway.until(|snapshot| snapshot.spool_messages == 0).await;
+    gateway.assert_conserved().await;
+    for number in 0..600 {
+        assert_eq!(payload(&peer.next().await), number.to_string());
+    }
+    assert!(peer.next_within(Duration::from_millis(300)).await.is_none());
 }

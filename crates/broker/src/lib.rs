@@ -14,6 +14,7 @@ mod layout;
 mod link;
 mod metrics;
 mod mqtt;
+mod notes;
 mod origin;
 mod record;
 mod retained;

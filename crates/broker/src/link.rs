@@ -324,12 +324,6 @@ impl WorkerLink {
         }
     }
 
-    /// Whether [`Self::flush`] brings messages to other workers, who may see them before the publisher sees its answer.
-    #[must_use]
-    pub fn is_embedded(&self) -> bool {
-        matches!(self.way, Way::Embedded(_))
-    }
-
     /// The next event, after a flush; `None` once the broker is gone. Cancel safe.
     pub async fn recv(&mut self) -> Option<BrokerEvent> {
         drop(self.flush());

@@ -130,7 +130,7 @@ metrics! {
         pub(super) retained_bytes: Counter = gauge "retained_bytes" [],
         /// Retained publishes that were refused because the store was full.
         pub(super) retained_rejected: Counter = counter "retained_rejected_total" [],
-        /// Subscriptions that matched more retained messages than the 1,024 that one answer takes.
+        /// Subscriptions that matched more retained messages than the 1,024 that one answer takes; the log names the filter.
         pub(super) retained_cut: Counter = counter "retained_cut_total" [],
         /// Times that the retained store, or records in it, turned out to be damaged and was left out.
         pub(super) retained_damaged: Counter = counter "retained_damaged_total" [],

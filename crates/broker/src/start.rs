@@ -156,7 +156,7 @@ fn start_embedded(
     let metrics = Arc::new(BrokerMetrics::embedded(workers));
     let (status_sender, status) = watch::channel(Status {
         connection: "embedded".into(),
-        fault: None,
+        ..Status::default()
     });
     let retained = Retained::new(limits);
     let disk = state_dir.map(|directory| {
@@ -223,7 +223,7 @@ fn start_mqtt(
     let metrics = Arc::new(BrokerMetrics::new(count, spool_bytes));
     let (status_sender, status) = watch::channel(Status {
         connection: format!("connecting to {}", mqtt.address),
-        fault: None,
+        ..Status::default()
     });
     let (stop, stopped) = watch::channel(false);
     let (topics, limits) = watch::channel(TopicLimits::MAX);
@@ -245,6 +245,7 @@ fn start_mqtt(
             workers: deliveries.clone(),
             spool: spools.pop_front(),
             judged: state_dir.map(|directory| directory.join(format!("judged-{index}.json"))),
+            exchanges: state_dir.map(|directory| directory.join(format!("exchanges-{index}"))),
             origins: origins.clone(),
             metrics: metrics.lane(index),
             status: Arc::clone(&status_sender),

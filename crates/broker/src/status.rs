@@ -7,6 +7,8 @@ use std::fmt;
 pub struct Status {
     /// One line: `embedded`, `connected to mqtt://...`, `disconnected: ...`.
     pub connection: String,
+    /// What an upstream broker does not offer while it is connected, each in words: "it takes QoS 1 at most".
+    pub lacks: Vec<String>,
     /// What a person has to put right, if anything.
     pub fault: Option<String>,
 }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::link::Delivery;
 use crate::metrics::LaneMetrics;
+use crate::notes::Notes;
 use crate::retained::{Disk, Durable, Opened, Reports, Retained, RetainedError, Search};
 use crate::status::Status;
 use portcullis_proto::bridge::contract::{BrokerError, BrokerEvent, Ticket};
@@ -68,6 +69,7 @@ pub(crate) struct Store {
     /// For retained messages; the first is under way, those who wait for each stand in [`Self::searchers`].
     searches: VecDeque<Search>,
     searchers: HashMap<TopicFilter, Vec<Asker>>,
+    notes: Notes,
     /// Written under the lock of the store.
     metrics: Arc<LaneMetrics>,
     status: watch::Sender<Status>,
@@ -98,6 +100,7 @@ impl Store {
             waiting: VecDeque::new(),
             searches: VecDeque::new(),
             searchers: HashMap::new(),
+            notes: Notes::default(),
             metrics,
             status,
         };
@@ -226,10 +229,12 @@ impl Store {
         !self.searches.is_empty()
     }
 
-    fn end_search(&self, now: Instant, search: Search) -> Vec<Arc<Message>> {
+    fn end_search(&mut self, now: Instant, search: Search) -> Vec<Arc<Message>> {
+        let filter = search.filter().clone();
         let (found, more) = search.end(&self.retained, now);
         if more {
             self.metrics.retained_cut.inc();
+            self.notes.cut(now, filter.as_str());
         }
         found
     }
@@ -425,7 +430,7 @@ mod tests {
         let opened = Disk::open(directory, clock().moment());
         let (status, _) = watch::channel(Status {
             connection: "embedded".into(),
-            fault: None,
+            ..Status::default()
         });
         let metrics = BrokerMetrics::new(1, 0).lane(0);
         let retained = Retained::new(RetainedLimits::default());

@@ -41,7 +41,9 @@ impl Pipeline {
             return Sent::Full;
         };
         let qos = entry.tried_at.unwrap_or(entry.message.qos).min(max_qos);
-        let sent = session.publish(now, &entry.outbound(now, qos));
+        let mut outbound = entry.outbound(now, qos);
+        outbound.exchange = None;
+        let sent = session.publish(now, &outbound);
         match sent {
             Sent::TooLarge => self.settle(token, now, Settled::Refused(BrokerError::TooLarge)),
             Sent::Unconfirmed(_) => session.confirm_soon(),

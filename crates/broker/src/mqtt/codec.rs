@@ -311,6 +311,8 @@ pub(super) struct Outbound<'a> {
     /// Seconds until it is worthless.
     pub(super) expiry: Option<u32>,
     pub(super) origin: Option<OriginTag>,
+    /// The packet identifier under which it went out at QoS 2 on an earlier connection of this session.
+    pub(super) exchange: Option<u16>,
 }
 
 /// Writes a PUBLISH of at most `max` bytes; false when it is larger than that even without what only this gateway reads.
@@ -326,6 +328,7 @@ pub(super) fn publish(
         let mut written =
             v4::v4::Publish::from_bytes(message.topic.as_str(), qos4(publish.qos), message.payload.clone());
         written.retain = message.retain;
+        written.dup = publish.exchange.is_some();
         written.pkid = packet;
         return written.size() <= max && written.write(out).is_ok();
     }
@@ -340,7 +343,7 @@ pub(super) fn publish(
         ..v5::v5::PublishProperties::default()
     };
     let mut written = v5::v5::Publish {
-        dup: false,
+        dup: publish.exchange.is_some(),
         qos: qos5(publish.qos),
         retain: message.retain,
         topic: Bytes::copy_from_slice(message.topic.as_str().as_bytes()),
@@ -521,6 +524,7 @@ mod tests {
                 process: u64::MAX,
                 number: 9,
             }),
+            exchange: None,
         };
         let mut out = BytesMut::new();
         assert!(publish(Protocol::V5, &outbound, 1, 1_000, &mut out) && out.len() > 40);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::notes::Notes;
 use portcullis_proto::bridge::contract::BrokerError;
 use portcullis_proto::types::message::Message;
 
@@ -68,8 +69,7 @@ pub(super) struct Judge {
     verdicts: HashMap<Subject, Verdict>,
     path: Option<PathBuf>,
     changed: bool,
-    noted_at: Option<Instant>,
-    unnoted: u64,
+    notes: Notes,
 }
 
 impl Judge {
@@ -183,16 +183,11 @@ impl Judge {
 
     /// Names what the broker refuses in the log, one each second.
     pub(super) fn note(&mut self, now: Instant, kind: &'static str, text: &str, reason: u8) {
-        let quiet = |at: Instant| now.saturating_duration_since(at) < Duration::from_secs(1);
-        if self.noted_at.is_some_and(quiet) {
-            self.unnoted += 1;
-            return;
+        if let Some(others) = self.notes.admit(now) {
+            tracing::warn!(
+                "the broker refuses {kind} {text:?} with reason 0x{reason:02X} ({others} more before)"
+            );
         }
-        self.noted_at = Some(now);
-        let others = std::mem::take(&mut self.unnoted);
-        tracing::warn!(
-            "the broker refuses {kind} {text:?} with reason 0x{reason:02X} ({others} more before)"
-        );
     }
 
     /// Whether it is to be tried apart: because a connection ended over it, or a verdict on it is out of date.

@@ -21,6 +21,7 @@ use portcullis_proto::types::{TopicLimits, TopicName};
 use super::backoff::Backoff;
 use super::codec::{Connect, Greeting, Inbound, MAX_PACKET, Will};
 use super::connection::Connection;
+use super::exchanges::Exchanges;
 use super::judge::Judge;
 use super::options;
 use super::pipeline::Pipeline;
@@ -38,6 +39,8 @@ const SHORTEST_TICK: Duration = Duration::from_millis(1);
 const FLUSH: Duration = Duration::from_secs(3);
 /// How long it waits for the goodbye to be sent.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How long what an earlier process had under way at QoS 2 keeps the rest waiting.
+const RECONCILE: Duration = Duration::from_secs(10);
 /// A connection that the broker ends so soon after something was sent ends because of that, for all that can be told.
 const RIGHT_AFTER: Duration = Duration::from_secs(5);
 /// The bits of [`Lane::modest`].
@@ -54,6 +57,8 @@ pub(crate) struct LaneParts {
     pub(crate) spool: Option<(Spool, SpoolState)>,
     /// Where it is kept what the broker hangs up on.
     pub(crate) judged: Option<PathBuf>,
+    /// Where it is kept what is under way at QoS 2.
+    pub(crate) exchanges: Option<PathBuf>,
     pub(crate) origins: Origins,
     pub(crate) metrics: Arc<LaneMetrics>,
     pub(crate) status: Arc<watch::Sender<Status>>,
@@ -84,9 +89,13 @@ pub(crate) struct Lane {
     subscriptions: Subscriptions,
     state: State,
     backoff: Backoff,
-    /// The broker's session must not be resumed: it is another process's, or holds half a QoS 2 exchange.
+    /// The broker's session must not be resumed: it is another process's, or an exchange at QoS 2 was given up on it.
     clean_start: bool,
+    /// Until when the session of an earlier process is kept, for its exchanges at QoS 2 to be finished.
+    reconciled_by: Option<Instant>,
     trial: Trial,
+    /// How often in a row the broker hung up while nothing but the status was under way.
+    over_status: u8,
     /// What the will and the status go without, since the broker does not take it: see [`MODEST_QOS`].
     modest: u8,
 }
@@ -95,6 +104,9 @@ impl Lane {
     pub(crate) fn new(parts: LaneParts) -> Self {
         let recovered = parts.spool.as_ref().map_or(0, |(_, state)| state.live);
         parts.metrics.recovered.add(recovered);
+        let head = parts.spool.as_ref().map_or(0, |(_, state)| state.head);
+        let exchanges = Exchanges::open(parts.exchanges.as_deref(), head);
+        let clean_start = exchanges.is_empty();
         let pipeline = Pipeline::new(
             parts.clock,
             Arc::clone(&parts.metrics),
@@ -102,6 +114,7 @@ impl Lane {
             parts.settings.max_qos,
             Spooling::new(parts.spool),
             Judge::open(parts.judged),
+            exchanges,
         );
         pipeline.show_spool();
         Self {
@@ -124,7 +137,9 @@ impl Lane {
             status: parts.status,
             topics: parts.topics,
             backoff: Backoff::new(),
-            clean_start: true,
+            clean_start,
+            reconciled_by: None,
+            over_status: 0,
             modest: 0,
         }
     }
@@ -195,9 +210,12 @@ impl Lane {
         self.pipeline.tick(now, connected);
         self.subscriptions.tick(now);
         self.give_up_if_stalled(now);
+        self.reconcile(now).await;
         let held_up = self.trial.wants_main(&self.pipeline, &self.subscriptions);
         if let (false, Some(session)) = (held_up, session(&mut self.state)) {
-            self.subscriptions.send(now, session);
+            if !self.pipeline.reconciling {
+                self.subscriptions.send(now, session);
+            }
             self.pipeline.send(now, session);
         }
         self.trial
@@ -219,6 +237,33 @@ impl Lane {
         if let Some(ending) = ending {
             self.on_ended(now, &ending);
         }
+    }
+
+    /// Leaves the session of an earlier process, which still has that one's subscriptions, once its exchanges at QoS 2 are over.
+    async fn reconcile(&mut self, now: Instant) {
+        if !self.pipeline.reconciling {
+            return;
+        }
+        let State::Linked {
+            connection,
+            since: Some(_),
+        } = &mut self.state
+        else {
+            return;
+        };
+        let late = self.reconciled_by.is_some_and(|by| by <= now);
+        if !late && !self.pipeline.is_reconciled(now, &mut connection.session) {
+            return;
+        }
+        connection.session.disconnect();
+        connection.flush().await;
+        self.pipeline.reconciling = false;
+        self.pipeline.forsaken = true;
+        self.on_ended(
+            now,
+            &Ending::ours("what an earlier process had under way is over"),
+        );
+        self.state = State::Away { until: now };
     }
 
     /// Ends a connection on which the broker answers pings and acknowledges nothing (a cluster without a leader, a plugin
@@ -380,6 +425,12 @@ impl Lane {
             match happening {
                 Happening::Connected(greeting) => self.on_connected(now, greeting),
                 Happening::Acknowledged(packet, reason) => pipeline.on_acknowledged(now, packet, reason),
+                Happening::Received(packet) => {
+                    pipeline.on_received(packet);
+                    if let Some(session) = session(&mut self.state) {
+                        session.release(now, packet);
+                    }
+                }
                 Happening::Confirmed(number) => pipeline.on_confirmed(now, number),
                 Happening::Subscribed(packet, reason) => {
                     subscriptions.on_subscribed(now, packet, reason, &mut pipeline.judge);
@@ -423,23 +474,30 @@ impl Lane {
         self.metrics.retains.set(greeting.retain.into());
         self.metrics.max_packet.set(greeting.max_packet as u64);
         let lacks = lacks(&greeting);
+        let said: String = lacks.iter().map(|lack| format!("; {lack}")).collect();
         tracing::info!(
             broker = %self.settings.address,
             connection = self.index,
             session_present = greeting.session_present,
-            "connected to the broker{lacks}"
+            "connected to the broker{said}"
         );
-        self.say(format!("connected to {}{lacks}", self.settings.address));
-        self.pipeline.connected(greeting);
+        self.say(format!("connected to {}{said}", self.settings.address), lacks);
+        if !greeting.session_present {
+            self.pipeline.reconciling = false;
+        }
+        self.reconciled_by = now.checked_add(RECONCILE);
+        if let Some(session) = session(&mut self.state) {
+            self.pipeline.connected(now, greeting, session);
+        }
         self.publish_status(now, "online");
         let judge = (&self.pipeline.judge, self.clock.wall_millis());
         self.subscriptions.connected(now, &greeting, judge);
     }
 
-    fn say(&self, connection: String) {
+    fn say(&self, connection: String, lacks: Vec<String>) {
         self.status.send_if_modified(|status| {
-            let changed = status.connection != connection;
-            status.connection = connection;
+            let changed = status.connection != connection || status.lacks != lacks;
+            (status.connection, status.lacks) = (connection, lacks);
             changed
         });
     }
@@ -452,7 +510,7 @@ impl Lane {
             .is_some_and(|session| now.saturating_duration_since(session.last_sent()) < RIGHT_AFTER);
         // A connection on which the broker acknowledged nothing was no success, however long it stood.
         let of_use = ended.as_ref().is_some_and(|session| session.was_of_use());
-        let in_qos2 = ended.is_some_and(|session| session.is_in_qos2());
+        let tried_at_qos2 = ended.is_some_and(|session| session.is_in_qos2()) && self.trial.is_on_main();
         let accused = ending.by_broker && right_after;
         let mut wait = self.backoff.wait(since.filter(|_| of_use), now);
         let less = self.asks_for_less(ending, since.is_some(), accused);
@@ -466,7 +524,7 @@ impl Lane {
         } else {
             tracing::warn!(connection = self.index, retry_in = ?wait, "{text}");
         }
-        self.say(text);
+        self.say(text, Vec::new());
         for gauge in [
             &self.metrics.max_qos,
             &self.metrics.retains,
@@ -475,9 +533,7 @@ impl Lane {
             gauge.set(0);
         }
         self.metrics.connected.set(0);
-        if since.is_some() {
-            self.clean_start = in_qos2;
-        } else {
+        if since.is_none() {
             self.metrics.connects.inc(ending.result);
         }
         self.state = State::Away {
@@ -488,6 +544,7 @@ impl Lane {
             .main_ended(now, ending, accused, pipeline, subscriptions);
         pipeline.disconnected(now, accused, true);
         pipeline.brief = brief;
+        self.clean_start |= pipeline.forsaken || tried_at_qos2;
         subscriptions.disconnected(now, accused, &mut pipeline.judge, self.clock.wall_millis());
         pipeline.judge.save();
     }
@@ -501,7 +558,13 @@ impl Lane {
             (Protocol::V5, Some(0x9B)) if !stood => self.modest |= MODEST_QOS,
             (Protocol::V4, None) if self.status_topic().is_some() => {
                 let silent = !stood && ending.result == ConnectResult::Protocol;
-                if silent || accused && self.pipeline.only_status_is_under_way() {
+                // A broker that restarts just then looks the same, but not twice in a row.
+                self.over_status = match accused && self.pipeline.only_status_is_under_way() {
+                    true => self.over_status + 1,
+                    false => 0,
+                };
+                if silent || self.over_status > 1 {
+                    self.over_status = 0;
                     self.modest = (self.modest + 1) % (1 + (MODEST_QOS | MODEST_RETAIN));
                     return self.modest != 0;
                 }
@@ -579,6 +642,7 @@ impl Lane {
                 self.pipeline.on_report(now, report);
             }
         }
+        self.pipeline.forget_finished();
         self.metrics.connected.set(0);
         self.state = State::Away { until: now };
         self.flush();
@@ -605,19 +669,16 @@ fn session(state: &mut State) -> Option<&mut Session> {
 }
 
 /// What a broker does not offer, for who reads the log or the status.
-fn lacks(greeting: &Greeting) -> String {
-    let mut lacks = String::new();
-    if greeting.max_qos < Qos::ExactlyOnce {
-        lacks += &format!("; it takes QoS {} at most", greeting.max_qos.number());
-    }
-    if !greeting.retain {
-        lacks += "; it keeps no retained messages";
-    }
-    if !greeting.wildcards {
-        lacks += "; it takes no filters with wildcards";
-    }
-    if greeting.max_packet < MAX_PACKET {
-        lacks += &format!("; it takes packets of {} bytes at most", greeting.max_packet);
-    }
-    lacks
+fn lacks(greeting: &Greeting) -> Vec<String> {
+    let qos = || format!("it takes QoS {} at most", greeting.max_qos.number());
+    let packet = || format!("it takes packets of {} bytes at most", greeting.max_packet);
+    [
+        (greeting.max_qos < Qos::ExactlyOnce).then(qos),
+        (!greeting.retain).then(|| "it keeps no retained messages".to_owned()),
+        (!greeting.wildcards).then(|| "it takes no filters with wildcards".to_owned()),
+        (greeting.max_packet < MAX_PACKET).then(packet),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

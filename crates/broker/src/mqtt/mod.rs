@@ -14,6 +14,7 @@ mod backoff;
 mod codec;
 mod connection;
 mod duplicates;
+mod exchanges;
 mod judge;
 mod lane;
 mod options;

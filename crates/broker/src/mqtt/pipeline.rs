@@ -17,6 +17,7 @@ use portcullis_proto::bridge::contract::{BrokerError, BrokerEvent, Ticket};
 use portcullis_proto::types::message::{Message, Qos};
 
 use super::codec::{Greeting, Outbound};
+use super::exchanges::{Exchange, Exchanges};
 use super::judge::{Judge, Subject};
 use super::reasons::{self, Refusal};
 use super::session::{Sent, Session};
@@ -57,6 +58,8 @@ pub(super) struct Entry {
     pub(super) refused_by_spool: bool,
     pub(super) since: Instant,
     pub(super) done: bool,
+    /// It went out at QoS 2, and is not released to its end.
+    pub(super) exchange: Option<Exchange>,
     /// The QoS at which it is tried apart, in case its own is what the broker does not take.
     pub(super) tried_at: Option<Qos>,
 }
@@ -97,6 +100,11 @@ pub(super) struct Pipeline {
     quota_refusals: u32,
     pub(super) spooling: Spooling,
     pub(super) judge: Judge,
+    pub(super) exchanges: Exchanges,
+    /// An exchange was given up on the broker's session, which must not go on.
+    pub(super) forsaken: bool,
+    /// Nothing but exchanges of an earlier process, and what is before them, goes out.
+    pub(super) reconciling: bool,
 }
 
 impl Pipeline {
@@ -107,6 +115,7 @@ impl Pipeline {
         max_qos: Qos,
         spooling: Spooling,
         judge: Judge,
+        exchanges: Exchanges,
     ) -> Self {
         Self {
             clock,
@@ -127,6 +136,9 @@ impl Pipeline {
             quota_refusals: 0,
             spooling,
             judge,
+            reconciling: !exchanges.is_empty(),
+            exchanges,
+            forsaken: false,
         }
     }
 
@@ -168,7 +180,7 @@ impl Pipeline {
         if !self.spooling.is_open() {
             return self.refuse(answer, BrokerError::Unavailable);
         }
-        self.store(message, origin, answer);
+        self.store(message, origin, answer, None);
     }
 
     /// Sends a message of our own, ahead of nothing and recorded nowhere.
@@ -200,6 +212,7 @@ impl Pipeline {
             refused_by_spool: false,
             since: now,
             done: false,
+            exchange: None,
             tried_at: None,
         });
     }
@@ -217,9 +230,47 @@ impl Pipeline {
     }
 
     /// A connection stands.
-    pub(super) fn connected(&mut self, greeting: Greeting) {
+    pub(super) fn connected(&mut self, now: Instant, greeting: Greeting, session: &mut Session) {
         self.greeting = Some(greeting);
         self.brief = false;
+        self.forsaken = false;
+        if !greeting.session_present {
+            // What it received and was not told to pass on is gone with its session: all goes out anew.
+            self.exchanges.clear();
+        }
+        self.exchanges.give_up_below(self.spooling.state().head);
+        session.reserve(self.exchanges.packets());
+        // Those of an earlier process may yet turn out to be those of messages in the spool.
+        if !self.reconciling {
+            self.release_orphans(now, session);
+        }
+    }
+
+    fn release_orphans(&mut self, now: Instant, session: &mut Session) {
+        for packet in self.exchanges.take_orphans() {
+            // Without room now, its identifier stays reserved.
+            session.release(now, packet);
+        }
+    }
+
+    /// How many messages of the window may go out: until the exchanges of an earlier process are over, no more than they need.
+    fn open_window(&self) -> usize {
+        if !self.reconciling || self.exchanges.has_messages() {
+            return self.window.len();
+        }
+        let last = self.window.iter().rposition(|entry| entry.exchange.is_some());
+        last.map_or(0, |last| last + 1)
+    }
+
+    /// Whether the exchanges of an earlier process are over.
+    pub(super) fn is_reconciled(&mut self, now: Instant, session: &mut Session) -> bool {
+        if !self.exchanges.is_empty() && !self.spooling.has_backlog() {
+            self.exchanges.give_up_below(u64::MAX);
+            self.release_orphans(now, session);
+        }
+        self.exchanges.is_empty()
+            && self.window.iter().all(|entry| entry.exchange.is_none())
+            && session.is_idle()
     }
 
     /// The highest QoS at which messages go out on this connection.
@@ -237,14 +288,23 @@ impl Pipeline {
         }
         self.paused = None;
         let max_qos = self.max_qos();
-        while let Some(entry) = self.window.get(self.sent) {
+        let open = self.open_window();
+        while self.sent < open
+            && let Some(entry) = self.window.get(self.sent)
+        {
             let message = &entry.message;
             let token = entry.token;
             if entry.done {
                 self.sent += 1;
-            } else if message.is_expired(now) {
+            } else if let Some(exchange) = entry.exchange.filter(|exchange| exchange.received) {
+                if !session.release(now, exchange.packet) {
+                    return;
+                }
+                self.sent += 1;
+                self.by_packet.insert(exchange.packet, token);
+            } else if entry.exchange.is_none() && message.is_expired(now) {
                 self.settle(token, now, Settled::Dropped(DroppedReason::Expired));
-            } else if !entry.internal && self.stands_apart(&Arc::clone(message)) {
+            } else if !entry.internal && entry.exchange.is_none() && self.stands_apart(&Arc::clone(message)) {
                 self.set_apart();
             } else {
                 match session.publish(now, &entry.outbound(now, message.qos.min(max_qos))) {
@@ -281,7 +341,10 @@ impl Pipeline {
         self.sent += 1;
         self.metrics.sent.inc();
         match *sent {
-            Sent::Packet(packet) => drop(self.by_packet.insert(packet, token)),
+            Sent::Packet(packet) => {
+                self.by_packet.insert(packet, token);
+                self.begin_exchange(packet, token);
+            }
             Sent::Unconfirmed(number) => {
                 let Some(entry) = self.entry(token) else { return };
                 let (message, waits) = (Arc::clone(&entry.message), entry.message.qos != Qos::AtMostOnce);
@@ -302,6 +365,33 @@ impl Pipeline {
         }
     }
 
+    fn begin_exchange(&mut self, packet: u16, token: u64) {
+        let max_qos = self.max_qos();
+        let Some(entry) = self.entry(token) else { return };
+        if entry.internal || entry.message.qos.min(max_qos) != Qos::ExactlyOnce {
+            return;
+        }
+        let mut exchange = Exchange::new(packet, &entry.message);
+        exchange.struck = entry.exchange.is_some_and(|before| before.struck);
+        let number = entry.number;
+        entry.exchange = Some(exchange);
+        self.exchanges.note(&exchange, number);
+    }
+
+    /// The broker has a publish at QoS 2, which is to be released.
+    pub(super) fn on_received(&mut self, packet: u16) {
+        let token = self.by_packet.get(&packet).copied();
+        let Some(entry) = token.and_then(|token| self.entry(token)) else {
+            return;
+        };
+        let number = entry.number;
+        if let Some(exchange) = &mut entry.exchange {
+            exchange.received = true;
+            let exchange = *exchange;
+            self.exchanges.note(&exchange, number);
+        }
+    }
+
     /// The broker read all publishes at QoS 0 up to the one with this number.
     pub(super) fn on_confirmed(&mut self, now: Instant, number: u64) {
         while self
@@ -317,6 +407,14 @@ impl Pipeline {
 
     /// The broker answered a publish.
     pub(super) fn on_acknowledged(&mut self, now: Instant, packet: u16, reason: u8) {
+        let token = self.by_packet.get(&packet).copied();
+        let entry = token.and_then(|token| self.entry(token));
+        // What is in the spool may be there after a kill, until the spool has written down that it is done.
+        if entry
+            .is_none_or(|entry| entry.exchange.take().is_some() && entry.number.is_none() && !entry.writing)
+        {
+            self.exchanges.forget(packet);
+        }
         if let Some(token) = self.by_packet.remove(&packet) {
             self.on_answered(now, token, reason);
         }
@@ -480,9 +578,13 @@ impl Pipeline {
         self.greeting = None;
         let unconfirmed = std::mem::take(&mut self.unconfirmed);
         if accused {
-            let under_way = self.window.iter().take(self.sent);
+            let mut forsaken = false;
+            let under_way = self.window.iter_mut().take(self.sent);
             let subjects: Vec<Subject> = under_way
-                .filter(|entry| !entry.done && !entry.internal)
+                .filter_map(|entry| {
+                    let counts = !entry.done && !entry.internal;
+                    (counts && is_suspect(entry, &mut forsaken)).then_some(&*entry)
+                })
                 .map(|entry| Subject::topic(&entry.message))
                 .chain(
                     unconfirmed
@@ -491,6 +593,7 @@ impl Pipeline {
                         .map(|sent| Subject::topic(&sent.message)),
                 )
                 .collect();
+            self.forsaken |= forsaken;
             self.judge.accuse(self.clock.wall_millis(), subjects);
         }
         self.by_packet.clear();
@@ -502,8 +605,19 @@ impl Pipeline {
 
     /// Whether nothing but messages of our own waits for the broker's word.
     pub(super) fn only_status_is_under_way(&self) -> bool {
-        let mut sent = self.window.iter().take(self.sent).filter(|entry| !entry.done);
-        sent.all(|entry| entry.internal) && self.unconfirmed.iter().all(|sent| sent.internal)
+        let sent = self.window.iter().take(self.sent).filter(|entry| !entry.done);
+        let mut internal = sent
+            .map(|entry| entry.internal)
+            .chain(self.unconfirmed.iter().map(|sent| sent.internal))
+            .peekable();
+        internal.peek().is_some() && internal.all(|internal| internal)
+    }
+
+    /// With nothing left to be sent, nothing that was under way needs to be known to another process.
+    pub(super) fn forget_finished(&mut self) {
+        if self.exchanges.is_empty() && self.spooling.state().live == 0 {
+            self.exchanges.clear();
+        }
     }
 
     /// Whether everything that was accepted is with the broker or in the spool.
@@ -529,8 +643,23 @@ impl Entry {
             qos,
             expiry,
             origin: self.origin,
+            exchange: self.exchange.map(|exchange| exchange.packet),
         }
     }
+}
+
+/// Whether the broker may have hung up on a message under way. What may be half received at QoS 2 goes out again on the same
+/// session first, since on another one it might be doubled; after a second time that session is `forsaken`.
+fn is_suspect(entry: &mut Entry, forsaken: &mut bool) -> bool {
+    let Some(exchange) = &mut entry.exchange else {
+        return true;
+    };
+    if exchange.received || !std::mem::replace(&mut exchange.struck, true) {
+        return false;
+    }
+    entry.exchange = None;
+    *forsaken = true;
+    true
 }
 
 /// How a publish ended.

@@ -58,6 +58,8 @@ pub(super) enum Happening {
     Connected(Greeting),
     /// A publish is done.
     Acknowledged(u16, u8),
+    /// The broker has a publish at QoS 2, which [`Session::release`] ends.
+    Received(u16),
     /// All publishes at QoS 0 up to this one were read by the broker.
     Confirmed(u64),
     /// A subscribe is done.
@@ -87,6 +89,7 @@ pub(super) enum Sent {
 enum Kind {
     Qos1,
     Qos2,
+    Received,
     Released,
     Subscribe,
     Unsubscribe,
@@ -110,6 +113,8 @@ pub(super) struct Session {
     pub(super) output: BytesMut,
     greeting: Option<Greeting>,
     under_way: HashMap<u16, Kind>,
+    /// Packet identifiers that mean something to the broker from an earlier connection.
+    reserved: HashSet<u16>,
     /// What is under way, and some that was, in the order in which it was sent.
     order: VecDeque<u16>,
     /// Since when the oldest request is the oldest.
@@ -145,6 +150,7 @@ impl Session {
             output,
             greeting: None,
             under_way: HashMap::new(),
+            reserved: HashSet::new(),
             order: VecDeque::new(),
             oldest_since: now,
             last_id: 0,
@@ -180,18 +186,45 @@ impl Session {
     fn begin(&mut self, now: Instant, kind: Kind) -> u16 {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
-            if !self.under_way.contains_key(&self.last_id) {
+            if !self.under_way.contains_key(&self.last_id) && !self.reserved.contains(&self.last_id) {
                 break;
             }
         }
+        self.begin_as(now, kind, self.last_id)
+    }
+
+    fn begin_as(&mut self, now: Instant, kind: Kind, packet: u16) -> u16 {
         if self.under_way.is_empty() {
             self.order.clear();
             self.oldest_since = now;
         }
-        self.under_way.insert(self.last_id, kind);
-        self.order.push_back(self.last_id);
+        self.reserved.remove(&packet);
+        self.under_way.insert(packet, kind);
+        self.order.push_back(packet);
         self.last_sent = now;
-        self.last_id
+        packet
+    }
+
+    /// Leaves packet identifiers to exchanges of an earlier connection.
+    pub(super) fn reserve(&mut self, packets: impl Iterator<Item = u16>) {
+        self.reserved.extend(packets);
+    }
+
+    /// Ends a publish at QoS 2 that the broker has, of this connection or an earlier one. False when there is no room for it now.
+    pub(super) fn release(&mut self, now: Instant, packet: u16) -> bool {
+        match self.under_way.get(&packet) {
+            Some(Kind::Qos2 | Kind::Received | Kind::Released) => {
+                self.under_way.insert(packet, Kind::Released);
+            }
+            None if self.has_room() => {
+                self.begin_as(now, Kind::Released, packet);
+                self.publishes += 1;
+                self.at_qos2 += 1;
+            }
+            _ => return false,
+        }
+        codec::ack(Ack::Pubrel, packet, &mut self.output);
+        true
     }
 
     /// Takes a publish, which goes out at its `qos`.
@@ -210,7 +243,10 @@ impl Session {
         if full {
             return Sent::Full;
         }
-        let packet = kind.map(|kind| self.begin(now, kind));
+        let packet = kind.map(|kind| match publish.exchange {
+            Some(packet) if !self.under_way.contains_key(&packet) => self.begin_as(now, kind, packet),
+            _ => self.begin(now, kind),
+        });
         let (out, max) = (&mut self.output, greeting.max_packet);
         let written = codec::publish(self.version, publish, packet.unwrap_or(0), max, out);
         match (packet, kind) {
@@ -379,12 +415,14 @@ impl Session {
                 return None;
             }
             Packet::Ack(Ack::Pubrec, packet, reason) if reason < 0x80 => {
-                if let Some(kind) = self.under_way.get_mut(&packet)
-                    && *kind == Kind::Qos2
-                {
-                    *kind = Kind::Released;
+                match self.under_way.get_mut(&packet) {
+                    Some(kind @ Kind::Qos2) => {
+                        *kind = Kind::Received;
+                        return Some(Happening::Received(packet));
+                    }
+                    Some(Kind::Received) => {}
+                    _ => codec::ack(Ack::Pubrel, packet, &mut self.output),
                 }
-                codec::ack(Ack::Pubrel, packet, &mut self.output);
                 return None;
             }
             // Released, the broker has it; what it says of the identifier then changes nothing.
@@ -397,7 +435,7 @@ impl Session {
                 Happening::Acknowledged(packet, reason)
             }
             Packet::Ack(Ack::Pubrec, packet, reason) => {
-                self.end(now, packet, &[Kind::Qos2])?;
+                self.end(now, packet, &[Kind::Qos2, Kind::Received])?;
                 Happening::Acknowledged(packet, reason)
             }
             Packet::Suback(packet, reason) => {
@@ -427,7 +465,7 @@ impl Session {
         self.under_way.remove(&packet);
         self.acknowledged = true;
         self.publishes -= u16::from(!matches!(kind, Kind::Subscribe | Kind::Unsubscribe));
-        self.at_qos2 -= u16::from(matches!(kind, Kind::Qos2 | Kind::Released));
+        self.at_qos2 -= u16::from(matches!(kind, Kind::Qos2 | Kind::Received | Kind::Released));
         if self.order.front() == Some(&packet) {
             self.oldest_since = now;
         }
@@ -574,12 +612,18 @@ pub fn feed(now: Instant, version: Protocol, pieces: &[&[u8]]) -> usize {
                 qos,
                 expiry: None,
                 origin,
+                exchange: (number % 7 == 0).then_some(number as u16),
             };
             session.publish(now, &outbound);
         }
         session.unsubscribe(now, "f");
         session.input.extend_from_slice(piece);
         session.receive(now, &mut happenings);
+        for happening in &happenings {
+            if let Happening::Received(packet) = happening {
+                session.release(now, *packet);
+            }
+        }
         if matches!(happenings.last(), Some(Happening::Ended(_))) {
             break;
         }
@@ -592,6 +636,7 @@ pub fn feed(now: Instant, version: Protocol, pieces: &[&[u8]]) -> usize {
 mod tests {
     use super::*;
     use crate::testing::{clock, message};
+    use portcullis_proto::types::message::Message;
     use rand::rngs::StdRng;
     use rand::{Rng, RngCore, SeedableRng};
 
@@ -619,16 +664,54 @@ mod tests {
 
     fn publish(session: &mut Session, now: Instant, qos: Qos) -> Sent {
         let message = message("t", "x");
-        let (expiry, origin) = (None, None);
-        session.publish(
-            now,
-            &Outbound {
-                message: &message,
-                qos,
-                expiry,
-                origin,
-            },
-        )
+        session.publish(now, &outbound(&message, qos, None))
+    }
+
+    fn outbound(message: &Message, qos: Qos, exchange: Option<u16>) -> Outbound<'_> {
+        Outbound {
+            message,
+            qos,
+            expiry: None,
+            origin: None,
+            exchange,
+        }
+    }
+
+    #[test]
+    fn a_publish_at_qos_2_is_released_once_it_is_known_to_be_received() {
+        for version in [Protocol::V4, Protocol::V5] {
+            let connack: &[u8] = match version {
+                Protocol::V4 => &[0x20, 2, 1, 0],
+                Protocol::V5 => &[0x20, 3, 1, 0, 0],
+            };
+            let (mut session, now) = session(version, connack);
+            session.reserve([1, 2].into_iter());
+            let message = message("t", "x");
+            assert_eq!(publish(&mut session, now, Qos::ExactlyOnce), Sent::Packet(3));
+            session.output.clear();
+            let again = session.publish(now, &outbound(&message, Qos::ExactlyOnce, Some(2)));
+            assert_eq!(again, Sent::Packet(2));
+            assert_eq!(session.output.first(), Some(&0x3C), "DUP, QoS 2");
+            session.output.clear();
+            let taken = received(&mut session, now, &[0x50, 2, 0, 2]);
+            assert!(matches!(*taken, [Happening::Received(2)]), "{taken:?}");
+            assert!(session.output.is_empty());
+            assert!(received(&mut session, now, &[0x50, 2, 0, 2]).is_empty());
+            assert!(
+                session.release(now, 2) && session.release(now, 1),
+                "the second of an earlier one"
+            );
+            assert_eq!(session.output.as_ref(), [0x62, 2, 0, 2, 0x62, 2, 0, 1]);
+            let done = received(&mut session, now, &[0x70, 2, 0, 2, 0x70, 2, 0, 1]);
+            assert!(
+                matches!(
+                    *done,
+                    [Happening::Acknowledged(2, 0), Happening::Acknowledged(1, 0)]
+                ),
+                "{done:?}"
+            );
+            assert!(session.is_in_qos2(), "the first is under way");
+        }
     }
 
     #[test]
@@ -643,12 +726,14 @@ mod tests {
         assert_eq!(subscribed, Some(3), "only publishes count");
         // An acknowledgement of the wrong kind is none.
         assert!(received(&mut session, now, &[0x40, 2, 0, 2, 0x40, 2, 0, 3, 0x40, 2, 0, 9]).is_empty());
-        assert!(received(&mut session, now, &[0x50, 2, 0, 2]).is_empty());
+        let taken = received(&mut session, now, &[0x50, 2, 0, 2]);
+        assert!(matches!(*taken, [Happening::Received(2)]), "{taken:?}");
         assert_eq!(
             publish(&mut session, now, Qos::AtLeastOnce),
             Sent::Full,
             "PUBREC ends nothing"
         );
+        assert!(session.release(now, 2));
         let done = received(&mut session, now, &[0x70, 2, 0, 2]);
         assert!(matches!(*done, [Happening::Acknowledged(2, 0)]), "{done:?}");
         assert_eq!(publish(&mut session, now, Qos::AtLeastOnce), Sent::Packet(4));

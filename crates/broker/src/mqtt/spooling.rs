@@ -1,6 +1,6 @@
 //! The pipeline's dealings with the spool.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use crate::spool::{Append, AppendError, Command, Report, Spool, SpoolState};
 use portcullis_proto::bridge::contract::BrokerError;
 use portcullis_proto::types::message::{Message, Qos};
 
+use super::exchanges::Exchange;
 use super::judge::Subject;
 use super::pipeline::{Answer, Entry, Pipeline};
 
@@ -36,6 +37,8 @@ struct Writing {
     /// It was settled meanwhile.
     settled: bool,
     answer: Option<Answer>,
+    /// To be gone on with when it is read again.
+    exchange: Option<Exchange>,
 }
 
 /// What is known of the spool.
@@ -47,6 +50,8 @@ pub(super) struct Spooling {
     writing_bytes: usize,
     /// Records on their way that the window does not have.
     behind: usize,
+    /// Records that are not to be read: a message that stands apart is theirs, or was and is done.
+    apart: BTreeSet<u64>,
     /// Rewinds that were asked for and not reported yet.
     rewinding: u64,
     loading: bool,
@@ -65,6 +70,7 @@ impl Spooling {
             writing: VecDeque::new(),
             writing_bytes: 0,
             behind: 0,
+            apart: BTreeSet::new(),
             rewinding: 0,
             loading: false,
             read_again: None,
@@ -160,7 +166,13 @@ impl Pipeline {
     }
 
     /// Writes a publish to the spool, behind all others.
-    pub(super) fn store(&mut self, message: Arc<Message>, origin: Option<OriginTag>, answer: Answer) {
+    pub(super) fn store(
+        &mut self,
+        message: Arc<Message>,
+        origin: Option<OriginTag>,
+        answer: Answer,
+        exchange: Option<Exchange>,
+    ) {
         let (accepted, body) = self.encode(&message, origin);
         let writing = Writing {
             token: self.token(),
@@ -168,6 +180,7 @@ impl Pipeline {
             in_window: false,
             settled: false,
             answer: Some(answer),
+            exchange,
         };
         self.spooling.append(writing, accepted, body);
     }
@@ -216,6 +229,7 @@ impl Pipeline {
             in_window: true,
             settled: false,
             answer: None,
+            exchange: None,
         };
         self.spooling.append(writing, accepted, body);
         true
@@ -238,10 +252,15 @@ impl Pipeline {
                 .all(|entry| entry.number.is_none() && !entry.writing);
         let wall = self.clock.wall_millis();
         for entry in entries {
-            if entry.number.is_some() {
+            if let Some(number) = entry.number {
+                self.spooling.apart.remove(&number);
+                if let Some(exchange) = entry.exchange {
+                    self.exchanges.keep(number, exchange);
+                }
                 continue;
             }
             let suspect = fresh
+                && entry.exchange.is_none()
                 && entry.message.qos != Qos::AtMostOnce
                 && now.saturating_duration_since(entry.since) < SPILL_AFTER
                 && self.judge.suspects(wall, &Subject::topic(&entry.message));
@@ -258,15 +277,19 @@ impl Pipeline {
                 if let Some(writing) = writing {
                     writing.in_window = false;
                     writing.answer = entry.answer;
+                    writing.exchange = entry.exchange;
                     self.spooling.behind += 1;
                 }
                 continue;
             }
             let Some(answer) = entry.answer else { continue };
             if entry.message.qos == Qos::AtMostOnce || !self.spooling.is_open() {
+                if let Some(exchange) = entry.exchange {
+                    self.exchanges.orphan(exchange);
+                }
                 self.refuse(answer, BrokerError::Unavailable);
             } else {
-                self.store(entry.message, entry.origin, answer);
+                self.store(entry.message, entry.origin, answer, entry.exchange);
             }
         }
         self.spooling.rewind();
@@ -280,6 +303,7 @@ impl Pipeline {
             self.metrics.spool_failed.set(1);
         }
         self.spooling.state = report.state;
+        self.spooling.apart = self.spooling.apart.split_off(&self.spooling.state.head);
         self.show_spool();
         for result in report.appended {
             self.on_appended(now, result);
@@ -291,14 +315,16 @@ impl Pipeline {
                 self.spooling.read_again = now.checked_add(EXPIRE_EVERY);
             }
             for loaded in loaded {
+                if self.spooling.apart.remove(&loaded.number) {
+                    continue;
+                }
                 let record = loaded.record;
-                self.push(
-                    now,
-                    Arc::new(record.message),
-                    record.origin,
-                    None,
-                    Some(loaded.number),
-                );
+                let exchange = self.exchanges.take(loaded.number, &record.message);
+                let message = Arc::new(record.message);
+                self.push(now, message, record.origin, None, Some(loaded.number));
+                if let Some(entry) = self.window.back_mut() {
+                    entry.exchange = exchange;
+                }
             }
         }
         self.metrics.dropped.add(DroppedReason::Expired, report.expired);
@@ -332,6 +358,18 @@ impl Pipeline {
         {
             return self.spooling.done(number);
         }
+        if let Some(exchange) = writing.exchange {
+            match result {
+                Ok(number) => self.exchanges.keep(number, exchange),
+                Err(_) => self.exchanges.orphan(exchange),
+            }
+        }
+        if let Ok(number) = result
+            && self.apart.iter().any(|entry| entry.token == writing.token)
+        {
+            // It may have gone behind what waits to be read.
+            self.spooling.apart.insert(number);
+        }
         let mut answer = writing.answer;
         if writing.in_window
             && let Some(entry) = self.entry(writing.token)
@@ -341,6 +379,9 @@ impl Pipeline {
                 Ok(number) => {
                     entry.number = Some(number);
                     answer = entry.answer.take();
+                    if let Some(exchange) = entry.exchange {
+                        self.exchanges.note(&exchange, Some(number));
+                    }
                 }
                 // The broker may still take it.
                 Err(_) => entry.refused_by_spool = true,

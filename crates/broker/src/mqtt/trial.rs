@@ -105,6 +105,11 @@ impl Trial {
         ping.into_iter().chain(self.again_at).min()
     }
 
+    /// Whether something is being tried on the lane's connection.
+    pub(super) fn is_on_main(&self) -> bool {
+        self.on_main && !self.items.is_empty()
+    }
+
     /// Whether the lane's connection is to carry nothing but what is tried.
     pub(super) fn wants_main(&self, pipeline: &Pipeline, subscriptions: &Subscriptions) -> bool {
         self.on_main || self.failures >= FAILURES && has_cases(pipeline, subscriptions)
@@ -301,6 +306,11 @@ impl Trial {
                 (self.stands, self.failures, self.used_at) = (true, 0, Some(now));
             }
             Happening::Ended(ending) => self.on_ended(now, &ending, main, pipeline),
+            Happening::Received(packet) => {
+                if let Some(connection) = &mut self.connection {
+                    connection.session.release(now, packet);
+                }
+            }
             answer => {
                 let filter = self.answered(now, &answer, pipeline, subscriptions);
                 // Nobody reads what comes here.

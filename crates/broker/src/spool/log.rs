@@ -487,6 +487,11 @@ impl<D: Disk> Log<D> {
         self.next - self.head - self.done.len() as u64
     }
 
+    /// The lowest number that is not done.
+    pub(crate) fn head(&self) -> u64 {
+        self.head
+    }
+
     /// Records that are neither done nor held.
     pub(crate) fn unread(&self) -> u64 {
         self.live() - self.held.len() as u64

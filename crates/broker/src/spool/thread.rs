@@ -46,6 +46,8 @@ pub(crate) struct Loaded {
 pub(crate) struct SpoolState {
     /// Records that are not done.
     pub(crate) live: u64,
+    /// The lowest number that is not done.
+    pub(crate) head: u64,
     /// Records that wait to be read.
     pub(crate) unread: u64,
     /// Bytes of the records that are not done.
@@ -175,6 +177,7 @@ impl SpoolState {
         let oldest_millis = log.oldest_millis();
         Self {
             live: log.live(),
+            head: log.head(),
             unread: log.unread(),
             live_bytes: log.live_bytes(),
             disk_bytes: log.disk_bytes(),

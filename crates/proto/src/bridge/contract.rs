@@ -1,7 +1,8 @@
 //! What the core asks of a broker and what it is told: the one interface of the embedded broker and MQTT upstream.
 //!
-//! Each worker sends [`BrokerRequest`]s over one bounded channel and gets [`BrokerEvent`]s over another, in order: a
-//! message that the broker handled after a subscription arrives after that subscription's [`BrokerEvent::Subscribed`].
+//! Each worker asks by [`BrokerRequest`]s and is told by [`BrokerEvent`]s, at once by the embedded broker and over bounded
+//! queues otherwise, in order: a message that the broker handled after a subscription arrives after that subscription's
+//! [`BrokerEvent::Subscribed`].
 //! Each request but [`BrokerRequest::Unsubscribe`] is answered by exactly one event with its ticket.
 
 use std::sync::Arc;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::link::Delivery;
 use crate::metrics::LaneMetrics;
+use crate::notes::Notes;
 use crate::topics::{FilterTable, Sums};
 use portcullis_proto::bridge::contract::{BrokerError, FilterId, MAX_RETAINED, Ticket};
 use portcullis_proto::types::message::{Message, Qos};
@@ -165,6 +166,7 @@ pub(super) struct Subscriptions {
     gone: Vec<TopicFilter>,
     found: Vec<u32>,
     sums: Sums,
+    notes: Notes,
     targets: Vec<Holder>,
     duplicates: Duplicates,
     hasher: RandomState,
@@ -196,6 +198,7 @@ impl Subscriptions {
             gone: Vec::new(),
             found: Vec::new(),
             sums: Sums::default(),
+            notes: Notes::default(),
             targets: Vec::new(),
             duplicates: Duplicates::default(),
             hasher: RandomState::new(),

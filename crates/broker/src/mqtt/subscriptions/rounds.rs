@@ -191,12 +191,16 @@ impl Subscriptions {
             round.stirred = !fence_again;
             let serial = round.serial;
             round.bytes = round.bytes.saturating_add(message.payload.len());
+            let mut cut = false;
             for ask in round.asks.iter_mut().filter(|ask| ask.wants_retained()) {
                 if ask.collected.len() < MAX_RETAINED && round.bytes < MAX_COLLECTED_BYTES {
                     ask.collected.insert(message.topic.clone(), Arc::clone(message));
                 } else {
-                    ask.cut = true;
+                    cut |= !std::mem::replace(&mut ask.cut, true);
                 }
+            }
+            if cut && let Some(entry) = self.entries.get(number) {
+                self.notes.cut(now, entry.filter.as_str());
             }
             if fence_again {
                 self.waiting.push_back(Request::Fence {
