@@ -324,6 +324,7 @@ fn running(config: &Config) -> Vec<Finding> {
             };
             let mut all = vec![gateway];
             all.extend(connected(&status.broker));
+            all.extend(lacking(&status.broker));
             all.extend(unidentified(status.sessions.dtls_unidentified));
             all
         }
@@ -354,6 +355,12 @@ fn connected(broker: &Broker) -> Option<Finding> {
         )
     };
     (!broker.connected).then(|| finding(Verdict::Bad, "broker", words()))
+}
+
+/// What the broker does not offer is no fault, and yet what devices ask for may be refused for it.
+fn lacking(broker: &Broker) -> Option<Finding> {
+    let words = || format!("what it does not offer: {}", printable(&broker.lacks.join("; ")));
+    (!broker.lacks.is_empty()).then(|| finding(Verdict::Warning, "broker", words()))
 }
 
 #[cfg(test)]
@@ -389,5 +396,26 @@ mod tests {
             "{}",
             found.words
         );
+    }
+
+    #[test]
+    fn what_the_broker_does_not_offer_is_said() {
+        let broker = |lacks: &[&str]| -> Broker {
+            let spool = serde_json::json!({
+                "messages": 0, "bytes": 0, "capacity_bytes": 0, "dropped": 0, "oldest_timestamp_seconds": 0.0, "failed": false
+            });
+            serde_json::from_value(serde_json::json!({
+                "connected": true, "state": "connected", "lacks": lacks, "received": 0, "sent": 0, "filters": 0,
+                "retained_messages": 0, "spool": spool
+            }))
+            .unwrap()
+        };
+        assert!(lacking(&broker(&[])).is_none());
+        let found = lacking(&broker(&[
+            "it takes QoS 1 at most",
+            "it keeps no retained messages",
+        ]))
+        .unwrap();
+        assert!(found.verdict == Verdict::Warning && found.words.contains("QoS 1 at most; it keeps no"));
     }
 }

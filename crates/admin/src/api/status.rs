@@ -72,6 +72,8 @@ pub struct Broker {
     pub connected: bool,
     /// One line: `embedded`, `connected to mqtt://...`.
     pub state: String,
+    /// What an upstream broker does not offer, each in words; nothing without a connection.
+    pub lacks: Vec<String>,
     /// What a person has to put right.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
@@ -154,6 +156,7 @@ pub(super) async fn get_status(State(api): State<Arc<Api>>) -> Json<Status> {
         broker: Broker {
             connected: numbers.connected,
             state: state.broker.connection,
+            lacks: state.broker.lacks,
             fault: state.broker.fault,
             received: numbers.received,
             sent: numbers.sent,
