@@ -306,7 +306,7 @@ fn wrong_lines_of_a_psk_file_are_shown_with_their_numbers_and_without_their_keys
         78,
         &[
             "line 3, column 12",
-            "listeners.dtls.a.psk_file: psk.txt, line 3, column 1:",
+            "listeners.dtls.default.psk_file: psk.txt, line 3, column 1:",
             "psk.txt, line 4, column 1: the identity is already on line 2",
             "psk.txt, line 5, column 3:",
         ],

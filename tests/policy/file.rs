@@ -53,7 +53,10 @@ async fn plain_text_files_become_usable_with_mosquitto_passwd_u() {
     std::fs::write(&path, "ann:secret1\nbob:secret2\n").unwrap();
     let errors = portcullis::auth::start(&file(&path), tokio::runtime::Handle::current()).unwrap_err();
     assert_eq!(
-        errors.iter().map(|error| error.line).collect::<Vec<_>>(),
+        errors
+            .iter()
+            .map(|error| error.place.map(|(line, _)| line))
+            .collect::<Vec<_>>(),
         [Some(1), Some(2)]
     );
     assert!(!format!("{errors:?}").contains("secret1"));
@@ -173,11 +176,11 @@ async fn a_reload_changes_users_and_a_broken_file_keeps_the_old_ones_and_says_wh
     let errors = auth.reload(&settings).unwrap_err();
     let shown: Vec<_> = errors.iter().map(ToString::to_string).collect();
     assert!(
-        shown[0].starts_with(&format!("{}:3: ", path.display())),
+        shown[0].starts_with(&format!("{}:3:", path.display())),
         "{shown:?}"
     );
     assert!(
-        shown[1].starts_with(&format!("{}:4: ", path.display())) && !shown[1].contains("hunter2"),
+        shown[1].starts_with(&format!("{}:4:", path.display())) && !shown[1].contains("hunter2"),
         "{shown:?}"
     );
     std::fs::remove_file(&path).unwrap();
@@ -223,7 +226,7 @@ async fn a_hash_that_needs_more_memory_than_there_is_for_all_is_refused_when_rea
     let mut settings = file(&path);
     settings.caps.hash_memory_kib = 1024;
     let errors = portcullis::auth::start(&settings, tokio::runtime::Handle::current()).unwrap_err();
-    assert_eq!(errors[0].line, Some(1));
+    assert_eq!(errors[0].place.map(|(line, _)| line), Some(1));
     assert!(errors[0].message.contains("19456"), "{}", errors[0]);
 }
 
@@ -236,12 +239,15 @@ fn a_broken_acl_file_says_where() {
     std::fs::write(&path, "user ann\ntopic reed a\nallow b\n").unwrap();
     let errors = portcullis::auth::load_acl(&path).unwrap_err();
     assert_eq!(
-        errors.iter().map(|error| error.line).collect::<Vec<_>>(),
+        errors
+            .iter()
+            .map(|error| error.place.map(|(line, _)| line))
+            .collect::<Vec<_>>(),
         [Some(2), Some(3)]
     );
     assert!(
         errors[0]
             .to_string()
-            .starts_with(&format!("{}:2: ", path.display()))
+            .starts_with(&format!("{}:2:", path.display()))
     );
 }
