@@ -584,7 +584,7 @@ fn a_listeners_own_backend_changes_with_a_reload_and_a_broken_one_changes_nothin
     assert!(!gateway.reloaded());
     wait_until("the place in the file is shown", || {
         let log = gateway.log();
-        log.contains("jwt = { key_file = \"jwt.key\" }") && log.contains("shorter than the 32 bytes")
+        log.contains("authentication.jwt.key_file: ") && log.contains("shorter than the 32 bytes")
     });
     publish_as(&mut second, "ann", &token).expect(code::CHANGED);
 

@@ -91,7 +91,9 @@ impl Gateway {
         let reply = context.reply;
         let by_connection = self.settings.connection_required || context.params.token.is_some();
         let result = match &context.target {
-            Target::Connection(ConnectionOperation::Create) if context.client.is_none() => {
+            Target::Connection(ConnectionOperation::Create)
+                if context.client.is_none() && !self.names_client(context.from.id) =>
+            {
                 Err(bad_request("clientid is required"))
             }
             Target::Connection(ConnectionOperation::Create) => self.log_in(now, context),
@@ -116,6 +118,12 @@ impl Gateway {
             ));
         }
         self.log_in(now, context)
+    }
+
+    /// Whether the token of a peer's session came with a client id.
+    fn names_client(&self, id: PeerId) -> bool {
+        let bound = self.peers.get(id).and_then(|peer| peer.bound.as_deref());
+        bound.is_some_and(|bound| bound.client.is_some())
     }
 
     /// What the token of its session grants a request that brings no credentials of its own.
