@@ -17,7 +17,7 @@ fail() { echo "FAILED: $suite: $*" >&2; exit 1; }
 inside() { # USER COMMAND...
     local user=$1
     shift
-    "$here/tree.sh" run "$root" "$user" --bind "$toolchain" /opt/rust "$@"
+    "$here/tree.sh" run "$root" "$user" --bind "$toolchain" /opt/rust env CARGO_HOME=/opt/cargo "$@"
 }
 start_over() { # OWNER
     rm -rf --one-file-system "$root"
@@ -26,7 +26,8 @@ start_over() { # OWNER
     versions >"$home/$suite.before"
     git clone --quiet --no-local "$repository" "$root$clone"
     git -C "$root$clone" checkout --quiet --detach "$commit"
-    # As old as the commit, so that what one user built of it counts for the other.
+    # As old as the commit, and the crates at one place, so that what one user built counts for the other.
+    chroot "$root" install -d -o "$1" -g "$1" /opt/cargo
     find "$root$clone" -name .git -prune -o -type f -print0 | xargs -0 touch -d "@$(git -C "$repository" log -1 --format=%ct)"
     chroot "$root" chown -R "$1:" "$clone"
 }

@@ -208,10 +208,8 @@ async fn an_unknown_user_takes_as_long_as_a_wrong_password() {
             times[which].push(begin.elapsed());
         }
     }
-    let [known, unknown] = times.map(|mut times| {
-        times.sort();
-        times[times.len() / 2]
-    });
+    // The shortest: what others do on the machine only adds to it.
+    let [known, unknown] = times.map(|times| times.into_iter().min().unwrap());
     assert!(
         known < unknown * 2 && unknown < known * 2,
         "{known:?} {unknown:?}"
