@@ -1,7 +1,6 @@
 //! `token add`, `token remove`, `token list`.
 
 use std::path::Path;
-use std::time::SystemTime;
 
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -10,6 +9,7 @@ use crate::config::quantity::parse_duration;
 use crate::config::secrets::read_secret;
 use crate::config::tokens::{self, Role, Token};
 use crate::config::{Config, token_store};
+use crate::daemon::clock;
 
 use super::args::TokenCommand;
 use super::atomic::{DirectoryLock, write_secret};
@@ -43,7 +43,7 @@ fn add(name: &str, role: &str, expires: Option<&str>, config: &Config) -> Result
         .map(|text| {
             let life =
                 parse_duration(text).map_err(|why| Failure::new(USAGE, format!("--expires: {why}")))?;
-            SystemTime::now()
+            clock::wall()
                 .checked_add(life)
                 .ok_or_else(|| Failure::new(USAGE, "--expires: this is too long a time"))
         })
@@ -118,7 +118,7 @@ fn list(as_json: bool, config: &Config) -> Result<(), Failure> {
     let path = token_store::named_file(config);
     let named = read(&path)?.1;
     all.extend(named.into_iter().map(|token| (token, path.clone())));
-    let now = SystemTime::now();
+    let now = clock::wall();
     let until = |token: &Token| {
         token
             .until

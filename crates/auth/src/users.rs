@@ -9,7 +9,7 @@ use argon2::{Argon2, PasswordHasher};
 use zeroize::Zeroizing;
 
 use portcullis_proto::policy::authentication::{MAX_PASSWORD, MAX_USERNAME};
-use portcullis_proto::types::LineError;
+use portcullis_proto::types::{Fault, LineError};
 
 use super::hash::StoredHash;
 
@@ -124,8 +124,8 @@ pub(super) fn parse_within(
     if errors.is_empty() { Ok(users) } else { Err(errors) }
 }
 
-/// The name and the hash on a line, or which part of it is wrong and why; `None` on an empty line or a comment.
-fn entry(line: &str) -> Option<Result<(&str, &str), (&str, String)>> {
+/// The name and the hash on a line, or what is wrong; `None` on an empty line or a comment.
+fn entry(line: &str) -> Option<Result<(&str, &str), Fault<'_>>> {
     if line.starts_with('#') || line.trim().is_empty() {
         return None;
     }

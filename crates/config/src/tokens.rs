@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use openssl::sha::sha256;
-use portcullis_proto::types::LineError;
+use portcullis_proto::types::{Fault, LineError};
 use zeroize::Zeroizing;
 
 /// Shortest token, in bytes: what can be guessed over the network is no token.
@@ -173,7 +173,7 @@ fn clear(entry: &str) -> Option<(Role, &str)> {
 }
 
 /// The token of a line with a name, or which part of it is wrong and why.
-fn named(entry: &str) -> Result<Token, (&str, String)> {
+fn named(entry: &str) -> Result<Token, Fault<'_>> {
     let mut words = entry.split_ascii_whitespace();
     let mut word = || words.next().unwrap_or_default();
     let (name, role, hash, until) = (word(), word(), word(), word());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hex::FromHexError;
 use zeroize::Zeroizing;
 
-use portcullis_proto::types::LineError;
+use portcullis_proto::types::{Fault, LineError};
 
 /// A pre-shared key. It prints nothing of itself and is wiped when dropped.
 pub struct PskKey(Zeroizing<Vec<u8>>);
@@ -212,7 +212,7 @@ impl PskStore {
 }
 
 /// Identity and key of a line, or which part of it is wrong and why.
-fn parse_line(line: &str) -> Result<(Box<[u8]>, Entry), (&str, String)> {
+fn parse_line(line: &str) -> Result<(Box<[u8]>, Entry), Fault<'_>> {
     let whole = |message: &str| (line, message.to_owned());
     if line.starts_with('\u{feff}') {
         return Err(whole(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use openssl::pkey::{HasPublic, PKeyRef};
 use openssl::sha::sha256;
 
-use portcullis_proto::types::LineError;
+use portcullis_proto::types::{Fault, LineError};
 
 /// The SHA-256 of a key's SubjectPublicKeyInfo.
 pub(super) type Fingerprint = [u8; 32];
@@ -81,7 +81,7 @@ impl RawKeys {
 }
 
 /// Name and fingerprint of a line, or which part of it is wrong and why.
-fn parse_line(line: &str) -> Result<(&str, Fingerprint), (&str, String)> {
+fn parse_line(line: &str) -> Result<(&str, Fingerprint), Fault<'_>> {
     let (name, digits) = line
         .rsplit_once(':')
         .ok_or_else(|| (line, "it has no colon: a line is name:fingerprint".to_owned()))?;

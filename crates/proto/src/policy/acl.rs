@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::authorization::{Access, Action, Authorizer, Decision, NoMatch, Reason};
 use super::pattern::{Fit, Pattern, Subject, Syntax};
-use crate::types::LineError;
+use crate::types::{Fault, LineError};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rights {
@@ -230,7 +230,7 @@ fn first_word(line: &str) -> (&str, &str) {
 }
 
 /// The rule of a line, or which part of it is wrong and why.
-fn rule(line: usize, rest: &str, syntax: Syntax) -> Result<Rule, (&str, String)> {
+fn rule(line: usize, rest: &str, syntax: Syntax) -> Result<Rule, Fault<'_>> {
     if rest.is_empty() {
         return Err((
             rest,

@@ -4,6 +4,9 @@
 use std::fmt;
 use std::str::Utf8Error;
 
+/// The part of a line that is wrong, and why.
+pub type Fault<'a> = (&'a str, String);
+
 /// What is wrong at one place of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LineError {

@@ -22,7 +22,7 @@ pub mod transmit;
 
 pub use access::AccessRules;
 pub use identity::{ClientId, Identity, Proof};
-pub use line_error::LineError;
+pub use line_error::{Fault, LineError};
 pub use message::Message;
 pub use peer::{ListenerId, PeerAddr, Transport, WorkerId};
 pub use topic::{TopicFilter, TopicLimits, TopicName};
