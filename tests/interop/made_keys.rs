@@ -25,6 +25,7 @@ fn a_line_that_comes_with_a_new_key_works_as_printed_and_keeps_to_the_acl() {
         .set("admin", &format!("bind = \"127.0.0.1:{}\"", admin.number))
         .dtls("identity = \"clientid\"");
     let gateway = Gateway::start(config);
+    let token = std::fs::read_to_string(gateway.path("state/admin.token")).unwrap();
     for identity in ["pump 9", "hex:ffc3"] {
         let mut add = Command::new(env!("CARGO_BIN_EXE_portcullis"));
         add.args(["psk", "add", identity, "--config"])
@@ -41,6 +42,8 @@ fn a_line_that_comes_with_a_new_key_works_as_printed_and_keeps_to_the_acl() {
             "-i",
             "-H",
             "content-type: application/json",
+            "-H",
+            &format!("authorization: Bearer {}", token.trim()),
             "-d",
             &format!(r#"{{"identity": "{identity}", "replace": true}}"#),
             &format!("http://127.0.0.1:{}/api/v1/psk", admin.number),
