@@ -72,7 +72,7 @@ grep -qE '^NoNewPrivs:\s1$' "/proc/$pid/status" || fail NoNewPrivs
 grep -qE '^Seccomp:\s2$' "/proc/$pid/status" || fail seccomp
 [ "$(stat -c %U "/proc/$pid")" = portcullis ] || fail user
 # The same unit with another program in it says what is possible there.
-sed -e 's|^Type=.*|Type=oneshot|' -e '/^ExecReload=/d' -e '/^WatchdogSec=/d' -e '/^Restart/d' -e '/^FileDescriptorStoreMax=/d' \
+sed -e 's|^Type=.*|Type=oneshot|' -e '/^ExecReload=/d' -e '/^WatchdogSec=/d' -e '/^Restart/d' -e '/^FileDescriptorStoreMax=/d' -e '/^RuntimeDirectory/d' \
     -e 's|^ExecStart=.*|ExecStart=/usr/bin/python3 /usr/lib/probe.py|' -e 's|^\(ExecPaths=.*\)|\1 /usr/bin/python3.11 /usr/bin/python3|' \
     /lib/systemd/system/$unit >/run/systemd/system/probe.service
 ln -sf "$(readlink -f /usr/bin/python3)" /usr/bin/python3.11 2>/dev/null || true
