@@ -81,7 +81,7 @@ pub struct Observation {
     pub sequence: u32,
     /// When the client last showed that it still wants it.
     pub confirmed_at: Instant,
-    /// What it was last sent.
+    /// What it was last sent, to be sent once more when the client is checked.
     pub last: Option<Arc<Message>>,
     /// Whether the broker has said that the subscription stands; what comes before is not for it.
     pub is_live: bool,
@@ -98,6 +98,12 @@ impl Observation {
         self.sequence
     }
 
+    /// What the observation weighs, in bytes: its terms, and what is kept of the last message beyond a small one's payload.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.terms.weight() + self.last.as_deref().map_or(0, weight_of_last)
+    }
+
     /// Whether the client asked not to get `message` because it published it itself.
     #[must_use]
     pub fn is_own(&self, message: &Message) -> bool {
@@ -112,6 +118,15 @@ impl Observation {
                 _ => self.holder == AccountHolder::Peer(PeerId(origin.peer)),
             })
     }
+}
+
+/// What the last message of an observation weighs beside the record, in bytes. It may be shared with other observations, but
+/// nobody knows for how long.
+#[must_use]
+pub fn weight_of_last(message: &Message) -> usize {
+    /// Payloads up to this length are in the record's estimate.
+    const SMALL: usize = 256;
+    message.payload.len().saturating_sub(SMALL)
 }
 
 struct Filter {

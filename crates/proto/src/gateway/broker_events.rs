@@ -6,7 +6,7 @@ use super::agenda::Cx;
 use super::answers::{not_acceptable, not_found, unavailable};
 use super::context::ReplyTo;
 use super::metrics::PublishResult;
-use super::observations::{Observations, may_receive};
+use super::observations::{Observations, may_receive, remember};
 use super::pending_requests::{Awaited, PendingRequests};
 use crate::bridge::content;
 use crate::bridge::contract::{BrokerError, BrokerEvent};
@@ -133,7 +133,7 @@ fn begin(
         return cx.agenda.answer(reply, other_format());
     }
     let mut messages = fitting.into_iter();
-    observation.last = messages.next();
+    remember(cx, observation, messages.next().as_ref());
     let mut response = observation.last.as_ref().map_or_else(
         || Response::new(Code::CONTENT),
         |message| representation(message, None),

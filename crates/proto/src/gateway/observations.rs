@@ -14,7 +14,7 @@ use crate::bridge::backlog::Backlog;
 use crate::bridge::content;
 use crate::bridge::contract::{BrokerRequest, FilterId};
 use crate::bridge::subscriptions::{
-    AccountHolder, Inserted, Observation, ObservationRegistry, Removed, Terms,
+    AccountHolder, Inserted, Observation, ObservationRegistry, Removed, Terms, weight_of_last,
 };
 use crate::coap::contract::{Code, Notification, NotificationOutcome, ObservationId, PeerId, Response};
 use crate::invariant;
@@ -157,8 +157,8 @@ impl Observations {
     fn forget(&mut self, cx: &mut Cx<'_>, removed: &Removed) {
         let Observation { holder, terms, .. } = &removed.observation;
         if let Some(account) = cx.ledger.of(*holder) {
-            cx.ledger
-                .add(account, Table::Observations, -terms.weight().cast_signed());
+            let weight = removed.observation.weight();
+            cx.ledger.add(account, Table::Observations, -weight.cast_signed());
         }
         if let Some(principal) = &terms.principal {
             cx.shared
@@ -245,7 +245,7 @@ impl Observations {
         };
         let format = content::format_of(message);
         let confirmable = cx.settings.notify_type.confirmable(observation, message);
-        observation.last = Some(Arc::clone(message));
+        remember(cx, observation, Some(message));
         let notification = notification(observation, message, format, confirmable);
         self.deliver(cx, id, notification);
     }
@@ -370,7 +370,7 @@ pub(super) fn may_receive(
 
 /// The notification of a message, unless it is not for this observer.
 fn prepare(
-    cx: &Cx<'_>,
+    cx: &mut Cx<'_>,
     observation: &mut Observation,
     message: &Arc<Message>,
     format: Option<u16>,
@@ -390,8 +390,32 @@ fn prepare(
     }
     let unheard = cx.now.saturating_duration_since(observation.confirmed_at);
     let confirmable = notify_type.confirmable(observation, message) || unheard >= due(*observe_check);
-    observation.last = Some(Arc::clone(message));
+    remember(cx, observation, Some(message));
     Some(notification(observation, message, format, confirmable))
+}
+
+/// Keeps the last message for a check, unless those of the holder's standing have half of what they may have: the check then has
+/// no body, and the other half stays for what is asked of us.
+pub(super) fn remember(cx: &mut Cx<'_>, observation: &mut Observation, message: Option<&Arc<Message>>) {
+    let before = observation.last.as_deref().map_or(0, weight_of_last);
+    let mut after = message.map_or(0, |message| weight_of_last(message));
+    observation.last = message.cloned();
+    if before == after {
+        return;
+    }
+    let Some(account) = cx.ledger.of(observation.holder) else {
+        return;
+    };
+    if after > before && cx.ledger.is_half_full(cx.ledger.standing(account)) {
+        cx.metrics.limits.inc(Limit::Memory);
+        observation.last = None;
+        after = 0;
+    }
+    cx.ledger.add(
+        account,
+        Table::Observations,
+        after.cast_signed() - before.cast_signed(),
+    );
 }
 
 fn notification(

@@ -4,7 +4,10 @@ use super::super::cx;
 use super::super::pending_requests::Awaited;
 use super::*;
 use crate::coap::contract::ObservationId;
-use crate::types::reason::Limit;
+use crate::gateway::settings::NotifyType;
+use crate::policy::ledger::Table;
+use crate::types::reason::{Label as _, Limit};
+use crate::types::standing::Standing;
 
 fn ping(site: &mut Site, port: u16) {
     let mut packet = Packet::new();
@@ -131,4 +134,56 @@ fn who_finds_no_room_to_subscribe_is_counted() {
     let answer = site.ask(0, 1000, &observe);
     assert_eq!(code(&answer[0]), ResponseType::ServiceUnavailable);
     assert_eq!(site.metrics[0].limits.get(Limit::PendingRequests), 1);
+}
+
+#[test]
+fn the_last_messages_of_observations_are_weighed_and_bounded() {
+    static LONG: [u8; 1_000] = [b'x'; 1_000];
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    settings.notify_type = NotifyType::Con;
+    settings.caps.memory = 300_000;
+    let mut site = Site::with(settings);
+    let observe = |site: &mut Site, n: u8, value: u32| {
+        let mut observe = site.request(RequestType::Get, &format!("ps/t/{n}"), &[]);
+        observe.set_token(vec![n]);
+        observe.set_observe_value(value);
+        site.ask(0, 1000, &observe);
+    };
+    let tell = |site: &mut Site, n: u8, payload| {
+        site.publish(&Site::message(&format!("t/{n}"), payload));
+        for notification in site.sent(0, 1000) {
+            site.ask(0, 1000, &acknowledgement(&notification));
+        }
+    };
+    let weighed = |site: &Site| -> u64 {
+        let by_standing = &site.workers[0].metrics.standing_bytes;
+        let all = Standing::ALL.iter();
+        all.map(|standing| by_standing.of(*standing).get(Table::Observations))
+            .sum()
+    };
+    for n in 0..60 {
+        observe(&mut site, n, 0);
+        tell(&mut site, n, b"short");
+    }
+    let small = weighed(&site);
+    for n in 0..60 {
+        tell(&mut site, n, &LONG);
+    }
+    assert_eq!(site.workers[0].observations.len(), 60);
+    let more = weighed(&site) - small;
+    assert!(
+        more > 0 && more % (1_000 - 256) == 0 && more < 60 * (1_000 - 256),
+        "{more}"
+    );
+    assert!(site.workers[0].metrics.limits.get(Limit::Memory) > 0);
+    for n in 0..60 {
+        tell(&mut site, n, b"short");
+    }
+    assert_eq!(weighed(&site), small);
+    for n in 0..60 {
+        tell(&mut site, n, &LONG);
+        observe(&mut site, n, 1);
+    }
+    assert_eq!((weighed(&site), site.workers[0].observations.len()), (0, 0));
 }
