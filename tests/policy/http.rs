@@ -112,7 +112,7 @@ async fn get_puts_the_fields_into_the_query_and_forms_are_encoded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn expiry_acl_and_superuser_are_carried_and_attributes_passed_over() {
+async fn expiry_acl_superuser_and_attributes_are_carried() {
     let server = server(|_| {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 100;
         let acl = json!([{"permission": "allow", "action": "publish", "topic": "t/${clientid}"}]);
@@ -129,10 +129,12 @@ async fn expiry_acl_and_superuser_are_carried_and_attributes_passed_over() {
             expires_in: Some(left),
             superuser: true,
             acl: Some(_),
+            attributes,
         } = verdict
         else {
             panic!("{verdict:?}");
         };
+        assert_eq!(attributes.get("a"), Some("b"));
         assert!(
             left > Duration::from_secs(95) && left <= Duration::from_secs(100),
             "{left:?}"

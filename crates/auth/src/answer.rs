@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
+use portcullis_proto::policy::attributes::Attributes;
 use portcullis_proto::policy::authentication::{DenyReason, Verdict};
 use portcullis_proto::policy::extra_acl::ExtraAcl;
 
@@ -35,16 +36,17 @@ pub(super) fn verdict(status: u16, body: &[u8], now: SystemTime) -> Result<Verdi
             left => Some(left),
         },
     };
-    granted(&answer, "acl", expires_in)
+    granted(&answer, "acl", "client_attrs", expires_in)
 }
 
 /// Let in, with what `source` says beside.
 ///
 /// # Errors
-/// When the ACL in it is not understood: letting the client in without it could allow too much.
+/// When the ACL or the attributes in it are not understood: letting the client in without them could allow too much.
 pub(super) fn granted(
     source: &Map<String, Value>,
     acl: &str,
+    attributes: &str,
     expires_in: Option<Duration>,
 ) -> Result<Verdict, String> {
     let acl = match source.get(acl) {
@@ -55,6 +57,11 @@ pub(super) fn granted(
         expires_in,
         superuser: source.get("is_superuser").is_some_and(is_true),
         acl,
+        attributes: match source.get(attributes) {
+            None | Some(Value::Null) => Attributes::default(),
+            Some(Value::Object(object)) => Attributes::from_json(object)?,
+            Some(_) => return Err(format!("{attributes} is no object")),
+        },
     })
 }
 
@@ -120,12 +127,14 @@ mod tests {
             expires_in,
             superuser,
             acl,
+            attributes,
         }) = judge(200, body)
         else {
             panic!("not allowed");
         };
         assert_eq!((expires_in, superuser), (Some(Duration::from_secs(60)), true));
         assert!(acl.is_some());
+        assert_eq!(attributes.iter().collect::<Vec<_>>(), [("n", "1"), ("site", "x")]);
     }
 
     #[test]
@@ -139,7 +148,9 @@ mod tests {
     }
 
     #[test]
-    fn an_acl_that_is_not_understood_does_not_let_in_without_it() {
+    fn an_acl_or_attributes_that_are_not_understood_do_not_let_in_without_them() {
+        assert!(judge(200, r#"{"result": "allow", "client_attrs": ["x"]}"#).is_err());
+        assert!(judge(200, r#"{"result": "allow", "client_attrs": {"x": {}}}"#).is_err());
         assert!(judge(200, r#"{"result": "allow", "acl": "all"}"#).is_err());
     }
 }

@@ -154,7 +154,7 @@ impl JwtBackend {
                 return bad;
             }
         }
-        answer::granted(claims, &self.acl_claim, expires_in).unwrap_or(bad)
+        answer::granted(claims, &self.acl_claim, "client_attrs", expires_in).unwrap_or(bad)
     }
 }
 

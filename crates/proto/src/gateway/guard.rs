@@ -125,6 +125,7 @@ pub(super) fn granted(now: Instant, verdict: Verdict) -> Option<Grant> {
         expires_in,
         superuser,
         acl,
+        attributes,
     } = verdict
     else {
         return None;
@@ -132,6 +133,7 @@ pub(super) fn granted(now: Instant, verdict: Verdict) -> Option<Grant> {
     Some(Grant {
         superuser,
         acl,
+        attributes,
         until: expires_in.and_then(|good_for| now.checked_add(good_for)),
     })
 }

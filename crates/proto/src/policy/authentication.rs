@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use crate::labels;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr};
 
+use super::attributes::Attributes;
 use super::extra_acl::ExtraAcl;
 
 /// Longest user name in bytes that is looked up.
@@ -141,6 +142,8 @@ pub enum Verdict {
         superuser: bool,
         /// Rules that come with the credential.
         acl: Option<Arc<ExtraAcl>>,
+        /// What the backend knows of the client beside.
+        attributes: Attributes,
     },
     /// Not let in: 4.01.
     Deny(DenyReason),
@@ -156,6 +159,7 @@ impl Verdict {
             expires_in: None,
             superuser: false,
             acl: None,
+            attributes: Attributes::default(),
         }
     }
 }

@@ -10,6 +10,7 @@ use rand::RngCore;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
+use super::attributes::Attributes;
 use super::extra_acl::ExtraAcl;
 use crate::coap::contract::PeerId;
 use crate::types::standing::Standing;
@@ -122,6 +123,8 @@ pub struct Grant {
     pub superuser: bool,
     /// Rules that came with the credential.
     pub acl: Option<Arc<ExtraAcl>>,
+    /// What the backend knows of the client beside.
+    pub attributes: Attributes,
     /// When the credential expires; `None` never.
     pub until: Option<Instant>,
 }

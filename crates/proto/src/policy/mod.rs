@@ -1,6 +1,7 @@
 //! Whether a device may do this now: connections and tokens, authentication, ACL, rates, quotas.
 
 pub mod acl;
+pub mod attributes;
 pub mod authentication;
 pub mod authorization;
 pub mod connections;

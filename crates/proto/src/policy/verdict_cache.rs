@@ -251,6 +251,7 @@ mod tests {
             expires_in: Some(Duration::from_secs(seconds)),
             superuser: false,
             acl: None,
+            attributes: crate::policy::attributes::Attributes::default(),
         };
         cache.put(now, hash, &verdict(10));
         assert_eq!(cache.get(now + Duration::from_secs(4), &hash), Some(verdict(6)));
