@@ -15,7 +15,7 @@ TEST_PACKAGES := $(RUN_PACKAGES) gnutls-bin openssl prometheus mosquitto mosquit
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-browser test-vendored check fmt lint doc packages-build packages-run packages-test clients \
-	packages-peers test-peers deb test-deb test-systemd reproducible deny sbom packages-ops compare-openssl test-openssl test-fresh
+	packages-peers test-peers deb test-deb test-systemd reproducible deny sbom packages-ops compare-openssl test-openssl test-fresh fuzz
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,15 @@ test-openssl: packages-test packages-ops clients ## Run the DTLS tests on every 
 
 test-fresh: packages-ops ## Run make run and make test in minimal Debian trees, from a clean clone (as root)
 	tests/ops/fresh.sh bookworm trixie
+
+FUZZ_SECONDS ?= 60
+fuzz: packages-build ## Run each fuzz target for FUZZ_SECONDS (60), on a nightly compiler
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	@set -e; for target in $$($(CARGO) fuzz list); do \
+		mkdir -p fuzz/corpus/$$target; \
+		$(CARGO) +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_len=4096 -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1; \
+	done
 
 check: fmt lint doc ## Formatting, lints and documentation, warnings being errors
 
