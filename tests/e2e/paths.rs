@@ -30,6 +30,7 @@ each_transport!(
     a_publish_to_a_wildcard_is_refused,
     a_bad_topic_is_refused,
     a_publish_to_sys_is_unauthorized,
+    what_the_gateway_tells_of_others_is_not_for_devices,
 );
 
 fn gateway() -> Gateway {
@@ -420,5 +421,24 @@ fn a_publish_to_sys_is_unauthorized(kind: Kind) {
     }
     client
         .request(&Request::get("ps/a").option(option::OBSERVE, &[]))
+        .expect(code::CONTENT);
+}
+
+fn what_the_gateway_tells_of_others_is_not_for_devices(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    for filter in ["$portcullis/#", "$portcullis/+/clients/+/connected", "$SYS/#"] {
+        let request = Request::get(&format!("ps/{filter}")).observe(0);
+        client.request(&request).expect(code::UNAUTHORIZED);
+        client
+            .request(&Request::get(&format!("mqtt/{filter}")).observe(0))
+            .expect(code::UNAUTHORIZED);
+    }
+    client
+        .request(&Request::get("ps/$portcullis/portcullis/status"))
+        .expect(code::UNAUTHORIZED);
+    // Other topics that begin so are ordinary.
+    client
+        .request(&Request::get("ps/$other/#").observe(0))
         .expect(code::CONTENT);
 }

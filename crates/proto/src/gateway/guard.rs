@@ -173,10 +173,13 @@ pub(super) fn authorize(cx: &Cx<'_>, asker: &Asker, access: &Access<'_>) -> Resu
         identity: asker.identity.as_deref(),
     };
     let grant = &asker.grant;
-    let decision = cx
+    let mut decision = cx
         .settings
         .authorizer
         .check(&subject, grant.superuser, grant.acl.as_deref(), access);
+    if asker.reaches_reserved(access.topic) {
+        decision = decision.of_reserved();
+    }
     cx.metrics.authorizations.count(access.action, &decision);
     if decision.allowed {
         Ok(())
