@@ -87,6 +87,9 @@ macro_rules! cx {
 }
 use cx;
 
+/// Bytes of remembered exchanges that may not be written down yet: more than a datagram adds, less than matters.
+const EXCHANGES_STEP: usize = 16 << 10;
+
 /// What one worker's gateway is made of.
 pub struct Parts {
     /// Which worker.
@@ -244,6 +247,7 @@ impl Gateway {
 
     /// Does all that follows from what was taken in, and collects what is to be sent.
     fn settle(&mut self, now: Instant) {
+        self.weigh_exchanges(EXCHANGES_STEP);
         loop {
             if let Some(event) = self.coap.poll_event() {
                 self.coap_event(now, event);

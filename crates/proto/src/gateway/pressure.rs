@@ -102,7 +102,7 @@ impl Gateway {
             spool: self.pressure.spool,
             queue_delay,
         };
-        self.weigh_exchanges();
+        self.weigh_exchanges(0);
         self.ask_for_life(now);
         let changed = self.pressure.overload.update(now, &readings);
         self.metrics.pressure_millis.set(millis(readings.pressure()));
@@ -111,9 +111,13 @@ impl Gateway {
         }
     }
 
-    /// Writes down what remembered exchanges weigh, which have no peer to belong to.
-    fn weigh_exchanges(&mut self) {
+    /// Writes down what remembered exchanges weigh, which have no peer to belong to, once it changed by `step` bytes.
+    pub(super) fn weigh_exchanges(&mut self, step: usize) {
         let now = self.coap.exchanges_kept();
+        let mut changes = now.iter().zip(self.pressure.exchanges);
+        if changes.all(|(now, before)| now.abs_diff(before) < step) {
+            return;
+        }
         let before = std::mem::replace(&mut self.pressure.exchanges, now);
         for ((standing, before), now) in [Standing::Unproven, Standing::Proven]
             .into_iter()

@@ -22,8 +22,9 @@ use crate::bridge::contract::{BrokerEvent, BrokerRequest, FilterId};
 use crate::clock_for_tests as clock;
 use crate::coap::CoapMetrics;
 use crate::coap::contract::CoapSettings;
+use crate::policy::acl::Acl;
 use crate::policy::authentication::{AuthRequest, DenyReason, Verdict};
-use crate::policy::authorization::Authorizer;
+use crate::policy::authorization::{Authorizer, NoMatch};
 use crate::session::SecureSource;
 use crate::types::limits::Caps;
 use crate::types::message::Qos;
@@ -431,8 +432,11 @@ fn peers_that_nobody_needs_are_forgotten_and_observers_are_not() {
 }
 
 #[test]
-fn who_comes_and_goes_is_published() {
-    let mut site = Site::new(2);
+fn who_comes_and_goes_is_published_to_whom_a_rule_lets_see_it() {
+    let mut settings = settings(2);
+    let rules = Acl::parse("topic read $portcullis/#").unwrap();
+    settings.authorizer = Authorizer::new(Some(Arc::new(rules)), NoMatch::Allow);
+    let mut site = Site::with(settings);
     let token = site.create(0, 1000, "watcher");
     let mut observe = site.credentialed(
         RequestType::Get,
