@@ -162,7 +162,10 @@ fn backend(authentication: &Authentication) -> Result<BackendSettings, String> {
     Ok(match authentication.backend {
         Backend::None => BackendSettings::Identity,
         Backend::File => match &authentication.file {
-            Some(path) => BackendSettings::File(FileSettings { path: path.clone() }),
+            Some(path) => BackendSettings::File(FileSettings {
+                path: path.clone(),
+                legacy_hashes: authentication.legacy_hashes,
+            }),
             None => return Err("authentication.file: name a users file".to_owned()),
         },
         Backend::Http => BackendSettings::Http(http(&authentication.http)),

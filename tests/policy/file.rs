@@ -15,7 +15,7 @@ use super::support::{add_user, judge, request, run, settings, start, text};
 const BAD: Verdict = Verdict::Deny(DenyReason::BadCredentials);
 
 fn file(path: &Path) -> AuthSettings {
-    settings(BackendSettings::File(FileSettings { path: path.into() }))
+    settings(BackendSettings::File(FileSettings::new(path)))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,8 +77,31 @@ async fn all_kinds_of_hashes_stand_side_by_side() {
     let stored = users::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
     let schemes = ["ann", "bob", "carl"].map(|name| stored[name].scheme());
     assert_eq!(schemes, [Scheme::Argon2id, Scheme::Bcrypt, Scheme::Pbkdf2Sha512]);
+    // As databases of other gateways have them, written by Python's hashlib.
+    let salted = [
+        (
+            "dora",
+            "$sha256$prefix$c2FsdA$E2Ab2k6njlWge5iGbSvmvgdE44ZvE8AMgRyrYIoo8yI",
+        ),
+        (
+            "emil",
+            "$pbkdf2-sha256$i=1000$c2FsdA$YywoEuRtRgQQK6dhjp1tfS+BKPYma0oDJk0qBGC33LM",
+        ),
+        ("fred", "$sha1$suffix$c2FsdA$yI6cZwQadOA1e+/f+T+H3eCQQhQ"),
+    ];
+    let append = |(name, hash): (&str, &str)| {
+        let lines = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{lines}{name}:{hash}\n")).unwrap();
+    };
+    salted[..2].iter().copied().for_each(append);
     let auth = start(&file(&path));
-    for (user, password) in [("ann", "one"), ("bob", "two"), ("carl", "three")] {
+    for (user, password) in [
+        ("ann", "one"),
+        ("bob", "two"),
+        ("carl", "three"),
+        ("dora", "password"),
+        ("emil", "password"),
+    ] {
         assert_eq!(
             judge(&auth, request(user, password)).await,
             Verdict::allow(),
@@ -86,8 +109,16 @@ async fn all_kinds_of_hashes_stand_side_by_side() {
         );
         assert_eq!(judge(&auth, request(user, "four")).await, BAD, "{user}");
     }
-    assert_eq!(auth.metrics().get(Backend::File, AuthResult::Allowed), 3);
-    assert_eq!(auth.metrics().get(Backend::File, AuthResult::Denied), 3);
+    assert_eq!(auth.metrics().get(Backend::File, AuthResult::Allowed), 5);
+    assert_eq!(auth.metrics().get(Backend::File, AuthResult::Denied), 5);
+    append(salted[2]);
+    let errors = portcullis::auth::start(&file(&path), tokio::runtime::Handle::current()).unwrap_err();
+    assert!(errors[0].message.contains("legacy_hashes = true"), "{errors:?}");
+    let mut legacy = FileSettings::new(&path);
+    legacy.legacy_hashes = true;
+    let auth = start(&settings(BackendSettings::File(legacy)));
+    assert_eq!(judge(&auth, request("fred", "password")).await, Verdict::allow());
+    assert_eq!(judge(&auth, request("fred", "saltpassword")).await, BAD);
 }
 
 #[tokio::test(flavor = "multi_thread")]

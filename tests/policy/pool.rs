@@ -87,7 +87,7 @@ async fn eight_parallel_logins_hold_up_nobody_who_hands_one_in() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("users.txt");
     add_user(&path, "ann", "right");
-    let mut settings = settings(BackendSettings::File(FileSettings { path }));
+    let mut settings = settings(BackendSettings::File(FileSettings::new(path)));
     settings.caps.hashers = 1;
     // Memory for one hash only: the others wait for it.
     settings.caps.hash_memory_kib = 20 << 10;
@@ -146,7 +146,7 @@ fn secrets_are_in_no_log_at_any_level() {
         std::fs::write(&token, "hunter2-token").unwrap();
         http.token_file = Some(token);
         let backends = [
-            BackendSettings::File(FileSettings { path: file.clone() }),
+            BackendSettings::File(FileSettings::new(&file)),
             BackendSettings::Http(http),
             BackendSettings::Jwt(JwtSettings::new(JwtKeys::File { path: secret.clone() })),
         ];
@@ -167,7 +167,7 @@ fn secrets_are_in_no_log_at_any_level() {
             }
         }
         std::fs::write(&file, "ann:hunter2-plain\n").unwrap();
-        let broken = settings(BackendSettings::File(FileSettings { path: file }));
+        let broken = settings(BackendSettings::File(FileSettings::new(file)));
         let errors = portcullis::auth::start(&broken, tokio::runtime::Handle::current()).unwrap_err();
         tracing::error!(?errors, "{}", errors[0]);
     });
@@ -186,7 +186,7 @@ async fn a_wrong_user_a_wrong_password_and_a_wrong_token_are_told_alike() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("users.txt");
     add_user(&path, "ann", "right");
-    let auth = start(&settings(BackendSettings::File(FileSettings { path })));
+    let auth = start(&settings(BackendSettings::File(FileSettings::new(path))));
     let mut wordings = vec![DenyReason::BadToken.wording(), DenyReason::Refused.wording()];
     for (user, password) in [("ann", "wrong"), ("bob", "right")] {
         let Verdict::Deny(reason) = judge(&auth, request(user, password)).await else {

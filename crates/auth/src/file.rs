@@ -9,7 +9,7 @@ use portcullis_proto::types::mac::{Sha256, hmac, mac};
 use portcullis_proto::policy::authentication::{AuthRequest, DenyReason, Password, Verdict};
 
 use super::hash::StoredHash;
-use super::users::{self, FileError, MAX_FILE};
+use super::users::{self, FileError, MAX_FILE, Taken};
 
 /// The users of one file, in memory.
 #[derive(Debug)]
@@ -29,10 +29,10 @@ pub(super) struct Comparison {
 }
 
 impl FileBackend {
-    /// Reads the file. `decoy_key` is random and of this process only; hashes that need more than `max_kib` are refused.
-    pub(super) fn open(path: &Path, decoy_key: [u8; 32], max_kib: u32) -> Result<Self, Vec<FileError>> {
+    /// Reads the file. `decoy_key` is random and of this process only.
+    pub(super) fn open(path: &Path, decoy_key: [u8; 32], taken: Taken) -> Result<Self, Vec<FileError>> {
         let text = users::read_text(path, MAX_FILE).map_err(|error| vec![error])?;
-        let parsed = users::parse_within(&text, max_kib).map_err(|errors| users::at(path, errors))?;
+        let parsed = users::parse_within(&text, taken).map_err(|errors| users::at(path, errors))?;
         let mut users = HashMap::with_capacity(parsed.len());
         let mut hashes = Vec::with_capacity(parsed.len());
         for (name, hash) in parsed {

@@ -1,16 +1,20 @@
-//! The password hashes of a users file: what they cost and whether a password fits.
+//! The password hashes of users files and databases: what they cost and whether a password fits.
 
 use std::fmt;
 
-use argon2::{Algorithm, Argon2, Params, Version};
-use base64ct::{Base64, Encoding};
-use openssl::hash::MessageDigest;
+use argon2::Argon2;
+use openssl::error::ErrorStack;
+use openssl::hash::{Hasher, MessageDigest};
 use openssl::pkcs5::pbkdf2_hmac;
-use openssl::sha::Sha512;
-use password_hash::phc::PasswordHash;
 use zeroize::Zeroizing;
 
 use portcullis_proto::labels;
+use portcullis_proto::types::reason::Label as _;
+
+mod column;
+mod text;
+
+pub use column::{HashAlgorithm, Position};
 
 /// Most iterations of PBKDF2: some seconds.
 const MAX_ITERATIONS: u32 = 10_000_000;
@@ -22,35 +26,88 @@ const MAX_PASSES: u32 = 64;
 const MAX_LANES: u32 = 16;
 /// Below this PBKDF2 is called weak; mosquitto_passwd 2.0 writes 101.
 const WEAK_ITERATIONS: u32 = 100_000;
+/// Longest salt in bytes.
+const MAX_SALT: usize = 1024;
 
 labels! {
     /// How a password is hashed.
     pub enum Scheme {
         /// Argon2id as a PHC string.
         Argon2id = "argon2id",
-        /// mosquitto_passwd's `$7$`: PBKDF2-HMAC-SHA512.
+        /// PBKDF2-HMAC-SHA512, mosquitto_passwd's `$7$` too.
         Pbkdf2Sha512 = "pbkdf2-sha512",
-        /// mosquitto_passwd's `$6$`: one salted SHA-512.
-        Sha512 = "sha512",
+        /// PBKDF2-HMAC-SHA256.
+        Pbkdf2Sha256 = "pbkdf2-sha256",
         /// bcrypt, `$2a$`, `$2b$` or `$2y$`.
         Bcrypt = "bcrypt",
+        /// One SHA-512 with a salt, mosquitto_passwd's `$6$` too.
+        Sha512 = "sha512",
+        /// One SHA-256 with a salt.
+        Sha256 = "sha256",
+        /// One SHA-1, taken only with `legacy_hashes`.
+        Sha1 = "sha1",
+        /// One MD5, taken only with `legacy_hashes`.
+        Md5 = "md5",
     }
+}
+
+/// A hash function of OpenSSL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Digest {
+    /// MD5, 16 bytes.
+    Md5,
+    /// SHA-1, 20 bytes.
+    Sha1,
+    /// SHA-256, 32 bytes.
+    Sha256,
+    /// SHA-512, 64 bytes.
+    Sha512,
+}
+
+impl Digest {
+    fn function(self) -> MessageDigest {
+        match self {
+            Self::Md5 => MessageDigest::md5(),
+            Self::Sha1 => MessageDigest::sha1(),
+            Self::Sha256 => MessageDigest::sha256(),
+            Self::Sha512 => MessageDigest::sha512(),
+        }
+    }
+
+    const fn bytes(self) -> usize {
+        match self {
+            Self::Md5 => 16,
+            Self::Sha1 => 20,
+            Self::Sha256 => 32,
+            Self::Sha512 => 64,
+        }
+    }
+
+    const fn is_legacy(self) -> bool {
+        matches!(self, Self::Md5 | Self::Sha1)
+    }
+}
+
+/// What is compared, and with what it was salted.
+struct Salted {
+    salt: Box<[u8]>,
+    hash: Box<[u8]>,
 }
 
 enum Kind {
     Argon2id {
         argon2: Argon2<'static>,
-        salt: Box<[u8]>,
-        hash: Box<[u8]>,
+        salted: Salted,
     },
     Pbkdf2 {
+        digest: Digest,
         iterations: u32,
-        salt: Box<[u8]>,
-        hash: Box<[u8]>,
+        salted: Salted,
     },
-    Sha512 {
-        salt: Box<[u8]>,
-        hash: Box<[u8]>,
+    Digest {
+        digest: Digest,
+        position: Position,
+        salted: Salted,
     },
     Bcrypt {
         text: Box<str>,
@@ -68,38 +125,47 @@ impl fmt::Debug for StoredHash {
 }
 
 impl StoredHash {
-    /// Reads a hash as it stands in a users file.
+    /// Reads a hash that tells how it was made, as it stands in a users file: Argon2id, bcrypt, mosquitto's `$7$` and `$6$`,
+    /// `$pbkdf2-sha256$i=N$SALT$HASH` and the same of sha512, `$sha256$prefix$SALT$HASH` and the same of sha512, sha1 and md5
+    /// with `prefix`, `suffix` or `disable`; SALT and HASH in base64.
     ///
     /// # Errors
     /// What is wrong with it, in words that hold nothing of it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let kind = match text.split('$').nth(1) {
-            Some("argon2id") => argon2id(text)?,
-            Some("7") => pbkdf2(text)?,
-            Some("6") => sha512(text)?,
-            Some("2a" | "2b" | "2y") => bcrypt(text)?,
-            Some("argon2i" | "argon2d") => {
-                return Err("this kind of Argon2 is not taken, only argon2id is".to_owned());
-            }
-            _ => {
-                return Err(
-                    "this is no password hash: argon2id, bcrypt, or one that mosquitto_passwd writes \
-                            ($7$ or $6$); portcullis user add makes one"
-                        .to_owned(),
-                );
-            }
-        };
-        Ok(Self(kind))
+        text::parse(text).map(Self)
     }
 
     /// How it is hashed.
     #[must_use]
     pub fn scheme(&self) -> Scheme {
-        match self.0 {
+        match &self.0 {
             Kind::Argon2id { .. } => Scheme::Argon2id,
-            Kind::Pbkdf2 { .. } => Scheme::Pbkdf2Sha512,
-            Kind::Sha512 { .. } => Scheme::Sha512,
             Kind::Bcrypt { .. } => Scheme::Bcrypt,
+            Kind::Pbkdf2 {
+                digest: Digest::Sha512,
+                ..
+            } => Scheme::Pbkdf2Sha512,
+            Kind::Pbkdf2 { .. } => Scheme::Pbkdf2Sha256,
+            Kind::Digest { digest, .. } => match digest {
+                Digest::Md5 => Scheme::Md5,
+                Digest::Sha1 => Scheme::Sha1,
+                Digest::Sha256 => Scheme::Sha256,
+                Digest::Sha512 => Scheme::Sha512,
+            },
+        }
+    }
+
+    /// That it is taken.
+    ///
+    /// # Errors
+    /// It is one that only `legacy_hashes` lets in, which is not set.
+    pub fn check_legacy(&self, legacy_hashes: bool) -> Result<(), String> {
+        match &self.0 {
+            Kind::Digest { digest, .. } if digest.is_legacy() && !legacy_hashes => Err(format!(
+                "{} is taken only with legacy_hashes = true",
+                self.scheme().label()
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -110,7 +176,7 @@ impl StoredHash {
             Kind::Pbkdf2 { iterations, .. } if *iterations < WEAK_ITERATIONS => {
                 Some(format!("PBKDF2 with {iterations} iterations only"))
             }
-            Kind::Sha512 { .. } => Some("a single SHA-512".to_owned()),
+            Kind::Digest { .. } => Some(format!("a single {}", self.scheme().label())),
             Kind::Bcrypt { cost, .. } if *cost < 10 => Some(format!("bcrypt with cost {cost} only")),
             Kind::Argon2id { argon2, .. } if argon2.params().m_cost() < 7 * 1024 => {
                 Some(format!("Argon2id with {} KiB only", argon2.params().m_cost()))
@@ -125,7 +191,7 @@ impl StoredHash {
         match &self.0 {
             Kind::Argon2id { argon2, .. } => argon2.params().m_cost(),
             Kind::Bcrypt { .. } => 5,
-            Kind::Pbkdf2 { .. } | Kind::Sha512 { .. } => 1,
+            Kind::Pbkdf2 { .. } | Kind::Digest { .. } => 1,
         }
     }
 
@@ -133,116 +199,56 @@ impl StoredHash {
     #[must_use]
     pub fn verify(&self, password: &[u8]) -> bool {
         match &self.0 {
-            Kind::Argon2id { argon2, salt, hash } => {
-                let mut out = Zeroizing::new(vec![0; hash.len()]);
-                argon2.hash_password_into(password, salt, &mut out).is_ok() && same(&out, hash)
+            Kind::Argon2id { argon2, salted } => {
+                salted.fits(|salt, out| argon2.hash_password_into(password, salt, out).is_ok())
             }
             Kind::Pbkdf2 {
+                digest,
                 iterations,
-                salt,
-                hash,
-            } => {
-                let mut out = Zeroizing::new(vec![0; hash.len()]);
+                salted,
+            } => salted.fits(|salt, out| {
                 let rounds = usize::try_from(*iterations).unwrap_or(usize::MAX);
-                pbkdf2_hmac(password, salt, rounds, MessageDigest::sha512(), &mut out).is_ok()
-                    && same(&out, hash)
-            }
-            Kind::Sha512 { salt, hash } => {
-                let mut sha = Sha512::new();
-                sha.update(password);
-                sha.update(salt);
-                same(&sha.finish(), hash)
+                pbkdf2_hmac(password, salt, rounds, digest.function(), out).is_ok()
+            }),
+            Kind::Digest {
+                digest,
+                position,
+                salted,
+            } => {
+                let (first, last) = match position {
+                    Position::Prefix => (&*salted.salt, password),
+                    Position::Suffix => (password, &*salted.salt),
+                    Position::Disable => (password, &[][..]),
+                };
+                hashed(*digest, first, last).is_ok_and(|out| same(out.as_ref(), &salted.hash))
             }
             Kind::Bcrypt { text, .. } => bcrypt::verify(password, text).unwrap_or(false),
         }
     }
 }
 
+impl Salted {
+    fn fits(&self, hash: impl FnOnce(&[u8], &mut [u8]) -> bool) -> bool {
+        let mut out = Zeroizing::new(vec![0; self.hash.len()]);
+        hash(&self.salt, &mut out) && same(&out, &self.hash)
+    }
+}
+
+fn hashed(digest: Digest, first: &[u8], last: &[u8]) -> Result<impl AsRef<[u8]> + use<>, ErrorStack> {
+    let mut hasher = Hasher::new(digest.function())?;
+    hasher.update(first)?;
+    hasher.update(last)?;
+    hasher.finish()
+}
+
 fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && openssl::memcmp::eq(a, b)
 }
 
-fn argon2id(text: &str) -> Result<Kind, String> {
-    let bad = |_| "this is no valid argon2id hash ($argon2id$v=19$m=..,t=..,p=..$salt$hash)".to_owned();
-    let phc = PasswordHash::new(text).map_err(bad)?;
-    let version = match phc.version {
-        None => Version::default(),
-        Some(version) => {
-            Version::try_from(version).map_err(|_| "this version of Argon2 is not known".to_owned())?
-        }
-    };
-    let (Some(salt), Some(hash)) = (phc.salt, phc.hash) else {
-        return Err("this argon2id hash lacks its salt or its hash".to_owned());
-    };
-    let params =
-        Params::try_from(&phc).map_err(|_| "these parameters of argon2id are not valid".to_owned())?;
-    if params.t_cost() > MAX_PASSES || params.p_cost() > MAX_LANES {
-        return Err(format!(
-            "this hash would take too long: t is over {MAX_PASSES} or p over {MAX_LANES}"
-        ));
-    }
-    if salt.len() < argon2::MIN_SALT_LEN || hash.len() < 16 {
-        return Err("the salt of this hash is shorter than 8 bytes, or the hash than 16".to_owned());
-    }
-    Ok(Kind::Argon2id {
-        argon2: Argon2::new(Algorithm::Argon2id, version, params),
-        salt: salt.as_ref().into(),
-        hash: hash.as_bytes().into(),
-    })
-}
-
-/// The salt and the hash of 64 bytes that mosquitto_passwd writes.
-type Salted = (Box<[u8]>, Box<[u8]>);
-
-fn salted(salt: Option<&str>, hash: Option<&str>, rest: Option<&str>) -> Result<Salted, String> {
-    let decode = |text: Option<&str>| text.and_then(|text| Base64::decode_vec(text).ok());
-    match (decode(salt), decode(hash), rest) {
-        (Some(salt), Some(hash), None) if !salt.is_empty() && hash.len() == 64 => {
-            Ok((salt.into(), hash.into()))
-        }
-        _ => Err("the salt or the hash is not the base64 that mosquitto_passwd writes".to_owned()),
-    }
-}
-
-fn pbkdf2(text: &str) -> Result<Kind, String> {
-    let mut fields = text.split('$').skip(2);
-    let iterations = fields
-        .next()
-        .and_then(|text| text.parse().ok())
-        .filter(|iterations| (1..=MAX_ITERATIONS).contains(iterations))
-        .ok_or_else(|| format!("the iterations of $7$ are not 1 to {MAX_ITERATIONS}"))?;
-    let (salt, hash) = salted(fields.next(), fields.next(), fields.next())?;
-    Ok(Kind::Pbkdf2 {
-        iterations,
-        salt,
-        hash,
-    })
-}
-
-fn sha512(text: &str) -> Result<Kind, String> {
-    let mut fields = text.split('$').skip(2);
-    let (salt, hash) = salted(fields.next(), fields.next(), fields.next())?;
-    Ok(Kind::Sha512 { salt, hash })
-}
-
-fn bcrypt(text: &str) -> Result<Kind, String> {
-    let parts: bcrypt::HashParts = text
-        .parse()
-        .map_err(|_| "this is no valid bcrypt hash".to_owned())?;
-    let cost = parts.get_cost();
-    if cost > MAX_BCRYPT_COST {
-        return Err(format!(
-            "this hash would take too long: the cost of bcrypt is over {MAX_BCRYPT_COST}"
-        ));
-    }
-    Ok(Kind::Bcrypt {
-        text: text.into(),
-        cost,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use base64ct::{Base64, Encoding as _};
+
     use super::*;
 
     /// From bcrypt's and argon2's own published vectors, and `mosquitto_passwd` 2.0.11.
@@ -285,11 +291,60 @@ mod tests {
             &format!("$6$c2VjcmV0${hash64}$secret"),
             "$2b$31$5DwHkjQu2tzCpWFVKdnHGOZGTUUzrMwPmPNWYCPxsU8dMrbYc5Dm.",
             "$2b$04$secret",
+            "$pbkdf2-sha256$i=0$c2VjcmV0$c2VjcmV0c2VjcmV0c2VjcmV0",
+            "$pbkdf2-sha256$i=1000$c2VjcmV0$c2Vj",
+            "$pbkdf2-sha1$i=1000$c2VjcmV0$c2VjcmV0c2VjcmV0c2VjcmV0",
+            "$sha256$prefix$c2VjcmV0$c2VjcmV0c2VjcmV0c2VjcmV0",
+            "$sha256$middle$c2VjcmV0$E2Ab2k6njlWge5iGbSvmvgdE44ZvE8AMgRyrYIoo8yI",
+            "$md5$prefix$c2VjcmV0",
         ] {
             let error = StoredHash::parse(bad).unwrap_err();
             assert!(!error.contains("secret") && !error.contains("c2Vj"), "{error}");
         }
         assert!(StoredHash::parse(BCRYPT).is_ok());
+    }
+
+    /// Written by Python's hashlib, and by passlib (the last).
+    #[test]
+    fn hashes_of_databases_are_read_in_a_form_that_tells_how_they_were_made() {
+        for (text, scheme) in [
+            (
+                "$sha256$prefix$c2FsdA$E2Ab2k6njlWge5iGbSvmvgdE44ZvE8AMgRyrYIoo8yI",
+                Scheme::Sha256,
+            ),
+            (
+                "$sha256$suffix$c2FsdA==$eje4XIkY6sGakInA+loqtNzj+QUo3N7sEIsj3fNge5k",
+                Scheme::Sha256,
+            ),
+            (
+                "$sha512$prefix$c2FsdA$KQjSwo38BHdB/FkKAm/63iN6srp+EmbwEP5JveVItZh6U0qGZVoNF/M2WI5UDNZvZyNLFSu7ZFtLuFdYoTJdZA",
+                Scheme::Sha512,
+            ),
+            ("$sha1$suffix$c2FsdA$yI6cZwQadOA1e+/f+T+H3eCQQhQ", Scheme::Sha1),
+            ("$md5$disable$$X03MO1qnZdYdgyfeuILPmQ", Scheme::Md5),
+            (
+                "$pbkdf2-sha256$i=1000$c2FsdA$YywoEuRtRgQQK6dhjp1tfS+BKPYma0oDJk0qBGC33LM",
+                Scheme::Pbkdf2Sha256,
+            ),
+            (
+                "$pbkdf2-sha512$i=1000,l=64$c2FsdA$r+bFUweFtsxrHGRTOEcxvV7kMu5Un9QvtmlXea2KHFv1neacSPd078QAfVKY+QM8AkHVq2kwXntk7O642DTP7A",
+                Scheme::Pbkdf2Sha512,
+            ),
+            (
+                "$pbkdf2-sha256$1000$//vvc2FsdA$HaOKgnooJwffFb8/tbNbSDx0MjgZ1bpH9S2v4Yi15Gw",
+                Scheme::Pbkdf2Sha256,
+            ),
+        ] {
+            let hash = StoredHash::parse(text).unwrap();
+            assert_eq!(hash.scheme(), scheme);
+            assert!(hash.verify(b"password"), "{text}");
+            for wrong in [&b""[..], b"salt", b"passwor", b"passwordsalt", b"saltpassword"] {
+                assert!(!hash.verify(wrong), "{text} {wrong:?}");
+            }
+            let legacy = matches!(scheme, Scheme::Sha1 | Scheme::Md5);
+            assert_eq!(hash.check_legacy(false).is_err(), legacy);
+            assert!(hash.check_legacy(true).is_ok() && hash.weakness().is_some());
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::http::HttpBackend;
 use super::jwt::JwtBackend;
 use super::metrics::Backend;
 use super::settings::{AuthSettings, BackendSettings, WallClock};
-use super::users::{self, FileError};
+use super::users::{self, FileError, Taken};
 
 #[derive(Debug)]
 pub(super) enum Judge {
@@ -87,7 +87,11 @@ fn judge(settings: &BackendSettings, decoy_key: [u8; 32], max_kib: u32) -> Resul
     Ok(match settings {
         BackendSettings::Identity => Judge::Identity,
         BackendSettings::File(file) => {
-            Judge::File(Arc::new(FileBackend::open(&file.path, decoy_key, max_kib)?))
+            let taken = Taken {
+                max_kib,
+                legacy_hashes: file.legacy_hashes,
+            };
+            Judge::File(Arc::new(FileBackend::open(&file.path, decoy_key, taken)?))
         }
         BackendSettings::Http(http) => Judge::Http(Box::new(HttpBackend::open(http)?)),
         BackendSettings::Jwt(jwt) => Judge::Jwt(JwtBackend::open(jwt)?),

@@ -78,6 +78,19 @@ pub enum BackendSettings {
 pub struct FileSettings {
     /// Lines `user:hash`, read at the start and at a reload.
     pub path: PathBuf,
+    /// Whether single MD5 and SHA-1 hashes are taken.
+    pub legacy_hashes: bool,
+}
+
+impl FileSettings {
+    /// The users of `path`, none of them by a legacy hash.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            legacy_hashes: false,
+        }
+    }
 }
 
 /// How an HTTP server is asked.

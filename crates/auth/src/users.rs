@@ -88,14 +88,29 @@ pub fn read_text(file: &Path, limit: u64) -> Result<Zeroizing<String>, FileError
 /// # Errors
 /// Every line that is wrong: no colon, an empty or overlong name, a name that was there before, a hash of no known kind.
 pub fn parse(text: &str) -> Result<HashMap<Box<str>, StoredHash>, Vec<LineError>> {
-    parse_within(text, u32::MAX)
+    parse_within(
+        text,
+        Taken {
+            max_kib: u32::MAX,
+            legacy_hashes: true,
+        },
+    )
 }
 
-/// As [`parse`], and a hash that needs more than `max_kib` of memory is wrong too.
-pub(super) fn parse_within(
-    text: &str,
-    max_kib: u32,
-) -> Result<HashMap<Box<str>, StoredHash>, Vec<LineError>> {
+/// Which hashes of a users file are taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Taken {
+    /// Most memory that one may need, in KiB.
+    pub max_kib: u32,
+    /// Whether those are that `legacy_hashes` lets in.
+    pub legacy_hashes: bool,
+}
+
+/// As [`parse`], and a hash that is not `taken` is wrong too.
+///
+/// # Errors
+/// Every line that is wrong.
+pub fn parse_within(text: &str, taken: Taken) -> Result<HashMap<Box<str>, StoredHash>, Vec<LineError>> {
     let mut users = HashMap::new();
     let mut errors = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
@@ -107,8 +122,13 @@ pub(super) fn parse_within(
             let needs = parsed.memory_kib();
             if users.contains_key(name) {
                 Err((name, "this user is there twice".to_owned()))
-            } else if needs > max_kib {
-                let message = format!("this hash needs {needs} KiB, all hashes together may take {max_kib}");
+            } else if needs > taken.max_kib {
+                let most = taken.max_kib;
+                Err((
+                    hash,
+                    format!("this hash needs {needs} KiB, all hashes together may take {most}"),
+                ))
+            } else if let Err(message) = parsed.check_legacy(taken.legacy_hashes) {
                 Err((hash, message))
             } else {
                 Ok((name, parsed))

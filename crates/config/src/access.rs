@@ -99,6 +99,8 @@ section! {
         backend: Backend = "none";
         /// Users and password hashes, lines `user:hash` (Argon2id PHC; bcrypt and mosquitto_passwd's `$7$` accepted).
         file: Option<PathBuf> = "users.txt";
+        /// Whether passwords may be kept as a single MD5 or SHA-1, which anyone who has them finds out in minutes.
+        legacy_hashes: bool = false;
         section /// The `http` backend.
         http: Http;
         section /// The `jwt` backend.

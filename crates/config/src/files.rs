@@ -8,6 +8,8 @@ use openssl::x509::X509;
 use zeroize::Zeroizing;
 
 use portcullis_auth as auth;
+use portcullis_auth::settings::AuthCaps;
+use portcullis_auth::users::Taken;
 use portcullis_dtls::{PskStore, RawKeys, TicketKeys};
 use portcullis_proto::types::LineError;
 
@@ -251,6 +253,14 @@ fn check_ciphers(list: &str) -> Result<(), String> {
     try_list(list).map_err(|_| "the list leaves no cipher suite".to_owned())
 }
 
+/// The hashes that the file backend takes.
+fn taken(authentication: &Authentication) -> Taken {
+    Taken {
+        max_kib: AuthCaps::default().hash_memory_kib,
+        legacy_hashes: authentication.legacy_hashes,
+    }
+}
+
 fn check_authentication(authentication: &Authentication, key: &str, doc: &mut Document<'_>) {
     let field = |name: &str| format!("{key}.{name}");
     match authentication.backend {
@@ -260,7 +270,7 @@ fn check_authentication(authentication: &Authentication, key: &str, doc: &mut Do
             if let Some(path) = &authentication.file
                 && let Some(content) = read(path, &key, read_secret, doc)
                 && let Some(text) = text(path, &key, &content, doc)
-                && let Err(errors) = auth::users::parse(text)
+                && let Err(errors) = auth::users::parse_within(text, taken(authentication))
             {
                 complain_of_lines(path, &key, errors, doc);
             }
