@@ -12,7 +12,7 @@ use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::contract::Response;
 use crate::policy::connections::{Connection, Grant};
 use crate::types::reason::Limit;
-use crate::types::topic::{TopicError, is_reserved};
+use crate::types::topic::TopicError;
 use crate::types::{ClientId, TopicFilter, TopicName};
 
 /// Who asks: a peer by itself, or a connection.
@@ -107,15 +107,6 @@ impl Asker {
 
     fn mounted(&self, text: &str) -> String {
         format!("{}{text}", self.prefix)
-    }
-
-    /// Whether a topic or filter reaches what the broker and the gateway publish themselves.
-    pub(super) fn reaches_reserved(&self, text: &str) -> bool {
-        if self.prefix.is_empty() {
-            is_reserved(text)
-        } else {
-            self.prefix.starts_with('$') && is_reserved(&self.mounted(text))
-        }
     }
 
     /// The topic at the broker.

@@ -78,8 +78,6 @@ labels! {
         Superuser = "superuser",
         /// There is no ACL at all.
         Open = "open",
-        /// The topic is one of `$SYS` or `$portcullis`, and no rule names it.
-        Reserved = "reserved",
     }
 }
 
@@ -104,17 +102,6 @@ impl Decision {
     }
 }
 
-impl Decision {
-    /// The same about topics of the broker and the gateway, which tell of other clients: only a rule that names them opens them.
-    #[must_use]
-    pub const fn of_reserved(self) -> Self {
-        match self.reason {
-            Reason::NoMatch | Reason::Open => Self::by(false, Reason::Reserved, None),
-            _ => self,
-        }
-    }
-}
-
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.allowed { "allowed" } else { "denied" })?;
@@ -126,9 +113,6 @@ impl fmt::Display for Decision {
             ),
             (Reason::Superuser, _) => f.write_str(": the client is a superuser"),
             (Reason::Open, _) => f.write_str(": there is no ACL"),
-            (Reason::Reserved, _) => {
-                f.write_str(": topics of $SYS and $portcullis need a rule that names them")
-            }
             _ => f.write_str(": no line matches (no_match)"),
         }
     }
@@ -286,20 +270,6 @@ mod tests {
                 .check(&odd, false, None, &Access::new(Action::Receive, "p/c1"))
                 .allowed
         );
-    }
-
-    #[test]
-    fn what_the_gateway_tells_is_opened_by_a_rule_and_by_nothing_else() {
-        let access = Access::new(Action::Subscribe, "$portcullis/+/clients/#");
-        let check = |rules: Authorizer, superuser| rules.check(&ANN, superuser, None, &access).of_reserved();
-        let denied = Decision::by(false, Reason::Reserved, None);
-        assert_eq!(check(Authorizer::default(), false), denied);
-        for (file, no_match) in [("user ann\ntopic #", NoMatch::Deny), ("user bob", NoMatch::Allow)] {
-            assert_eq!(check(authorizer(file, no_match), false), denied);
-        }
-        assert!(check(Authorizer::default(), true).allowed);
-        let named = "user ann\ntopic read $portcullis/#";
-        assert!(check(authorizer(named, NoMatch::Deny), false).allowed);
     }
 
     #[test]

@@ -144,15 +144,8 @@ impl TopicName {
     /// Whether it belongs to the broker (`$SYS/...`) or the gateway (`$portcullis/...`), where clients may not publish.
     #[must_use]
     pub fn is_reserved(&self) -> bool {
-        is_reserved(&self.0)
+        matches!(self.0.split('/').next(), Some("$SYS" | "$portcullis"))
     }
-}
-
-/// Whether a topic or filter belongs to the broker (`$SYS/...`) or the gateway (`$portcullis/...`). No wildcard stands for these
-/// first levels (MQTT 5, 4.7.2).
-#[must_use]
-pub fn is_reserved(text: &str) -> bool {
-    matches!(text.split('/').next(), Some("$SYS" | "$portcullis"))
 }
 
 impl fmt::Display for TopicName {
