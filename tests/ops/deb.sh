@@ -69,9 +69,10 @@ as_service portcullis check-config
 
 step "upgrade: a changed configuration is kept"
 rebuild() { # VERSION
+    rm -rf "$work/again"
     dpkg-deb -R "$package" "$work/again"
     sed -i "s/^Version: .*/Version: $1/" "$work/again/DEBIAN/control"
-    dpkg-deb -b "$work/again" "$root/tmp/newer.deb" >/dev/null
+    dpkg-deb -Znone -b "$work/again" "$root/tmp/newer.deb" >/dev/null
 }
 rebuild 99.0.0-1
 sed -i 's/^name = "portcullis"/name = "mine"/' "$root/etc/portcullis/portcullis.toml"
@@ -81,6 +82,37 @@ inside apt-get install -y -qq /tmp/newer.deb >"$work/log" 2>&1 || { cat "$work/l
 grep -q '^name = "mine"' "$root/etc/portcullis/portcullis.toml" || fail "the configuration was overwritten"
 [ "$(sha256sum <"$root/etc/portcullis/psk.txt")" = "$key" ] || fail "the keys changed"
 as_service portcullis check-config
+
+step "upgrade: what the new version refuses is told, and the old process goes on"
+# The way of deb-systemd-invoke is followed up to systemctl, which writes down what it is asked for.
+mkdir -p "$root/run/systemd/system"
+printf '#!/bin/sh\necho "$*" >>/tmp/systemctl\n' >"$root/usr/local/bin/systemctl"
+chmod +x "$root/usr/local/bin/systemctl"
+printf '#!/bin/sh\nexit 0\n' >"$root/usr/sbin/policy-rc.d"
+upgrade() { # VERSION
+    rebuild "$1"
+    : >"$root/tmp/systemctl"
+    # Not by apt, which has a PATH of its own.
+    inside PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin dpkg -i /tmp/newer.deb >"$work/log" 2>&1 || { cat "$work/log"; fail "upgrade to $1"; }
+    [ "$(version_of)" = "$1" ] || fail "still $(version_of)"
+}
+cp "$root/etc/portcullis/portcullis.toml" "$work/closed.toml"
+# As a file that was written for a version which let everybody in when nothing was said.
+sed -i -e '/^backend = "file" /d' "$root/etc/portcullis/portcullis.toml"
+inside setpriv --reuid=portcullis --regid=portcullis --clear-groups tail -f /dev/null &
+running=$!
+upgrade 99.0.0-2
+grep -q "NOT restarted" "$work/log" || { cat "$work/log"; fail "no word on why it is not restarted"; }
+grep -q 'listeners.udp.default.bind: other machines reach' "$work/log" || { cat "$work/log"; fail "the reason is not told"; }
+grep -q 'restart' "$root/tmp/systemctl" && { cat "$root/tmp/systemctl"; fail "it was restarted"; }
+grep -q 'daemon-reload' "$root/tmp/systemctl" || fail "the unit was not read again"
+kill -0 $running || fail "the old process ended"
+kill $running
+cp "$work/closed.toml" "$root/etc/portcullis/portcullis.toml"
+upgrade 99.0.0-3
+grep -q "NOT restarted" "$work/log" && { cat "$work/log"; fail "a good configuration was refused"; }
+grep -q 'restart portcullis.service' "$root/tmp/systemctl" || { cat "$root/tmp/systemctl"; fail "it was not restarted"; }
+rm -rf "$root/run/systemd/system" "$root/usr/local/bin/systemctl" "$root/tmp/systemctl"
 
 step "remove keeps configuration and keys, purge does not"
 mkdir -p "$root/var/lib/portcullis"

@@ -25,13 +25,14 @@ here() {
     sed -e "s#/etc/portcullis#$etc#g" -e "s#/var/lib/portcullis#$work/state#g" -e "s#/usr/share/doc/portcullis/certs#$profiles#g" "$1"
 }
 
-# What the pages presume.
-here "$packaged" >"$etc/portcullis.toml"
+# What the pages presume: keys, and that on this loopback nobody logs in.
+here "$packaged" | sed -e 's/^backend = "file" /backend = "none" /' -e 's/^identity = "username" /identity = "none" /' \
+    -e 's/^acl_file = "" /acl_file = "acl.txt" /' >"$etc/portcullis.toml"
 portcullis certs dev --dir "$etc" >/dev/null
 portcullis psk add device-1 --config "$etc/portcullis.toml" >/dev/null
 KEY=$(sed -n 's/^device-1://p' "$etc/psk.txt" | "$python" -c 'import sys; print(bytes.fromhex(sys.stdin.read().strip()).decode())')
 export KEY
-printf 'user alice\ntopic readwrite sensors/alice/#\n' >"$etc/acl.txt"
+printf 'topic readwrite #\ntopic read $portcullis/#\nuser alice\ntopic readwrite sensors/alice/#\n' >"$etc/acl.txt"
 # What an ACME client leaves and says.
 export RENEWED_LINEAGE=$work/live
 portcullis certs dev --dir "$work/acme" --host gateway.example.net >/dev/null

@@ -15,6 +15,7 @@ pub mod broker;
 mod check;
 mod document;
 mod dtls_material;
+mod exposure;
 mod files;
 pub mod listeners;
 pub mod named_lines;
@@ -112,7 +113,8 @@ pub fn load_from(text: &str, file: &Path) -> Result<Loaded, Problems> {
     load_text(text, file, &PathBase::of_file(file), true)
 }
 
-/// Reads a configuration without the files that it names.
+/// Reads a configuration without the files that it names, and without asking whether it would be open to strangers: for who looks
+/// something up in it, or has written it.
 ///
 /// # Errors
 /// Everything that is wrong with it.
@@ -140,6 +142,7 @@ fn load_text(text: &str, file: &Path, base: &PathBase, with_files: bool) -> Resu
     config.source = Some(file.to_owned());
     rules::check(&config, &mut doc);
     if with_files {
+        exposure::check(&config, &mut doc);
         files::check(&config, &mut doc);
     }
     let places = doc.places();

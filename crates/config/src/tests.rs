@@ -1,9 +1,12 @@
 //! The configuration as a whole: what a file gives and what a wrong one is told.
 
+mod exposure;
 mod keys;
 mod listeners;
 
 use std::collections::BTreeSet;
+
+use portcullis_proto::policy::authentication::IdentityRole;
 
 use super::testing::parse;
 use super::*;
@@ -23,11 +26,15 @@ fn the_sample_of_the_contract_is_the_defaults() {
 }
 
 #[test]
-fn the_shipped_sample_is_the_defaults_and_names_every_key() {
-    assert_eq!(
-        parse(SAMPLE).map_err(|problems| problems.to_string()),
-        parse("").map_err(|_| String::new())
-    );
+fn the_shipped_sample_is_closed_else_the_defaults_and_names_every_key() {
+    let mut closed = parse("").unwrap();
+    closed.authentication.backend = Backend::File;
+    let dtls = closed
+        .listeners
+        .iter_mut()
+        .find_map(|listener| listener.dtls.as_mut());
+    dtls.unwrap().identity = IdentityRole::Username;
+    assert_eq!(parse(SAMPLE).map_err(|problems| problems.to_string()), Ok(closed));
     for key in reference() {
         let mention = format!("{} = ", key.name);
         assert!(SAMPLE.contains(&mention), "{} is not in the sample", key.name);

@@ -19,7 +19,7 @@ pub struct Values<'a> {
 ///
 /// # Errors
 /// With the placeholder's name, when its value holds `+`, `#` or `/`, which would let one client reach into another's topics,
-/// or what is [`unsendable`].
+/// or what is [`unsendable`], or when it makes the first level begin with `$`, where broker and gateway have theirs.
 pub fn expand(template: &str, values: Values<'_>) -> Result<String, &'static str> {
     let mut prefix = String::with_capacity(template.len());
     let mut rest = template;
@@ -38,7 +38,8 @@ pub fn expand(template: &str, values: Values<'_>) -> Result<String, &'static str
             _ => ("placeholder", None),
         };
         let value = value.unwrap_or_default();
-        if value.contains(['+', '#', '/']) || unsendable(value).is_some() {
+        let begins = prefix.is_empty() && value.starts_with('$');
+        if begins || value.contains(['+', '#', '/']) || unsendable(value).is_some() {
             return Err(name);
         }
         prefix.push_str(value);
@@ -76,5 +77,18 @@ mod tests {
             assert_eq!(expand("dev/${clientid}/", values), Err("clientid"));
         }
         assert_eq!(expand("${username}/", Values::default()), Ok("/".into()));
+    }
+
+    #[test]
+    fn no_client_is_called_into_the_topics_of_broker_and_gateway() {
+        for client in ["$portcullis", "$SYS", "$"] {
+            let values = Values {
+                client: Some(client),
+                ..Values::default()
+            };
+            assert_eq!(expand("${clientid}/", values), Err("clientid"));
+            assert_eq!(expand("${username}${clientid}/", values), Err("clientid"));
+            assert_eq!(expand("a${clientid}/", values), Ok(format!("a{client}/")));
+        }
     }
 }

@@ -83,7 +83,7 @@ impl Asker {
         };
         let prefix = mountpoint::expand(template, values).map_err(|name| {
             bad_request(format!(
-                "a {name} with + # / or a control character cannot be used here"
+                "a {name} with + # / or a control character, or that begins with $, cannot be used here"
             ))
         })?;
         Ok(Self {

@@ -432,7 +432,7 @@ fn peers_that_nobody_needs_are_forgotten_and_observers_are_not() {
 }
 
 #[test]
-fn who_comes_and_goes_is_published_to_whom_a_rule_lets_see_it() {
+fn who_comes_and_goes_is_published_to_whom_a_rule_names() {
     let mut settings = settings(2);
     let rules = Acl::parse("topic read $portcullis/#").unwrap();
     settings.authorizer = Authorizer::new(Some(Arc::new(rules)), NoMatch::Allow);

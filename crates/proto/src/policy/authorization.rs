@@ -7,6 +7,8 @@ use crate::labels;
 use crate::types::message::Qos;
 use crate::types::metrics::{Descriptor, Family, LabelPair, Metric, Samples, with};
 
+use crate::types::topic::is_of_gateway;
+
 use super::acl::Acl;
 use super::extra_acl::ExtraAcl;
 use super::pattern::Subject;
@@ -78,6 +80,8 @@ labels! {
         Superuser = "superuser",
         /// There is no ACL at all.
         Open = "open",
+        /// It is what the gateway tells of its clients, which needs a rule of its own.
+        Unshared = "unshared",
     }
 }
 
@@ -113,6 +117,9 @@ impl fmt::Display for Decision {
             ),
             (Reason::Superuser, _) => f.write_str(": the client is a superuser"),
             (Reason::Open, _) => f.write_str(": there is no ACL"),
+            (Reason::Unshared, _) => {
+                f.write_str(": what the gateway tells of its clients is for those whom a rule names")
+            }
             _ => f.write_str(": no line matches (no_match)"),
         }
     }
@@ -149,7 +156,7 @@ impl Authorizer {
     }
 
     /// Decides. `superuser` and `credential` are what the authentication answered for this client. The credential's
-    /// own rules come first; where they say nothing the file decides.
+    /// own rules come first; where they say nothing the file decides. What the gateway tells of its clients no default opens.
     #[must_use]
     pub fn check(
         &self,
@@ -167,8 +174,12 @@ impl Authorizer {
         let decision = match (&self.acl, credential) {
             (Some(acl), _) => acl.check(who, access.action, access.topic),
             (None, Some(_)) => Decision::by(false, Reason::NoMatch, None),
-            (None, None) => return Decision::by(true, Reason::Open, None),
+            (None, None) => Decision::by(true, Reason::Open, None),
         };
+        let by_default = matches!(decision.reason, Reason::Open | Reason::NoMatch);
+        if by_default && is_of_gateway(access.topic) {
+            return Decision::by(false, Reason::Unshared, None);
+        }
         if decision.reason == Reason::NoMatch && self.no_match == NoMatch::Allow {
             return Decision::by(true, Reason::NoMatch, None);
         }
@@ -270,6 +281,37 @@ mod tests {
                 .check(&odd, false, None, &Access::new(Action::Receive, "p/c1"))
                 .allowed
         );
+    }
+
+    #[test]
+    fn what_the_gateway_tells_of_its_clients_is_for_whom_a_rule_names() {
+        let rules = authorizer(
+            "topic readwrite #\nuser ann\ntopic read $portcullis/#",
+            NoMatch::Allow,
+        );
+        let open = Authorizer::default();
+        let stranger = Subject::default();
+        for topic in [
+            "$portcullis/#",
+            "$portcullis/n/clients/+/connected",
+            "$portcullis",
+            "$share/g/$portcullis/#",
+        ] {
+            let access = Access::new(Action::Subscribe, topic);
+            for who in [&ANN, &stranger] {
+                let decision = open.check(who, false, None, &access);
+                assert_eq!(decision, Decision::by(false, Reason::Unshared, None), "{topic}");
+                assert!(open.check(who, true, None, &access).allowed, "{topic}");
+            }
+            assert!(!rules.check(&stranger, false, None, &access).allowed, "{topic}");
+            assert_eq!(
+                rules.check(&ANN, false, None, &access).allowed,
+                !topic.starts_with("$share"),
+                "{topic}"
+            );
+        }
+        let near = Access::new(Action::Subscribe, "$portcullis2/#");
+        assert!(open.check(&stranger, false, None, &near).allowed);
     }
 
     #[test]

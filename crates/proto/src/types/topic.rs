@@ -148,6 +148,16 @@ impl TopicName {
     }
 }
 
+/// Whether a topic or filter is about what the gateway tells of its clients (`$portcullis/...`), in a shared subscription too.
+#[must_use]
+pub fn is_of_gateway(text: &str) -> bool {
+    let mut levels = text.split('/');
+    match levels.next() {
+        Some("$share") => levels.nth(1) == Some("$portcullis"),
+        first => first == Some("$portcullis"),
+    }
+}
+
 impl fmt::Display for TopicName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
