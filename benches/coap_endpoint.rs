@@ -147,6 +147,7 @@ fn main() {
         code: Code::CONTENT,
         payload: Bytes::from_static(&[b'x'; 32]),
         content_format: None,
+        max_age: None,
         expires_at: None,
     };
     measure("NON notification", |endpoint, peers, now, n| {

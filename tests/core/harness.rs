@@ -440,6 +440,7 @@ pub(crate) fn note(observation: u64, number: u32, confirmable: bool) -> Notifica
         code: Code::CONTENT,
         payload: Bytes::from(format!("{observation}.{number}")),
         content_format: None,
+        max_age: None,
         expires_at: None,
     }
 }

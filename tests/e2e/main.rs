@@ -12,6 +12,7 @@
 //! | `connectionless` | the default mode |
 //! | `identity` | what a DTLS handshake proves |
 //! | `observe` | subscribing, retained messages, cancelling |
+//! | `conditions` | observing with conditions |
 //! | `delivery` | types, order, queues, expiry |
 //! | `blockwise` | long bodies in both directions |
 //! | `message` | duplicates, malformed messages, options |
@@ -44,6 +45,7 @@ mod authentication;
 mod authorization;
 mod blockwise;
 mod broker;
+mod conditions;
 mod connection;
 mod connectionless;
 mod delivery;

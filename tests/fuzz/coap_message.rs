@@ -157,6 +157,7 @@ impl Fuzz {
             code: Code::CONTENT,
             payload: Bytes::from(body.repeat(1 + usize::from(what >> 3))),
             content_format: None,
+            max_age: None,
             expires_at: (what & 16 != 0).then(|| self.now + Duration::from_secs(u64::from(what))),
         };
         self.endpoint

@@ -53,6 +53,16 @@ async def main(base, identity=None, key=None):
     assert got == wanted, [payload[:20] for payload in got]
     request.observation.cancel()
 
+    conditional = context.request(aiocoap.Message(code=GET, uri=base + "/ps/py/c?c.gt=25&c.con=1", observe=0))
+    expect(await asyncio.wait_for(conditional.response, 20), CONTENT)
+    crossed = aiter(conditional.observation)
+    for values in ([b"20"], [b"21", b"26"], [b"27", b"24"]):
+        for value in values:
+            expect(await ask(PUT, "/ps/py/c", value), CHANGED)
+        told = (await asyncio.wait_for(anext(crossed), 20)).payload
+        assert told == values[-1], (told, values)
+    conditional.observation.cancel()
+
     await context.shutdown()
     print("all good")
 

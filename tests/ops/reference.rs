@@ -153,7 +153,7 @@ fn reasons_of_requests(out: &mut String) {
     use portcullis::auth::metrics::{AuthResult, Backend};
     use portcullis::broker::{ConnectResult, DroppedReason, RefusedReason};
     use portcullis::coap::metrics::{NotificationResult, TransferResult};
-    use portcullis::gateway::metrics::{ConnectionEvent, PublishResult};
+    use portcullis::gateway::metrics::{ConditionResult, ConnectionEvent, PublishResult};
     use portcullis::policy::authentication::DenyReason;
     use portcullis::policy::authorization::{Action, Reason};
     use portcullis::policy::overload::Step;
@@ -184,6 +184,11 @@ fn reasons_of_requests(out: &mut String) {
     );
     reasons::<PublishResult>(out, "Publishes", "portcullis_publishes_total{result}");
     reasons::<NotificationResult>(out, "Notifications", "portcullis_notifications_total{result}");
+    reasons::<ConditionResult>(
+        out,
+        "Messages for observers with conditions",
+        "portcullis_observe_conditions_total{result}",
+    );
     reasons::<TransferResult>(
         out,
         "Block-wise transfers",

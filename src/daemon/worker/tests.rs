@@ -486,6 +486,7 @@ fn notification() -> Notification {
         code: Code::CONTENT,
         payload: "x".into(),
         content_format: None,
+        max_age: None,
         expires_at: None,
     }
 }

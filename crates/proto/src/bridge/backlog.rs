@@ -97,6 +97,7 @@ mod tests {
             code: Code::CONTENT,
             payload: Bytes::from_static(b"0123456789"),
             content_format: None,
+            max_age: None,
             expires_at,
         }
     }

@@ -13,6 +13,18 @@ pub(super) const JSON: u16 = 50;
 /// `application/cbor`.
 pub(super) const CBOR: u16 = 60;
 
+/// `application/senml+json`.
+pub(super) const SENML_JSON: u16 = 110;
+
+/// `application/sensml+json`.
+pub(super) const SENSML_JSON: u16 = 111;
+
+/// `application/senml+cbor`.
+pub(super) const SENML_CBOR: u16 = 112;
+
+/// `application/sensml+cbor`.
+pub(super) const SENSML_CBOR: u16 = 113;
+
 /// Content-Formats with their media types (IANA "CoAP Content-Formats"); the first of a number is what is sent.
 const FORMATS: &[(u16, &str)] = &[
     (TEXT, "text/plain;charset=utf-8"),
@@ -30,10 +42,10 @@ const FORMATS: &[(u16, &str)] = &[
     (62, "application/multipart-core"),
     (63, "application/cbor-seq"),
     (101, "application/cose-key"),
-    (110, "application/senml+json"),
-    (111, "application/sensml+json"),
-    (112, "application/senml+cbor"),
-    (113, "application/sensml+cbor"),
+    (SENML_JSON, "application/senml+json"),
+    (SENSML_JSON, "application/sensml+json"),
+    (SENML_CBOR, "application/senml+cbor"),
+    (SENSML_CBOR, "application/sensml+cbor"),
     (114, "application/senml-exi"),
     (310, "application/senml+xml"),
     (10000, "application/vnd.ocf+cbor"),

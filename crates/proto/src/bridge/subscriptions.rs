@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::conditions::{Conditions, Watch};
 use super::contract::FilterId;
 use crate::coap::contract::{ObservationId, PeerId, ResourceKey, Token};
 use crate::invariant;
@@ -45,6 +46,8 @@ pub struct Terms {
     pub subscribe_qos: Qos,
     /// Whether the client's own messages stay away (`nl=1`).
     pub no_local: bool,
+    /// When it is notified; `None` of every message.
+    pub conditions: Option<Box<Conditions>>,
     /// The client id, named or proved.
     pub client: Option<ClientId>,
     /// The user name that authorisation goes by.
@@ -64,7 +67,8 @@ impl Terms {
         const RECORD: usize = 768;
         /// Beside its text, whatever it looks like (docs/decisions/0018).
         const FILTER: usize = 200;
-        RECORD + FILTER + 3 * self.filter.as_str().len() + self.resource.0.len()
+        let watch = self.conditions.as_ref().map_or(0, |_| 2 * size_of::<Watch>());
+        watch + RECORD + FILTER + 3 * self.filter.as_str().len() + self.resource.0.len()
     }
 }
 
@@ -81,8 +85,11 @@ pub struct Observation {
     pub sequence: u32,
     /// When the client last showed that it still wants it.
     pub confirmed_at: Instant,
-    /// What it was last sent, to be sent once more when the client is checked.
+    /// What it was last sent, to be sent once more when the client is checked; where it has conditions, the newest message, whether
+    /// it was sent or not.
     pub last: Option<Arc<Message>>,
+    /// What is known of the values of its topic, where it has conditions.
+    pub watch: Option<Box<Watch>>,
     /// Whether the broker has said that the subscription stands; what comes before is not for it.
     pub is_live: bool,
     /// Where its notifications go; `None` while its client is away, or has not been given back what waited elsewhere.
@@ -102,6 +109,19 @@ impl Observation {
     #[must_use]
     pub fn weight(&self) -> usize {
         self.terms.weight() + self.last.as_deref().map_or(0, weight_of_last)
+    }
+
+    /// The newest message of it that still counts at `now`.
+    #[must_use]
+    pub fn newest(&self, now: Instant) -> Option<Arc<Message>> {
+        self.last.clone().filter(|message| !message.is_expired(now))
+    }
+
+    /// Max-Age of its notifications, in seconds: where the next one comes within `c.pmax`, a cache must not answer for longer.
+    #[must_use]
+    pub fn max_age(&self) -> Option<u32> {
+        let period = self.terms.conditions.as_ref()?.max_period?;
+        Some(u32::try_from(period.as_secs()).unwrap_or(u32::MAX))
     }
 
     /// Whether the client asked not to get `message` because it published it itself.
@@ -219,8 +239,10 @@ impl ObservationRegistry {
             place = filter.observations.len();
             filter.observations.push(id);
         }
+        let conditions = terms.conditions.as_deref().cloned();
         let observation = Observation {
             holder,
+            watch: conditions.map(|conditions| Box::new(Watch::new(now, conditions))),
             terms,
             filter_id,
             sequence,
@@ -370,6 +392,7 @@ mod tests {
             ceiling: None,
             subscribe_qos: Qos::AtMostOnce,
             no_local: false,
+            conditions: None,
             client: None,
             username: None,
             identity: None,

@@ -4,9 +4,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::conditions::{self, Conditions};
 use crate::types::ClientId;
 use crate::types::message::Qos;
 use crate::types::text::unsendable;
@@ -120,6 +122,16 @@ enum Name {
     Expiry,
     NoLocal,
     RetainHandling,
+    Greater,
+    Less,
+    Step,
+    Band,
+    Edge,
+    MinPeriod,
+    MaxPeriod,
+    MinEvaluation,
+    MaxEvaluation,
+    Confirmable,
 }
 
 impl Name {
@@ -134,6 +146,16 @@ impl Name {
             b"expiry" => Self::Expiry,
             b"nl" => Self::NoLocal,
             b"rh" => Self::RetainHandling,
+            b"c.gt" => Self::Greater,
+            b"c.lt" => Self::Less,
+            b"c.st" => Self::Step,
+            b"c.band" => Self::Band,
+            b"c.edge" => Self::Edge,
+            b"c.pmin" => Self::MinPeriod,
+            b"c.pmax" => Self::MaxPeriod,
+            b"c.epmin" => Self::MinEvaluation,
+            b"c.epmax" => Self::MaxEvaluation,
+            b"c.con" => Self::Confirmable,
             _ => return None,
         })
     }
@@ -149,6 +171,16 @@ impl Name {
             Self::Expiry => "expiry",
             Self::NoLocal => "nl",
             Self::RetainHandling => "rh",
+            Self::Greater => "c.gt",
+            Self::Less => "c.lt",
+            Self::Step => "c.st",
+            Self::Band => "c.band",
+            Self::Edge => "c.edge",
+            Self::MinPeriod => "c.pmin",
+            Self::MaxPeriod => "c.pmax",
+            Self::MinEvaluation => "c.epmin",
+            Self::MaxEvaluation => "c.epmax",
+            Self::Confirmable => "c.con",
         }
     }
 
@@ -162,6 +194,13 @@ impl Name {
             Self::Retain => "true, 1, false or 0",
             Self::Expiry => "seconds, 0 to 4294967295",
             Self::NoLocal => "0 or 1",
+            Self::Greater | Self::Less => "a decimal number",
+            Self::Step => "a decimal number greater than 0",
+            Self::Band => "no value",
+            Self::Edge | Self::Confirmable => "1, true, 0 or false",
+            Self::MinPeriod | Self::MaxPeriod | Self::MinEvaluation | Self::MaxEvaluation => {
+                "seconds, more than 0, as a decimal number"
+            }
         }
     }
 
@@ -207,6 +246,8 @@ pub struct QueryParams {
     pub no_local: bool,
     /// `rh`.
     pub retain_handling: RetainHandling,
+    /// The conditions of an observation, where there are any.
+    pub conditions: Option<Box<Conditions>>,
 }
 
 impl fmt::Debug for QueryParams {
@@ -229,22 +270,32 @@ impl QueryParams {
     /// Reads names with their values; where there is no value, the parameter is malformed. Unknown names are ignored.
     ///
     /// # Errors
-    /// When a known parameter is malformed, or given twice (long and short name count as the same).
+    /// When a known parameter is malformed or given twice (long and short name count as the same), or parameters contradict each
+    /// other.
     pub fn collect<'a>(
         parameters: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
     ) -> Result<Self, BadUri> {
         let mut params = Self::default();
-        let mut seen = 0_u16;
+        let mut seen = 0_u32;
         for (name, value) in parameters {
             let Some(name) = Name::parse(name) else { continue };
-            let bit = 1 << name as u16;
+            let bit = 1 << name as u32;
             if seen & bit != 0 {
                 return Err(BadUri(format!("repeated parameter {}", name.long())));
             }
             seen |= bit;
-            value
-                .and_then(|value| params.set(name, value))
-                .ok_or_else(|| name.malformed())?;
+            match value {
+                None if name == Name::Band => {
+                    params.conditions.get_or_insert_default().band = true;
+                    Some(())
+                }
+                Some(value) => params.set(name, value),
+                None => None,
+            }
+            .ok_or_else(|| name.malformed())?;
+        }
+        if let Some(conditions) = &params.conditions {
+            conditions.check().map_err(|what| BadUri(what.into()))?;
         }
         Ok(params)
     }
@@ -283,6 +334,7 @@ impl QueryParams {
                     _ => return None,
                 }
             }
+            _ => self.conditions.get_or_insert_default().set(name, value)?,
         }
         Some(())
     }
@@ -296,6 +348,57 @@ pub fn split(option: &[u8]) -> (&[u8], Option<&[u8]>) {
         Some((name, rest)) => (name, rest.get(1..)),
         None => (option, None),
     }
+}
+
+impl Conditions {
+    fn set(&mut self, name: Name, value: &[u8]) -> Option<()> {
+        match name {
+            Name::Greater => self.greater = Some(decimal(value)?),
+            Name::Less => self.less = Some(decimal(value)?),
+            Name::Step => self.step = Some(decimal(value).filter(|step| *step > 0.0)?),
+            Name::Edge => self.edge = Some(boolean(value)?),
+            Name::MinPeriod => self.min_period = Some(period(value)?),
+            Name::MaxPeriod => self.max_period = Some(period(value)?.max(conditions::MIN_TIMED)),
+            Name::MinEvaluation => self.min_evaluation = Some(period(value)?),
+            Name::MaxEvaluation => self.max_evaluation = Some(period(value)?.max(conditions::MIN_TIMED)),
+            Name::Confirmable => self.confirmable = boolean(value)?,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+/// An `xs:decimal`; the draft's own examples have it in quotes.
+fn decimal(value: &[u8]) -> Option<f64> {
+    let quoted = value
+        .strip_prefix(b"\"")
+        .and_then(|rest| rest.strip_suffix(b"\""));
+    let text = std::str::from_utf8(quoted.unwrap_or(value)).ok()?;
+    let plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || b"+-.".contains(&byte));
+    text.parse()
+        .ok()
+        .filter(|number: &f64| plain && number.is_finite())
+}
+
+/// An `xs:boolean`.
+fn boolean(value: &[u8]) -> Option<bool> {
+    match value {
+        b"1" | b"true" => Some(true),
+        b"0" | b"false" => Some(false),
+        _ => None,
+    }
+}
+
+/// Seconds, rounded up to a millisecond.
+fn period(value: &[u8]) -> Option<Duration> {
+    let seconds = decimal(value).filter(|seconds| *seconds > 0.0 && *seconds <= f64::from(u32::MAX))?;
+    Some(
+        Duration::try_from_secs_f64(seconds)
+            .ok()?
+            .max(Duration::from_millis(1)),
+    )
 }
 
 fn digit(value: &[u8]) -> Option<u8> {
@@ -397,6 +500,18 @@ mod tests {
             (&["nl=2"], "nl"),
             (&["rh=3"], "rh"),
             (&["t=x", "t=x"], "token"),
+            (&["c.gt=warm"], "c.gt"),
+            (&["c.gt"], "c.gt"),
+            (&["c.gt=1e3"], "c.gt"),
+            (&["c.lt=nan"], "c.lt"),
+            (&["c.st=0"], "c.st"),
+            (&["c.st=-1"], "c.st"),
+            (&["c.edge=10"], "c.edge"),
+            (&["c.band=1", "c.gt=1"], "c.band"),
+            (&["c.pmin=0"], "c.pmin"),
+            (&["c.pmax=4294967296"], "c.pmax"),
+            (&["c.con=yes"], "c.con"),
+            (&["c.gt=1", "c.gt=1"], "c.gt"),
             (&["c=a\u{1}"], "clientid"),
             (&["u=\u{85}"], "username"),
             (&["u=a\u{2ffff}"], "username"),

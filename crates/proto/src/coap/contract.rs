@@ -277,6 +277,8 @@ pub struct Notification {
     pub payload: Bytes,
     /// The Content-Format of the body.
     pub content_format: Option<u16>,
+    /// Max-Age in seconds, where it is not 60 (RFC 7252, 5.10.5).
+    pub max_age: Option<u32>,
     /// Dropped, and counted, when it is still queued at this time.
     pub expires_at: Option<Instant>,
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::agenda::Cx;
-use super::answers::{not_acceptable, not_found, unavailable};
+use super::answers::{bad_request, not_acceptable, not_found, unavailable};
 use super::context::ReplyTo;
 use super::metrics::PublishResult;
 use super::observations::{Observations, may_receive, remember};
 use super::pending_requests::{Awaited, PendingRequests};
 use crate::bridge::content;
 use crate::bridge::contract::{BrokerError, BrokerEvent};
+use crate::bridge::sample::Sample;
 use crate::coap::contract::{Code, ObservationId, Response};
 use crate::invariant;
 use crate::types::Message;
@@ -134,13 +135,27 @@ fn begin(
     }
     let mut messages = fitting.into_iter();
     remember(cx, observation, messages.next().as_ref());
+    if let Some(watch) = observation.watch.as_deref_mut() {
+        let state = observation.last.as_ref();
+        let sample = state.and_then(|state| Sample::of(content::format_of(state), &state.payload));
+        if let Some(Err(what)) = state.map(|_| watch.conditions().fit(sample)) {
+            observations.end(cx, id);
+            return cx.agenda.answer(reply, bad_request(what));
+        }
+        watch.report(cx.now, sample);
+    }
     let mut response = observation.last.as_ref().map_or_else(
         || Response::new(Code::CONTENT),
         |message| representation(message, None),
     );
     response.observe = Some(observation.next_sequence());
     response.observation = Some(id);
+    let has_conditions = observation.watch.is_some();
+    response.max_age = observation.max_age();
     cx.agenda.answer(reply, response);
+    if has_conditions {
+        observations.arm(cx, id);
+    }
     for message in messages {
         observations.notify_one(cx, id, &message);
     }

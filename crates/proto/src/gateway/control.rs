@@ -302,6 +302,7 @@ impl Gateway {
             ceiling: None,
             subscribe_qos: qos,
             no_local: false,
+            conditions: None,
             client: Some(client.clone()),
             username: None,
             identity: None,

@@ -57,6 +57,22 @@ labels! {
     }
 }
 
+labels! {
+    /// What became of a message for an observer with conditions: `observe_conditions_total{result}`.
+    pub enum ConditionResult {
+        /// Notified at once.
+        Notified = "notified",
+        /// Put off until `c.pmin` or `c.epmin` is over; a later message may take its place.
+        Waited = "waited",
+        /// Kept back: it meets no condition.
+        Withheld = "withheld",
+        /// Notified because a time was over, and not because it came.
+        Timed = "timed",
+        /// Its payload is no value that the conditions are about, so that it was treated like one that meets them.
+        Unfit = "unfit",
+    }
+}
+
 metrics! {
     /// The counters of one listener of one worker.
     pub struct ListenerMetrics {
@@ -78,6 +94,8 @@ metrics! {
         pub connection_events: Family<ConnectionEvent> = counter "connections_total" [] by [result],
         /// Observations.
         pub subscriptions: Counter = gauge "subscriptions" [],
+        /// Messages for observers with conditions, by what became of them.
+        pub conditions: Family<ConditionResult> = counter "observe_conditions_total" [] by [result],
         /// What the ACL said, by action.
         pub authorizations: AuthorizationMetrics = counter "authorizations_total" [] by [action, result],
         /// Publishes of clients by what became of them.

@@ -1,18 +1,21 @@
 //! Who observes what at this worker, and what becomes of a message that they wait for (interface 2.6).
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::agenda::Cx;
-use super::metrics::GatewayMetrics;
-use super::settings::{NotifyType, Settings};
+use super::metrics::{ConditionResult, GatewayMetrics};
+use super::settings::NotifyType;
 use super::timers::Timer;
 use super::workers::ToPeer;
 use crate::bridge::backlog::Backlog;
+use crate::bridge::conditions::{Decision, Look};
 use crate::bridge::content;
 use crate::bridge::contract::{BrokerRequest, FilterId};
+use crate::bridge::sample::Sample;
 use crate::bridge::subscriptions::{
     AccountHolder, Inserted, Observation, ObservationRegistry, Removed, Terms, weight_of_last,
 };
@@ -138,6 +141,7 @@ impl Observations {
             let notification = Notification {
                 code: response.code,
                 payload: response.payload,
+                max_age: response.max_age,
                 ..empty(observation, false)
             };
             if let Some(peer) = observation.at {
@@ -225,13 +229,25 @@ impl Observations {
             return;
         }
         let format = content::format_of(message);
+        let sample = OnceCell::new();
+        let sample = || *sample.get_or_init(|| Sample::of(format, &message.payload));
         for filter in filters {
             for index in 0..self.registry.filter_len(*filter) {
                 let Some((id, observation)) = self.registry.nth_of_filter(*filter, index) else {
                     break;
                 };
-                if let Some(notification) = prepare(cx, observation, message, format) {
+                if !is_for(cx, observation, message, format) {
+                    continue;
+                }
+                remember(cx, observation, Some(message));
+                let has_conditions = observation.watch.is_some();
+                if meets_conditions(cx, observation, sample) {
+                    let confirmable = confirmable(cx, observation, Some(message));
+                    let notification = notification(observation, message, format, confirmable);
                     self.deliver(cx, id, notification);
+                }
+                if has_conditions {
+                    self.arm(cx, id);
                 }
             }
         }
@@ -244,7 +260,7 @@ impl Observations {
             return;
         };
         let format = content::format_of(message);
-        let confirmable = cx.settings.notify_type.confirmable(observation, message);
+        let confirmable = confirmable(cx, observation, Some(message));
         remember(cx, observation, Some(message));
         let notification = notification(observation, message, format, confirmable);
         self.deliver(cx, id, notification);
@@ -290,19 +306,40 @@ impl Observations {
         if observation.terms.grant.until.is_some_and(|until| until <= cx.now) {
             return self.end(cx, id);
         }
-        if observation.confirmed_at + every > cx.now {
+        let unheard = observation.confirmed_at + every <= cx.now;
+        let newest = observation.newest(cx.now);
+        let sample = newest.as_ref().and_then(|message| {
+            observation.watch.as_ref()?;
+            Sample::of(content::format_of(message), &message.payload)
+        });
+        let look = match observation.watch.as_deref_mut() {
+            Some(watch) if unheard => {
+                watch.report(cx.now, sample);
+                Look::Again
+            }
+            Some(watch) if watch.due().is_some_and(|due| due <= cx.now) => watch.look(cx.now, sample),
+            _ => Look::Nothing,
+        };
+        if !unheard && look == Look::Nothing {
             return self.arm(cx, id);
         }
-        // Counts as heard of until the check has run its course.
-        observation.confirmed_at = cx.now;
-        let check = match observation.last.clone() {
-            Some(message) if !message.is_expired(cx.now) => {
+        if !unheard {
+            cx.metrics.conditions.inc(ConditionResult::Timed);
+        }
+        let confirmable = unheard || confirmable(cx, observation, newest.as_deref());
+        if unheard {
+            // Counts as heard of until the check has run its course.
+            observation.confirmed_at = cx.now;
+        }
+        let check = match newest {
+            Some(message) if may_receive(&cx.settings.authorizer, cx.metrics, observation, &message) => {
                 let format = content::format_of(&message);
-                notification(observation, &message, format, true)
+                notification(observation, &message, format, confirmable)
             }
-            _ => empty(observation, true),
+            _ => empty(observation, confirmable),
         };
-        if observation.at.is_some() {
+        // Who is away is told of what is new when it comes back, and not how often it was told.
+        if observation.at.is_some() || look == Look::News {
             self.deliver(cx, id, check);
         }
         self.arm(cx, id);
@@ -318,11 +355,13 @@ impl Observations {
         }
     }
 
-    /// Arms the next look at an observation: its check, or the end of its client's credential.
-    fn arm(&self, cx: &mut Cx<'_>, id: ObservationId) {
+    /// Arms the next look at an observation: its check, the end of its client's credential, or a time of its conditions.
+    pub(super) fn arm(&self, cx: &mut Cx<'_>, id: ObservationId) {
         let Some(observation) = self.get(id) else { return };
         let check = observation.confirmed_at.checked_add(cx.settings.observe_check);
-        let at = [check, observation.terms.grant.until].into_iter().flatten().min();
+        let conditions = observation.watch.as_ref().and_then(|watch| watch.due());
+        let at = [check, observation.terms.grant.until, conditions];
+        let at = at.into_iter().flatten().min();
         if let Some(at) = at {
             cx.timers.arm(at.max(cx.now), Timer::Observation(id));
         }
@@ -368,30 +407,54 @@ pub(super) fn may_receive(
     decision.allowed
 }
 
-/// The notification of a message, unless it is not for this observer.
-fn prepare(
-    cx: &mut Cx<'_>,
+/// Whether a message is for this observer.
+fn is_for(cx: &Cx<'_>, observation: &Observation, message: &Message, format: Option<u16>) -> bool {
+    observation.is_live
+        && !observation.is_own(message)
+        && content::accepts(observation.terms.accept, format)
+        && may_receive(&cx.settings.authorizer, cx.metrics, observation, message)
+}
+
+/// Whether a message meets the conditions of its observer, where there are any.
+fn meets_conditions(
+    cx: &Cx<'_>,
     observation: &mut Observation,
-    message: &Arc<Message>,
-    format: Option<u16>,
-) -> Option<Notification> {
-    let Settings {
-        authorizer,
-        notify_type,
-        observe_check,
-        ..
-    } = cx.settings;
-    if !observation.is_live
-        || observation.is_own(message)
-        || !content::accepts(observation.terms.accept, format)
-        || !may_receive(authorizer, cx.metrics, observation, message)
-    {
-        return None;
+    sample: impl FnOnce() -> Option<Sample>,
+) -> bool {
+    let Some(watch) = observation.watch.as_deref_mut() else {
+        return true;
+    };
+    let sample = sample();
+    let unfit = watch.conditions().fit(sample).is_err();
+    let mut decision = watch.take(cx.now, sample);
+    if decision == Decision::Wait && observation.last.is_none() {
+        // There was no room to keep it until then.
+        watch.report(cx.now, sample);
+        decision = Decision::Notify;
     }
+    cx.metrics.conditions.inc(match decision {
+        _ if unfit => ConditionResult::Unfit,
+        Decision::Notify => ConditionResult::Notified,
+        Decision::Wait => ConditionResult::Waited,
+        Decision::Withhold => ConditionResult::Withheld,
+    });
+    decision == Decision::Notify
+}
+
+/// Whether a notification, of a message or of nothing, goes as CON. Who asks for notifications that nobody published shows more
+/// often that it is still there.
+fn confirmable(cx: &Cx<'_>, observation: &Observation, message: Option<&Message>) -> bool {
+    /// Periods of `c.pmax` between two signs of life.
+    const PERIODS: u32 = 60;
+    let conditions = observation.terms.conditions.as_deref();
+    let period = conditions.and_then(|conditions| conditions.max_period);
+    let every = period.map_or(cx.settings.observe_check, |period| {
+        cx.settings.observe_check.min(period.saturating_mul(PERIODS))
+    });
     let unheard = cx.now.saturating_duration_since(observation.confirmed_at);
-    let confirmable = notify_type.confirmable(observation, message) || unheard >= due(*observe_check);
-    remember(cx, observation, Some(message));
-    Some(notification(observation, message, format, confirmable))
+    unheard >= due(every)
+        || conditions.is_some_and(|conditions| conditions.confirmable)
+        || cx.settings.notify_type.confirmable(observation, message)
 }
 
 /// Keeps the last message for a check, unless those of the holder's standing have half of what they may have: the check then has
@@ -443,20 +506,22 @@ fn empty(observation: &mut Observation, confirmable: bool) -> Notification {
         code: Code::CONTENT,
         payload: Bytes::new(),
         content_format: None,
+        max_age: observation.max_age(),
         expires_at: None,
     }
 }
 
 impl NotifyType {
-    fn confirmable(self, observation: &Observation, message: &Message) -> bool {
+    fn confirmable(self, observation: &Observation, message: Option<&Message>) -> bool {
         match self {
             Self::Non => false,
             Self::Con => true,
             Self::Qos => {
+                let published = message.map_or(Qos::AtMostOnce, |message| message.qos);
                 let delivered = observation
                     .terms
                     .ceiling
-                    .map_or(message.qos, |ceiling| ceiling.min(message.qos));
+                    .map_or(published, |ceiling| ceiling.min(published));
                 observation.terms.qos.unwrap_or(delivered) > Qos::AtMostOnce
             }
         }

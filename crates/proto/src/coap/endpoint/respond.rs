@@ -147,6 +147,7 @@ impl Endpoint {
             code: notification.code.0,
             observe: Some(notification.observe & 0x00ff_ffff).filter(|_| notification.code.class() == 2),
             content_format: notification.content_format,
+            max_age: notification.max_age,
             ..Outgoing::default()
         };
         let whole = Whole {

@@ -6,7 +6,7 @@ use crate::bridge::subscriptions::Terms;
 use crate::bridge::uri::RetainHandling;
 use crate::coap::contract::{Code, Response};
 use crate::gateway::agenda::Cx;
-use crate::gateway::answers::unavailable;
+use crate::gateway::answers::{bad_request, unavailable};
 use crate::gateway::asker::Asker;
 use crate::gateway::context::RequestContext;
 use crate::gateway::guard::authorize;
@@ -31,6 +31,15 @@ pub(super) fn begin(
 ) -> Result<NextStep, Response> {
     let filter = asker.filter(cx, text)?;
     let params = &context.params;
+    let one_state = params
+        .conditions
+        .as_ref()
+        .is_some_and(|conditions| conditions.concern_one_state());
+    if one_state && filter.has_wildcard() {
+        return Err(bad_request(
+            "conditions are about one topic: no + and no # with them",
+        ));
+    }
     let (qos, ceiling) = match cx.settings.subscribe_qos {
         DefaultQos::Fixed(qos) => (params.qos.unwrap_or(qos), Some(qos)),
         coap @ DefaultQos::Coap => (params.qos.unwrap_or(coap.of(context.confirmable)), None),
@@ -66,6 +75,7 @@ pub(super) fn begin(
         ceiling,
         subscribe_qos,
         no_local: params.no_local,
+        conditions: params.conditions.clone(),
         client: asker.client,
         username: asker.username,
         identity: asker.identity,
