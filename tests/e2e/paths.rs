@@ -427,7 +427,7 @@ fn a_publish_to_sys_is_unauthorized(kind: Kind) {
 fn what_the_gateway_tells_of_others_is_not_for_devices(kind: Kind) {
     let gateway = gateway();
     let mut client = gateway.client(kind);
-    for filter in ["$portcullis/#", "$portcullis/+/clients/+/connected", "$SYS/#"] {
+    for filter in ["$portcullis/#", "$portcullis/+/clients/+/connected"] {
         let request = Request::get(&format!("ps/{filter}")).observe(0);
         client.request(&request).expect(code::UNAUTHORIZED);
         client

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::conditions::{Conditions, Watch};
 use super::contract::FilterId;
@@ -85,6 +85,8 @@ pub struct Observation {
     pub sequence: u32,
     /// When the client last showed that it still wants it.
     pub confirmed_at: Instant,
+    /// Since when its client has been asked whether it still wants it and has not said so.
+    pub doubted_since: Option<Instant>,
     /// What it was last sent, to be sent once more when the client is checked; where it has conditions, the newest message, whether
     /// it was sent or not.
     pub last: Option<Arc<Message>>,
@@ -122,6 +124,15 @@ impl Observation {
     pub fn max_age(&self) -> Option<u32> {
         let period = self.terms.conditions.as_ref()?.max_period?;
         Some(u32::try_from(period.as_secs()).unwrap_or(u32::MAX))
+    }
+
+    /// Whether nobody has answered for so long since it was first asked, while there was somebody to ask.
+    pub fn is_given_up(&mut self, now: Instant, after: Duration) -> bool {
+        let since = *self.doubted_since.get_or_insert(now);
+        if self.at.is_none() {
+            self.doubted_since = None;
+        }
+        self.at.is_some() && now.saturating_duration_since(since) >= after
     }
 
     /// Whether the client asked not to get `message` because it published it itself.
@@ -247,6 +258,7 @@ impl ObservationRegistry {
             filter_id,
             sequence,
             confirmed_at: now,
+            doubted_since: None,
             last: None,
             is_live: false,
             at,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::agenda::Cx;
+use super::inbound::UDP_PEER_IDLE;
 use super::metrics::{ConditionResult, GatewayMetrics};
 use super::settings::NotifyType;
 use super::timers::Timer;
@@ -217,7 +218,10 @@ impl Observations {
     /// What became of a notification.
     pub(super) fn notified(&mut self, cx: &mut Cx<'_>, id: ObservationId, outcome: NotificationOutcome) {
         match (outcome, self.registry.get_mut(id)) {
-            (NotificationOutcome::Acknowledged, Some(observation)) => observation.confirmed_at = cx.now,
+            (NotificationOutcome::Acknowledged, Some(observation)) => {
+                observation.confirmed_at = cx.now;
+                observation.doubted_since = None;
+            }
             (NotificationOutcome::Acknowledged, None) => {}
             (NotificationOutcome::Reset | NotificationOutcome::TimedOut, _) => self.end(cx, id),
         }
@@ -297,7 +301,8 @@ impl Observations {
     }
 
     /// An observer that was not heard of for most of `observe_check` gets its next notification confirmably (RFC 7641, 4.5).
-    /// Where none comes in that time, it is sent once more what it was sent last.
+    /// Where none comes in that time, it is sent once more what it was sent last. It ends with a confirmable one that nobody
+    /// acknowledges; but an address that is unproven and has had all that it may get is sent none, so a second check ends it.
     pub(super) fn check(&mut self, cx: &mut Cx<'_>, id: ObservationId) {
         let every = cx.settings.observe_check;
         let Some(observation) = self.registry.get_mut(id) else {
@@ -307,6 +312,9 @@ impl Observations {
             return self.end(cx, id);
         }
         let unheard = observation.confirmed_at + every <= cx.now;
+        if unheard && observation.is_given_up(cx.now, every.max(UDP_PEER_IDLE)) {
+            return self.end(cx, id);
+        }
         let newest = observation.newest(cx.now);
         let sample = newest.as_ref().and_then(|message| {
             observation.watch.as_ref()?;

@@ -398,6 +398,28 @@ fn an_observer_that_is_never_heard_of_is_checked_within_observe_check_and_no_lat
 }
 
 #[test]
+fn an_observer_that_may_be_sent_nothing_more_is_given_up() {
+    let mut settings = settings(1);
+    settings.connection_required = false;
+    settings.observe_check = Duration::from_secs(3600);
+    let mut site = Site::with(settings);
+    for topic in ["a", "b"] {
+        let mut observe = site.request(RequestType::Get, &format!("ps/{topic}"), &[]);
+        observe.set_observe_value(0);
+        observe.set_token(topic.as_bytes().to_vec());
+        site.ask(0, 1000, &observe);
+    }
+    // What the unproven address may get is spent on one of the two, whose question nobody answers.
+    while !site.sent(0, 1000).is_empty() || site.workers[0].observations.len() == 2 {
+        site.publish(&Site::message("a", b"0123456789012345678901234567890123456789"));
+        site.pass(Duration::from_secs(30));
+    }
+    assert_eq!(site.workers[0].observations.len(), 1);
+    site.pass(Duration::from_secs(2 * 3600 + 300));
+    assert_eq!(site.workers[0].observations.len(), 0);
+}
+
+#[test]
 fn news_late_in_observe_check_is_the_check() {
     let mut settings = settings(1);
     settings.connection_required = false;
