@@ -274,6 +274,6 @@ fn main() {
             .enable_all()
             .build()
             .unwrap();
-        assert!(runtime.block_on(site.workers.stop(Duration::ZERO)));
+        assert!(runtime.block_on(site.workers.stop(Duration::ZERO, true)));
     }
 }

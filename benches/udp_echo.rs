@@ -129,7 +129,7 @@ fn through_worker(bind: &str, burst: usize, total: usize) -> Figure {
         .enable_all()
         .build()
         .unwrap();
-    assert!(runtime.block_on(workers.stop(Duration::ZERO)));
+    assert!(runtime.block_on(workers.stop(Duration::ZERO, true)));
     figure
 }
 

@@ -21,7 +21,7 @@ pub use portcullis_broker as broker;
 pub use portcullis_config as config;
 pub use portcullis_dtls as dtls;
 pub use portcullis_net as net;
-pub use portcullis_proto::{bridge, coap, gateway, labels, metrics, policy, session, types};
+pub use portcullis_proto::{bridge, coap, gateway, labels, metrics, policy, session, state, types};
 
 pub mod daemon;
 

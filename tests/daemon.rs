@@ -151,9 +151,10 @@ fn child() -> ExitCode {
         log_filter: "info".to_owned(),
         log_format: LogFormat::Json,
         grace: Duration::from_secs(2),
+        goodbye: true,
     };
     // The harness would swallow the code.
-    let code = portcullis::daemon::run::run(&settings, || Ok(EchoAssembly::default()));
+    let code = portcullis::daemon::run::run(&settings, |_| Ok(EchoAssembly::default()));
     let all = [
         ExitReason::Unavailable,
         ExitReason::Software,

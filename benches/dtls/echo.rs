@@ -154,7 +154,7 @@ impl Server {
             .enable_all()
             .build()
             .unwrap();
-        assert!(runtime.block_on(self.workers.stop(Duration::ZERO)));
+        assert!(runtime.block_on(self.workers.stop(Duration::ZERO, true)));
     }
 
     /// CPU time of the worker for each echo, one of every peer in flight.

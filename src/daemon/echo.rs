@@ -31,7 +31,7 @@ impl Core for Echo {
             }
             Input::Control { ticket, request } => {
                 self.answer = Some(ticket);
-                if let (ControlRequest::Drain, Some((listener, peer))) = (request, self.latest) {
+                if let (ControlRequest::Drain { .. }, Some((listener, peer))) = (request, self.latest) {
                     self.transmits.push(listener, peer, b"bye");
                 }
             }

@@ -22,6 +22,7 @@ pub mod assembly;
 pub mod clock;
 pub mod echo;
 mod from_config;
+mod kept;
 pub mod listener_ids;
 pub mod listeners;
 pub mod logging;

@@ -1,6 +1,7 @@
 //! A gateway put together: core, broker, authentication and management, as [`super::assembly`] wants them.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -33,6 +34,7 @@ use crate::types::metrics::Exposes;
 
 use super::assembly::{Assembly, ExitReason, Renewed, StartError, WorkerParts};
 use super::from_config::{self, Materials};
+use super::kept::{self, KeptState};
 use super::listener_ids::{ListenerIds, SPARE_LISTENERS};
 use super::management::{Controls, NodeSite};
 use super::process_settings::ProcessSettings;
@@ -45,7 +47,7 @@ type OnReady = Box<dyn FnOnce() + Send>;
 #[must_use]
 pub fn serve(config: Config, on_ready: OnReady) -> ExitCode {
     let settings = ProcessSettings::from(&config);
-    run::run(&settings, || Node::new(config, on_ready))
+    run::run(&settings, |memories| Node::new(config, memories, on_ready))
 }
 
 /// A runtime that may be dropped within another one, where a bare one panics. A start that fails does that.
@@ -70,6 +72,7 @@ pub struct Node {
     pub(super) contexts: Vec<Option<Arc<ContextCell>>>,
     pub(super) tickets: TicketKeys,
     pub(super) shared: Arc<DtlsShared>,
+    pub(super) kept: KeptState,
     pub(super) sources: Arc<Shared>,
     pub(super) broker: Option<BrokerRuntime>,
     pub(super) broker_metrics: Arc<BrokerMetrics>,
@@ -94,7 +97,11 @@ fn cells(materials: &Materials) -> Vec<Option<Arc<ContextCell>>> {
 }
 
 impl Node {
-    pub(super) fn new(config: Config, on_ready: OnReady) -> Result<Self, StartError> {
+    pub(super) fn new(
+        config: Config,
+        memories: Vec<(OwnedFd, String)>,
+        on_ready: OnReady,
+    ) -> Result<Self, StartError> {
         let wrong = |lines| StartError {
             code: ExitReason::Config,
             lines,
@@ -118,10 +125,13 @@ impl Node {
             .map_err(|error| StartError::new(exit_reason(error.fault()), error.to_string()))?;
         broker.limit_topics(config.limits.topics());
         let certificates = Arc::new(Certificates::default());
+        let shared = DtlsShared::new(random()?, clock::now());
+        let kept = KeptState::open(&config, materials.settings.caps.memory, &shared, memories);
         let config = Arc::new(config);
         certificates.set(&config, &materials.contexts);
         Ok(Self {
-            shared: DtlsShared::new(random()?, clock::now()),
+            shared,
+            kept,
             sources: Arc::new(Shared::new(clock::now(), &materials.settings, random()?)),
             broker_metrics: broker.metrics(),
             broker: Some(broker),
@@ -310,7 +320,7 @@ impl Assembly for Node {
             .listeners
             .iter()
             .zip(&self.contexts)
-            .map(|(listener, contexts)| Some(self.dtls_source(&listener.name, contexts.as_ref()?)))
+            .map(|(listener, contexts)| Some(self.dtls_source(&listener.name, worker, contexts.as_ref()?)))
             .collect();
         let parts = Parts {
             worker,
@@ -325,8 +335,15 @@ impl Assembly for Node {
             .links
             .pop()
             .ok_or_else(|| StartError::new(ExitReason::Software, "the broker has no way to this worker"))?;
+        let kept = self.kept.of(worker);
         Ok(WorkerParts {
-            core: Box::new(move || Gateway::new(clock::now(), parts)),
+            core: Box::new(move || {
+                let gateway = Gateway::new(clock::now(), parts);
+                if let Some(kept) = kept {
+                    kept::report(worker, &kept);
+                }
+                gateway
+            }),
             broker,
             auth: self.auth.as_ref().map(|(handle, _)| handle.clone()),
         })

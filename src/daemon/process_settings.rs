@@ -26,6 +26,8 @@ pub struct ProcessSettings {
     pub log_format: LogFormat,
     /// How long answers in flight are waited for when the process stops.
     pub grace: Duration,
+    /// Whether a stop ends every DTLS session although the next process would find it.
+    pub goodbye: bool,
 }
 
 /// A listener, as far as sockets and metrics go.
@@ -65,6 +67,7 @@ impl From<&Config> for ProcessSettings {
                 config::LogFormat::Json => LogFormat::Json,
             },
             grace: GRACE,
+            goodbye: config.state.goodbye,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::dtls::{ContextCell, DtlsContext, DtlsMetrics, DtlsSource, TicketKeys}
 use crate::gateway::contract::ControlRequest;
 use crate::gateway::settings::Settings;
 use crate::session::SecureSource;
-use crate::types::ListenerId;
+use crate::types::{ListenerId, WorkerId};
 
 use super::assembly::Renewed;
 use super::from_config::{self, Materials};
@@ -19,7 +19,7 @@ use super::listener_ids::{ListenerChanges, Opening};
 use super::listeners::{ListenerStep, NewListener};
 use super::node::Node;
 use super::process_settings::log_filter;
-use super::{logging, state};
+use super::{kept, logging, state};
 
 impl Node {
     /// Puts what is on disk now in force, all of it or nothing.
@@ -129,18 +129,27 @@ impl Node {
         let spec = &opening.spec;
         self.names.add(spec.name.clone(), spec.transport);
         let contexts = self.contexts.get(usize::from(opening.listener.0));
-        let source = || Some(self.dtls_source(&spec.name, contexts?.as_ref()?));
-        (0..spec.workers).map(|_| source()).collect()
+        let source = |worker| Some(self.dtls_source(&spec.name, WorkerId(worker), contexts?.as_ref()?));
+        (0..=u8::MAX).take(spec.workers).map(source).collect()
     }
 
     /// What opens a listener on one worker, with counters of its own.
-    pub(super) fn dtls_source(&self, listener: &str, contexts: &Arc<ContextCell>) -> Arc<dyn SecureSource> {
+    pub(super) fn dtls_source(
+        &self,
+        listener: &str,
+        worker: WorkerId,
+        contexts: &Arc<ContextCell>,
+    ) -> Arc<dyn SecureSource> {
         let metrics = Arc::new(DtlsMetrics::default());
         self.dtls.add(listener, Arc::clone(&metrics));
         Arc::new(DtlsSource {
             contexts: Arc::clone(contexts),
             shared: Arc::clone(&self.shared),
             metrics,
+            kept: self
+                .kept
+                .of(worker)
+                .map(|kept| (kept, kept::listener_mark(listener))),
         })
     }
 
@@ -231,6 +240,7 @@ fn keep_fixed(old: &Config, new: &mut Config) {
     new.metrics.clone_from(&old.metrics);
     new.admin.bind.clone_from(&old.admin.bind);
     new.log.format = old.log.format;
+    new.state.clone_from(&old.state);
 }
 
 /// The same with where in the file it stands, also of lines that begin with their key.
@@ -302,7 +312,7 @@ mod tests {
         )
         .unwrap();
         let config = config::load(&path("p.toml")).unwrap().config;
-        let mut node = Node::new(config, Box::new(|| ())).unwrap();
+        let mut node = Node::new(config, Vec::new(), Box::new(|| ())).unwrap();
         assert!(node.rotate_tickets().is_none(), "they are fresh");
         fs::write(path("psk.txt"), "half edi").unwrap();
         let tickets = path("state/tickets.key");

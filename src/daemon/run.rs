@@ -1,6 +1,7 @@
 //! From start to end of the process.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,7 @@ use super::memory::Memory;
 use super::metrics::ExposeLoops;
 use super::process_settings::ProcessSettings;
 use super::pulse::Pulse;
+use super::systemd::Passed;
 use super::workers::Workers;
 use super::{clock, listeners, logging, systemd};
 
@@ -47,11 +49,11 @@ const ROTATION: Duration = Duration::from_secs(3600);
 /// How long the workers may take to take over new settings.
 const RECONFIGURE: Duration = Duration::from_secs(5);
 
-/// Runs the process: starts logging, then lets `build` read files and make the parts, binds, serves, and comes back when
-/// a signal, or the failure of a part, ended it.
+/// Runs the process: starts logging, binds, lets `build` read files and make the parts, with the memories that the service manager
+/// kept of an earlier process, serves, and comes back when a signal, or the failure of a part, ended it.
 pub fn run<A: Assembly>(
     settings: &ProcessSettings,
-    build: impl FnOnce() -> Result<A, StartError>,
+    build: impl FnOnce(Vec<(OwnedFd, String)>) -> Result<A, StartError>,
 ) -> ExitCode {
     match try_run(settings, build) {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,7 +68,7 @@ pub fn run<A: Assembly>(
 
 fn try_run<A: Assembly>(
     settings: &ProcessSettings,
-    build: impl FnOnce() -> Result<A, StartError>,
+    build: impl FnOnce(Vec<(OwnedFd, String)>) -> Result<A, StartError>,
 ) -> Result<(), StartError> {
     let config = |line| StartError::new(ExitReason::Config, line);
     logging::start(&settings.log_filter, settings.log_format).map_err(config)?;
@@ -78,9 +80,10 @@ fn try_run<A: Assembly>(
         // Before anything takes time: a signal that comes meanwhile must not kill the process half way.
         let signals = Signals::new().map_err(|error| system("no signal handlers", &error))?;
         // Ports first: that one is taken says more than that the other process holds the stores too.
-        let groups = bind(settings)?;
+        let Passed { sockets, memories } = systemd::passed();
+        let groups = bind(settings, sockets)?;
         let monitoring = settings.metrics.map(bind_monitoring).transpose()?;
-        let mut assembly = build()?;
+        let mut assembly = build(memories)?;
         match start(settings, &mut assembly, groups, monitoring) {
             Ok(serving) => serve(settings, &mut assembly, serving, signals).await,
             Err(error) => {
@@ -122,8 +125,11 @@ struct Serving {
     _monitoring: Option<Server>,
 }
 
-fn bind(settings: &ProcessSettings) -> Result<Vec<Vec<UdpSocket>>, StartError> {
-    systemd::sockets(&settings.groups()).map_err(|errors| StartError {
+fn bind(
+    settings: &ProcessSettings,
+    stored: Vec<(OwnedFd, String)>,
+) -> Result<Vec<Vec<UdpSocket>>, StartError> {
+    systemd::sockets(&settings.groups(), stored).map_err(|errors| StartError {
         code: ExitReason::Unavailable,
         lines: errors.iter().map(ToString::to_string).collect(),
     })
@@ -295,7 +301,7 @@ async fn stop<A: Assembly>(
     info!("stopping");
     serving.health.set_readiness(Readiness::Stopping);
     let clean = tokio::select! {
-        clean = serving.workers.stop(settings.grace) => clean,
+        clean = serving.workers.stop(settings.grace, settings.goodbye) => clean,
         _ = signals.terminate.recv() => false,
         _ = signals.interrupt.recv() => false,
     };

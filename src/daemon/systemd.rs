@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::net::UdpSocket;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -12,6 +12,9 @@ use crate::net::GroupSpec;
 use crate::net::group::{BindError, open_groups};
 use crate::net::inherit::{Inherited, match_groups, stored_name};
 use crate::net::mmsg::take_passed_descriptors;
+
+/// What the names of memories begin with. No socket's does.
+const MEMORY: &str = "state.";
 
 /// Tells the service manager; it may be gone, which is no reason to fail.
 fn tell(states: &[NotifyState<'_>]) {
@@ -54,15 +57,58 @@ pub fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled()
 }
 
+/// Whether there is a service manager.
+#[must_use]
+pub fn is_there() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// What the service manager kept over a restart.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// Sockets by their names.
+    pub sockets: Vec<(OwnedFd, String)>,
+    /// Memories by theirs.
+    pub memories: Vec<(OwnedFd, String)>,
+}
+
+/// What the service manager passed at the start; nothing the second time.
+#[must_use]
+pub fn passed() -> Passed {
+    let stored = take_passed_descriptors().unwrap_or_else(|error| {
+        warn!(%error, "what the service manager passed cannot be used");
+        Vec::new()
+    });
+    let (memories, sockets) = stored.into_iter().partition(|(_, name)| name.starts_with(MEMORY));
+    Passed { sockets, memories }
+}
+
+/// Hands a memory to the service manager.
+pub fn keep_memory(name: &str, memory: BorrowedFd<'_>) {
+    // Nothing can be waited for on memory, which the service manager would do otherwise.
+    let states = [
+        NotifyState::FdStore,
+        NotifyState::FdName(name),
+        NotifyState::Custom("FDPOLL=0"),
+    ];
+    if let Err(error) = sd_notify::notify_with_fds(&states, &[memory]) {
+        warn!(%error, name, "the service manager does not keep the state of a worker");
+    }
+}
+
+/// Makes the service manager let go of a memory.
+pub fn forget_memory(name: &str) {
+    tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+}
+
 /// The sockets of all listeners: those that the service manager kept over a restart, and new ones for the rest.
 ///
 /// # Errors
 /// As [`open_groups`].
-pub fn sockets(specs: &[GroupSpec]) -> Result<Vec<Vec<UdpSocket>>, Vec<BindError>> {
-    let stored = take_passed_descriptors().unwrap_or_else(|error| {
-        warn!(%error, "the sockets that the service manager passed cannot be used");
-        Vec::new()
-    });
+pub fn sockets(
+    specs: &[GroupSpec],
+    stored: Vec<(OwnedFd, String)>,
+) -> Result<Vec<Vec<UdpSocket>>, Vec<BindError>> {
     let Inherited { groups, stale } = match_groups(specs, stored);
     if !stale.is_empty() {
         info!(sockets = ?stale, "the service manager kept sockets that do not fit the configuration; they are closed");

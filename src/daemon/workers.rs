@@ -202,14 +202,15 @@ impl Workers {
         all
     }
 
-    /// Ends every worker, giving answers in flight up to `grace`. Whether all ended in time and of their own accord.
-    pub async fn stop(mut self, grace: Duration) -> bool {
+    /// Ends every worker, giving answers in flight up to `grace`, and a goodbye to every DTLS session or to those only that the next
+    /// process will not find. Whether all ended in time and of their own accord.
+    pub async fn stop(mut self, grace: Duration, goodbye: bool) -> bool {
         let all = async {
             // Side by side: one that is stuck must not keep the others from hearing.
             let mut telling = tokio::task::JoinSet::new();
             for commands in self.commands.drain(..) {
                 // One that ended already needs no command.
-                telling.spawn(async move { drop(commands.send(Command::Stop { grace }).await) });
+                telling.spawn(async move { drop(commands.send(Command::Stop { grace, goodbye }).await) });
             }
             let mut clean = true;
             for _ in 0..self.threads.len() {
@@ -290,6 +291,6 @@ mod tests {
             metrics: Vec::new(),
             net: Vec::new(),
         };
-        assert!(workers.stop(Duration::from_secs(3)).await);
+        assert!(workers.stop(Duration::from_secs(3), true).await);
     }
 }

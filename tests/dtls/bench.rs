@@ -163,6 +163,7 @@ impl Server {
                 DtlsEvent::AddressChanged { session, to, .. } => Seen::AddressChanged(session, to),
                 DtlsEvent::Closed { session, reason } => Seen::Closed(session, reason),
                 DtlsEvent::Noted { .. } => panic!("nobody watches"),
+                DtlsEvent::Restored { .. } | DtlsEvent::Elsewhere { .. } => panic!("nothing is kept"),
             });
         }
         self.output()

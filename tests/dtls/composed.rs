@@ -83,6 +83,7 @@ impl House {
                 contexts: ContextCell::new(Arc::new(DtlsContext::new(&material()).unwrap())),
                 shared: DtlsShared::new([9; 32], now),
                 metrics: Arc::clone(&dtls),
+                kept: None,
             }))],
             coap_metrics: Arc::new(CoapMetrics::new(1)),
             metrics: Arc::clone(&metrics),

@@ -22,6 +22,7 @@
 //! | `broker` | what survives a restart |
 //! | `metrics` | the scrape |
 //! | `process` | command line, start, stop |
+//! | `restart` | what goes on in the next process |
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -60,4 +61,5 @@ mod overload;
 mod paths;
 mod process;
 mod query;
+mod restart;
 mod workers;

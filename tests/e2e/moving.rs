@@ -8,7 +8,7 @@ use crate::support::client::{PATIENCE, Transport, any_loopback, receive_within};
 use crate::support::{Client, Config, Gateway, psk_of};
 
 /// A session that sends each request from a port of its own.
-struct Roaming {
+pub(crate) struct Roaming {
     session: DtlsClient,
     socket: UdpSocket,
     server: SocketAddr,
@@ -16,7 +16,7 @@ struct Roaming {
 }
 
 impl Roaming {
-    fn connect(server: SocketAddr) -> Self {
+    pub(crate) fn connect(server: SocketAddr) -> Self {
         let config = ClientConfig {
             cid: Some(vec![6, 6]),
             ..ClientConfig::psk("PSK-AES128-CCM8", "dev1", psk_of("dev1").as_bytes())

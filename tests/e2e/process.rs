@@ -284,15 +284,6 @@ fn it_starts_and_stops_without_waiting_for_a_timer() {
 }
 
 #[test]
-fn a_stopping_gateway_says_goodbye_to_dtls_peers() {
-    let mut gateway = Gateway::start(Config::new());
-    let mut client = gateway.client(Kind::Dtls);
-    client.publish("ps/a", "x");
-    assert!(gateway.stop().success());
-    assert_eq!(client.ended().as_deref(), Some("close_notify"));
-}
-
-#[test]
 fn clients_come_back_after_a_restart() {
     let mut gateway = Gateway::start(Config::new());
     let mut plain = gateway.client(Kind::Udp);

@@ -118,7 +118,7 @@ fn reasons<L: Label>(text: &mut String, title: &str, metric: &str) {
 /// What sockets, DTLS and caps say.
 fn reasons_of_transports(out: &mut String) {
     use portcullis::dtls::contract::CloseReason;
-    use portcullis::dtls::metrics::{Alert, HandshakeResult, RecordDrop};
+    use portcullis::dtls::metrics::{Alert, HandshakeResult, NotKept, RecordDrop, RestoreResult};
     use portcullis::dtls::suite::Suite;
     use portcullis::net::errno::SendError;
     use portcullis::types::reason::DropReason;
@@ -134,6 +134,16 @@ fn reasons_of_transports(out: &mut String) {
         "portcullis_dtls_records_dropped_total{reason}",
     );
     reasons::<HandshakeResult>(out, "DTLS handshakes", "portcullis_dtls_handshakes_total{result}");
+    reasons::<RestoreResult>(
+        out,
+        "DTLS sessions of before a restart",
+        "portcullis_sessions_restored_total{result}",
+    );
+    reasons::<NotKept>(
+        out,
+        "DTLS sessions that a restart ends",
+        "portcullis_sessions_not_kept_total{reason}",
+    );
     reasons::<CloseReason>(
         out,
         "Ends of DTLS sessions",

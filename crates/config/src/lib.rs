@@ -44,7 +44,7 @@ pub use listeners::{CertIdentity, Dtls, Listener, Verify};
 pub use paths::PathBase;
 pub use problem::{Problem, Problems, Severity};
 pub use section::Key;
-pub use sections::{Admin, Coap, Limits, Log, LogFormat, LogLevel, Metrics, Node, Unproven};
+pub use sections::{Admin, Coap, Keep, Limits, Log, LogFormat, LogLevel, Metrics, Node, State, Unproven};
 pub use settings::{handshake_datagram, to_gateway_settings};
 pub use value::Size;
 
@@ -81,6 +81,8 @@ pub struct Config {
     pub admin: Admin,
     /// `[limits]`: rates and caps, for each source and for all.
     pub limits: Limits,
+    /// `[state]`: what the next process goes on from.
+    pub state: State,
     /// `[log]`: how much is logged, and in which form.
     pub log: Log,
 }
@@ -167,6 +169,7 @@ fn read_root(root: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Config> {
     let metrics = root.section(doc, "metrics");
     let admin = root.section(doc, "admin");
     let limits = root.section(doc, "limits");
+    let state = root.section(doc, "state");
     let log = root.section(doc, "log");
     Some(Config {
         source: None,
@@ -179,6 +182,7 @@ fn read_root(root: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Config> {
         metrics: metrics?,
         admin: admin?,
         limits: limits?,
+        state: state?,
         log: log?,
     })
 }
@@ -206,6 +210,7 @@ pub fn reference() -> Vec<Key> {
     Metrics::keys("metrics", &mut keys);
     Admin::keys("admin", &mut keys);
     Limits::keys("limits", &mut keys);
+    State::keys("state", &mut keys);
     Log::keys("log", &mut keys);
     keys
 }

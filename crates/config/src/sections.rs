@@ -144,6 +144,49 @@ impl Limits {
 }
 
 section! {
+    /// What of sessions, connections and observations the next process goes on from.
+    pub struct State {
+        /// Where it is kept: in memory, which lasts over restart and crash of the process, or nowhere.
+        keep: Keep = "memory", keep;
+        /// Whether a stop ends every DTLS session with close_notify although they are kept.
+        goodbye: bool = false;
+        /// The key that seals what is written to a disk; unset: state.key in the state directory.
+        key_file: Option<PathBuf> = "";
+    }
+}
+
+/// Where state is kept for the next process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// In memory that outlives the process.
+    Memory,
+    /// On disk, sealed.
+    Disk,
+    /// Shared with other gateways.
+    Group,
+    /// Nowhere.
+    None,
+}
+
+words!(Keep {
+    "memory" => Keep::Memory,
+    "disk" => Keep::Disk,
+    "group" => Keep::Group,
+    "none" => Keep::None,
+});
+
+/// A level that this release has.
+pub(super) fn keep(keep: &Keep) -> Result<(), String> {
+    match keep {
+        Keep::Memory | Keep::None => Ok(()),
+        Keep::Disk | Keep::Group => Err(
+            "this release keeps state in \"memory\", over restart and crash, or with \"none\" nowhere"
+                .to_owned(),
+        ),
+    }
+}
+
+section! {
     /// What is logged to standard error.
     pub struct Log {
         /// The least severe events that are logged.

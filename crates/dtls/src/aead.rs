@@ -10,6 +10,8 @@ use openssl::cipher_ctx::CipherCtx;
 use openssl::error::ErrorStack;
 use zeroize::Zeroize;
 
+use portcullis_proto::state::{ReadBytes, WriteBytes};
+
 use super::prf::prf;
 use super::record::{self, DTLS_1_2, Header, TLS12_CID, epoch_and_sequence};
 use super::suite::Algorithm;
@@ -41,6 +43,16 @@ impl DirectionKeys {
         keys.key.split_at_mut(algorithm.key_len()).0.copy_from_slice(key);
         keys.iv.split_at_mut(algorithm.iv_len()).0.copy_from_slice(iv);
         keys
+    }
+
+    fn write(&self, out: &mut WriteBytes) {
+        out.raw(self.key.split_at(self.algorithm.key_len()).0);
+        out.raw(self.iv.split_at(self.algorithm.iv_len()).0);
+    }
+
+    fn read(algorithm: Algorithm, bytes: &mut ReadBytes<'_>) -> Option<Self> {
+        let key = bytes.raw(algorithm.key_len())?;
+        Some(Self::new(algorithm, key, bytes.raw(algorithm.iv_len())?))
     }
 
     /// The fixed part is 4 bytes, with zeros behind, and `varying` stands behind them (RFC 5288, 3); or it is 12 bytes, and
@@ -87,6 +99,20 @@ impl SessionKeys {
         };
         block.zeroize();
         keys
+    }
+
+    /// Writes them down for the next process.
+    pub(super) fn write(&self, out: &mut WriteBytes) {
+        self.client.write(out);
+        self.server.write(out);
+    }
+
+    /// The keys that an earlier process wrote down.
+    pub(super) fn read(algorithm: Algorithm, bytes: &mut ReadBytes<'_>) -> Option<Self> {
+        Some(Self {
+            client: DirectionKeys::read(algorithm, bytes)?,
+            server: DirectionKeys::read(algorithm, bytes)?,
+        })
     }
 
     /// What the keys are for.

@@ -272,7 +272,7 @@ pub(super) fn is_past(not_after: i64) -> bool {
 
 /// Names one certificate of one issuer, in 32 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct CertificateMark([u8; 32]);
+pub(super) struct CertificateMark(pub(super) [u8; 32]);
 
 impl CertificateMark {
     fn from_parts(issuer: &[u8], serial: &[u8]) -> Self {

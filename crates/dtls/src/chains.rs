@@ -11,6 +11,8 @@ use openssl::stack::{Stack, StackRef};
 use openssl::x509::store::X509StoreRef;
 use openssl::x509::{X509, X509Ref, X509StoreContext};
 
+use portcullis_proto::state::{ReadBytes, WriteBytes};
+
 /// How many chains are kept at the same time. Only who has an authority that is trusted can add one.
 const MAX_CHAINS: usize = 4096;
 
@@ -69,6 +71,37 @@ impl Chain {
         })
     }
 
+    /// Writes it down for the next process.
+    pub(super) fn write(&self, out: &mut WriteBytes) -> Option<()> {
+        out.raw(&self.id);
+        for certificate in &self.certificates {
+            let der = certificate.to_der().ok()?;
+            out.u8(u8::from(self.own.contains(&sha256(&der)))).bytes(&der);
+        }
+        Some(())
+    }
+
+    /// The chain that an earlier process wrote down.
+    fn read(bytes: &mut ReadBytes<'_>) -> Option<Self> {
+        let written: ChainId = bytes.array()?;
+        let (mut id, mut own, mut certificates) = (Sha256::new(), Vec::new(), Vec::new());
+        while !bytes.0.is_empty() {
+            let is_own = bytes.u8()? != 0;
+            let der = bytes.bytes()?;
+            let hash = sha256(der);
+            id.update(&hash);
+            id.update(&[u8::from(is_own)]);
+            own.extend(is_own.then_some(hash));
+            certificates.push(X509::from_der(der).ok()?);
+        }
+        let id = id.finish();
+        (id == written && !certificates.is_empty()).then_some(Self {
+            id,
+            certificates,
+            own,
+        })
+    }
+
     /// What names it, for what outlives it.
     pub(super) const fn id(&self) -> ChainId {
         self.id
@@ -107,10 +140,13 @@ impl Chains {
         verified: &StackRef<X509>,
         shown: Option<&StackRef<X509>>,
     ) -> Option<Arc<Chain>> {
-        let chain = Chain::above(verified, shown)?;
+        Some(self.intern(Chain::above(verified, shown)?))
+    }
+
+    fn intern(&self, chain: Chain) -> Arc<Chain> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.get(&chain.id) {
-            return Some(Arc::clone(known));
+            return Arc::clone(known);
         }
         if all.len() >= MAX_CHAINS {
             all.retain(|_, chain| Arc::strong_count(chain) > 1);
@@ -119,7 +155,12 @@ impl Chains {
         if all.len() < MAX_CHAINS {
             all.insert(chain.id, Arc::clone(&chain));
         }
-        Some(chain)
+        chain
+    }
+
+    /// The chain that an earlier process wrote down.
+    pub(super) fn restore(&self, written: &[u8]) -> Option<Arc<Chain>> {
+        Chain::read(&mut ReadBytes(written)).map(|chain| self.intern(chain))
     }
 
     /// The chain that was kept under this name, else the one that `store` finds above a certificate by itself.

@@ -15,6 +15,7 @@ use openssl::x509::X509Ref;
 use openssl::x509::store::X509Store;
 use zeroize::{Zeroize, Zeroizing};
 
+use portcullis_proto::state::{ReadBytes, WriteBytes};
 use portcullis_proto::types::{Identity, Proof};
 
 use super::certificates::{self, CertIdentity, CertificateMark, ContextError};
@@ -139,6 +140,31 @@ pub(super) struct Certified {
     /// In seconds since 1970.
     not_after: i64,
     chain: Arc<Chain>,
+}
+
+impl Certified {
+    pub(super) const fn chain(&self) -> &Arc<Chain> {
+        &self.chain
+    }
+
+    /// Writes it down for the next process, which finds the chain by its name.
+    pub(super) fn write(&self, out: &mut WriteBytes) {
+        out.raw(&self.mark.0)
+            .u64(self.not_after.cast_unsigned())
+            .raw(&self.chain.id());
+    }
+
+    /// What an earlier process wrote down; `chains` finds the chain.
+    pub(super) fn read(
+        bytes: &mut ReadBytes<'_>,
+        chains: impl FnOnce(&ChainId) -> Option<Arc<Chain>>,
+    ) -> Option<Self> {
+        Some(Self {
+            mark: CertificateMark(bytes.array()?),
+            not_after: bytes.u64()?.cast_signed(),
+            chain: chains(&bytes.array()?)?,
+        })
+    }
 }
 
 /// The OpenSSL context of one listener with what it was made from; shared by all workers and never changed.

@@ -15,6 +15,7 @@ mod effort;
 mod ffi;
 mod handshake;
 mod hello;
+mod kept;
 mod legacy;
 mod listener;
 pub mod metrics;
@@ -32,6 +33,7 @@ pub mod suite;
 
 pub use certificates::{CertIdentity, ContextError};
 pub use context::{CertificateMaterial, DtlsContext, DtlsMaterial, TicketKeys, Verify};
+pub use kept::{KeptSessions, Place, adopt_chains, place_of};
 pub use listener::DtlsListener;
 pub use metrics::DtlsMetrics;
 pub use portcullis_proto::session as contract;

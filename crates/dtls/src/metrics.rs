@@ -8,7 +8,7 @@ use portcullis_proto::types::reason::Limit;
 
 use super::contract::CloseReason;
 use super::suite::Suite;
-pub use portcullis_proto::session::{Alert, HandshakeResult, RecordDrop};
+pub use portcullis_proto::session::{Alert, HandshakeResult, NotKept, RecordDrop, RestoreResult};
 
 metrics! {
     /// What one [`super::DtlsListener`] counts. It is the only writer; any thread may read.
@@ -53,6 +53,10 @@ metrics! {
         pub flights_repeated: Counter = counter "dtls_flights_repeated_total" [],
         /// Sessions that ended, by why.
         pub closed: Family<CloseReason> = counter "dtls_sessions_closed_total" [listener] by [reason],
+        /// Sessions that an earlier process left, by what became of them.
+        pub restored: Family<RestoreResult> = counter "sessions_restored_total" [how = "memory"] by [result],
+        /// Sessions that the next process will not find, by why.
+        pub not_kept: Family<NotKept> = counter "sessions_not_kept_total" [] by [reason],
         /// Caps and rates that refused something.
         pub limits: Family<Limit> = shared LIMITS_REJECTED [] by [limit],
     }

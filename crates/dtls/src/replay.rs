@@ -10,6 +10,19 @@ pub(super) struct ReplayWindow {
 }
 
 impl ReplayWindow {
+    /// A window in which everything below `floor` counts as seen.
+    pub(super) const fn above(floor: u64) -> Self {
+        Self {
+            next: floor,
+            seen: u64::MAX,
+        }
+    }
+
+    /// One more than the highest number seen.
+    pub(super) const fn floor(self) -> u64 {
+        self.next
+    }
+
     /// Whether `sequence` was not seen before and is not too old to tell.
     #[must_use]
     pub(super) fn is_fresh(&self, sequence: u64) -> bool {

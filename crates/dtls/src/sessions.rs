@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use portcullis_proto::state::Record;
 use portcullis_proto::types::{Identity, PeerAddr};
 
 use super::aead::{Aead, Opened, Seal, SessionKeys};
@@ -18,7 +19,8 @@ use super::record::Header;
 use super::replay::ReplayWindow;
 use super::suite::Suite;
 
-const NONE: u32 = u32::MAX;
+/// The end of a list of sessions.
+pub(super) const NONE: u32 = u32::MAX;
 
 /// For keys that no peer chooses: our own counters and random numbers.
 #[derive(Default)]
@@ -79,6 +81,20 @@ impl Failures {
     /// Whether one more record may be tried now.
     pub(super) fn may_try(&self, now: Instant, per_second: u32) -> bool {
         self.recent < per_second || self.since.is_none_or(|since| now >= since + Self::SPAN)
+    }
+
+    /// As many as an earlier process counted.
+    pub(super) const fn so_far(total: u64) -> Self {
+        Self {
+            total,
+            recent: 0,
+            since: None,
+        }
+    }
+
+    /// How many there were in all.
+    pub(super) const fn total(&self) -> u64 {
+        self.total
     }
 
     /// One more. How many there were in all.
@@ -185,8 +201,10 @@ pub(super) struct Session {
     pub(super) warnings: u8,
     pub(super) cid: Option<Box<CidState>>,
     pub(super) flight: Option<Box<LastFlight>>,
-    newer: u32,
-    older: u32,
+    /// Where the next process finds it.
+    pub(super) kept: Option<Record>,
+    pub(super) newer: u32,
+    pub(super) older: u32,
 }
 
 /// What a [`Session`] is made from.
@@ -251,6 +269,7 @@ impl Session {
                 })
             }),
             flight,
+            kept: None,
             newer: NONE,
             older: NONE,
         }
@@ -416,17 +435,19 @@ impl SessionTable {
         self.cid_at.insert(to, key);
     }
 
-    /// A session was heard.
-    pub(super) fn touch(&mut self, key: u32, now: Instant) {
+    /// A session was heard. Whether its idleness begins anew.
+    pub(super) fn touch(&mut self, key: u32, now: Instant) -> bool {
         let grain = self.grain;
         let Some(session) = self.slots.get_mut(key as usize) else {
-            return;
+            return false;
         };
-        if now.saturating_duration_since(session.heard) >= grain {
+        let begins = now.saturating_duration_since(session.heard) >= grain;
+        if begins {
             session.heard = now;
             self.unlink(key);
             self.link(key);
         }
+        begins
     }
 
     /// The session that was silent for longest.

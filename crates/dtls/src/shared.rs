@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use zeroize::Zeroizing;
 
-use portcullis_proto::types::Identity;
 use portcullis_proto::types::mac::{Sha256, hmac, mac};
 use portcullis_proto::types::source_rates::{Allowance, SourceRates};
+use portcullis_proto::types::{Identity, ListenerId, PeerAddr, WorkerId};
 
 use super::chains::Chains;
 use super::cookie::CookieSecrets;
@@ -35,6 +36,11 @@ pub struct DtlsShared {
     pub(super) chains: Chains,
     /// How many sessions each identity has, over all workers and listeners.
     sessions: Mutex<HashMap<Identity, usize>>,
+    /// Restored sessions without a Connection ID, by where their peers are: the kernel may lead their records to another worker
+    /// than before.
+    restored: Mutex<HashMap<(ListenerId, PeerAddr), WorkerId>>,
+    /// How many those are.
+    restored_len: AtomicUsize,
 }
 
 impl DtlsShared {
@@ -53,7 +59,37 @@ impl DtlsShared {
             cookies: CookieSecrets::new(master, base),
             chains: Chains::default(),
             sessions: Mutex::default(),
+            restored: Mutex::default(),
+            restored_len: AtomicUsize::new(0),
         })
+    }
+
+    fn restored(&self) -> MutexGuard<'_, HashMap<(ListenerId, PeerAddr), WorkerId>> {
+        self.restored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that `worker` has the restored session at an address.
+    pub(super) fn session_restored(&self, listener: ListenerId, address: PeerAddr, worker: WorkerId) {
+        let mut restored = self.restored();
+        restored.insert((listener, address), worker);
+        self.restored_len.store(restored.len(), Ordering::Release);
+    }
+
+    /// The worker that has the restored session at an address. It costs nothing where no session was restored.
+    pub(super) fn worker_of(&self, listener: ListenerId, address: PeerAddr) -> Option<WorkerId> {
+        if self.restored_len.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        self.restored().get(&(listener, address)).copied()
+    }
+
+    /// Nothing of before a restart is at an address any more: what was there ended, or another session took its place.
+    pub(super) fn nothing_restored_at(&self, listener: ListenerId, address: PeerAddr) {
+        if self.restored_len.load(Ordering::Acquire) > 0 {
+            let mut restored = self.restored();
+            restored.remove(&(listener, address));
+            self.restored_len.store(restored.len(), Ordering::Release);
+        }
     }
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<Identity, usize>> {

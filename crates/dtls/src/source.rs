@@ -8,7 +8,7 @@ use portcullis_proto::session::{
 };
 use portcullis_proto::types::{ListenerId, PeerAddr, Transmits, WorkerId};
 
-use super::{DtlsContext, DtlsListener, DtlsMetrics, DtlsShared};
+use super::{DtlsContext, DtlsListener, DtlsMetrics, DtlsShared, KeptSessions};
 
 /// The suites, keys and certificates of one listener that are in force, for all of its workers.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub struct DtlsSource {
     pub shared: Arc<DtlsShared>,
     /// This worker's counters.
     pub metrics: Arc<DtlsMetrics>,
+    /// Where this worker keeps its sessions for the next process, and what of them is this listener's; `None` nowhere.
+    pub kept: Option<(Arc<KeptSessions>, u64)>,
 }
 
 impl SecureSource for DtlsSource {
@@ -52,7 +54,7 @@ impl SecureSource for DtlsSource {
         settings: DtlsSettings,
         seed: [u8; 32],
     ) -> Box<dyn SecureTransport> {
-        Box::new(DtlsListener::new(
+        let mut transport = DtlsListener::new(
             listener,
             worker,
             Arc::clone(&self.contexts),
@@ -60,7 +62,11 @@ impl SecureSource for DtlsSource {
             seed,
             Arc::clone(&self.shared),
             Arc::clone(&self.metrics),
-        ))
+        );
+        if let Some((kept, mark)) = &self.kept {
+            transport.keep_in(Arc::clone(kept), *mark);
+        }
+        Box::new(transport)
     }
 }
 
@@ -106,6 +112,14 @@ impl SecureTransport for DtlsListener {
 
     fn close(&mut self, now: Instant, session: SessionId, reason: CloseReason, transmits: &mut Transmits) {
         self.close(now, session, reason, transmits);
+    }
+
+    fn restore(&mut self, transmits: &mut Transmits) {
+        self.restore(transmits);
+    }
+
+    fn leave(&mut self, now: Instant, transmits: &mut Transmits) {
+        self.leave(now, transmits);
     }
 
     fn close_all(&mut self, now: Instant, reason: CloseReason, transmits: &mut Transmits) {

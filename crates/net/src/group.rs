@@ -187,8 +187,10 @@ pub(super) fn prepare_group(spec: &GroupSpec, group: &[UdpSocket]) -> io::Result
             "the receive buffer was cut; a burst may be dropped by the kernel: raise net.core.rmem_max"
         );
     }
-    if let (Transport::Dtls, [first, _, ..]) = (spec.transport, group) {
-        mmsg::steer_by_connection_id(first.as_fd())?;
+    if let (Transport::Dtls, [first, _, ..], Ok(workers)) =
+        (spec.transport, group, u32::try_from(group.len()))
+    {
+        mmsg::steer_by_connection_id(first.as_fd(), workers)?;
     }
     Ok(())
 }

@@ -9,15 +9,19 @@
 //! | [`options`] | what a socket is asked to tell with each datagram |
 //! | [`errno`] | what an errno means for the loop |
 //! | [`metrics`] | what is counted |
-//! | [`mmsg`] | everything here that needs `unsafe`: recvmmsg, sendmmsg, two socket options |
+//! | [`shm`] | where kept state lies without a service manager |
+//! | [`memory`] | memory that outlives the process; needs `unsafe` to map it and to hear of a crash |
+//! | [`mmsg`] | what needs `unsafe` of sockets: recvmmsg, sendmmsg, two socket options |
 
 pub mod datagram;
 pub mod errno;
 pub mod group;
 pub mod inherit;
+pub mod memory;
 pub mod metrics;
 pub mod mmsg;
 pub mod options;
+pub mod shm;
 pub mod socket;
 
 pub use group::{BindError, GroupSpec, RECEIVE_BUFFER, SEND_BUFFER, open_groups};

@@ -424,13 +424,14 @@ fn write_control<T>(control: &mut Control, level: c_int, kind: c_int, data: T) -
 }
 
 /// Steers DTLS records with a Connection ID (content type 25, RFC 9146, 4) to the socket of the group whose number is the
-/// first byte of the Connection ID, which is the worker that gave it out; all else goes by the hash of the
-/// addresses, and so does a number beyond the group. Sockets are numbered in the order in which they were bound.
+/// first byte of the Connection ID, modulo their count: the worker that gave it out, or, after a restart with fewer of them, always
+/// the same one. All else goes by the hash of the addresses. Sockets are numbered in the order in which they were bound.
 ///
 /// # Errors
 /// The errno of setsockopt.
-pub fn steer_by_connection_id(socket: BorrowedFd<'_>) -> io::Result<()> {
+pub fn steer_by_connection_id(socket: BorrowedFd<'_>, workers: u32) -> io::Result<()> {
     const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+    const REMAINDER: u16 = (libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K) as u16;
     const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN_LOADED: u16 = (libc::BPF_RET | libc::BPF_A) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
@@ -439,8 +440,9 @@ pub fn steer_by_connection_id(socket: BorrowedFd<'_>) -> io::Result<()> {
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut program = [
         step(LOAD_BYTE, 0, 0, 0),
-        step(JUMP_IF_EQUAL, 0, 2, TLS12_CID),
+        step(JUMP_IF_EQUAL, 0, 3, TLS12_CID),
         step(LOAD_BYTE, 0, 0, FIRST_BYTE_OF_CID),
+        step(REMAINDER, 0, 0, workers),
         step(RETURN_LOADED, 0, 0, 0),
         step(RETURN, 0, 0, u32::MAX),
     ];

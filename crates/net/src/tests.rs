@@ -427,20 +427,31 @@ fn a_connection_id_reaches_its_worker_from_any_address() {
 }
 
 #[test]
+fn the_connection_id_of_a_worker_that_is_no_more_reaches_the_same_one_from_any_address() {
+    let group = open(Transport::Dtls, "127.0.0.1:0", 3);
+    let to = group[0].local_addr().unwrap();
+    for _ in 0..20 {
+        for worker in [3, 7, 200] {
+            let record = [25, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 1, worker, 9, 9, 9, worker];
+            client("127.0.0.1:0").send_to(&record, to).unwrap();
+        }
+    }
+    let seen = drain(&group);
+    assert_eq!(seen, [vec![3; 20], vec![7; 20], vec![200; 20]]);
+}
+
+#[test]
 fn other_datagrams_of_a_peer_all_reach_one_worker_and_peers_are_spread() {
     let group = open(Transport::Dtls, "127.0.0.1:0", 4);
     let to = group[0].local_addr().unwrap();
     let peers: Vec<_> = (0..40).map(|_| client("127.0.0.1:0")).collect();
     for (number, peer) in peers.iter().enumerate() {
-        // Handshake, application data, an unknown worker's Connection ID, and under 12 bytes of something else.
+        // Handshake, application data, and under 12 bytes of something else.
         for head in [22, 23] {
             let mut record = vec![head; 14];
             record.push(number as u8);
             peer.send_to(&record, to).unwrap();
         }
-        let mut beyond = vec![25, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 1, 200];
-        beyond.push(number as u8);
-        peer.send_to(&beyond, to).unwrap();
         peer.send_to(&[0x40, number as u8], to).unwrap();
     }
     let seen = drain(&group);
@@ -450,8 +461,8 @@ fn other_datagrams_of_a_peer_all_reach_one_worker_and_peers_are_spread() {
             .iter()
             .map(|s| s.iter().filter(|n| **n == number).count())
             .collect();
-        assert_eq!(workers.iter().sum::<usize>(), 4);
-        assert!(workers.contains(&4), "peer {number} was split: {workers:?}");
+        assert_eq!(workers.iter().sum::<usize>(), 3);
+        assert!(workers.contains(&3), "peer {number} was split: {workers:?}");
     }
 }
 

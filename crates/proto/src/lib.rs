@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`types`] | words all others share |
 //! | [`session`] | the contract of what protects datagrams (DTLS) |
+//! | [`state`] | records in memory that outlives the process |
 //! | [`coap`] | plaintext to exchange: message layer, block-wise, observe |
 //! | [`policy`] | connections and tokens, authentication verdicts, ACL, rates |
 //! | [`bridge`] | resource to topic: publish, subscribe, retained, notify |
@@ -14,6 +15,8 @@
 pub mod types;
 
 pub mod session;
+
+pub mod state;
 
 pub mod coap;
 

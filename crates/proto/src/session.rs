@@ -22,6 +22,30 @@ pub enum DtlsEvent {
         /// Who it proved to be; `None` when it has no certificate and used no PSK.
         identity: Option<Identity>,
     },
+    /// A session of an earlier process goes on: nothing new was proved, and its peer knows of nothing.
+    Restored {
+        /// Its new id.
+        session: SessionId,
+        /// Where the peer was last.
+        address: PeerAddr,
+        /// Who it proved to be.
+        identity: Option<Identity>,
+        /// Whether it was seen to receive there.
+        confirmed: bool,
+        /// When its handshake ended.
+        since: Instant,
+        /// When it was last heard.
+        heard: Instant,
+    },
+    /// A protected record that is for the session of another worker.
+    Elsewhere {
+        /// Who has that.
+        worker: WorkerId,
+        /// Who sent it.
+        from: PeerAddr,
+        /// Where in the datagram it stands.
+        range: Range<usize>,
+    },
     /// A record was opened. Its plaintext stands in the datagram that was handed in.
     Plaintext {
         /// The session it came on.
@@ -151,6 +175,38 @@ labels! {
         /// Given up for others, or without a place for its session: a cap was reached. A hello that waits for its turn is no
         /// handshake yet.
         Limit = "limit",
+    }
+}
+
+labels! {
+    /// What became of a session that an earlier process left: `sessions_restored_total{result}`.
+    pub enum RestoreResult {
+        /// It goes on.
+        Ok = "ok",
+        /// Nothing lets it in any more, by the keys, certificates and lists of now: it was sent close_notify.
+        Revoked = "revoked",
+        /// Its check word does not fit, or it does not read back.
+        Damaged = "damaged",
+        /// The last process died of it while it restored it.
+        Poisoned = "poisoned",
+        /// Its listener is gone.
+        Listener = "listener",
+        /// There is no room for it, or its identity has too many.
+        Limit = "limit",
+        /// Counts memories, not sessions: another release wrote it, so that nothing of it is read.
+        Layout = "layout",
+        /// Counts memories, not sessions: it is of another run of the machine, so that nothing of it is read.
+        Boot = "boot",
+    }
+}
+
+labels! {
+    /// Why the next process will not find a session: `sessions_not_kept_total{reason}`.
+    pub enum NotKept {
+        /// A suite of CBC: its records are OpenSSL's own and cannot be taken out.
+        Cbc = "cbc",
+        /// There is no room.
+        Full = "full",
     }
 }
 
@@ -384,6 +440,12 @@ pub trait SecureTransport: Send {
 
     /// Ends a session with a goodbye.
     fn close(&mut self, now: Instant, session: SessionId, reason: CloseReason, transmits: &mut Transmits);
+
+    /// Takes over the sessions that an earlier process left, in order of idleness. Those that nothing lets in any more get a goodbye.
+    fn restore(&mut self, transmits: &mut Transmits);
+
+    /// The process ends. Sessions that the next one finds hear nothing, the others get a goodbye.
+    fn leave(&mut self, now: Instant, transmits: &mut Transmits);
 
     /// Ends all sessions with a goodbye.
     fn close_all(&mut self, now: Instant, reason: CloseReason, transmits: &mut Transmits);

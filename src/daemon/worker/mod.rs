@@ -73,6 +73,8 @@ pub enum Command {
     Stop {
         /// How long to wait for answers of the broker.
         grace: Duration,
+        /// Whether every DTLS session hears of it, or only those that the next process will not find.
+        goodbye: bool,
     },
 }
 
@@ -237,11 +239,11 @@ impl<C: Core> Worker<C> {
                     // Whoever asked may have gone.
                     let _told = reply.send(());
                 }
-                Command::Stop { grace } => self.begin_stop(now, grace),
+                Command::Stop { grace, goodbye } => self.begin_stop(now, grace, goodbye),
             }
         }
         if self.ready.operator_gone {
-            self.begin_stop(now, Duration::ZERO);
+            self.begin_stop(now, Duration::ZERO, false);
         }
     }
 

@@ -17,21 +17,26 @@ pub(super) enum Stage {
     Finishing {
         /// Until then at most.
         until: Instant,
+        /// Whether every DTLS session hears of it.
+        goodbye: bool,
     },
     /// Nothing is left to do.
     Ended,
 }
 
 impl<C: Core> Worker<C> {
-    pub(super) fn begin_stop(&mut self, now: Instant, grace: Duration) {
+    pub(super) fn begin_stop(&mut self, now: Instant, grace: Duration, goodbye: bool) {
         if self.stage == Stage::Serving {
-            self.stage = Stage::Finishing { until: now + grace };
+            self.stage = Stage::Finishing {
+                until: now + grace,
+                goodbye,
+            };
         }
     }
 
     /// Ends once nothing is owed any more, or the grace is over.
     pub(super) async fn advance_stop(&mut self) -> Result<(), WorkerError> {
-        let Stage::Finishing { until } = self.stage else {
+        let Stage::Finishing { until, goodbye } = self.stage else {
             return Ok(());
         };
         let now = clock::now();
@@ -53,7 +58,7 @@ impl<C: Core> Worker<C> {
             now,
             Input::Control {
                 ticket,
-                request: ControlRequest::Drain,
+                request: ControlRequest::Drain { goodbye },
             },
         );
         self.settle().await?;

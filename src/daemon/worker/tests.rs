@@ -80,7 +80,9 @@ impl Running {
     }
 
     fn stop(self, grace: Duration) -> Result<(), WorkerError> {
-        self.commands.blocking_send(Command::Stop { grace }).unwrap();
+        self.commands
+            .blocking_send(Command::Stop { grace, goodbye: true })
+            .unwrap();
         self.thread.join().unwrap()
     }
 
@@ -165,7 +167,7 @@ fn goodbye_is_sent_when_a_worker_stops() {
 fn an_operator_gets_an_answer() {
     let worker = Running::start(&["127.0.0.1:0"], 8, Echo::default);
     let (reply, answer) = oneshot::channel();
-    let request = ControlRequest::Drain;
+    let request = ControlRequest::Drain { goodbye: true };
     worker
         .commands
         .blocking_send(Command::Control { request, reply })
@@ -332,7 +334,10 @@ fn an_answer_in_flight_is_given_before_a_worker_ends() {
     };
     worker
         .commands
-        .blocking_send(Command::Stop { grace: 10 * SECOND })
+        .blocking_send(Command::Stop {
+            grace: 10 * SECOND,
+            goodbye: true,
+        })
         .unwrap();
     std::thread::sleep(Duration::from_millis(100));
     assert!(!worker.thread.is_finished());

@@ -83,7 +83,7 @@ impl<C: Core> Worker<C> {
         if let Some(due) = self.core.poll_timeout() {
             at = at.min(due);
         }
-        if let Stage::Finishing { until } = self.stage {
+        if let Stage::Finishing { until, .. } = self.stage {
             at = at.min(until);
         }
         if self.unsent.iter().any(|waiting| !waiting.is_empty()) {

@@ -100,8 +100,9 @@ impl DtlsListener {
         }
     }
 
-    fn forget(&mut self, key: u32, reason: CloseReason) -> Option<SessionId> {
+    pub(super) fn forget(&mut self, key: u32, reason: CloseReason) -> Option<SessionId> {
         let session = self.sessions.remove(key)?;
+        self.keep_no_more(&session);
         if let Some(identity) = &session.authority.identity {
             self.shared.session_ended(identity);
         }

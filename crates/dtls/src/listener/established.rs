@@ -6,6 +6,7 @@ use portcullis_proto::types::{PeerAddr, Transmits};
 use rand::Rng;
 
 use super::super::contract::{CloseReason, DtlsEvent, SessionId};
+use super::super::kept::{FAILURES, FLOOR};
 use super::super::metrics::{Alert, RecordDrop};
 use super::super::path::{Budget, Candidate, Check};
 use super::super::record::{ALERT, APPLICATION_DATA, HANDSHAKE, Header, RETURN_ROUTABILITY_CHECK, TLS12_CID};
@@ -62,17 +63,29 @@ impl DtlsListener {
         let Some(opened) = session.records.open(&mut self.aead, header, record) else {
             if session.records.is_over() {
                 self.end(key, CloseReason::Alert);
-            } else if session.failures.count(inbound.now) >= session.records.failure_limit() {
-                self.say_goodbye(key, transmits);
-                self.end(key, CloseReason::KeyLimit);
+            } else {
+                let failures = session.failures.count(inbound.now);
+                if let Some(kept) = session.kept {
+                    kept.set(FAILURES, failures);
+                }
+                if failures >= session.records.failure_limit() {
+                    self.say_goodbye(key, transmits);
+                    self.end(key, CloseReason::KeyLimit);
+                }
             }
             return Err(RecordDrop::NotAuthentic);
         };
         let is_newest = session.window.is_newest(header.sequence);
         session.window.mark(header.sequence);
+        if let Some(kept) = session.kept {
+            // Before anything comes of it: no later process takes the record once more.
+            kept.set(FLOOR, session.window.floor());
+        }
         let id = session.id;
         let confirms = is_newest && opened.kind == APPLICATION_DATA;
-        self.sessions.touch(key, inbound.now);
+        if self.sessions.touch(key, inbound.now) {
+            self.keep_heard(key, inbound.now);
+        }
         if header.kind == TLS12_CID {
             self.place(inbound, key, header.record_len(), is_newest, transmits);
         }
@@ -168,6 +181,7 @@ impl DtlsListener {
             return;
         };
         self.sessions.relocate(key, to);
+        self.keep_again(key);
         self.metrics.address_changes.inc();
         self.events.push_back(DtlsEvent::AddressChanged {
             session,
@@ -212,12 +226,13 @@ impl DtlsListener {
 
     /// The peer showed that it receives where its session is.
     pub fn confirm_address(&mut self, session: SessionId) {
-        let session = self
-            .sessions
-            .by_id(session)
-            .and_then(|key| self.sessions.get_mut(key));
-        if let Some(cid) = session.and_then(|session| session.cid.as_mut()) {
-            cid.moved = None;
+        let Some(key) = self.sessions.by_id(session) else {
+            return;
+        };
+        let session = self.sessions.get_mut(key);
+        let moved = session.and_then(|session| session.cid.as_mut()?.moved.take());
+        if moved.is_some() {
+            self.keep_again(key);
         }
     }
 

@@ -129,7 +129,7 @@ impl DtlsListener {
             } else if self.sessions.cid_at(from).is_some() {
                 Err(RecordDrop::CidRequired)
             } else {
-                Err(RecordDrop::UnknownSession)
+                self.hand_on(from, at..at + header.record_len())
             };
         };
         if !in_flight {

@@ -7,11 +7,12 @@
 //!                          other epoch 0   handshake in flight, or nothing
 //! ```
 //! `inbound` takes datagrams apart, `opening` is the life of a handshake, `established` that of a session, `ending`
-//! how both end, `reload` what new settings change.
+//! how both end, `reload` what new settings change, `keeping` what outlives the process.
 
 mod ending;
 mod established;
 mod inbound;
+mod keeping;
 mod opening;
 mod reload;
 mod watch;
@@ -32,6 +33,7 @@ use super::context::DtlsContext;
 use super::contract::{CloseReason, DtlsEvent, DtlsSettings, SessionId};
 use super::cookie::Cookies;
 use super::effort::Effort;
+use super::kept::{KeptSessions, NUMBER};
 use super::metrics::DtlsMetrics;
 use super::pendings::PendingTable;
 use super::record::{ALERT, APPLICATION_DATA, MAX_PLAINTEXT, MAX_SEQUENCE};
@@ -85,6 +87,8 @@ pub struct DtlsListener {
     refuses_unproven: bool,
     /// Whether someone wants to know what happens outside of sessions.
     watched: bool,
+    /// Where sessions are kept for the next process, and what says that they are this listener's.
+    kept: Option<(Arc<KeptSessions>, u64)>,
 }
 
 impl DtlsListener {
@@ -127,6 +131,7 @@ impl DtlsListener {
             asked_from: None,
             refuses_unproven: false,
             watched: false,
+            kept: None,
         }
     }
 
@@ -213,6 +218,10 @@ impl DtlsListener {
             cid,
             plaintext,
         };
+        if let Some(kept) = session.kept {
+            // Before: a process that is killed from here on costs a number, and never uses one twice.
+            kept.set(NUMBER, session.next_sequence + 1);
+        }
         let mut sealed = None;
         let (records, aead) = (&mut session.records, &mut self.aead);
         transmits.push_with(self.listener, address, |out| {

@@ -270,7 +270,9 @@ impl DtlsListener {
         if let Some(identity) = &identity {
             self.shared.session_began(identity);
         }
+        self.shared.nothing_restored_at(self.listener, address);
         self.sessions.insert(session);
+        self.keep(id);
         self.count_sessions();
         self.events.push_back(DtlsEvent::Established {
             session: id,

@@ -97,8 +97,11 @@ pub enum ControlRequest {
         /// The settings. What is in force of keys and certificates, each listener's [`SecureSource`] knows.
         settings: Arc<Settings>,
     },
-    /// Answer what still waits with 5.03, and say goodbye to every DTLS session (close_notify).
-    Drain,
+    /// Answer what still waits with 5.03: the process ends.
+    Drain {
+        /// Whether every DTLS session hears so (close_notify), or only those that the next process will not find.
+        goodbye: bool,
+    },
     /// Makes a listener known that the settings have and that was not there at the start. It serves at once.
     AddListener {
         /// The next id; [`ControlRequest::Reconfigure`] brought its settings.

@@ -28,9 +28,13 @@ impl Gateway {
                 self.reconfigure(now, settings);
                 ControlAnswer::Done
             }
-            ControlRequest::Drain => {
+            ControlRequest::Drain { goodbye } => {
                 for dtls in self.dtls.iter_mut().flatten() {
-                    dtls.close_all(now, CloseReason::Shutdown, &mut self.transmits);
+                    if goodbye {
+                        dtls.close_all(now, CloseReason::Shutdown, &mut self.transmits);
+                    } else {
+                        dtls.leave(now, &mut self.transmits);
+                    }
                 }
                 ControlAnswer::Done
             }

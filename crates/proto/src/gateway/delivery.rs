@@ -8,7 +8,7 @@ use super::workers::{FromPeer, ToPeer, WorkerMessage};
 use super::{Gateway, cx};
 use crate::coap::contract::{Event, ObservationId, PeerId, RequestError};
 use crate::types::WorkerId;
-use crate::types::reason::Limit;
+use crate::types::reason::{DropReason, Limit};
 
 /// How often another worker hears that a peer lives, where no heartbeat asks for more.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
@@ -154,6 +154,10 @@ impl Gateway {
             }
             WorkerMessage::ToPeer(_, ToPeer::Notify(..)) => {
                 self.metrics.limits.inc(Limit::QueuedNotifications)
+            }
+            WorkerMessage::Record { listener, .. } => {
+                self.metrics.limits.inc(Limit::Channel);
+                self.count_dropped(listener, DropReason::Limit);
             }
             _ => {}
         }

@@ -9,7 +9,7 @@ use super::metrics::ConnectionEvent;
 use super::news;
 use super::peers::Peer;
 use super::trace::Traced;
-use super::workers::FromPeer;
+use super::workers::{FromPeer, WorkerMessage};
 use super::{Gateway, cx};
 use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::Source;
@@ -36,6 +36,17 @@ const GRAIN: Duration = Duration::from_secs(1);
 /// DTLS session its keys come to it.
 const PEER: usize = 512;
 const SESSION: usize = PEER + 768;
+
+/// A session that is ready to be used.
+struct Opened {
+    session: SessionId,
+    address: PeerAddr,
+    identity: Option<Identity>,
+    /// Whether the peer was seen to receive there; the cookie of a handshake shows that.
+    proven: bool,
+    since: Instant,
+    heard: Instant,
+}
 
 impl Gateway {
     pub(super) fn datagram(
@@ -165,7 +176,7 @@ impl Gateway {
         }
     }
 
-    fn count_dropped(&self, listener: ListenerId, reason: DropReason) {
+    pub(super) fn count_dropped(&self, listener: ListenerId, reason: DropReason) {
         if let Some(metrics) = self.metrics.listeners.get(usize::from(listener.0)) {
             metrics.dropped.inc(reason);
         }
@@ -253,27 +264,51 @@ impl Gateway {
                 address,
                 identity,
             } => {
-                self.session_established(now, listener, session, address, identity);
+                let opened = Opened {
+                    session,
+                    address,
+                    identity,
+                    proven: true,
+                    since: now,
+                    heard: now,
+                };
+                self.session_established(now, listener, opened);
+            }
+            DtlsEvent::Restored {
+                session,
+                address,
+                identity,
+                confirmed,
+                since,
+                heard,
+            } => {
+                let opened = Opened {
+                    session,
+                    address,
+                    identity,
+                    proven: confirmed,
+                    since,
+                    heard,
+                };
+                self.session_restored(now, listener, opened);
+            }
+            DtlsEvent::Elsewhere { worker, from, range } => {
+                let bytes = datagram.get(range).unwrap_or_default().into();
+                self.agenda.tell(
+                    worker,
+                    WorkerMessage::Record {
+                        listener,
+                        from,
+                        bytes,
+                    },
+                );
             }
             DtlsEvent::AddressChanged {
                 session,
                 to,
                 confirmed,
             } => {
-                if let Some(id) = self.peers.on_session(session)
-                    && let Some(peer) = self.peers.get_mut(id)
-                {
-                    peer.address = to;
-                    if confirmed {
-                        self.coap.set_proven(&mut peer.coap);
-                    } else {
-                        self.coap.unprove(&mut peer.coap);
-                        peer.coap.ask_for_proof();
-                    }
-                    if !self.traces.is_empty() {
-                        self.trace_peer(now, id, &Traced::Moved);
-                    }
-                }
+                self.session_moved(now, session, to, confirmed);
             }
             DtlsEvent::Closed { session, reason } => {
                 if let Some(peer) = self.peers.on_session(session) {
@@ -292,22 +327,63 @@ impl Gateway {
         true
     }
 
-    fn session_established(
-        &mut self,
-        now: Instant,
-        listener: ListenerId,
-        session: SessionId,
-        address: PeerAddr,
-        identity: Option<Identity>,
-    ) {
-        // The handshake's cookie proved the address.
+    fn session_moved(&mut self, now: Instant, session: SessionId, to: PeerAddr, confirmed: bool) {
+        let Some(id) = self.peers.on_session(session) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(id) else {
+            return;
+        };
+        peer.address = to;
+        if confirmed {
+            self.coap.set_proven(&mut peer.coap);
+        } else {
+            self.coap.unprove(&mut peer.coap);
+            peer.coap.ask_for_proof();
+        }
+        if !self.traces.is_empty() {
+            self.trace_peer(now, id, &Traced::Moved);
+        }
+    }
+
+    /// A handshake made a session.
+    fn session_established(&mut self, now: Instant, listener: ListenerId, opened: Opened) {
+        let Some(peer) = self.open_session(now, listener, opened) else {
+            return;
+        };
+        if !self.traces.is_empty()
+            && let Some(info) = self.peers.get(peer).and_then(|it| it.session_info(&self.dtls))
+        {
+            self.trace_peer(now, peer, &Traced::Established(info));
+        }
+        if self.settings.connection_required {
+            self.connect_implicitly(now, peer);
+        }
+        self.announce_session(now, peer, None);
+    }
+
+    /// A session of an earlier process goes on. Nobody is told: its client was there all the time.
+    fn session_restored(&mut self, now: Instant, listener: ListenerId, opened: Opened) {
+        if let Some(peer) = self.open_session(now, listener, opened)
+            && self.settings.connection_required
+        {
+            self.connect_implicitly(now, peer);
+        }
+    }
+
+    /// Makes the peer of a session; none, and no session either, where there is no room for it.
+    fn open_session(&mut self, now: Instant, listener: ListenerId, opened: Opened) -> Option<PeerId> {
+        let session = opened.session;
         let source = Source::Session(session.0);
-        let standing = match identity {
+        let standing = match opened.identity {
             Some(_) => Standing::Known,
             None => Standing::Proven,
         };
         let (shares, caps) = (&self.shared.shares, &self.settings.caps);
-        let mut principal = identity.as_ref().map(|identity| Arc::clone(&identity.name));
+        let mut principal = opened
+            .identity
+            .as_ref()
+            .map(|identity| Arc::clone(&identity.name));
         let admitted = match &principal {
             _ if !self.ledger.admits(standing, SESSION, None) => Err(Limit::Memory),
             Some(name) => shares.take(name, (Share::bytes(SESSION), Share::default()), caps),
@@ -319,16 +395,16 @@ impl Gateway {
             account: open_account(ledger, id, standing, SESSION),
             principal,
             listener,
-            address,
+            address: opened.address,
             session: Some(session),
-            identity,
+            identity: opened.identity,
             bound: None,
             guests: Guests::default(),
             client: None,
-            since: now,
-            seen_at: now,
+            since: opened.since,
+            seen_at: opened.heard,
             alive_at: None,
-            coap: self.coap.peer(id, listener, source, true),
+            coap: self.coap.peer(id, listener, source, opened.proven),
         });
         let dtls = self.dtls.get(usize::from(listener.0)).and_then(Option::as_ref);
         if let (Some(dtls), Some(it)) = (dtls, self.peers.get_mut(peer)) {
@@ -337,19 +413,29 @@ impl Gateway {
                 it.coap.set_known();
             }
         }
-        if !self.traces.is_empty()
-            && let Some(info) = self.peers.get(peer).and_then(|it| it.session_info(&self.dtls))
-        {
-            self.trace_peer(now, peer, &Traced::Established(info));
-        }
         if let Err(limit) = admitted {
             self.metrics.limits.inc(limit);
-            return self.end_peer(now, peer, CloseReason::Evicted);
+            self.end_peer(now, peer, CloseReason::Evicted);
+            return None;
         }
-        if self.settings.connection_required {
-            self.connect_implicitly(now, peer);
+        Some(peer)
+    }
+
+    /// A protected record that came to another worker: the session of before the restart is here.
+    pub(super) fn record_from_elsewhere(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        from: PeerAddr,
+        record: &mut [u8],
+    ) {
+        let dtls = self.dtls.get_mut(usize::from(listener.0));
+        if let Some(dtls) = dtls.and_then(Option::as_mut)
+            && !dtls.handle_datagram(now, from, record, &mut self.transmits)
+        {
+            self.count_dropped(listener, DropReason::Dtls);
         }
-        self.announce_session(now, peer, None);
+        self.dtls_events(now, listener, record);
     }
 
     pub(super) fn dtls_timeouts(&mut self, now: Instant) {

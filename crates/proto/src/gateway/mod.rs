@@ -138,7 +138,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway without peers.
+    /// A gateway without other peers than those that an earlier process left to its transports.
     #[must_use]
     pub fn new(now: Instant, parts: Parts) -> Self {
         let Parts {
@@ -166,7 +166,7 @@ impl Gateway {
             random_seed(&mut rng),
             coap_metrics,
         );
-        Self {
+        let mut gateway = Self {
             worker,
             guard: Guard::new(now, &settings, &mut rng),
             timers: Timers::new(now),
@@ -189,7 +189,12 @@ impl Gateway {
             metrics,
             settings,
             rng,
+        };
+        for dtls in gateway.dtls.iter_mut().flatten() {
+            dtls.restore(&mut gateway.transmits);
         }
+        gateway.all_dtls_events(now);
+        gateway
     }
 
     /// Takes an input in. Datagrams to send and outputs may follow.
@@ -212,7 +217,7 @@ impl Gateway {
             Input::Worker(message) => self.worker_message(now, message),
             Input::Refused(message) => self.refused(message),
             Input::Control { ticket, request } => {
-                if matches!(request, ControlRequest::Drain) {
+                if matches!(request, ControlRequest::Drain { .. }) {
                     self.give_up(now);
                 }
                 self.control(now, ticket, request);
@@ -323,6 +328,11 @@ impl Gateway {
             WorkerMessage::AreYouThere(from, at) => {
                 self.agenda.tell(from, WorkerMessage::Here(self.worker, at));
             }
+            WorkerMessage::Record {
+                listener,
+                from,
+                mut bytes,
+            } => self.record_from_elsewhere(now, listener, from, &mut bytes),
             WorkerMessage::Here(from, at) => self.forwarded.heard(from, at),
         }
     }

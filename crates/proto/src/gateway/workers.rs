@@ -14,7 +14,7 @@ use crate::coap::contract::{
     Response,
 };
 use crate::policy::connections::{ConnectionKey, Owner};
-use crate::types::{ClientId, PeerAddr, WorkerId};
+use crate::types::{ClientId, ListenerId, PeerAddr, WorkerId};
 
 /// A message from one worker to another.
 #[derive(Debug)]
@@ -49,16 +49,25 @@ pub enum WorkerMessage {
     /// Whoever is asked answers the sender at once with the time of the question, and so shows that it took in what it was sent
     /// before.
     AreYouThere(WorkerId, Instant),
+    /// To the worker of a session of before a restart: a protected record for it that the kernel led elsewhere.
+    Record {
+        /// The listener that it came to.
+        listener: ListenerId,
+        /// Who sent it.
+        from: PeerAddr,
+        /// The record.
+        bytes: Box<[u8]>,
+    },
     /// This worker is there, and had taken in by then what it was asked at that time.
     Here(WorkerId, Instant),
 }
 
 impl WorkerMessage {
-    /// Whether the sender goes on if a full channel refuses it: a request is answered 5.03, a notification is dropped and
+    /// Whether the sender goes on if a full channel refuses it: a request is answered 5.03, a notification or a record is dropped and
     /// counted. Everything else has to arrive.
     #[must_use]
     pub const fn may_be_refused(&self) -> bool {
-        self.asks() || matches!(self, Self::ToPeer(_, ToPeer::Notify(..)))
+        self.asks() || matches!(self, Self::ToPeer(_, ToPeer::Notify(..)) | Self::Record { .. })
     }
 
     /// Whether it is a request to be answered.

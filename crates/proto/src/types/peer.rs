@@ -61,6 +61,35 @@ impl PeerAddr {
         }
     }
 
+    /// As bytes, for what outlives the process.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 38] {
+        let mut bytes = [0; 38];
+        let parts = [
+            &self.ip.octets()[..],
+            &self.local.octets(),
+            &self.scope.to_be_bytes(),
+            &self.port.get().to_be_bytes(),
+        ];
+        let all = parts.into_iter().flatten();
+        bytes.iter_mut().zip(all).for_each(|(to, from)| *to = *from);
+        bytes
+    }
+
+    /// The address that [`Self::to_bytes`] wrote down.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; 38]) -> Option<Self> {
+        let (ip, rest) = bytes.split_first_chunk::<16>()?;
+        let (local, rest) = rest.split_first_chunk::<16>()?;
+        let (scope, port) = rest.split_first_chunk::<4>()?;
+        Some(Self {
+            ip: Ipv6Addr::from(*ip),
+            scope: u32::from_be_bytes(*scope),
+            port: NonZeroU16::new(u16::from_be_bytes(*port.first_chunk()?))?,
+            local: Ipv6Addr::from(*local),
+        })
+    }
+
     /// The IP address, in canonical form.
     #[must_use]
     pub fn ip(self) -> IpAddr {

@@ -98,6 +98,12 @@ impl SecureTransport for Feigned {
         self.sessions.remove(&session);
     }
 
+    fn restore(&mut self, _: &mut Transmits) {}
+
+    fn leave(&mut self, _: Instant, _: &mut Transmits) {
+        self.sessions.clear();
+    }
+
     fn close_all(&mut self, _: Instant, _: CloseReason, _: &mut Transmits) {
         self.sessions.clear();
     }

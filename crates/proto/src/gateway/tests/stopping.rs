@@ -23,7 +23,7 @@ fn requests_that_still_wait_for_the_broker_when_it_stops_are_answered() {
     }
     // A broker that never answers.
     while site.workers[0].poll_output().is_some() {}
-    let request = ControlRequest::Drain;
+    let request = ControlRequest::Drain { goodbye: true };
     site.workers[0].handle(site.now, Input::Control { ticket: 1, request });
     let told: Vec<ResponseType> = site.workers[0]
         .transmits()

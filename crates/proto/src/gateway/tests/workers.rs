@@ -204,7 +204,7 @@ fn a_worker_that_stops_answers_what_it_had_handed_on() {
     let (mut site, token) = with_meter(2);
     let heartbeat = site.credentialed(RequestType::Put, "mqtt/connection", "meter", &token);
     forwarded(&mut site, 1, 2000, &heartbeat);
-    let request = ControlRequest::Drain;
+    let request = ControlRequest::Drain { goodbye: true };
     site.workers[1].handle(site.now, Input::Control { ticket: 1, request });
     assert_eq!(code(&site.sent(1, 2000)[0]), ResponseType::ServiceUnavailable);
 }

@@ -1,0 +1,423 @@
+//! Sessions in memory that outlives the process: what is written of each, and how the next process reads it.
+//!
+//! Two words of a record change with the packets, and their order is all that there is to safety: the write number is stored before a
+//! record is sealed with it, the read floor after a record opened and before anything comes of it. A process that is killed between any
+//! two steps costs a number, and neither repeats a nonce nor takes a record twice.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use portcullis_proto::session::{RestoreResult, SessionId};
+use portcullis_proto::state::{Contents, HOT_WORDS, Kind, ReadBytes, Record, Store, WriteBytes};
+use portcullis_proto::types::reason::Label as _;
+use portcullis_proto::types::{Identity, PeerAddr, Proof};
+
+use super::aead::SessionKeys;
+use super::chains::{Chain, ChainId, Chains};
+use super::cid::{CID_LEN, Cid};
+use super::context::{Authority, Certified};
+use super::path::Budget;
+use super::replay::ReplayWindow;
+use super::sessions::{CidState, Failures, Moved, NONE, Records, Session};
+use super::shared::DtlsShared;
+use super::suite::Suite;
+
+/// The word of a record that holds the next number to seal with.
+pub(super) const NUMBER: usize = 0;
+/// One more than the highest number that opened.
+pub(super) const FLOOR: usize = 1;
+/// When it was last heard, in milliseconds since the machine was started.
+pub(super) const HEARD: usize = 2;
+/// Records that did not open.
+pub(super) const FAILURES: usize = 3;
+
+const SESSION: Kind = Kind(1);
+const CHAIN: Kind = Kind(2);
+
+const HAS_CID: u8 = 1;
+const RESUMED: u8 = 1 << 1;
+const RRC: u8 = 1 << 2;
+const MOVED: u8 = 1 << 3;
+const CERTIFICATE: u8 = 1 << 4;
+const RAW_KEY: u8 = 1 << 5;
+
+/// Where a session that was kept belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// What says which listener's it is.
+    pub listener: u64,
+    /// The first byte of its Connection ID, by which the kernel finds its worker; `None` where it has none.
+    pub steered_by: Option<u8>,
+}
+
+/// Where a session belongs; `None` when the record is none.
+#[must_use]
+pub fn place_of(contents: &Contents) -> Option<Place> {
+    if contents.kind != SESSION {
+        return None;
+    }
+    let mut bytes = ReadBytes(&contents.body);
+    let listener = bytes.u64()?;
+    let has_cid = bytes.u8()? & HAS_CID != 0;
+    Some(Place {
+        listener,
+        steered_by: if has_cid { Some(bytes.u8()?) } else { None },
+    })
+}
+
+/// Gives every store the issuers that any of them has, so that a session finds its own in whichever it comes to.
+pub fn adopt_chains(from: &[Arc<Store>], to: &[Arc<Store>]) {
+    let mut all: HashMap<Vec<u8>, Contents> = HashMap::new();
+    for store in from {
+        let records = store.found(CHAIN);
+        for record in &records {
+            if let Some(contents) = store.contents(*record) {
+                all.insert(contents.body.to_vec(), contents);
+            }
+        }
+        store.leave(records);
+    }
+    for store in to {
+        let records = store.found(CHAIN);
+        let has: Vec<_> = records
+            .iter()
+            .filter_map(|record| store.contents(*record))
+            .collect();
+        let missing = all
+            .values()
+            .filter(|it| !has.iter().any(|has| has.body == it.body));
+        let added = missing
+            .filter_map(|it| store.put(it.kind, &it.hot, &it.body))
+            .collect();
+        store.leave(records);
+        store.leave(added);
+    }
+}
+
+/// The sessions of one worker in its store, with the issuers that they stand on, each kept once.
+pub struct KeptSessions {
+    store: Arc<Store>,
+    chains: Mutex<HashMap<ChainId, (Record, usize)>>,
+    /// What was lost before any session was looked at.
+    lost: Mutex<Vec<(RestoreResult, u64)>>,
+    summary: Mutex<BTreeMap<RestoreResult, u64>>,
+}
+
+impl std::fmt::Debug for KeptSessions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("KeptSessions").field(&self.store).finish()
+    }
+}
+
+impl KeptSessions {
+    /// Over a store whose records are where they belong. `lost` is what could not be read of earlier ones.
+    #[must_use]
+    pub fn new(store: Arc<Store>, shared: &DtlsShared, lost: Vec<(RestoreResult, u64)>) -> Arc<Self> {
+        let mut chains = HashMap::new();
+        for record in store.found(CHAIN) {
+            let mark = store.restoring(record);
+            let chain = store
+                .contents(record)
+                .and_then(|contents| shared.chains.restore(&contents.body));
+            mark.finish();
+            // A second one is of a start that was cut short.
+            let is_new = chain.is_some_and(|chain| chains.insert(chain.id(), (record, chain)).is_none());
+            if !is_new {
+                store.free(record);
+            }
+        }
+        let chains = chains.into_iter().map(|(id, (record, _))| (id, (record, 0)));
+        Arc::new(Self {
+            chains: Mutex::new(chains.collect()),
+            store,
+            lost: Mutex::new(lost),
+            summary: Mutex::default(),
+        })
+    }
+
+    /// Where the records are.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn take_lost(&self) -> Vec<(RestoreResult, u64)> {
+        std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What became of the sessions that were found, by how many.
+    #[must_use]
+    pub fn summary(&self) -> Vec<(RestoreResult, u64)> {
+        let summary = self.summary.lock().unwrap_or_else(PoisonError::into_inner);
+        summary.iter().map(|(result, count)| (*result, *count)).collect()
+    }
+
+    pub(super) fn count(&self, result: RestoreResult) {
+        *self
+            .summary
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(result)
+            .or_default() += 1;
+    }
+
+    /// The records of a listener that were found.
+    pub(super) fn of_listener(&self, listener: u64) -> Vec<(Record, Contents)> {
+        let (mut ours, mut others) = (Vec::new(), Vec::new());
+        for record in self.store.found(SESSION) {
+            match self.store.contents(record) {
+                Some(it) if place_of(&it).is_some_and(|place| place.listener == listener) => {
+                    ours.push((record, it));
+                }
+                _ => others.push(record),
+            }
+        }
+        self.store.leave(others);
+        ours
+    }
+
+    fn chains(&self) -> MutexGuard<'_, HashMap<ChainId, (Record, usize)>> {
+        self.chains.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more session stands on a chain.
+    pub(super) fn lean_on(&self, chain: &Chain) -> Option<()> {
+        let mut chains = self.chains();
+        if let Some((_, count)) = chains.get_mut(&chain.id()) {
+            *count += 1;
+            return Some(());
+        }
+        let mut bytes = WriteBytes::default();
+        chain.write(&mut bytes)?;
+        let record = self.store.put(CHAIN, &[0; HOT_WORDS], bytes.as_slice())?;
+        chains.insert(chain.id(), (record, 1));
+        Some(())
+    }
+
+    fn part_from(&self, chain: &Chain) {
+        let mut chains = self.chains();
+        let Some((record, count)) = chains.get_mut(&chain.id()) else {
+            return;
+        };
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            self.store.free(*record);
+            chains.remove(&chain.id());
+        }
+    }
+
+    /// Writes a session down; `None` when there is no room, or its records are not ours.
+    pub(super) fn keep(&self, session: &Session, listener: u64) -> Option<Record> {
+        let body = write(session, listener, |at| self.store.clock().millis(at))?;
+        let chain = session.authority.certificate.as_ref().map(|it| it.chain());
+        if let Some(chain) = chain {
+            self.lean_on(chain)?;
+        }
+        let mut hot = [0; HOT_WORDS];
+        let words = [
+            session.next_sequence,
+            session.window.floor(),
+            self.store.clock().millis(session.heard),
+            session.failures.total(),
+        ];
+        hot.iter_mut().zip(words).for_each(|(to, from)| *to = from);
+        let record = self.store.put(SESSION, &hot, body.as_slice());
+        if let (None, Some(chain)) = (record, chain) {
+            self.part_from(chain);
+        }
+        record
+    }
+
+    /// Forgets a session.
+    pub(super) fn forget(&self, session: &Session) {
+        if let Some(record) = session.kept {
+            self.store.free(record);
+            if let Some(certificate) = &session.authority.certificate {
+                self.part_from(certificate.chain());
+            }
+        }
+    }
+
+    /// Notes when a session was heard.
+    pub(super) fn heard(&self, record: Record, now: Instant) {
+        record.set(HEARD, self.store.clock().millis(now));
+    }
+
+    /// Lets go of the issuers on which no session stands.
+    pub(super) fn forget_unused(&self) {
+        self.chains().retain(|_, (record, count)| {
+            if *count == 0 {
+                self.store.free(*record);
+            }
+            *count > 0
+        });
+    }
+
+    /// The session that a record holds, under an id of now.
+    pub(super) fn read(
+        &self,
+        id: SessionId,
+        record: Record,
+        contents: &Contents,
+        chains: &Chains,
+    ) -> Option<Session> {
+        let find = |chain: &ChainId| {
+            let (record, _) = *self.chains().get(chain)?;
+            chains.restore(&self.store.contents(record)?.body)
+        };
+        let instant = |millis| self.store.clock().instant(millis);
+        let mut session = read(id, contents, find, instant)?;
+        session.kept = Some(record);
+        Some(session)
+    }
+}
+
+fn write(session: &Session, listener: u64, millis: impl Fn(Instant) -> u64) -> Option<WriteBytes> {
+    let Records::Own(keys) = &session.records else {
+        return None;
+    };
+    let authority = &session.authority;
+    let cid = session.cid.as_deref();
+    let flags = [
+        (cid.is_some(), HAS_CID),
+        (session.resumed, RESUMED),
+        (cid.is_some_and(|cid| cid.rrc), RRC),
+        (cid.is_some_and(|cid| cid.moved.is_some()), MOVED),
+        (authority.certificate.is_some(), CERTIFICATE),
+        (authority.raw_key.is_some(), RAW_KEY),
+    ];
+    let flags = flags
+        .iter()
+        .filter(|(set, _)| *set)
+        .fold(0, |all, (_, flag)| all | flag);
+    let mut out = WriteBytes::default();
+    out.u64(listener).u8(flags);
+    if let Some(cid) = cid {
+        out.raw(&cid.ours).bytes(&cid.theirs);
+    }
+    out.raw(&session.suite.id());
+    keys.write(&mut out);
+    out.u64(session.next_explicit.wrapping_sub(session.next_sequence))
+        .u64(session.next_sequence.wrapping_sub(session.sealed))
+        .u64(millis(session.established_at))
+        .u16(session.max_plaintext)
+        .raw(&session.address.to_bytes())
+        .u64(authority.psk_mark);
+    if let Some(certificate) = &authority.certificate {
+        certificate.write(&mut out);
+    }
+    if let Some(fingerprint) = &authority.raw_key {
+        out.raw(fingerprint.as_slice());
+    }
+    if let Some(identity) = &authority.identity {
+        let proof = match identity.proof {
+            Proof::Psk => 1,
+            Proof::Certificate => 2,
+            Proof::RawKey => 3,
+        };
+        out.u8(proof).bytes(identity.name.as_bytes());
+    } else {
+        out.u8(0);
+    }
+    Some(out)
+}
+
+fn read(
+    id: SessionId,
+    contents: &Contents,
+    chain: impl FnOnce(&ChainId) -> Option<Arc<Chain>>,
+    instant: impl Fn(u64) -> Instant,
+) -> Option<Session> {
+    let mut bytes = ReadBytes(&contents.body);
+    let word = |at: usize| contents.hot.get(at).copied().unwrap_or_default();
+    let _listener = bytes.u64()?;
+    let flags = bytes.u8()?;
+    let has = |flag| flags & flag != 0;
+    let cid: Option<(Cid, Box<[u8]>)> = if has(HAS_CID) {
+        Some((bytes.array::<CID_LEN>()?, bytes.bytes()?.into()))
+    } else {
+        None
+    };
+    let number: [u8; 2] = bytes.array()?;
+    let suite = *Suite::ALL.iter().find(|suite| suite.id() == number)?;
+    let keys = SessionKeys::read(suite.algorithm()?, &mut bytes)?;
+    let (explicit, unsealed) = (bytes.u64()?, bytes.u64()?);
+    let established_at = instant(bytes.u64()?);
+    let max_plaintext = bytes.u16()?;
+    let address = PeerAddr::from_bytes(&bytes.array()?)?;
+    let authority = read_authority(&mut bytes, has(CERTIFICATE), has(RAW_KEY), chain)?;
+    let sequence = word(NUMBER);
+    Some(Session {
+        id,
+        address,
+        authority,
+        suite,
+        resumed: has(RESUMED),
+        records: Records::Own(keys),
+        window: ReplayWindow::above(word(FLOOR)),
+        next_sequence: sequence,
+        next_explicit: sequence.wrapping_add(explicit),
+        sealed: sequence.wrapping_sub(unsealed),
+        failures: Failures::so_far(word(FAILURES)),
+        established_at,
+        heard: instant(word(HEARD)),
+        max_plaintext,
+        warnings: 0,
+        cid: cid.map(|(ours, theirs)| {
+            Box::new(CidState {
+                ours,
+                theirs,
+                // Where it was before is not known any more; what it may be sent begins anew.
+                moved: has(MOVED).then(|| Moved {
+                    from: address,
+                    budget: Budget::default(),
+                }),
+                rrc: has(RRC),
+                candidate: None,
+            })
+        }),
+        flight: None,
+        kept: None,
+        newer: NONE,
+        older: NONE,
+    })
+}
+
+fn read_authority(
+    bytes: &mut ReadBytes<'_>,
+    certificate: bool,
+    raw_key: bool,
+    chain: impl FnOnce(&ChainId) -> Option<Arc<Chain>>,
+) -> Option<Authority> {
+    let psk_mark = bytes.u64()?;
+    let certificate = if certificate {
+        Some(Box::new(Certified::read(bytes, chain)?))
+    } else {
+        None
+    };
+    let raw_key = if raw_key {
+        Some(Box::new(bytes.array()?))
+    } else {
+        None
+    };
+    let proof = match bytes.u8()? {
+        0 => None,
+        1 => Some(Proof::Psk),
+        2 => Some(Proof::Certificate),
+        3 => Some(Proof::RawKey),
+        _ => return None,
+    };
+    let identity = match proof {
+        Some(proof) => Some(Identity {
+            name: std::str::from_utf8(bytes.bytes()?).ok()?.into(),
+            proof,
+        }),
+        None => None,
+    };
+    Some(Authority {
+        identity,
+        psk_mark,
+        certificate,
+        raw_key,
+    })
+}

@@ -1,0 +1,115 @@
+//! Where what stands in the memory of a store.
+//!
+//! ```text
+//! cell 0   magic, size, boot, boot, top, restoring, crashed, worker      the store
+//! head     state + kind + length, check, next + own index, 13 hot words   a record
+//! body     next, 15 words of its bytes                                    more of it
+//! ```
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Words of a cell: 128 bytes, two cache lines, of which the packet path touches the first.
+pub(super) const CELL_WORDS: usize = 16;
+/// Bytes of a cell.
+pub const CELL_BYTES: usize = CELL_WORDS * 8;
+/// Words of a record that may change while it lives.
+pub const HOT_WORDS: usize = CELL_WORDS - HOT;
+/// Words of a record's bytes in each cell but its first.
+pub(super) const BODY_WORDS: usize = CELL_WORDS - 1;
+
+/// A piece of the memory.
+pub type Cell = [AtomicU64; CELL_WORDS];
+
+/// "PCSTATE" and the number of the layout: with another one nothing is read.
+pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"PCSTATE\x01");
+
+// Words of the first cell.
+pub(super) const AT_MAGIC: usize = 0;
+pub(super) const AT_CELLS: usize = 1;
+pub(super) const AT_BOOT: [usize; 2] = [2, 3];
+/// The cells below it have been used.
+pub(super) const AT_TOP: usize = 4;
+/// The record that is being restored; 0 none.
+pub(super) const AT_RESTORING: usize = 5;
+/// Whether the process died of itself.
+pub(super) const AT_CRASHED: usize = 6;
+pub(super) const AT_WORKER: usize = 7;
+
+// Words of the first cell of a record.
+pub(super) const AT_STATE: usize = 0;
+pub(super) const AT_CHECK: usize = 1;
+pub(super) const AT_NEXT: usize = 2;
+const HOT: usize = 3;
+
+/// The lowest byte of a record's first word while it counts.
+const LIVE: u64 = 0xA5;
+
+pub(super) fn word(cell: &Cell, at: usize) -> u64 {
+    cell.get(at).map_or(0, |word| word.load(Ordering::Acquire))
+}
+
+pub(super) fn set(cell: &Cell, at: usize, value: u64) {
+    if let Some(word) = cell.get(at) {
+        word.store(value, Ordering::Release);
+    }
+}
+
+pub(super) fn hot(cell: &Cell, at: usize) -> u64 {
+    word(cell, HOT + at)
+}
+
+pub(super) fn set_hot(cell: &Cell, at: usize, value: u64) {
+    set(cell, HOT + at, value);
+}
+
+pub(super) fn wipe(cell: &Cell) {
+    for word in cell {
+        word.store(0, Ordering::Release);
+    }
+}
+
+/// The first word of a record: it lives, what it is, how many bytes it has.
+pub(super) const fn live(kind: u8, len: u32) -> u64 {
+    LIVE | (kind as u64) << 8 | (len as u64) << 32
+}
+
+/// Kind and length of a live record.
+pub(super) const fn read_live(state: u64) -> Option<(u8, u32)> {
+    if state & 0xff == LIVE {
+        Some(((state >> 8) as u8, (state >> 32) as u32))
+    } else {
+        None
+    }
+}
+
+/// How many cells a body of so many bytes takes.
+pub(super) const fn body_cells(len: usize) -> usize {
+    len.div_ceil(BODY_WORDS * 8)
+}
+
+/// What tells that a body is as it was written. It guards against a process killed half way and against memory that broke, not
+/// against someone who can write there: he could write the keys as well.
+pub(super) fn check(state: u64, body: &[u8]) -> u64 {
+    let mut sum = state ^ 0x9E37_79B9_7F4A_7C15;
+    let mut add = |word: u64| {
+        let product = u128::from((sum ^ word).wrapping_add(0xD1B5_4A32_D192_ED03)) * 0x9E37_79B9_7F4A_7C15;
+        sum = product as u64 ^ (product >> 64) as u64;
+    };
+    words_of(body).for_each(&mut add);
+    sum
+}
+
+/// A number that stands for a name, the same in every process and release.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> u64 {
+    check(bytes.len() as u64, bytes)
+}
+
+/// Bytes as words, the last filled up with zeros.
+pub(super) fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    bytes.chunks(8).map(|chunk| {
+        let mut word = [0; 8];
+        word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+        u64::from_le_bytes(word)
+    })
+}

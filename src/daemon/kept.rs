@@ -1,0 +1,302 @@
+//! Where state is kept for the next process, and how what an earlier one left comes to the workers of now.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use crate::config::{Config, Keep};
+use crate::dtls::{DtlsShared, KeptSessions, adopt_chains, place_of};
+use crate::net::memory::{self, Mapped};
+use crate::net::shm::{self, ShmDirectory};
+use crate::session::RestoreResult;
+use crate::state::{CELL_BYTES, Clock, Kind, Store, Unusable, digest};
+use crate::types::WorkerId;
+use crate::types::reason::Label as _;
+
+use super::{clock, systemd};
+
+/// A worker's memory is a multiple of this many bytes, and at least as many.
+const STEP: u64 = 1 << 20;
+/// What one worker keeps at most: cells are numbered with 32 bits.
+const MOST: u64 = 64 << 30;
+
+/// What is kept of each worker.
+#[derive(Debug, Default)]
+pub(super) struct KeptState {
+    workers: Vec<Arc<KeptSessions>>,
+    /// Its lock is held as long as the process lives.
+    _directory: Option<ShmDirectory>,
+}
+
+/// What says in kept state which listener a session belongs to.
+pub(super) fn listener_mark(name: &str) -> u64 {
+    digest(format!("dtls.{name}").as_bytes())
+}
+
+/// Who keeps the memories while no process is there.
+enum Home {
+    Manager,
+    Directory(ShmDirectory),
+}
+
+impl Home {
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Mapped> {
+        match self {
+            Self::Manager => {
+                let mapped = Mapped::anonymous(name, bytes)?;
+                systemd::keep_memory(name, mapped.descriptor.as_fd());
+                Ok(mapped)
+            }
+            Self::Directory(directory) => Mapped::over(directory.create(name, bytes)?),
+        }
+    }
+
+    fn remove(&self, name: &str) {
+        match self {
+            Self::Manager => systemd::forget_memory(name),
+            Self::Directory(directory) => directory.remove(name),
+        }
+    }
+
+    /// What is there. A service manager passed `stored` at the start.
+    fn memories(&self, stored: Vec<(OwnedFd, String)>) -> Vec<(Mapped, String)> {
+        let (found, map): (_, fn(OwnedFd) -> io::Result<Mapped>) = match self {
+            Self::Manager => (stored, Mapped::kept),
+            Self::Directory(directory) => {
+                let found = directory.memories().unwrap_or_else(|error| {
+                    warn!(%error, path = %directory.path().display(), "kept state cannot be read");
+                    Vec::new()
+                });
+                (found, Mapped::over)
+            }
+        };
+        let mut mapped = Vec::new();
+        for (descriptor, name) in found {
+            match map(descriptor) {
+                Ok(memory) => mapped.push((memory, name)),
+                Err(error) => {
+                    warn!(%error, name, "kept state cannot be used");
+                    self.remove(&name);
+                }
+            }
+        }
+        mapped
+    }
+}
+
+/// A memory that can be used.
+struct Kept {
+    mapped: Mapped,
+    name: String,
+    store: Arc<Store>,
+}
+
+impl KeptState {
+    /// Takes up what an earlier process left, `stored` by a service manager or in /dev/shm, and makes room for what this one keeps,
+    /// `bytes` for each worker. Whatever is in the way costs the devices handshakes and does not keep the process from starting.
+    pub(super) fn open(
+        config: &Config,
+        bytes: usize,
+        shared: &DtlsShared,
+        stored: Vec<(OwnedFd, String)>,
+    ) -> Self {
+        shm::remove_leftovers();
+        let home = if systemd::is_there() {
+            Home::Manager
+        } else {
+            match ShmDirectory::open(&config.node.state_dir) {
+                Ok(Some(directory)) => Home::Directory(directory),
+                Ok(None) => {
+                    warn!("another process keeps the state of this state directory: this one keeps none");
+                    return Self::default();
+                }
+                Err(error) => {
+                    warn!(%error, "there is no place to keep state: devices shake hands after a restart");
+                    return Self::default();
+                }
+            }
+        };
+        let found = home.memories(stored);
+        if config.state.keep == Keep::None {
+            for (mapped, name) in found {
+                mapped.discard();
+                home.remove(&name);
+            }
+            if let Home::Directory(directory) = home
+                && let Err(error) = directory.discard()
+            {
+                tracing::debug!(%error, "the directory for kept state stays");
+            }
+            return Self::default();
+        }
+        let workers = config.worker_count();
+        match place(&home, found, workers, bytes, config) {
+            Ok((stores, mut lost)) => {
+                memory::note_crash_in(stores.iter().filter_map(|store| store.crash_mark()).collect());
+                let kept = |store| KeptSessions::new(store, shared, std::mem::take(&mut lost));
+                Self {
+                    workers: stores.into_iter().map(kept).collect(),
+                    _directory: match home {
+                        Home::Manager => None,
+                        Home::Directory(directory) => Some(directory),
+                    },
+                }
+            }
+            Err(error) => {
+                warn!(%error, "there is no memory to keep state in: devices shake hands after a restart");
+                Self::default()
+            }
+        }
+    }
+
+    /// Where a worker keeps its sessions.
+    pub(super) fn of(&self, worker: WorkerId) -> Option<Arc<KeptSessions>> {
+        self.workers.get(usize::from(worker.0)).cloned()
+    }
+}
+
+/// What could not be read.
+type Lost = Vec<(RestoreResult, u64)>;
+
+/// One store for each worker, with the records that belong there.
+fn place(
+    home: &Home,
+    found: Vec<(Mapped, String)>,
+    workers: u8,
+    bytes: usize,
+    config: &Config,
+) -> io::Result<(Vec<Arc<Store>>, Lost)> {
+    let clock = Clock {
+        now: clock::now(),
+        up: memory::uptime(),
+    };
+    let (boot, mut lost) = (boot(), Vec::new());
+    let bytes = (bytes as u64 / STEP * STEP).clamp(STEP, MOST);
+    let (mut ours, mut others): (Vec<Option<Kept>>, Vec<Kept>) =
+        ((0..workers).map(|_| None).collect(), vec![]);
+    for (mapped, name) in found {
+        match Store::open(mapped.memory(), clock, boot) {
+            Ok(store) => {
+                lost.push((RestoreResult::Damaged, store.damaged()));
+                lost.push((RestoreResult::Poisoned, store.poisoned()));
+                let fits = store.capacity() as u64 == bytes / CELL_BYTES as u64;
+                let place = ours.get_mut(usize::from(store.worker()));
+                let store = Arc::new(store);
+                let kept = Kept { mapped, name, store };
+                match place {
+                    Some(place @ None) if fits => *place = Some(kept),
+                    _ => others.push(kept),
+                }
+            }
+            Err(why) => {
+                lost.push(match why {
+                    Unusable::Layout => (RestoreResult::Layout, 1),
+                    Unusable::Boot => (RestoreResult::Boot, 1),
+                });
+                mapped.discard();
+                home.remove(&name);
+            }
+        }
+    }
+    let mut stores = Vec::new();
+    for (worker, place) in (0..).zip(ours) {
+        stores.push(match place {
+            Some(kept) => kept.store,
+            None => create(home, worker, bytes, clock, boot)?,
+        });
+    }
+    let before: Vec<_> = others.iter().map(|kept| Arc::clone(&kept.store)).collect();
+    let all: Vec<_> = stores.iter().chain(&before).cloned().collect();
+    adopt_chains(&all, &stores);
+    let marks: Vec<u64> = config
+        .listeners
+        .iter()
+        .map(|listener| listener_mark(&listener.name))
+        .collect();
+    let gone: u64 = all.iter().map(|store| move_records(store, &stores, &marks)).sum();
+    lost.push((RestoreResult::Listener, gone));
+    for kept in others {
+        kept.mapped.discard();
+        home.remove(&kept.name);
+    }
+    lost.retain(|(_, count)| *count > 0);
+    Ok((stores, lost))
+}
+
+fn create(home: &Home, worker: u8, bytes: u64, clock: Clock, boot: [u64; 2]) -> io::Result<Arc<Store>> {
+    let mut unique = [0; 8];
+    openssl::rand::rand_bytes(&mut unique)?;
+    let mapped = home.create(&format!("state.{worker}-{}", hex::encode(unique)), bytes)?;
+    let store = Store::create(mapped.memory(), clock, boot, worker);
+    store
+        .map(Arc::new)
+        .ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
+/// Moves the records of a store to where the packets of their peers will arrive. How many belong to no listener of now.
+fn move_records(store: &Arc<Store>, to: &[Arc<Store>], listeners: &[u64]) -> u64 {
+    let (mut stay, mut gone) = (Vec::new(), 0);
+    for record in store.found(Kind::ANY) {
+        let Some(contents) = store.contents(record) else {
+            continue;
+        };
+        let Some(place) = place_of(&contents) else {
+            stay.push(record);
+            continue;
+        };
+        if !listeners.contains(&place.listener) {
+            store.free(record);
+            gone += 1;
+            continue;
+        }
+        let worker = usize::from(place.steered_by.unwrap_or(store.worker()));
+        let target = to.get(worker % to.len().max(1));
+        match target.filter(|target| !Arc::ptr_eq(target, store)) {
+            None => stay.push(record),
+            Some(target) => {
+                // In this order: a process that is killed in between leaves two of it, of which the next one takes one.
+                if let Some(moved) = target.put(contents.kind, &contents.hot, &contents.body) {
+                    target.leave(vec![moved]);
+                }
+                store.free(record);
+            }
+        }
+    }
+    store.leave(stay);
+    gone
+}
+
+/// What names this run of the machine, where that can be read: a unit may hide it, and memory does not outlive it anyway.
+fn boot() -> [u64; 2] {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let id = u128::from_str_radix(&id.trim().replace('-', ""), 16).unwrap_or_default();
+    [(id >> 64) as u64, id as u64]
+}
+
+/// Says what a worker went on with.
+pub(super) fn report(worker: WorkerId, kept: &KeptSessions) {
+    let summary = kept.summary();
+    let restored = summary.iter().find(|(result, _)| *result == RestoreResult::Ok);
+    let restored = restored.map_or(0, |(_, count)| *count);
+    let not: Vec<String> = summary
+        .iter()
+        .filter(|(result, _)| *result != RestoreResult::Ok)
+        .map(|(result, count)| format!("{} {count}", result.label()))
+        .collect();
+    if !not.is_empty() {
+        warn!(
+            worker = worker.0,
+            restored,
+            not_restored = not.join(", "),
+            "sessions of before the restart"
+        );
+    } else if restored > 0 {
+        info!(
+            worker = worker.0,
+            restored, "sessions of before the restart go on"
+        );
+    }
+}

@@ -1,0 +1,314 @@
+//! A restart that nobody notices: sessions go on in the next process, whatever ended the one before.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use openssl::x509::X509Crl;
+
+use crate::moving::Roaming;
+use crate::support::certs::revocation_list;
+use crate::support::pki::Pki;
+use crate::support::{Client, Config, Gateway, Kind, dtls, psk_of};
+
+const RESTORED: &str = "sessions_restored_total";
+
+fn restored(gateway: &Gateway, result: &str) -> f64 {
+    gateway.metric(RESTORED, &["how=\"memory\"", &format!("result=\"{result}\"")])
+}
+
+fn handshakes(gateway: &Gateway) -> f64 {
+    gateway.metric("dtls_handshakes_total", &[])
+}
+
+/// The files in memory that a gateway keeps state in.
+fn memories(gateway: &Gateway) -> Vec<PathBuf> {
+    let state_dir = fs::canonicalize(gateway.path("state")).unwrap();
+    let directories = fs::read_dir("/dev/shm")
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let ours = |path: &PathBuf| {
+        fs::read_to_string(path.join("state_dir"))
+            .is_ok_and(|owner| owner.ends_with(state_dir.to_str().unwrap()))
+    };
+    let directory = directories.into_iter().find(ours).unwrap();
+    let files = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    files
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("state."))
+        .collect()
+}
+
+fn edit(gateway: &Gateway, at: u64, change: impl Fn(u64) -> u64) {
+    for path in memories(gateway) {
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let mut word = [0; 8];
+        file.read_exact_at(&mut word, at).unwrap();
+        file.write_all_at(&change(u64::from_ne_bytes(word)).to_ne_bytes(), at)
+            .unwrap();
+    }
+}
+
+/// The number of the cell in which a record of the only memory begins.
+fn live_cell(gateway: &Gateway) -> u64 {
+    let file = File::open(&memories(gateway)[0]).unwrap();
+    let first = |cell: &u64| {
+        let mut word = [0; 8];
+        file.read_exact_at(&mut word, cell * 128).unwrap();
+        u64::from_ne_bytes(word) & 0xff == 0xA5
+    };
+    (1..64).find(first).unwrap()
+}
+
+fn with_certificates(pki: &Pki) -> Config {
+    pki.install(Config::new()).dtls("verify = \"optional\"")
+}
+
+fn device_with_certificate(gateway: &Gateway, pki: &Pki) -> Client {
+    Client::dtls(
+        gateway.dtls_addr(),
+        &dtls::Options::certificate(Some(&pki.client), &pki.ca.certificate),
+    )
+}
+
+#[test]
+fn neither_a_stop_nor_a_kill_costs_a_device_its_session() {
+    let pki = Pki::new();
+    let mut gateway = Gateway::start(with_certificates(&pki));
+    let suites = [
+        "PSK-AES128-CCM8",
+        "PSK-AES128-GCM-SHA256",
+        "PSK-CHACHA20-POLY1305",
+    ];
+    let with_suite = |suite: &&str| {
+        let options = dtls::Options::psk("dev2", psk_of("dev2").as_bytes()).ciphers(suite);
+        Client::dtls(gateway.dtls_addr(), &options)
+    };
+    let mut devices: Vec<Client> = suites.iter().map(with_suite).collect();
+    devices.push(device_with_certificate(&gateway, &pki));
+    devices.push(Client::over(Box::new(Roaming::connect(gateway.dtls_addr()))));
+    for round in 0..4 {
+        for device in &mut devices {
+            device.publish("ps/a", "before");
+        }
+        if round % 2 == 0 {
+            assert!(gateway.stop().success());
+        } else {
+            gateway.kill();
+        }
+        gateway.launch();
+        for device in &mut devices {
+            device.publish("ps/a", "after");
+            device.publish("ps/a", "again");
+        }
+        assert_eq!(restored(&gateway, "ok"), 5.0);
+        assert_eq!(gateway.metric("sessions", &["transport=\"dtls\""]), 5.0);
+        assert_eq!(gateway.metric("dtls_cid_sessions", &[]), 1.0);
+        assert_eq!(handshakes(&gateway), 0.0);
+    }
+    for mut device in devices {
+        assert_eq!(device.ended(), None);
+    }
+    gateway.assert_serves();
+}
+
+#[test]
+fn a_record_that_was_taken_before_a_kill_is_not_taken_again() {
+    let mut gateway = Gateway::start(Config::new());
+    let (relay, records) = Relay::before(gateway.dtls_addr());
+    let options = dtls::Options::psk("dev1", psk_of("dev1").as_bytes());
+    let mut device = Client::dtls(relay.address, &options);
+    device.publish("ps/door?retain=true", "unlock");
+    let unlock = records.lock().unwrap().last().unwrap().clone();
+    device.publish("ps/door?retain=true", "lock");
+    gateway.kill();
+    gateway.launch();
+    relay.outside.send(&unlock).unwrap();
+    gateway.metric_becomes("dtls_records_dropped_total", &["reason=\"replay\""], 1.0);
+    assert_eq!(device.read("ps/door"), b"lock");
+}
+
+/// Stands between a device and the gateway, and remembers what the device sent.
+struct Relay {
+    address: SocketAddr,
+    outside: UdpSocket,
+}
+
+impl Relay {
+    fn before(gateway: SocketAddr) -> (Self, Arc<Mutex<Vec<Vec<u8>>>>) {
+        let inside = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let outside = UdpSocket::bind("127.0.0.1:0").unwrap();
+        outside.connect(gateway).unwrap();
+        let records: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+        let relay = Self {
+            address: inside.local_addr().unwrap(),
+            outside: outside.try_clone().unwrap(),
+        };
+        let (to_device, from_gateway, kept) = (
+            inside.try_clone().unwrap(),
+            outside.try_clone().unwrap(),
+            Arc::clone(&records),
+        );
+        let device: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
+        let there = Arc::clone(&device);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while let Ok((length, from)) = inside.recv_from(&mut buffer) {
+                *there.lock().unwrap() = Some(from);
+                kept.lock().unwrap().push(buffer[..length].to_vec());
+                // A gateway that is being restarted refuses.
+                let _ = outside.send(&buffer[..length]);
+            }
+        });
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            loop {
+                if let Ok(length) = from_gateway.recv(&mut buffer)
+                    && let Some(device) = *device.lock().unwrap()
+                {
+                    to_device.send_to(&buffer[..length], device).unwrap();
+                }
+            }
+        });
+        (relay, records)
+    }
+}
+
+#[test]
+fn who_lost_his_right_meanwhile_is_told_so_and_nobody_else() {
+    let pki = Pki::new();
+    let config = with_certificates(&pki);
+    let mut gateway = Gateway::start(config);
+    let mut stays = gateway.client_as(Kind::Dtls, "dev1");
+    let mut goes = gateway.client_as(Kind::Dtls, "dev2");
+    let mut revoked = device_with_certificate(&gateway, &pki);
+    for device in [&mut stays, &mut goes, &mut revoked] {
+        device.publish("ps/a", "x");
+    }
+    gateway.kill();
+    let psks = fs::read_to_string(gateway.path("psk.txt")).unwrap();
+    let without: String = psks
+        .lines()
+        .filter(|line| !line.starts_with("dev2:"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    gateway.write("psk.txt", without.as_bytes());
+    let list: X509Crl = revocation_list(&pki.ca, &[&pki.client]);
+    gateway.write("crl.pem", &list.to_pem().unwrap());
+    gateway.configure(&with_certificates(&pki).dtls("crl_file = \"crl.pem\""));
+    gateway.launch();
+    stays.publish("ps/a", "y");
+    assert_eq!(
+        (restored(&gateway, "ok"), restored(&gateway, "revoked")),
+        (1.0, 2.0)
+    );
+    for mut device in [goes, revoked] {
+        crate::support::wait_until("close_notify", || {
+            device.ended().as_deref() == Some("close_notify")
+        });
+    }
+    assert_eq!(stays.ended(), None);
+    gateway.assert_serves();
+}
+
+#[test]
+fn who_wants_it_so_says_goodbye_at_a_stop() {
+    for lines in ["keep = \"none\"", "goodbye = true"] {
+        let mut gateway = Gateway::start(Config::new().set("state", lines));
+        let mut device = gateway.client(Kind::Dtls);
+        device.publish("ps/a", "x");
+        assert!(gateway.stop().success());
+        assert_eq!(device.ended().as_deref(), Some("close_notify"), "{lines}");
+        gateway.launch();
+        assert_eq!(restored(&gateway, "ok"), 0.0);
+    }
+}
+
+#[test]
+fn a_session_that_cannot_be_kept_is_told_of_the_stop() {
+    let config =
+        Config::new().dtls("legacy_cbc = true\nciphers = \"PSK-AES128-CBC-SHA256:PSK-AES128-GCM-SHA256\"");
+    let mut gateway = Gateway::start(config);
+    let with_suite = |suite| {
+        let options = dtls::Options::psk("dev1", psk_of("dev1").as_bytes()).ciphers(suite);
+        Client::dtls(gateway.dtls_addr(), &options)
+    };
+    let [mut old, mut new] = ["PSK-AES128-CBC-SHA256", "PSK-AES128-GCM-SHA256"].map(with_suite);
+    old.publish("ps/a", "x");
+    new.publish("ps/a", "x");
+    gateway.metric_becomes("sessions_not_kept_total", &["reason=\"cbc\""], 1.0);
+    assert!(gateway.stop().success());
+    assert_eq!(old.ended().as_deref(), Some("close_notify"));
+    gateway.launch();
+    new.publish("ps/a", "y");
+    assert_eq!(new.ended(), None);
+}
+
+#[test]
+fn sessions_find_their_workers_whether_there_are_more_or_fewer() {
+    let workers = |count: u8| Config::new().set("node", &format!("workers = {count}"));
+    let mut gateway = Gateway::start(workers(3));
+    let mut devices: Vec<Client> = (0..12).map(|_| gateway.client(Kind::Dtls)).collect();
+    let connect = |_| Client::over(Box::new(Roaming::connect(gateway.dtls_addr())));
+    devices.extend((0..8).map(connect));
+    for count in [1, 4, 2] {
+        for device in &mut devices {
+            device.publish("ps/a", "before");
+        }
+        gateway.kill();
+        gateway.configure(&workers(count));
+        gateway.launch();
+        for device in &mut devices {
+            device.publish("ps/a", "after");
+        }
+        assert_eq!(
+            (restored(&gateway, "ok"), handshakes(&gateway)),
+            (20.0, 0.0),
+            "{count} workers"
+        );
+        assert_eq!(memories(&gateway).len(), usize::from(count));
+    }
+    // Who comes anew from where a session of before was, is a new session.
+    gateway.assert_serves();
+}
+
+#[test]
+fn what_does_not_read_back_is_left_out_by_name() {
+    let mut gateway = Gateway::start(Config::new().set("node", "workers = 1"));
+    let mut devices = [0, 1].map(|_| gateway.client(Kind::Dtls));
+    for device in &mut devices {
+        device.publish("ps/a", "x");
+    }
+    gateway.kill();
+    // The check word of the first record.
+    edit(&gateway, 128 + 8, |word| word ^ 1);
+    gateway.launch();
+    assert_eq!(
+        (restored(&gateway, "ok"), restored(&gateway, "damaged")),
+        (1.0, 1.0)
+    );
+    gateway.kill();
+    // The process died of the one that is left.
+    let cell = live_cell(&gateway);
+    edit(&gateway, 5 * 8, |_| cell);
+    edit(&gateway, 6 * 8, |_| 1);
+    gateway.launch();
+    assert_eq!(
+        (restored(&gateway, "ok"), restored(&gateway, "poisoned")),
+        (0.0, 1.0)
+    );
+    let mut device = gateway.client(Kind::Dtls);
+    device.publish("ps/a", "x");
+    gateway.kill();
+    // Another release wrote it.
+    edit(&gateway, 0, |word| word.wrapping_add(1 << 56));
+    gateway.launch();
+    assert_eq!(
+        (restored(&gateway, "ok"), restored(&gateway, "layout")),
+        (0.0, 1.0)
+    );
+    gateway.assert_serves();
+}
