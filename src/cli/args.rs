@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::remote::args::{ClientsCommand, DoctorArgs, StatusArgs, TopArgs, TraceArgs};
+use super::remote::args::{BanCommand, ClientsCommand, DoctorArgs, StatusArgs, TopArgs, TraceArgs};
 
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!(
@@ -50,6 +50,9 @@ pub(super) enum Command {
     /// Certificates
     #[command(subcommand)]
     Certs(CertsCommand),
+    /// Who is kept out of the running gateway, at once and over restarts
+    #[command(subcommand)]
+    Ban(BanCommand),
     /// Clients of the running gateway
     #[command(subcommand)]
     Clients(ClientsCommand),

@@ -70,6 +70,7 @@ fn dispatch(command: Command, serve: Serve) -> Result<ExitCode, Failure> {
         Command::Acl(command) => acl::run(&command)?,
         Command::Token(command) => token::run(&command)?,
         Command::Certs(command) => certs::run(&command)?,
+        Command::Ban(command) => remote::bans::run(&command)?,
         Command::Clients(command) => remote::clients::run(&command)?,
         Command::Status(args) => remote::status::run(&args)?,
         Command::Top(args) => remote::top::run(&args)?,

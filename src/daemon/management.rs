@@ -10,6 +10,7 @@ use crate::admin::Health;
 use crate::admin::api::handle::{Answer, ListenerState, Moment, Reloaded, Site, SiteState};
 use crate::admin::monitoring::Monitoring;
 use crate::broker::{BrokerMetrics, Status};
+use crate::config::ban_book::BanBook;
 use crate::config::{Config, Problems};
 use crate::gateway::contract::{ControlAnswer, ControlRequest};
 use crate::types::{ListenerId, WorkerId};
@@ -43,6 +44,7 @@ pub(super) struct NodeSite {
     pub(super) controls: Controls,
     pub(super) config: Arc<Mutex<Arc<Config>>>,
     pub(super) started: SystemTime,
+    pub(super) bans: Arc<BanBook>,
     pub(super) broker: watch::Receiver<Status>,
     pub(super) broker_metrics: Arc<BrokerMetrics>,
     /// In the order of [`ListenerId`].
@@ -129,6 +131,10 @@ impl Site for NodeSite {
             }
             answer.await.unwrap_or_else(|_| Err(gone()))
         })
+    }
+
+    fn bans(&self) -> &Arc<BanBook> {
+        &self.bans
     }
 
     fn metrics_text(&self) -> String {

@@ -23,6 +23,7 @@ use crate::broker::{
     RetainedLimits, StartFault, WorkerLink,
 };
 use crate::coap::CoapMetrics;
+use crate::config::ban_book::BanBook;
 use crate::config::{self, BrokerUrl, Config, Problems, admin_socket};
 use crate::dtls::{ContextCell, DtlsContext, DtlsShared, TicketKeys};
 use crate::gateway::contract::ControlRequest;
@@ -88,6 +89,7 @@ pub struct Node {
     pub(super) listed: Arc<Mutex<Vec<ListenerState>>>,
     pub(super) certificates: Arc<Certificates>,
     pub(super) reloads: Arc<Reloads>,
+    pub(super) bans: Arc<BanBook>,
     pub(super) on_ready: Option<OnReady>,
 }
 
@@ -113,6 +115,7 @@ impl Node {
             tracing::warn!("session tickets will not outlive a restart: {why}");
         }
         let tickets = tickets.keys;
+        let bans = BanBook::open(&config.node.state_dir).map_err(|line| wrong(vec![line]))?;
         let materials = from_config::load(&config, &tickets).map_err(wrong)?;
         let auth_settings = from_config::auth_settings(&config).map_err(wrong)?;
         let runtime = auth_runtime()?;
@@ -150,6 +153,7 @@ impl Node {
             listed: Arc::default(),
             certificates,
             reloads: Arc::new(Reloads::new(clock::wall())),
+            bans: Arc::new(bans),
             on_ready: Some(on_ready),
             in_force: Arc::new(Mutex::new(Arc::clone(&config))),
             admin: None,
@@ -175,6 +179,7 @@ impl Node {
             controls,
             config: Arc::clone(&self.in_force),
             started: clock::wall(),
+            bans: Arc::clone(&self.bans),
             broker: broker.watch_status(),
             broker_metrics: Arc::clone(&self.broker_metrics),
         };
@@ -336,12 +341,15 @@ impl Assembly for Node {
             .pop()
             .ok_or_else(|| StartError::new(ExitReason::Software, "the broker has no way to this worker"))?;
         let kept = self.kept.of(worker);
+        let bans = self.bans.in_force(clock::now(), clock::wall());
         Ok(WorkerParts {
             core: Box::new(move || {
-                let gateway = Gateway::new(clock::now(), parts);
+                let now = clock::now();
+                let mut gateway = Gateway::new(now, parts);
                 if let Some(kept) = kept {
                     kept::report(worker, &kept);
                 }
+                gateway.set_bans(now, bans);
                 gateway
             }),
             broker,
@@ -363,6 +371,7 @@ impl Assembly for Node {
             Box::new(Arc::clone(&self.broker_metrics)),
             Box::new(ExposeCertificates(Arc::clone(&self.certificates))),
             Box::new(ExposeReloads(Arc::clone(&self.reloads))),
+            Box::new(Arc::clone(&self.bans)),
         ];
         exposes.push(Box::new(ExposeAuth(
             self.auth.as_ref().map(|(handle, _)| handle.clone()),

@@ -34,6 +34,7 @@ mod dtls_client;
 mod support;
 
 mod access;
+mod bans;
 mod changes;
 mod clients;
 mod commands;

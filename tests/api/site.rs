@@ -19,6 +19,7 @@ use portcullis::admin::server::{Doors, Server};
 use portcullis::bridge::contract::{BrokerError, BrokerEvent, BrokerRequest};
 use portcullis::broker::{self, BrokerKind, BrokerRuntime, BrokerSettings, RetainedLimits, WorkerLink};
 use portcullis::coap::CoapMetrics;
+use portcullis::config::ban_book::BanBook;
 use portcullis::config::{self, Config, Problems, to_gateway_settings};
 use portcullis::gateway::contract::{ControlAnswer, ControlRequest, Input, Output};
 use portcullis::gateway::metrics::GatewayMetrics;
@@ -58,6 +59,7 @@ pub struct TestSite {
     monitoring: Monitoring,
     broker: BrokerRuntime,
     started: SystemTime,
+    bans: Arc<BanBook>,
     pub ready: Mutex<Result<(), String>>,
 }
 
@@ -122,6 +124,7 @@ impl Drop for Served {
 
 impl TestSite {
     fn start(file: PathBuf, config: Config) -> (Arc<Self>, Vec<SocketAddr>, Vec<JoinHandle<()>>) {
+        let bans = BanBook::open(&config.node.state_dir).unwrap();
         let mut settings = to_gateway_settings(&config, 4 << 30);
         settings.workers = WORKERS;
         let settings = Arc::new(settings);
@@ -182,6 +185,7 @@ impl TestSite {
             broker,
             started: SystemTime::now(),
             ready: Mutex::new(Ok(())),
+            bans: Arc::new(bans),
         });
         (site, coap, threads)
     }
@@ -260,6 +264,10 @@ impl Site for TestSite {
     fn reload(&self) -> Answer<'_, Result<Reloaded, Problems>> {
         let outcome = self.load();
         Box::pin(async { outcome })
+    }
+
+    fn bans(&self) -> &Arc<BanBook> {
+        &self.bans
     }
 
     fn metrics_text(&self) -> String {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `authentication` | users files, HTTP servers, tokens |
 //! | `authorization` | the ACL file |
+//! | `bans` | whom an operator keeps out |
 //! | `overload` | steps against overload |
 //! | `paths` | resources, methods, codes, topics |
 //! | `names` | what topics, client ids and user names may be |
@@ -44,6 +45,7 @@ mod support;
 mod amplification;
 mod authentication;
 mod authorization;
+mod bans;
 mod blockwise;
 mod broker;
 mod conditions;

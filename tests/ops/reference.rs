@@ -166,6 +166,7 @@ fn reasons_of_requests(out: &mut String) {
     use portcullis::gateway::metrics::{ConditionResult, ConnectionEvent, PublishResult};
     use portcullis::policy::authentication::DenyReason;
     use portcullis::policy::authorization::{Action, Reason};
+    use portcullis::policy::bans::BanKind;
     use portcullis::policy::overload::Step;
     use portcullis::types::reason::Limit;
 
@@ -192,6 +193,7 @@ fn reasons_of_requests(out: &mut String) {
         "Access rules: what decided, in `portcullis acl check`",
         "reason",
     );
+    reasons::<BanKind>(out, "Bans", "portcullis_bans_enforced_total{kind}");
     reasons::<PublishResult>(out, "Publishes", "portcullis_publishes_total{result}");
     reasons::<NotificationResult>(out, "Notifications", "portcullis_notifications_total{result}");
     reasons::<ConditionResult>(

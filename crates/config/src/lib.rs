@@ -11,6 +11,7 @@ use toml::de::DeTable;
 pub mod access;
 pub mod admin_socket;
 pub mod atomic;
+pub mod ban_book;
 pub mod broker;
 mod check;
 mod document;

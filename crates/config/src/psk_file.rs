@@ -42,9 +42,17 @@ pub const FORM: Form = Form {
     last_colon: true,
     trims: false,
     max_name: "hex:".len() + 2 * PskStore::MAX_IDENTITY_LEN,
-    canonical: |written| identity_bytes(written).map(|bytes| identity_text(&bytes)),
+    canonical: canonical_identity,
     check: |written, key| check_key(key).and_then(|()| check_colons(written, key)),
 };
+
+/// The one form in which an identity is known, whether it is written as text or as `hex:` and its digits.
+///
+/// # Errors
+/// What is wrong with the digits.
+pub fn canonical_identity(written: &str) -> Result<String, String> {
+    identity_bytes(written).map(|bytes| identity_text(&bytes))
+}
 
 /// Reads the content of a file of pre-shared keys.
 ///

@@ -123,6 +123,8 @@ labels! {
         Revoked = "revoked",
         /// Ended by an operator.
         Kicked = "kicked",
+        /// Its identity, its client id or its address is banned.
+        Banned = "banned",
         /// The gateway stops.
         Shutdown = "shutdown",
     }

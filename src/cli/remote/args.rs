@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 /// Where the gateway's management interface is, and how to print what it says.
 #[derive(Debug, Args)]
@@ -74,6 +74,53 @@ pub(in crate::cli) enum ClientsCommand {
         /// Seconds between two looks
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
         interval: u64,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+/// What somebody is kept out by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum BanKindWord {
+    /// A client id, from wherever it comes
+    Clientid,
+    /// The PSK identity, or name of a certificate or raw key, that a handshake proves
+    Identity,
+    /// An address, or a network such as 192.0.2.0/24
+    Address,
+}
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum BanCommand {
+    /// Keep somebody out from now on; their connections, sessions and observations end
+    Add {
+        /// What they are kept out by
+        kind: BanKindWord,
+        /// The client id, identity, address or network
+        value: String,
+        /// How long, such as 2h or 30m; without it and --until, for good
+        #[arg(long = "for", value_name = "DURATION", conflicts_with = "until")]
+        lasts: Option<String>,
+        /// Until when, such as 2027-01-31T00:00:00Z
+        #[arg(long, value_name = "TIME")]
+        until: Option<String>,
+        /// Why, for those who list it
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Let somebody in again
+    Remove {
+        /// What they are kept out by
+        kind: BanKindWord,
+        /// The client id, identity, address or network
+        value: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// List who is kept out, until when and why
+    List {
         #[command(flatten)]
         remote: Remote,
     },

@@ -135,18 +135,21 @@ impl Api {
 
     /// GET of a path below `/api/v1`, its answer read as `T`.
     pub(in crate::cli) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let body = self.ask("GET", path)?;
-        serde_json::from_slice(&body).map_err(|error| {
-            Failure::new(
-                DATA_ERROR,
-                format!("the gateway's answer is not understood: {error}"),
-            )
-        })
+        read_answer(&self.ask("GET", path, None)?)
+    }
+
+    /// POST of `body` to a path below `/api/v1`, its answer read as `T`.
+    pub(in crate::cli) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+    ) -> Result<T, Failure> {
+        read_answer(&self.ask("POST", path, Some(body))?)
     }
 
     /// DELETE of a path below `/api/v1`.
     pub(in crate::cli) fn delete(&self, path: &str) -> Result<(), Failure> {
-        self.ask("DELETE", path).map(drop)
+        self.ask("DELETE", path, None).map(drop)
     }
 
     /// From now on Ctrl-C and SIGTERM end what is waited for instead of the process.
@@ -249,9 +252,9 @@ impl Api {
         Failure::new(UNAVAILABLE, said)
     }
 
-    fn ask(&self, method: &str, path: &str) -> Result<Bytes, Failure> {
+    fn ask(&self, method: &str, path: &str, body: Option<&serde_json::Value>) -> Result<Bytes, Failure> {
         let (status, body) = self.runtime.block_on(async {
-            let request = self.request(method, path, None)?;
+            let request = self.request(method, path, body)?;
             tokio::select! {
                 () = self.told.next() => Err(Failure::new(UNAVAILABLE, "told to stop")),
                 outcome = self.way.ask(request) => outcome.map_err(|error| self.failed(error)),
@@ -356,6 +359,15 @@ impl Way {
             .await
             .unwrap_or(Err(ClientError::TimedOut))
     }
+}
+
+fn read_answer<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        Failure::new(
+            DATA_ERROR,
+            format!("the gateway's answer is not understood: {error}"),
+        )
+    })
 }
 
 /// Why the gateway did not do what it was asked.

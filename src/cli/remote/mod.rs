@@ -1,6 +1,7 @@
 //! The commands that talk to the running gateway over its management interface.
 
 pub(super) mod args;
+pub(super) mod bans;
 pub(super) mod clients;
 pub(super) mod http;
 pub(super) mod status;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use portcullis_broker::{BrokerSnapshot, Status as BrokerStatus};
+use portcullis_config::ban_book::BanBook;
 use portcullis_config::{Config, Problems};
 use portcullis_proto::gateway::contract::{ControlAnswer, ControlRequest};
 use portcullis_proto::types::{ListenerId, Transport, WorkerId};
@@ -46,6 +47,9 @@ pub trait Site: Send + Sync + 'static {
     /// # Errors
     /// Everything that is wrong; then the old configuration is still in force.
     fn reload(&self) -> Answer<'_, Result<Reloaded, Problems>>;
+
+    /// Who is banned.
+    fn bans(&self) -> &Arc<BanBook>;
 
     /// What `/metrics` shows, in the text format of Prometheus.
     fn metrics_text(&self) -> String;

@@ -7,7 +7,7 @@
 //! | `audit` | a line in the log for each change |
 //! | `listing`, `clients`, `subscriptions`, `device`, `trace` | clients |
 //! | `status`, `metrics` | how the gateway is |
-//! | `config`, `schema`, `listeners`, `psk`, `users`, `files` | changes |
+//! | `config`, `schema`, `listeners`, `psk`, `users`, `bans`, `files` | changes |
 //! | [`restart`] | which changes a reload does not do |
 //! | [`serve`] | connections, TLS, time-outs |
 //!
@@ -15,6 +15,7 @@
 
 mod access;
 mod audit;
+mod bans;
 #[expect(
     unused_qualifications,
     reason = "utoipa writes the types of parameters out in full"
@@ -68,6 +69,7 @@ use audit::Change;
 use error::ApiError;
 use handle::Site;
 
+pub use bans::BanView;
 pub use clients::{Client, ClientDetail, ClientPage, DtlsSession, PageMeta, ProvedIdentity};
 pub use error::{ErrorBody, ProblemView};
 pub use metrics::{Metrics, Sample};
@@ -113,6 +115,7 @@ struct Api {
     tags(
         (name = "status", description = "How the gateway is"),
         (name = "clients", description = "Devices"),
+        (name = "bans", description = "Who is kept out"),
         (name = "credentials", description = "Users and pre-shared keys"),
         (name = "listeners", description = "What serves"),
         (name = "configuration", description = "The configuration file")
@@ -154,6 +157,8 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(users::remove))
         .routes(routes!(psk::list, psk::add))
         .routes(routes!(psk::remove))
+        .routes(routes!(bans::list, bans::add))
+        .routes(routes!(bans::remove))
 }
 
 /// The OpenAPI 3.1 document.

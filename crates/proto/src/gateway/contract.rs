@@ -15,6 +15,7 @@ use std::time::Instant;
 use crate::bridge::contract::{BrokerEvent, BrokerRequest};
 use crate::coap::contract::{OutgoingRequest, RequestError, Response, Token};
 use crate::policy::authentication::{AuthRequest, Verdict};
+use crate::policy::bans::Bans;
 use crate::policy::connections::ConnectionKey;
 use crate::policy::failures::Class;
 use crate::session::{SecureSource, SessionInfo};
@@ -134,6 +135,11 @@ pub enum ControlRequest {
     Show {
         /// Its client id.
         client: ClientId,
+    },
+    /// Who is kept out from now on; what they have ends.
+    Bans {
+        /// All bans.
+        bans: Arc<Bans>,
     },
     /// End a client's connection and DTLS session.
     Kick {

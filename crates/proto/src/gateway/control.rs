@@ -46,6 +46,10 @@ impl Gateway {
             }
             ControlRequest::Page { from, places } => self.page(from, places),
             ControlRequest::Show { client } => self.show(&client),
+            ControlRequest::Bans { bans } => {
+                self.set_bans(now, bans);
+                ControlAnswer::Done
+            }
             ControlRequest::Kick { client } => self.kick(now, &client),
             ControlRequest::Subscribe {
                 client,

@@ -15,6 +15,7 @@ use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::Source;
 use crate::coap::contract::PeerId;
 use crate::policy::authentication::IdentityRole;
+use crate::policy::bans::BanKind;
 use crate::policy::ledger::{AccountId, Ledger, Table};
 use crate::policy::shares::Share;
 use crate::session::{CloseReason, DtlsEvent, SessionId};
@@ -65,6 +66,10 @@ impl Gateway {
             .is_some_and(|settings| settings.access.allows(from.ip()))
         {
             return self.dropped(now, listener, from, bytes.len(), DropReason::AccessDenied);
+        }
+        if self.bans.has_address(now, from.ip()) {
+            self.metrics.bans.inc(BanKind::Address);
+            return self.dropped(now, listener, from, bytes.len(), DropReason::Banned);
         }
         if self
             .disabled
@@ -416,6 +421,12 @@ impl Gateway {
         if let Err(limit) = admitted {
             self.metrics.limits.inc(limit);
             self.end_peer(now, peer, CloseReason::Evicted);
+            return None;
+        }
+        let identity = self.peers.get(peer).and_then(|peer| peer.identity.clone());
+        if let Some(kind) = self.session_ban(now, listener, identity.as_ref()) {
+            self.metrics.bans.inc(kind);
+            self.end_peer(now, peer, CloseReason::Banned);
             return None;
         }
         Some(peer)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::policy::authorization::AuthorizationMetrics;
+use crate::policy::bans::BanKind;
 use crate::policy::ledger::StandingBytes;
 use crate::policy::overload::Step;
 use crate::types::ListenerId;
@@ -30,6 +31,8 @@ labels! {
         Ended = "ended",
         /// Ended by an operator.
         Kicked = "kicked",
+        /// Its client id, its identity or its address was banned.
+        Banned = "banned",
         /// Went on from another address, session or worker.
         Moved = "moved",
         /// Gave way for want of memory.
@@ -98,6 +101,8 @@ metrics! {
         pub conditions: Family<ConditionResult> = counter "observe_conditions_total" [] by [result],
         /// What the ACL said, by action.
         pub authorizations: AuthorizationMetrics = counter "authorizations_total" [] by [action, result],
+        /// Who was kept out by a ban: datagrams of a source, handshakes and requests of an identity, requests of a client id.
+        pub bans: Family<BanKind> = counter "bans_enforced_total" [] by [kind],
         /// Publishes of clients by what became of them.
         pub publishes: Family<PublishResult> = counter "publishes_total" [] by [result],
         /// From a request's last datagram to its answer.

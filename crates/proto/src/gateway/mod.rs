@@ -8,6 +8,7 @@
 mod agenda;
 mod answers;
 mod asker;
+mod banned;
 mod broker_events;
 mod connection_table;
 pub mod context;
@@ -46,6 +47,7 @@ use crate::bridge::contract::Ticket;
 use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::contract::RequestId;
 use crate::coap::{CoapMetrics, Endpoint};
+use crate::policy::bans::Bans;
 use crate::policy::ledger::Ledger;
 use crate::session::{SecureSource, SecureTransport};
 use crate::types::hash::IdMap;
@@ -126,6 +128,7 @@ pub struct Gateway {
     /// By listener: whether an operator stopped it.
     disabled: Vec<bool>,
     guard: Guard,
+    bans: Arc<Bans>,
     pressure: Pressure,
     forwarded: Forwarded,
     pending: PendingRequests,
@@ -169,6 +172,7 @@ impl Gateway {
         let mut gateway = Self {
             worker,
             guard: Guard::new(now, &settings, &mut rng),
+            bans: Arc::default(),
             timers: Timers::new(now),
             ledger: Ledger::new(settings.caps.memory, Arc::clone(&metrics.standing_bytes)),
             agenda: Agenda::new(worker),

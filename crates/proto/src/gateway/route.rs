@@ -20,7 +20,7 @@ use super::{Gateway, cx};
 use crate::bridge::contract::Ticket;
 use crate::coap::contract::{Code, ExchangeId, PeerId, Request, Response};
 use crate::policy::authentication::{IdentityRole, Verdict};
-use crate::policy::connections::{ConnectionKey, ConnectionToken, Grant, Owner};
+use crate::policy::connections::{Connection, ConnectionKey, ConnectionToken, Grant, Owner};
 use crate::policy::failures::Class;
 use crate::session::SessionInfo;
 use crate::types::reason::Limit;
@@ -62,6 +62,7 @@ impl Gateway {
         };
         let from = peer.facts(reply.peer, &self.ledger);
         let context = RequestContext::resolve(&self.settings, from, class, reply, request)?;
+        self.not_banned(now, &context)?;
         if let Target::Topic(_, text) = &context.target
             && let Err(error) = self.settings.caps.topics.check(text)
         {
@@ -214,6 +215,8 @@ impl Gateway {
     }
 
     fn logged_in(&mut self, now: Instant, mut context: RequestContext, grant: Grant) -> Result<(), Response> {
+        // A ban may be newer than the question, and a token of the session may name another client.
+        self.not_banned(now, &context)?;
         let listener = self.settings.listener(context.from.listener);
         if listener.is_some_and(|listener| listener.authentication)
             && let Some(peer) = self.peers.get_mut(context.from.id)
@@ -447,9 +450,16 @@ impl Gateway {
         match registration {
             Registration::Granted if self.peers.get(from.id).is_none() => {
                 // Its peer went away meanwhile: nobody knows the token.
-                let home = ClientDirectory::home(&connection.client, self.settings.workers);
-                let (client, key) = (connection.client, connection.key);
-                self.agenda.tell(home, WorkerMessage::Ended(client, key));
+                self.not_made(connection);
+            }
+            Registration::Granted
+                if self
+                    .bans
+                    .kind_of(now, Some(&connection.client), from.identity())
+                    .is_some() =>
+            {
+                self.not_made(connection);
+                self.refuse_creation(&reply, &joining, "banned");
             }
             Registration::Granted => {
                 let (table, observations) = (&mut self.connections, &mut self.observations);
@@ -468,13 +478,25 @@ impl Gateway {
                 }
             }
             Registration::Refused => {
-                self.metrics.connection_events.inc(ConnectionEvent::Refused);
-                let replies = joining.iter().map(|context| context.reply);
-                for reply in reply.into_iter().chain(replies) {
-                    let refusal = unauthorized("Login Failed: clientid belongs to another identity");
-                    self.agenda.answer(reply, refusal);
-                }
+                self.refuse_creation(&reply, &joining, "clientid belongs to another identity");
             }
+        }
+    }
+
+    /// Tells the home worker that a connection to which it agreed is not made.
+    fn not_made(&mut self, connection: Connection) {
+        let home = ClientDirectory::home(&connection.client, self.settings.workers);
+        let (client, key) = (connection.client, connection.key);
+        self.agenda.tell(home, WorkerMessage::Ended(client, key));
+    }
+
+    /// Answers everybody who waits for a connection that is not made.
+    fn refuse_creation(&mut self, reply: &Option<ReplyTo>, joining: &[RequestContext], why: &str) {
+        self.metrics.connection_events.inc(ConnectionEvent::Refused);
+        let replies = joining.iter().map(|context| context.reply);
+        for reply in reply.iter().copied().chain(replies) {
+            self.agenda
+                .answer(reply, unauthorized(format!("Login Failed: {why}")));
         }
     }
 

@@ -4,6 +4,7 @@ pub mod acl;
 pub mod attributes;
 pub mod authentication;
 pub mod authorization;
+pub mod bans;
 pub mod connections;
 pub mod extra_acl;
 pub mod failures;

@@ -51,6 +51,19 @@ impl AccessRule {
     }
 }
 
+/// Reads an address or a network, in the form that sources are compared in.
+#[must_use]
+pub fn network(text: &str) -> Option<IpNet> {
+    let net = text
+        .parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .ok()?;
+    let net = canonical(net);
+    // What is wider than the mapped addresses is of no source: those are written as IPv4.
+    let is_mapped = net.addr().is_ipv6() && net.addr().to_canonical().is_ipv4();
+    (!is_mapped).then_some(net.trunc())
+}
+
 /// An IPv4-mapped IPv6 range as the IPv4 range that it is, because peers' addresses are canonical too.
 fn canonical(net: IpNet) -> IpNet {
     match net.addr().to_canonical() {

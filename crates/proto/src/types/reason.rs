@@ -46,6 +46,8 @@ labels! {
         AccessDenied = "access_denied",
         /// An operator stopped the listener.
         ListenerStopped = "listener_stopped",
+        /// The source is banned; dropped unread.
+        Banned = "banned",
         /// Under four bytes, a bad option, a marker without payload: no CoAP message.
         Malformed = "malformed",
         /// The version is not 1 (RFC 7252, 3).
