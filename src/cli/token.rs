@@ -7,13 +7,13 @@ use zeroize::Zeroizing;
 
 use crate::config::quantity::parse_duration;
 use crate::config::secrets::read_secret;
-use crate::config::tokens::{self, Role, Token};
+use crate::config::tokens::{self, Named, Role, Token};
 use crate::config::{Config, token_store};
 use crate::daemon::clock;
 
 use super::args::TokenCommand;
 use super::atomic::{DirectoryLock, write_secret};
-use super::exit::{DATA_ERROR, Failure, NO_USER, SOFTWARE, USAGE};
+use super::exit::{DATA_ERROR, Failure, NO_USER, USAGE};
 use super::output;
 use super::psk::wrong_lines;
 use super::quickstart::make_private;
@@ -53,21 +53,15 @@ fn add(name: &str, role: &str, expires: Option<&str>, config: &Config) -> Result
         make_private(&config.node.state_dir)?;
     }
     let lock = DirectoryLock::of(&path)?;
-    let (text, all) = read(&path)?;
-    if name == token_store::FIRST || all.iter().any(|token| token.name == name) {
+    let named = read(&path)?;
+    if name == token_store::FIRST || named.contains(name) {
         return Err(wrong(format!(
             "a token `{name}` is there already: remove it first"
         )));
     }
     let secret = tokens::generate()?;
     let token = Token::new(name, role, &secret, until);
-    let gap = if text.is_empty() || text.ends_with('\n') {
-        ""
-    } else {
-        "\n"
-    };
-    let text = Zeroizing::new(format!("{}{gap}{}\n", text.as_str(), token.line()));
-    write_secret(&lock, &path, text.as_bytes())?;
+    write_secret(&lock, &path, named.with(&token).as_bytes())?;
     let said = format!(
         "{}: token `{name}` ({}) written. It is shown this once:\n{}\n{TAKEN}\n",
         path.display(),
@@ -94,17 +88,11 @@ fn remove(name: &str, config: &Config) -> Result<(), Failure> {
         return Err(missing());
     }
     let lock = DirectoryLock::of(&path)?;
-    let (text, all) = read(&path)?;
-    if !all.iter().any(|token| token.name == name) {
+    let named = read(&path)?;
+    if !named.contains(name) {
         return Err(missing());
     }
-    let is_it = |line: &&str| line.split_ascii_whitespace().next() == Some(name);
-    let mut kept = String::with_capacity(text.len());
-    for line in text.lines().filter(|line| !is_it(line)) {
-        kept.push_str(line);
-        kept.push('\n');
-    }
-    write_secret(&lock, &path, kept.as_bytes())?;
+    write_secret(&lock, &path, named.without(name).as_bytes())?;
     output::print(&format!("{}: token `{name}` removed. {TAKEN}\n", path.display()))
 }
 
@@ -116,8 +104,8 @@ fn list(as_json: bool, config: &Config) -> Result<(), Failure> {
         all.extend(secret.map(token).map(|token| (token, first)));
     }
     let path = token_store::named_file(config);
-    let named = read(&path)?.1;
-    all.extend(named.into_iter().map(|token| (token, path.clone())));
+    let named = read(&path)?;
+    all.extend(named.all.into_iter().map(|token| (token, path.clone())));
     let now = clock::wall();
     let until = |token: &Token| {
         token
@@ -153,20 +141,12 @@ fn list(as_json: bool, config: &Config) -> Result<(), Failure> {
     output::print(&all.iter().map(line).collect::<String>())
 }
 
-/// The text of a file of tokens, with hashes in place of those in the clear, and its tokens; nothing where there is no file.
-fn read(path: &Path) -> Result<(Zeroizing<String>, Vec<Token>), Failure> {
-    if !path.exists() {
-        return Ok((Zeroizing::default(), Vec::new()));
-    }
-    let content = read_secret(path)?;
-    let parsed = tokens::parse(&content).map_err(|errors| wrong_lines(path, &errors))?;
-    let text = match parsed.rewritten {
-        Some(text) => text,
-        None => Zeroizing::new(
-            str::from_utf8(&content)
-                .map_err(|_| Failure::new(SOFTWARE, "text that was read is none"))?
-                .to_owned(),
-        ),
+/// The tokens of a file; none where there is no file.
+fn read(path: &Path) -> Result<Named, Failure> {
+    let content = if path.exists() {
+        read_secret(path)?
+    } else {
+        Zeroizing::default()
     };
-    Ok((text, parsed.all))
+    Named::read(&content).map_err(|errors| wrong_lines(path, &errors))
 }

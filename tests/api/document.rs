@@ -34,6 +34,12 @@ const CONTRACT: &[(&str, &str)] = &[
     ("get", "/api/v1/psk"),
     ("post", "/api/v1/psk"),
     ("delete", "/api/v1/psk/{identity}"),
+    ("get", "/api/v1/tokens"),
+    ("post", "/api/v1/tokens"),
+    ("delete", "/api/v1/tokens/{name}"),
+    ("get", "/api/v1/bans"),
+    ("post", "/api/v1/bans"),
+    ("delete", "/api/v1/bans/{kind}/{value}"),
     ("post", "/api/v1/reload"),
     ("get", "/"),
 ];

@@ -47,6 +47,7 @@ mod named_files;
 mod scale;
 mod site;
 mod tls;
+mod tokens;
 mod trace;
 
 /// One UDP listener; the API without tokens.

@@ -1,6 +1,6 @@
 //! Where the tokens of the management interface are kept: `admin.token_file`, else in the state directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -44,14 +44,26 @@ pub fn prepare(config: &Config) -> Result<(), String> {
             _ => Ok(()),
         };
     };
+    make_first(&path, false)
+}
+
+/// Makes another token of the first start; the one before counts until the configuration is read again.
+///
+/// # Errors
+/// What the system refused; then the old one stays.
+pub fn renew_first(config: &Config) -> Result<(), String> {
+    first_file(config).map_or(Ok(()), |path| make_first(&path, true))
+}
+
+fn make_first(path: &Path, again: bool) -> Result<(), String> {
     let failed = |why: &dyn std::fmt::Display| format!("{} cannot be made: {why}", path.display());
-    let lock = DirectoryLock::of(&path).map_err(|error| failed(&error))?;
-    if path.exists() {
+    let lock = DirectoryLock::of(path).map_err(|error| failed(&error))?;
+    if path.exists() && !again {
         return Ok(());
     }
     let token = tokens::generate().map_err(|error| failed(&error))?;
     let line = Zeroizing::new(format!("{}\n", token.as_str()));
-    atomic::write(&lock, &path, line.as_bytes(), atomic::SECRET).map_err(|error| failed(&error))
+    atomic::write(&lock, path, line.as_bytes(), atomic::SECRET).map_err(|error| failed(&error))
 }
 
 /// The token of the first start.
@@ -106,7 +118,7 @@ pub fn load(config: &Config) -> Result<Vec<Token>, Vec<String>> {
     Ok(all)
 }
 
-fn hash_clear_tokens(path: &std::path::Path) -> std::io::Result<()> {
+fn hash_clear_tokens(path: &Path) -> std::io::Result<()> {
     let lock = DirectoryLock::of(path)?;
     let content = read_secret(path).map_err(|error| std::io::Error::other(error.to_string()))?;
     match tokens::parse(&content).map(|parsed| parsed.rewritten) {

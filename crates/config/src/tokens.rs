@@ -153,6 +153,61 @@ pub fn in_the_clear(content: &[u8]) -> Result<Vec<(Role, Zeroizing<String>)>, Ve
         .collect())
 }
 
+/// A file of named tokens as it may be written again: with hashes in place of what stood there in the clear.
+pub struct Named {
+    text: Zeroizing<String>,
+    /// In the order of the file.
+    pub all: Vec<Token>,
+}
+
+impl Named {
+    /// Reads the content of a file; an empty one has no tokens.
+    ///
+    /// # Errors
+    /// As [`parse`].
+    pub fn read(content: &[u8]) -> Result<Self, Vec<LineError>> {
+        let parsed = parse(content)?;
+        let text = match parsed.rewritten {
+            Some(text) => text,
+            None => Zeroizing::new(str::from_utf8(content).unwrap_or_default().to_owned()),
+        };
+        Ok(Self {
+            text,
+            all: parsed.all,
+        })
+    }
+
+    /// Whether there is a token of this name.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.all.iter().any(|token| token.name == name)
+    }
+
+    /// The text with one more token.
+    #[must_use]
+    pub fn with(&self, token: &Token) -> Zeroizing<String> {
+        let text = self.text.as_str();
+        let gap = if text.is_empty() || text.ends_with('\n') {
+            ""
+        } else {
+            "\n"
+        };
+        Zeroizing::new(format!("{text}{gap}{}\n", token.line()))
+    }
+
+    /// The text without the token of this name.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Zeroizing<String> {
+        let is_it = |line: &&str| line.split_ascii_whitespace().next() == Some(name);
+        let mut kept = Zeroizing::new(String::with_capacity(self.text.len()));
+        for line in self.text.lines().filter(|line| !is_it(line)) {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+        kept
+    }
+}
+
 /// The lines that are no comments: their number from 1, the line, and what of it counts.
 fn entries(text: &str) -> impl Iterator<Item = (usize, &str, &str)> {
     (1..)

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use portcullis_config::ban_book::{self, Ban, MAX_BANS, MAX_REASON, NotBanned};
-use portcullis_config::quantity::parse_duration;
 use portcullis_proto::gateway::contract::ControlRequest;
 use portcullis_proto::policy::bans::{BanKind, Banned};
 use portcullis_proto::types::WorkerId;
@@ -19,6 +18,7 @@ use portcullis_proto::types::reason::Label as _;
 
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, Path};
+use super::lifetime::{end, shown};
 use super::{Api, ask, files};
 
 /// A ban.
@@ -94,24 +94,6 @@ impl NewBan {
     }
 }
 
-fn end(until: Option<&str>, lasts: Option<&str>, now: SystemTime) -> Result<Option<SystemTime>, ApiError> {
-    let end = match (until, lasts) {
-        (None, None) => return Ok(None),
-        (Some(until), None) => humantime::parse_rfc3339(until)
-            .map_err(|_| ApiError::bad_request("until: expected a time such as 2027-01-31T00:00:00Z"))?,
-        (None, Some(lasts)) => {
-            let lasts = parse_duration(lasts).map_err(|why| ApiError::bad_request(format!("for: {why}")))?;
-            now.checked_add(lasts)
-                .ok_or_else(|| ApiError::bad_request("for: this is too long a time"))?
-        }
-        (Some(_), Some(_)) => return Err(ApiError::bad_request("until and for exclude each other")),
-    };
-    if end <= now {
-        return Err(ApiError::bad_request("the ban would be over already"));
-    }
-    Ok(Some(end))
-}
-
 fn kind_of(word: &str) -> Result<BanKind, ApiError> {
     ban_book::kind(word).ok_or_else(|| ApiError::bad_request("kind: expected clientid, identity or address"))
 }
@@ -121,12 +103,11 @@ fn banned(kind: BanKind, text: &str) -> Result<Banned, ApiError> {
 }
 
 fn view(ban: &Ban) -> BanView {
-    let time = |time| humantime::format_rfc3339_seconds(time).to_string();
     BanView {
         kind: ban.banned.kind().label().to_owned(),
         value: ban.banned.text(),
-        since: time(ban.since),
-        until: ban.until.map(time),
+        since: shown(ban.since),
+        until: ban.until.map(shown),
         reason: ban.reason.clone(),
     }
 }
@@ -162,7 +143,7 @@ pub(super) async fn add(
 ) -> Result<Response, ApiError> {
     let now = api.site.now().wall;
     let ban = wanted.into_ban(now)?;
-    let shown = view(&ban);
+    let made = view(&ban);
     let _one_at_a_time = api.changes.lock().await;
     let book = Arc::clone(api.site.bans());
     let is_new = files::blocking(move || book.add(ban, now))
@@ -177,7 +158,7 @@ pub(super) async fn add(
     } else {
         StatusCode::OK
     };
-    Ok((status, Json(shown)).into_response())
+    Ok((status, Json(made)).into_response())
 }
 
 /// Lift a ban

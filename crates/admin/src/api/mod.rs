@@ -7,7 +7,7 @@
 //! | `audit` | a line in the log for each change |
 //! | `listing`, `clients`, `subscriptions`, `device`, `trace` | clients |
 //! | `status`, `metrics` | how the gateway is |
-//! | `config`, `schema`, `listeners`, `psk`, `users`, `bans`, `files` | changes |
+//! | `config`, `schema`, `listeners`, `psk`, `users`, `tokens`, `bans`, `lifetime`, `files` | changes |
 //! | [`restart`] | which changes a reload does not do |
 //! | [`serve`] | connections, TLS, time-outs |
 //!
@@ -27,6 +27,7 @@ mod error;
 mod extract;
 mod files;
 pub mod handle;
+mod lifetime;
 mod listeners;
 mod listing;
 mod metrics;
@@ -40,6 +41,7 @@ mod schema;
 pub mod serve;
 mod status;
 mod subscriptions;
+mod tokens;
 mod trace;
 mod trace_event;
 mod users;
@@ -157,6 +159,8 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(users::remove))
         .routes(routes!(psk::list, psk::add))
         .routes(routes!(psk::remove))
+        .routes(routes!(tokens::list, tokens::add))
+        .routes(routes!(tokens::remove))
         .routes(routes!(bans::list, bans::add))
         .routes(routes!(bans::remove))
 }
