@@ -3,6 +3,7 @@
 //! | file | what of the interface |
 //! |---|---|
 //! | `authentication` | users files, HTTP servers, tokens |
+//! | `cwt` | CBOR Web Tokens |
 //! | `authorization` | the ACL file |
 //! | `bans` | whom an operator keeps out |
 //! | `overload` | steps against overload |
@@ -51,6 +52,7 @@ mod broker;
 mod conditions;
 mod connection;
 mod connectionless;
+mod cwt;
 mod delivery;
 mod identity;
 mod message;

@@ -1,4 +1,4 @@
-//! JSON Web Tokens (RFC 7519) as a backend.
+//! JSON Web Tokens (RFC 7519), and CBOR Web Tokens (RFC 8392) beside them, as a backend.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -17,6 +17,7 @@ use portcullis_proto::policy::authentication::{AuthRequest, DenyReason, Verdict}
 
 use super::answer;
 use super::client::{Client, Origin, Trust};
+use super::cwt;
 use super::http::MAX_ANSWER;
 use super::jws::{Key, KeySet, TokenError};
 use super::settings::{Algorithm, JwtKeys, JwtSettings, TokenFrom, WallClock};
@@ -98,20 +99,19 @@ impl JwtBackend {
         listener: &str,
         clock: WallClock,
     ) -> Result<Verdict, String> {
+        let password = request.password.as_ref().map(|password| password.expose());
         let token = match self.from {
-            TokenFrom::Password => request
-                .password
-                .as_ref()
-                .map(|password| std::str::from_utf8(password.expose())),
-            TokenFrom::Username => request.username.as_deref().map(Ok),
+            TokenFrom::Password => password,
+            // A user name is text, so what is none comes in the password all the same.
+            TokenFrom::Username => password
+                .filter(|password| cwt::is_cbor(password))
+                .or(request.username.as_deref().map(str::as_bytes)),
         };
-        let token = match token {
-            None => return Ok(Verdict::Deny(DenyReason::MissingCredentials)),
-            Some(Err(_)) => return Ok(Verdict::Deny(DenyReason::BadToken)),
-            Some(Ok(token)) => token,
+        let Some(token) = token else {
+            return Ok(Verdict::Deny(DenyReason::MissingCredentials));
         };
         let claims = match &self.keys {
-            Keys::Fixed(set) => set.verify(token),
+            Keys::Fixed(set) => claims_of(set, token),
             Keys::Fetched(fetched) => fetched.verify(token).await?,
         };
         Ok(match claims {
@@ -156,6 +156,14 @@ impl JwtBackend {
         }
         answer::granted(claims, &self.acl_claim, "client_attrs", expires_in).unwrap_or(bad)
     }
+}
+
+/// The claims of a token in either of its forms, once its signature is found right.
+fn claims_of(keys: &KeySet, token: &[u8]) -> Result<Map<String, Value>, TokenError> {
+    if cwt::is_cbor(token) {
+        return cwt::verify(keys, token);
+    }
+    keys.verify(std::str::from_utf8(token).map_err(|_| TokenError::Bad)?)
 }
 
 /// Whether a claim is `wanted`, or a list that holds it (`aud`: RFC 7519, 4.1.3).
@@ -225,18 +233,18 @@ fn read_key(file: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
 }
 
 impl Fetched {
-    async fn verify(&self, token: &str) -> Result<Result<Map<String, Value>, TokenError>, String> {
+    async fn verify(&self, token: &[u8]) -> Result<Result<Map<String, Value>, TokenError>, String> {
         if let Some((set, fetched)) = self.current()
             && fetched.elapsed() < self.refresh
         {
-            match set.verify(token) {
+            match claims_of(&set, token) {
                 Err(TokenError::UnknownKey) => {}
                 result => return Ok(result),
             }
         }
         self.fetch().await;
         match self.current() {
-            Some((set, _)) => Ok(set.verify(token)),
+            Some((set, _)) => Ok(claims_of(&set, token)),
             None => Err("the key set could not be fetched yet".to_owned()),
         }
     }

@@ -25,6 +25,7 @@ use portcullis_proto::types::reason::Label as _;
 
 mod answer;
 pub mod client;
+mod cwt;
 mod file;
 pub mod hash;
 mod http;

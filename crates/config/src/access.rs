@@ -190,7 +190,7 @@ section! {
 }
 
 section! {
-    /// Checking a JSON Web Token (RFC 7519) that the client shows.
+    /// Checking a JSON Web Token (RFC 7519), or a CBOR Web Token (RFC 8392), that the client shows.
     pub struct Jwt {
         /// Where the client shows it.
         from: JwtFrom = "password";

@@ -23,13 +23,7 @@ pub(in super::super) fn sign(key: &PKey<Private>, header: &Value, claims: &Value
             .unwrap()
             .sign_oneshot_to_vec(message.as_bytes())
             .unwrap(),
-        Id::EC => {
-            let digest = sha256(message.as_bytes());
-            let signature = EcdsaSig::sign(&digest, &key.ec_key().unwrap()).unwrap();
-            let mut bytes = signature.r().to_vec_padded(32).unwrap();
-            bytes.extend(signature.s().to_vec_padded(32).unwrap());
-            bytes
-        }
+        Id::EC => es256(key, message.as_bytes()),
         _ => {
             let mut signer = Signer::new(MessageDigest::sha256(), key).unwrap();
             signer.sign_oneshot_to_vec(message.as_bytes()).unwrap()
@@ -38,18 +32,27 @@ pub(in super::super) fn sign(key: &PKey<Private>, header: &Value, claims: &Value
     format!("{message}.{}", b64(signature))
 }
 
+/// A signature of ES256 (RFC 7518, 3.4; RFC 9053, 2.1).
+pub(in super::super) fn es256(key: &PKey<Private>, message: &[u8]) -> Vec<u8> {
+    let signature = EcdsaSig::sign(&sha256(message), &key.ec_key().unwrap()).unwrap();
+    let mut bytes = signature.r().to_vec_padded(32).unwrap();
+    bytes.extend(signature.s().to_vec_padded(32).unwrap());
+    bytes
+}
+
+/// HMAC with SHA-256.
+pub(in super::super) fn hs256(secret: &[u8], message: &[u8]) -> Vec<u8> {
+    let mac = Hmac::<Sha256>::new_from_slice(secret).unwrap();
+    mac.chain_update(message).finalize().into_bytes().to_vec()
+}
+
 fn hmac_token(secret: &[u8], header: &Value) -> String {
     hmac_text(secret, &header.to_string(), r#"{"sub": "x"}"#)
 }
 
 fn hmac_text(secret: &[u8], header: &str, claims: &str) -> String {
     let message = format!("{}.{}", b64(header), b64(claims));
-    let mac = Hmac::<Sha256>::new_from_slice(secret)
-        .unwrap()
-        .chain_update(&message)
-        .finalize()
-        .into_bytes();
-    format!("{message}.{}", b64(mac))
+    format!("{message}.{}", b64(hs256(secret, message.as_bytes())))
 }
 
 fn public(key: &PKey<Private>) -> KeySet {

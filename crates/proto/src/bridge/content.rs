@@ -12,6 +12,8 @@ pub(super) const JSON: u16 = 50;
 
 /// `application/cbor`.
 pub(super) const CBOR: u16 = 60;
+/// `application/cwt` (RFC 8392, 9.3).
+pub(super) const CWT: u16 = 61;
 
 /// `application/senml+json`.
 pub(super) const SENML_JSON: u16 = 110;

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | 50, 60 | an object with the long or short names |
 //! | 0 or none | `k=v&k=v`, percent-encoded (RFC 3986, 2.1), or a JSON Web Token alone |
+//! | 61 | a CBOR Web Token alone |
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,11 +16,12 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::content::{CBOR, JSON, TEXT};
+use super::content::{CBOR, CWT, JSON, TEXT};
 use super::uri;
+use crate::policy::authentication::MAX_PASSWORD;
 
 /// Longest payload of a login in bytes: the longest password as percent-encoded text, and the other parameters.
-pub const MAX_PAYLOAD: usize = 3 * crate::policy::authentication::MAX_PASSWORD + 4096;
+pub const MAX_PAYLOAD: usize = 3 * MAX_PASSWORD + 4096;
 
 /// Claims that may name the client where nothing else does, the first that is there.
 const CLIENT_CLAIMS: [&str; 3] = ["clientid", "client_id", "sub"];
@@ -33,6 +35,8 @@ pub enum LoginPayload<'p> {
     Parameters(Vec<Parameter<'p>>),
     /// A JSON Web Token alone (RFC 7519, 3).
     WebToken(&'p [u8]),
+    /// A CBOR Web Token alone (RFC 8392, 7).
+    CborToken(&'p [u8]),
 }
 
 /// Why a payload is no login; a diagnostic without a word of it.
@@ -59,6 +63,8 @@ pub fn read(format: Option<u16>, payload: &[u8]) -> Result<LoginPayload<'_>, Bad
         None | Some(TEXT) => form(payload).map(LoginPayload::Parameters),
         Some(JSON) => json(payload).map(LoginPayload::Parameters),
         Some(CBOR) => cbor(payload).map(LoginPayload::Parameters),
+        Some(CWT) if payload.len() > MAX_PASSWORD => Err(BadLogin::TooLong),
+        Some(CWT) => Ok(LoginPayload::CborToken(payload)),
         Some(_) => Err(BadLogin::Format),
     }
 }
@@ -80,6 +86,31 @@ pub fn client_of(web_token: &[u8]) -> Option<String> {
     let claims: Map<String, Value> = serde_json::from_slice(&claims).ok()?;
     let name = CLIENT_CLAIMS.iter().find_map(|name| claims.get(*name))?;
     name.as_str().map(str::to_owned)
+}
+
+/// The client that a CBOR Web Token names, as [`client_of`].
+#[must_use]
+pub fn client_of_cbor(web_token: &[u8]) -> Option<String> {
+    use ciborium::Value as Cbor;
+    let mut value: Cbor = ciborium::from_reader(web_token).ok()?;
+    while let Cbor::Tag(_, inner) = value {
+        value = *inner;
+    }
+    // The message of COSE: protected, unprotected, payload, signature or MAC (RFC 9052, 4.2 and 6.2).
+    let payload = value.into_array().ok()?.into_iter().nth(2)?.into_bytes().ok()?;
+    let claims: Cbor = ciborium::from_reader(&*payload).ok()?;
+    let claims = claims.into_map().ok()?;
+    let named = |wanted: &str| {
+        let is_it = |label: &Cbor| match label {
+            Cbor::Text(name) => name == wanted,
+            // RFC 8392, 3.1.2.
+            Cbor::Integer(number) => wanted == "sub" && i128::from(*number) == 2,
+            _ => false,
+        };
+        claims.iter().find(|(label, _)| is_it(label))
+    };
+    let (_, name) = CLIENT_CLAIMS.iter().find_map(|name| named(name))?;
+    name.as_text().map(str::to_owned)
 }
 
 fn form(payload: &[u8]) -> Result<Vec<Parameter<'_>>, BadLogin> {

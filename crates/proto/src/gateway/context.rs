@@ -293,7 +293,7 @@ fn with_payload(
     let read = login::read(request.content_format, &request.payload).map_err(|why| match why {
         BadLogin::Format => Response::diagnostic(
             Code::UNSUPPORTED_CONTENT_FORMAT,
-            "a login has Content-Format 0, 50, 60 or none",
+            "a login has Content-Format 0, 50, 60, 61 or none",
         ),
         BadLogin::TooLong => Response::new(Code::REQUEST_ENTITY_TOO_LARGE),
         BadLogin::Malformed(what) => bad_request(what),
@@ -311,6 +311,11 @@ fn with_payload(
             let name: &[u8] = if in_username { b"username" } else { b"password" };
             let given = query().chain([(name, Some(*token))]);
             let claimed = login::client_of(token).and_then(|name| ClientId::new(&name));
+            Ok((QueryParams::collect(given).map_err(bad)?, claimed))
+        }
+        LoginPayload::CborToken(token) => {
+            let given = query().chain([(&b"password"[..], Some(*token))]);
+            let claimed = login::client_of_cbor(token).and_then(|name| ClientId::new(&name));
             Ok((QueryParams::collect(given).map_err(bad)?, claimed))
         }
     }
