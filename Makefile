@@ -15,7 +15,7 @@ TEST_PACKAGES := $(RUN_PACKAGES) gnutls-bin openssl prometheus mosquitto mosquit
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-browser test-vendored check fmt lint doc packages-build packages-run packages-test clients \
-	packages-peers test-peers deb test-deb test-systemd reproducible deny sbom packages-ops compare-openssl test-openssl test-fresh fuzz
+	packages-peers test-peers deb test-deb test-systemd reproducible deny sbom packages-ops compare-openssl test-openssl test-fresh fuzz sim
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ test-openssl: packages-test packages-ops clients ## Run the DTLS tests on every 
 
 test-fresh: packages-ops ## Run make run and make test in minimal Debian trees, from a clean clone (as root)
 	tests/ops/fresh.sh bookworm trixie
+
+SEEDS ?= 10000
+sim: packages-build ## Run the core against a hostile network on a virtual clock, SEEDS (10000) times
+	PORTCULLIS_SEEDS=$(SEEDS) $(CARGO) test --locked --test sim -- --nocapture
 
 FUZZ_SECONDS ?= 60
 fuzz: packages-build ## Run each fuzz target for FUZZ_SECONDS (60), on a nightly compiler
