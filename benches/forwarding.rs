@@ -118,6 +118,7 @@ impl Site {
                 coap_metrics: Arc::new(CoapMetrics::new(1)),
                 metrics: Arc::new(GatewayMetrics::new(1)),
                 seed: [worker; 32],
+                store: None,
             };
             WorkerParts {
                 core: Box::new(move || {

@@ -1,5 +1,6 @@
 //! Where state is kept for the next process, and how what an earlier one left comes to the workers of now.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -8,13 +9,14 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use crate::config::{Config, Keep};
-use crate::dtls::{DtlsShared, KeptSessions, adopt_chains, place_of};
+use crate::dtls::{self, DtlsShared, KeptSessions, adopt_chains};
+use crate::gateway::kept::{self as gateway, Place, listener_mark};
 use crate::net::memory::{self, Mapped};
 use crate::net::shm::{self, ShmDirectory};
 use crate::session::RestoreResult;
-use crate::state::{CELL_BYTES, Clock, Kind, Store, Unusable, digest};
-use crate::types::WorkerId;
+use crate::state::{CELL_BYTES, Clock, Contents, Kind, MARK, Record, Store, Unusable};
 use crate::types::reason::Label as _;
+use crate::types::{Transport, WorkerId};
 
 use super::{clock, systemd};
 
@@ -29,11 +31,6 @@ pub(super) struct KeptState {
     workers: Vec<Arc<KeptSessions>>,
     /// Its lock is held as long as the process lives.
     _directory: Option<ShmDirectory>,
-}
-
-/// What says in kept state which listener a session belongs to.
-pub(super) fn listener_mark(name: &str) -> u64 {
-    digest(format!("dtls.{name}").as_bytes())
 }
 
 /// Who keeps the memories while no process is there.
@@ -211,13 +208,13 @@ fn place(
     let before: Vec<_> = others.iter().map(|kept| Arc::clone(&kept.store)).collect();
     let all: Vec<_> = stores.iter().chain(&before).cloned().collect();
     adopt_chains(&all, &stores);
-    let marks: Vec<u64> = config
+    let listeners: Vec<u64> = config
         .listeners
         .iter()
-        .map(|listener| listener_mark(&listener.name))
+        .map(|listener| listener_mark(Transport::Dtls, &listener.name))
         .collect();
-    let gone: u64 = all.iter().map(|store| move_records(store, &stores, &marks)).sum();
-    lost.push((RestoreResult::Listener, gone));
+    let gone = move_records(&all, &stores, &listeners);
+    lost.push((RestoreResult::Gone, gone));
     for kept in others {
         kept.mapped.discard();
         home.remove(&kept.name);
@@ -236,37 +233,71 @@ fn create(home: &Home, worker: u8, bytes: u64, clock: Clock, boot: [u64; 2]) -> 
         .ok_or_else(|| io::ErrorKind::OutOfMemory.into())
 }
 
-/// Moves the records of a store to where the packets of their peers will arrive. How many belong to no listener of now.
-fn move_records(store: &Arc<Store>, to: &[Arc<Store>], listeners: &[u64]) -> u64 {
-    let (mut stay, mut gone) = (Vec::new(), 0);
-    for record in store.found(Kind::ANY) {
-        let Some(contents) = store.contents(record) else {
-            continue;
-        };
-        let Some(place) = place_of(&contents) else {
-            stay.push(record);
-            continue;
-        };
-        if !listeners.contains(&place.listener) {
-            store.free(record);
-            gone += 1;
-            continue;
-        }
-        let worker = usize::from(place.steered_by.unwrap_or(store.worker()));
-        let target = to.get(worker % to.len().max(1));
-        match target.filter(|target| !Arc::ptr_eq(target, store)) {
-            None => stay.push(record),
-            Some(target) => {
-                // In this order: a process that is killed in between leaves two of it, of which the next one takes one.
-                if let Some(moved) = target.put(contents.kind, &contents.hot, &contents.body) {
-                    target.leave(vec![moved]);
+/// Moves the records of all stores to where the packets of their peers will arrive. How many sessions are of no listener of now.
+fn move_records(from: &[Arc<Store>], to: &[Arc<Store>], listeners: &[u64]) -> u64 {
+    let (mut marks, mut with, mut gone) = (HashMap::new(), Vec::new(), 0);
+    for store in from {
+        let mut stay = Vec::new();
+        for record in store.found(Kind::ANY) {
+            let Some(contents) = store.contents(record) else {
+                continue;
+            };
+            let stays = usize::from(store.worker());
+            let worker = match (
+                dtls::place_of(&contents),
+                gateway::place_of(&contents, to.len() as u8),
+            ) {
+                (Some(place), _) if !listeners.contains(&place.listener) => {
+                    store.free(record);
+                    gone += 1;
+                    continue;
                 }
-                store.free(record);
-            }
+                (Some(place), _) => place.steered_by.map_or(stays, usize::from),
+                (None, Some(Place::Worker(worker))) => usize::from(worker.0),
+                (None, Some(Place::Stays)) => stays,
+                (None, Some(Place::With(mark))) => {
+                    with.push((store, record, contents, mark));
+                    continue;
+                }
+                (None, None) => {
+                    stay.push(record);
+                    continue;
+                }
+            } % to.len().max(1);
+            marks.insert(record.get(MARK), worker);
+            stay.extend(move_record(store, record, &contents, to.get(worker)));
+        }
+        store.leave(stay);
+    }
+    for (store, record, contents, mark) in with {
+        match marks.get(&mark) {
+            Some(worker) => store.leave(
+                move_record(store, record, &contents, to.get(*worker))
+                    .into_iter()
+                    .collect(),
+            ),
+            None => store.free(record),
         }
     }
-    store.leave(stay);
     gone
+}
+
+/// Moves a record into another store; it itself where that is its own.
+fn move_record(
+    store: &Arc<Store>,
+    record: Record,
+    contents: &Contents,
+    to: Option<&Arc<Store>>,
+) -> Option<Record> {
+    let Some(to) = to.filter(|to| !Arc::ptr_eq(to, store)) else {
+        return Some(record);
+    };
+    // In this order: a process that is killed in between leaves two of it, of which the next one takes one.
+    if let Some(moved) = to.put(contents.kind, &contents.hot, &contents.body) {
+        to.leave(vec![moved]);
+    }
+    store.free(record);
+    None
 }
 
 /// What names this run of the machine, where that can be read: a unit may hide it, and memory does not outlive it anyway.

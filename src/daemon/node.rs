@@ -335,6 +335,7 @@ impl Assembly for Node {
             coap_metrics,
             metrics: gateway_metrics,
             seed: random()?,
+            store: self.kept.of(worker).map(|kept| kept.shared_store()),
         };
         let broker = self
             .links

@@ -9,9 +9,10 @@ use crate::auth::settings::BackendSettings;
 use crate::config::{self, Config, Loaded, Places, Problem, Problems, Severity};
 use crate::dtls::{ContextCell, DtlsContext, DtlsMetrics, DtlsSource, TicketKeys};
 use crate::gateway::contract::ControlRequest;
+use crate::gateway::kept::listener_mark;
 use crate::gateway::settings::Settings;
 use crate::session::SecureSource;
-use crate::types::{ListenerId, WorkerId};
+use crate::types::{ListenerId, Transport, WorkerId};
 
 use super::assembly::Renewed;
 use super::from_config::{self, Materials};
@@ -19,7 +20,7 @@ use super::listener_ids::{ListenerChanges, Opening};
 use super::listeners::{ListenerStep, NewListener};
 use super::node::Node;
 use super::process_settings::log_filter;
-use super::{kept, logging, state};
+use super::{logging, state};
 
 impl Node {
     /// Puts what is on disk now in force, all of it or nothing.
@@ -149,7 +150,7 @@ impl Node {
             kept: self
                 .kept
                 .of(worker)
-                .map(|kept| (kept, kept::listener_mark(listener))),
+                .map(|kept| (kept, listener_mark(Transport::Dtls, listener))),
         })
     }
 

@@ -57,6 +57,7 @@ impl Crowd {
             coap_metrics: coap,
             metrics,
             seed: [1; 32],
+            store: None,
         };
         Self {
             gateway: Gateway::new(Instant::now(), parts),

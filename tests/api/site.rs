@@ -163,6 +163,7 @@ impl TestSite {
                 coap_metrics: coap_metrics[usize::from(index)].clone(),
                 metrics: metrics[usize::from(index)].clone(),
                 seed: [index; 32],
+                store: None,
             };
             let worker = Worker {
                 gateway: Gateway::new(Instant::now(), parts),

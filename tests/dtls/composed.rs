@@ -88,6 +88,7 @@ impl House {
             coap_metrics: Arc::new(CoapMetrics::new(1)),
             metrics: Arc::clone(&metrics),
             seed: [1; 32],
+            store: None,
         };
         Self {
             gateway: Gateway::new(now, parts),

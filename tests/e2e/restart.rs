@@ -10,8 +10,9 @@ use openssl::x509::X509Crl;
 
 use crate::moving::Roaming;
 use crate::support::certs::revocation_list;
+use crate::support::client::PATIENCE;
 use crate::support::pki::Pki;
-use crate::support::{Client, Config, Gateway, Kind, dtls, psk_of};
+use crate::support::{Client, Config, Gateway, Kind, Request, code, dtls, ms, psk_of, typ};
 
 const RESTORED: &str = "sessions_restored_total";
 
@@ -284,7 +285,7 @@ fn what_does_not_read_back_is_left_out_by_name() {
     }
     gateway.kill();
     // The check word of the first record.
-    edit(&gateway, 128 + 8, |word| word ^ 1);
+    edit(&gateway, 2 * 128 + 2 * 8, |word| word ^ 1);
     gateway.launch();
     assert_eq!(
         (restored(&gateway, "ok"), restored(&gateway, "damaged")),
@@ -311,4 +312,186 @@ fn what_does_not_read_back_is_left_out_by_name() {
         (0.0, 1.0)
     );
     gateway.assert_serves();
+}
+
+/// Publishes from a device of its own, and sees that it comes to each observer with a later Observe number than all before.
+#[track_caller]
+fn assert_observed(gateway: &Gateway, topic: &str, payload: &str, observers: &mut [(Client, Vec<u8>, u32)]) {
+    gateway.client_as(Kind::Udp, "dev4").publish(topic, payload);
+    for (observer, token, last) in observers {
+        let notification = observer.notification(token);
+        assert_eq!(notification.text(), payload);
+        let number = notification.observe().unwrap();
+        assert!(number > *last, "{number} after {last}");
+        *last = number;
+    }
+}
+
+#[test]
+fn observations_go_on_and_their_devices_need_not_say_a_word() {
+    let pki = Pki::new();
+    let workers = |count: u8| with_certificates(&pki).set("node", &format!("workers = {count}"));
+    let mut gateway = Gateway::start(workers(2));
+    let mut observers = Vec::new();
+    for round in 0..4 {
+        observers.push(gateway.client(Kind::Udp));
+        observers.push(gateway.client(Kind::Dtls));
+        observers.push(device_with_certificate(&gateway, &pki));
+        if round % 2 == 0 {
+            observers.push(Client::over(Box::new(Roaming::connect(gateway.dtls_addr()))));
+        }
+    }
+    let mut observers: Vec<_> = observers
+        .into_iter()
+        .map(|mut client| {
+            let token = client.observe("ps/news/+").token;
+            (client, token, 0)
+        })
+        .collect();
+    let count = observers.len() as f64;
+    assert_observed(&gateway, "ps/news/a", "first", &mut observers);
+    for (round, payload) in ["second", "third", "fourth"].into_iter().enumerate() {
+        if round == 0 {
+            assert!(gateway.stop().success());
+        } else {
+            gateway.kill();
+        }
+        gateway.launch();
+        gateway.metric_becomes("subscriptions", &[], count);
+        assert_eq!(
+            gateway.metric("observations_restored_total", &["result=\"ok\""]),
+            count
+        );
+        assert_observed(&gateway, "ps/news/b", payload, &mut observers);
+        assert_observed(&gateway, "ps/news/c", payload, &mut observers);
+    }
+    for (mut observer, token, _) in observers {
+        observer
+            .request(&Request::get("ps/news/+").observe(1).token(&token))
+            .expect(code::NO_CONTENT);
+    }
+    gateway.metric_becomes("subscriptions", &[], 0.0);
+    gateway.kill();
+    gateway.launch();
+    assert_eq!(gateway.metric("observations_restored_total", &[]), 0.0);
+    gateway.assert_serves();
+}
+
+#[test]
+fn connections_go_on_with_their_tokens_and_observations() {
+    let workers = |count: u8| {
+        Config::new()
+            .connection_mode()
+            .set("node", &format!("workers = {count}"))
+    };
+    let mut gateway = Gateway::start(workers(3));
+    let mut devices: Vec<(Client, String, String)> = (0..12)
+        .map(|n| {
+            let kind = if n % 2 == 0 { Kind::Udp } else { Kind::Dtls };
+            let (mut client, id) = (gateway.client(kind), format!("meter-{n}"));
+            let token = client.create(&id);
+            (client, id, token)
+        })
+        .collect();
+    let mut observers = Vec::new();
+    for (device, id, token) in &mut devices {
+        let observation = device.observe(&format!("ps/{id}?c={id}&t={token}"));
+        observers.push(observation.token);
+    }
+    for round in 0..2 {
+        gateway.kill();
+        gateway.launch();
+        // The publisher of the first round is one of them in the second.
+        let count = f64::from(12 + round);
+        gateway.metric_becomes("connections", &[], count);
+        gateway.metric_becomes("connections_total", &["result=\"restored\""], count);
+        gateway.metric_becomes("subscriptions", &[], 12.0);
+        let mut publisher = gateway.client_as(Kind::Udp, "dev4");
+        let token = publisher.create("publisher");
+        // Those who are idle hear what is for them.
+        for ((device, id, _), observer) in devices.iter_mut().zip(&observers) {
+            publisher.publish(&format!("ps/{id}?c=publisher&t={token}"), format!("{round}"));
+            assert_eq!(device.notification(observer).text(), round.to_string());
+        }
+        for (device, id, token) in &mut devices {
+            assert_eq!(device.heartbeat(id, token), code::CHANGED);
+        }
+    }
+    // A device that comes back over the wrong way, or with a wrong token, is nobody's.
+    let (_, id, token) = &devices[1];
+    assert_eq!(gateway.client(Kind::Udp).heartbeat(id, token), code::UNAUTHORIZED);
+    let (device, id, token) = &mut devices[0];
+    device.request(
+        &Request::delete("mqtt/connection")
+            .query(format!("c={id}"))
+            .query(format!("t={token}")),
+    );
+    gateway.kill();
+    gateway.launch();
+    // The others and the last publisher.
+    gateway.metric_becomes("connections", &[], 12.0);
+}
+
+#[test]
+fn conditions_of_an_observation_hold_after_a_kill() {
+    let mut gateway = Gateway::start(Config::new());
+    let mut observer = gateway.client(Kind::Dtls);
+    let token = observer.observe("ps/temperature?c.gt=25").token;
+    gateway.kill();
+    gateway.launch();
+    let mut publisher = gateway.client_as(Kind::Udp, "dev4");
+    // The first value after the restart is told whatever it is: what was told last is not known any more.
+    for value in ["20", "21", "22", "26"] {
+        publisher.publish("ps/temperature", value);
+    }
+    assert_eq!(observer.notification(&token).text(), "20");
+    assert_eq!(observer.notification(&token).text(), "26");
+}
+
+#[test]
+fn what_was_answered_before_a_kill_is_not_done_again() {
+    let mut gateway = Gateway::start(Config::new());
+    let mut device = gateway.client(Kind::Dtls);
+    let mut observer = gateway.client(Kind::Udp);
+    let token = observer.observe("ps/count").token;
+    let publish = device.message(&Request::put("ps/count").payload("1"));
+    device.exchange(&publish, PATIENCE).unwrap().expect(code::CHANGED);
+    assert_eq!(observer.notification(&token).text(), "1");
+    for _ in 0..2 {
+        gateway.kill();
+        gateway.launch();
+        // The answer was lost: the same message in a new record.
+        let answer = device.exchange(&publish, PATIENCE).unwrap().expect(code::CHANGED);
+        assert_eq!(
+            (answer.typ, answer.id, &answer.token),
+            (typ::ACK, publish.id, &publish.token)
+        );
+    }
+    gateway.metric_becomes("publishes_total", &[], 0.0);
+    assert_eq!(gateway.metric("coap_duplicates_total", &[]), 1.0);
+    device.publish("ps/count", "2");
+    assert_eq!(observer.notification(&token).text(), "2");
+}
+
+#[test]
+fn an_observer_whom_the_rules_of_now_refuse_is_left_out() {
+    let acl = |rules: &str| {
+        Config::new()
+            .set("authorization", "acl_file = \"acl.txt\"")
+            .file("acl.txt", rules)
+    };
+    let mut gateway = Gateway::start(acl("topic readwrite #\n"));
+    let [mut stays, mut goes] = [0, 1].map(|_| gateway.client(Kind::Udp));
+    let token = stays.observe("ps/open").token;
+    let other = goes.observe("ps/secret").token;
+    gateway.kill();
+    gateway.write("acl.txt", b"topic deny secret\ntopic readwrite #\n");
+    gateway.launch();
+    let restored =
+        |result: &str| gateway.metric("observations_restored_total", &[&format!("result=\"{result}\"")]);
+    assert_eq!((restored("ok"), restored("revoked")), (1.0, 1.0));
+    let mut publisher = gateway.client_as(Kind::Udp, "dev4");
+    publisher.publish("ps/open", "x");
+    assert_eq!(stays.notification(&token).text(), "x");
+    goes.no_notification(&other, ms(300));
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use portcullis_proto::session::{RestoreResult, SessionId};
-use portcullis_proto::state::{Contents, HOT_WORDS, Kind, ReadBytes, Record, Store, WriteBytes};
+use portcullis_proto::state::{Contents, HOT_WORDS, Kind, MARK, ReadBytes, Record, Store, WriteBytes};
 use portcullis_proto::types::reason::Label as _;
 use portcullis_proto::types::{Identity, PeerAddr, Proof};
 
@@ -141,6 +141,12 @@ impl KeptSessions {
         &self.store
     }
 
+    /// The same, for what is kept beside sessions.
+    #[must_use]
+    pub fn shared_store(&self) -> Arc<Store> {
+        Arc::clone(&self.store)
+    }
+
     pub(super) fn take_lost(&self) -> Vec<(RestoreResult, u64)> {
         std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -206,8 +212,8 @@ impl KeptSessions {
         }
     }
 
-    /// Writes a session down; `None` when there is no room, or its records are not ours.
-    pub(super) fn keep(&self, session: &Session, listener: u64) -> Option<Record> {
+    /// Writes a session down; `None` when there is no room, or its records are not ours. `mark` names it to records of others.
+    pub(super) fn keep(&self, session: &Session, listener: u64, mark: u64) -> Option<Record> {
         let body = write(session, listener, |at| self.store.clock().millis(at))?;
         let chain = session.authority.certificate.as_ref().map(|it| it.chain());
         if let Some(chain) = chain {
@@ -215,17 +221,31 @@ impl KeptSessions {
         }
         let mut hot = [0; HOT_WORDS];
         let words = [
-            session.next_sequence,
-            session.window.floor(),
-            self.store.clock().millis(session.heard),
-            session.failures.total(),
+            (NUMBER, session.next_sequence),
+            (FLOOR, session.window.floor()),
+            (HEARD, self.store.clock().millis(session.heard)),
+            (FAILURES, session.failures.total()),
+            (MARK, mark),
         ];
-        hot.iter_mut().zip(words).for_each(|(to, from)| *to = from);
+        for (at, word) in words {
+            if let Some(place) = hot.get_mut(at) {
+                *place = word;
+            }
+        }
         let record = self.store.put(SESSION, &hot, body.as_slice());
         if let (None, Some(chain)) = (record, chain) {
             self.part_from(chain);
         }
         record
+    }
+
+    /// Writes a session down anew, because something of it changed that is no number. Without room for that the old stays: it
+    /// names an address where the peer was.
+    pub(super) fn keep_again(&self, session: &Session, listener: u64) {
+        let body = write(session, listener, |at| self.store.clock().millis(at));
+        if let (Some(record), Some(body)) = (session.kept, body) {
+            let _room = self.store.rewrite(record, body.as_slice());
+        }
     }
 
     /// Forgets a session.

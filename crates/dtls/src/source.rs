@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use portcullis_proto::session::{
     CloseReason, DtlsEvent, DtlsSettings, SecureSource, SecureTransport, SendError, SessionId, SessionInfo,
 };
+use portcullis_proto::state::Record;
 use portcullis_proto::types::{ListenerId, PeerAddr, Transmits, WorkerId};
 
 use super::{DtlsContext, DtlsListener, DtlsMetrics, DtlsShared, KeptSessions};
@@ -116,6 +117,10 @@ impl SecureTransport for DtlsListener {
 
     fn restore(&mut self, transmits: &mut Transmits) {
         self.restore(transmits);
+    }
+
+    fn kept(&self, session: SessionId) -> Option<Record> {
+        self.kept(session)
     }
 
     fn leave(&mut self, now: Instant, transmits: &mut Transmits) {

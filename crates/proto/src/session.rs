@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::labels;
+use crate::state::Record;
 use crate::types::{Identity, ListenerId, PeerAddr, Transmits, WorkerId};
 
 /// A DTLS session of one listener of one worker; never used again.
@@ -181,18 +182,19 @@ labels! {
 }
 
 labels! {
-    /// What became of a session that an earlier process left: `sessions_restored_total{result}`.
+    /// What became of a session or an observation that an earlier process left: `sessions_restored_total{result}`,
+    /// `observations_restored_total{result}`.
     pub enum RestoreResult {
         /// It goes on.
         Ok = "ok",
-        /// Nothing lets it in any more, by the keys, certificates and lists of now: it was sent close_notify.
+        /// Nothing lets it in any more, by the keys, certificates and lists of now: a session was sent close_notify.
         Revoked = "revoked",
         /// Its check word does not fit, or it does not read back.
         Damaged = "damaged",
         /// The last process died of it while it restored it.
         Poisoned = "poisoned",
-        /// Its listener is gone.
-        Listener = "listener",
+        /// What it was of is gone: its listener, session or connection.
+        Gone = "gone",
         /// There is no room for it, or its identity has too many.
         Limit = "limit",
         /// Counts memories, not sessions: another release wrote it, so that nothing of it is read.
@@ -445,6 +447,9 @@ pub trait SecureTransport: Send {
 
     /// Takes over the sessions that an earlier process left, in order of idleness. Those that nothing lets in any more get a goodbye.
     fn restore(&mut self, transmits: &mut Transmits);
+
+    /// The record in which a session is kept for the next process; what the layers above change with each packet goes there too.
+    fn kept(&self, session: SessionId) -> Option<Record>;
 
     /// The process ends. Sessions that the next one finds hear nothing, the others get a goodbye.
     fn leave(&mut self, now: Instant, transmits: &mut Transmits);

@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use portcullis_proto::state::Record;
 use portcullis_proto::types::{PeerAddr, Transmits, WorkerId};
+use rand::Rng as _;
 
 use super::super::contract::{CloseReason, DtlsEvent, SessionId};
 use super::super::kept::KeptSessions;
@@ -122,12 +124,14 @@ impl DtlsListener {
 
     /// Writes a new session down.
     pub(super) fn keep(&mut self, id: SessionId) {
-        let Some((kept, mark)) = &self.kept else { return };
+        let Some((kept, listener)) = &self.kept else {
+            return;
+        };
         let key = self.sessions.by_id(id);
         let Some(session) = key.and_then(|key| self.sessions.get_mut(key)) else {
             return;
         };
-        session.kept = kept.keep(session, *mark);
+        session.kept = kept.keep(session, *listener, self.rng.random());
         if session.kept.is_none() {
             self.metrics.not_kept.inc(if session.records.is_legacy() {
                 NotKept::Cbc
@@ -139,16 +143,15 @@ impl DtlsListener {
 
     /// Writes a session down anew, because something of it changed that is no number.
     pub(super) fn keep_again(&mut self, key: u32) {
-        let Some((kept, mark)) = &self.kept else { return };
-        let Some(session) = self.sessions.get_mut(key) else {
-            return;
-        };
-        if session.kept.is_some()
-            && let Some(record) = kept.keep(session, *mark)
-        {
-            kept.forget(session);
-            session.kept = Some(record);
+        if let (Some((kept, listener)), Some(session)) = (&self.kept, self.sessions.get(key)) {
+            kept.keep_again(session, *listener);
         }
+    }
+
+    /// Where a session is kept.
+    #[must_use]
+    pub fn kept(&self, session: SessionId) -> Option<Record> {
+        self.sessions.get(self.sessions.by_id(session)?)?.kept
     }
 
     pub(super) fn keep_heard(&self, key: u32, now: Instant) {

@@ -10,6 +10,7 @@ use super::contract::FilterId;
 use crate::coap::contract::{ObservationId, PeerId, ResourceKey, Token};
 use crate::invariant;
 use crate::policy::connections::{ConnectionKey, Grant};
+use crate::state::Record;
 use crate::types::hash::IdMap;
 use crate::types::message::Qos;
 use crate::types::{ClientId, Message, TopicFilter};
@@ -96,15 +97,35 @@ pub struct Observation {
     pub is_live: bool,
     /// Where its notifications go; `None` while its client is away, or has not been given back what waited elsewhere.
     pub at: Option<PeerId>,
+    /// Where the next process finds it.
+    pub kept: Option<Record>,
     /// Where it stands among those of its filter.
     place: usize,
 }
+
+/// The word of its record with the last Observe number.
+const SEQUENCE: usize = 0;
 
 impl Observation {
     /// The next Observe number: 24 bits, ascending (RFC 7641, 4.4).
     pub fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1) & 0x00FF_FFFF;
+        if let Some(kept) = &self.kept {
+            kept.set(SEQUENCE, u64::from(self.sequence));
+        }
         self.sequence
+    }
+
+    /// Is kept in `record` from now on.
+    pub fn keep_in(&mut self, record: Record) {
+        record.set(SEQUENCE, u64::from(self.sequence));
+        self.kept = Some(record);
+    }
+
+    /// Goes on where an earlier process stopped.
+    pub fn go_on(&mut self, record: Record) {
+        self.sequence = record.get(SEQUENCE) as u32 & 0x00FF_FFFF;
+        self.kept = Some(record);
     }
 
     /// What the observation weighs, in bytes: its terms, and what is kept of the last message beyond a small one's payload.
@@ -262,6 +283,7 @@ impl ObservationRegistry {
             last: None,
             is_live: false,
             at,
+            kept: None,
             place,
         };
         self.observations.insert(id, observation);

@@ -11,6 +11,7 @@
 //! | `observe` | notifications: order, NSTART, queues (RFC 7641) |
 //! | `client` | requests of ours to devices |
 //! | `peer` | what is known of one peer, and whether its address is proved |
+//! | `kept` | what of a peer outlives the process |
 //! | `endpoint` | all of these for the peers of one worker |
 
 pub mod codec;
@@ -23,6 +24,7 @@ mod client;
 mod dedup;
 mod echo;
 mod endpoint;
+mod kept;
 
 mod observe;
 mod options;

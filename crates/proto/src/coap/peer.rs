@@ -11,6 +11,7 @@ use super::client::Client;
 use super::contract::{PeerId, Response};
 use super::echo::Echo;
 use super::endpoint::BLOCK_OPTIONS;
+use super::kept::Kept;
 use super::observe::Observing;
 use super::reliability::Outstanding;
 use crate::types::hash::IdMap;
@@ -92,18 +93,51 @@ pub struct Peer {
     pub(super) echo: Option<Box<Echo>>,
 }
 
-/// The message ids of ours: ascending from a random one.
+/// The message ids of ours: ascending from a random one, or from where an earlier process stopped.
 #[derive(Debug)]
-pub(super) struct Mids(u16);
+pub(super) struct Mids {
+    next: u16,
+    kept: Option<Kept>,
+}
 
 impl Mids {
+    pub(super) const fn next(&self) -> u16 {
+        self.next
+    }
+
+    pub(super) fn keep(&mut self, kept: Kept) {
+        self.kept = Some(kept);
+    }
+
+    pub(super) fn go_on(&mut self, next: u16, kept: Kept) {
+        *self = Self {
+            next,
+            kept: Some(kept),
+        };
+    }
+
+    pub(super) const fn kept(&self) -> Option<&Kept> {
+        self.kept.as_ref()
+    }
+
+    pub(super) const fn kept_mut(&mut self) -> Option<&mut Kept> {
+        self.kept.as_mut()
+    }
+
+    fn advance(&mut self, next: u16) {
+        self.next = next;
+        if let Some(kept) = &self.kept {
+            kept.set_mid(next);
+        }
+    }
+
     /// The first of so many consecutive ids, none of which still waits for an ACK.
     pub(super) fn take(&mut self, count: u16, outstanding: &IdMap<u16, Outstanding>) -> u16 {
-        let mut first = self.0;
+        let mut first = self.next;
         while let Some(waits) = outstanding.keys().find(|mid| mid.wrapping_sub(first) < count) {
             first = waits.wrapping_add(1);
         }
-        self.0 = first.wrapping_add(count);
+        self.advance(first.wrapping_add(count));
         first
     }
 }
@@ -125,7 +159,10 @@ impl Peer {
             guesses: 0,
             max_message: usize::MAX,
             asked: false,
-            mids: Mids(rng.random()),
+            mids: Mids {
+                next: rng.random(),
+                kept: None,
+            },
             moves: 0,
             received: 0,
             sent: 0,
@@ -246,7 +283,8 @@ impl Peer {
         self.echo = None;
         self.moves = self.moves.wrapping_add(1);
         (self.received, self.sent) = (0, 0);
-        self.mids.0 = self.mids.0.wrapping_add(rng.random_range(0..0xC000));
+        self.mids
+            .advance(self.mids.next.wrapping_add(rng.random_range(0..0xC000)));
     }
 
     /// Notes that a message of so many bytes came from it.
@@ -309,7 +347,7 @@ mod tests {
     #[test]
     fn message_ids_wrap_and_pass_over_those_in_use() {
         let (mut peer, _) = peer(Source::Session(1));
-        peer.mids.0 = u16::MAX;
+        peer.mids.next = u16::MAX;
         peer.outstanding.insert(0, Outstanding::for_test());
         assert_eq!(
             [peer.take_mid(), peer.take_mid(), peer.take_mid()],
@@ -330,10 +368,10 @@ mod tests {
         peer.prove();
         assert_eq!(peer.room(), usize::MAX);
         assert!(peer.spend(100_000));
-        let before = peer.mids.0;
+        let before = peer.mids.next;
         peer.unprove(&mut rng);
         assert_eq!(peer.room(), 136, "the new address begins with what any other has");
-        assert_ne!(peer.mids.0, before);
+        assert_ne!(peer.mids.next, before);
     }
 
     #[test]

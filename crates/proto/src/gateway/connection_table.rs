@@ -1,11 +1,15 @@
 //! The connections of this worker, and the peers that their clients speak from, which may be other workers'.
 
+use std::sync::Arc;
 use std::time::Instant;
+
+use rand::Rng as _;
 
 use super::agenda::Cx;
 use super::context::{PeerFacts, RequestContext};
 use super::directory::ClientDirectory;
 use super::guests::Guest;
+use super::kept;
 use super::metrics::ConnectionEvent;
 use super::news;
 use super::observations::Observations;
@@ -17,6 +21,7 @@ use crate::coap::contract::{Notification, ObservationId, PeerId};
 use crate::invariant;
 use crate::policy::connections::{Connection, ConnectionKey, Connections};
 use crate::policy::ledger::Table;
+use crate::state::{MARK, Store};
 use crate::types::hash::IdMap;
 use crate::types::reason::Label as _;
 use crate::types::standing::Standing;
@@ -40,9 +45,19 @@ pub(super) struct ClientPeer {
 pub(super) struct ConnectionTable {
     connections: Connections,
     peers: IdMap<PeerId, ClientPeer>,
+    /// Where they are kept for the next process.
+    store: Option<Arc<Store>>,
 }
 
 impl ConnectionTable {
+    /// No connections; those to come are kept in `store`.
+    pub(super) fn new(store: Option<Arc<Store>>) -> Self {
+        Self {
+            store,
+            ..Self::default()
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.connections.len()
@@ -83,8 +98,12 @@ impl ConnectionTable {
         (connection.owner == context.from.owner).then_some(connection)
     }
 
-    /// Takes a new connection in; the client's older one must have ended.
-    pub(super) fn insert(&mut self, cx: &mut Cx<'_>, connection: Connection) {
+    /// Takes a new connection in; the client's older one must have ended. What names it in the records that the next process finds.
+    pub(super) fn insert(&mut self, cx: &mut Cx<'_>, mut connection: Connection) -> Option<u64> {
+        if let (None, Some(store)) = (connection.kept, &self.store) {
+            connection.kept = kept::keep_connection(store, &connection, cx.rng.random());
+        }
+        let mark = connection.kept.map(|record| record.get(MARK));
         arm(cx, &connection);
         let account = cx
             .ledger
@@ -94,6 +113,7 @@ impl ConnectionTable {
         cx.ledger.set(account, Table::Connections, CONNECTION + names);
         self.connections.insert(connection);
         cx.metrics.connections.set(self.connections.len() as u64);
+        mark
     }
 
     /// A valid request, or a handshake, used the connection: it lives on, and its observations are where that came from.
@@ -135,6 +155,7 @@ impl ConnectionTable {
         };
         connection.peer = Some(from.id);
         connection.listener = from.listener;
+        kept::note_place(connection, from.mark);
         let peer = self.peers.entry(from.id).or_insert_with(|| ClientPeer {
             facts: from.clone(),
             connections: Vec::new(),
@@ -162,6 +183,7 @@ impl ConnectionTable {
             return;
         };
         let Some(id) = connection.peer.take() else { return };
+        kept::note_place(connection, 0);
         let observations = observations.set_away(key);
         connection.returning += usize::from(!observations.is_empty());
         if let Some(peer) = self.peers.get_mut(&id) {
@@ -285,9 +307,12 @@ impl ConnectionTable {
         self.announce(cx, key, Some(event.label()));
         observations.end_all(cx, AccountHolder::Connection(key));
         self.part(cx, observations, key);
-        let Some(Connection { client, .. }) = self.connections.remove(key) else {
+        let Some(Connection { client, kept, .. }) = self.connections.remove(key) else {
             return;
         };
+        if let (Some(store), Some(record)) = (&self.store, kept) {
+            store.free(record);
+        }
         cx.timers.disarm(Timer::Connection(key));
         if let Some(account) = cx.ledger.of(AccountHolder::Connection(key)) {
             cx.ledger.close(account);

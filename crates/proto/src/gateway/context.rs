@@ -19,6 +19,7 @@ use crate::policy::connections::Owner;
 use crate::policy::failures::Class;
 use crate::policy::ledger::Ledger;
 use crate::session::SessionInfo;
+use crate::state::MARK;
 use crate::types::standing::Standing;
 use crate::types::text::unsendable;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr};
@@ -36,6 +37,8 @@ pub struct PeerFacts {
     pub owner: Owner,
     /// What is known of it.
     pub standing: Standing,
+    /// What names it in the records that the next process finds; 0 nothing.
+    pub mark: u64,
     /// Its DTLS session; told to other workers only, which cannot look it up.
     pub session: Option<Box<SessionInfo>>,
 }
@@ -60,6 +63,7 @@ impl Peer {
                 None => Owner::Udp,
             },
             standing: ledger.standing(self.account),
+            mark: self.kept.map_or(0, |kept| kept.get(MARK)),
             session: None,
         }
     }

@@ -298,6 +298,9 @@ impl Gateway {
         let Some((holder, at)) = self.holder_of(client) else {
             return ControlAnswer::NotFound;
         };
+        if let AccountHolder::Peer(peer) = holder {
+            self.keep_peer(peer);
+        }
         let mut cx = cx!(self, now);
         let terms = Terms {
             token,

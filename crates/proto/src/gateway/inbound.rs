@@ -187,7 +187,7 @@ impl Gateway {
         }
     }
 
-    fn udp_peer(&mut self, now: Instant, listener: ListenerId, from: PeerAddr) -> Option<PeerId> {
+    pub(super) fn udp_peer(&mut self, now: Instant, listener: ListenerId, from: PeerAddr) -> Option<PeerId> {
         if let Some(known) = self.peers.at_address(listener, from) {
             return Some(known);
         }
@@ -209,6 +209,7 @@ impl Gateway {
             since: now,
             seen_at: now,
             alive_at: None,
+            kept: None,
             coap: self.coap.peer(id, listener, source, false),
         });
         if let Some(metrics) = self.metrics.listeners.get(usize::from(listener.0)) {
@@ -356,6 +357,11 @@ impl Gateway {
         let Some(peer) = self.open_session(now, listener, opened) else {
             return;
         };
+        if let Some(it) = self.peers.get_mut(peer)
+            && let Some(record) = it.kept
+        {
+            it.coap.keep_in(record);
+        }
         if !self.traces.is_empty()
             && let Some(info) = self.peers.get(peer).and_then(|it| it.session_info(&self.dtls))
         {
@@ -369,11 +375,16 @@ impl Gateway {
 
     /// A session of an earlier process goes on. Nobody is told: its client was there all the time.
     fn session_restored(&mut self, now: Instant, listener: ListenerId, opened: Opened) {
-        if let Some(peer) = self.open_session(now, listener, opened)
-            && self.settings.connection_required
-        {
-            self.connect_implicitly(now, peer);
+        let Some(id) = self.open_session(now, listener, opened) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(id) else {
+            return;
+        };
+        if let Some(record) = peer.kept {
+            peer.coap.go_on(record, now + UDP_PEER_IDLE);
         }
+        self.found.session(peer.kept, id);
     }
 
     /// Makes the peer of a session; none, and no session either, where there is no room for it.
@@ -409,11 +420,13 @@ impl Gateway {
             since: opened.since,
             seen_at: opened.heard,
             alive_at: None,
+            kept: None,
             coap: self.coap.peer(id, listener, source, opened.proven),
         });
         let dtls = self.dtls.get(usize::from(listener.0)).and_then(Option::as_ref);
         if let (Some(dtls), Some(it)) = (dtls, self.peers.get_mut(peer)) {
             it.coap.set_max_message(dtls.max_plaintext(session));
+            it.kept = dtls.kept(session);
             if standing == Standing::Known {
                 it.coap.set_known();
             }
@@ -503,6 +516,9 @@ impl Gateway {
         let Some(peer) = self.peers.remove(id) else {
             return;
         };
+        if let (None, Some(store), Some(record)) = (peer.session, &self.store, peer.kept) {
+            store.free(record);
+        }
         let (session, listener) = (peer.session, usize::from(peer.listener.0));
         self.ledger.close(peer.account);
         if let Some(principal) = &peer.principal {

@@ -6,6 +6,7 @@ use crate::policy::authorization::AuthorizationMetrics;
 use crate::policy::bans::BanKind;
 use crate::policy::ledger::StandingBytes;
 use crate::policy::overload::Step;
+use crate::session::RestoreResult;
 use crate::types::ListenerId;
 use crate::types::metrics::{
     Counter, DATAGRAMS_DROPPED, Exposes, Family, Histogram, LIMITS_REJECTED, PerListener, REQUEST_SECONDS,
@@ -33,6 +34,8 @@ labels! {
         Kicked = "kicked",
         /// Its client id, its identity or its address was banned.
         Banned = "banned",
+        /// Made before a restart of the process, and goes on.
+        Restored = "restored",
         /// Went on from another address, session or worker.
         Moved = "moved",
         /// Gave way for want of memory.
@@ -99,6 +102,8 @@ metrics! {
         pub subscriptions: Counter = gauge "subscriptions" [],
         /// Messages for observers with conditions, by what became of them.
         pub conditions: Family<ConditionResult> = counter "observe_conditions_total" [] by [result],
+        /// Observations that an earlier process left, by what became of them.
+        pub observations_restored: Family<RestoreResult> = counter "observations_restored_total" [how = "memory"] by [result],
         /// What the ACL said, by action.
         pub authorizations: AuthorizationMetrics = counter "authorizations_total" [] by [action, result],
         /// Who was kept out by a ban: datagrams of a source, handshakes and requests of an identity, requests of a client id.

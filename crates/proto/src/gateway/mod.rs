@@ -20,6 +20,7 @@ mod forwarded;
 mod guard;
 pub mod guests;
 mod inbound;
+pub mod kept;
 pub mod metrics;
 mod news;
 mod observations;
@@ -50,6 +51,7 @@ use crate::coap::{CoapMetrics, Endpoint};
 use crate::policy::bans::Bans;
 use crate::policy::ledger::Ledger;
 use crate::session::{SecureSource, SecureTransport};
+use crate::state::Store;
 use crate::types::hash::IdMap;
 use crate::types::{ListenerId, Transmits, WorkerId};
 
@@ -59,6 +61,7 @@ use contract::{ControlRequest, Input, Output};
 use directory::ClientDirectory;
 use forwarded::Forwarded;
 use guard::Guard;
+use kept::Found;
 use metrics::{ConnectionEvent, GatewayMetrics};
 use observations::Observations;
 use peers::Peers;
@@ -108,6 +111,8 @@ pub struct Parts {
     pub metrics: Arc<GatewayMetrics>,
     /// 256 bits from the operating system, different for each worker.
     pub seed: [u8; 32],
+    /// Where this worker keeps what the next process goes on from; `None` nowhere.
+    pub store: Option<Arc<Store>>,
 }
 
 /// The gateway of one worker: every peer whose packets reach it, and the connections and observations that it owns.
@@ -138,10 +143,13 @@ pub struct Gateway {
     /// Requests to devices under way, by the ticket of who asked.
     device_requests: IdMap<RequestId, u64>,
     traces: Traces,
+    /// Where what the next process goes on from is kept.
+    store: Option<Arc<Store>>,
+    found: Found,
 }
 
 impl Gateway {
-    /// A gateway without other peers than those that an earlier process left to its transports.
+    /// A gateway with what an earlier process left, and nothing else.
     #[must_use]
     pub fn new(now: Instant, parts: Parts) -> Self {
         let Parts {
@@ -152,6 +160,7 @@ impl Gateway {
             coap_metrics,
             metrics,
             seed,
+            store,
         } = parts;
         let mut rng = StdRng::from_seed(seed);
         let dtls = dtls
@@ -184,8 +193,10 @@ impl Gateway {
             pressure: Pressure::new(now),
             forwarded: Forwarded::default(),
             pending: PendingRequests::default(),
-            connections: ConnectionTable::default(),
-            observations: Observations::new(worker),
+            connections: ConnectionTable::new(store.clone()),
+            observations: Observations::new(worker, store.clone()),
+            store,
+            found: Found::default(),
             directory: ClientDirectory::default(),
             device_requests: IdMap::default(),
             traces: Traces::default(),
@@ -194,10 +205,7 @@ impl Gateway {
             settings,
             rng,
         };
-        for dtls in gateway.dtls.iter_mut().flatten() {
-            dtls.restore(&mut gateway.transmits);
-        }
-        gateway.all_dtls_events(now);
+        gateway.restore(now);
         gateway
     }
 
@@ -337,6 +345,15 @@ impl Gateway {
                 from,
                 mut bytes,
             } => self.record_from_elsewhere(now, listener, from, &mut bytes),
+            WorkerMessage::Known { client, key, owner } => {
+                let (_, older) = self.directory.register(client, key, owner, false);
+                if let Some(older) = older {
+                    self.agenda.tell(older.worker(), WorkerMessage::Evict(older));
+                }
+            }
+            WorkerMessage::Seek { mark, key } => {
+                self.found_at(now, mark, key);
+            }
             WorkerMessage::Here(from, at) => self.forwarded.heard(from, at),
         }
     }

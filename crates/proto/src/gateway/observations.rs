@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::agenda::Cx;
 use super::inbound::UDP_PEER_IDLE;
+use super::kept::KeptObservations;
 use super::metrics::{ConditionResult, GatewayMetrics};
 use super::settings::NotifyType;
 use super::timers::Timer;
@@ -27,6 +28,7 @@ use crate::policy::connections::ConnectionKey;
 use crate::policy::ledger::Table;
 use crate::policy::pattern::Subject;
 use crate::policy::shares::Share;
+use crate::state::{Record, Store};
 use crate::types::message::Qos;
 use crate::types::reason::Limit;
 use crate::types::standing::Standing;
@@ -36,14 +38,21 @@ use crate::types::{ClientId, Message, TopicFilter, WorkerId};
 pub(super) struct Observations {
     registry: ObservationRegistry,
     backlog: Backlog,
+    kept: KeptObservations,
 }
 
 impl Observations {
-    pub(super) fn new(worker: WorkerId) -> Self {
+    pub(super) fn new(worker: WorkerId, store: Option<Arc<Store>>) -> Self {
         Self {
             registry: ObservationRegistry::new(worker.first_id()),
             backlog: Backlog::default(),
+            kept: KeptObservations::new(store),
         }
+    }
+
+    /// Notes what names a holder in the records that the next process finds.
+    pub(super) fn note_holder(&mut self, holder: AccountHolder, mark: Option<u64>) {
+        self.kept.note_holder(holder, mark);
     }
 
     pub(super) fn of(&self, holder: AccountHolder) -> &[ObservationId] {
@@ -93,8 +102,41 @@ impl Observations {
         share.inspect_err(|limit| cx.metrics.limits.inc(*limit)).is_ok()
     }
 
-    /// Adds an observation whose client is at a peer, in place of those that it replaces.
+    /// Adds an observation whose client is at a peer, in place of those that it replaces. Its id, its filter's, and whether its holder
+    /// observed that before.
     pub(super) fn insert(
+        &mut self,
+        cx: &mut Cx<'_>,
+        holder: AccountHolder,
+        at: Option<PeerId>,
+        terms: Terms,
+    ) -> (ObservationId, FilterId, bool) {
+        let kept = self.kept.keep(holder, &terms);
+        let inserted = self.add(cx, holder, at, terms);
+        if let (Some(observation), Some(kept)) = (self.registry.get_mut(inserted.0), kept) {
+            observation.keep_in(kept);
+        }
+        inserted
+    }
+
+    /// Takes over an observation of an earlier process. Its id, its filter's, and whether it is the first of that.
+    pub(super) fn go_on(
+        &mut self,
+        cx: &mut Cx<'_>,
+        holder: AccountHolder,
+        at: Option<PeerId>,
+        terms: Terms,
+        record: Record,
+    ) -> (ObservationId, FilterId, bool) {
+        let (id, filter_id, _) = self.add(cx, holder, at, terms);
+        if let Some(observation) = self.registry.get_mut(id) {
+            observation.go_on(record);
+            observation.is_live = true;
+        }
+        (id, filter_id, self.registry.filter_len(filter_id) == 1)
+    }
+
+    fn add(
         &mut self,
         cx: &mut Cx<'_>,
         holder: AccountHolder,
@@ -134,6 +176,7 @@ impl Observations {
         while let Some(id) = self.of(holder).first().copied() {
             self.end(cx, id);
         }
+        self.kept.forget_holder(holder);
     }
 
     /// Ends an observation with an error (RFC 7641, 4.2); not confirmable: it ends either way.
@@ -160,6 +203,7 @@ impl Observations {
     }
 
     fn forget(&mut self, cx: &mut Cx<'_>, removed: &Removed) {
+        self.kept.free(removed.observation.kept);
         let Observation { holder, terms, .. } = &removed.observation;
         if let Some(account) = cx.ledger.of(*holder) {
             let weight = removed.observation.weight();

@@ -11,6 +11,7 @@ use crate::coap::contract::PeerId;
 use crate::policy::connections::Grant;
 use crate::policy::ledger::{AccountId, Ledger};
 use crate::session::{SecureTransport, SessionId, SessionInfo};
+use crate::state::Record;
 use crate::types::hash::{IdMap, Keyed};
 use crate::types::standing::Standing;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, WorkerId};
@@ -53,6 +54,8 @@ pub struct Peer {
     pub seen_at: Instant,
     /// When other workers were last told that it lives.
     pub alive_at: Option<Instant>,
+    /// Where the next process finds it.
+    pub kept: Option<Record>,
     /// What the message layer knows of it.
     pub coap: coap::Peer,
 }
@@ -303,6 +306,7 @@ mod tests {
             since: seen_at,
             alive_at: None,
             seen_at,
+            kept: None,
             account: Ledger::new(0, Default::default()).open((), Standing::Unproven),
             coap: endpoint.peer(id, ListenerId(0), source, false),
         })

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::answers::{bad_request, forbidden, unauthorized, unavailable};
 use super::asker::{Asker, bad_topic};
-use super::context::{ConnectionOperation, PeerFacts, ReplyTo, RequestContext, Target};
+use super::context::{ConnectionOperation, PeerFacts, ReplyTo, RequestContext, Target, TopicOperation};
 use super::contract::Output;
 use super::directory::ClientDirectory;
 use super::guard::{Admission, granted};
@@ -61,8 +61,15 @@ impl Gateway {
             Class::Unproven
         };
         let from = peer.facts(reply.peer, &self.ledger);
-        let context = RequestContext::resolve(&self.settings, from, class, reply, request)?;
+        let mut context = RequestContext::resolve(&self.settings, from, class, reply, request)?;
         self.not_banned(now, &context)?;
+        let holds = matches!(
+            context.target,
+            Target::Connection(_) | Target::Topic(TopicOperation::Subscribe, _)
+        );
+        if holds && let Some(mark) = self.keep_peer(reply.peer) {
+            context.from.mark = mark;
+        }
         if let Target::Topic(_, text) = &context.target
             && let Err(error) = self.settings.caps.topics.check(text)
         {
@@ -378,7 +385,7 @@ impl Gateway {
         }
     }
 
-    fn established(&mut self, now: Instant, mut from: PeerFacts, key: ConnectionKey) {
+    pub(super) fn established(&mut self, now: Instant, mut from: PeerFacts, key: ConnectionKey) {
         if key.worker() == self.worker {
             return self.use_from(now, key, &from);
         }

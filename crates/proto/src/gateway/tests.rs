@@ -97,6 +97,7 @@ impl Site {
                     coap_metrics: Arc::new(CoapMetrics::new(1)),
                     metrics: Arc::clone(metrics),
                     seed: [worker; 32],
+                    store: None,
                 };
                 Gateway::new(now, parts)
             })

@@ -49,6 +49,22 @@ pub enum WorkerMessage {
     /// Whoever is asked answers the sender at once with the time of the question, and so shows that it took in what it was sent
     /// before.
     AreYouThere(WorkerId, Instant),
+    /// To the home worker: a connection of before a restart goes on, and nobody else has its client id.
+    Known {
+        /// The client whose it is.
+        client: ClientId,
+        /// Its key now.
+        key: ConnectionKey,
+        /// Who may use it.
+        owner: Owner,
+    },
+    /// To all others: who has the peer with this mark has the client of a connection of before a restart.
+    Seek {
+        /// What names the peer in the records of the earlier process.
+        mark: u64,
+        /// The connection; its key names its worker.
+        key: ConnectionKey,
+    },
     /// To the worker of a session of before a restart: a protected record for it that the kernel led elsewhere.
     Record {
         /// The listener that it came to.

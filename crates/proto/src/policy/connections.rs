@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::attributes::Attributes;
 use super::extra_acl::ExtraAcl;
 use crate::coap::contract::PeerId;
+use crate::state::Record;
 use crate::types::standing::Standing;
 use crate::types::{ClientId, Identity, ListenerId, Transport, WorkerId};
 
@@ -66,6 +67,12 @@ impl ConnectionToken {
         (presented.len() == Self::LEN)
             .then(|| u8::try_from(named).ok().map(WorkerId))
             .flatten()
+    }
+
+    /// The token that an earlier process generated.
+    #[must_use]
+    pub fn restore(text: &[u8]) -> Option<Self> {
+        Some(Self(Zeroizing::new(text.try_into().ok()?)))
     }
 
     /// The text of it.
@@ -156,6 +163,8 @@ pub struct Connection {
     pub grant: Grant,
     /// Earlier places of the client that have yet to give back what they did not deliver; until then what is for it waits.
     pub returning: usize,
+    /// Where the next process finds it.
+    pub kept: Option<Record>,
 }
 
 impl Connection {

@@ -51,6 +51,12 @@ impl ExtraAcl {
         Ok(Self { rules: rules.into() })
     }
 
+    /// What [`Self::from_json`] reads back.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        self.rules.iter().map(Rule::to_json).collect()
+    }
+
     /// What the first matching rule says; `None` when none matches.
     #[must_use]
     pub fn check(&self, who: &Subject<'_>, access: &Access<'_>) -> Option<Decision> {
@@ -66,6 +72,28 @@ impl ExtraAcl {
 }
 
 impl Rule {
+    fn to_json(&self) -> Value {
+        let topic = match &self.topic {
+            Topic::Pattern(pattern) => pattern.as_str().to_owned(),
+            Topic::Exactly(text) => format!("eq {text}"),
+        };
+        let qos: Vec<u8> = (0..3).filter(|qos| self.qos & (1 << qos) != 0).collect();
+        let mut rule = serde_json::json!({
+            "permission": if self.allow { "allow" } else { "deny" },
+            "action": match (self.publish, self.subscribe) {
+                (true, false) => "publish",
+                (false, true) => "subscribe",
+                _ => "all",
+            },
+            "topic": topic,
+            "qos": qos,
+        });
+        if let (Some(retain), Some(rule)) = (self.retain, rule.as_object_mut()) {
+            rule.insert("retain".to_owned(), Value::Bool(retain));
+        }
+        rule
+    }
+
     /// `None` when a name of the client must not be used for its placeholder.
     fn applies(&self, who: &Subject<'_>, access: &Access<'_>) -> Option<bool> {
         let (action, conditions) = match access.action {

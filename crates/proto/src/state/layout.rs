@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! cell 0   magic, size, boot, boot, top, restoring, crashed, worker      the store
-//! head     state + kind + length, check, next + own index, 13 hot words   a record
-//! body     next, 15 words of its bytes                                    more of it
+//! head     state + kind, own index + body, 14 hot words                   a record
+//! body     next, length, check, 13 words of its bytes                     what it holds
+//! more     next, 15 words of its bytes
 //! ```
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,10 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(super) const CELL_WORDS: usize = 16;
 /// Bytes of a cell.
 pub const CELL_BYTES: usize = CELL_WORDS * 8;
+/// The word of a peer's record that names it to the records of what is its.
+pub const MARK: usize = HOT_WORDS - 1;
 /// Words of a record that may change while it lives.
 pub const HOT_WORDS: usize = CELL_WORDS - HOT;
-/// Words of a record's bytes in each cell but its first.
-pub(super) const BODY_WORDS: usize = CELL_WORDS - 1;
 
 /// A piece of the memory.
 pub type Cell = [AtomicU64; CELL_WORDS];
@@ -37,9 +38,17 @@ pub(super) const AT_WORKER: usize = 7;
 
 // Words of the first cell of a record.
 pub(super) const AT_STATE: usize = 0;
-pub(super) const AT_CHECK: usize = 1;
-pub(super) const AT_NEXT: usize = 2;
-const HOT: usize = 3;
+pub(super) const AT_BODY: usize = 1;
+const HOT: usize = 2;
+
+// Words of a body's first cell, and of those after it.
+pub(super) const AT_NEXT: usize = 0;
+pub(super) const AT_LEN: usize = 1;
+pub(super) const AT_CHECK: usize = 2;
+/// Where the bytes begin in a cell of a body.
+pub(super) const fn text_at(is_first: bool) -> usize {
+    if is_first { 3 } else { 1 }
+}
 
 /// The lowest byte of a record's first word while it counts.
 const LIVE: u64 = 0xA5;
@@ -68,15 +77,15 @@ pub(super) fn wipe(cell: &Cell) {
     }
 }
 
-/// The first word of a record: it lives, what it is, how many bytes it has.
-pub(super) const fn live(kind: u8, len: u32) -> u64 {
-    LIVE | (kind as u64) << 8 | (len as u64) << 32
+/// The first word of a record: it lives, and what it is.
+pub(super) const fn live(kind: u8) -> u64 {
+    LIVE | (kind as u64) << 8
 }
 
-/// Kind and length of a live record.
-pub(super) const fn read_live(state: u64) -> Option<(u8, u32)> {
+/// The kind of a live record.
+pub(super) const fn read_live(state: u64) -> Option<u8> {
     if state & 0xff == LIVE {
-        Some(((state >> 8) as u8, (state >> 32) as u32))
+        Some((state >> 8) as u8)
     } else {
         None
     }
@@ -84,7 +93,9 @@ pub(super) const fn read_live(state: u64) -> Option<(u8, u32)> {
 
 /// How many cells a body of so many bytes takes.
 pub(super) const fn body_cells(len: usize) -> usize {
-    len.div_ceil(BODY_WORDS * 8)
+    const FIRST: usize = (CELL_WORDS - text_at(true)) * 8;
+    const MORE: usize = (CELL_WORDS - text_at(false)) * 8;
+    1 + len.saturating_sub(FIRST).div_ceil(MORE)
 }
 
 /// What tells that a body is as it was written. It guards against a process killed half way and against memory that broke, not

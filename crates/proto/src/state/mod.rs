@@ -9,7 +9,7 @@ mod layout;
 mod store;
 
 pub use bytes::{ReadBytes, WriteBytes};
-pub use layout::{CELL_BYTES, Cell, HOT_WORDS, digest};
+pub use layout::{CELL_BYTES, Cell, HOT_WORDS, MARK, digest};
 pub use store::{Clock, Contents, Kind, Memory, Record, Restoring, Store, Unusable};
 
 #[cfg(test)]

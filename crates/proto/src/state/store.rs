@@ -1,19 +1,23 @@
 //! The records of one worker.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
 use super::layout::{
-    AT_BOOT, AT_CELLS, AT_CHECK, AT_CRASHED, AT_MAGIC, AT_NEXT, AT_RESTORING, AT_STATE, AT_TOP, AT_WORKER,
-    BODY_WORDS, CELL_BYTES, CELL_WORDS, Cell, HOT_WORDS, MAGIC, body_cells, check, hot, live, read_live, set,
-    set_hot, wipe, word, words_of,
+    AT_BODY, AT_BOOT, AT_CELLS, AT_CHECK, AT_CRASHED, AT_LEN, AT_MAGIC, AT_NEXT, AT_RESTORING, AT_STATE,
+    AT_TOP, AT_WORKER, CELL_BYTES, CELL_WORDS, Cell, HOT_WORDS, MAGIC, body_cells, check, hot, live,
+    read_live, set, set_hot, text_at, wipe, word, words_of,
 };
 
 /// Room is asked for in pieces of this many bytes.
 const STEP: usize = 1 << 20;
+
+/// Longest body of a record in bytes.
+const LONGEST: usize = 1 << 20;
 
 /// What a record is; only those who keep it know more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,7 +77,7 @@ pub enum Unusable {
     Boot,
 }
 
-/// A record of a [`Store`]. Its words may be stored at any time; its bytes never change.
+/// A record of a [`Store`]. Its words may be stored at any time, its bytes only be replaced as a whole.
 #[derive(Clone, Copy)]
 pub struct Record(pub(super) &'static Cell);
 
@@ -97,7 +101,7 @@ impl Record {
     }
 
     fn index(&self) -> u32 {
-        (word(self.0, AT_NEXT) >> 32) as u32
+        (word(self.0, AT_BODY) >> 32) as u32
     }
 }
 
@@ -130,6 +134,11 @@ impl Drop for Restoring<'_> {
             set(header, AT_CRASHED, 1);
         }
     }
+}
+
+/// Whether a cell of a body is its first.
+fn firsts() -> impl Iterator<Item = bool> {
+    std::iter::once(true).chain(std::iter::repeat(false))
 }
 
 struct Room {
@@ -278,18 +287,19 @@ impl Store {
     /// The cells of the record at `index`, which comes first.
     fn places(&self, index: u32) -> Option<Vec<u32>> {
         let head = self.cell(index)?;
-        let (_, len) = read_live(word(head, AT_STATE))?;
-        let next = word(head, AT_NEXT);
-        if (next >> 32) as u32 != index {
+        read_live(word(head, AT_STATE))?;
+        let body = word(head, AT_BODY);
+        if (body >> 32) as u32 != index {
             return None;
         }
-        let (mut places, mut next) = (vec![index], next as u32);
-        for _ in 0..body_cells(len as usize) {
+        let (mut places, mut next) = (vec![index], body as u32);
+        let len = word(self.cell(next).filter(|_| next != 0)?, AT_LEN);
+        for _ in 0..body_cells(usize::try_from(len).ok().filter(|len| *len <= LONGEST)?) {
             if next == 0 || places.contains(&next) {
                 return None;
             }
             places.push(next);
-            next = word(self.cell(next)?, 0) as u32;
+            next = word(self.cell(next)?, AT_NEXT) as u32;
         }
         Some(places)
     }
@@ -298,16 +308,18 @@ impl Store {
     #[must_use]
     pub fn contents(&self, record: Record) -> Option<Contents> {
         let state = word(record.0, AT_STATE);
-        let (kind, len) = read_live(state)?;
-        let len = len as usize;
-        let mut body = Zeroizing::new(Vec::with_capacity(len.next_multiple_of(8).min(1 << 20)));
-        for index in self.places(record.index())?.into_iter().skip(1) {
-            for word in self.cell(index)?.iter().skip(1) {
-                body.extend_from_slice(&word.load(std::sync::atomic::Ordering::Acquire).to_le_bytes());
+        let kind = read_live(state)?;
+        let places = self.places(record.index())?;
+        let first = self.cell(*places.get(1)?)?;
+        let len = word(first, AT_LEN) as usize;
+        let mut body = Zeroizing::new(Vec::with_capacity(len.next_multiple_of(8)));
+        for (index, is_first) in places.iter().skip(1).zip(firsts()) {
+            for word in self.cell(*index)?.iter().skip(text_at(is_first)) {
+                body.extend_from_slice(&word.load(Ordering::Acquire).to_le_bytes());
             }
         }
         body.truncate(len);
-        let whole = body.len() == len && check(state, &body) == word(record.0, AT_CHECK);
+        let whole = body.len() == len && check(state, &body) == word(first, AT_CHECK);
         whole.then(|| Contents {
             kind: Kind(kind),
             hot: std::array::from_fn(|at| record.get(at)),
@@ -317,29 +329,68 @@ impl Store {
 
     /// Keeps a record; `None` when there is no room for it.
     pub fn put(&self, kind: Kind, hot: &[u64; HOT_WORDS], body: &[u8]) -> Option<Record> {
-        let len = u32::try_from(body.len()).ok()?;
         let places = self.take(1 + body_cells(body.len()))?;
-        let (first, rest) = places.split_first()?;
-        let head = self.cell(*first)?;
-        let mut words = words_of(body);
-        let nexts = rest.iter().skip(1).copied().chain([0]);
-        for (index, next) in rest.iter().zip(nexts) {
-            let cell = self.cell(*index)?;
-            set(cell, 0, u64::from(next));
-            for (at, word) in (1..=BODY_WORDS).zip(words.by_ref()) {
-                set(cell, at, word);
-            }
-        }
-        let next = rest.first().copied().unwrap_or_default();
-        set(head, AT_NEXT, u64::from(*first) << 32 | u64::from(next));
+        let (index, rest) = places.split_first()?;
+        let head = self.cell(*index)?;
+        let first = self.write(kind, rest, body)?;
+        set(head, AT_BODY, u64::from(*index) << 32 | u64::from(first));
         for (at, word) in hot.iter().enumerate() {
             set_hot(head, at, *word);
         }
-        let state = live(kind.0, len);
-        set(head, AT_CHECK, check(state, body));
         // Last: from here on it counts.
-        set(head, AT_STATE, state);
+        set(head, AT_STATE, live(kind.0));
         Some(Record(head))
+    }
+
+    /// Replaces the bytes of a record, which are the old ones or the new ones whenever the process is killed. False when there is no
+    /// room for the new ones beside the old.
+    pub fn rewrite(&self, record: Record, body: &[u8]) -> bool {
+        let (Some(kind), Some(old)) = (read_live(word(record.0, AT_STATE)), self.places(record.index()))
+        else {
+            return false;
+        };
+        let written = self
+            .take(body_cells(body.len()))
+            .and_then(|places| self.write(Kind(kind), &places, body));
+        let Some(first) = written else { return false };
+        set(
+            record.0,
+            AT_BODY,
+            u64::from(record.index()) << 32 | u64::from(first),
+        );
+        self.give_back(old.get(1..).unwrap_or_default());
+        true
+    }
+
+    /// Writes bytes into cells; the number of the first.
+    fn write(&self, kind: Kind, places: &[u32], body: &[u8]) -> Option<u32> {
+        if body.len() > LONGEST {
+            self.give_back(places);
+            return None;
+        }
+        let mut words = words_of(body);
+        let nexts = places.iter().skip(1).copied().chain([0]);
+        for ((index, next), is_first) in places.iter().zip(nexts).zip(firsts()) {
+            let cell = self.cell(*index)?;
+            set(cell, AT_NEXT, u64::from(next));
+            for (at, word) in (text_at(is_first)..CELL_WORDS).zip(words.by_ref()) {
+                set(cell, at, word);
+            }
+        }
+        let first = *places.first()?;
+        let cell = self.cell(first)?;
+        set(cell, AT_LEN, body.len() as u64);
+        set(cell, AT_CHECK, check(live(kind.0), body));
+        Some(first)
+    }
+
+    fn give_back(&self, places: &[u32]) {
+        for index in places {
+            if let Some(cell) = self.cell(*index) {
+                wipe(cell);
+            }
+        }
+        self.room().free.extend(places.iter().rev());
     }
 
     /// Forgets a record and wipes it.
@@ -347,13 +398,7 @@ impl Store {
         let places = self.places(record.index());
         // First: from here on it does not count.
         set(record.0, AT_STATE, 0);
-        let Some(places) = places else { return };
-        for index in &places {
-            if let Some(cell) = self.cell(*index) {
-                wipe(cell);
-            }
-        }
-        self.room().free.extend(places.iter().rev());
+        self.give_back(&places.unwrap_or_default());
     }
 
     fn take(&self, count: usize) -> Option<Vec<u32>> {
@@ -363,7 +408,9 @@ impl Store {
             return None;
         }
         let at = room.free.len().checked_sub(count)?;
-        Some(room.free.split_off(at))
+        let mut places = room.free.split_off(at);
+        places.reverse();
+        Some(places)
     }
 
     /// Makes cells that were never used free ones.
@@ -390,8 +437,7 @@ impl Store {
     pub fn found(&self, kind: Kind) -> Vec<Record> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let is_of_kind = |record: &mut Record| {
-            kind == Kind::ANY
-                || read_live(word(record.0, AT_STATE)).is_some_and(|(found, _)| Kind(found) == kind)
+            kind == Kind::ANY || read_live(word(record.0, AT_STATE)).is_some_and(|found| Kind(found) == kind)
         };
         found.extract_if(.., is_of_kind).collect()
     }
@@ -413,7 +459,7 @@ impl Store {
 
     /// The word that says, when it is not 0, that the process died of itself, and not by another's hand.
     #[must_use]
-    pub fn crash_mark(&self) -> Option<&'static std::sync::atomic::AtomicU64> {
+    pub fn crash_mark(&self) -> Option<&'static AtomicU64> {
         self.header.get(AT_CRASHED)
     }
 

@@ -45,10 +45,10 @@ fn hot(first: u64) -> [u64; HOT_WORDS] {
 fn records_of_any_length_are_found_as_they_were_written() {
     let cells = cells(200);
     let store = create(cells);
-    let lens = [0, 1, 119, 120, 121, 500, 5000];
+    let lens = [0, 1, 103, 104, 105, 224, 225, 5000];
     for (at, len) in lens.iter().enumerate() {
         let record = store.put(KIND, &hot(at as u64), &body(*len)).unwrap();
-        record.set(2, 77);
+        record.set(HOT_WORDS - 1, 77);
     }
     let next = reopen(cells);
     assert_eq!((next.damaged(), next.poisoned(), next.worker()), (0, 0, 1));
@@ -60,7 +60,7 @@ fn records_of_any_length_are_found_as_they_were_written() {
     assert_eq!(contents.iter().map(|it| it.body.len()).collect::<Vec<_>>(), lens);
     for (at, it) in contents.iter().enumerate() {
         assert_eq!(*it.body, body(lens[at]));
-        assert_eq!((it.kind, it.hot[0], it.hot[2]), (KIND, at as u64, 77));
+        assert_eq!((it.kind, it.hot[0], it.hot[HOT_WORDS - 1]), (KIND, at as u64, 77));
     }
     assert!(next.found(KIND).is_empty() && next.found(Kind(4)).is_empty());
 }
@@ -81,15 +81,36 @@ fn what_was_freed_leaves_no_byte_behind() {
 }
 
 #[test]
+fn a_record_that_is_rewritten_is_the_old_one_or_the_new_one_and_takes_no_more_room() {
+    let cells = cells(10);
+    let store = create(cells);
+    let record = store.put(KIND, &hot(4), &body(300)).unwrap();
+    for len in [300, 0, 100, 300, 299] {
+        record.set(0, len as u64);
+        assert!(store.rewrite(record, &body(len)));
+        let next = reopen(cells);
+        let found = next.found(KIND);
+        let contents = next.contents(found[0]).unwrap();
+        assert_eq!(
+            (found.len(), contents.body.len(), contents.hot[0]),
+            (1, len, len as u64)
+        );
+    }
+    assert!(!store.rewrite(record, &body(2000)));
+    assert_eq!(store.contents(record).unwrap().body.len(), 299);
+}
+
+#[test]
 fn a_store_that_is_full_takes_no_more_until_something_goes() {
-    let store = create(cells(9));
+    let store = create(cells(10));
     let first = store.put(KIND, &hot(0), &body(300)).unwrap();
     let _second = store.put(KIND, &hot(0), &body(300)).unwrap();
     assert!(store.put(KIND, &hot(0), &body(1)).is_none());
     store.free(first);
-    assert!(store.put(KIND, &hot(0), &body(121)).is_some());
-    assert!(store.put(KIND, &hot(0), &body(1)).is_none());
+    assert!(store.put(KIND, &hot(0), &body(105)).is_some());
+    assert!(store.put(KIND, &hot(0), &body(105)).is_none());
     assert!(store.put(KIND, &hot(0), &[]).is_some());
+    assert!(store.put(KIND, &hot(0), &[]).is_none());
 }
 
 #[test]
@@ -108,7 +129,7 @@ fn a_machine_without_room_is_a_full_store_and_nothing_else() {
 fn another_layout_another_boot_and_a_broken_check_word_have_names() {
     let cells = cells(50);
     let store = create(cells);
-    let record = store.put(KIND, &hot(0), &body(100)).unwrap();
+    store.put(KIND, &hot(0), &body(100)).unwrap();
     store.put(KIND, &hot(0), &body(50)).unwrap();
     assert_eq!(
         Store::open(memory(cells), clock(), [7, 8]).unwrap_err(),
@@ -118,7 +139,7 @@ fn another_layout_another_boot_and_a_broken_check_word_have_names() {
         Store::open(memory(&cells[..40]), clock(), BOOT).unwrap_err(),
         Unusable::Layout
     );
-    record.0[1].fetch_xor(1, std::sync::atomic::Ordering::Relaxed);
+    cells[2][2].fetch_xor(1, std::sync::atomic::Ordering::Relaxed);
     let next = reopen(cells);
     assert_eq!((next.damaged(), next.found(KIND).len()), (1, 1));
     cells[0][0].fetch_xor(1, std::sync::atomic::Ordering::Relaxed);
@@ -130,7 +151,7 @@ fn another_layout_another_boot_and_a_broken_check_word_have_names() {
 
 #[test]
 fn chains_that_lead_nowhere_or_round_in_circles_are_damage() {
-    for next in [0, 2, 1 << 20] {
+    for next in [0, 1, 2, 5, 1 << 20] {
         let cells = cells(50);
         let store = create(cells);
         store.put(KIND, &hot(0), &body(300)).unwrap();

@@ -35,6 +35,8 @@ pub(super) struct Exchange {
     pub(super) no_response: u8,
     pub(super) resource: Option<ResourceKey>,
     pub(super) remembered: Remembered,
+    /// What names it to the next process; `None` where that will not know its peer.
+    pub(super) fingerprint: Option<u32>,
     pub(super) timer: Option<TimerKey>,
     pub(super) serial: u32,
 }

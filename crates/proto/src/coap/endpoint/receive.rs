@@ -9,6 +9,7 @@ use crate::coap::codec::{self, Message};
 use crate::coap::contract::{Code, Event, Request, ResourceKey, Response};
 use crate::coap::dedup::Seen;
 use crate::coap::echo::Echo;
+use crate::coap::kept::fingerprint;
 use crate::coap::metrics::MessageType;
 use crate::coap::options::{OptionFault, Options};
 use crate::coap::peer::Peer;
@@ -75,6 +76,11 @@ impl Endpoint {
                 if let Some(reason) = self.on_duplicate(now, peer, message.mid, datagram) {
                     return Some(reason);
                 }
+                if let Some(answer) = peer.answered_before(now, &message, datagram) {
+                    self.metrics.duplicates.inc();
+                    self.transmit(peer, &answer);
+                    return Some(DropReason::Duplicate);
+                }
                 match message.code.is_request() {
                     true => self.on_request(now, peer, message, datagram),
                     false => self.on_separate_response(now, peer, &message, datagram),
@@ -127,6 +133,7 @@ impl Endpoint {
             no_response: 0,
             resource: None,
             remembered,
+            fingerprint: (confirmable && peer.is_kept()).then(|| fingerprint(datagram)),
             timer: None,
             serial: 0,
         };

@@ -119,6 +119,12 @@ impl Endpoint {
             self.metrics.separate_responses.inc();
         } else {
             self.dedup.answered(exchange.remembered, self.outbox.drafted());
+            // Of a request that was done and has an answer with a body the repetition does no harm.
+            let is_bare =
+                response.payload.is_empty() && response.observe.is_none() && exchange.block1.is_none();
+            if let (true, Some(fingerprint)) = (is_bare, exchange.fingerprint) {
+                peer.note_handled(exchange.mid, response.code, fingerprint);
+            }
         }
         match kind {
             MessageType::Con => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::NextStep;
+use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::contract::{Code, Response};
 use crate::gateway::agenda::Cx;
 use crate::gateway::answers::unavailable;
@@ -74,6 +75,7 @@ pub(in crate::gateway) fn create(
         seen_at: cx.now,
         created_at: cx.now,
         returning: 0,
+        kept: None,
         standing,
         grant,
     };
@@ -121,7 +123,8 @@ pub(in crate::gateway) fn made(
         Some(_) => ConnectionEvent::Created,
         None => ConnectionEvent::Implicit,
     });
-    table.insert(cx, connection);
+    let mark = table.insert(cx, connection);
+    observations.note_holder(AccountHolder::Connection(key), mark);
     table.attach(cx, observations, key, from);
     table.announce(cx, key, None);
     if let Some(reply) = reply {

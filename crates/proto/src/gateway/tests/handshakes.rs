@@ -100,6 +100,10 @@ impl SecureTransport for Feigned {
 
     fn restore(&mut self, _: &mut Transmits) {}
 
+    fn kept(&self, _: SessionId) -> Option<crate::state::Record> {
+        None
+    }
+
     fn leave(&mut self, _: Instant, _: &mut Transmits) {
         self.sessions.clear();
     }

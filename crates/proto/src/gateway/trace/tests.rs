@@ -30,6 +30,7 @@ impl Traced1 {
             coap_metrics: Arc::new(CoapMetrics::new(1)),
             metrics: Arc::new(GatewayMetrics::new(1)),
             seed: [0; 32],
+            store: None,
         };
         Self {
             gateway: Gateway::new(now, parts),

@@ -1,0 +1,108 @@
+//! What of the message layer outlives the process: the next message id, and the last confirmable requests that were answered.
+
+use std::time::Instant;
+
+use crate::state::{Record, digest};
+
+use super::codec::{Message, Writer};
+use super::contract::Code;
+use super::metrics::MessageType;
+use super::peer::Peer;
+
+/// The word of a peer's record with its next message id.
+const MIDS: usize = 4;
+/// The first of the words with requests that were answered.
+const HANDLED: usize = 5;
+/// How many of those are remembered: a peer has one on its way (RFC 7252, 4.7), and a few more where it does not keep to that.
+const REMEMBERED: usize = 8;
+
+/// Where a peer's part is kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kept {
+    record: Record,
+    /// Which place the next answered request takes.
+    next: u8,
+    /// Until then a request may be one that an earlier process answered.
+    doubts_until: Option<Instant>,
+}
+
+impl Kept {
+    /// Stores the next message id, before any is used that lies below it.
+    pub(super) fn set_mid(&self, mid: u16) {
+        self.record.set(MIDS, u64::from(mid));
+    }
+}
+
+/// What names a request: its bytes, with the message id among them.
+pub(super) fn fingerprint(datagram: &[u8]) -> u32 {
+    digest(datagram) as u32
+}
+
+const fn entry(mid: u16, code: Code, fingerprint: u32) -> u64 {
+    (mid as u64) << 48 | (code.0 as u64) << 32 | fingerprint as u64
+}
+
+impl Peer {
+    /// Keeps its part in `record` from now on.
+    pub fn keep_in(&mut self, record: Record) {
+        let kept = Kept {
+            record,
+            next: 0,
+            doubts_until: None,
+        };
+        kept.set_mid(self.mids.next());
+        self.mids.keep(kept);
+    }
+
+    /// Goes on where an earlier process stopped; until then a message of it may be one that that process answered.
+    pub fn go_on(&mut self, record: Record, until: Instant) {
+        let kept = Kept {
+            record,
+            next: 0,
+            doubts_until: Some(until),
+        };
+        self.mids.go_on(record.get(MIDS) as u16, kept);
+    }
+
+    /// Whether requests that were answered are to be noted.
+    pub(super) fn is_kept(&self) -> bool {
+        self.mids.kept().is_some()
+    }
+
+    /// Notes a confirmable request that is being answered with a code and nothing else: the next process answers it again like that,
+    /// and does not do it again.
+    pub(super) fn note_handled(&mut self, mid: u16, code: Code, fingerprint: u32) {
+        if let Some(kept) = self.mids.kept_mut() {
+            let at = usize::from(kept.next) % REMEMBERED;
+            kept.record.set(HANDLED + at, entry(mid, code, fingerprint));
+            kept.next = kept.next.wrapping_add(1);
+        }
+    }
+
+    /// The answer of an earlier process to this very request.
+    pub(super) fn answered_before(
+        &self,
+        now: Instant,
+        message: &Message<'_>,
+        datagram: &[u8],
+    ) -> Option<Vec<u8>> {
+        let kept = self.mids.kept()?;
+        kept.doubts_until.filter(|until| now < *until)?;
+        let is_it = |word: &u64| {
+            let code = Code((word >> 32) as u8);
+            code.0 != 0 && *word == entry(message.mid, code, fingerprint(datagram))
+        };
+        let word = (HANDLED..HANDLED + REMEMBERED)
+            .map(|at| kept.record.get(at))
+            .find(is_it)?;
+        let mut answer = Vec::new();
+        Writer::new(
+            &mut answer,
+            MessageType::Ack,
+            Code((word >> 32) as u8),
+            message.mid,
+            message.token,
+        );
+        Some(answer)
+    }
+}
