@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Barrier, mpsc, oneshot};
 
 use crate::gateway::contract::{ControlAnswer, ControlRequest};
 use crate::net::NetMetrics;
@@ -74,6 +74,7 @@ impl Workers {
         let (obituaries, ended) = mpsc::unbounded_channel();
         let (inboxes, inboxes_in): (Vec<_>, Vec<_>) = parts.iter().map(|_| mpsc::channel(INBOX)).unzip();
         let listeners = groups.len() + SPARE_LISTENERS;
+        let started = Arc::new(Barrier::new(parts.len()));
         let mut groups: Vec<_> = groups.into_iter().map(Vec::into_iter).collect();
         let mut workers = Self {
             commands: Vec::new(),
@@ -88,6 +89,7 @@ impl Workers {
             let (commands, commands_in) = mpsc::channel(COMMANDS);
             let (verdicts_to, verdicts) = mpsc::unbounded_channel();
             let ports = Ports {
+                started: Arc::clone(&started),
                 commands: commands_in,
                 inbox,
                 workers: inboxes.clone(),

@@ -21,7 +21,7 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Barrier, mpsc, oneshot};
 
 use crate::auth::{AuthAnswer, AuthHandle};
 use crate::broker::WorkerLink;
@@ -78,9 +78,14 @@ pub enum Command {
     },
 }
 
+/// How long a worker waits for the others at the start.
+const START: Duration = Duration::from_secs(5);
+
 /// The channels of a worker.
 #[derive(Debug)]
 pub struct Ports {
+    /// Where the workers wait for each other at the start.
+    pub started: Arc<Barrier>,
     /// From the operator. The worker ends when it is closed.
     pub commands: mpsc::Receiver<Command>,
     /// From other workers: requests for connections that live here, and answers.
@@ -192,6 +197,9 @@ impl<C: Core> Worker<C> {
     /// It cannot go on.
     pub async fn run(mut self) -> Result<(), WorkerError> {
         self.settle().await?;
+        // What a device publishes by one worker is for observers at others, which may be there from before a restart: none reads
+        // before all have said what they observe. One that fails meanwhile ends the process.
+        let _all = tokio::time::timeout(START, self.ports.started.wait()).await;
         while self.stage != Stage::Ended {
             self.wait().await?;
             self.metrics.turns.inc();

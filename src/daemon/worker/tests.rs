@@ -48,6 +48,7 @@ impl Running {
         let (verdicts_to, verdicts) = mpsc::unbounded_channel();
         let (inbox, inbox_in) = mpsc::channel(8);
         let ports = Ports {
+            started: Arc::new(Barrier::new(1)),
             commands: commands_in,
             inbox: inbox_in,
             workers: vec![inbox],
