@@ -11,7 +11,8 @@ RUN_PACKAGES := libcoap3-bin
 PEER_PACKAGES := default-jdk-headless maven
 OPS_PACKAGES := mmdebstrap binutils jq
 TEST_PACKAGES := $(RUN_PACKAGES) gnutls-bin openssl prometheus mosquitto mosquitto-clients nats-server \
-	systemd curl jq procps iproute2 python3-venv python3-dev autoconf automake nodejs npm libwolfssl-dev libmbedtls-dev
+	systemd curl jq procps iproute2 python3-venv python3-dev autoconf automake nodejs npm libwolfssl-dev libmbedtls-dev \
+	postgresql redis-server redis-sentinel mariadb-server slapd ldap-utils
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-browser test-vendored check fmt lint doc packages-build packages-run packages-test clients \

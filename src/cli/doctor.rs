@@ -8,7 +8,7 @@ use std::time::Duration;
 use openssl::ssl::{SslContextBuilder, SslMethod};
 use serde_json::json;
 
-use crate::admin::api::{Broker, Status};
+use crate::admin::api::{Broker, LoginDatabase, Status};
 use crate::config::{self, BrokerUrl, Config};
 use crate::dtls::suite::Suite;
 use crate::net::{RECEIVE_BUFFER, SEND_BUFFER};
@@ -239,6 +239,10 @@ fn secret_files(config: &Config) -> Vec<Finding> {
                 .into_iter()
                 .flatten(),
         );
+        if let Some(database) = authentication.database() {
+            files.extend(database.password_file);
+            files.extend(&database.tls.key_file);
+        }
     }
     let single = [
         &config.broker.password_file,
@@ -325,6 +329,7 @@ fn running(config: &Config) -> Vec<Finding> {
             let mut all = vec![gateway];
             all.extend(connected(&status.broker));
             all.extend(lacking(&status.broker));
+            all.extend(status.login_servers.iter().filter_map(unasked));
             all.extend(unidentified(status.sessions.dtls_unidentified));
             all
         }
@@ -355,6 +360,18 @@ fn connected(broker: &Broker) -> Option<Finding> {
         )
     };
     (!broker.connected).then(|| finding(Verdict::Bad, "broker", words()))
+}
+
+/// A database that does not answer lets nobody in whom it did not let in before.
+fn unasked(server: &LoginDatabase) -> Option<Finding> {
+    let fault = server.fault.as_deref()?;
+    let words = format!(
+        "{} cannot be asked for {} s: {}",
+        server.backend,
+        server.down_seconds.unwrap_or_default(),
+        printable(fault)
+    );
+    Some(finding(Verdict::Bad, "logins", words))
 }
 
 /// What the broker does not offer is no fault, and yet what devices ask for may be refused for it.

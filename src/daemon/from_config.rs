@@ -15,8 +15,8 @@ use crate::gateway::settings::Settings;
 use crate::policy::authorization::{Authorizer, NoMatch};
 use crate::types::ListenerId;
 
-use super::clock;
 use super::memory::Memory;
+use super::{clock, databases};
 
 /// How long a positive verdict of the users file or an HTTP service is remembered.
 const VERDICT_CACHE: Duration = Duration::from_secs(30);
@@ -170,6 +170,10 @@ fn backend(authentication: &Authentication) -> Result<BackendSettings, String> {
         },
         Backend::Http => BackendSettings::Http(http(&authentication.http)),
         Backend::Jwt => BackendSettings::Jwt(jwt(&authentication.jwt)),
+        Backend::Postgresql | Backend::Redis => match databases::settings(authentication) {
+            Some(database) => BackendSettings::Database(Box::new(database)),
+            None => BackendSettings::Identity,
+        },
     })
 }
 

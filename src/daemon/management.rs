@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::admin::Health;
 use crate::admin::api::handle::{Answer, ListenerState, Moment, Reloaded, Site, SiteState};
 use crate::admin::monitoring::Monitoring;
+use crate::auth::AuthHandle;
 use crate::broker::{BrokerMetrics, Status};
 use crate::config::ban_book::BanBook;
 use crate::config::{Config, Problems};
@@ -47,6 +48,7 @@ pub(super) struct NodeSite {
     pub(super) bans: Arc<BanBook>,
     pub(super) broker: watch::Receiver<Status>,
     pub(super) broker_metrics: Arc<BrokerMetrics>,
+    pub(super) auth: Option<AuthHandle>,
     /// In the order of [`ListenerId`].
     pub(super) listeners: Arc<Mutex<Vec<ListenerState>>>,
 }
@@ -95,6 +97,7 @@ impl Site for NodeSite {
             ready,
             broker: self.broker.borrow().clone(),
             numbers: self.broker_metrics.snapshot(),
+            logins: self.auth.as_ref().map(AuthHandle::servers).unwrap_or_default(),
         }
     }
 

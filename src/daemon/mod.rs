@@ -20,6 +20,7 @@
 
 pub mod assembly;
 pub mod clock;
+mod databases;
 pub mod echo;
 mod from_config;
 mod kept;

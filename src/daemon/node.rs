@@ -182,6 +182,7 @@ impl Node {
             bans: Arc::clone(&self.bans),
             broker: broker.watch_status(),
             broker_metrics: Arc::clone(&self.broker_metrics),
+            auth: self.auth.as_ref().map(|(handle, _)| handle.clone()),
         };
         let server = serve::start(doors, Arc::new(site)).map_err(|error| {
             StartError::new(

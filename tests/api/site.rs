@@ -232,6 +232,7 @@ impl Site for TestSite {
             ready: self.ready.lock().unwrap().clone(),
             broker: self.broker.status(),
             numbers: self.broker.metrics().snapshot(),
+            logins: Vec::new(),
         }
     }
 

@@ -62,6 +62,14 @@ impl Config {
         self
     }
 
+    /// Gives a key that was set another value.
+    pub fn replace(mut self, table: &str, key: &str, value: &str) -> Self {
+        for (_, lines) in self.tables.iter_mut().filter(|(name, _)| name == table) {
+            lines.retain(|line| line.split('=').next().is_none_or(|name| name.trim() != key));
+        }
+        self.set(table, &format!("{key} = {value}"))
+    }
+
     /// Whether the test itself gave `key` in `table`.
     fn has(&self, table: &str, key: &str) -> bool {
         let wanted = |line: &String| line.split('=').next().is_some_and(|name| name.trim() == key);

@@ -262,6 +262,30 @@ fn in_time(connecting: Connecting) -> Connecting {
     Box::pin(async { tokio::time::timeout(CONNECT, connecting).await? })
 }
 
+/// What makes TLS connections to a server that `settings` let trust.
+///
+/// # Errors
+/// A file that is named cannot be used.
+#[cfg(any(feature = "postgresql", feature = "redis"))]
+pub(super) fn connector(settings: &TlsSettings) -> Result<SslConnectorBuilder, FileError> {
+    let unnamed = |error| FileError::whole(&PathBuf::from("TLS"), error);
+    let mut tls = SslConnector::builder(SslMethod::tls_client()).map_err(unnamed)?;
+    verify(&mut tls, &Trust::Anchors(settings.clone()))?;
+    Ok(tls)
+}
+
+/// An error and what it comes from.
+#[cfg(any(feature = "postgresql", feature = "redis"))]
+pub(super) fn chain(error: &dyn Error) -> String {
+    let causes = causes(error);
+    let said = error.to_string();
+    if causes.is_empty() || said.contains(&causes) {
+        said
+    } else {
+        format!("{said}: {causes}")
+    }
+}
+
 /// What an error comes from, without what it is called on the way.
 fn causes(error: &dyn Error) -> String {
     let mut text = String::new();

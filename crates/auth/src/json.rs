@@ -14,6 +14,11 @@ pub(super) fn object(text: &[u8]) -> Option<Map<String, Value>> {
     }
 }
 
+/// Reads JSON of any kind, in which each name stands once in its object as well.
+pub(super) fn value(text: &[u8]) -> Option<Value> {
+    serde_json::from_slice(text).ok().map(|Unique(value)| value)
+}
+
 struct Unique(Value);
 
 impl<'de> Deserialize<'de> for Unique {

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use portcullis_proto::policy::acl::Acl;
 use portcullis_proto::types::ListenerId;
 
+use super::database::Database;
 use super::file::FileBackend;
 use super::http::HttpBackend;
 use super::jwt::JwtBackend;
@@ -22,6 +24,7 @@ pub(super) enum Judge {
     File(Arc<FileBackend>),
     Http(Box<HttpBackend>),
     Jwt(JwtBackend),
+    Database(Box<Database>),
 }
 
 impl Judge {
@@ -31,8 +34,28 @@ impl Judge {
             Self::File(_) => Backend::File,
             Self::Http(_) => Backend::Http,
             Self::Jwt(_) => Backend::Jwt,
+            Self::Database(database) => database.backend(),
         }
     }
+
+    /// How long a verdict stays while the backend cannot be asked.
+    pub(super) fn grace(&self) -> Option<Duration> {
+        match self {
+            Self::Database(database) => Some(database.grace()),
+            Self::Identity | Self::File(_) | Self::Http(_) | Self::Jwt(_) => None,
+        }
+    }
+}
+
+/// A server that is asked about logins.
+#[derive(Debug, Clone)]
+pub struct LoginServer {
+    /// The listener that has it for itself; `None` is that of `[authentication]`.
+    pub listener: Option<Arc<str>>,
+    /// What kind it is.
+    pub backend: Backend,
+    /// Why it cannot be asked, and for how long that has been so.
+    pub fault: Option<(String, Duration)>,
 }
 
 /// The backends in force, replaced as a whole.
@@ -76,6 +99,21 @@ impl Judges {
         self.per_listener.get(&listener).unwrap_or(&self.default)
     }
 
+    pub(super) fn servers(&self) -> Vec<LoginServer> {
+        let own = self.per_listener.iter().map(|(id, judge)| (Some(*id), judge));
+        std::iter::once((None, &self.default))
+            .chain(own)
+            .filter_map(|(listener, judge)| match &**judge {
+                Judge::Database(database) => Some(LoginServer {
+                    listener: listener.map(|id| self.name(id).into()),
+                    backend: database.backend(),
+                    fault: database.health().fault(),
+                }),
+                Judge::Identity | Judge::File(_) | Judge::Http(_) | Judge::Jwt(_) => None,
+            })
+            .collect()
+    }
+
     pub(super) fn name(&self, listener: ListenerId) -> &str {
         self.listeners
             .get(usize::from(listener.0))
@@ -94,6 +132,10 @@ fn judge(settings: &BackendSettings, decoy_key: [u8; 32], max_kib: u32) -> Resul
             Judge::File(Arc::new(FileBackend::open(&file.path, decoy_key, taken)?))
         }
         BackendSettings::Http(http) => Judge::Http(Box::new(HttpBackend::open(http)?)),
+        BackendSettings::Database(database) => {
+            let opened = Database::open(database).map_err(|error| vec![error])?;
+            Judge::Database(Box::new(opened))
+        }
         BackendSettings::Jwt(jwt) => Judge::Jwt(JwtBackend::open(jwt)?),
     })
 }

@@ -26,6 +26,7 @@ use portcullis_proto::types::reason::Label as _;
 mod answer;
 pub mod client;
 mod cwt;
+mod database;
 mod file;
 pub mod hash;
 mod http;
@@ -38,9 +39,9 @@ pub mod settings;
 mod template;
 pub mod users;
 
-use file::Comparison;
+use database::Step;
 use judges::{Judge, Judges};
-pub use judges::{load_acl, read_acl};
+pub use judges::{LoginServer, load_acl, read_acl};
 use metrics::{AuthMetrics, AuthResult, Backend};
 use settings::{AuthCaps, AuthSettings, WallClock};
 use users::FileError;
@@ -123,7 +124,9 @@ pub fn start(settings: &AuthSettings, runtime: Handle) -> Result<AuthHandle, Vec
         runtime,
         judges: RwLock::new(Arc::new(Judges::open(settings, decoy_key)?)),
         generation: AtomicU64::new(0),
-        cache: Mutex::new(VerdictCache::new(cache_key, caps.cached, settings.cache)),
+        cache: Mutex::new(
+            VerdictCache::new(cache_key, caps.cached, settings.cache).with_grace(settings.grace()),
+        ),
         pending: Arc::new(Semaphore::new(caps.pending)),
         unproven: Arc::new(Semaphore::new(caps.pending.div_ceil(2))),
         sources: Mutex::default(),
@@ -215,6 +218,7 @@ impl AuthHandle {
         *self.0.judges.write().unwrap_or_else(PoisonError::into_inner) = judges;
         self.0.generation.fetch_add(1, Ordering::AcqRel);
         cache.clear();
+        cache.set_grace(settings.grace());
         Ok(())
     }
 
@@ -222,6 +226,12 @@ impl AuthHandle {
     #[must_use]
     pub fn metrics(&self) -> &AuthMetrics {
         &self.0.metrics
+    }
+
+    /// The databases that are asked about logins, and whether they can be.
+    #[must_use]
+    pub fn servers(&self) -> Vec<LoginServer> {
+        read(&self.0.judges).servers()
     }
 
     /// How many logins are not decided.
@@ -263,7 +273,7 @@ impl Inner {
         if is_oversized(request) {
             return (Verdict::Deny(DenyReason::BadCredentials), AuthResult::Denied);
         }
-        let remembered = matches!(judge, Judge::File(_) | Judge::Http(_));
+        let remembered = matches!(judge, Judge::File(_) | Judge::Http(_) | Judge::Database(_));
         let hash = if remembered {
             self.recall(request)
         } else {
@@ -281,10 +291,30 @@ impl Inner {
             Judge::Identity => Ok(Verdict::Deny(DenyReason::MissingCredentials)),
             Judge::Jwt(jwt) => jwt.judge(request, listener, clock).await,
             Judge::File(file) => match Arc::clone(file).judge(request) {
-                Ok(comparison) => self.compare(comparison).await,
+                Ok(comparison) => {
+                    self.compare(comparison.memory_kib(), move || comparison.run())
+                        .await
+                }
                 Err(verdict) => Ok(verdict),
             },
+            Judge::Database(database) => {
+                let most = self.caps.hash_memory_kib;
+                match database.judge(request, listener, clock, most).await {
+                    Ok(Step::Decided(verdict)) => Ok(verdict),
+                    Ok(Step::Compare(compared)) => {
+                        self.compare(compared.hash.memory_kib(), move || compared.run())
+                            .await
+                    }
+                    Err(error) => Err(error),
+                }
+            }
         };
+        if asked.is_err()
+            && let (Some(hash), Some(grace)) = (&hash, judge.grace())
+            && let Some(verdict) = lock(&self.cache).get_within(Instant::now().into_std(), hash, grace)
+        {
+            return (verdict, AuthResult::Cached);
+        }
         let verdict = asked.unwrap_or_else(|error| {
             self.log(judge.label(), &error);
             Verdict::Unavailable
@@ -317,16 +347,20 @@ impl Inner {
 
     /// Waits for a place among the hashers and for the memory, and keeps both until the hash is done, even if nobody
     /// waits for it any more.
-    async fn compare(&self, comparison: Comparison) -> Result<Verdict, String> {
+    async fn compare(
+        &self,
+        memory_kib: u32,
+        compare: impl FnOnce() -> Verdict + Send + 'static,
+    ) -> Result<Verdict, String> {
         let stopped = |_| "the hashers have stopped".to_owned();
         let slot = Arc::clone(&self.hashers).acquire_owned().await.map_err(stopped)?;
-        let kib = comparison.memory_kib().min(self.caps.hash_memory_kib);
+        let kib = memory_kib.min(self.caps.hash_memory_kib);
         let memory = Arc::clone(&self.hash_memory)
             .acquire_many_owned(kib)
             .await
             .map_err(stopped)?;
         let hashing = self.runtime.spawn_blocking(move || {
-            let verdict = comparison.run();
+            let verdict = compare();
             drop((slot, memory));
             verdict
         });

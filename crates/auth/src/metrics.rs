@@ -19,6 +19,10 @@ labels! {
         Http = "http",
         /// A signed token (RFC 7519), verified here.
         Jwt = "jwt",
+        /// A PostgreSQL database.
+        Postgresql = "postgresql",
+        /// Redis or Valkey.
+        Redis = "redis",
     }
 }
 
@@ -44,6 +48,11 @@ pub const LOGINS: Descriptor =
 
 const WAITING: Descriptor = Descriptor::gauge("authentications_waiting", "Logins that are not decided.");
 
+const UP: Descriptor = Descriptor::gauge(
+    "authentication_backend_up",
+    "Whether the server that decides about logins answers; by the listener that has one of its own.",
+);
+
 impl Exposes for AuthHandle {
     fn expose(&self, _context: &[LabelPair<'_>], out: &mut dyn Samples) {
         for backend in Backend::ALL {
@@ -51,6 +60,11 @@ impl Exposes for AuthHandle {
                 let labels = [("backend", backend.label()), ("result", result.label())];
                 out.number(LOGINS, &labels, self.metrics().get(*backend, *result) as f64);
             }
+        }
+        for server in self.servers() {
+            let listener = server.listener.as_deref().unwrap_or_default();
+            let labels = [("backend", server.backend.label()), ("listener", listener)];
+            out.number(UP, &labels, f64::from(u8::from(server.fault.is_none())));
         }
         out.number(WAITING, &[], self.waiting() as f64);
     }

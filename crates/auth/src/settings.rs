@@ -7,6 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use portcullis_proto::types::ListenerId;
+use portcullis_proto::types::reason::Label as _;
+
+use super::hash::HashAlgorithm;
+use super::metrics::Backend;
 
 /// Reads the time of day, which the times in a token are compared with.
 pub type WallClock = fn() -> SystemTime;
@@ -26,6 +30,18 @@ pub struct AuthSettings {
     pub cache: Duration,
     /// Reads the time of day.
     pub clock: WallClock,
+}
+
+impl AuthSettings {
+    /// The longest grace of all backends.
+    pub(super) fn grace(&self) -> Duration {
+        let all = self.per_listener.values().chain([&self.backend]);
+        let graces = all.filter_map(|backend| match backend {
+            BackendSettings::Database(database) => Some(database.grace),
+            _ => None,
+        });
+        graces.max().unwrap_or_default()
+    }
 }
 
 /// What authentication may use.
@@ -71,6 +87,110 @@ pub enum BackendSettings {
     Http(HttpSettings),
     /// A signed token that the client shows (RFC 7519).
     Jwt(JwtSettings),
+    /// A database or directory that knows each client.
+    Database(Box<DatabaseSettings>),
+}
+
+/// A database or directory with the passwords of clients.
+#[derive(Debug, Clone)]
+pub struct DatabaseSettings {
+    /// Which one, and what it is asked.
+    pub source: Source,
+    /// How the hashes in it were made that do not tell it.
+    pub algorithm: HashAlgorithm,
+    /// Whether single MD5 and SHA-1 hashes are taken.
+    pub legacy_hashes: bool,
+    /// For one question: waiting for a connection, making one, the answer.
+    pub timeout: Duration,
+    /// How long a login that was right stays right while the database cannot be asked.
+    pub grace: Duration,
+}
+
+/// A server that knows clients, and what it is asked. Placeholders are those of [`HttpSettings`]; their values are bound, or
+/// escaped where a protocol has no other way, so that they are never read as a part of the question.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// PostgreSQL.
+    Postgresql(SqlSettings),
+    /// Redis or Valkey.
+    Redis(RedisSettings),
+}
+
+impl Source {
+    /// Who decides, for metrics.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        match self {
+            Self::Postgresql(_) => Backend::Postgresql,
+            Self::Redis(_) => Backend::Redis,
+        }
+    }
+
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.backend().label()
+    }
+}
+
+/// Whether this build has the backend with this name.
+#[must_use]
+pub fn is_built_in(name: &str) -> bool {
+    match name {
+        "postgresql" => cfg!(feature = "postgresql"),
+        "redis" => cfg!(feature = "redis"),
+        _ => true,
+    }
+}
+
+/// Where a server is, and who asks it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// `HOST` or `HOST:PORT`; where several may be named, with commas between them.
+    pub server: String,
+    /// The name that is logged in with; none where it is empty.
+    pub username: String,
+    /// The password for it, on the first line of this file.
+    pub password_file: Option<PathBuf>,
+    /// Most connections.
+    pub pool_size: usize,
+    /// TLS; `None` speaks in clear.
+    pub tls: Option<TlsSettings>,
+}
+
+/// How Redis servers stand together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedisKind {
+    /// One server; of several that are named the first that can be reached.
+    Single,
+    /// The master that sentinels know by this name.
+    Sentinel(String),
+    /// A cluster, of which some nodes are named.
+    Cluster,
+}
+
+/// A Redis or Valkey server that is asked for the fields of a hash.
+#[derive(Debug, Clone)]
+pub struct RedisSettings {
+    /// Where it, its sentinels, or some nodes of its cluster are.
+    pub place: Place,
+    /// How several stand together.
+    pub kind: RedisKind,
+    /// The number of the database.
+    pub database: u32,
+    /// `HMGET KEY FIELD...`, `HGET KEY FIELD` or `HGETALL KEY`; placeholders stand in the key only.
+    pub cmd: String,
+}
+
+/// A database that is asked in SQL.
+#[derive(Debug, Clone)]
+pub struct SqlSettings {
+    /// Where it is.
+    pub place: Place,
+    /// The name of the database.
+    pub database: String,
+    /// A SELECT of at most one row; its placeholders become parameters.
+    pub query: String,
 }
 
 /// Where the backend `file` finds its users.

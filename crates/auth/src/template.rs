@@ -7,8 +7,9 @@ use portcullis_proto::policy::authentication::AuthRequest;
 
 use super::client::UNRESERVED;
 
+/// A value of a login that a placeholder stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Variable {
+pub(super) enum Variable {
     ClientId,
     Username,
     Password,
@@ -53,7 +54,7 @@ impl<'a> Values<'a> {
     }
 
     /// `Err` when the password is needed and is no text.
-    fn get(&self, variable: Variable) -> Result<Option<&str>, NotText> {
+    pub(super) fn get(&self, variable: Variable) -> Result<Option<&str>, NotText> {
         Ok(match variable {
             Variable::ClientId => self.request.clientid.as_ref().map(|id| id.as_str()),
             Variable::Username => self.request.username.as_deref(),
@@ -96,6 +97,22 @@ impl Template {
             parts.push(Part::Text(rest.to_owned()));
         }
         Ok(Self(parts))
+    }
+
+    /// The text with `mark` of the number of each placeholder (from 1) in its place, and what they stand for in that order:
+    /// values that travel beside a text cannot become a part of it.
+    pub(super) fn bound(&self, mark: impl Fn(usize) -> String) -> (String, Vec<Variable>) {
+        let (mut text, mut variables) = (String::new(), Vec::new());
+        for part in &self.0 {
+            match part {
+                Part::Text(fixed) => text.push_str(fixed),
+                Part::Value(variable) => {
+                    variables.push(*variable);
+                    text.push_str(&mark(variables.len()));
+                }
+            }
+        }
+        (text, variables)
     }
 
     /// The text with values put through `escape`; nothing stands for an absent one.

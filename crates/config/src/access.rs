@@ -7,6 +7,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::check::{at_most, between, hours, millis, placeholders, secs, web_url};
+use super::databases::{Common, Postgresql, Redis, common};
 use super::document::{Document, Table};
 use super::paths::PathBase;
 use super::section::section;
@@ -23,6 +24,10 @@ pub enum Backend {
     Http,
     /// A signed token that the client shows.
     Jwt,
+    /// A PostgreSQL database.
+    Postgresql,
+    /// Redis or Valkey.
+    Redis,
 }
 
 words!(Backend {
@@ -30,6 +35,8 @@ words!(Backend {
     "file" => Backend::File,
     "http" => Backend::Http,
     "jwt" => Backend::Jwt,
+    "postgresql" => Backend::Postgresql,
+    "redis" => Backend::Redis,
 });
 
 /// The method of the HTTP backend.
@@ -101,10 +108,28 @@ section! {
         file: Option<PathBuf> = "users.txt";
         /// Whether passwords may be kept as a single MD5 or SHA-1, which anyone who has them finds out in minutes.
         legacy_hashes: bool = false;
+        /// How long a login that a database found right stays right while it cannot be asked, "0s" to "24h".
+        grace: Duration = "5m", between(secs(0), hours(24));
         section /// The `http` backend.
         http: Http;
         section /// The `jwt` backend.
         jwt: Jwt;
+        section /// The `postgresql` backend.
+        postgresql: Postgresql;
+        section /// The `redis` backend.
+        redis: Redis;
+    }
+}
+
+impl Authentication {
+    /// The database that decides, if one does.
+    #[must_use]
+    pub fn database(&self) -> Option<Common<'_>> {
+        match self.backend {
+            Backend::None | Backend::File | Backend::Http | Backend::Jwt => None,
+            Backend::Postgresql => Some(common!("postgresql", self.postgresql)),
+            Backend::Redis => Some(common!("redis", self.redis)),
+        }
     }
 }
 
@@ -237,7 +262,8 @@ words!(NoMatch {
     "deny" => NoMatch::Deny,
 });
 
-const FIELDS: [&str; 6] = [
+/// What placeholders may stand for in what a backend is asked.
+pub(super) const FIELDS: [&str; 6] = [
     "clientid", "username", "password", "identity", "peerhost", "listener",
 ];
 

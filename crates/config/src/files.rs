@@ -291,6 +291,25 @@ fn check_authentication(authentication: &Authentication, key: &str, doc: &mut Do
                 certificates(path, &field("jwt.ca_file"), doc);
             }
         }
+        Backend::Postgresql | Backend::Redis => {}
+    }
+    if let Some(database) = authentication.database() {
+        let field = |name: &str| format!("{key}.{}.{name}", database.table);
+        if let Some(path) = database.password_file {
+            check_one_line(path, &field("password_file"), "password", doc);
+        }
+        if let Some(path) = &database.tls.ca_file {
+            certificates(path, &field("tls.ca_file"), doc);
+        }
+        if let (Some(cert_file), Some(key_file)) = (&database.tls.cert_file, &database.tls.key_file) {
+            check_pair(
+                cert_file,
+                &field("tls.cert_file"),
+                key_file,
+                &field("tls.key_file"),
+                doc,
+            );
+        }
     }
 }
 

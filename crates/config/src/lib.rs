@@ -14,6 +14,7 @@ pub mod atomic;
 pub mod ban_book;
 pub mod broker;
 mod check;
+pub mod databases;
 mod document;
 mod dtls_material;
 mod exposure;

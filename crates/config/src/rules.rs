@@ -9,6 +9,7 @@ use portcullis_proto::types::Transport;
 use super::Config;
 use super::access::{Authentication, Backend, Jwt, JwtAlgorithm, Login};
 use super::broker::{BrokerUrl, Protocol};
+use super::databases::{Common, HashName};
 use super::document::Document;
 use super::listeners::{Dtls, Listener, Verify};
 
@@ -176,6 +177,52 @@ fn backend(authentication: &Authentication, key: &str, doc: &mut Document<'_>) {
             let keys = [&field("jwt.ca_file"), &field("jwt.jwks_url")];
             anchors(jwt.ca_file.is_some(), &jwt.jwks_url, keys, doc);
         }
+        Backend::Postgresql | Backend::Redis => {}
+    }
+    if let Some(database) = authentication.database() {
+        self::database(authentication, &database, key, doc);
+    }
+}
+
+fn database(authentication: &Authentication, database: &Common<'_>, key: &str, doc: &mut Document<'_>) {
+    let table = format!("{key}.{}", database.table);
+    let field = |name: &str| format!("{table}.{name}");
+    let chosen = format!("{key}.backend");
+    if !portcullis_auth::settings::is_built_in(database.table) {
+        let message = format!(
+            "this build has no backend `{0}`: build it with the feature {0}",
+            database.table
+        );
+        doc.complain(&[&chosen], message);
+    }
+    if database.server.is_empty() {
+        let message = format!(
+            "backend = \"{}\" needs to know where the server is",
+            database.table
+        );
+        doc.complain(&[&field("server"), &chosen], message);
+    }
+    if matches!(database.hash.name, HashName::Md5 | HashName::Sha) && !authentication.legacy_hashes {
+        doc.complain(
+            &[&field("password_hash_algorithm.name")],
+            "a single MD5 or SHA-1 is found out in minutes by anyone who has it: only with legacy_hashes = true",
+        );
+    }
+    let tls = database.tls;
+    let given = [
+        ("ca_file", &tls.ca_file),
+        ("cert_file", &tls.cert_file),
+        ("key_file", &tls.key_file),
+    ];
+    if let Some((name, _)) = given.iter().find(|(_, file)| !tls.enable && file.is_some()) {
+        doc.complain(
+            &[&field(&format!("tls.{name}"))],
+            "has no use without tls.enable = true",
+        );
+    }
+    if tls.cert_file.is_some() != tls.key_file.is_some() {
+        let keys = [field("tls.cert_file"), field("tls.key_file")];
+        doc.complain(&[&keys[0], &keys[1]], "cert_file and key_file go together");
     }
 }
 

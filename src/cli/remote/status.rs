@@ -86,8 +86,20 @@ fn words(status: &Status) -> String {
                 .unwrap_or_else(|| "quick start".to_owned()),
         ),
     ];
+    let logins = status.login_servers.iter().map(|server| {
+        let whose = server.listener.as_deref().map(|name| format!(" of {name}"));
+        let fault = server
+            .fault
+            .as_deref()
+            .map_or_else(|| "answers".to_owned(), printable);
+        (
+            "logins",
+            format!("{}{}: {fault}", server.backend, whose.unwrap_or_default()),
+        )
+    });
     facts
-        .iter()
+        .into_iter()
+        .chain(logins)
         .map(|(name, value)| format!("{name:14}{value}\n"))
         .collect()
 }

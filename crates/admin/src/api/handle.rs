@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use portcullis_auth::LoginServer;
 use portcullis_broker::{BrokerSnapshot, Status as BrokerStatus};
 use portcullis_config::ban_book::BanBook;
 use portcullis_config::{Config, Problems};
@@ -90,6 +91,8 @@ pub struct SiteState {
     pub broker: BrokerStatus,
     /// Messages, filters and spool of the broker, counted over all workers.
     pub numbers: BrokerSnapshot,
+    /// The databases that are asked about logins.
+    pub logins: Vec<LoginServer>,
 }
 
 /// A listener as operators see it.

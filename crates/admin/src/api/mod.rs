@@ -75,7 +75,7 @@ pub use bans::BanView;
 pub use clients::{Client, ClientDetail, ClientPage, DtlsSession, PageMeta, ProvedIdentity};
 pub use error::{ErrorBody, ProblemView};
 pub use metrics::{Metrics, Sample};
-pub use status::{Broker, ReloadReport, Sessions, Spool, Status};
+pub use status::{Broker, LoginDatabase, ReloadReport, Sessions, Spool, Status};
 pub use subscriptions::Subscription;
 pub use trace_event::{TraceEvent, TraceMessage, TraceOption, TraceSession};
 

@@ -7,7 +7,9 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use portcullis_auth::LoginServer;
 use portcullis_config::Problems;
+use portcullis_proto::types::reason::Label as _;
 
 use super::error::{ApiError, ErrorBody, ProblemView};
 use super::handle::Reloaded;
@@ -48,6 +50,38 @@ pub struct Status {
     pub subscriptions: u64,
     /// How the broker behind the gateway is.
     pub broker: Broker,
+    /// The databases that are asked about logins; none where logins are judged here.
+    pub login_servers: Vec<LoginDatabase>,
+}
+
+/// A database that is asked about logins.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct LoginDatabase {
+    /// The listener that has it for itself; absent for that of `[authentication]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
+    /// Its `backend`.
+    pub backend: String,
+    /// Whether it could be asked the last time.
+    pub up: bool,
+    /// Why it could not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+    /// For how long that has been so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub down_seconds: Option<u64>,
+}
+
+impl From<LoginServer> for LoginDatabase {
+    fn from(server: LoginServer) -> Self {
+        Self {
+            listener: server.listener.as_deref().map(str::to_owned),
+            backend: server.backend.label().to_owned(),
+            up: server.fault.is_none(),
+            down_seconds: server.fault.as_ref().map(|(_, time)| time.as_secs()),
+            fault: server.fault.map(|(why, _)| why),
+        }
+    }
 }
 
 /// How many peers there are, by transport.
@@ -164,6 +198,7 @@ pub(super) async fn get_status(State(api): State<Arc<Api>>) -> Json<Status> {
             retained_messages: numbers.retained_messages,
             spool,
         },
+        login_servers: state.logins.into_iter().map(LoginDatabase::from).collect(),
     })
 }
 

@@ -35,6 +35,31 @@ pub enum HashAlgorithm {
 }
 
 impl HashAlgorithm {
+    /// A hash of this kind that no password fits.
+    pub(crate) fn decoy(self) -> StoredHash {
+        let (digest, position) = match self {
+            Self::Digest { digest, position } => (digest, position),
+            Self::Told | Self::Pbkdf2 { .. } => (Digest::Sha256, Position::Prefix),
+        };
+        // No known text has this hash.
+        let salted = Salted {
+            salt: [0; 16].into(),
+            hash: vec![0; digest.bytes()].into(),
+        };
+        StoredHash(match self {
+            Self::Pbkdf2 { digest, iterations } => Kind::Pbkdf2 {
+                digest,
+                iterations,
+                salted,
+            },
+            Self::Told | Self::Digest { .. } => Kind::Digest {
+                digest,
+                position,
+                salted,
+            },
+        })
+    }
+
     /// Reads what a database holds: a hash that begins with `$` tells how it was made whatever is said here.
     ///
     /// # Errors

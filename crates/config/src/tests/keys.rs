@@ -306,7 +306,77 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
     ("state", "key_file", "\"k\"", "1", "true"),
     ("log", "level", "\"trace\"", "1", "\"verbose\""),
     ("log", "format", "\"json\"", "1", "\"xml\""),
+    ("authentication", "legacy_hashes", "true", "1", "\"no\""),
+    ("authentication", "grace", "\"0s\"", "300", "\"25h\""),
+    ("authentication.postgresql", "database", "\"d\"", "1", ""),
+    (
+        "authentication.postgresql",
+        "query",
+        "\"SELECT password_hash FROM u WHERE n = ${clientid}\"",
+        "1",
+        "\"SELECT password_hash FROM u WHERE n = '${clientid}'\"",
+    ),
+    (
+        "authentication.redis",
+        "redis_type",
+        "\"cluster\"",
+        "1",
+        "\"ring\"",
+    ),
+    ("authentication.redis", "sentinel", "\"m\"", "1", ""),
+    ("authentication.redis", "database", "3", "\"3\"", "-1"),
+    (
+        "authentication.redis",
+        "cmd",
+        "\"HGETALL u:${username}\"",
+        "1",
+        "\"HGETALL u:${user}\"",
+    ),
 ];
+
+/// The tables of databases, and the keys that each has.
+const DATABASES: &[&str] = &["postgresql", "redis"];
+const OF_DATABASES: &[(&str, &str, &str, &str, &str)] = &[
+    ("", "server", "\"db:1\"", "1", "\"u:p@db\""),
+    ("", "username", "\"u\"", "1", ""),
+    ("", "password_file", "\"p\"", "1", ""),
+    ("", "pool_size", "4", "\"4\"", "65"),
+    ("", "query_timeout", "\"1s\"", "1", "\"11s\""),
+    (".password_hash_algorithm", "name", "\"pbkdf2\"", "1", "\"plain\""),
+    (
+        ".password_hash_algorithm",
+        "salt_position",
+        "\"suffix\"",
+        "1",
+        "\"middle\"",
+    ),
+    (
+        ".password_hash_algorithm",
+        "mac_fun",
+        "\"sha512\"",
+        "1",
+        "\"md5\"",
+    ),
+    (".password_hash_algorithm", "iterations", "1000", "\"1000\"", "0"),
+    (".tls", "enable", "true", "1", ""),
+    (".tls", "ca_file", "\"ca\"", "1", ""),
+    (".tls", "cert_file", "\"c\"", "1", ""),
+    (".tls", "key_file", "\"k\"", "1", ""),
+];
+
+/// All of them, with their tables.
+fn all() -> Vec<(String, &'static str, &'static str, &'static str, &'static str)> {
+    let of_databases = DATABASES.iter().flat_map(|database| {
+        let table = move |sub: &str| format!("authentication.{database}{sub}");
+        OF_DATABASES
+            .iter()
+            .map(move |(sub, key, other, wrong, out)| (table(sub), *key, *other, *wrong, *out))
+    });
+    let single = KEYS
+        .iter()
+        .map(|(section, key, other, wrong, out)| ((*section).to_owned(), *key, *other, *wrong, *out));
+    single.chain(of_databases).collect()
+}
 
 /// A file with one key; the DTLS listener has its files, so that it stands alone.
 fn with_key(section: &str, key: &str, value: &str) -> String {
@@ -315,9 +385,9 @@ fn with_key(section: &str, key: &str, value: &str) -> String {
 
 #[test]
 fn every_key_is_tried_below() {
-    let tried: BTreeSet<_> = KEYS
-        .iter()
-        .map(|(section, key, ..)| (section.replace(".default", ".*"), *key))
+    let tried: BTreeSet<_> = all()
+        .into_iter()
+        .map(|(section, key, ..)| (section.replace(".default", ".*"), key))
         .collect();
     let known: BTreeSet<_> = reference()
         .into_iter()
@@ -351,13 +421,13 @@ fn each_key_takes_its_default_and_another_value() {
             assert_eq!(explicit, absent, "{section}.{}", key.name);
         }
     }
-    for (section, key, other, ..) in KEYS {
+    for (section, key, other, ..) in &all() {
         let changed = parse(&with_key(section, key, other)).map_err(|problems| problems.to_string());
         let Ok(changed) = changed else {
             // Values that need more than their own key are accepted beside it.
             assert!(
                 matches!(
-                    (*section, *key),
+                    (section.as_str(), *key),
                     ("authentication", "backend") | ("admin", "cert_file" | "key_file")
                 ),
                 "{section}.{key}: {changed:?}"
@@ -371,14 +441,14 @@ fn each_key_takes_its_default_and_another_value() {
 
 #[test]
 fn each_key_refuses_a_wrong_type_where_it_stands() {
-    for (section, key, _, wrong, _) in KEYS {
+    for (section, key, _, wrong, _) in &all() {
         refused(section, key, wrong);
     }
 }
 
 #[test]
 fn each_key_refuses_what_is_out_of_range_where_it_stands() {
-    for (section, key, .., out) in KEYS.iter().filter(|(.., out)| !out.is_empty()) {
+    for (section, key, .., out) in all().iter().filter(|(.., out)| !out.is_empty()) {
         refused(section, key, out);
     }
 }

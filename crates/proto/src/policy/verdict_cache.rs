@@ -56,6 +56,7 @@ pub struct VerdictCache {
     order: VecDeque<(CredentialHash, Instant)>,
     capacity: usize,
     ttl: Duration,
+    grace: Duration,
 }
 
 impl fmt::Debug for VerdictCache {
@@ -75,7 +76,20 @@ impl VerdictCache {
             order: VecDeque::new(),
             capacity,
             ttl,
+            grace: Duration::ZERO,
         }
+    }
+
+    /// The same, which keeps verdicts for `grace` longer, for [`Self::get_within`].
+    #[must_use]
+    pub fn with_grace(mut self, grace: Duration) -> Self {
+        self.set_grace(grace);
+        self
+    }
+
+    /// Keeps verdicts for `grace` longer than they are good.
+    pub fn set_grace(&mut self, grace: Duration) {
+        self.grace = grace;
     }
 
     /// Whether it may hold anything.
@@ -120,8 +134,14 @@ impl VerdictCache {
     /// The verdict that is remembered for `hash`, what is left of the credential's time in it.
     #[must_use]
     pub fn get(&self, now: Instant, hash: &CredentialHash) -> Option<Verdict> {
+        self.get_within(now, hash, Duration::ZERO)
+    }
+
+    /// As [`Self::get`], of a verdict too that was good until at most `grace` ago: for when nobody can be asked.
+    #[must_use]
+    pub fn get_within(&self, now: Instant, hash: &CredentialHash, grace: Duration) -> Option<Verdict> {
         let entry = self.entries.get(hash)?;
-        if now.saturating_duration_since(entry.stored) >= self.ttl
+        if now.saturating_duration_since(entry.stored) >= self.ttl.saturating_add(grace)
             || entry.expires.is_some_and(|at| at <= now)
         {
             return None;
@@ -170,8 +190,9 @@ impl VerdictCache {
     }
 
     fn forget_old(&mut self, now: Instant) {
+        let keep = self.ttl.saturating_add(self.grace);
         while let Some((hash, stored)) = self.order.front().copied() {
-            if self.order.len() < self.capacity && now.saturating_duration_since(stored) < self.ttl {
+            if self.order.len() < self.capacity && now.saturating_duration_since(stored) < keep {
                 return;
             }
             self.order.pop_front();
@@ -232,6 +253,22 @@ mod tests {
         };
         assert_eq!(cache.get(now, &cache.hash(&other)), None);
         assert_eq!(cache.get(now + Duration::from_secs(30), &hash), None);
+    }
+
+    #[test]
+    fn a_verdict_is_kept_for_its_grace_and_shown_to_who_asks_for_it() {
+        let (mut cache, now) = (cache(10).with_grace(Duration::from_secs(60)), Instant::now());
+        let hash = cache.hash(&request("ann", "pw"));
+        cache.put(now, hash, &Verdict::allow());
+        let later = now + Duration::from_secs(80);
+        cache.put(later, cache.hash(&request("bob", "pw")), &Verdict::allow());
+        assert_eq!(cache.get(later, &hash), None);
+        assert_eq!(cache.get_within(later, &hash, Duration::from_secs(40)), None);
+        assert!(cache.get_within(later, &hash, Duration::from_secs(60)).is_some());
+        assert_eq!(
+            cache.get_within(now + Duration::from_secs(90), &hash, Duration::from_secs(60)),
+            None
+        );
     }
 
     #[test]

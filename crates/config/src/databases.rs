@@ -1,0 +1,236 @@
+//! The databases of `[authentication]`, in the shape of EMQX's keys.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::access::FIELDS;
+use super::check::{between, millis, placeholders, secs};
+use super::section::section;
+use super::value::words;
+
+section! {
+    /// TLS towards a database.
+    pub struct ServerTls {
+        /// Whether it is spoken to over TLS.
+        enable: bool = false;
+        /// Trust anchors, PEM; "" are those of the system.
+        ca_file: Option<PathBuf> = "";
+        /// The certificate to show, PEM, and its chain.
+        cert_file: Option<PathBuf> = "";
+        /// Its private key, PEM.
+        key_file: Option<PathBuf> = "";
+    }
+}
+
+/// How passwords are hashed in a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HashName {
+    /// bcrypt.
+    Bcrypt,
+    /// Argon2id.
+    Argon2id,
+    /// PBKDF2.
+    Pbkdf2,
+    /// One SHA-512.
+    Sha512,
+    /// One SHA-256.
+    Sha256,
+    /// One SHA-1.
+    Sha,
+    /// One MD5.
+    Md5,
+}
+
+words!(HashName {
+    "bcrypt" => HashName::Bcrypt,
+    "argon2id" => HashName::Argon2id,
+    "pbkdf2" => HashName::Pbkdf2,
+    "sha512" => HashName::Sha512,
+    "sha256" => HashName::Sha256,
+    "sha" => HashName::Sha,
+    "md5" => HashName::Md5,
+});
+
+/// Where a salt stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SaltPosition {
+    /// Before the password.
+    Prefix,
+    /// After it.
+    Suffix,
+    /// Nowhere.
+    Disable,
+}
+
+words!(SaltPosition {
+    "prefix" => SaltPosition::Prefix,
+    "suffix" => SaltPosition::Suffix,
+    "disable" => SaltPosition::Disable,
+});
+
+/// The function of PBKDF2's HMAC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MacFunction {
+    /// SHA-256.
+    Sha256,
+    /// SHA-512.
+    Sha512,
+}
+
+words!(MacFunction {
+    "sha256" => MacFunction::Sha256,
+    "sha512" => MacFunction::Sha512,
+});
+
+section! {
+    /// How the hashes of a database were made that do not begin with `$`, by which they would tell it.
+    pub struct PasswordHash {
+        /// The algorithm; `md5` and `sha` (SHA-1) want `legacy_hashes`.
+        name: HashName = "sha256";
+        /// Where the salt stands when it is hashed with the password.
+        salt_position: SaltPosition = "prefix";
+        /// The function of the HMAC of `pbkdf2`.
+        mac_fun: MacFunction = "sha256";
+        /// The iterations of `pbkdf2`, 1 to 10000000.
+        iterations: u32 = 4096, between(1, 10_000_000);
+    }
+}
+
+section! {
+    /// Asking a PostgreSQL database.
+    pub struct Postgresql {
+        /// Where it is, `HOST` or `HOST:PORT` (5432).
+        server: String = "", servers;
+        /// The name of the database; "" is that of the account.
+        database: String = "";
+        /// The account.
+        username: String = "";
+        /// File with its password on the first line.
+        password_file: Option<PathBuf> = "";
+        /// Most connections, 1 to 64.
+        pool_size: u32 = 8, between(1, 64);
+        /// What is asked; placeholders become parameters, so they stand without quotes.
+        query: String = "SELECT password_hash, salt, is_superuser FROM mqtt_user WHERE username = ${username} LIMIT 1", query;
+        /// An answer that takes longer counts as none, "100ms" to "10s".
+        query_timeout: Duration = "5s", between(millis(100), secs(10));
+        section /// How passwords are hashed.
+        password_hash_algorithm: PasswordHash;
+        section /// TLS.
+        tls: ServerTls;
+    }
+}
+
+/// How Redis servers stand together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RedisType {
+    /// One server.
+    Single,
+    /// A master that sentinels name.
+    Sentinel,
+    /// A cluster.
+    Cluster,
+}
+
+words!(RedisType {
+    "single" => RedisType::Single,
+    "sentinel" => RedisType::Sentinel,
+    "cluster" => RedisType::Cluster,
+});
+
+section! {
+    /// Asking Redis or Valkey.
+    pub struct Redis {
+        /// How several servers stand together.
+        redis_type: RedisType = "single";
+        /// Where it, its sentinels or some nodes of its cluster are, `HOST` or `HOST:PORT` (6379, sentinels 26379), with commas between.
+        server: String = "", servers;
+        /// The name by which sentinels know the master.
+        sentinel: String = "mymaster";
+        /// The number of the database.
+        database: u32 = 0;
+        /// The account; "" logs in with the password alone, if there is one.
+        username: String = "";
+        /// File with its password on the first line.
+        password_file: Option<PathBuf> = "";
+        /// Most connections, 1 to 64.
+        pool_size: u32 = 8, between(1, 64);
+        /// What is asked: `HMGET KEY FIELD...`, `HGET KEY FIELD` or `HGETALL KEY`; placeholders stand in the key.
+        cmd: String = "HMGET mqtt_user:${username} password_hash salt is_superuser", query;
+        /// An answer that takes longer counts as none, "100ms" to "10s".
+        query_timeout: Duration = "5s", between(millis(100), secs(10));
+        section /// How passwords are hashed.
+        password_hash_algorithm: PasswordHash;
+        section /// TLS.
+        tls: ServerTls;
+    }
+}
+
+/// What every database has.
+#[derive(Debug, Clone, Copy)]
+pub struct Common<'c> {
+    /// Its table within that of the authentication.
+    pub table: &'static str,
+    /// Where it is.
+    pub server: &'c str,
+    /// The account.
+    pub username: &'c str,
+    /// The password of the account.
+    pub password_file: Option<&'c PathBuf>,
+    /// Most connections.
+    pub pool_size: u32,
+    /// For one question.
+    pub query_timeout: Duration,
+    /// How passwords are hashed.
+    pub hash: &'c PasswordHash,
+    /// TLS.
+    pub tls: &'c ServerTls,
+}
+
+macro_rules! common {
+    ($table:literal, $from:expr) => {
+        $crate::databases::Common {
+            table: $table,
+            server: &$from.server,
+            username: &$from.username,
+            password_file: $from.password_file.as_ref(),
+            pool_size: $from.pool_size,
+            query_timeout: $from.query_timeout,
+            hash: &$from.password_hash_algorithm,
+            tls: &$from.tls,
+        }
+    };
+}
+pub(super) use common;
+
+#[expect(
+    clippy::ptr_arg,
+    reason = "the checks of a section take a reference to the key's own type"
+)]
+fn servers(text: &String) -> Result<(), String> {
+    let fits = |server: &str| {
+        let server = server.trim();
+        !server.is_empty() && !server.contains(['/', '@', ' ', '$'])
+    };
+    if text.is_empty() || text.split(',').all(fits) {
+        Ok(())
+    } else {
+        Err("expected a host such as db.example.net:5432; the account has keys of its own".to_owned())
+    }
+}
+
+#[expect(
+    clippy::ptr_arg,
+    reason = "the checks of a section take a reference to the key's own type"
+)]
+fn query(text: &String) -> Result<(), String> {
+    placeholders(text, &FIELDS)?;
+    if text.trim().is_empty() {
+        return Err("nothing would be asked".to_owned());
+    }
+    if ["'${", "\"${", "`${"].iter().any(|quoted| text.contains(quoted)) {
+        return Err(
+            "a placeholder stands without quotes: its value travels beside the text, never in it".to_owned(),
+        );
+    }
+    Ok(())
+}
