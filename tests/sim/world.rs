@@ -159,6 +159,7 @@ impl World {
                     coap_metrics: Arc::clone(&coap_metrics[usize::from(worker)]),
                     metrics: Arc::clone(&metrics[usize::from(worker)]),
                     seed: [worker ^ plan.seed as u8; 32],
+                    store: None,
                 };
                 Gateway::new(now, parts)
             })
