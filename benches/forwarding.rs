@@ -53,6 +53,7 @@ fn settings(workers: u8) -> Settings {
         requests_per_second: 0,
         unproven_datagrams_per_second: 0,
         failed_logins_per_minute: 0,
+        tells_requests: false,
         listeners: vec![ListenerSettings {
             name: "bench".into(),
             dtls: None,

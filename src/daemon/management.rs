@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::Health;
 use crate::admin::api::handle::{Answer, ListenerState, Moment, Reloaded, Site, SiteState};
+use crate::admin::events::Events;
 use crate::admin::monitoring::Monitoring;
 use crate::auth::AuthHandle;
 use crate::broker::{BrokerMetrics, Status};
@@ -36,6 +37,8 @@ pub struct Controls {
     pub monitoring: Arc<Monitoring>,
     /// Whether the process lives and serves.
     pub health: Arc<Health>,
+    /// What happens to clients.
+    pub events: Arc<Events>,
     /// Where each listener listens.
     pub addresses: Vec<SocketAddr>,
 }
@@ -138,6 +141,10 @@ impl Site for NodeSite {
 
     fn bans(&self) -> &Arc<BanBook> {
         &self.bans
+    }
+
+    fn events(&self) -> Arc<Events> {
+        Arc::clone(&self.controls.events)
     }
 
     fn metrics_text(&self) -> String {

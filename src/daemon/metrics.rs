@@ -11,6 +11,8 @@ metrics! {
     pub struct WorkerMetrics {
         /// Turns of a worker's loop; one that stands still is stuck.
         pub turns: Counter = counter "worker_turns_total" [worker],
+        /// Events that could not be told: too many waited already.
+        pub events_lost: Counter = counter "events_lost_total" [],
         /// Messages to the broker or to another worker that found the channel full.
         pub channel_full: Counter = shared LIMITS_REJECTED [limit = Limit::Channel.label()],
     }

@@ -14,6 +14,7 @@
 //! | [`worker`] | one worker: its loop, and the core that it drives |
 //! | [`echo`] | the smallest core |
 //! | [`systemd`] | the service manager: readiness, watchdog, kept sockets |
+//! | `telling` | the thread that tells what happens to clients |
 //! | [`pulse`] | whether every worker moves |
 //! | `state`, `memory` | its state directory; how much memory it may have |
 //! | [`clock`] | the only reader of the clock |
@@ -37,6 +38,7 @@ mod reload;
 pub mod run;
 mod state;
 pub mod systemd;
+mod telling;
 pub mod worker;
 pub mod workers;
 

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::Health;
 use crate::admin::api::handle::Reloaded;
+use crate::admin::events::Events;
 use crate::admin::expose::process::{ExposeProcess, Process};
 use crate::admin::expose::{ExposeWorkers, ListenerNames};
 use crate::admin::health::Readiness;
@@ -31,6 +32,7 @@ use super::metrics::ExposeLoops;
 use super::process_settings::ProcessSettings;
 use super::pulse::Pulse;
 use super::systemd::Passed;
+use super::telling::Telling;
 use super::workers::Workers;
 use super::{clock, listeners, logging, systemd};
 
@@ -121,6 +123,7 @@ struct Serving {
     manage: mpsc::Receiver<Manage>,
     controls: Option<Controls>,
     names: ListenerNames,
+    telling: Option<Telling>,
     // Ends with this.
     _monitoring: Option<Server>,
 }
@@ -155,7 +158,8 @@ fn start<A: Assembly>(
         info!(name = listener.name, transport = listener.transport.label(), %addr, "listening");
     }
     systemd::keep(&settings.groups(), &groups);
-    let workers = Workers::start(parts, groups).map_err(|error| system("no thread for a worker", &error))?;
+    let mut workers =
+        Workers::start(parts, groups).map_err(|error| system("no thread for a worker", &error))?;
     let health = Arc::<Health>::default();
     let names: ListenerNames = settings
         .listeners
@@ -163,6 +167,12 @@ fn start<A: Assembly>(
         .map(|listener| (listener.name.clone(), listener.transport))
         .collect::<Vec<_>>()
         .into();
+    let events = Arc::new(Events::new(names.clone()));
+    let telling = workers
+        .events()
+        .map(|told| Telling::start(Arc::clone(&events), told))
+        .transpose()
+        .map_err(|error| system("no thread for events", &error))?;
     let shown = Arc::new(Monitoring {
         exposes: exposes(&names, assembly, &workers),
         health: health.clone(),
@@ -184,6 +194,7 @@ fn start<A: Assembly>(
         manage: to_manage,
         monitoring: shown,
         health: health.clone(),
+        events,
         addresses,
     };
     Ok(Serving {
@@ -192,6 +203,7 @@ fn start<A: Assembly>(
         manage,
         controls: Some(controls),
         names,
+        telling,
         _monitoring: monitoring,
     })
 }
@@ -306,6 +318,9 @@ async fn stop<A: Assembly>(
         _ = signals.interrupt.recv() => false,
     };
     assembly.finish(FINISH).await;
+    if let Some(telling) = serving.telling {
+        telling.finish().await;
+    }
     match failure {
         Some(line) => Err(StartError::new(ExitReason::Software, line)),
         None if !clean => Err(StartError::new(

@@ -16,13 +16,16 @@ use super::assembly::WorkerParts;
 use super::listener_ids::SPARE_LISTENERS;
 use super::metrics::WorkerMetrics;
 use super::worker::core::Core;
-use super::worker::{Command, Ports, Worker};
+use super::worker::{Command, Ports, Told, Worker};
 
 /// Messages that wait for one worker from all others.
 const INBOX: usize = 4096;
 
 /// Commands that wait for one worker.
 const COMMANDS: usize = 16;
+
+/// Events of all workers that wait to be told. More are lost, and counted.
+const EVENTS: usize = 8192;
 
 /// A worker that ended.
 #[derive(Debug)]
@@ -42,6 +45,7 @@ pub struct Workers {
     ended: mpsc::UnboundedReceiver<Ended>,
     metrics: Vec<Arc<WorkerMetrics>>,
     net: Vec<Arc<NetMetrics>>,
+    events: Option<mpsc::Receiver<Told>>,
 }
 
 /// Says that a worker ended, however it ends.
@@ -72,6 +76,7 @@ impl Workers {
         groups: Vec<Vec<UdpSocket>>,
     ) -> io::Result<Self> {
         let (obituaries, ended) = mpsc::unbounded_channel();
+        let (events, told) = mpsc::channel(EVENTS);
         let (inboxes, inboxes_in): (Vec<_>, Vec<_>) = parts.iter().map(|_| mpsc::channel(INBOX)).unzip();
         let listeners = groups.len() + SPARE_LISTENERS;
         let started = Arc::new(Barrier::new(parts.len()));
@@ -83,6 +88,7 @@ impl Workers {
             ended,
             metrics: Vec::new(),
             net: Vec::new(),
+            events: Some(told),
         };
         for ((id, parts), inbox) in (0..).map(WorkerId).zip(parts).zip(inboxes_in) {
             let sockets: Vec<UdpSocket> = groups.iter_mut().filter_map(Iterator::next).collect();
@@ -97,6 +103,7 @@ impl Workers {
                 auth: parts.auth,
                 verdicts,
                 verdicts_to,
+                events: events.clone(),
             };
             let metrics = Arc::new(WorkerMetrics::default());
             let net = Arc::new(NetMetrics::new(listeners));
@@ -127,6 +134,11 @@ impl Workers {
     #[must_use]
     pub fn commands(&self) -> Vec<mpsc::Sender<Command>> {
         self.commands.clone()
+    }
+
+    /// What happens to clients, as all workers tell it; it ends with the last of them. Only the first call gets it.
+    pub fn events(&mut self) -> Option<mpsc::Receiver<Told>> {
+        self.events.take()
     }
 
     /// The counters of each worker's loop.
@@ -292,6 +304,7 @@ mod tests {
             ended,
             metrics: Vec::new(),
             net: Vec::new(),
+            events: None,
         };
         assert!(workers.stop(Duration::from_secs(3), true).await);
     }

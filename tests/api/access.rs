@@ -386,7 +386,7 @@ fn each_change_leaves_one_line_and_no_secret() {
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     let lines: Vec<&str> = text
         .lines()
-        .filter(|line| line.contains("portcullis::audit"))
+        .filter(|line| line.contains("audit: "))
         .filter(|line| line.contains("audited") || line.contains("broker.url"))
         .collect();
     let wanted: [&[&str]; 6] = [

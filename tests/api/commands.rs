@@ -142,29 +142,45 @@ fn status_and_top_tell_what_goes_on() {
 }
 
 #[test]
-fn watch_says_who_comes_and_goes() {
+fn watch_says_who_comes_and_goes_however_short_they_stay() {
     use std::io::{BufRead as _, BufReader};
     let managed = start(Config::new());
     let mut watch = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(["clients", "watch", "--json", "--interval", "1", "--config"])
+        .args([
+            "clients",
+            "watch",
+            "--json",
+            "--last",
+            "1000",
+            "--listener",
+            "default",
+            "--config",
+        ])
         .arg(managed.gateway.path("portcullis.toml"))
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
-    std::thread::sleep(ms(1500));
-    let client = observer(&managed, Kind::Dtls, "seen");
-    let came: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-    assert_eq!(
-        (&came["event"], &came["client"]["clientid"]),
-        (&json!("came"), &json!("seen"))
-    );
-    client.close();
-    let gone: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-    assert_eq!(
-        (&gone["event"], &gone["client"]["clientid"]),
-        (&json!("gone"), &json!("seen"))
-    );
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    for _ in 0..3 {
+        let mut client = observer(&managed, Kind::Dtls, "seen");
+        client.request(&Request::put("ps/t").payload("1"));
+        client.close();
+        let (came, gone) = (next(), next());
+        assert_eq!(
+            (&came["kind"], &came["transport"]),
+            (&json!("connected"), &json!("dtls"))
+        );
+        assert_eq!(
+            (&gone["kind"], &gone["reason"]),
+            (&json!("disconnected"), &json!("close_notify"))
+        );
+        assert_eq!(came["identity"], gone["identity"]);
+        assert!(
+            came["identity"].is_string() && came["time"].as_str() <= gone["time"].as_str(),
+            "{came} {gone}"
+        );
+    }
     watch.kill().unwrap();
     watch.wait().unwrap();
 }

@@ -36,7 +36,7 @@ fn what_follows_ends_when_nobody_reads_it_any_more() {
     let managed = start(Config::new());
     for arguments in [
         &["top", "--json", "--interval", "1"][..],
-        &["clients", "watch", "--json", "--interval", "1"],
+        &["clients", "watch", "--json"],
     ] {
         let mut child = follow(&managed, arguments);
         let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -50,8 +50,8 @@ fn what_follows_ends_when_nobody_reads_it_any_more() {
         });
         let come = |comers: &mut Vec<Client>| {
             let mut client = managed.gateway.client(Kind::Udp);
-            let who = format!("ps/t?clientid=comer-{}", comers.len());
-            client.request(&Request::put(&who).payload("1"));
+            let who = format!("mqtt/connection?clientid=comer-{}", comers.len());
+            client.request(&Request::post(&who));
             comers.push(client);
         };
         while tells.recv_timeout(ms(100)).is_err() {
@@ -72,7 +72,7 @@ fn ctrl_c_ends_a_command_that_waits_for_a_gateway_that_hangs() {
     let managed = start(Config::new());
     for arguments in [
         &["top", "--json", "--interval", "1"][..],
-        &["clients", "watch", "--json", "--interval", "1"],
+        &["clients", "watch", "--json"],
     ] {
         let child = follow(&managed, arguments);
         std::thread::sleep(ms(700));

@@ -9,6 +9,7 @@
 //! | `listeners` | listeners that come and go |
 //! | `following` | commands that go on until told to stop |
 //! | `manners` | hanging up, holding all places |
+//! | `events` | what happens to clients, in the log and as server-sent events |
 //! | `document` | OpenAPI against what is served |
 //! | `named_files` | what a file that is named says of itself |
 //! | `scale` | a hundred thousand sessions |
@@ -39,6 +40,7 @@ mod changes;
 mod clients;
 mod commands;
 mod document;
+mod events;
 mod following;
 mod http;
 mod listeners;

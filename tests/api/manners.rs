@@ -31,7 +31,7 @@ fn who_hangs_up_gets_no_change_that_is_half_done_or_not_in_the_log() {
         let said = |line: &&str| words.iter().all(|word| line.contains(word));
         log.lines().filter(said).count()
     };
-    let audited = || lines(&["portcullis::audit", "status=200"]);
+    let audited = || lines(&["audit: ", "status=200"]);
     let mut changes = 0;
     for n in 0..12_u32 {
         let limit = 5000 + n;
@@ -69,7 +69,7 @@ fn who_hangs_up_does_not_leave_a_file_that_the_gateway_refuses() {
     }
     wait_until("the lines of the refusals", || {
         let log = managed.gateway.log();
-        let lines = log.lines().filter(|line| line.contains("portcullis::audit"));
+        let lines = log.lines().filter(|line| line.contains("audit: "));
         lines.filter(|line| line.contains("status=409")).count() == 6
     });
     let after = std::fs::read_to_string(managed.gateway.path("portcullis.toml")).unwrap();

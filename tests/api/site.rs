@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use portcullis::admin::api::handle::{Answer, ListenerState, Moment, Reloaded, Site, SiteState};
 use portcullis::admin::api::restart::needs_restart;
 use portcullis::admin::api::serve;
+use portcullis::admin::events::Events;
 use portcullis::admin::expose::ExposeWorkers;
 use portcullis::admin::expose::process::Process;
 use portcullis::admin::local::LocalSocket;
@@ -57,6 +58,7 @@ pub struct TestSite {
     binds: Vec<SocketAddr>,
     enabled: Arc<AtomicBool>,
     monitoring: Monitoring,
+    events: Arc<Events>,
     broker: BrokerRuntime,
     started: SystemTime,
     bans: Arc<BanBook>,
@@ -149,6 +151,12 @@ impl TestSite {
             .collect();
         let monitoring = monitoring(&config, metrics.clone(), coap_metrics.clone(), &broker);
         let shared = Arc::new(Shared::new(Instant::now(), &settings, [2; 32]));
+        let names: Vec<_> = config
+            .listeners
+            .iter()
+            .map(|listener| (listener.name.clone(), listener.transport()))
+            .collect();
+        let events = Arc::new(Events::new(names.into()));
         let mut coap = Vec::new();
         let mut threads = Vec::new();
         for ((index, link), hears) in (0..WORKERS).zip(links).zip(hears) {
@@ -173,6 +181,7 @@ impl TestSite {
                 others: told.clone(),
                 enabled: enabled.clone(),
                 tickets: HashMap::new(),
+                events: events.clone(),
             };
             threads.push(std::thread::spawn(move || worker.run()));
         }
@@ -183,6 +192,7 @@ impl TestSite {
             told,
             enabled,
             monitoring,
+            events,
             broker,
             started: SystemTime::now(),
             ready: Mutex::new(Ok(())),
@@ -272,6 +282,10 @@ impl Site for TestSite {
         &self.bans
     }
 
+    fn events(&self) -> Arc<Events> {
+        self.events.clone()
+    }
+
     fn metrics_text(&self) -> String {
         self.monitoring.render().unwrap()
     }
@@ -314,6 +328,7 @@ struct Worker {
     others: Vec<mpsc::Sender<Told>>,
     enabled: Arc<AtomicBool>,
     tickets: HashMap<u64, oneshot::Sender<ControlAnswer>>,
+    events: Arc<Events>,
 }
 
 impl Worker {
@@ -377,6 +392,7 @@ impl Worker {
                     let reply = self.tickets.remove(&ticket).expect("an answer to a question");
                     drop(reply.send(answer));
                 }
+                Output::Event(event) => self.events.tell(SystemTime::now(), &event),
                 Output::Authenticate { .. } => panic!("no listener here authenticates"),
             }
         }

@@ -45,6 +45,7 @@ fn settings(transport: DtlsSettings) -> Settings {
         requests_per_second: 0,
         unproven_datagrams_per_second: 0,
         failed_logins_per_minute: 0,
+        tells_requests: false,
         listeners: vec![ListenerSettings {
             name: "default".into(),
             dtls: Some(DtlsListenerSettings {
@@ -107,7 +108,7 @@ impl House {
             match output {
                 Output::Authenticate { request, .. } => self.logins.push(request.ticket),
                 Output::Broker(request) => self.broker.push(request),
-                Output::Control { .. } => {}
+                Output::Control { .. } | Output::Event(_) => {}
                 Output::Worker { .. } => panic!("there is one worker"),
             }
         }

@@ -163,6 +163,7 @@ fn reasons_of_requests(out: &mut String) {
     use portcullis::auth::metrics::{AuthResult, Backend};
     use portcullis::broker::{ConnectResult, DroppedReason, RefusedReason};
     use portcullis::coap::metrics::{NotificationResult, TransferResult};
+    use portcullis::gateway::events::EventKind;
     use portcullis::gateway::metrics::{ConditionResult, ConnectionEvent, PublishResult};
     use portcullis::policy::authentication::DenyReason;
     use portcullis::policy::authorization::{Action, Reason};
@@ -172,6 +173,7 @@ fn reasons_of_requests(out: &mut String) {
 
     reasons::<Limit>(out, "Caps and rates", "portcullis_limits_rejected_total{limit}");
     reasons::<ConnectionEvent>(out, "Connections", "portcullis_connections_total{result}");
+    reasons::<EventKind>(out, "Events", "kind=");
     reasons::<Backend>(
         out,
         "Who decides about logins",

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`api`] | the HTTP API |
 //! | `dashboard` | the page at `/` |
+//! | [`events`] | what happens to clients: in the log, kept, and to those who listen |
 //! | [`exposition`] | samples of all workers merged into Prometheus families |
 //! | [`expose`] | who has numbers to show, and whose they are |
 //! | [`health`] | whether the process lives and serves |
@@ -14,6 +15,7 @@
 
 pub mod api;
 mod dashboard;
+pub mod events;
 pub mod expose;
 pub mod exposition;
 pub mod health;

@@ -13,7 +13,7 @@ use portcullis_proto::types::limits::Caps;
 
 use super::access::{Authentication, Backend, JwtFrom, Login};
 use super::listeners::{Dtls, Listener};
-use super::sections::Unproven;
+use super::sections::{LogLevel, Unproven};
 use super::{Config, Limits};
 
 /// Bytes of an IPv6 and a UDP header, which a path's MTU counts and a datagram's length does not.
@@ -101,6 +101,7 @@ pub fn to_gateway_settings(config: &Config, available: u64) -> Settings {
         unproven_datagrams_per_second: config.limits.unproven_datagrams_per_second,
         authorizer: Authorizer::default(),
         failed_logins_per_minute: config.limits.failed_logins_per_minute,
+        tells_requests: matches!(config.log.level, LogLevel::Debug | LogLevel::Trace),
         listeners: config
             .listeners
             .iter()

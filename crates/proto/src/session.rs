@@ -72,8 +72,8 @@ pub enum DtlsEvent {
         /// Why.
         reason: CloseReason,
     },
-    /// What happened outside of sessions; only while the listener is watched
-    /// ([`SecureTransport::set_watched`]).
+    /// What happened outside of sessions: a failed handshake, and while the listener is watched
+    /// ([`SecureTransport::set_watched`]) the rest.
     Noted {
         /// Where the peer is.
         address: PeerAddr,
@@ -464,7 +464,7 @@ pub trait SecureTransport: Send {
     /// kept from beginning a handshake.
     fn set_pressure(&mut self, idle_timeout: Duration, refuse_unproven: bool);
 
-    /// Whether someone wants to know what happens outside of sessions.
+    /// Whether someone wants to know all that happens outside of sessions.
     fn set_watched(&mut self, watched: bool);
 
     /// What is known of a session.

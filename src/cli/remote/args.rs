@@ -67,13 +67,20 @@ pub(in crate::cli) enum ClientsCommand {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Print who comes, goes and moves, until stopped
+    /// Print what happens to clients as it happens: who comes, goes, moves, fails and is refused
     Watch {
-        #[command(flatten)]
-        which: Which,
-        /// Seconds between two looks
-        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
-        interval: u64,
+        /// Only this client id or DTLS identity
+        #[arg(long, value_name = "ID")]
+        client: Option<String>,
+        /// Only this listener
+        #[arg(long, value_name = "NAME")]
+        listener: Option<String>,
+        /// Only events of these kinds, such as connected,disconnected
+        #[arg(long, value_name = "KINDS")]
+        kind: Option<String>,
+        /// Begin with so many of the last 1000 events
+        #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1000))]
+        last: u16,
         #[command(flatten)]
         remote: Remote,
     },

@@ -1,11 +1,9 @@
 //! `clients list`, `show`, `kick`, `watch`.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::admin::api::{Client, ClientDetail, ClientPage};
+use crate::admin::events::Event;
 use crate::cli::exit::Failure;
 use crate::cli::output;
 
@@ -22,10 +20,20 @@ pub(in crate::cli) fn run(command: &ClientsCommand) -> Result<(), Failure> {
         ClientsCommand::Show { client, remote } => show(client, remote),
         ClientsCommand::Kick { client, remote } => kick(client, remote),
         ClientsCommand::Watch {
-            which,
-            interval,
+            client,
+            listener,
+            kind,
+            last,
             remote,
-        } => watch(which, Duration::from_secs(*interval), remote),
+        } => {
+            let mut path = format!("events?last={last}");
+            for (name, value) in [("client", client), ("listener", listener), ("kind", kind)] {
+                if let Some(value) = value {
+                    path.push_str(&format!("&{name}={}", encode(value)));
+                }
+            }
+            watch(&path, remote)
+        }
     }
 }
 
@@ -161,139 +169,75 @@ fn kick(client: &str, remote: &Remote) -> Result<(), Failure> {
     output::print(&format!("{} was kicked.\n", printable(client)))
 }
 
-/// What tells a client apart from one look to the next, and what is told of it.
-fn key(client: &Client) -> String {
-    match &client.clientid {
-        Some(id) => format!("c{id}"),
-        None => format!("a{}", client.address.as_deref().unwrap_or_default()),
-    }
-}
-
-fn watch(which: &Which, interval: Duration, remote: &Remote) -> Result<(), Failure> {
+fn watch(path: &str, remote: &Remote) -> Result<(), Failure> {
     let api = Api::find(remote)?;
-    let look = || -> Result<BTreeMap<String, Client>, Failure> {
-        let clients = fetch(&api, which, None)?;
-        Ok(clients.into_iter().map(|client| (key(&client), client)).collect())
+    let begun = || {
+        if !remote.json {
+            output::note(&format!(
+                "Watching {} until Ctrl-C. Times are UTC.",
+                api.address()
+            ));
+        }
     };
-    api.stop_when_told()?;
-    let mut before = match look() {
-        Err(_) if api.is_told_to_stop() => return Ok(()),
-        seen => seen?,
-    };
-    if !remote.json {
-        output::note(&format!("{} clients now; watching.", before.len()));
-    }
-    while api.wait(interval) {
-        let after = match look() {
-            Err(_) if api.is_told_to_stop() => return Ok(()),
-            seen => seen?,
+    api.follow(path, None, None, begun, |line| {
+        let Some(data) = line.strip_prefix("data: ") else {
+            return output::stream("");
         };
-        for (what, client) in changes(&before, &after) {
-            if !tell(what, client, remote.json)? {
-                return Ok(());
-            }
+        if remote.json {
+            return output::stream(&format!("{}\n", output::harmless(data)));
         }
-        before = after;
-    }
-    Ok(())
+        match serde_json::from_str::<Event>(data) {
+            Ok(event) => output::stream(&format!("{}\n", words(&event))),
+            // A newer gateway may tell more than this command knows.
+            Err(_) => output::stream(&format!("{}\n", printable(data))),
+        }
+    })
 }
 
-fn changes<'a>(
-    before: &'a BTreeMap<String, Client>,
-    after: &'a BTreeMap<String, Client>,
-) -> Vec<(&'static str, &'a Client)> {
-    let gone = before.iter().filter(|(key, _)| !after.contains_key(*key));
-    let mut all: Vec<_> = gone.map(|(_, client)| ("gone", client)).collect();
-    for (key, client) in after {
-        match before.get(key) {
-            None => all.push(("came", client)),
-            Some(old) if old.created_at != client.created_at => all.push(("came", client)),
-            Some(old) if old.address != client.address => all.push(("moved", client)),
-            Some(_) => {}
+/// An event as one line: when, what, who, where, why.
+fn words(event: &Event) -> String {
+    let mut text = format!("{}  {:16}", event.time, event.kind.replace('_', " "));
+    let who = event.clientid.as_ref().or(event.identity.as_ref());
+    text.push_str(&format!(
+        "  {}",
+        who.map_or_else(|| "-".to_owned(), |who| printable(who))
+    ));
+    text.push_str(&format!("  {}:{}", event.transport, event.listener));
+    text.push_str(&format!("  {}", event.address.as_deref().unwrap_or("away")));
+    for (name, value) in [
+        ("user", &event.username),
+        ("identity", &event.identity),
+        ("from", &event.from),
+        ("reason", &event.reason),
+    ] {
+        if let Some(value) = value.as_ref().filter(|value| Some(*value) != who) {
+            text.push_str(&format!("  {name} {}", printable(value)));
         }
     }
-    all
-}
-
-/// Whether anyone still reads it.
-fn tell(what: &str, client: &Client, json: bool) -> Result<bool, Failure> {
-    if json {
-        let line = json!({ "event": what, "client": client }).to_string();
-        return output::stream(&format!("{}\n", output::harmless(&line)));
+    if let (Some(action), Some(topic), Some(detail)) = (&event.action, &event.topic, &event.detail) {
+        text.push_str(&format!("  {action} {} {detail}", printable(topic)));
     }
-    let id = client
-        .clientid
-        .as_deref()
-        .map_or_else(|| "-".to_owned(), printable);
-    let address = client.address.as_deref().unwrap_or("away");
-    let identity = client
-        .identity
-        .as_ref()
-        .map(|identity| format!("  identity {}", printable(&identity.name)))
-        .unwrap_or_default();
-    output::stream(&format!(
-        "{}  {what:5}  {id}  {}:{}  {address}{identity}\n",
-        if what == "gone" {
-            &client.seen_at
-        } else {
-            &client.created_at
-        },
-        client.transport,
-        client.listener
-    ))
+    if let Some(count) = event.count {
+        text.push_str(&format!("  {count} more of this source"));
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn client(id: &str, address: &str, created_at: &str) -> Client {
-        Client {
-            clientid: Some(id.to_owned()),
-            username: None,
-            listener: "default".to_owned(),
-            transport: "udp".to_owned(),
-            address: Some(address.to_owned()),
-            connection: true,
-            online: true,
-            identity: None,
-            dtls: None,
-            created_at: created_at.to_owned(),
-            age_seconds: 0,
-            seen_at: created_at.to_owned(),
-            idle_seconds: 0,
-            subscriptions: 0,
-            retransmissions: 0,
-        }
-    }
-
     #[test]
-    fn coming_going_moving_and_coming_again_are_told_apart() {
-        let map = |clients: Vec<Client>| -> BTreeMap<String, Client> {
-            clients.into_iter().map(|client| (key(&client), client)).collect()
-        };
-        let before = map(vec![
-            client("stays", "a", "1"),
-            client("goes", "b", "1"),
-            client("moves", "c", "1"),
-            client("returns", "d", "1"),
-        ]);
-        let after = map(vec![
-            client("stays", "a", "1"),
-            client("comes", "e", "2"),
-            client("moves", "f", "1"),
-            client("returns", "d", "2"),
-        ]);
-        let told: Vec<_> = changes(&before, &after)
-            .into_iter()
-            .map(|(what, client)| (what, client.clientid.clone().unwrap()))
-            .collect();
-        let wanted = [
-            ("gone", "goes"),
-            ("came", "comes"),
-            ("moved", "moves"),
-            ("came", "returns"),
-        ];
-        assert_eq!(told, wanted.map(|(what, id)| (what, id.to_owned())));
+    fn an_event_is_one_line_with_who_where_and_why() {
+        let event = serde_json::from_value::<Event>(json!({
+            "id": 7, "time": "2026-11-29T03:12:00.000Z", "kind": "denied", "clientid": "m\u{1b}[2J", "username": "ann",
+            "listener": "default", "transport": "dtls", "address": "192.0.2.7:40000", "identity": "m-1", "reason": "rule",
+            "action": "publish", "topic": "a/b", "line": 3, "detail": "denied by line 3 of the ACL file"
+        }));
+        assert_eq!(
+            words(&event.unwrap()),
+            "2026-11-29T03:12:00.000Z  denied            m\\u{1b}[2J  dtls:default  192.0.2.7:40000  user ann  identity m-1  \
+             reason rule  publish a/b denied by line 3 of the ACL file"
+        );
     }
 }

@@ -177,18 +177,20 @@ impl Api {
         })
     }
 
-    /// Posts something whose answer goes on, and hands out its lines, those without text left out. Ends with the answer, after
-    /// `time`, at Ctrl-C, or when `each` has enough and says false. `begun` is called before the first line.
+    /// Asks for something whose answer goes on, by POST with `body` or else by GET, and hands out its lines, those without text
+    /// left out. Ends with the answer, after `time`, at Ctrl-C, or when `each` has enough and says false. `begun` is called before
+    /// the first line.
     pub(in crate::cli) fn follow(
         &self,
         path: &str,
-        body: &serde_json::Value,
+        body: Option<&serde_json::Value>,
         time: Option<Duration>,
         begun: impl FnOnce(),
         each: impl FnMut(&str) -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
         self.runtime.block_on(async {
-            let request = self.request("POST", path, Some(body))?;
+            let method = if body.is_some() { "POST" } else { "GET" };
+            let request = self.request(method, path, body)?;
             let response = tokio::time::timeout(PATIENCE, self.way.send(request))
                 .await
                 .unwrap_or(Err(ClientError::TimedOut))

@@ -40,7 +40,7 @@ pub(in crate::cli) fn run(args: &TraceArgs) -> Result<(), Failure> {
         }
     };
     let time = args.seconds.map(Duration::from_secs);
-    api.follow("trace", &wanted, time, begun, |line| {
+    api.follow("trace", Some(&wanted), time, begun, |line| {
         if json {
             return output::stream(&format!("{}\n", output::harmless(line)));
         }

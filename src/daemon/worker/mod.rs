@@ -19,13 +19,14 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Barrier, mpsc, oneshot};
 
 use crate::auth::{AuthAnswer, AuthHandle};
 use crate::broker::WorkerLink;
 use crate::gateway::contract::{ControlAnswer, ControlRequest, Input};
+use crate::gateway::events::ClientEvent;
 use crate::gateway::workers::WorkerMessage;
 use crate::net::{NetMetrics, Outbox, RecvBatch, Socket};
 use crate::types::{ListenerId, WorkerId};
@@ -81,6 +82,9 @@ pub enum Command {
 /// How long a worker waits for the others at the start.
 const START: Duration = Duration::from_secs(5);
 
+/// Something that happened to a client, with the time of day.
+pub type Told = (SystemTime, Box<ClientEvent>);
+
 /// The channels of a worker.
 #[derive(Debug)]
 pub struct Ports {
@@ -100,6 +104,8 @@ pub struct Ports {
     pub verdicts: mpsc::UnboundedReceiver<AuthAnswer>,
     /// Its other end, for those who bring verdicts.
     pub verdicts_to: mpsc::UnboundedSender<AuthAnswer>,
+    /// To those who tell what happens to clients.
+    pub events: mpsc::Sender<Told>,
 }
 
 /// Why a worker ended although nobody asked it to.

@@ -30,6 +30,11 @@ impl<C: Core> Worker<C> {
                 Output::Broker(request) => self.ask_broker(now, request),
                 Output::Authenticate { request, class } => self.authenticate(request, class),
                 Output::Worker { to, message } => self.tell(to, message),
+                Output::Event(event) => {
+                    if self.ports.events.try_send((clock::wall(), event)).is_err() {
+                        self.metrics.events_lost.inc();
+                    }
+                }
                 Output::Control { ticket, answer } => {
                     if let Some(reply) = self.tickets.remove(&ticket) {
                         // Whoever asked may have gone.

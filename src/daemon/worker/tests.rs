@@ -56,6 +56,7 @@ impl Running {
             auth: None,
             verdicts,
             verdicts_to,
+            events: mpsc::channel(8).0,
         };
         let metrics = Arc::new(WorkerMetrics::default());
         let net = Arc::new(NetMetrics::new(binds.len()));

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::events::Events;
 use portcullis_auth::LoginServer;
 use portcullis_broker::{BrokerSnapshot, Status as BrokerStatus};
 use portcullis_config::ban_book::BanBook;
@@ -51,6 +52,9 @@ pub trait Site: Send + Sync + 'static {
 
     /// Who is banned.
     fn bans(&self) -> &Arc<BanBook>;
+
+    /// What happens to clients.
+    fn events(&self) -> Arc<Events>;
 
     /// What `/metrics` shows, in the text format of Prometheus.
     fn metrics_text(&self) -> String;

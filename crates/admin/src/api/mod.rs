@@ -5,7 +5,7 @@
 //! | [`handle`] | the seam: what the process does for this interface |
 //! | `access` | tokens, roles |
 //! | `audit` | a line in the log for each change |
-//! | `listing`, `clients`, `subscriptions`, `device`, `trace` | clients |
+//! | `listing`, `clients`, `subscriptions`, `device`, `trace`, `events` | clients |
 //! | `status`, `metrics` | how the gateway is |
 //! | `config`, `schema`, `listeners`, `psk`, `users`, `tokens`, `bans`, `lifetime`, `files` | changes |
 //! | [`restart`] | which changes a reload does not do |
@@ -24,6 +24,11 @@ mod clients;
 mod config;
 mod device;
 mod error;
+#[expect(
+    unused_qualifications,
+    reason = "utoipa writes the types of parameters out in full"
+)]
+mod events;
 mod extract;
 mod files;
 pub mod handle;
@@ -103,6 +108,8 @@ struct Api {
     walks: Semaphore,
     /// As many permits as traces may run at once.
     traces: Arc<Semaphore>,
+    /// As many permits as may read events at once.
+    readers: Arc<Semaphore>,
     openapi: String,
 }
 
@@ -149,6 +156,7 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(subscriptions::remove))
         .routes(routes!(device::request))
         .routes(routes!(trace::start))
+        .routes(routes!(events::follow))
         .routes(routes!(config::get, config::put))
         .routes(routes!(schema::get))
         .routes(routes!(status::post_reload))
@@ -196,6 +204,7 @@ fn router(site: Arc<dyn Site>) -> Router {
         orders: Arc::new(Semaphore::new(ORDERS)),
         walks: Semaphore::new(1),
         traces: Arc::new(Semaphore::new(trace::TRACES)),
+        readers: Arc::new(Semaphore::new(events::READERS)),
         openapi: openapi().to_json().unwrap_or_default(),
     });
     let (router, _) = routes().split_for_parts();

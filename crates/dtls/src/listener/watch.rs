@@ -1,4 +1,4 @@
-//! What happens outside of sessions, noted for those who watch a peer. Nothing is noted while nobody does.
+//! What happens outside of sessions, noted for those who watch a peer. While nobody does, only failed handshakes are.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,13 @@ use super::super::metrics::{Alert, HandshakeResult};
 use super::DtlsListener;
 
 impl DtlsListener {
-    /// Whether to tell of handshakes, alerts and dropped records by [`DtlsEvent::Noted`].
+    /// Whether to tell of all handshakes, alerts and dropped records by [`DtlsEvent::Noted`].
     pub fn set_watched(&mut self, watched: bool) {
         self.watched = watched;
     }
 
     pub(super) fn note(&mut self, address: PeerAddr, note: DtlsNote) {
-        if self.watched {
+        if self.watched || matches!(note, DtlsNote::Failed { .. }) {
             self.events.push_back(DtlsEvent::Noted {
                 address,
                 identity: None,
@@ -26,7 +26,7 @@ impl DtlsListener {
     }
 
     fn note_of(&mut self, pending: &Pending, note: DtlsNote) {
-        if self.watched {
+        if self.watched || matches!(note, DtlsNote::Failed { .. }) {
             self.events.push_back(DtlsEvent::Noted {
                 address: pending.address,
                 identity: pending.named_identity(),

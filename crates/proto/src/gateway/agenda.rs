@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use rand::rngs::StdRng;
 
-use super::context::ReplyTo;
+use super::context::{PeerFacts, ReplyTo};
 use super::contract::Output;
+use super::events::{ClientEvent, EventKind, Events};
 use super::metrics::GatewayMetrics;
 use super::settings::Settings;
 use super::shared::Shared;
@@ -33,6 +34,12 @@ pub(super) struct Cx<'a> {
 }
 
 impl Cx<'_> {
+    /// Tells operators of something that happened to a peer; `what` is made only if it is told.
+    pub(super) fn tell(&mut self, kind: EventKind, at: &PeerFacts, what: impl FnOnce() -> ClientEvent) {
+        let place = (at.listener, Some(at.address));
+        self.agenda.events.tell(self.now, kind, place, what);
+    }
+
     /// Whether an account may grow by `bytes`, others giving way if they must.
     pub(super) fn may_grow(&self, account: AccountId, bytes: usize) -> bool {
         let standing = self.ledger.standing(account);
@@ -48,6 +55,8 @@ impl Cx<'_> {
 pub(super) struct Agenda {
     worker: WorkerId,
     outputs: VecDeque<Output>,
+    /// What operators are told.
+    pub(super) events: Events,
     /// What this worker tells itself, by the same messages as the others.
     own: VecDeque<WorkerMessage>,
     last_id: u64,
@@ -58,6 +67,7 @@ impl Agenda {
         Self {
             worker,
             outputs: VecDeque::new(),
+            events: Events::default(),
             own: VecDeque::new(),
             last_id: worker.first_id(),
         }
@@ -65,7 +75,8 @@ impl Agenda {
 
     /// The next thing for the edge to do.
     pub(super) fn poll(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let event = || self.events.poll().map(|event| Output::Event(Box::new(event)));
+        self.outputs.pop_front().or_else(event)
     }
 
     /// The next message of this worker to itself.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::answers::unauthorized;
 use super::context::{RequestContext, Target};
+use super::events::{ClientEvent, EventKind};
 use super::metrics::ConnectionEvent;
 use super::peers::Peer;
 use super::workers::ToPeer;
@@ -49,7 +50,7 @@ impl Gateway {
         }
         for id in gone {
             self.close_session(now, id, CloseReason::Banned);
-            self.peer_gone(now, id);
+            self.peer_gone(now, id, CloseReason::Banned);
         }
         for id in stay {
             self.part_banned(now, id);
@@ -128,7 +129,7 @@ impl Gateway {
     ///
     /// # Errors
     /// 4.01 for the others.
-    pub(super) fn not_banned(&self, now: Instant, context: &RequestContext) -> Result<(), Response> {
+    pub(super) fn not_banned(&mut self, now: Instant, context: &RequestContext) -> Result<(), Response> {
         if self.bans.is_empty() {
             return Ok(());
         }
@@ -137,6 +138,10 @@ impl Gateway {
             .kind_of(now, context.client.as_ref(), context.from.identity());
         let Some(kind) = banned else { return Ok(()) };
         self.metrics.bans.inc(kind);
+        let event = EventKind::LoginRefused;
+        cx!(self, now).tell(event, &context.from, || {
+            ClientEvent::of_request(event, context).because("banned")
+        });
         Err(match context.target {
             Target::Connection(_) => {
                 self.metrics.connection_events.inc(ConnectionEvent::Refused);

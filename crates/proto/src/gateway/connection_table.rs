@@ -8,6 +8,7 @@ use rand::Rng as _;
 use super::agenda::Cx;
 use super::context::{PeerFacts, RequestContext};
 use super::directory::ClientDirectory;
+use super::events::{ClientEvent, EventKind, More};
 use super::guests::Guest;
 use super::kept;
 use super::metrics::ConnectionEvent;
@@ -133,6 +134,7 @@ impl ConnectionTable {
             cx.ledger.raise(account, from.standing);
         }
         if connection.peer != Some(from.id) {
+            self.tell_moved(cx, key, from);
             cx.metrics.connection_events.inc(ConnectionEvent::Moved);
             self.part(cx, observations, key);
             self.attach(cx, observations, key, from);
@@ -287,10 +289,35 @@ impl ConnectionTable {
         self.connections.iter().all(known) && self.peers.iter().all(attached)
     }
 
-    /// Publishes that the client of a connection came, or with a reason that it went.
+    /// Tells that a connection goes on from elsewhere.
+    fn tell_moved(&self, cx: &mut Cx<'_>, key: ConnectionKey, to: &PeerFacts) {
+        let Some(connection) = self.get(key) else { return };
+        let before = self.place(connection).map(|peer| peer.facts.address);
+        let kind = EventKind::Moved;
+        cx.tell(kind, to, || {
+            let told = ClientEvent::of_connection(kind, connection, Some(to));
+            told.with(before.map_or(More::Nothing, More::From))
+        });
+    }
+
+    /// Tells that the client of a connection came, or with a reason that it went.
     pub(super) fn announce(&self, cx: &mut Cx<'_>, key: ConnectionKey, reason: Option<&'static str>) {
         if let Some(connection) = self.get(key) {
             let from = self.place(connection).map(|peer| &peer.facts);
+            let kinds: &[EventKind] = match reason {
+                None => &[EventKind::Connected],
+                Some(why) if why == ConnectionEvent::Replaced.label() => {
+                    &[EventKind::TakenOver, EventKind::Disconnected]
+                }
+                Some(_) => &[EventKind::Disconnected],
+            };
+            for kind in kinds {
+                let place = (connection.listener, from.map(|from| from.address));
+                cx.agenda.events.tell(cx.now, *kind, place, || ClientEvent {
+                    reason,
+                    ..ClientEvent::of_connection(*kind, connection, from)
+                });
+            }
             let username = connection.username.as_deref();
             news::announce(cx, &connection.client, username, from, reason);
         }

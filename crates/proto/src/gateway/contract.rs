@@ -22,6 +22,7 @@ use crate::session::{SecureSource, SessionInfo};
 use crate::types::message::Qos;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, TopicFilter, Transport, WorkerId};
 
+use super::events::ClientEvent;
 use super::settings::Settings;
 use super::trace::TraceRecord;
 use super::workers::WorkerMessage;
@@ -81,6 +82,8 @@ pub enum Output {
         /// What it is told.
         message: WorkerMessage,
     },
+    /// Tell operators.
+    Event(Box<ClientEvent>),
     /// An answer to [`Input::Control`].
     Control {
         /// The ticket of the question.

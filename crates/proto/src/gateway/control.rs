@@ -133,7 +133,7 @@ impl Gateway {
             .map(|(id, _)| id)
             .collect();
         for peer in there {
-            self.peer_gone(now, peer);
+            self.peer_gone(now, peer, CloseReason::Kicked);
         }
         ControlAnswer::Done
     }
@@ -270,7 +270,7 @@ impl Gateway {
             }
             Some((AccountHolder::Peer(id), _)) => {
                 self.close_session(now, id, CloseReason::Kicked);
-                self.peer_gone(now, id);
+                self.peer_gone(now, id, CloseReason::Kicked);
             }
             None => return ControlAnswer::NotFound,
         }
@@ -281,7 +281,7 @@ impl Gateway {
     /// address: that of the others stays.
     pub(super) fn kick_peer(&mut self, now: Instant, id: PeerId) {
         if self.close_session(now, id, CloseReason::Kicked) {
-            self.peer_gone(now, id);
+            self.peer_gone(now, id, CloseReason::Kicked);
         } else {
             self.peers.set_client(id, None);
         }

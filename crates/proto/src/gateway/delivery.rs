@@ -72,6 +72,10 @@ impl Gateway {
                 self.metrics
                     .request_seconds
                     .observe(now.saturating_duration_since(reply.arrived));
+                if self.settings.tells_requests {
+                    self.tell_answer(now, peer, reply.arrived, &response);
+                }
+                let Self { coap, peers, .. } = self;
                 coap.respond(now, peers, reply.exchange, response);
             }
             ToPeer::Notify(observation, notification) => match peers.get_mut(peer) {

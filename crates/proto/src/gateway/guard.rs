@@ -9,6 +9,7 @@ use super::agenda::Cx;
 use super::answers::{too_many_requests, unauthorized};
 use super::asker::Asker;
 use super::context::RequestContext;
+use super::events::{ClientEvent, EventKind};
 use super::metrics::ConnectionEvent;
 use super::random_seed;
 use super::settings::Settings;
@@ -154,7 +155,9 @@ fn charge_failure(cx: &Cx<'_>, context: &RequestContext) -> Result<(Class, IpAdd
 }
 
 /// The answer to a wrong or unknown token: 4.01, or 4.29 for a source that tries too many.
-pub(super) fn wrong_token(cx: &Cx<'_>, context: &RequestContext) -> Response {
+pub(super) fn wrong_token(cx: &mut Cx<'_>, context: &RequestContext) -> Response {
+    let kind = EventKind::TokenRefused;
+    cx.tell(kind, &context.from, || ClientEvent::of_request(kind, context));
     cx.metrics.connection_events.inc(ConnectionEvent::WrongToken);
     match charge_failure(cx, context) {
         Ok(_) => unauthorized("Invalid token or clientid"),
@@ -166,7 +169,12 @@ pub(super) fn wrong_token(cx: &Cx<'_>, context: &RequestContext) -> Response {
 ///
 /// # Errors
 /// 4.01 when it says no.
-pub(super) fn authorize(cx: &Cx<'_>, asker: &Asker, access: &Access<'_>) -> Result<(), Response> {
+pub(super) fn authorize(
+    cx: &mut Cx<'_>,
+    context: &RequestContext,
+    asker: &Asker,
+    access: &Access<'_>,
+) -> Result<(), Response> {
     let subject = Subject {
         user: asker.username.as_deref(),
         client: asker.client.as_ref().map(ClientId::as_str),
@@ -181,6 +189,9 @@ pub(super) fn authorize(cx: &Cx<'_>, asker: &Asker, access: &Access<'_>) -> Resu
     if decision.allowed {
         Ok(())
     } else {
+        cx.tell(EventKind::Denied, &context.from, || {
+            ClientEvent::denied(context, access, decision)
+        });
         Err(unauthorized("not authorised"))
     }
 }

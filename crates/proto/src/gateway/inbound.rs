@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::events::{EventKind, More};
 use super::guests::Guests;
 use super::metrics::ConnectionEvent;
 use super::news;
@@ -18,8 +19,8 @@ use crate::policy::authentication::IdentityRole;
 use crate::policy::bans::BanKind;
 use crate::policy::ledger::{AccountId, Ledger, Table};
 use crate::policy::shares::Share;
-use crate::session::{CloseReason, DtlsEvent, SessionId};
-use crate::types::reason::{DropReason, Limit};
+use crate::session::{CloseReason, DtlsEvent, DtlsNote, SessionId};
+use crate::types::reason::{DropReason, Label as _, Limit};
 use crate::types::standing::Standing;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, WorkerId};
 
@@ -227,7 +228,7 @@ impl Gateway {
         let idle = self.pressure.idle(UDP_PEER_IDLE);
         let places = SWEEP_PLACES.max(self.peers.places() / SWEEPS);
         for peer in self.peers.sweep(now, idle, places, needed) {
-            self.peer_gone(now, peer);
+            self.peer_gone(now, peer, CloseReason::Idle);
         }
     }
 
@@ -246,7 +247,7 @@ impl Gateway {
     /// Ends a peer, with its DTLS session if it has one.
     fn end_peer(&mut self, now: Instant, id: PeerId, reason: CloseReason) {
         self.close_session(now, id, reason);
-        self.peer_gone(now, id);
+        self.peer_gone(now, id, reason);
     }
 
     /// Handles one thing that DTLS made of `datagram`, which holds the plaintexts; false when there is none.
@@ -321,14 +322,22 @@ impl Gateway {
                     if !self.traces.is_empty() {
                         self.trace_peer(now, peer, &Traced::Closed(reason));
                     }
-                    self.peer_gone(now, peer);
+                    self.peer_gone(now, peer, reason);
                 }
             }
             DtlsEvent::Noted {
                 address,
                 identity,
                 note,
-            } => self.trace_note(now, listener, address, identity.as_deref(), note),
+            } => {
+                if let DtlsNote::Failed { result, after } = note {
+                    let place = (listener, address);
+                    self.tell_failed_handshake(now, place, identity.as_deref(), (result, after));
+                }
+                if !self.traces.is_empty() {
+                    self.trace_note(now, listener, address, identity.as_deref(), note);
+                }
+            }
         }
         true
     }
@@ -340,7 +349,7 @@ impl Gateway {
         let Some(peer) = self.peers.get_mut(id) else {
             return;
         };
-        peer.address = to;
+        let before = std::mem::replace(&mut peer.address, to);
         if confirmed {
             self.coap.set_proven(&mut peer.coap);
         } else {
@@ -350,6 +359,7 @@ impl Gateway {
         if !self.traces.is_empty() {
             self.trace_peer(now, id, &Traced::Moved);
         }
+        self.tell_of_peer(now, id, EventKind::Moved, |event| event.with(More::From(before)));
     }
 
     /// A handshake made a session.
@@ -469,7 +479,20 @@ impl Gateway {
     }
 
     /// Tells of a DTLS session that is a client by itself: connectionless, with an identity that is the client id.
-    fn announce_session(&mut self, now: Instant, id: PeerId, reason: Option<&'static str>) {
+    fn announce_session(&mut self, now: Instant, id: PeerId, reason: Option<CloseReason>) {
+        if self.peers.get(id).is_none_or(|peer| peer.session.is_none()) {
+            return;
+        }
+        let kind = match (self.settings.connection_required, reason) {
+            (false, None) => EventKind::Connected,
+            (false, Some(_)) => EventKind::Disconnected,
+            (true, None) => EventKind::SessionStarted,
+            (true, Some(_)) => EventKind::SessionEnded,
+        };
+        self.tell_of_peer(now, id, kind, |event| match reason {
+            Some(reason) => event.because(reason.label()),
+            None => event,
+        });
         let Some(from) = self.peers.get(id).map(|peer| peer.facts(id, &self.ledger)) else {
             return;
         };
@@ -482,6 +505,7 @@ impl Gateway {
         }
         let identity = from.identity().map(|identity| &identity.name);
         if let Some(client) = identity.and_then(ClientId::shared) {
+            let reason = reason.map(|_| "session_ended");
             news::announce(&mut cx!(self, now), &client, None, Some(&from), reason);
         }
     }
@@ -503,8 +527,8 @@ impl Gateway {
     }
 
     /// Ends all that belonged to a peer, and tells the owners of what was used from there.
-    pub(super) fn peer_gone(&mut self, now: Instant, id: PeerId) {
-        self.announce_session(now, id, Some("session_ended"));
+    pub(super) fn peer_gone(&mut self, now: Instant, id: PeerId, reason: CloseReason) {
+        self.announce_session(now, id, Some(reason));
         if let Some(peer) = self.peers.get_mut(id) {
             for observation in self.observations.of(AccountHolder::Peer(id)) {
                 self.coap.cancel(&mut peer.coap, *observation);

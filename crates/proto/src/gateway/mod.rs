@@ -16,6 +16,7 @@ pub mod contract;
 mod control;
 mod delivery;
 pub mod directory;
+pub mod events;
 mod forwarded;
 mod guard;
 pub mod guests;

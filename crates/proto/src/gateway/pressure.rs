@@ -104,6 +104,7 @@ impl Gateway {
         };
         self.weigh_exchanges(0);
         self.ask_for_life(now);
+        self.agenda.events.tell_left_out(now);
         let changed = self.pressure.overload.update(now, &readings);
         self.metrics.pressure_millis.set(millis(readings.pressure()));
         if changed {

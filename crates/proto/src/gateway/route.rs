@@ -8,6 +8,7 @@ use super::asker::{Asker, bad_topic};
 use super::context::{ConnectionOperation, PeerFacts, ReplyTo, RequestContext, Target, TopicOperation};
 use super::contract::Output;
 use super::directory::ClientDirectory;
+use super::events::{ClientEvent, EventKind};
 use super::guard::{Admission, granted};
 use super::metrics::{ConnectionEvent, PublishResult};
 use super::ops::connect::{Wish, create, made};
@@ -23,7 +24,7 @@ use crate::policy::authentication::{IdentityRole, Verdict};
 use crate::policy::connections::{Connection, ConnectionKey, ConnectionToken, Grant, Owner};
 use crate::policy::failures::Class;
 use crate::session::SessionInfo;
-use crate::types::reason::Limit;
+use crate::types::reason::{Label as _, Limit};
 use crate::types::standing::Standing;
 use crate::types::{ClientId, WorkerId};
 
@@ -37,6 +38,9 @@ impl Gateway {
             exchange,
             arrived: now,
         };
+        if self.settings.tells_requests {
+            self.tell_request(now, peer, &request);
+        }
         match self.resolve(now, reply, request) {
             Ok(context) => self.dispatch(now, context),
             Err(response) => self.agenda.answer(reply, response),
@@ -61,7 +65,15 @@ impl Gateway {
             Class::Unproven
         };
         let from = peer.facts(reply.peer, &self.ledger);
-        let mut context = RequestContext::resolve(&self.settings, from, class, reply, request)?;
+        let context = RequestContext::resolve(&self.settings, from, class, reply, request);
+        let mut context = context.inspect_err(|answer| {
+            // Before anything is looked up only who is not who the handshake proved is refused so.
+            if answer.code == Code::UNAUTHORIZED {
+                self.tell_of_peer(now, reply.peer, EventKind::LoginRefused, |event| {
+                    event.because("not_the_identity")
+                });
+            }
+        })?;
         self.not_banned(now, &context)?;
         let holds = matches!(
             context.target,
@@ -197,6 +209,10 @@ impl Gateway {
         self.guard.remember(now, reply.arrived, hash, &verdict);
         let result = match verdict {
             Verdict::Deny(reason) => {
+                let kind = EventKind::LoginRefused;
+                cx!(self, now).tell(kind, &context.from, || {
+                    ClientEvent::of_request(kind, &context).because(reason.label())
+                });
                 if matches!(context.target, Target::Connection(_)) {
                     self.metrics.connection_events.inc(ConnectionEvent::Refused);
                 }
@@ -485,6 +501,10 @@ impl Gateway {
                 }
             }
             Registration::Refused => {
+                let kind = EventKind::LoginRefused;
+                cx!(self, now).tell(kind, &from, || {
+                    ClientEvent::of_connection(kind, &connection, Some(&from)).because("other_identity")
+                });
                 self.refuse_creation(&reply, &joining, "clientid belongs to another identity");
             }
         }

@@ -44,6 +44,8 @@ pub struct Settings {
     pub unproven_datagrams_per_second: u32,
     /// Failed logins and wrong tokens per minute of one source; 0 is no limit.
     pub failed_logins_per_minute: u32,
+    /// Whether each request and answer is told, for a log that wants them.
+    pub tells_requests: bool,
     /// The listeners, in the order of their [`ListenerId`].
     pub listeners: Vec<ListenerSettings>,
 }

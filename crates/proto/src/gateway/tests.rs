@@ -15,6 +15,7 @@ use coap_lite::{CoapOption, MessageClass, MessageType, Packet, RequestType, Resp
 
 use super::contract::{ControlAnswer, ControlRequest, Input, Output};
 use super::directory::ClientDirectory;
+use super::events::{ClientEvent, EventKind};
 use super::metrics::{ConnectionEvent, GatewayMetrics};
 use super::settings::{DefaultQos, ListenerSettings, NotifyType, Settings};
 use super::{Gateway, Parts, Shared};
@@ -47,6 +48,7 @@ pub(super) fn settings(workers: u8) -> Settings {
         requests_per_second: 0,
         unproven_datagrams_per_second: 0,
         failed_logins_per_minute: 3,
+        tells_requests: false,
         listeners: vec![ListenerSettings {
             name: "default".into(),
             dtls: None,
@@ -67,6 +69,7 @@ struct Site {
     /// What the broker has not said yet, while it takes its time with subscriptions.
     held: Option<Vec<(usize, BrokerEvent)>>,
     logins: Vec<(usize, AuthRequest)>,
+    events: Vec<ClientEvent>,
     next_mid: u16,
 }
 
@@ -109,6 +112,7 @@ impl Site {
             subscriptions: Vec::new(),
             held: None,
             logins: Vec::new(),
+            events: Vec::new(),
             next_mid: 1,
         }
     }
@@ -222,6 +226,7 @@ impl Site {
             }
             Output::Broker(request) => self.broker(worker, request),
             Output::Authenticate { request, .. } => self.logins.push((worker, request)),
+            Output::Event(event) => self.events.push(*event),
             other => panic!("{other:?}"),
         }
     }

@@ -50,7 +50,7 @@ pub(super) fn begin(
         qos,
         retain: false,
     };
-    authorize(cx, &asker, &access)?;
+    authorize(cx, context, &asker, &access)?;
     pending.room(cx)?;
     // Where each message's own QoS decides how it is notified, the broker must not lower it on the way here.
     let by_message = params.qos.or(ceiling).is_none() && matches!(cx.settings.notify_type, NotifyType::Qos);

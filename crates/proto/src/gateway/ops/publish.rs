@@ -50,7 +50,7 @@ pub(super) fn publish(
         expires_at: expiry.and_then(|seconds| cx.now.checked_add(Duration::from_secs(seconds.into()))),
         origin: origin(context, asker),
     };
-    may_publish(cx, asker, text, &message)?;
+    may_publish(cx, context, asker, text, &message)?;
     hand_over(cx, pending, context, message, Code::CHANGED)
 }
 
@@ -74,7 +74,7 @@ pub(super) fn clear(
         expires_at: None,
         origin: origin(context, asker),
     };
-    may_publish(cx, asker, text, &message)?;
+    may_publish(cx, context, asker, text, &message)?;
     hand_over(cx, pending, context, message, Code::DELETED)
 }
 
@@ -85,14 +85,20 @@ fn origin(context: &RequestContext, asker: &Asker) -> Option<Origin> {
     })
 }
 
-fn may_publish(cx: &Cx<'_>, asker: &Asker, text: &str, message: &Message) -> Result<(), Response> {
+fn may_publish(
+    cx: &mut Cx<'_>,
+    context: &RequestContext,
+    asker: &Asker,
+    text: &str,
+    message: &Message,
+) -> Result<(), Response> {
     let access = Access {
         action: Action::Publish,
         topic: text,
         qos: message.qos,
         retain: message.retain,
     };
-    authorize(cx, asker, &access)
+    authorize(cx, context, asker, &access)
 }
 
 fn hand_over(

@@ -22,7 +22,7 @@ pub(super) fn read(
     text: &str,
 ) -> Result<NextStep, Response> {
     let topic = asker.topic(cx, text)?;
-    authorize(cx, asker, &Access::new(Action::Receive, text))?;
+    authorize(cx, context, asker, &Access::new(Action::Receive, text))?;
     let awaited = Awaited::Read {
         reply: context.reply,
         accept: context.accept,

@@ -58,7 +58,7 @@ impl Network {
                     self.told[worker * WORKERS + usize::from(to.0)].push_back(message);
                 }
                 Output::Broker(request) => self.requests[worker].push_back(request),
-                Output::Control { .. } => {}
+                Output::Control { .. } | Output::Event(_) => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -312,3 +312,35 @@ fn a_token_of_a_larger_site_is_answered_here() {
         ));
     }
 }
+
+#[test]
+fn a_client_that_comes_again_at_another_worker_is_told_once_as_gone_and_as_taken_over() {
+    let mut site = Site::new(4);
+    site.create(0, 1000, "meter");
+    site.create(3, 2000, "meter");
+    let told: Vec<_> = site
+        .events
+        .iter()
+        .map(|event| {
+            (
+                event.kind,
+                event.reason,
+                event.address.map(|at| at.socket_addr().port()),
+            )
+        })
+        .collect();
+    let replaced = Some("replaced");
+    for (wanted, times) in [
+        ((EventKind::Connected, None, Some(1000)), 1),
+        ((EventKind::Connected, None, Some(2000)), 1),
+        ((EventKind::TakenOver, replaced, Some(1000)), 1),
+        ((EventKind::Disconnected, replaced, Some(1000)), 1),
+    ] {
+        assert_eq!(
+            told.iter().filter(|event| **event == wanted).count(),
+            times,
+            "{told:?}"
+        );
+    }
+    assert_eq!(told.len(), 4, "{told:?}");
+}
