@@ -1,5 +1,7 @@
 //! `acl check`: what the access rules say, and which line says it.
 
+use std::process::ExitCode;
+
 use serde_json::json;
 
 use crate::auth;
@@ -11,7 +13,8 @@ use super::args::{AclCommand, AclFile};
 use super::exit::{DATA_ERROR, Failure, NO_INPUT, USAGE};
 use super::{output, target};
 
-pub(super) fn run(command: &AclCommand) -> Result<(), Failure> {
+/// Says what the rules say: exit status 0 allowed, 1 denied.
+pub(super) fn run(command: &AclCommand) -> Result<ExitCode, Failure> {
     let AclCommand::Check {
         user,
         action,
@@ -49,13 +52,19 @@ pub(super) fn run(command: &AclCommand) -> Result<(), Failure> {
         Failure::new(DATA_ERROR, lines.join("\n"))
     })?;
     if *json {
-        return output::json(&json!({
+        output::json(&json!({
             "allowed": explained.decision.allowed,
             "line": explained.decision.line,
             "text": explained.text,
-        }));
+        }))?;
+    } else {
+        output::print(&format!("{explained}\n"))?;
     }
-    output::print(&format!("{explained}\n"))
+    Ok(if explained.decision.allowed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn rules(file: &AclFile) -> Result<(std::path::PathBuf, NoMatch), Failure> {

@@ -5,7 +5,9 @@ use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::remote::args::{BanCommand, ClientsCommand, DoctorArgs, StatusArgs, TopArgs, TraceArgs};
+use super::remote::args::{
+    BanCommand, ClientsCommand, ConfigCommand, DoctorArgs, PubArgs, StatusArgs, SubArgs, TopArgs, TraceArgs,
+};
 
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!(
@@ -62,6 +64,15 @@ pub(super) enum Command {
     Top(TopArgs),
     /// Follow what one device sends and gets, decoded, with secrets masked
     Trace(TraceArgs),
+    /// Have the running gateway read its configuration and files again
+    Reload(StatusArgs),
+    /// The configuration of the running gateway
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Publish a message at the broker, past the devices
+    Pub(PubArgs),
+    /// Print the messages that come at the broker, the retained ones first
+    Sub(SubArgs),
     /// Check whether this machine and the configuration suit each other
     Doctor(DoctorArgs),
     /// Print the completion script of a shell

@@ -10,7 +10,7 @@ use crate::policy::authorization::NoMatch;
 
 use super::args::{PskFile, UsersFile};
 use super::exit::{CONFIG, Failure, NO_INPUT, USAGE};
-use super::quickstart;
+use super::{output, quickstart};
 
 /// A file of keys, and the listener that uses it where one is known.
 pub(super) struct PskTarget {
@@ -162,4 +162,74 @@ pub(super) fn read_config(file: &Path) -> Result<Config, Failure> {
     let content = read_public(file).map_err(|error| Failure::new(NO_INPUT, error.to_string()))?;
     let text = String::from_utf8_lossy(&content);
     Ok(config::parse(&text, file, &PathBase::of_file(file))?)
+}
+
+/// The same for who looks for the running gateway: of a broken file, which that does not have in force, what leads there.
+pub(super) fn read_leniently(file: &Path) -> Result<Config, Failure> {
+    let failure = match read_config(file) {
+        Ok(config) => return Ok(config),
+        Err(failure) if failure.code == CONFIG => failure,
+        Err(failure) => return Err(failure),
+    };
+    let text = read_public(file).map_err(|error| Failure::new(NO_INPUT, error.to_string()))?;
+    let text = ways_of(&String::from_utf8_lossy(&text));
+    let Ok(config) = config::parse(&text, file, &PathBase::of_file(file)) else {
+        let hint = "the running gateway is reached by --url and --token-file all the same";
+        return Err(Failure {
+            message: format!("{}\n{hint}", failure.message),
+            ..failure
+        });
+    };
+    output::note(&failure.message);
+    output::note(
+        "portcullis: the file is broken, and the running gateway does not have it in force; going on",
+    );
+    Ok(config)
+}
+
+/// The lines of a file that say where its gateway is, each once.
+fn ways_of(text: &str) -> String {
+    let mut node: Vec<&str> = Vec::new();
+    let mut admin: Vec<&str> = Vec::new();
+    let mut section = "";
+    for line in text.lines().map(str::trim) {
+        if line.starts_with('[') {
+            section = line;
+        }
+        let key_of = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+        let key = key_of(line);
+        let (kept, wanted) = match section {
+            "[node]" => (&mut node, key == "state_dir"),
+            "[admin]" => {
+                let ways = ["bind", "socket", "token_file", "cert_file", "key_file"];
+                (&mut admin, ways.contains(&key.as_str()))
+            }
+            _ => continue,
+        };
+        if wanted && toml_line(line) && !kept.iter().any(|other| key_of(other) == key) {
+            kept.push(line);
+        }
+    }
+    format!("[node]\n{}\n[admin]\n{}\n", node.join("\n"), admin.join("\n"))
+}
+
+/// Whether a line is whole by itself.
+fn toml_line(line: &str) -> bool {
+    config::parse(line, Path::new(""), &PathBase::of_file(Path::new("")))
+        .err()
+        .is_none_or(|problems| problems.iter().all(|problem| !problem.key.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_broken_file_the_way_to_its_gateway_is_left() {
+        let text = "zzz = 1\n[node]\nname = 7\nstate_dir = \"s\"\n[coap]\nheartbeat = 8MiB\n[admin]\nbind = \"127.0.0.1:9\" # here\nyyy = [\n  socket = \"\n[node]\nstate_dir = \"t\"";
+        assert_eq!(
+            ways_of(text),
+            "[node]\nstate_dir = \"s\"\n[admin]\nbind = \"127.0.0.1:9\" # here\n"
+        );
+    }
 }

@@ -10,6 +10,7 @@ use crate::admin::Health;
 use crate::admin::api::handle::{Answer, ListenerState, Moment, Reloaded, Site, SiteState};
 use crate::admin::events::Events;
 use crate::admin::monitoring::Monitoring;
+use crate::admin::operator::Operator;
 use crate::auth::AuthHandle;
 use crate::broker::{BrokerMetrics, Status};
 use crate::config::ban_book::BanBook;
@@ -52,6 +53,7 @@ pub(super) struct NodeSite {
     pub(super) broker: watch::Receiver<Status>,
     pub(super) broker_metrics: Arc<BrokerMetrics>,
     pub(super) auth: Option<AuthHandle>,
+    pub(super) operator: Option<Operator>,
     /// In the order of [`ListenerId`].
     pub(super) listeners: Arc<Mutex<Vec<ListenerState>>>,
 }
@@ -141,6 +143,10 @@ impl Site for NodeSite {
 
     fn bans(&self) -> &Arc<BanBook> {
         &self.bans
+    }
+
+    fn operator(&self) -> Option<Operator> {
+        self.operator.clone()
     }
 
     fn events(&self) -> Arc<Events> {

@@ -16,6 +16,7 @@ use crate::admin::expose::dtls::{DtlsCounters, ExposeDtls};
 use crate::admin::expose::reload::{ExposeReloads, Reloads};
 use crate::admin::expose::{ExposeWorkers, ListenerNames};
 use crate::admin::local::LocalSocket;
+use crate::admin::operator::Operator;
 use crate::admin::server::{Doors, Server};
 use crate::auth::{self, AuthHandle};
 use crate::broker::{
@@ -77,6 +78,7 @@ pub struct Node {
     pub(super) sources: Arc<Shared>,
     pub(super) broker: Option<BrokerRuntime>,
     pub(super) broker_metrics: Arc<BrokerMetrics>,
+    /// Those of the workers, the next one last, behind that of the operator.
     pub(super) links: Vec<WorkerLink>,
     /// Until the end: without a backend too, so that a reload can bring one.
     pub(super) auth: Option<(AuthHandle, Detached)>,
@@ -124,7 +126,7 @@ impl Node {
         let auth = auth::start(&auth_settings, handle)
             .map_err(|errors| wrong(errors.iter().map(ToString::to_string).collect()))?;
         let workers = usize::from(materials.settings.workers);
-        let (broker, links) = broker::start(broker_settings(&config), workers)
+        let (broker, links) = broker::start(broker_settings(&config), workers + 1)
             .map_err(|error| StartError::new(exit_reason(error.fault()), error.to_string()))?;
         broker.limit_topics(config.limits.topics());
         let certificates = Arc::new(Certificates::default());
@@ -165,8 +167,12 @@ impl Node {
     }
 
     /// Starts the management interface, where any way to it is configured.
-    fn manage(&self, controls: Controls) -> Result<Option<Server>, StartError> {
+    fn manage(&mut self, controls: Controls) -> Result<Option<Server>, StartError> {
         let doors = doors(&self.config)?;
+        let operator = self.links.pop().map(Operator::start).transpose();
+        let operator = operator.map_err(|error| {
+            StartError::new(ExitReason::System, format!("no thread for the operator: {error}"))
+        })?;
         let (Some(broker), true) = (&self.broker, doors.net.is_some() || doors.local.is_some()) else {
             return Ok(None);
         };
@@ -183,6 +189,7 @@ impl Node {
             broker: broker.watch_status(),
             broker_metrics: Arc::clone(&self.broker_metrics),
             auth: self.auth.as_ref().map(|(handle, _)| handle.clone()),
+            operator,
         };
         let server = serve::start(doors, Arc::new(site)).map_err(|error| {
             StartError::new(

@@ -41,7 +41,7 @@ pub fn start_with(config: Config, lines: &str) -> Managed {
     }
 }
 
-fn run(managed: &Managed, arguments: &[&str]) -> Output {
+pub fn run(managed: &Managed, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(arguments)
         .arg("--config")
@@ -51,14 +51,14 @@ fn run(managed: &Managed, arguments: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     assert!(output.status.success(), "{output:?}");
     text
 }
 
 #[track_caller]
-fn fails(output: &Output, exit: i32, with: &str) {
+pub fn fails(output: &Output, exit: i32, with: &str) {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(exit), "{output:?}");
     assert!(text.contains(with), "{text}");

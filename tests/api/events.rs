@@ -28,8 +28,8 @@ fn told(managed: &Managed, kind: &str, of: &str) -> Value {
     find().unwrap()
 }
 
-#[test]
-fn the_life_of_a_device_stands_in_the_log_and_in_the_events() {
+/// A gateway at which one device did, and met with, all of it; and the token that it had.
+fn lived() -> (Managed, String) {
     let rules = "pattern readwrite dev/%c/#\ntopic read open/#\n";
     let config = Config::new()
         .connection_mode()
@@ -59,7 +59,12 @@ fn the_life_of_a_device_stands_in_the_log_and_in_the_events() {
     again.close();
     let options = dtls::Options::psk("dev1", b"another's key...").patience(ms(6000));
     assert!(dtls::connect(managed.gateway.dtls_addr(), &options).is_err());
+    (managed, token)
+}
 
+#[test]
+fn the_life_of_a_device_stands_in_the_log_and_in_the_events() {
+    let (managed, token) = lived();
     let came = told(&managed, "connected", "meter-17");
     assert_eq!(
         (&came["transport"], &came["username"]),

@@ -8,6 +8,7 @@
 //! | `commands` | the command line and the built gateway |
 //! | `listeners` | listeners that come and go |
 //! | `following` | commands that go on until told to stop |
+//! | `messages` | published, retained, listened to; reload and config show |
 //! | `manners` | hanging up, holding all places |
 //! | `events` | what happens to clients, in the log and as server-sent events |
 //! | `document` | OpenAPI against what is served |
@@ -45,6 +46,7 @@ mod following;
 mod http;
 mod listeners;
 mod manners;
+mod messages;
 mod named_files;
 mod scale;
 mod site;

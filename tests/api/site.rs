@@ -16,6 +16,7 @@ use portcullis::admin::expose::ExposeWorkers;
 use portcullis::admin::expose::process::Process;
 use portcullis::admin::local::LocalSocket;
 use portcullis::admin::monitoring::Monitoring;
+use portcullis::admin::operator::Operator;
 use portcullis::admin::server::{Doors, Server};
 use portcullis::bridge::contract::{BrokerError, BrokerEvent, BrokerRequest};
 use portcullis::broker::{self, BrokerKind, BrokerRuntime, BrokerSettings, RetainedLimits, WorkerLink};
@@ -59,6 +60,7 @@ pub struct TestSite {
     enabled: Arc<AtomicBool>,
     monitoring: Monitoring,
     events: Arc<Events>,
+    operator: Option<Operator>,
     broker: BrokerRuntime,
     started: SystemTime,
     bans: Arc<BanBook>,
@@ -140,7 +142,8 @@ impl TestSite {
             },
             kind: BrokerKind::Embedded(RetainedLimits::default()),
         };
-        let (broker, links) = broker::start(broker_settings, usize::from(WORKERS)).unwrap();
+        let (broker, mut links) = broker::start(broker_settings, usize::from(WORKERS) + 1).unwrap();
+        let operator = links.pop().map(|link| Operator::start(link).unwrap());
         let enabled = Arc::new(AtomicBool::new(true));
         let (told, hears): (Vec<_>, Vec<_>) = (0..WORKERS).map(|_| mpsc::channel()).unzip();
         let metrics: Vec<_> = (0..WORKERS)
@@ -193,6 +196,7 @@ impl TestSite {
             enabled,
             monitoring,
             events,
+            operator,
             broker,
             started: SystemTime::now(),
             ready: Mutex::new(Ok(())),
@@ -280,6 +284,10 @@ impl Site for TestSite {
 
     fn bans(&self) -> &Arc<BanBook> {
         &self.bans
+    }
+
+    fn operator(&self) -> Option<Operator> {
+        self.operator.clone()
     }
 
     fn events(&self) -> Arc<Events> {

@@ -10,6 +10,7 @@
 //! | [`health`] | whether the process lives and serves |
 //! | [`local`] | the Unix socket of the management interface |
 //! | [`monitoring`] | `/metrics`, `/healthz`, `/readyz` |
+//! | [`operator`] | the operator at the broker |
 //! | `places` | places for connections |
 //! | [`server`] | HTTP with time-outs and a cap on connections |
 
@@ -21,6 +22,7 @@ pub mod exposition;
 pub mod health;
 pub mod local;
 pub mod monitoring;
+pub mod operator;
 mod places;
 pub mod server;
 

@@ -4,6 +4,7 @@
 //! place. Each key is declared once, in a `section!` beside its default, range and meaning; [`reference()`] lists them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use portcullis_proto::types::LineError;
 use toml::de::DeTable;
@@ -65,6 +66,8 @@ pub const DEFAULT_ADMIN: &str = "127.0.0.1:8683";
 pub struct Config {
     /// The file it was read from; `None` in the quick start.
     pub source: Option<PathBuf>,
+    /// The text that it was read from.
+    pub text: Arc<str>,
     /// `[node]`: name, state directory, number of workers.
     pub node: Node,
     /// `[coap]`: how requests are taken and notifications sent.
@@ -144,6 +147,7 @@ fn load_text(text: &str, file: &Path, base: &PathBase, with_files: bool) -> Resu
         return Err(doc.into_problems());
     };
     config.source = Some(file.to_owned());
+    config.text = text.into();
     rules::check(&config, &mut doc);
     if with_files {
         exposure::check(&config, &mut doc);
@@ -175,6 +179,7 @@ fn read_root(root: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Config> {
     let log = root.section(doc, "log");
     Some(Config {
         source: None,
+        text: Arc::default(),
         node: node?,
         coap: coap?,
         listeners: listeners?,

@@ -186,3 +186,54 @@ pub(in crate::cli) struct DoctorArgs {
     #[arg(long)]
     pub(in crate::cli) json: bool,
 }
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum ConfigCommand {
+    /// Show every key with its value in force, and where that comes from
+    Show {
+        /// Only keys that differ from their defaults
+        #[arg(long)]
+        changed: bool,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PubArgs {
+    /// The topic at the broker: with the mountpoint, where listeners have one
+    pub(super) topic: String,
+    /// The payload as text; without it, standard input
+    pub(super) payload: Option<String>,
+    /// 0, 1 or 2
+    #[arg(short, long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(super) qos: u8,
+    /// Retain it; an empty payload clears what is retained
+    #[arg(short, long)]
+    pub(super) retain: bool,
+    /// Its media type
+    #[arg(long, value_name = "TYPE")]
+    pub(super) content_type: Option<String>,
+    /// After how many seconds it is worthless
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) expiry: Option<u32>,
+    #[command(flatten)]
+    pub(super) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct SubArgs {
+    /// The topic filter at the broker
+    pub(super) filter: String,
+    /// The highest QoS to get messages with
+    #[arg(short, long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(super) qos: u8,
+    /// End after so many messages
+    #[arg(long, value_name = "N")]
+    pub(super) count: Option<u64>,
+    /// End after so many seconds; without it, at Ctrl-C
+    #[arg(long = "for", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(super) seconds: Option<u64>,
+    #[command(flatten)]
+    pub(super) remote: Remote,
+}

@@ -24,7 +24,7 @@ use crate::admin::api::ErrorBody;
 use crate::admin::local::GROUP;
 use crate::auth::client::{Client, ClientError, Origin, Trust, UNRESERVED, whole};
 use crate::auth::settings::TlsSettings;
-use crate::cli::exit::{DATA_ERROR, Failure, NO_PERMISSION, NO_USER, SOFTWARE, UNAVAILABLE, USAGE};
+use crate::cli::exit::{CONFIG, DATA_ERROR, Failure, NO_PERMISSION, NO_USER, SOFTWARE, UNAVAILABLE, USAGE};
 use crate::cli::{quickstart, target};
 use crate::config::secrets::{read_public, read_secret};
 use crate::config::tokens::{self, Role};
@@ -145,6 +145,11 @@ impl Api {
         body: &serde_json::Value,
     ) -> Result<T, Failure> {
         read_answer(&self.ask("POST", path, Some(body))?)
+    }
+
+    /// POST of `body` to a path below `/api/v1` whose answer has no body.
+    pub(in crate::cli) fn order(&self, path: &str, body: &serde_json::Value) -> Result<(), Failure> {
+        self.ask("POST", path, Some(body)).map(drop)
     }
 
     /// DELETE of a path below `/api/v1`.
@@ -374,8 +379,17 @@ fn read_answer<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
 
 /// Why the gateway did not do what it was asked.
 fn refused(status: StatusCode, body: &[u8]) -> Failure {
-    let said = serde_json::from_slice::<ErrorBody>(body)
-        .map_or_else(|_| format!("HTTP {status}"), |error| error.message);
+    let error = serde_json::from_slice::<ErrorBody>(body).ok();
+    let problems = error.iter().flat_map(|error| &error.problems);
+    let problems: Vec<String> = problems.map(super::reload::problem).collect();
+    if !problems.is_empty() {
+        let said = format!(
+            "not reloaded, the old configuration stays in force\n{}",
+            problems.join("\n")
+        );
+        return Failure::new(CONFIG, said);
+    }
+    let said = error.map_or_else(|| format!("HTTP {status}"), |error| error.message);
     let (code, hint) = match status {
         StatusCode::UNAUTHORIZED => (NO_PERMISSION, "; name the file with it by --token-file"),
         StatusCode::FORBIDDEN => (NO_PERMISSION, ""),
@@ -389,7 +403,7 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
 /// The configuration that the gateway on this machine runs with: named, installed, or the quick start's.
 pub(in crate::cli) fn configured(file: Option<&Path>) -> Result<Config, Failure> {
     match file.or(target::installed()) {
-        Some(file) => target::read_config(file),
+        Some(file) => target::read_leniently(file),
         None => quickstart::config(&quickstart::state_dir()?),
     }
 }

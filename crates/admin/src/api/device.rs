@@ -227,7 +227,7 @@ fn split(text: &str, at: char) -> Vec<String> {
     text.split(at).map(str::to_owned).collect()
 }
 
-fn payload(text: Option<String>, base64: Option<String>) -> Result<Bytes, ApiError> {
+pub(super) fn payload(text: Option<String>, base64: Option<String>) -> Result<Bytes, ApiError> {
     match (text, base64) {
         (Some(_), Some(_)) => Err(ApiError::bad_request(
             "payload and payload_base64 exclude each other",

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::events::Events;
+use crate::operator::Operator;
 use portcullis_auth::LoginServer;
 use portcullis_broker::{BrokerSnapshot, Status as BrokerStatus};
 use portcullis_config::ban_book::BanBook;
@@ -52,6 +53,9 @@ pub trait Site: Send + Sync + 'static {
 
     /// Who is banned.
     fn bans(&self) -> &Arc<BanBook>;
+
+    /// The way to the broker past the devices; `None` once the broker is gone.
+    fn operator(&self) -> Option<Operator>;
 
     /// What happens to clients.
     fn events(&self) -> Arc<Events>;

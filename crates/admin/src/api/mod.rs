@@ -6,8 +6,9 @@
 //! | `access` | tokens, roles |
 //! | `audit` | a line in the log for each change |
 //! | `listing`, `clients`, `subscriptions`, `device`, `trace`, `events` | clients |
+//! | `messages` | publish, listen, retained messages |
 //! | `status`, `metrics` | how the gateway is |
-//! | `config`, `schema`, `listeners`, `psk`, `users`, `tokens`, `bans`, `lifetime`, `files` | changes |
+//! | `config`, `schema`, `effective`, `listeners`, `psk`, `users`, `tokens`, `bans`, `lifetime`, `files` | changes |
 //! | [`restart`] | which changes a reload does not do |
 //! | [`serve`] | connections, TLS, time-outs |
 //!
@@ -23,6 +24,7 @@ mod bans;
 mod clients;
 mod config;
 mod device;
+mod effective;
 mod error;
 #[expect(
     unused_qualifications,
@@ -35,6 +37,11 @@ pub mod handle;
 mod lifetime;
 mod listeners;
 mod listing;
+#[expect(
+    unused_qualifications,
+    reason = "utoipa writes the types of parameters out in full"
+)]
+mod messages;
 mod metrics;
 #[expect(
     unused_qualifications,
@@ -78,7 +85,9 @@ use handle::Site;
 
 pub use bans::BanView;
 pub use clients::{Client, ClientDetail, ClientPage, DtlsSession, PageMeta, ProvedIdentity};
+pub use effective::{Effective, EffectiveKey};
 pub use error::{ErrorBody, ProblemView};
+pub use messages::{MessageView, RetainedPage};
 pub use metrics::{Metrics, Sample};
 pub use status::{Broker, LoginDatabase, ReloadReport, Sessions, Spool, Status};
 pub use subscriptions::Subscription;
@@ -125,6 +134,7 @@ struct Api {
         (name = "status", description = "How the gateway is"),
         (name = "clients", description = "Devices"),
         (name = "bans", description = "Who is kept out"),
+        (name = "messages", description = "What the broker has and gets"),
         (name = "credentials", description = "Users and pre-shared keys"),
         (name = "listeners", description = "What serves"),
         (name = "configuration", description = "The configuration file")
@@ -157,8 +167,13 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(device::request))
         .routes(routes!(trace::start))
         .routes(routes!(events::follow))
+        .routes(routes!(messages::publish))
+        .routes(routes!(messages::list, messages::clear))
+        .routes(routes!(messages::clear_at))
+        .routes(routes!(messages::listen))
         .routes(routes!(config::get, config::put))
         .routes(routes!(schema::get))
+        .routes(routes!(effective::get))
         .routes(routes!(status::post_reload))
         .routes(routes!(listeners::list, listeners::add))
         .routes(routes!(listeners::remove))
