@@ -113,9 +113,15 @@ impl Broker {
         }
     }
 
-    /// Where a payload stands among what was taken.
+    /// Where a payload stands among what was taken, the last time.
     pub(crate) fn place_of(&self, payload: &[u8]) -> Option<usize> {
-        self.taken.iter().position(|message| message.payload == payload)
+        self.taken.iter().rposition(|message| message.payload == payload)
+    }
+
+    /// The gateways are no more.
+    pub(crate) fn forget_subscriptions(&mut self) {
+        self.subscriptions.clear();
+        self.busy.clear();
     }
 
     pub(crate) fn has_subscriptions(&self) -> bool {

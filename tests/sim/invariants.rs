@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use coap_lite::{MessageClass, MessageType, Packet, ResponseType};
+use coap_lite::{CoapOption, MessageClass, MessageType, Packet, RequestType, ResponseType};
 use portcullis::types::{TopicFilter, TopicName};
 
 use crate::broker::Broker;
@@ -27,6 +27,7 @@ pub(crate) struct Tally {
     pub(crate) timed_out: u64,
     pub(crate) notified: u64,
     pub(crate) taken: u64,
+    pub(crate) restarts: u64,
 }
 
 impl Tally {
@@ -39,6 +40,7 @@ impl Tally {
         self.timed_out += more.timed_out;
         self.notified += more.notified;
         self.taken += more.taken;
+        self.restarts += more.restarts;
     }
 }
 
@@ -73,6 +75,14 @@ pub(crate) struct Watch {
     /// Message ids that the gateways gave, and for notifications whose they were.
     given: HashMap<(SocketAddr, u16), Given>,
     payloads: HashSet<Vec<u8>>,
+    /// Publishes by the token of their request, until they are answered.
+    unanswered: HashMap<(SocketAddr, Vec<u8>), Vec<u8>>,
+    /// Publishes that were answered by nobody when the process died: their devices repeat them.
+    orphans: HashSet<Vec<u8>>,
+    /// Addresses of which the next process knows.
+    kept: HashSet<SocketAddr>,
+    /// What the others published.
+    of_strangers: HashSet<Vec<u8>>,
     seen_of_broker: usize,
     /// Prints every datagram.
     pub(crate) is_verbose: bool,
@@ -114,6 +124,27 @@ impl Watch {
         self.tally.datagrams += 1;
         if let Ok(packet) = Packet::from_bytes(bytes) {
             self.print(now, from, "->", &packet);
+            // Of an address that only ever published nothing is kept, nor its first request, with which keeping it begins.
+            let is_kept = self.kept.contains(&from);
+            let names_token = |query: &Vec<u8>| query.starts_with(b"t=");
+            let queries = packet.get_option(CoapOption::UriQuery);
+            if packet.get_observe_value() == Some(Ok(0))
+                || queries.is_some_and(|it| it.iter().any(names_token))
+            {
+                self.kept.insert(from);
+            }
+            if packet.header.code == MessageClass::Request(RequestType::Put) && !packet.payload.is_empty() {
+                if !is_kept {
+                    self.of_strangers.insert(packet.payload.clone());
+                }
+                self.unanswered
+                    .insert((from, packet.get_token().to_vec()), packet.payload);
+            } else if packet.get_observe_value() == Some(Ok(0))
+                && let Some(observation) = self.observations.get_mut(&(from, packet.get_token().to_vec()))
+            {
+                // Its answer is what is retained, which may be older than what it was told.
+                observation.places.clear();
+            }
         }
         let traffic = self.traffic.entry(from).or_insert(Traffic {
             since: now,
@@ -164,6 +195,9 @@ impl Watch {
             traffic.sent
         );
         let (kind, mid) = (packet.header.get_type(), packet.header.message_id);
+        if packet.header.code != MessageClass::Empty {
+            self.unanswered.remove(&(to, packet.get_token().to_vec()));
+        }
         if matches!(kind, MessageType::Acknowledgement | MessageType::Reset) {
             return;
         }
@@ -241,13 +275,31 @@ impl Watch {
             }
             let is_new = self.payloads.insert(message.payload.to_vec());
             assert!(
-                is_new,
+                is_new || self.orphans.remove(message.payload.as_ref()),
                 "published twice: {}",
                 String::from_utf8_lossy(&message.payload)
             );
             self.tally.taken += 1;
         }
         self.seen_of_broker = broker.taken.len();
+    }
+
+    /// The process dies.
+    pub(crate) fn dies(&mut self) {
+        if self.is_verbose {
+            println!("the process dies, {} publishes unanswered", self.unanswered.len());
+        }
+        // What an address was sent is not kept either.
+        for traffic in self.traffic.values_mut() {
+            (traffic.received, traffic.sent) = (0, 0);
+        }
+        // Which notification had which message id is not kept; a RST to one of before ends nothing.
+        for (_, token) in self.given.values_mut() {
+            *token = None;
+        }
+        self.orphans.extend(self.of_strangers.iter().cloned());
+        self.orphans
+            .extend(self.unanswered.drain().map(|(_, payload)| payload));
     }
 
     /// A device was told 2.04.

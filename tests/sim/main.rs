@@ -1,5 +1,5 @@
 //! A seeded hostile network between devices and the pure core, on a virtual clock: loss, duplication, reordering, rebinding, reboots,
-//! a slow and lying broker, reloads, several workers. After every step what must always hold is looked at.
+//! a slow and lying broker, reloads, several workers, processes that die and go on from kept state. After every step what must always hold is looked at.
 //!
 //! ```text
 //! cargo test --test sim                                256 seeds

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use coap_lite::{MessageClass, Packet, ResponseType};
@@ -16,6 +17,7 @@ use portcullis::gateway::workers::WorkerMessage;
 use portcullis::gateway::{Gateway, Parts, Shared};
 use portcullis::policy::authorization::Authorizer;
 use portcullis::policy::ledger::Table;
+use portcullis::state::{Cell, Clock, Memory, Store};
 use portcullis::types::limits::Caps;
 use portcullis::types::reason::{DropReason, Label as _};
 use portcullis::types::standing::Standing;
@@ -41,13 +43,14 @@ pub(crate) struct Plan {
     garbage: bool,
     reloads: bool,
     broker_lies: bool,
+    restarts: bool,
     /// Prints every datagram.
     is_verbose: bool,
 }
 
 impl Plan {
     /// What a failure may not need.
-    pub(crate) const LESS: [fn(&mut Self); 10] = [
+    pub(crate) const LESS: [fn(&mut Self); 11] = [
         |plan| plan.loss = false,
         |plan| plan.duplication = false,
         |plan| plan.reordering = false,
@@ -56,16 +59,18 @@ impl Plan {
         |plan| plan.garbage = false,
         |plan| plan.reloads = false,
         |plan| plan.broker_lies = false,
+        |plan| plan.restarts = false,
         |plan| plan.workers = 1,
         |plan| plan.devices = 2,
     ];
 
     pub(crate) fn new(seed: u64, steps: usize) -> Self {
         let mut chance = Chance::new(!seed);
+        let workers = 1 + chance.below(3) as u8;
         Self {
             seed,
             steps,
-            workers: 1 + chance.below(3) as u8,
+            workers,
             devices: 2 + chance.below(8),
             loss: chance.percent(70),
             duplication: chance.percent(70),
@@ -75,6 +80,7 @@ impl Plan {
             garbage: chance.percent(40),
             reloads: chance.percent(40),
             broker_lies: chance.percent(50),
+            restarts: workers == 1 && chance.percent(60),
             is_verbose: false,
         }
     }
@@ -92,11 +98,54 @@ enum Delivery {
     OfWorker(WorkerId, WorkerMessage),
 }
 
+/// What outlives the process.
+struct Memories {
+    cells: Vec<&'static [Cell]>,
+    begun: Instant,
+    is_new: bool,
+}
+
+impl Memories {
+    fn new(plan: &Plan, begun: Instant) -> Self {
+        const CELLS: usize = 2_000;
+        let cell = || -> Cell { std::array::from_fn(|_| AtomicU64::new(0)) };
+        let memory = || -> &'static [Cell] { (0..CELLS).map(|_| cell()).collect::<Vec<_>>().leak() };
+        let workers = if plan.restarts { plan.workers } else { 0 };
+        Self {
+            cells: (0..workers).map(|_| memory()).collect(),
+            begun,
+            is_new: true,
+        }
+    }
+
+    /// The store of a worker; none where nothing is kept.
+    fn store(&mut self, now: Instant, worker: usize) -> Option<Arc<Store>> {
+        let cells = *self.cells.get(worker)?;
+        let memory = Memory {
+            cells,
+            reserve: Box::new(|_| true),
+        };
+        let clock = Clock {
+            now,
+            up: now.duration_since(self.begun) + Duration::from_secs(1_000),
+        };
+        let store = if std::mem::take(&mut self.is_new) {
+            Store::create(memory, clock, [1, 2], worker as u8).unwrap()
+        } else {
+            Store::open(memory, clock, [1, 2]).unwrap()
+        };
+        Some(Arc::new(store))
+    }
+}
+
 pub(crate) struct World {
     plan: Plan,
     chance: Chance,
     now: Instant,
     settings: Settings,
+    memory: Memories,
+    /// Datagrams that processes counted that are no more.
+    counted: u64,
     gateways: Vec<Gateway>,
     metrics: Vec<Arc<GatewayMetrics>>,
     coap_metrics: Vec<Arc<CoapMetrics>>,
@@ -127,6 +176,7 @@ fn settings(plan: &Plan, chance: &mut Chance) -> Settings {
         requests_per_second: 0,
         unproven_datagrams_per_second: 0,
         failed_logins_per_minute: 30,
+        tells_requests: false,
         listeners: vec![ListenerSettings {
             name: "default".into(),
             dtls: None,
@@ -143,48 +193,89 @@ impl World {
         let mut chance = Chance::new(plan.seed);
         let now = Instant::now();
         let settings = settings(plan, &mut chance);
-        let shared_settings = Arc::new(settings.clone());
-        let shared = Arc::new(Shared::new(now, &shared_settings, [2; 32]));
-        let metrics: Vec<_> = (0..plan.workers)
-            .map(|_| Arc::new(GatewayMetrics::new(1)))
-            .collect();
-        let coap_metrics: Vec<_> = (0..plan.workers).map(|_| Arc::new(CoapMetrics::new(1))).collect();
-        let gateways = (0..plan.workers)
-            .map(|worker| {
-                let parts = Parts {
-                    worker: WorkerId(worker),
-                    settings: Arc::clone(&shared_settings),
-                    shared: Arc::clone(&shared),
-                    dtls: vec![None],
-                    coap_metrics: Arc::clone(&coap_metrics[usize::from(worker)]),
-                    metrics: Arc::clone(&metrics[usize::from(worker)]),
-                    seed: [worker ^ plan.seed as u8; 32],
-                    store: None,
-                };
-                Gateway::new(now, parts)
-            })
-            .collect();
         let connects = settings.connection_required;
         let devices = (0..plan.devices)
             .map(|at| Device::new(at, now, connects, &mut chance))
             .collect();
         let mut broker = Broker::default();
         broker.is_lying = plan.broker_lies;
-        Self {
+        let mut world = Self {
             plan: plan.clone(),
             chance,
             now,
+            memory: Memories::new(plan, now),
+            counted: 0,
             settings,
-            gateways,
-            metrics,
-            coap_metrics,
+            gateways: Vec::new(),
+            metrics: Vec::new(),
+            coap_metrics: Vec::new(),
             devices,
             broker,
             watch: Watch::default(),
             underway: BTreeMap::new(),
             sequence: 0,
             between_workers: HashMap::new(),
+        };
+        world.start();
+        world
+    }
+
+    /// Starts the gateways, which go on from what is kept.
+    fn start(&mut self) {
+        let settings = Arc::new(self.settings.clone());
+        let shared = Arc::new(Shared::new(self.now, &settings, [2; 32]));
+        for worker in 0..self.plan.workers {
+            let coap_metrics = Arc::new(CoapMetrics::new(1));
+            let metrics = Arc::new(GatewayMetrics::new(1));
+            let parts = Parts {
+                worker: WorkerId(worker),
+                settings: Arc::clone(&settings),
+                shared: Arc::clone(&shared),
+                dtls: vec![None],
+                coap_metrics: Arc::clone(&coap_metrics),
+                metrics: Arc::clone(&metrics),
+                seed: std::array::from_fn(|_| self.chance.next() as u8),
+                store: self.memory.store(self.now, usize::from(worker)),
+            };
+            self.coap_metrics.push(coap_metrics);
+            self.metrics.push(metrics);
+            self.gateways.push(Gateway::new(self.now, parts));
         }
+        for worker in 0..self.gateways.len() {
+            self.settle(worker);
+        }
+    }
+
+    /// The process dies between two inputs, and another goes on.
+    fn restart(&mut self) {
+        let held = self.kept();
+        let before = self.underway.len();
+        self.underway
+            .retain(|_, delivery| !matches!(delivery, Delivery::OfBroker(..) | Delivery::OfWorker(..)));
+        let pending = before - self.underway.len();
+        self.counted += self.count();
+        self.coap_metrics.clear();
+        self.metrics.clear();
+        self.gateways.clear();
+        self.broker.forget_subscriptions();
+        self.watch.dies();
+        self.watch.tally.restarts += 1;
+        self.start();
+        let goes_on = self.kept();
+        assert!(
+            goes_on.0 == held.0 && goes_on.1 + pending as u64 >= held.1,
+            "connections and observations before {held:?}, {pending} pending, and after {goes_on:?}"
+        );
+    }
+
+    /// Connections and observations.
+    fn kept(&self) -> (u64, u64) {
+        let sum =
+            |what: fn(&GatewayMetrics) -> u64| self.metrics.iter().map(|metrics| what(metrics)).sum::<u64>();
+        (
+            sum(|metrics| metrics.connections.get()),
+            sum(|metrics| metrics.subscriptions.get()),
+        )
     }
 
     /// Runs the steps of trouble, then shows that everybody is served, then lets everybody fall silent.
@@ -207,6 +298,9 @@ impl World {
         }
         if self.plan.reloads && self.chance.percent(1) {
             self.operate();
+        }
+        if self.plan.restarts && self.chance.percent(1) {
+            self.restart();
         }
         let due = self
             .devices
@@ -376,7 +470,7 @@ impl World {
                     self.between_workers.insert((worker, to), at);
                     self.later(at, Delivery::OfWorker(to, message));
                 }
-                Output::Control { .. } => {}
+                Output::Control { .. } | Output::Event(_) => {}
                 Output::Authenticate { .. } => panic!("nobody is asked for credentials"),
             }
         }
@@ -470,6 +564,36 @@ impl World {
         }
     }
 
+    /// Datagrams that came to something.
+    fn count(&self) -> u64 {
+        // What could be read is counted by type and code, whatever became of it afterwards.
+        let read = [
+            DropReason::Unmatched,
+            DropReason::UnexpectedResponse,
+            DropReason::CriticalOption,
+            DropReason::Duplicate,
+        ];
+        let counted: u64 = self
+            .coap_metrics
+            .iter()
+            .filter_map(|metrics| metrics.listener(ListenerId(0)))
+            .map(|listener| {
+                let dropped: u64 = listener.dropped.iter().map(|(_, count)| count).sum();
+                let unread = dropped
+                    - read
+                        .iter()
+                        .map(|reason| listener.dropped.get(*reason))
+                        .sum::<u64>();
+                listener.received.iter().map(|(_, _, count)| count).sum::<u64>() + unread
+            })
+            .sum();
+        let before_coap = self
+            .metrics
+            .iter()
+            .flat_map(|metrics| metrics.listeners[0].dropped.iter());
+        counted + before_coap.map(|(_, count)| count).sum::<u64>()
+    }
+
     /// Where those are who observe something.
     fn observers(&mut self) -> Vec<String> {
         let mut observers = Vec::new();
@@ -505,31 +629,8 @@ impl World {
         assert_eq!(left, 0, "observations of {:?}", self.observers());
         assert_eq!(sum(standing_bytes), 0, "bytes of those who are gone");
         assert!(!self.broker.has_subscriptions());
-        // What could be read is counted by type and code, whatever became of it afterwards.
-        let read = [
-            DropReason::Unmatched,
-            DropReason::UnexpectedResponse,
-            DropReason::CriticalOption,
-            DropReason::Duplicate,
-        ];
-        let counted: u64 = self
-            .coap_metrics
-            .iter()
-            .filter_map(|metrics| metrics.listener(ListenerId(0)))
-            .map(|listener| {
-                let dropped: u64 = listener.dropped.iter().map(|(_, count)| count).sum();
-                let unread = dropped
-                    - read
-                        .iter()
-                        .map(|reason| listener.dropped.get(*reason))
-                        .sum::<u64>();
-                listener.received.iter().map(|(_, _, count)| count).sum::<u64>() + unread
-            })
-            .sum();
-        let before_coap: u64 =
-            sum(|metrics| metrics.listeners[0].dropped.iter().map(|(_, count)| count).sum());
         assert_eq!(
-            counted + before_coap,
+            self.counted + self.count(),
             self.watch.tally.datagrams,
             "datagrams and what became of them"
         );

@@ -1,4 +1,4 @@
-//! What of the message layer outlives the process: the next message id, and the last confirmable requests that were answered.
+//! What of the message layer outlives the process: the next message id, and the last requests that were answered.
 
 use std::time::Instant;
 
@@ -69,8 +69,8 @@ impl Peer {
         self.mids.kept().is_some()
     }
 
-    /// Notes a confirmable request that is being answered with a code and nothing else: the next process answers it again like that,
-    /// and does not do it again.
+    /// Notes a request that is being answered with a code and nothing else: the next process answers it again like that, and does
+    /// not do it again.
     pub(super) fn note_handled(&mut self, mid: u16, code: Code, fingerprint: u32) {
         if let Some(kept) = self.mids.kept_mut() {
             let at = usize::from(kept.next) % REMEMBERED;

@@ -78,7 +78,7 @@ impl Gateway {
         let holds = matches!(
             context.target,
             Target::Connection(_) | Target::Topic(TopicOperation::Subscribe, _)
-        );
+        ) || context.params.token.is_some();
         if holds && let Some(mark) = self.keep_peer(reply.peer) {
             context.from.mark = mark;
         }

@@ -78,7 +78,9 @@ impl Endpoint {
                 }
                 if let Some(answer) = peer.answered_before(now, &message, datagram) {
                     self.metrics.duplicates.inc();
-                    self.transmit(peer, &answer);
+                    if message.kind == MessageType::Con {
+                        self.transmit(peer, &answer);
+                    }
                     return Some(DropReason::Duplicate);
                 }
                 match message.code.is_request() {
@@ -133,7 +135,7 @@ impl Endpoint {
             no_response: 0,
             resource: None,
             remembered,
-            fingerprint: (confirmable && peer.is_kept()).then(|| fingerprint(datagram)),
+            fingerprint: peer.is_kept().then(|| fingerprint(datagram)),
             timer: None,
             serial: 0,
         };

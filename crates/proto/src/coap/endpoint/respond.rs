@@ -66,6 +66,11 @@ impl Endpoint {
         adorn: impl FnOnce(&mut Outgoing<'_>),
     ) {
         let mut piggybacked = exchange.confirmable && !exchange.acknowledged;
+        // Of a request that was done and has an answer with a body the repetition does no harm.
+        let is_bare = response.payload.is_empty() && response.observe.is_none() && exchange.block1.is_none();
+        if let (true, Some(fingerprint)) = (is_bare, exchange.fingerprint) {
+            peer.note_handled(exchange.mid, response.code, fingerprint);
+        }
         if Options::suppresses(exchange.no_response, response.code) && response.code != Code::CONTINUE {
             // The client wants no response of this class: a confirmable request gets its bare ACK (RFC 7967, 2.1).
             if piggybacked {
@@ -119,12 +124,6 @@ impl Endpoint {
             self.metrics.separate_responses.inc();
         } else {
             self.dedup.answered(exchange.remembered, self.outbox.drafted());
-            // Of a request that was done and has an answer with a body the repetition does no harm.
-            let is_bare =
-                response.payload.is_empty() && response.observe.is_none() && exchange.block1.is_none();
-            if let (true, Some(fingerprint)) = (is_bare, exchange.fingerprint) {
-                peer.note_handled(exchange.mid, response.code, fingerprint);
-            }
         }
         match kind {
             MessageType::Con => {
