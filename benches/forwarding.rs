@@ -26,7 +26,7 @@ use portcullis::daemon::assembly::WorkerParts;
 use portcullis::daemon::clock;
 use portcullis::daemon::workers::Workers;
 use portcullis::gateway::metrics::GatewayMetrics;
-use portcullis::gateway::settings::{DefaultQos, ListenerSettings, NotifyType, Settings};
+use portcullis::gateway::settings::{DefaultQos, ListenerSettings, NotifyType, Settings, TopicsMode};
 use portcullis::gateway::{Gateway, Parts, Shared};
 use portcullis::net::{GroupSpec, open_groups};
 use portcullis::policy::authorization::Authorizer;
@@ -47,6 +47,8 @@ fn settings(workers: u8) -> Settings {
         subscribe_qos: DefaultQos::Coap,
         mountpoint: "".into(),
         observe_check: Duration::from_secs(86_400),
+        topics: TopicsMode::Implicit,
+        pubsub_content_format: 606,
         coap: CoapSettings::default(),
         caps: Caps::default(),
         authorizer: Authorizer::default(),

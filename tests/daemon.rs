@@ -125,6 +125,8 @@ impl Assembly for EchoAssembly {
             })
         }
     }
+    fn tell_time(&self) {}
+
     fn store_fullness(&self) -> f64 {
         0.0
     }

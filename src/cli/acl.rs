@@ -27,7 +27,7 @@ pub(super) fn run(command: &AclCommand) -> Result<ExitCode, Failure> {
     let action = Action::from_word(action).ok_or_else(|| {
         Failure::new(
             USAGE,
-            format!("`{action}` is no action: publish (write), subscribe, or receive (read)"),
+            format!("`{action}` is no action: publish (write), subscribe, receive (read), or create"),
         )
     })?;
     let (path, no_match) = rules(file)?;

@@ -58,6 +58,9 @@ pub trait Assembly {
         None
     }
 
+    /// Tells the core the time of day; once a second.
+    fn tell_time(&self);
+
     /// How full the store on disk is, 0.0 to 1.0.
     fn store_fullness(&self) -> f64;
 

@@ -1,6 +1,6 @@
 //! The only reader of the clock.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// The time that timers and rates go by; it never goes back.
 #[must_use]
@@ -20,4 +20,10 @@ pub fn now() -> Instant {
 )]
 pub fn wall() -> SystemTime {
     SystemTime::now()
+}
+
+/// The time of day in whole seconds since 1970.
+#[must_use]
+pub fn unix_seconds() -> u64 {
+    wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

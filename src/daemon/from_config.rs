@@ -1,7 +1,7 @@
 //! What the core and the backends are built from, made from a configuration and the files that it names.
 
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::auth;
 use crate::auth::settings::{
@@ -82,8 +82,7 @@ pub(super) fn out_of_time(
     old: &Materials,
     new: &Materials,
 ) -> Vec<String> {
-    let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let now = i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX);
     places
         .iter()
         .zip(&old.contexts)

@@ -134,10 +134,12 @@ impl Node {
         let kept = KeptState::open(&config, materials.settings.caps.memory, &shared, memories);
         let config = Arc::new(config);
         certificates.set(&config, &materials.contexts);
+        let sources = Shared::new(clock::now(), &materials.settings, random()?);
+        sources.set_wall(clock::unix_seconds());
         Ok(Self {
             shared,
             kept,
-            sources: Arc::new(Shared::new(clock::now(), &materials.settings, random()?)),
+            sources: Arc::new(sources),
             broker_metrics: broker.metrics(),
             broker: Some(broker),
             links: links.into_iter().rev().collect(),
@@ -439,6 +441,10 @@ impl Assembly for Node {
 
     fn rotate(&mut self) -> Option<ControlRequest> {
         self.rotate_tickets()
+    }
+
+    fn tell_time(&self) {
+        self.sources.set_wall(clock::unix_seconds());
     }
 
     fn store_fullness(&self) -> f64 {

@@ -290,6 +290,7 @@ async fn serve<A: Assembly>(
                 }
             }
             _ = pressure.tick() => {
+                assembly.tell_time();
                 let request = ControlRequest::Pressure {
                     memory: memory.fullness(),
                     spool: assembly.store_fullness(),

@@ -12,7 +12,7 @@ use portcullis::dtls::{ContextCell, DtlsContext, DtlsMetrics, DtlsShared, DtlsSo
 use portcullis::gateway::contract::{ControlRequest, Input, Output};
 use portcullis::gateway::metrics::GatewayMetrics;
 use portcullis::gateway::settings::{
-    DefaultQos, DtlsListenerSettings, ListenerSettings, NotifyType, OnClose, Settings,
+    DefaultQos, DtlsListenerSettings, ListenerSettings, NotifyType, OnClose, Settings, TopicsMode,
 };
 use portcullis::gateway::{Gateway, Parts, Shared};
 use portcullis::policy::acl::Acl;
@@ -39,6 +39,8 @@ fn settings(transport: DtlsSettings) -> Settings {
         subscribe_qos: DefaultQos::Coap,
         mountpoint: "".into(),
         observe_check: Duration::from_secs(86_400),
+        topics: TopicsMode::Implicit,
+        pubsub_content_format: 606,
         coap: CoapSettings::default(),
         caps: Caps::default(),
         authorizer: Authorizer::new(Some(Arc::new(Acl::parse(acl).unwrap())), NoMatch::Deny),

@@ -14,6 +14,7 @@
 //! | `connectionless` | the default mode |
 //! | `identity` | what a DTLS handshake proves |
 //! | `observe` | subscribing, retained messages, cancelling |
+//! | `collection` | topics that are created |
 //! | `conditions` | observing with conditions |
 //! | `delivery` | types, order, queues, expiry |
 //! | `blockwise` | long bodies in both directions |
@@ -49,6 +50,7 @@ mod authorization;
 mod bans;
 mod blockwise;
 mod broker;
+mod collection;
 mod conditions;
 mod connection;
 mod connectionless;

@@ -7,7 +7,20 @@ import asyncio
 import sys
 
 import aiocoap
-from aiocoap import CHANGED, CONTENT, DELETE, DELETED, GET, NOT_FOUND, POST, PUT, BAD_REQUEST
+from aiocoap import (
+    BAD_REQUEST,
+    CHANGED,
+    CONTENT,
+    CREATED,
+    DELETE,
+    DELETED,
+    FETCH,
+    GET,
+    NOT_FOUND,
+    POST,
+    PUT,
+    iPATCH,
+)
 
 
 def expect(response, code):
@@ -52,6 +65,22 @@ async def main(base, identity=None, key=None):
         got.append((await asyncio.wait_for(anext(notifications), 20)).payload)
     assert got == wanted, [payload[:20] for payload in got]
     request.observation.cancel()
+
+    # {0: "py/made", 2: "core.ps.data", 6: 7}
+    made = bytes.fromhex("a3 00 6770792f6d616465 02 6c636f72652e70732e64617461 06 07")
+    created = expect(await ask(POST, "/ps", made, content_format=606), CREATED)
+    path = "/" + "/".join(created.opt.location_path)
+    assert created.opt.content_format == 606 and created.payload.endswith(made[-2:])
+    listed = expect(await ask(FETCH, "/ps", bytes.fromhex("a1 06 07"), content_format=606), CONTENT)
+    assert listed.payload == f"<{path}>".encode() and listed.opt.content_format == 40, listed.payload
+    part = expect(await ask(FETCH, path, bytes.fromhex("81 06"), content_format=60), CONTENT)
+    assert part.payload == bytes.fromhex("a1 06 07"), part.payload
+    expect(await ask(GET, "/ps/py/made", observe=0), NOT_FOUND)
+    expect(await ask(PUT, "/ps/py/made", b"1"), CREATED)
+    patched = expect(await ask(iPATCH, path, bytes.fromhex("a1 06 08"), content_format=606), CHANGED)
+    assert patched.payload.endswith(bytes.fromhex("06 08")), patched.payload
+    expect(await ask(DELETE, path), DELETED)
+    expect(await ask(GET, path), NOT_FOUND)
 
     conditional = context.request(aiocoap.Message(code=GET, uri=base + "/ps/py/c?c.gt=25&c.con=1", observe=0))
     expect(await asyncio.wait_for(conditional.response, 20), CONTENT)

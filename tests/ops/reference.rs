@@ -164,7 +164,7 @@ fn reasons_of_requests(out: &mut String) {
     use portcullis::broker::{ConnectResult, DroppedReason, RefusedReason};
     use portcullis::coap::metrics::{NotificationResult, TransferResult};
     use portcullis::gateway::events::EventKind;
-    use portcullis::gateway::metrics::{ConditionResult, ConnectionEvent, PublishResult};
+    use portcullis::gateway::metrics::{CollectionResult, ConditionResult, ConnectionEvent, PublishResult};
     use portcullis::policy::authentication::DenyReason;
     use portcullis::policy::authorization::{Action, Reason};
     use portcullis::policy::bans::BanKind;
@@ -198,6 +198,11 @@ fn reasons_of_requests(out: &mut String) {
     reasons::<BanKind>(out, "Bans", "portcullis_bans_enforced_total{kind}");
     reasons::<PublishResult>(out, "Publishes", "portcullis_publishes_total{result}");
     reasons::<NotificationResult>(out, "Notifications", "portcullis_notifications_total{result}");
+    reasons::<CollectionResult>(
+        out,
+        "The topic collection",
+        "portcullis_collection_requests_total{result}",
+    );
     reasons::<ConditionResult>(
         out,
         "Messages for observers with conditions",

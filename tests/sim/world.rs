@@ -12,7 +12,7 @@ use portcullis::coap::CoapMetrics;
 use portcullis::coap::contract::CoapSettings;
 use portcullis::gateway::contract::{ControlAnswer, ControlRequest, Cursor, Input, Output};
 use portcullis::gateway::metrics::GatewayMetrics;
-use portcullis::gateway::settings::{DefaultQos, ListenerSettings, NotifyType, Settings};
+use portcullis::gateway::settings::{DefaultQos, ListenerSettings, NotifyType, Settings, TopicsMode};
 use portcullis::gateway::workers::WorkerMessage;
 use portcullis::gateway::{Gateway, Parts, Shared};
 use portcullis::policy::authorization::Authorizer;
@@ -170,6 +170,8 @@ fn settings(plan: &Plan, chance: &mut Chance) -> Settings {
         subscribe_qos: DefaultQos::Coap,
         mountpoint: "".into(),
         observe_check: Duration::from_secs(3_600),
+        topics: TopicsMode::Implicit,
+        pubsub_content_format: 606,
         coap: CoapSettings::default(),
         caps: Caps::default(),
         authorizer: Authorizer::default(),

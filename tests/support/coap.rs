@@ -37,6 +37,7 @@ pub mod code {
     pub const NOT_ACCEPTABLE: u8 = c(4, 6);
     pub const INCOMPLETE: u8 = c(4, 8);
     pub const TOO_LARGE: u8 = c(4, 13);
+    pub const UNSUPPORTED_CONTENT_FORMAT: u8 = c(4, 15);
     pub const TOO_MANY_REQUESTS: u8 = c(4, 29);
     pub const UNAVAILABLE: u8 = c(5, 3);
     pub const PROXYING_NOT_SUPPORTED: u8 = c(5, 5);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use portcullis_proto::gateway::settings::{DefaultQos, NotifyType};
+use portcullis_proto::gateway::settings::{DefaultQos, NotifyType, TopicsMode};
 use portcullis_proto::types::TopicLimits;
 use portcullis_proto::types::message::Qos;
 
@@ -41,6 +41,11 @@ section! {
         mountpoint: String = "", |text: &String| mountpoint(text);
         /// A silent observer is sent a confirmable notification at least this often (RFC 7641, 4.5).
         observe_check: Duration = "24h", between(secs(1), hours(24));
+        /// Which topics there are (draft-ietf-core-coap-pubsub): `implicit`, all that are published to or observed, those created in the
+        /// collection with their properties; `created`, only these; `both`, as `implicit`, and the first publish to a topic creates it.
+        topics: TopicsMode = "implicit";
+        /// Content-Format of topic properties, `application/core-pubsub+cbor`; 606 is what the draft asks for.
+        pubsub_content_format: u16 = 606;
         section /// Block-wise transfer (RFC 7959).
         blockwise: Blockwise;
         section /// Retransmission (RFC 7252, 4.8).
@@ -200,6 +205,12 @@ words!(NotifyType {
     "non" => NotifyType::Non,
     "con" => NotifyType::Con,
     "qos" => NotifyType::Qos,
+});
+
+words!(TopicsMode {
+    "implicit" => TopicsMode::Implicit,
+    "created" => TopicsMode::Created,
+    "both" => TopicsMode::Both,
 });
 
 words!(DefaultQos {

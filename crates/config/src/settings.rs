@@ -95,6 +95,8 @@ pub fn to_gateway_settings(config: &Config, available: u64) -> Settings {
         subscribe_qos: config.coap.subscribe_qos,
         mountpoint: config.coap.mountpoint.as_str().into(),
         observe_check: config.coap.observe_check,
+        topics: config.coap.topics,
+        pubsub_content_format: config.coap.pubsub_content_format,
         coap: coap_settings(config),
         caps: caps(&config.limits, available, workers),
         requests_per_second: config.limits.requests_per_second,

@@ -105,7 +105,7 @@ macro_rules! whole_numbers {
         )+
     };
 }
-whole_numbers!(u8, u32);
+whole_numbers!(u8, u16, u32);
 
 impl Value for String {
     const KIND: &'static str = "text";

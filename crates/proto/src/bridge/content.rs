@@ -11,7 +11,7 @@ pub(super) const TEXT: u16 = 0;
 pub(super) const JSON: u16 = 50;
 
 /// `application/cbor`.
-pub(super) const CBOR: u16 = 60;
+pub const CBOR: u16 = 60;
 /// `application/cwt` (RFC 8392, 9.3).
 pub(super) const CWT: u16 = 61;
 
@@ -102,6 +102,23 @@ pub fn accepts(accept: Option<u16>, format: Option<u16>) -> bool {
 #[must_use]
 pub fn format_of(message: &Message) -> Option<u16> {
     message.content_type.as_deref().and_then(content_format)
+}
+
+/// The one CBOR item that fills a payload.
+pub(super) fn whole_cbor(mut payload: &[u8]) -> Option<ciborium::Value> {
+    let value = ciborium::from_reader(&mut payload).ok()?;
+    payload.is_empty().then_some(value)
+}
+
+/// Whether a payload can be of a Content-Format, as far as that is JSON, CBOR or text.
+#[must_use]
+pub fn is_valid(format: u16, payload: &[u8]) -> bool {
+    match format {
+        TEXT => std::str::from_utf8(payload).is_ok(),
+        JSON | SENML_JSON | SENSML_JSON => serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok(),
+        CBOR | SENML_CBOR | SENSML_CBOR => whole_cbor(payload).is_some(),
+        _ => true,
+    }
 }
 
 #[cfg(test)]

@@ -1,41 +1,60 @@
-//! `.well-known/core`: the link-format description of the gateway (RFC 6690).
+//! Link-format documents (RFC 6690): what is here, and which topics were created.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use super::collection::topic::Topic;
+use super::uri;
 
 /// Content-Format of link-format documents.
 pub const LINK_FORMAT: u16 = 40;
 
-struct Link {
-    target: &'static str,
-    attributes: &'static [(&'static str, &'static str)],
+/// Whether the attributes of links are written out. Where the request says which there are, they only cost airtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attributes {
+    /// They are.
+    Shown,
+    /// They are not.
+    Elided,
 }
 
-const LINKS: &[Link] = &[
-    Link {
-        target: "/ps",
-        attributes: &[("rt", "core.ps")],
-    },
-    Link {
-        target: "/mqtt",
-        attributes: &[("rt", "core.ps")],
-    },
-    Link {
-        target: "/mqtt/connection",
-        attributes: &[("rt", "portcullis.connection"), ("ct", "0")],
-    },
-];
-
-/// The document, filtered by `name=value` queries (RFC 6690, 4.1): all must match, a trailing `*` matches any rest, and a
-/// value with blanks is a list of which one must match.
-#[must_use]
-pub fn document<'a>(query: impl Iterator<Item = &'a [u8]> + Clone) -> String {
-    let links: Vec<String> = LINKS
-        .iter()
-        .filter(|link| query.clone().all(|filter| link.meets(filter)))
-        .map(Link::to_text)
-        .collect();
-    links.join(",")
+/// A resource with what is said of it.
+#[derive(Debug, Clone)]
+pub struct Link<'a> {
+    target: Cow<'a, str>,
+    attributes: Vec<(&'static str, Cow<'a, str>)>,
 }
 
-impl Link {
+impl<'a> Link<'a> {
+    fn new(target: impl Into<Cow<'a, str>>, attributes: &[(&'static str, &'a str)]) -> Self {
+        let attributes = attributes.iter().map(|(name, value)| (*name, Cow::from(*value)));
+        Self {
+            target: target.into(),
+            attributes: attributes.collect(),
+        }
+    }
+
+    /// The resource that a topic's configuration is.
+    #[must_use]
+    pub fn configuration(topic: &'a Topic) -> Self {
+        Self::new(format!("/ps-conf/{}", topic.id()), &[("rt", "core.ps.conf")])
+    }
+
+    /// The resource that a topic's data is published to.
+    #[must_use]
+    pub fn data(topic: &'a Topic) -> Self {
+        let properties = topic.properties();
+        let kind = properties.resource_type.as_deref().unwrap_or_default();
+        let mut link = Self::new(properties.data.as_deref().unwrap_or_default(), &[("rt", kind)]);
+        if let Some(format) = properties.content_format {
+            link.attributes.push(("ct", format.to_string().into()));
+        }
+        link.attributes.push(("obs", "".into()));
+        link
+    }
+
+    /// Whether it meets a `name=value` query (RFC 6690, 4.1): a trailing `*` matches any rest, and a value with blanks is a list of
+    /// which one must match.
     fn meets(&self, filter: &[u8]) -> bool {
         let Ok(filter) = std::str::from_utf8(filter) else {
             return false;
@@ -48,42 +67,102 @@ impl Link {
             None => value == pattern,
         };
         if name == "href" {
-            return meets(self.target);
+            return meets(&self.target);
         }
         self.attributes
             .iter()
             .any(|(key, value)| *key == name && value.split(' ').any(meets))
     }
 
-    fn to_text(&self) -> String {
-        let mut text = format!("<{}>", self.target);
-        for (key, value) in self.attributes {
-            let quoted = !value.bytes().all(|byte| byte.is_ascii_digit());
-            let quote = if quoted { "\"" } else { "" };
-            text.push_str(&format!(";{key}={quote}{value}{quote}"));
+    fn write(&self, attributes: Attributes, document: &mut String) {
+        if !document.is_empty() {
+            document.push(',');
         }
-        text
+        // Text takes what is written to it.
+        let _infallible = write!(document, "<{}>", self.target);
+        for (key, value) in self.attributes.iter().filter(|_| attributes == Attributes::Shown) {
+            let quote = if value.bytes().all(|byte| byte.is_ascii_digit()) {
+                ""
+            } else {
+                "\""
+            };
+            let _infallible = match value.is_empty() {
+                true => write!(document, ";{key}"),
+                false => write!(document, ";{key}={quote}{value}{quote}"),
+            };
+        }
     }
+}
+
+/// What there is in any case.
+pub fn fixed<'a>() -> impl Iterator<Item = Link<'a>> {
+    [
+        Link::new("/ps", &[("rt", "core.ps")]),
+        Link::new("/ps", &[("rt", "core.ps.coll"), ("ct", "40")]),
+        Link::new("/mqtt", &[("rt", "core.ps")]),
+        Link::new(
+            "/mqtt/connection",
+            &[("rt", "portcullis.connection"), ("ct", "0")],
+        ),
+    ]
+    .into_iter()
+}
+
+/// The document of those links that meet all filters of a query.
+#[must_use]
+pub fn document<'l, 'q>(
+    links: impl Iterator<Item = Link<'l>>,
+    query: impl Iterator<Item = &'q [u8]> + Clone,
+    attributes: Attributes,
+) -> String {
+    let mut document = String::new();
+    for link in links.filter(|link| query.clone().all(|filter| link.meets(filter))) {
+        link.write(attributes, &mut document);
+    }
+    document
+}
+
+/// The filters among the parameters of a query: those that mean nothing else here.
+pub fn filters<'a>(query: impl Iterator<Item = &'a [u8]> + Clone) -> impl Iterator<Item = &'a [u8]> + Clone {
+    query.filter(|parameter| !uri::is_parameter(uri::split(parameter).0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bridge::collection::properties::Properties;
+    use crate::types::TopicName;
 
     fn filtered(filter: &str) -> String {
-        document(std::iter::once(filter.as_bytes()))
+        document(fixed(), std::iter::once(filter.as_bytes()), Attributes::Shown)
     }
 
     #[test]
     fn the_pubsub_resource_is_found_by_its_type() {
-        assert!(
-            document(std::iter::empty()).starts_with("</ps>;rt=\"core.ps\","),
-            "no ct: nothing is read there"
-        );
-        assert_eq!(filtered("rt=core.ps"), filtered("rt=core.*"));
+        let all = document(fixed(), std::iter::empty(), Attributes::Shown);
+        assert!(all.starts_with("</ps>;rt=\"core.ps\","), "{all}");
+        assert_eq!(filtered("rt=core.ps.coll"), "</ps>;rt=\"core.ps.coll\";ct=40");
         assert!(filtered("rt=core.ps").starts_with("</ps>"));
-        assert!(!filtered("rt=core.ps").contains("connection"));
+        assert!(!filtered("rt=core.ps").contains("coll"));
+        assert!(!filtered("rt=core.*").contains("connection"));
         assert_eq!(filtered("rt=nothing"), "");
         assert!(filtered("href=/mqtt/*").contains("/mqtt/connection"));
+    }
+
+    #[test]
+    fn topics_are_found_by_what_they_are() {
+        let mut properties = Properties::implicit("a b");
+        properties.content_format = Some(112);
+        let topic = Topic::new(TopicName::new("x/a b").unwrap(), 2, properties);
+        let links = || [Link::configuration(&topic), Link::data(&topic)].into_iter();
+        let query = |filter: &'static str| std::iter::once(filter.as_bytes());
+        assert_eq!(
+            document(links(), query("rt=core.ps.data"), Attributes::Shown),
+            "</ps/a%20b>;rt=\"core.ps.data\";ct=112;obs"
+        );
+        let shown = document(links(), query("rt=core.ps.conf"), Attributes::Elided);
+        assert_eq!(shown, format!("</ps-conf/{}>", topic.id()));
+        let query = [&b"clientid=a"[..], b"rt=core.ps.conf", b"t=secret"];
+        assert!(filters(query.into_iter()).eq([&b"rt=core.ps.conf"[..]]));
     }
 }

@@ -1,6 +1,7 @@
 //! CoAP resource to MQTT topic and back: publish, subscribe, retained messages, notifications.
 
 pub mod backlog;
+pub mod collection;
 pub mod conditions;
 pub mod content;
 pub mod contract;

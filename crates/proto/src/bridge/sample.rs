@@ -2,7 +2,9 @@
 
 use serde::Deserialize;
 
-use super::content::{CBOR, JSON, SENML_CBOR, SENML_JSON, SENSML_CBOR, SENSML_JSON, TEXT};
+use super::content::{
+    CBOR, JSON, SENML_CBOR, SENML_JSON, SENSML_CBOR, SENSML_JSON, TEXT, whole_cbor as whole,
+};
 
 /// Longest payload that is looked into, in bytes: what publishers send is read once for all observers with conditions.
 pub const MAX_PAYLOAD: usize = 16_384;
@@ -73,12 +75,6 @@ fn text(payload: &[u8]) -> Option<Sample> {
         b"false" => Some(Sample::Boolean(false)),
         number => std::str::from_utf8(number).ok()?.parse().ok().map(Sample::Number),
     }
-}
-
-/// The one CBOR item that fills a payload.
-fn whole(mut payload: &[u8]) -> Option<ciborium::Value> {
-    let value = ciborium::from_reader(&mut payload).ok()?;
-    payload.is_empty().then_some(value)
 }
 
 #[expect(

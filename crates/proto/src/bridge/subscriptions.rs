@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::collection::seats::Seat;
 use super::conditions::{Conditions, Watch};
 use super::contract::FilterId;
 use crate::coap::contract::{ObservationId, PeerId, ResourceKey, Token};
@@ -13,7 +14,7 @@ use crate::policy::connections::{ConnectionKey, Grant};
 use crate::state::Record;
 use crate::types::hash::IdMap;
 use crate::types::message::Qos;
-use crate::types::{ClientId, Message, TopicFilter};
+use crate::types::{ClientId, Message, TopicFilter, TopicName};
 
 /// Whose an observation is, and with whom it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,6 +94,10 @@ pub struct Observation {
     pub last: Option<Arc<Message>>,
     /// What is known of the values of its topic, where it has conditions.
     pub watch: Option<Box<Watch>>,
+    /// Its place among the observers of its topic, where that was created.
+    pub seat: Option<Seat>,
+    /// `observer-check` of its topic, in place of the setting.
+    pub check: Option<Duration>,
     /// Whether the broker has said that the subscription stands; what comes before is not for it.
     pub is_live: bool,
     /// Where its notifications go; `None` while its client is away, or has not been given back what waited elsewhere.
@@ -281,6 +286,8 @@ impl ObservationRegistry {
             confirmed_at: now,
             doubted_since: None,
             last: None,
+            seat: None,
+            check: None,
             is_live: false,
             at,
             kept: None,
@@ -382,6 +389,12 @@ impl ObservationRegistry {
     ) -> Option<(ObservationId, &mut Observation)> {
         let id = *self.filters.get(&filter)?.observations.get(index)?;
         Some((id, self.observations.get_mut(&id)?))
+    }
+
+    /// The filter that is exactly this topic, if it is observed.
+    #[must_use]
+    pub fn filter_of(&self, topic: &TopicName) -> Option<FilterId> {
+        self.by_filter.get(topic.as_str()).copied()
     }
 
     /// How many observations a filter has.

@@ -22,6 +22,10 @@ pub enum NamedResource {
     SessionToken,
     /// `ps/{topic}` or `mqtt/{topic}`; the text is not yet checked as topic or filter.
     Topic(String),
+    /// `ps`: the topic collection.
+    Collection,
+    /// `ps-conf/{id}`: the configuration of a topic of the collection.
+    Configuration(String),
     /// `.well-known/core` (RFC 6690).
     Discovery,
     /// Anything else: 4.04.
@@ -51,6 +55,11 @@ pub fn resource<'a>(mut path: impl Iterator<Item = &'a [u8]> + Clone) -> Result<
         (Some(b"auth"), (Some(b"jwt"), None)) => Ok(NamedResource::SessionToken),
         (Some(b"mqtt"), (Some(last), None)) if last.starts_with(b"connection&") => Err(ampersand()),
         (Some(b".well-known"), (Some(b"core"), None)) => Ok(NamedResource::Discovery),
+        (Some(b"ps"), (None, _)) => Ok(NamedResource::Collection),
+        (Some(b"ps-conf"), (Some(id), None)) => Ok(std::str::from_utf8(id)
+            .map_or(NamedResource::Unknown, |id| {
+                NamedResource::Configuration(id.into())
+            })),
         (Some(b"ps" | b"mqtt"), _) => topic_text(path).map(NamedResource::Topic),
         _ => Ok(NamedResource::Unknown),
     }
@@ -99,6 +108,12 @@ pub fn who(name: &str) -> Option<Who> {
         Name::Username => Some(Who::User),
         _ => None,
     }
+}
+
+/// Whether a query parameter of this name means something to the gateway itself.
+#[must_use]
+pub fn is_parameter(name: &[u8]) -> bool {
+    Name::parse(name).is_some()
 }
 
 /// Whether the value of the parameter of this name is a secret, or was meant to be one: what devices misspell is masked too.
@@ -238,8 +253,8 @@ pub struct QueryParams {
     pub password: Option<Bytes>,
     /// `qos`.
     pub qos: Option<Qos>,
-    /// `retain`.
-    pub retain: bool,
+    /// `retain`; `None` where nothing is said.
+    pub retain: Option<bool>,
     /// `expiry` in seconds; `None` and 0 never.
     pub expiry: Option<u32>,
     /// `nl`.
@@ -309,11 +324,7 @@ impl QueryParams {
             Name::Password => self.password = Some(Bytes::copy_from_slice(value)),
             Name::Qos => self.qos = Some(Qos::from_number(digit(value)?)?),
             Name::Retain => {
-                self.retain = match value {
-                    b"true" | b"1" => true,
-                    b"false" | b"0" => false,
-                    _ => return None,
-                }
+                self.retain = Some(boolean(value)?);
             }
             Name::Expiry => {
                 let text = text.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
@@ -431,7 +442,15 @@ mod tests {
         assert_eq!(topic("ps//a"), "/a");
         assert_eq!(topic("ps/a/"), "a/");
         assert_eq!(topic("ps/50%off"), "50%off");
-        assert_eq!(topic("ps"), "");
+        assert_eq!(topic("ps/"), "");
+        assert_eq!(topic("mqtt"), "");
+        assert_eq!(resource(segments("ps")), Ok(NamedResource::Collection));
+        assert_eq!(
+            resource(segments("ps-conf/0a1b")),
+            Ok(NamedResource::Configuration("0a1b".into()))
+        );
+        assert_eq!(resource(segments("ps-conf")), Ok(NamedResource::Unknown));
+        assert_eq!(resource(segments("ps-conf/a/b")), Ok(NamedResource::Unknown));
         assert_eq!(topic("mqtt/connection/x"), "connection/x");
         assert_eq!(
             resource(segments("mqtt/connection")),
@@ -480,7 +499,7 @@ mod tests {
         assert_eq!(params.client.unwrap().as_str(), "dev1");
         assert_eq!(
             (params.qos, params.retain, params.expiry),
-            (Some(Qos::ExactlyOnce), true, Some(0))
+            (Some(Qos::ExactlyOnce), Some(true), Some(0))
         );
     }
 

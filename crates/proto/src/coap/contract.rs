@@ -223,6 +223,8 @@ pub struct Response {
     pub observation: Option<ObservationId>,
     /// Max-Age in seconds.
     pub max_age: Option<u32>,
+    /// Location-Path, a segment each: where what was created is.
+    pub location: Vec<Box<str>>,
 }
 
 impl fmt::Debug for Response {
@@ -245,6 +247,7 @@ impl Response {
             observe: None,
             observation: None,
             max_age: None,
+            location: Vec::new(),
         }
     }
 

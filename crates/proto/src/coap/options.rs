@@ -12,6 +12,7 @@ pub(super) const ETAG: u16 = 4;
 const IF_NONE_MATCH: u16 = 5;
 pub(super) const OBSERVE: u16 = 6;
 const URI_PORT: u16 = 7;
+pub(super) const LOCATION_PATH: u16 = 8;
 pub(super) const URI_PATH: u16 = 11;
 pub(super) const CONTENT_FORMAT: u16 = 12;
 pub(super) const MAX_AGE: u16 = 14;

@@ -10,6 +10,7 @@ use super::options;
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Outgoing<'a> {
     pub(crate) code: u8,
+    pub(crate) location: &'a [Box<str>],
     pub(crate) path: &'a [String],
     pub(crate) query: &'a [String],
     pub(crate) observe: Option<u32>,
@@ -33,6 +34,9 @@ impl Outgoing<'_> {
             writer.option(options::ETAG, etag);
         }
         writer.uint(options::OBSERVE, self.observe);
+        for segment in self.location {
+            writer.option(options::LOCATION_PATH, segment.as_bytes());
+        }
         for segment in self.path {
             writer.option(options::URI_PATH, segment.as_bytes());
         }

@@ -28,6 +28,11 @@ pub(super) fn not_found(text: &str) -> Response {
     Response::diagnostic(Code::NOT_FOUND, text)
 }
 
+/// 4.15 with a diagnostic.
+pub(super) fn other_format(text: &str) -> Response {
+    Response::diagnostic(Code::UNSUPPORTED_CONTENT_FORMAT, text)
+}
+
 /// 4.05 with the methods that there are.
 pub(super) fn not_allowed(methods: &str) -> Response {
     Response::diagnostic(Code::METHOD_NOT_ALLOWED, methods)

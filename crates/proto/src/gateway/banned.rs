@@ -147,7 +147,7 @@ impl Gateway {
                 self.metrics.connection_events.inc(ConnectionEvent::Refused);
                 unauthorized("Login Failed: banned")
             }
-            Target::Topic(..) => unauthorized("banned"),
+            Target::Topic(..) | Target::Collection(_) | Target::Discovery => unauthorized("banned"),
         })
     }
 }

@@ -8,6 +8,7 @@ use super::context::ReplyTo;
 use super::metrics::PublishResult;
 use super::observations::{Observations, may_receive, remember};
 use super::pending_requests::{Awaited, PendingRequests};
+use super::topics::Topics;
 use crate::bridge::content;
 use crate::bridge::contract::{BrokerError, BrokerEvent};
 use crate::bridge::sample::Sample;
@@ -19,27 +20,41 @@ use crate::types::reason::Limit;
 /// Takes in what the broker says.
 pub(super) fn broker_event(
     cx: &mut Cx<'_>,
-    pending: &mut PendingRequests,
-    observations: &mut Observations,
+    (pending, observations, topics): (&mut PendingRequests, &mut Observations, &mut Topics),
     event: BrokerEvent,
 ) {
     match event {
-        BrokerEvent::Message { filters, message } => observations.message(cx, &filters, &message),
-        BrokerEvent::Published { ticket, result } => {
-            if let Some(Awaited::Publish { reply, success }) = pending.take(ticket) {
+        BrokerEvent::Message { filters, message } => {
+            if filters.iter().any(|filter| topics.is_own(*filter)) {
+                topics.told(cx, observations, &message);
+            }
+            observations.message(cx, &filters, &message);
+        }
+        BrokerEvent::Published { ticket, result } => match pending.take(ticket) {
+            Some(Awaited::Publish { reply, success, then }) => {
+                let is_first = result.is_ok() && topics.follow_up(cx, observations, then);
+                let success = if is_first { Code::CREATED } else { success };
                 published(cx, reply, success, result);
             }
-        }
+            Some(Awaited::Change(change)) => {
+                let refused = result.err().map(|error| refusal(cx, error));
+                topics.stepped(cx, (pending, observations), *change, refused);
+            }
+            _ => {}
+        },
         BrokerEvent::Retained { ticket, result } => {
             if let Some(Awaited::Read { reply, accept }) = pending.take(ticket) {
                 retained(cx, reply, accept, result);
             }
         }
-        BrokerEvent::Subscribed { ticket, result } => {
-            if let Some(Awaited::Subscribe { reply, observation }) = pending.take(ticket) {
+        BrokerEvent::Subscribed { ticket, result } => match pending.take(ticket) {
+            Some(Awaited::Subscribe { reply, observation }) => {
                 subscribed(cx, observations, reply, observation, result);
             }
-        }
+            Some(Awaited::Collection) => topics.subscribed(cx, observations, result),
+            _ => {}
+        },
+        BrokerEvent::SubscriptionLost { filter_id, .. } if topics.is_own(filter_id) => topics.lost(cx),
         BrokerEvent::SubscriptionLost { filter_id, error } => {
             let response = refusal(cx, error);
             observations.refuse_filter(cx, filter_id, &response);
@@ -120,6 +135,12 @@ fn begin(
         invariant!(false, "an observation that has just begun is there");
         return;
     };
+    if observation.seat.is_some() && messages.iter().all(|message| message.is_expired(cx.now)) {
+        observations.end(cx, id);
+        return cx
+            .agenda
+            .answer(reply, not_found("nothing was published to the topic yet"));
+    }
     let (fitting, others): (Vec<_>, Vec<_>) = messages
         .into_iter()
         .filter(|message| {

@@ -123,6 +123,58 @@ impl TopicOperation {
     }
 }
 
+/// What is asked of the topic collection, or of a topic in it by its id (draft-ietf-core-coap-pubsub-21, 2.4 and 2.5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CollectionOperation {
+    /// List the topics (GET `ps`).
+    List,
+    /// List those with certain properties (FETCH `ps`).
+    Filter,
+    /// Create one (POST `ps`).
+    Create,
+    /// Read its configuration (GET `ps-conf/{id}`).
+    Read(String),
+    /// Read a part of it (FETCH).
+    ReadPart(String),
+    /// Replace what of it can change (POST).
+    Replace(String),
+    /// Change a part of it (iPATCH).
+    Patch(String),
+    /// Delete the topic with its data (DELETE).
+    Delete(String),
+}
+
+impl CollectionOperation {
+    fn of_collection(method: Code) -> Option<Self> {
+        Some(match method {
+            Code::GET => Self::List,
+            Code::FETCH => Self::Filter,
+            Code::POST => Self::Create,
+            _ => return None,
+        })
+    }
+
+    fn of_topic(method: Code, id: String) -> Option<Self> {
+        Some(match method {
+            Code::GET => Self::Read(id),
+            Code::FETCH => Self::ReadPart(id),
+            Code::POST => Self::Replace(id),
+            Code::IPATCH => Self::Patch(id),
+            Code::DELETE => Self::Delete(id),
+            _ => return None,
+        })
+    }
+
+    /// Whether it changes what is kept.
+    #[must_use]
+    pub const fn changes(&self) -> bool {
+        matches!(
+            self,
+            Self::Create | Self::Replace(_) | Self::Patch(_) | Self::Delete(_)
+        )
+    }
+}
+
 /// What a request is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
@@ -130,6 +182,10 @@ pub enum Target {
     Connection(ConnectionOperation),
     /// `ps/{topic}`; the text is within the limits, and not yet checked as topic or filter.
     Topic(TopicOperation, String),
+    /// `ps`, or `ps-conf/{id}`.
+    Collection(CollectionOperation),
+    /// `.well-known/core`.
+    Discovery,
 }
 
 /// A request, whose it is, and what it wants. It prints no parameter and no payload: tokens and passwords stand there.
@@ -189,13 +245,31 @@ impl RequestContext {
         request: Request,
     ) -> Result<Self, Response> {
         let bad = |error: uri::BadUri| bad_request(error.to_string());
+        let named = uri::resource(request.resource.path());
+        let of_collection = matches!(
+            named,
+            Ok(NamedResource::Collection | NamedResource::Configuration(_))
+        );
         // A method that nothing here has is not allowed anywhere, whether the path is known or not (RFC 7252, 5.8).
-        if !matches!(request.method, Code::GET | Code::POST | Code::PUT | Code::DELETE) {
+        let everywhere = matches!(request.method, Code::GET | Code::POST | Code::PUT | Code::DELETE);
+        let there = of_collection && matches!(request.method, Code::FETCH | Code::IPATCH);
+        if !everywhere && !there {
             return Err(not_allowed("GET, POST, PUT and DELETE only"));
         }
-        let target = match uri::resource(request.resource.path()).map_err(bad)? {
+        let target = match named.map_err(bad)? {
             NamedResource::Unknown => return Err(not_found("no such path; topics are below ps/")),
-            NamedResource::Discovery => return Err(discover(&request)),
+            NamedResource::Discovery => {
+                check_discovery(&request)?;
+                Target::Discovery
+            }
+            // What else is asked of it is about the topic without a name.
+            NamedResource::Collection => match CollectionOperation::of_collection(request.method) {
+                Some(operation) if !matches!(request.observe, Some(0 | 1)) => Target::Collection(operation),
+                _ => Target::Topic(TopicOperation::of(&request), String::new()),
+            },
+            NamedResource::Configuration(id) => CollectionOperation::of_topic(request.method, id)
+                .map(Target::Collection)
+                .ok_or_else(|| not_allowed("GET, FETCH, POST, iPATCH and DELETE only"))?,
             NamedResource::Connection => Target::Connection(match request.method {
                 Code::POST => ConnectionOperation::Create,
                 Code::PUT => ConnectionOperation::Heartbeat,
@@ -219,7 +293,10 @@ impl RequestContext {
             target,
             Target::Connection(ConnectionOperation::Create | ConnectionOperation::Bind)
         );
-        let (mut params, claimed) = if logs_in && !request.payload.is_empty() {
+        let (mut params, claimed) = if target == Target::Discovery {
+            // Its query is a filter.
+            (QueryParams::default(), None)
+        } else if logs_in && !request.payload.is_empty() {
             with_payload(listener, &request)?
         } else {
             let params = QueryParams::parse(request.resource.query()).map_err(bad)?;
@@ -247,10 +324,13 @@ impl RequestContext {
 
     /// Whether it would put a message into the spool.
     pub(super) const fn publishes(&self) -> bool {
-        matches!(
-            self.target,
-            Target::Topic(TopicOperation::Publish | TopicOperation::Clear, _)
-        )
+        match &self.target {
+            Target::Topic(operation, _) => {
+                matches!(operation, TopicOperation::Publish | TopicOperation::Clear)
+            }
+            Target::Collection(operation) => operation.changes(),
+            Target::Connection(_) | Target::Discovery => false,
+        }
     }
 
     /// Whether the handshake alone proves who this client is.
@@ -354,17 +434,15 @@ fn who(
     }
 }
 
-fn discover(request: &Request) -> Response {
-    let format = discovery::LINK_FORMAT;
+fn check_discovery(request: &Request) -> Result<(), Response> {
     if request.method != Code::GET {
-        return not_allowed("GET only");
+        return Err(not_allowed("GET only"));
     }
-    if request.accept.is_some_and(|accepted| accepted != format) {
-        return not_acceptable("Content-Format 40 only");
+    if request
+        .accept
+        .is_some_and(|accepted| accepted != discovery::LINK_FORMAT)
+    {
+        return Err(not_acceptable("Content-Format 40 only"));
     }
-    Response {
-        payload: discovery::document(request.resource.query()).into(),
-        content_format: Some(format),
-        ..Response::new(Code::CONTENT)
-    }
+    Ok(())
 }

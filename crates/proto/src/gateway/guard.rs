@@ -15,7 +15,7 @@ use super::random_seed;
 use super::settings::Settings;
 use crate::coap::contract::{PeerId, Response};
 use crate::policy::authentication::{AuthRequest, Verdict};
-use crate::policy::authorization::Access;
+use crate::policy::authorization::{Access, Decision};
 use crate::policy::connections::Grant;
 use crate::policy::failures::Class;
 use crate::policy::pattern::Subject;
@@ -165,6 +165,19 @@ pub(super) fn wrong_token(cx: &mut Cx<'_>, context: &RequestContext) -> Response
     }
 }
 
+/// What the ACL says.
+pub(super) fn decide(cx: &Cx<'_>, asker: &Asker, access: &Access<'_>) -> Decision {
+    let subject = Subject {
+        user: asker.username.as_deref(),
+        client: asker.client.as_ref().map(ClientId::as_str),
+        identity: asker.identity.as_deref(),
+    };
+    let grant = &asker.grant;
+    cx.settings
+        .authorizer
+        .check(&subject, grant.superuser, grant.acl.as_deref(), access)
+}
+
 /// Asks the ACL.
 ///
 /// # Errors
@@ -175,16 +188,7 @@ pub(super) fn authorize(
     asker: &Asker,
     access: &Access<'_>,
 ) -> Result<(), Response> {
-    let subject = Subject {
-        user: asker.username.as_deref(),
-        client: asker.client.as_ref().map(ClientId::as_str),
-        identity: asker.identity.as_deref(),
-    };
-    let grant = &asker.grant;
-    let decision = cx
-        .settings
-        .authorizer
-        .check(&subject, grant.superuser, grant.acl.as_deref(), access);
+    let decision = decide(cx, asker, access);
     cx.metrics.authorizations.count(access.action, &decision);
     if decision.allowed {
         Ok(())

@@ -300,15 +300,7 @@ impl Gateway {
                 self.session_restored(now, listener, opened);
             }
             DtlsEvent::Elsewhere { worker, from, range } => {
-                let bytes = datagram.get(range).unwrap_or_default().into();
-                self.agenda.tell(
-                    worker,
-                    WorkerMessage::Record {
-                        listener,
-                        from,
-                        bytes,
-                    },
-                );
+                self.record_of(worker, listener, from, datagram.get(range).unwrap_or_default());
             }
             DtlsEvent::AddressChanged {
                 session,
@@ -453,6 +445,17 @@ impl Gateway {
             return None;
         }
         Some(peer)
+    }
+
+    /// A protected record whose session of before the restart is at another worker.
+    fn record_of(&mut self, worker: WorkerId, listener: ListenerId, from: PeerAddr, record: &[u8]) {
+        let bytes = record.into();
+        let message = WorkerMessage::Record {
+            listener,
+            from,
+            bytes,
+        };
+        self.agenda.tell(worker, message);
     }
 
     /// A protected record that came to another worker: the session of before the restart is here.

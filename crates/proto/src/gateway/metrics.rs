@@ -79,6 +79,26 @@ labels! {
     }
 }
 
+labels! {
+    /// What was done to the topic collection: `collection_requests_total{result}`.
+    pub enum CollectionResult {
+        /// Topics were listed, or one was read.
+        Read = "read",
+        /// A topic was created.
+        Created = "created",
+        /// A topic's configuration was changed.
+        Changed = "changed",
+        /// A topic was deleted.
+        Deleted = "deleted",
+        /// A topic's time was over: it was deleted.
+        Expired = "expired",
+        /// The request was refused.
+        Refused = "refused",
+        /// What the broker keeps of a topic could not be read.
+        Damaged = "damaged",
+    }
+}
+
 metrics! {
     /// The counters of one listener of one worker.
     pub struct ListenerMetrics {
@@ -100,6 +120,10 @@ metrics! {
         pub connection_events: Family<ConnectionEvent> = counter "connections_total" [] by [result],
         /// Observations.
         pub subscriptions: Counter = gauge "subscriptions" [],
+        /// Topics in the collection.
+        pub topics: Counter = gauge "topics" [],
+        /// What was done to the topic collection.
+        pub collection: Family<CollectionResult> = counter "collection_requests_total" [] by [result],
         /// Messages for observers with conditions, by what became of them.
         pub conditions: Family<ConditionResult> = counter "observe_conditions_total" [] by [result],
         /// Observations that an earlier process left, by what became of them.

@@ -36,6 +36,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod topics;
 pub mod trace;
 pub mod workers;
 
@@ -72,6 +73,7 @@ pub use shared::Shared;
 use pending_requests::PendingRequests;
 use settings::{ListenerSettings, Settings};
 use timers::Timers;
+use topics::Topics;
 use trace::Traces;
 use workers::WorkerMessage;
 
@@ -92,9 +94,6 @@ macro_rules! cx {
     };
 }
 use cx;
-
-/// Bytes of remembered exchanges that may not be written down yet: more than a datagram adds, less than matters.
-const EXCHANGES_STEP: usize = 16 << 10;
 
 /// What one worker's gateway is made of.
 pub struct Parts {
@@ -140,6 +139,7 @@ pub struct Gateway {
     pending: PendingRequests,
     connections: ConnectionTable,
     observations: Observations,
+    topics: Topics,
     directory: ClientDirectory,
     /// Requests to devices under way, by the ticket of who asked.
     device_requests: IdMap<RequestId, u64>,
@@ -196,6 +196,7 @@ impl Gateway {
             pending: PendingRequests::default(),
             connections: ConnectionTable::new(store.clone()),
             observations: Observations::new(worker, store.clone()),
+            topics: Topics::new(worker),
             store,
             found: Found::default(),
             directory: ClientDirectory::default(),
@@ -223,8 +224,8 @@ impl Gateway {
                 self.dtls_events(now, listener, bytes);
             }
             Input::Broker(event) => {
-                let (pending, observations) = (&mut self.pending, &mut self.observations);
-                broker_events::broker_event(&mut cx!(self, now), pending, observations, event);
+                let parts = (&mut self.pending, &mut self.observations, &mut self.topics);
+                broker_events::broker_event(&mut cx!(self, now), parts, event);
             }
             Input::Authenticated { ticket, verdict } => self.authenticated(now, Ticket(ticket), verdict),
             Input::Worker(message) => self.worker_message(now, message),
@@ -265,7 +266,6 @@ impl Gateway {
 
     /// Does all that follows from what was taken in, and collects what is to be sent.
     fn settle(&mut self, now: Instant) {
-        self.weigh_exchanges(EXCHANGES_STEP);
         loop {
             if let Some(event) = self.coap.poll_event() {
                 self.coap_event(now, event);

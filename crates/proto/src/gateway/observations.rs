@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::agenda::Cx;
+use super::answers::not_found;
 use super::inbound::UDP_PEER_IDLE;
 use super::kept::KeptObservations;
 use super::metrics::{ConditionResult, GatewayMetrics};
@@ -14,6 +15,8 @@ use super::settings::NotifyType;
 use super::timers::Timer;
 use super::workers::ToPeer;
 use crate::bridge::backlog::Backlog;
+use crate::bridge::collection::seats::Seat;
+use crate::bridge::collection::topic::Topic;
 use crate::bridge::conditions::{Decision, Look};
 use crate::bridge::content;
 use crate::bridge::contract::{BrokerRequest, FilterId};
@@ -32,7 +35,7 @@ use crate::state::{Record, Store};
 use crate::types::message::Qos;
 use crate::types::reason::Limit;
 use crate::types::standing::Standing;
-use crate::types::{ClientId, Message, TopicFilter, WorkerId};
+use crate::types::{ClientId, Message, TopicFilter, TopicName, WorkerId};
 
 /// The observations of a worker, and what waits for clients that are away.
 pub(super) struct Observations {
@@ -195,6 +198,61 @@ impl Observations {
         self.end(cx, id);
     }
 
+    /// Takes the seat of the observation that one of this filter is about to replace.
+    pub(super) fn seat_of(&mut self, holder: AccountHolder, filter: &TopicFilter) -> Option<Seat> {
+        let id = self.find(holder, filter)?;
+        self.get_mut(id)?.seat.take()
+    }
+
+    /// Gives back what [`Self::seat_of`] took, since nothing is replaced.
+    pub(super) fn keep_seat(&mut self, holder: AccountHolder, filter: &TopicFilter, seat: Option<Seat>) {
+        if let Some(observation) = self.find(holder, filter).and_then(|id| self.get_mut(id)) {
+            observation.seat = seat;
+        }
+    }
+
+    /// Gives an observation its seat at a created topic, and how often it is checked there, in seconds.
+    pub(super) fn sit(&mut self, cx: &mut Cx<'_>, id: ObservationId, seat: Option<Seat>, check: Option<u32>) {
+        if let Some(observation) = self.get_mut(id) {
+            observation.seat = seat;
+            observation.check = check.map(|seconds| Duration::from_secs(seconds.into()));
+            self.arm(cx, id);
+        }
+    }
+
+    /// Makes who observes a topic that was created or changed an observer of a created topic, the oldest as long as there are seats.
+    pub(super) fn heed(&mut self, cx: &mut Cx<'_>, topic: &Topic) {
+        let Some(filter) = self.registry.filter_of(topic.topic()) else {
+            return;
+        };
+        let properties = topic.properties();
+        let most = properties.max_subscribers.unwrap_or(u32::MAX);
+        let mut seated: Vec<ObservationId> = Vec::new();
+        while let Some((id, observation)) = self.registry.nth_of_filter(filter, seated.len()) {
+            seated.push(id);
+            let seat = observation.seat.take();
+            let seat = seat.or_else(|| cx.shared.seats.take(topic.topic(), u32::MAX));
+            self.sit(cx, id, seat, properties.observer_check);
+        }
+        // Ids ascend.
+        seated.sort_unstable();
+        while let Some(id) = seated.pop() {
+            let observation = self.registry.get_mut(id);
+            let seat = observation.and_then(|observation| observation.seat.as_mut());
+            if !seat.is_some_and(|seat| seat.give_up_over(most)) {
+                break;
+            }
+            self.refuse(cx, id, not_found("the topic has fewer max-subscribers now"));
+        }
+    }
+
+    /// Ends all observations of a created topic that is deleted.
+    pub(super) fn refuse_topic(&mut self, cx: &mut Cx<'_>, topic: &TopicName) {
+        if let Some(filter) = self.registry.filter_of(topic) {
+            self.refuse_filter(cx, filter, &not_found("the topic was deleted"));
+        }
+    }
+
     /// Ends all observations of a filter with an error.
     pub(super) fn refuse_filter(&mut self, cx: &mut Cx<'_>, filter: FilterId, response: &Response) {
         while let Some((id, _)) = self.registry.nth_of_filter(filter, 0) {
@@ -280,10 +338,14 @@ impl Observations {
         let sample = OnceCell::new();
         let sample = || *sample.get_or_init(|| Sample::of(format, &message.payload));
         for filter in filters {
-            for index in 0..self.registry.filter_len(*filter) {
-                let Some((id, observation)) = self.registry.nth_of_filter(*filter, index) else {
-                    break;
-                };
+            let mut index = 0;
+            while let Some((id, observation)) = self.registry.nth_of_filter(*filter, index) {
+                if observation.seat.is_some() && message.payload.is_empty() {
+                    // Another one takes its place.
+                    self.refuse(cx, id, not_found("the data of the topic was deleted"));
+                    continue;
+                }
+                index += 1;
                 if !is_for(cx, observation, message, format) {
                     continue;
                 }
@@ -348,10 +410,10 @@ impl Observations {
     /// Where none comes in that time, it is sent once more what it was sent last. It ends with a confirmable one that nobody
     /// acknowledges; but an address that is unproven and has had all that it may get is sent none, so a second check ends it.
     pub(super) fn check(&mut self, cx: &mut Cx<'_>, id: ObservationId) {
-        let every = cx.settings.observe_check;
         let Some(observation) = self.registry.get_mut(id) else {
             return;
         };
+        let every = observation.check.unwrap_or(cx.settings.observe_check);
         if observation.terms.grant.until.is_some_and(|until| until <= cx.now) {
             return self.end(cx, id);
         }
@@ -402,7 +464,8 @@ impl Observations {
         if let Some(id) = self.of(holder).first().copied()
             && let Some(observation) = self.registry.get_mut(id)
         {
-            observation.confirmed_at = cx.now.checked_sub(cx.settings.observe_check).unwrap_or(cx.now);
+            let every = observation.check.unwrap_or(cx.settings.observe_check);
+            observation.confirmed_at = cx.now.checked_sub(every).unwrap_or(cx.now);
             self.check(cx, id);
         }
     }
@@ -410,7 +473,8 @@ impl Observations {
     /// Arms the next look at an observation: its check, the end of its client's credential, or a time of its conditions.
     pub(super) fn arm(&self, cx: &mut Cx<'_>, id: ObservationId) {
         let Some(observation) = self.get(id) else { return };
-        let check = observation.confirmed_at.checked_add(cx.settings.observe_check);
+        let check = observation.check.unwrap_or(cx.settings.observe_check);
+        let check = observation.confirmed_at.checked_add(check);
         let conditions = observation.watch.as_ref().and_then(|watch| watch.due());
         let at = [check, observation.terms.grant.until, conditions];
         let at = at.into_iter().flatten().min();
@@ -500,9 +564,8 @@ fn confirmable(cx: &Cx<'_>, observation: &Observation, message: Option<&Message>
     const PERIODS: u32 = 60;
     let conditions = observation.terms.conditions.as_deref();
     let period = conditions.and_then(|conditions| conditions.max_period);
-    let every = period.map_or(cx.settings.observe_check, |period| {
-        cx.settings.observe_check.min(period.saturating_mul(PERIODS))
-    });
+    let check = observation.check.unwrap_or(cx.settings.observe_check);
+    let every = period.map_or(check, |period| check.min(period.saturating_mul(PERIODS)));
     let unheard = cx.now.saturating_duration_since(observation.confirmed_at);
     unheard >= due(every)
         || conditions.is_some_and(|conditions| conditions.confirmable)

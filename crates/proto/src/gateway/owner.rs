@@ -9,8 +9,17 @@ use super::observations::Observations;
 use super::ops::{self, NextStep, connect};
 use super::pending_requests::PendingRequests;
 use super::pressure::Pressure;
+use super::topics::Topics;
 use crate::coap::contract::Response;
 use crate::policy::connections::ConnectionKey;
+
+/// What a worker keeps, as far as requests need it.
+pub(super) type Tables<'a> = (
+    &'a mut PendingRequests,
+    &'a mut Observations,
+    &'a mut Topics,
+    &'a mut ConnectionTable,
+);
 
 /// What became of a request for a connection.
 pub(super) enum Served {
@@ -26,7 +35,7 @@ pub(super) enum Served {
 /// With the answer that refuses it; 4.01 for a wrong token.
 pub(super) fn serve(
     cx: &mut Cx<'_>,
-    (pending, observations, table): (&mut PendingRequests, &mut Observations, &mut ConnectionTable),
+    (pending, observations, topics, table): Tables<'_>,
     pressure: &Pressure,
     context: &RequestContext,
     proved: Option<ConnectionKey>,
@@ -46,8 +55,14 @@ pub(super) fn serve(
             let asker = Asker::connection(cx.settings, context, connection)?;
             table.use_from(cx, observations, key, &context.from);
             let asked = (context, *operation, text.as_str());
-            ops::topic(cx, pending, observations, pressure, asked, asker)?
+            ops::topic(cx, (pending, observations, topics), pressure, asked, asker)?
         }
+        Target::Collection(operation) => {
+            let asker = Asker::connection(cx.settings, context, connection)?;
+            table.use_from(cx, observations, key, &context.from);
+            ops::collection::collection(cx, pending, topics, context, operation, &asker)?
+        }
+        Target::Discovery => NextStep::Answer(ops::collection::discover(cx, topics, context, None)),
     };
     Ok(Served::NextStep(step))
 }

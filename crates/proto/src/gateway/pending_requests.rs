@@ -6,6 +6,7 @@ use super::agenda::Cx;
 use super::answers::unavailable;
 use super::context::{PeerFacts, ReplyTo, RequestContext};
 use super::metrics::PublishResult;
+use super::topics::{Change, Then};
 use crate::bridge::contract::Ticket;
 use crate::coap::contract::{Code, ObservationId, PeerId, Response};
 use crate::policy::connections::Connection;
@@ -17,7 +18,16 @@ use crate::types::reason::Limit;
 /// What an answer is waited for.
 pub(super) enum Awaited {
     /// The broker's word on a publish.
-    Publish { reply: ReplyTo, success: Code },
+    Publish {
+        reply: ReplyTo,
+        success: Code,
+        /// What follows for the topic.
+        then: Then,
+    },
+    /// The broker's word on a step of a change to the topic collection.
+    Change(Box<Change>),
+    /// What the broker keeps of the topic collection.
+    Collection,
     /// The retained message for a plain GET.
     Read { reply: ReplyTo, accept: Option<u16> },
     /// The broker's word on a subscription; no reply when an operator asked for it.
@@ -124,7 +134,12 @@ impl PendingRequests {
                 | Awaited::Subscribe {
                     reply: Some(reply), ..
                 } => cx.agenda.answer(reply, unavailable()),
-                Awaited::Subscribe { reply: None, .. } => {}
+                Awaited::Change(change) => {
+                    if let Some(reply) = change.reply {
+                        cx.agenda.answer(reply, unavailable());
+                    }
+                }
+                Awaited::Subscribe { reply: None, .. } | Awaited::Collection => {}
                 Awaited::Create(creation) => {
                     let joining = creation.joining.iter().map(|context| context.reply);
                     for reply in creation.reply.into_iter().chain(joining) {

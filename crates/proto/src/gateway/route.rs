@@ -118,12 +118,26 @@ impl Gateway {
             }
             Target::Connection(ConnectionOperation::Create) => self.log_in(now, context),
             Target::Connection(ConnectionOperation::Bind) => self.bind(now, context),
-            Target::Topic(..) if !by_connection => self.log_in(now, context),
+            Target::Discovery => {
+                self.discover(now, &context);
+                Ok(())
+            }
+            Target::Topic(..) | Target::Collection(_) if !by_connection => self.log_in(now, context),
             _ => self.for_connection(now, context),
         };
         if let Err(response) = result {
             self.agenda.answer(reply, response);
         }
+    }
+
+    /// Tells what is here. Who asked is not known, so created topics are told of only where nobody is asked who they are.
+    fn discover(&mut self, now: Instant, context: &RequestContext) {
+        let listener = self.settings.listener(context.from.listener);
+        let is_open = !self.settings.connection_required && listener.is_some_and(|it| !it.authentication);
+        let asker = is_open.then(|| Asker::peer(&self.settings, context, Grant::default()).ok());
+        let cx = cx!(self, now);
+        let response = ops::collection::discover(&cx, &self.topics, context, asker.flatten().as_ref());
+        self.agenda.answer(context.reply, response);
     }
 
     /// Lets in a DTLS session by the token that a request brings.
@@ -255,12 +269,21 @@ impl Gateway {
                 if self.peers.get(id).is_some_and(|peer| peer.client != *client) {
                     self.peers.set_client(id, client.clone());
                 }
-                let (pending, observations) = (&mut self.pending, &mut self.observations);
+                let parts = (&mut self.pending, &mut self.observations, &self.topics);
                 let asked = (&context, *operation, text.as_str());
-                let step = ops::topic(&mut cx, pending, observations, &self.pressure, asked, asker)?;
+                let step = ops::topic(&mut cx, parts, &self.pressure, asked, asker)?;
                 self.take_step(context.reply, step);
                 Ok(())
             }
+            (Target::Collection(operation), _) => {
+                let asker = Asker::peer(cx.settings, &context, grant)?;
+                let (pending, topics) = (&mut self.pending, &mut self.topics);
+                let step =
+                    ops::collection::collection(&mut cx, pending, topics, &context, operation, &asker)?;
+                self.take_step(context.reply, step);
+                Ok(())
+            }
+            (Target::Discovery, _) => Ok(()),
             (Target::Connection(ConnectionOperation::Bind), client) => {
                 let left = grant
                     .until
@@ -336,7 +359,12 @@ impl Gateway {
     /// Serves a request for a connection of this worker, wherever its datagram came in.
     pub(super) fn serve(&mut self, now: Instant, context: RequestContext, proved: Option<ConnectionKey>) {
         let mut cx = cx!(self, now);
-        let parts = (&mut self.pending, &mut self.observations, &mut self.connections);
+        let parts = (
+            &mut self.pending,
+            &mut self.observations,
+            &mut self.topics,
+            &mut self.connections,
+        );
         let reply = context.reply;
         match owner::serve(&mut cx, parts, &self.pressure, &context, proved) {
             Ok(Served::NextStep(step)) => self.take_step(reply, step),

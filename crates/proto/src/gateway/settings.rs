@@ -32,6 +32,10 @@ pub struct Settings {
     pub mountpoint: Arc<str>,
     /// A silent observer gets a confirmable notification at least this often.
     pub observe_check: Duration,
+    /// Which topics there are.
+    pub topics: TopicsMode,
+    /// The Content-Format of topic properties.
+    pub pubsub_content_format: u16,
     /// Message layer and block-wise settings.
     pub coap: CoapSettings,
     /// Caps per worker.
@@ -95,6 +99,17 @@ pub enum NotifyType {
     Con,
     /// By the subscription's QoS where its request gave one, else by the message's.
     Qos,
+}
+
+/// Which topics there are (draft-ietf-core-coap-pubsub-21, 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopicsMode {
+    /// Any that is published to or observed; those in the collection have their properties.
+    Implicit,
+    /// Those in the collection.
+    Created,
+    /// Any; the first publish to one that is not in the collection puts it there.
+    Both,
 }
 
 /// The QoS where a request names none.

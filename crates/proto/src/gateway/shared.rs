@@ -1,11 +1,13 @@
 //! What the gateways of all workers count together.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::bridge::collection::seats::Seats;
 use crate::policy::failures::{Failures, SourceCapacity};
 use crate::policy::shares::Shares;
 use crate::types::source_rates::{Allowance, SourceRates};
@@ -19,6 +21,10 @@ pub struct Shared {
     pub(super) failures: Failures,
     /// What each identity has of all that is kept.
     pub(super) shares: Shares,
+    /// Who observes which created topic.
+    pub(super) seats: Seats,
+    /// Seconds since 1970, as last told; 0 before that.
+    wall: AtomicU64,
     /// Datagrams over plain UDP from where nobody has proved to be.
     datagrams: SourceRates,
 }
@@ -32,8 +38,20 @@ impl Shared {
         Self {
             failures: Failures::new(now, settings.failed_logins_per_minute, capacity, &mut rng),
             shares: Shares::default(),
+            seats: Seats::default(),
+            wall: AtomicU64::new(0),
             datagrams: SourceRates::new(now, capacity.unproven, rng.random()),
         }
+    }
+
+    /// Tells the time of day, in seconds since 1970; at least once a second, for what ends at a date.
+    pub fn set_wall(&self, seconds: u64) {
+        self.wall.store(seconds, Ordering::Relaxed);
+    }
+
+    /// The time of day, in seconds since 1970.
+    pub(super) fn wall(&self) -> u64 {
+        self.wall.load(Ordering::Relaxed)
     }
 
     /// Whether `source` may send one more datagram without having proved its address; 0 is no limit.

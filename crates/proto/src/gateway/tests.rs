@@ -6,8 +6,10 @@ mod handshakes;
 mod logins;
 mod overload;
 mod stopping;
+mod topics;
 mod workers;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +19,7 @@ use super::contract::{ControlAnswer, ControlRequest, Input, Output};
 use super::directory::ClientDirectory;
 use super::events::{ClientEvent, EventKind};
 use super::metrics::{ConnectionEvent, GatewayMetrics};
-use super::settings::{DefaultQos, ListenerSettings, NotifyType, Settings};
+use super::settings::{DefaultQos, ListenerSettings, NotifyType, Settings, TopicsMode};
 use super::{Gateway, Parts, Shared};
 use crate::bridge::contract::{BrokerEvent, BrokerRequest, FilterId};
 use crate::clock_for_tests as clock;
@@ -29,7 +31,7 @@ use crate::policy::authorization::{Authorizer, NoMatch};
 use crate::session::SecureSource;
 use crate::types::limits::Caps;
 use crate::types::message::Qos;
-use crate::types::{AccessRules, ListenerId, Message, TopicFilter, WorkerId};
+use crate::types::{AccessRules, ListenerId, Message, TopicFilter, TopicName, WorkerId};
 
 pub(super) fn settings(workers: u8) -> Settings {
     Settings {
@@ -42,6 +44,8 @@ pub(super) fn settings(workers: u8) -> Settings {
         subscribe_qos: DefaultQos::Coap,
         mountpoint: "".into(),
         observe_check: Duration::from_secs(86_400),
+        topics: TopicsMode::Implicit,
+        pubsub_content_format: 606,
         coap: CoapSettings::default(),
         caps: Caps::default(),
         authorizer: Authorizer::default(),
@@ -64,8 +68,13 @@ pub(super) fn settings(workers: u8) -> Settings {
 struct Site {
     now: Instant,
     workers: Vec<Gateway>,
+    shared: Arc<Shared>,
     metrics: Vec<Arc<GatewayMetrics>>,
     subscriptions: Vec<(usize, FilterId, TopicFilter)>,
+    /// Those of the topic collection.
+    collections: Vec<(usize, FilterId, TopicFilter)>,
+    /// What is retained of the topic collection, and of the topics in it.
+    retained: BTreeMap<TopicName, Arc<Message>>,
     /// What the broker has not said yet, while it takes its time with subscriptions.
     held: Option<Vec<(usize, BrokerEvent)>>,
     logins: Vec<(usize, AuthRequest)>,
@@ -105,16 +114,21 @@ impl Site {
                 Gateway::new(now, parts)
             })
             .collect();
-        Self {
+        let mut site = Self {
             now,
             workers,
             metrics,
+            shared,
             subscriptions: Vec::new(),
+            collections: Vec::new(),
+            retained: BTreeMap::new(),
             held: None,
             logins: Vec::new(),
             events: Vec::new(),
             next_mid: 1,
-        }
+        };
+        site.pass(Duration::ZERO);
+        site
     }
 
     /// Lets time pass, stopping wherever something is due.
@@ -249,6 +263,11 @@ impl Site {
     fn broker(&mut self, worker: usize, request: BrokerRequest) {
         let event = match request {
             BrokerRequest::Publish { ticket, message } => {
+                if message.retain && message.payload.is_empty() {
+                    self.retained.remove(&message.topic);
+                } else if message.retain {
+                    self.retained.insert(message.topic.clone(), Arc::clone(&message));
+                }
                 self.spread(&message);
                 BrokerEvent::Published {
                     ticket,
@@ -261,13 +280,23 @@ impl Site {
                 filter,
                 ..
             } => {
-                if !self.subscriptions.iter().any(|(_, id, _)| *id == filter_id) {
-                    self.subscriptions.push((worker, filter_id, filter));
-                }
+                let of_collection = filter.as_str().starts_with("$portcullis/test/topics/");
+                let found = self.retained.values().filter(|kept| filter.matches(&kept.topic));
+                let found = found.cloned().collect();
                 let event = BrokerEvent::Subscribed {
                     ticket,
-                    result: Ok(Vec::new()),
+                    result: Ok(found),
                 };
+                let list = match of_collection {
+                    true => &mut self.collections,
+                    false => &mut self.subscriptions,
+                };
+                if !list.iter().any(|(_, id, _)| *id == filter_id) {
+                    list.push((worker, filter_id, filter));
+                }
+                if of_collection {
+                    return self.workers[worker].handle(self.now, Input::Broker(event));
+                }
                 if let Some(held) = &mut self.held {
                     return held.push((worker, event));
                 }
@@ -276,9 +305,9 @@ impl Site {
             BrokerRequest::Unsubscribe { filter_id } => {
                 return self.subscriptions.retain(|(_, id, _)| *id != filter_id);
             }
-            BrokerRequest::ReadRetained { ticket, .. } => BrokerEvent::Retained {
+            BrokerRequest::ReadRetained { ticket, topic } => BrokerEvent::Retained {
                 ticket,
-                result: Ok(None),
+                result: Ok(self.retained.get(&topic).cloned()),
             },
         };
         self.workers[worker].handle(self.now, Input::Broker(event));
@@ -290,7 +319,8 @@ impl Site {
     }
 
     fn spread(&mut self, message: &Arc<Message>) {
-        for (worker, id, filter) in self.subscriptions.clone() {
+        let everyone = self.subscriptions.iter().chain(&self.collections);
+        for (worker, id, filter) in everyone.cloned().collect::<Vec<_>>() {
             if filter.matches(&message.topic) {
                 let event = BrokerEvent::Message {
                     filters: [id].into(),
@@ -303,7 +333,7 @@ impl Site {
 
     fn message(topic: &str, payload: &'static [u8]) -> Arc<Message> {
         Arc::new(Message {
-            topic: crate::types::TopicName::new(topic).unwrap(),
+            topic: TopicName::new(topic).unwrap(),
             payload: payload.into(),
             qos: Qos::AtMostOnce,
             retain: false,

@@ -1,4 +1,4 @@
-//! The gateway's own timers: silent connections, observers to check, peers to forget, workers that do not answer.
+//! The gateway's own timers: silent connections, observers to check, peers to forget, topics that end, workers that do not answer.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ pub(super) enum Timer {
     Connection(ConnectionKey),
     Observation(ObservationId),
     Forwarded,
+    Topics,
     Sweep,
     Pressure,
     Traces,
@@ -36,6 +37,7 @@ impl Timers {
         };
         timers.arm(now + SWEEP_EVERY, Timer::Sweep);
         timers.arm(now, Timer::Pressure);
+        timers.arm(now, Timer::Topics);
         timers
     }
 
@@ -83,6 +85,10 @@ impl Gateway {
                     connections.check(&mut cx!(self, now), observations, key);
                 }
                 Timer::Observation(id) => self.observations.check(&mut cx!(self, now), id),
+                Timer::Topics => {
+                    let (pending, topics) = (&mut self.pending, &mut self.topics);
+                    topics.tick(&mut cx!(self, now), pending);
+                }
                 Timer::Forwarded => self.forwarded.check(&mut cx!(self, now)),
                 Timer::Pressure => self.check_pressure(now),
                 Timer::Traces => self.check_traces(now),

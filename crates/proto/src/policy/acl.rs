@@ -3,7 +3,8 @@
 //! A client's own section (`user NAME`, or the lines before the first `user` for a client without a user name) is asked
 //! first and the `pattern` lines after it; in each, `deny` lines come before the others. What nothing matches is
 //! denied. Where this is stricter than mosquitto 2.0: a subscription filter must be covered as a whole by one line, and
-//! a name with `/` cannot stand for a placeholder, since it would reach into another client's subtree.
+//! a name with `/` cannot stand for a placeholder, since it would reach into another client's subtree. `create`, which mosquitto
+//! does not have, lets a client create topics of the collection.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,27 +18,34 @@ use crate::types::{Fault, LineError};
 struct Rights {
     read: bool,
     write: bool,
+    create: bool,
 }
 
 impl Rights {
     const DENY: Self = Self {
         read: false,
         write: false,
+        create: false,
     };
 
     fn from_word(word: &str) -> Option<Self> {
         match word {
             "read" => Some(Self {
                 read: true,
-                write: false,
+                ..Self::DENY
             }),
             "write" => Some(Self {
-                read: false,
                 write: true,
+                ..Self::DENY
             }),
             "readwrite" => Some(Self {
                 read: true,
                 write: true,
+                ..Self::DENY
+            }),
+            "create" => Some(Self {
+                create: true,
+                ..Self::DENY
             }),
             "deny" => Some(Self::DENY),
             _ => None,
@@ -48,6 +56,7 @@ impl Rights {
         match action {
             Action::Publish => self.write,
             Action::Subscribe | Action::Receive => self.read,
+            Action::Create => self.create,
         }
     }
 }
@@ -63,7 +72,7 @@ impl Rule {
     fn applies(&self, who: &Subject<'_>, action: Action, topic: &str) -> bool {
         match action {
             Action::Subscribe => self.pattern.covers(who, topic),
-            Action::Publish | Action::Receive => self.pattern.matches(who, topic),
+            Action::Publish | Action::Receive | Action::Create => self.pattern.matches(who, topic),
         }
     }
 }
@@ -234,7 +243,7 @@ fn rule(line: usize, rest: &str, syntax: Syntax) -> Result<Rule, Fault<'_>> {
     if rest.is_empty() {
         return Err((
             rest,
-            "a topic is missing: [read|write|readwrite|deny] TOPIC".to_owned(),
+            "a topic is missing: [read|write|readwrite|create|deny] TOPIC".to_owned(),
         ));
     }
     let (access, topic) = match first_word(rest) {
@@ -242,7 +251,10 @@ fn rule(line: usize, rest: &str, syntax: Syntax) -> Result<Rule, Fault<'_>> {
         pair => pair,
     };
     let Some(rights) = Rights::from_word(access) else {
-        return Err((access, "access is read, write, readwrite or deny".to_owned()));
+        return Err((
+            access,
+            "access is read, write, readwrite, create or deny".to_owned(),
+        ));
     };
     let pattern = Pattern::new(topic, syntax).map_err(|error| (topic, error.to_string()))?;
     Ok(Rule {

@@ -22,6 +22,8 @@ labels! {
         Subscribe = "subscribe",
         /// Be sent the message of a topic: a notification, or the retained message.
         Receive = "receive",
+        /// Create a topic in the collection, change it, or delete it.
+        Create = "create",
     }
 }
 
@@ -33,6 +35,7 @@ impl Action {
             "publish" | "write" => Some(Self::Publish),
             "subscribe" => Some(Self::Subscribe),
             "receive" | "read" => Some(Self::Receive),
+            "create" => Some(Self::Create),
             _ => None,
         }
     }

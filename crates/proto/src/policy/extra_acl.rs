@@ -21,6 +21,7 @@ struct Rule {
     allow: bool,
     publish: bool,
     subscribe: bool,
+    create: bool,
     topic: Topic,
     /// Bit n for QoS n.
     qos: u8,
@@ -102,9 +103,11 @@ impl Rule {
                 self.retain.is_none_or(|retain| retain == access.retain),
             ),
             Action::Subscribe | Action::Receive => (self.subscribe, true),
+            Action::Create => (self.create, true),
         };
         // A message is delivered with the QoS of its subscription, which was asked about when that was made.
-        let qos = access.action == Action::Receive || self.qos & (1 << access.qos.number()) != 0;
+        let has_qos = matches!(access.action, Action::Publish | Action::Subscribe);
+        let qos = !has_qos || self.qos & (1 << access.qos.number()) != 0;
         if !(action && conditions && qos) {
             return Some(false);
         }
@@ -147,11 +150,12 @@ fn rule(object: &Map<String, Value>) -> Result<Vec<Rule>, String> {
         Some("deny") => false,
         _ => return Err("needs permission allow or deny".to_owned()),
     };
-    let (publish, subscribe) = match word("action") {
-        Some("publish" | "pub") => (true, false),
-        Some("subscribe" | "sub") => (false, true),
-        Some("all" | "pubsub") => (true, true),
-        _ => return Err("needs action publish, subscribe or all".to_owned()),
+    let (publish, subscribe, create) = match word("action") {
+        Some("publish" | "pub") => (true, false, false),
+        Some("subscribe" | "sub") => (false, true, false),
+        Some("all" | "pubsub") => (true, true, false),
+        Some("create") => (false, false, true),
+        _ => return Err("needs action publish, subscribe, all or create".to_owned()),
     };
     let qos = object.get("qos").map_or(Ok(0b111), qos_bits)?;
     let retain = match object.get("retain") {
@@ -172,6 +176,7 @@ fn rule(object: &Map<String, Value>) -> Result<Vec<Rule>, String> {
                 allow,
                 publish,
                 subscribe,
+                create,
                 topic: parse_topic(topic)?,
                 qos,
                 retain,
@@ -201,13 +206,14 @@ fn qos_bits(value: &Value) -> Result<u8, String> {
 fn whitelists(lists: &Map<String, Value>) -> Result<Vec<Rule>, String> {
     let mut rules = Vec::new();
     for (key, value) in lists {
-        let (publish, subscribe) = match key.as_str() {
-            "pub" => (true, false),
-            "sub" => (false, true),
-            "all" => (true, true),
+        let (publish, subscribe, create) = match key.as_str() {
+            "pub" => (true, false, false),
+            "sub" => (false, true, false),
+            "all" => (true, true, false),
+            "create" => (false, false, true),
             key => {
                 return Err(format!(
-                    "acl has the unknown key {key:?}; it may have pub, sub and all"
+                    "acl has the unknown key {key:?}; it may have pub, sub, all and create"
                 ));
             }
         };
@@ -221,6 +227,7 @@ fn whitelists(lists: &Map<String, Value>) -> Result<Vec<Rule>, String> {
                 allow: true,
                 publish,
                 subscribe,
+                create,
                 topic: parse_topic(topic).map_err(|error| format!("acl: {key} {error}"))?,
                 qos: 0b111,
                 retain: None,

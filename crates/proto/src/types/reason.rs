@@ -104,6 +104,8 @@ labels! {
         IdentityMemory = "per_identity_memory",
         /// Levels or bytes of a topic or filter.
         Topics = "topics",
+        /// Topics in the collection: of 1,000, peers that proved nothing may make a quarter, those known by no credential half.
+        Collection = "collection",
         /// Notifications waiting for an observer: the oldest went.
         QueuedNotifications = "queued_notifications",
         /// Remembered exchanges: the oldest went.

@@ -51,6 +51,7 @@ impl Endpoint {
             observe: None,
             observation: None,
             max_age: kept.max_age,
+            location: Vec::new(),
         };
         self.answer_with(now, peer, exchange, response, Some(kept.etag), |_| {});
     }
@@ -106,6 +107,7 @@ impl Endpoint {
             observe: response.observe.map(|number| number & 0x00ff_ffff),
             content_format: response.content_format,
             max_age: response.max_age,
+            location: &response.location,
             block1: exchange.block1,
             ..Outgoing::default()
         };

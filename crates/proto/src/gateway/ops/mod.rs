@@ -1,5 +1,6 @@
 //! What clients ask for, one file each: a request and the parts that it needs in, the next step out.
 
+pub(super) mod collection;
 pub(super) mod connect;
 pub(super) mod observe;
 pub(super) mod publish;
@@ -12,6 +13,7 @@ use super::metrics::PublishResult;
 use super::observations::Observations;
 use super::pending_requests::PendingRequests;
 use super::pressure::Pressure;
+use super::topics::Topics;
 use crate::coap::contract::{Code, Response};
 
 /// What to do with a request next.
@@ -28,17 +30,18 @@ pub(super) enum NextStep {
 /// With the answer that refuses it.
 pub(super) fn topic(
     cx: &mut Cx<'_>,
-    pending: &mut PendingRequests,
-    observations: &mut Observations,
+    (pending, observations, topics): (&mut PendingRequests, &mut Observations, &Topics),
     pressure: &Pressure,
     (context, operation, text): (&RequestContext, TopicOperation, &str),
     asker: Asker,
 ) -> Result<NextStep, Response> {
     let result = match operation {
-        TopicOperation::Publish => publish::publish(cx, pending, pressure, context, &asker, text),
-        TopicOperation::Clear => publish::clear(cx, pending, context, &asker, text),
-        TopicOperation::Read => read::read(cx, pending, context, &asker, text),
-        TopicOperation::Subscribe => observe::begin(cx, pending, observations, context, asker, text),
+        TopicOperation::Publish => publish::publish(cx, (pending, topics), pressure, context, &asker, text),
+        TopicOperation::Clear => publish::clear(cx, (pending, topics), context, &asker, text),
+        TopicOperation::Read => read::read(cx, (pending, topics), context, &asker, text),
+        TopicOperation::Subscribe => {
+            observe::begin(cx, (pending, observations, topics), context, asker, text)
+        }
         TopicOperation::Unsubscribe => observe::stop(cx, observations, context, &asker, text),
     };
     if context.publishes()

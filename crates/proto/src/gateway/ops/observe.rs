@@ -1,6 +1,7 @@
 //! Begin and end observations (RFC 7641).
 
-use super::NextStep;
+use super::{NextStep, read};
+use crate::bridge::conditions::Conditions;
 use crate::bridge::contract::BrokerRequest;
 use crate::bridge::subscriptions::Terms;
 use crate::bridge::uri::RetainHandling;
@@ -13,33 +14,26 @@ use crate::gateway::guard::authorize;
 use crate::gateway::observations::Observations;
 use crate::gateway::pending_requests::{Awaited, PendingRequests};
 use crate::gateway::settings::{DefaultQos, NotifyType};
+use crate::gateway::topics::Topics;
 use crate::policy::authorization::{Access, Action};
+use crate::types::TopicFilter;
 use crate::types::message::Qos;
 use crate::types::standing::Standing;
 
 /// Begins an observation and has the broker subscribe for it.
 ///
 /// # Errors
-/// 4.00, 4.01, or 5.03 where there is no room.
+/// 4.00, 4.01, 4.04 where there is no such topic, or 5.03 where there is no room.
 pub(super) fn begin(
     cx: &mut Cx<'_>,
-    pending: &mut PendingRequests,
-    observations: &mut Observations,
+    (pending, observations, topics): (&mut PendingRequests, &mut Observations, &Topics),
     context: &RequestContext,
     asker: Asker,
     text: &str,
 ) -> Result<NextStep, Response> {
     let filter = asker.filter(cx, text)?;
     let params = &context.params;
-    let one_state = params
-        .conditions
-        .as_ref()
-        .is_some_and(|conditions| conditions.concern_one_state());
-    if one_state && filter.has_wildcard() {
-        return Err(bad_request(
-            "conditions are about one topic: no + and no # with them",
-        ));
-    }
+    check_conditions(params.conditions.as_deref(), &filter)?;
     let (qos, ceiling) = match cx.settings.subscribe_qos {
         DefaultQos::Fixed(qos) => (params.qos.unwrap_or(qos), Some(qos)),
         coap @ DefaultQos::Coap => (params.qos.unwrap_or(coap.of(context.confirmable)), None),
@@ -51,14 +45,21 @@ pub(super) fn begin(
         retain: false,
     };
     authorize(cx, context, &asker, &access)?;
-    pending.room(cx)?;
-    // Where each message's own QoS decides how it is notified, the broker must not lower it on the way here.
-    let by_message = params.qos.or(ceiling).is_none() && matches!(cx.settings.notify_type, NotifyType::Qos);
-    let subscribe_qos = if by_message {
-        qos.max(Qos::AtLeastOnce)
-    } else {
-        qos
+    let created = match filter.has_wildcard() {
+        true => None,
+        false => topics.used(cx, filter.as_str())?,
     };
+    pending.room(cx)?;
+    let seat = created.map(|topic| {
+        let own = observations.seat_of(asker.holder, &filter);
+        let most = topic.properties().max_subscribers.unwrap_or(u32::MAX);
+        own.or_else(|| cx.shared.seats.take(topic.topic(), most))
+    });
+    let Some(seat) = seat.map_or(Some(None), |seat| seat.map(Some)) else {
+        // An answer without Observe says that there is no place (RFC 7641, 4.1).
+        return read::read(cx, (pending, topics), context, &asker, text);
+    };
+    let subscribe_qos = subscribe_qos(cx, qos, params.qos.or(ceiling).is_some());
     let known = cx
         .ledger
         .of(asker.holder)
@@ -83,10 +84,13 @@ pub(super) fn begin(
         principal,
     };
     if !observations.has_room(cx, asker.holder, &terms) {
+        observations.keep_seat(asker.holder, &terms.filter, seat);
         return Err(unavailable());
     }
     let at = Some(context.from.id);
+    let check = created.and_then(|topic| topic.properties().observer_check);
     let (observation, filter_id, known) = observations.insert(cx, asker.holder, at, terms);
+    observations.sit(cx, observation, seat, check);
     let awaited = Awaited::Subscribe {
         reply: Some(context.reply),
         observation,
@@ -97,13 +101,37 @@ pub(super) fn begin(
         filter_id,
         filter,
         qos: subscribe_qos,
+        // Whether there is a created topic to observe, what is retained shows.
         retained: match params.retain_handling {
+            _ if created.is_some() => true,
             RetainHandling::Send => true,
             RetainHandling::SendIfNew => !known,
             RetainHandling::DoNotSend => false,
         },
     });
     Ok(NextStep::Wait)
+}
+
+/// Whether the conditions of an observation can be about its filter.
+///
+/// # Errors
+/// 4.00 when they are about one state, and the filter is about many.
+fn check_conditions(conditions: Option<&Conditions>, filter: &TopicFilter) -> Result<(), Response> {
+    if conditions.is_some_and(Conditions::concern_one_state) && filter.has_wildcard() {
+        return Err(bad_request(
+            "conditions are about one topic: no + and no # with them",
+        ));
+    }
+    Ok(())
+}
+
+/// The QoS to subscribe with. Where each message's own QoS decides how it is notified, the broker must not lower it on the way here.
+fn subscribe_qos(cx: &Cx<'_>, qos: Qos, decided: bool) -> Qos {
+    if !decided && matches!(cx.settings.notify_type, NotifyType::Qos) {
+        qos.max(Qos::AtLeastOnce)
+    } else {
+        qos
+    }
 }
 
 /// Ends an observation; not one of another token, which is another one (RFC 7641, 3.6 and 4.1).

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::NextStep;
+use crate::bridge::collection::properties::Properties;
+use crate::bridge::collection::topic::Topic;
 use crate::bridge::content;
 use crate::bridge::contract::BrokerRequest;
 use crate::coap::contract::{Code, Response};
@@ -13,9 +15,11 @@ use crate::gateway::agenda::Cx;
 use crate::gateway::answers::unavailable;
 use crate::gateway::asker::Asker;
 use crate::gateway::context::RequestContext;
-use crate::gateway::guard::authorize;
+use crate::gateway::guard::{authorize, decide};
 use crate::gateway::pending_requests::{Awaited, PendingRequests};
 use crate::gateway::pressure::Pressure;
+use crate::gateway::settings::TopicsMode;
+use crate::gateway::topics::{Then, Topics};
 use crate::policy::authorization::{Access, Action};
 use crate::types::Message;
 use crate::types::message::{Origin, Qos};
@@ -24,10 +28,10 @@ use crate::types::reason::Limit;
 /// Hands a payload to the broker.
 ///
 /// # Errors
-/// 4.00, 4.01, or 5.03 where it cannot be taken now.
+/// 4.00, 4.01, 4.04 or 4.15 as its topic has it, or 5.03 where it cannot be taken now.
 pub(super) fn publish(
     cx: &mut Cx<'_>,
-    pending: &mut PendingRequests,
+    (pending, topics): (&mut PendingRequests, &Topics),
     pressure: &Pressure,
     context: &RequestContext,
     asker: &Asker,
@@ -41,17 +45,38 @@ pub(super) fn publish(
         return Err(unavailable());
     }
     let expiry = params.expiry.filter(|seconds| *seconds > 0);
+    let topic = asker.topic_to_publish(cx, text)?;
+    let created = topics.collection().of_topic(topic.as_str());
+    let creates = cx.settings.topics == TopicsMode::Both
+        && created.is_none()
+        && topics.has_room(context.from.standing)
+        && decide(cx, asker, &Access::new(Action::Create, text)).allowed;
     let message = Message {
-        topic: asker.topic_to_publish(cx, text)?,
         payload: context.payload.clone(),
         qos,
-        retain: params.retain,
+        // What was published last is the state of a created topic.
+        retain: params.retain.unwrap_or(created.is_some() || creates),
         content_type: context.content_format.map(content::content_type),
         expires_at: expiry.and_then(|seconds| cx.now.checked_add(Duration::from_secs(seconds.into()))),
         origin: origin(context, asker),
+        topic,
     };
     may_publish(cx, context, asker, text, &message)?;
-    hand_over(cx, pending, context, message, Code::CHANGED)
+    let then = match topics.published_to(cx, message.topic.as_str(), context)? {
+        Some(topic) if topic.is_full || !message.retain => Then::Nothing,
+        Some(topic) => Then::Filled(topic.id().into()),
+        None if creates && !message.payload.is_empty() => {
+            let mut topic = Topic::new(
+                message.topic.clone(),
+                asker.prefix.len(),
+                Properties::implicit(text),
+            );
+            topic.is_full = message.retain;
+            Then::Created(Box::new(topic))
+        }
+        None => Then::Nothing,
+    };
+    hand_over(cx, pending, context, message, (Code::CHANGED, then))
 }
 
 /// Has the broker clear what is retained.
@@ -60,7 +85,7 @@ pub(super) fn publish(
 /// As [`publish`].
 pub(super) fn clear(
     cx: &mut Cx<'_>,
-    pending: &mut PendingRequests,
+    (pending, topics): (&mut PendingRequests, &Topics),
     context: &RequestContext,
     asker: &Asker,
     text: &str,
@@ -75,7 +100,9 @@ pub(super) fn clear(
         origin: origin(context, asker),
     };
     may_publish(cx, context, asker, text, &message)?;
-    hand_over(cx, pending, context, message, Code::DELETED)
+    let created = topics.used(cx, message.topic.as_str())?;
+    let then = created.map_or(Then::Nothing, |topic| Then::Emptied(topic.id().into()));
+    hand_over(cx, pending, context, message, (Code::DELETED, then))
 }
 
 fn origin(context: &RequestContext, asker: &Asker) -> Option<Origin> {
@@ -106,10 +133,10 @@ fn hand_over(
     pending: &mut PendingRequests,
     context: &RequestContext,
     message: Message,
-    success: Code,
+    (success, then): (Code, Then),
 ) -> Result<NextStep, Response> {
     let reply = context.reply;
-    let ticket = pending.wait(cx, Awaited::Publish { reply, success })?;
+    let ticket = pending.wait(cx, Awaited::Publish { reply, success, then })?;
     cx.agenda.broker(BrokerRequest::Publish {
         ticket,
         message: Arc::new(message),
