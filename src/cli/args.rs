@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use clap::{Args, Parser, Subcommand};
 
 use super::remote::args::{
-    BanCommand, ClientsCommand, ConfigCommand, DoctorArgs, PubArgs, StatusArgs, SubArgs, TopArgs, TraceArgs,
+    BanCommand, ClientsCommand, ConfigCommand, DoctorArgs, DrainArgs, PubArgs, StatusArgs, SubArgs, TopArgs,
+    TraceArgs,
 };
 
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -58,6 +59,8 @@ pub(super) enum Command {
     /// Clients of the running gateway
     #[command(subcommand)]
     Clients(ClientsCommand),
+    /// Say goodbye to every device and end the running gateway
+    Drain(DrainArgs),
     /// Show how the running gateway is
     Status(StatusArgs),
     /// Follow the running gateway's rates and latencies

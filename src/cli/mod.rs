@@ -72,6 +72,7 @@ fn dispatch(command: Command, serve: Serve) -> Result<ExitCode, Failure> {
         Command::Certs(command) => certs::run(&command)?,
         Command::Ban(command) => remote::bans::run(&command)?,
         Command::Clients(command) => remote::clients::run(&command)?,
+        Command::Drain(args) => remote::status::drain(&args)?,
         Command::Status(args) => remote::status::run(&args)?,
         Command::Top(args) => remote::top::run(&args)?,
         Command::Trace(args) => remote::trace::run(&args)?,

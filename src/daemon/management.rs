@@ -26,6 +26,8 @@ use super::worker::Command;
 pub enum Manage {
     /// Reload, and say what came of it.
     Reload(oneshot::Sender<Result<Reloaded, Problems>>),
+    /// End, with a goodbye to every DTLS session.
+    Drain,
 }
 
 /// What [`super::run`] hands to those who manage the process.
@@ -151,6 +153,13 @@ impl Site for NodeSite {
 
     fn events(&self) -> Arc<Events> {
         Arc::clone(&self.controls.events)
+    }
+
+    fn drain(&self) -> Answer<'_, Result<(), String>> {
+        Box::pin(async move {
+            let sent = self.controls.manage.send(Manage::Drain).await;
+            sent.map_err(|_| "the process is stopping".to_owned())
+        })
     }
 
     fn metrics_text(&self) -> String {

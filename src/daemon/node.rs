@@ -315,6 +315,7 @@ fn mqtt_settings(config: &Config, address: BrokerAddress) -> MqttSettings {
         key_file: broker.key_file.clone(),
         connections: usize::try_from(broker.connections).unwrap_or(1),
         keep_alive: broker.keep_alive,
+        session_expiry: broker.session_expiry,
         spool_bytes: broker.spool.max_bytes.0,
         spool_drops_oldest: broker.spool.when_full == config::broker::WhenFull::DropOldest,
         ..MqttSettings::new(address, &broker.client_id.replace("${node}", &config.node.name))

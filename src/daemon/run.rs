@@ -253,32 +253,34 @@ async fn serve<A: Assembly>(
     if let Some(controls) = serving.controls.take()
         && let Err(error) = assembly.serving(controls)
     {
-        let stopped = stop(settings, assembly, serving, signals, None).await;
+        let stopped = stop(settings, assembly, serving, signals, End::asked(settings)).await;
         return stopped.and(Err(error));
     }
     serving.health.set_readiness(Readiness::Ready);
     systemd::ready(&status(settings, assembly));
     info!(workers = settings.workers.get(), "serving");
-    let failure = loop {
+    let end = loop {
         tokio::select! {
             // In this order: a worker that is stuck makes the last branch take a second each time, and by chance it could
             // go before a signal or the beat again and again.
             biased;
-            _ = signals.terminate.recv() => break None,
-            _ = signals.interrupt.recv() => break None,
+            _ = signals.terminate.recv() => break End::asked(settings),
+            _ = signals.interrupt.recv() => break End::asked(settings),
             _ = signals.hang_up.recv() => {
                 systemd::reloading();
                 // What came of it is in the log.
                 let _report = reload(assembly, &serving).await;
                 systemd::ready(&status(settings, assembly));
             }
-            Some(Manage::Reload(reply)) = serving.manage.recv() => {
+            Some(order) = serving.manage.recv() => match order {
                 // Whoever asked may have gone.
-                drop(reply.send(reload(assembly, &serving).await));
-            }
+                Manage::Reload(reply) => drop(reply.send(reload(assembly, &serving).await)),
+                Manage::Drain => break End { goodbye: true, failure: None },
+            },
             ended = serving.workers.ended() => {
                 let why = ended.failure.unwrap_or_else(|| "it ended".to_owned());
-                break Some(format!("worker {} failed: {why}", ended.worker.0));
+                let failure = Some(format!("worker {} failed: {why}", ended.worker.0));
+                break End { failure, ..End::asked(settings) };
             }
             _ = beat.tick() => {
                 check_pulse(&mut pulse, &serving.health);
@@ -300,7 +302,25 @@ async fn serve<A: Assembly>(
             }
         }
     };
-    stop(settings, assembly, serving, signals, failure).await
+    stop(settings, assembly, serving, signals, end).await
+}
+
+/// How the process ends.
+struct End {
+    /// Whether every DTLS session hears of it although the next process would find it.
+    goodbye: bool,
+    /// Why, when nobody asked for it.
+    failure: Option<String>,
+}
+
+impl End {
+    /// Somebody asked for it.
+    fn asked(settings: &ProcessSettings) -> Self {
+        Self {
+            goodbye: settings.goodbye,
+            failure: None,
+        }
+    }
 }
 
 async fn stop<A: Assembly>(
@@ -308,13 +328,13 @@ async fn stop<A: Assembly>(
     assembly: &mut A,
     serving: Serving,
     mut signals: Signals,
-    failure: Option<String>,
+    end: End,
 ) -> Result<(), StartError> {
     systemd::stopping();
     info!("stopping");
     serving.health.set_readiness(Readiness::Stopping);
     let clean = tokio::select! {
-        clean = serving.workers.stop(settings.grace, settings.goodbye) => clean,
+        clean = serving.workers.stop(settings.grace, end.goodbye) => clean,
         _ = signals.terminate.recv() => false,
         _ = signals.interrupt.recv() => false,
     };
@@ -322,7 +342,7 @@ async fn stop<A: Assembly>(
     if let Some(telling) = serving.telling {
         telling.finish().await;
     }
-    match failure {
+    match end.failure {
         Some(line) => Err(StartError::new(ExitReason::Software, line)),
         None if !clean => Err(StartError::new(
             ExitReason::Software,

@@ -48,6 +48,7 @@ const CONTRACT: &[(&str, &str)] = &[
     ("post", "/api/v1/bans"),
     ("delete", "/api/v1/bans/{kind}/{value}"),
     ("post", "/api/v1/reload"),
+    ("post", "/api/v1/drain"),
     ("get", "/"),
 ];
 

@@ -282,6 +282,10 @@ impl Site for TestSite {
         Box::pin(async { outcome })
     }
 
+    fn drain(&self) -> Answer<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn bans(&self) -> &Arc<BanBook> {
         &self.bans
     }

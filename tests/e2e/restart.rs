@@ -484,3 +484,20 @@ fn an_observer_whom_the_rules_of_now_refuse_is_left_out() {
     assert_eq!(stays.notification(&token).text(), "x");
     goes.no_notification(&other, ms(300));
 }
+
+#[test]
+fn a_drain_says_goodbye_to_all_and_ends() {
+    let mut gateway = Gateway::start(Config::new().set("admin", "socket = \"admin.sock\""));
+    let mut device = gateway.client(Kind::Dtls);
+    device.publish("ps/a", "x");
+    let drained = gateway.command("drain").output().unwrap();
+    let said = String::from_utf8_lossy(&drained.stdout).into_owned();
+    assert!(
+        drained.status.success() && said.starts_with("1 DTLS session"),
+        "{drained:?}"
+    );
+    assert!(gateway.wait().success());
+    assert_eq!(device.ended().as_deref(), Some("close_notify"));
+    gateway.launch();
+    assert_restored(&gateway, &[("ok", 0.0)]);
+}

@@ -257,6 +257,11 @@ impl Gateway {
     /// SIGTERM; how it ended. Panics when it does not end.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal("TERM");
+        self.wait()
+    }
+
+    /// Waits until it has ended; how it did. Panics when it does not.
+    pub fn wait(&mut self) -> ExitStatus {
         let mut child = self.child.take().unwrap();
         let end = Instant::now() + PATIENCE;
         loop {
@@ -266,7 +271,7 @@ impl Gateway {
             if Instant::now() > end {
                 child.kill().unwrap();
                 child.wait().unwrap();
-                panic!("did not end within 10 s of SIGTERM:\n{}", self.log());
+                panic!("did not end in time:\n{}", self.log());
             }
             std::thread::sleep(Duration::from_millis(5));
         }

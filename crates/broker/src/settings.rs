@@ -81,6 +81,8 @@ pub struct MqttSettings {
     pub connections: usize,
     /// Ping interval, at least 5 seconds; a dead peer is noticed within twice this time.
     pub keep_alive: Duration,
+    /// How long the broker keeps the session over a lost connection (MQTT 5); whole seconds.
+    pub session_expiry: Duration,
     /// How long the broker may owe an acknowledgement (of a publish at QoS 1 or 2, a subscribe, an unsubscribe) before the
     /// connection is given up, even though it answers pings. A request's time begins when the one before it is done.
     pub ack_patience: Duration,
@@ -110,6 +112,7 @@ impl MqttSettings {
             key_file: None,
             connections: 1,
             keep_alive: Duration::from_secs(10),
+            session_expiry: Duration::from_secs(300),
             ack_patience: Duration::from_secs(20),
             max_qos: Qos::ExactlyOnce,
             publish_status: true,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::check::{at_most, between, placeholders, secs};
+use super::check::{at_most, between, hours, placeholders, secs};
 use super::paths::PathBase;
 use super::section::section;
 use super::value::{Complaint, Size, Value, expected, words};
@@ -178,6 +178,9 @@ section! {
         connections: u32 = 1, between(1, 64);
         /// MQTT keep-alive, "5s" to "18h".
         keep_alive: Duration = "30s", between(secs(5), secs(18 * 3600));
+        /// How long the broker keeps its session with the gateway over a lost connection (MQTT 5), "0s" to "30d": what observers should get
+        /// meanwhile waits there.
+        session_expiry: Duration = "5m", between(secs(0), hours(30 * 24));
         section /// Store and forward while the broker is away.
         spool: Spool;
     }

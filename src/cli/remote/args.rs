@@ -134,6 +134,12 @@ pub(in crate::cli) enum BanCommand {
 }
 
 #[derive(Debug, Args)]
+pub(in crate::cli) struct DrainArgs {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+}
+
+#[derive(Debug, Args)]
 pub(in crate::cli) struct StatusArgs {
     #[command(flatten)]
     pub(super) remote: Remote,

@@ -1,12 +1,12 @@
-//! `status`.
+//! `status` and `drain`.
 
 use serde_json::json;
 
-use crate::admin::api::Status;
+use crate::admin::api::{DrainReport, Status};
 use crate::cli::exit::{Failure, UNAVAILABLE};
 use crate::cli::output;
 
-use super::args::StatusArgs;
+use super::args::{DrainArgs, StatusArgs};
 use super::http::Api;
 use super::table::{age, printable};
 
@@ -22,6 +22,18 @@ pub(in crate::cli) fn run(args: &StatusArgs) -> Result<(), Failure> {
         Some(why) if !status.ready => Err(Failure::new(UNAVAILABLE, format!("not serving: {why}"))),
         _ => Ok(()),
     }
+}
+
+/// Has the gateway say goodbye to every device and end.
+pub(in crate::cli) fn drain(args: &DrainArgs) -> Result<(), Failure> {
+    let report: DrainReport = Api::find(&args.remote)?.post("drain", &json!({}))?;
+    if args.remote.json {
+        return output::json(&json!(report));
+    }
+    output::print(&format!(
+        "{} DTLS sessions hear goodbye, and the gateway ends.\n",
+        report.sessions
+    ))
 }
 
 fn words(status: &Status) -> String {

@@ -51,6 +51,12 @@ pub trait Site: Send + Sync + 'static {
     /// Everything that is wrong; then the old configuration is still in force.
     fn reload(&self) -> Answer<'_, Result<Reloaded, Problems>>;
 
+    /// Ends the process, and says goodbye to every DTLS session although the next process would find it.
+    ///
+    /// # Errors
+    /// The process is ending already.
+    fn drain(&self) -> Answer<'_, Result<(), String>>;
+
     /// Who is banned.
     fn bans(&self) -> &Arc<BanBook>;
 

@@ -89,7 +89,7 @@ pub use effective::{Effective, EffectiveKey};
 pub use error::{ErrorBody, ProblemView};
 pub use messages::{MessageView, RetainedPage};
 pub use metrics::{Metrics, Sample};
-pub use status::{Broker, LoginDatabase, ReloadReport, Sessions, Spool, Status};
+pub use status::{Broker, DrainReport, LoginDatabase, ReloadReport, Sessions, Spool, Status};
 pub use subscriptions::Subscription;
 pub use trace_event::{TraceEvent, TraceMessage, TraceOption, TraceSession};
 
@@ -175,6 +175,7 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(schema::get))
         .routes(routes!(effective::get))
         .routes(routes!(status::post_reload))
+        .routes(routes!(status::post_drain))
         .routes(routes!(listeners::list, listeners::add))
         .routes(routes!(listeners::remove))
         .routes(routes!(listeners::enable))

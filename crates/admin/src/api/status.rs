@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -240,6 +241,44 @@ pub(super) async fn post_reload(State(api): State<Arc<Api>>) -> Result<Json<Relo
         .await
         .map_err(|problems| not_reloaded(&problems))?;
     Ok(Json(ReloadReport::of(&reloaded)))
+}
+
+/// That the process ends.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DrainReport {
+    /// DTLS sessions that hear goodbye.
+    pub sessions: u64,
+}
+
+/// Say goodbye to every device and end
+///
+/// Answers in flight are given, then every DTLS session gets close_notify although the next process would find it. The process ends as
+/// after a stop: a service manager starts it again only when it is told to.
+#[utoipa::path(
+    post,
+    path = "/api/v1/drain",
+    tag = "status",
+    responses(
+        (status = 202, body = DrainReport, description = "It begins"),
+        (status = 409, body = ErrorBody, description = "The process is ending already")
+    )
+)]
+pub(super) async fn post_drain(
+    State(api): State<Arc<Api>>,
+) -> Result<(StatusCode, Json<DrainReport>), ApiError> {
+    let sessions = count(&api.site.metrics_text());
+    let drained = api.site.drain().await;
+    drained.map_err(|why| ApiError::conflict("ending", why))?;
+    Ok((StatusCode::ACCEPTED, Json(DrainReport { sessions })))
+}
+
+/// How many DTLS sessions a scrape shows.
+fn count(metrics: &str) -> u64 {
+    let is_session =
+        |line: &&str| line.starts_with("portcullis_sessions{") && line.contains("transport=\"dtls\"");
+    let values = metrics.lines().filter(is_session);
+    let values = values.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
+    values.sum()
 }
 
 pub(super) fn not_reloaded(problems: &Problems) -> ApiError {

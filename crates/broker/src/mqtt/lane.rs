@@ -296,7 +296,7 @@ impl Lane {
         let connect = Connect {
             client_id: options::client_id(&self.settings, self.index),
             clean_start: self.clean_start,
-            session_seconds: options::SESSION_SECONDS,
+            session_seconds: u32::try_from(self.settings.session_expiry.as_secs()).unwrap_or(u32::MAX),
             keep_alive: options::keep_alive(&self.settings),
             will: self.status_topic().map(|topic| Will {
                 topic: topic.to_string(),

@@ -14,8 +14,6 @@ use super::connection::Connection;
 use super::session::Session;
 use crate::settings::MqttSettings;
 
-/// How long the broker keeps a session that lost its connection (MQTT 5).
-pub(super) const SESSION_SECONDS: u32 = 300;
 const MIN_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// The client id of the lane with this index.

@@ -275,6 +275,7 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
         "\"k\"\nurl = \"mqtts://x\"",
     ),
     ("broker", "connections", "4", "\"4\"", "65"),
+    ("broker", "session_expiry", "\"1h\"", "60", "\"31d\""),
     ("broker", "keep_alive", "\"1m\"", "60", "\"1s\""),
     ("broker.spool", "max_bytes", "0", "true", "\"1KiB\""),
     (

@@ -300,7 +300,8 @@ impl Gateway {
                 self.session_restored(now, listener, opened);
             }
             DtlsEvent::Elsewhere { worker, from, range } => {
-                self.record_of(worker, listener, from, datagram.get(range).unwrap_or_default());
+                let record = datagram.get(range).unwrap_or_default();
+                self.hand_record_on(worker, listener, from, record);
             }
             DtlsEvent::AddressChanged {
                 session,
@@ -310,12 +311,7 @@ impl Gateway {
                 self.session_moved(now, session, to, confirmed);
             }
             DtlsEvent::Closed { session, reason } => {
-                if let Some(peer) = self.peers.on_session(session) {
-                    if !self.traces.is_empty() {
-                        self.trace_peer(now, peer, &Traced::Closed(reason));
-                    }
-                    self.peer_gone(now, peer, reason);
-                }
+                self.session_closed(now, session, reason);
             }
             DtlsEvent::Noted {
                 address,
@@ -332,6 +328,24 @@ impl Gateway {
             }
         }
         true
+    }
+
+    fn hand_record_on(&mut self, to: WorkerId, listener: ListenerId, from: PeerAddr, record: &[u8]) {
+        let message = WorkerMessage::Record {
+            listener,
+            from,
+            bytes: record.into(),
+        };
+        self.agenda.tell(to, message);
+    }
+
+    fn session_closed(&mut self, now: Instant, session: SessionId, reason: CloseReason) {
+        if let Some(peer) = self.peers.on_session(session) {
+            if !self.traces.is_empty() {
+                self.trace_peer(now, peer, &Traced::Closed(reason));
+            }
+            self.peer_gone(now, peer, reason);
+        }
     }
 
     fn session_moved(&mut self, now: Instant, session: SessionId, to: PeerAddr, confirmed: bool) {
@@ -445,17 +459,6 @@ impl Gateway {
             return None;
         }
         Some(peer)
-    }
-
-    /// A protected record whose session of before the restart is at another worker.
-    fn record_of(&mut self, worker: WorkerId, listener: ListenerId, from: PeerAddr, record: &[u8]) {
-        let bytes = record.into();
-        let message = WorkerMessage::Record {
-            listener,
-            from,
-            bytes,
-        };
-        self.agenda.tell(worker, message);
     }
 
     /// A protected record that came to another worker: the session of before the restart is here.
