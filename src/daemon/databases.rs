@@ -2,11 +2,14 @@
 
 use crate::auth::hash::{Digest, HashAlgorithm, Position};
 use crate::auth::settings::{
-    DatabaseSettings, Place, RedisKind, RedisSettings, Source, SqlSettings, TlsSettings,
+    DatabaseSettings, LdapMethod, LdapSettings, Place, RedisKind, RedisSettings, Source, SqlSettings,
+    TlsSettings,
 };
 use crate::config::Authentication;
 use crate::config::access::Backend;
-use crate::config::databases::{Common, HashName, MacFunction, PasswordHash, RedisType, SaltPosition};
+use crate::config::databases::{
+    self as config, Common, HashName, MacFunction, PasswordHash, RedisType, SaltPosition,
+};
 
 /// The settings of the database that decides, if one does.
 pub(super) fn settings(authentication: &Authentication) -> Option<DatabaseSettings> {
@@ -17,6 +20,12 @@ pub(super) fn settings(authentication: &Authentication) -> Option<DatabaseSettin
             database: authentication.postgresql.database.clone(),
             query: authentication.postgresql.query.clone(),
         }),
+        Backend::Mysql => Source::Mysql(SqlSettings {
+            place: place(&common),
+            database: authentication.mysql.database.clone(),
+            query: authentication.mysql.query.clone(),
+        }),
+        Backend::Ldap => Source::Ldap(Box::new(ldap(&authentication.ldap, place(&common)))),
         Backend::Redis => {
             let redis = &authentication.redis;
             Source::Redis(RedisSettings {
@@ -39,6 +48,24 @@ pub(super) fn settings(authentication: &Authentication) -> Option<DatabaseSettin
         timeout: common.query_timeout,
         grace: authentication.grace,
     })
+}
+
+fn ldap(ldap: &config::Ldap, place: Place) -> LdapSettings {
+    LdapSettings {
+        place,
+        base_dn: ldap.base_dn.clone(),
+        filter: ldap.filter.clone(),
+        method: match ldap.method {
+            config::LdapMethod::Bind => LdapMethod::Bind,
+            config::LdapMethod::Hash => LdapMethod::Hash,
+        },
+        password_attribute: ldap.password_attribute.clone(),
+        superuser_attribute: ldap.is_superuser_attribute.clone(),
+        publish_attribute: ldap.publish_attribute.clone(),
+        subscribe_attribute: ldap.subscribe_attribute.clone(),
+        all_attribute: ldap.all_attribute.clone(),
+        attributes: ldap.attributes.clone(),
+    }
 }
 
 fn place(common: &Common<'_>) -> Place {

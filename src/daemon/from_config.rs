@@ -169,10 +169,12 @@ fn backend(authentication: &Authentication) -> Result<BackendSettings, String> {
         },
         Backend::Http => BackendSettings::Http(http(&authentication.http)),
         Backend::Jwt => BackendSettings::Jwt(jwt(&authentication.jwt)),
-        Backend::Postgresql | Backend::Redis => match databases::settings(authentication) {
-            Some(database) => BackendSettings::Database(Box::new(database)),
-            None => BackendSettings::Identity,
-        },
+        Backend::Postgresql | Backend::Mysql | Backend::Redis | Backend::Ldap => {
+            match databases::settings(authentication) {
+                Some(database) => BackendSettings::Database(Box::new(database)),
+                None => BackendSettings::Identity,
+            }
+        }
     })
 }
 

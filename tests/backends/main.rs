@@ -19,6 +19,8 @@ mod dtls_client;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod ldap;
+mod mysql;
 mod page;
 mod postgresql;
 mod redis;

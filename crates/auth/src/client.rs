@@ -266,7 +266,12 @@ fn in_time(connecting: Connecting) -> Connecting {
 ///
 /// # Errors
 /// A file that is named cannot be used.
-#[cfg(any(feature = "postgresql", feature = "redis"))]
+#[cfg(any(
+    feature = "ldap",
+    feature = "mysql",
+    feature = "postgresql",
+    feature = "redis"
+))]
 pub(super) fn connector(settings: &TlsSettings) -> Result<SslConnectorBuilder, FileError> {
     let unnamed = |error| FileError::whole(&PathBuf::from("TLS"), error);
     let mut tls = SslConnector::builder(SslMethod::tls_client()).map_err(unnamed)?;
@@ -275,7 +280,12 @@ pub(super) fn connector(settings: &TlsSettings) -> Result<SslConnectorBuilder, F
 }
 
 /// An error and what it comes from.
-#[cfg(any(feature = "postgresql", feature = "redis"))]
+#[cfg(any(
+    feature = "ldap",
+    feature = "mysql",
+    feature = "postgresql",
+    feature = "redis"
+))]
 pub(super) fn chain(error: &dyn Error) -> String {
     let causes = causes(error);
     let said = error.to_string();

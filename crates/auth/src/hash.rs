@@ -127,7 +127,7 @@ impl fmt::Debug for StoredHash {
 impl StoredHash {
     /// Reads a hash that tells how it was made, as it stands in a users file: Argon2id, bcrypt, mosquitto's `$7$` and `$6$`,
     /// `$pbkdf2-sha256$i=N$SALT$HASH` and the same of sha512, `$sha256$prefix$SALT$HASH` and the same of sha512, sha1 and md5
-    /// with `prefix`, `suffix` or `disable`; SALT and HASH in base64.
+    /// with `prefix`, `suffix` or `disable`; SALT and HASH in base64. `{SSHA512}` and the other schemes of directories too.
     ///
     /// # Errors
     /// What is wrong with it, in words that hold nothing of it.
@@ -297,6 +297,10 @@ mod tests {
             "$sha256$prefix$c2VjcmV0$c2VjcmV0c2VjcmV0c2VjcmV0",
             "$sha256$middle$c2VjcmV0$E2Ab2k6njlWge5iGbSvmvgdE44ZvE8AMgRyrYIoo8yI",
             "$md5$prefix$c2VjcmV0",
+            "{SSHA}c2VjcmV0",
+            "{CLEARTEXT}secret",
+            "{CRYPT}secret",
+            "{SHA256}c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0",
         ] {
             let error = StoredHash::parse(bad).unwrap_err();
             assert!(!error.contains("secret") && !error.contains("c2Vj"), "{error}");
@@ -321,6 +325,15 @@ mod tests {
                 Scheme::Sha512,
             ),
             ("$sha1$suffix$c2FsdA$yI6cZwQadOA1e+/f+T+H3eCQQhQ", Scheme::Sha1),
+            (
+                "{SSHA256}eje4XIkY6sGakInA+loqtNzj+QUo3N7sEIsj3fNge5lzYWx0",
+                Scheme::Sha256,
+            ),
+            ("{ssha}yI6cZwQadOA1e+/f+T+H3eCQQhRzYWx0", Scheme::Sha1),
+            (
+                "{SHA512}sQnzu7wkTrgkQZF+0G1hi5AI3Qmzvv0bXgc5THBqi7mAsdd4Xll27ASbRt9fEyavWi6m0QP9B8lThf+rDKy8hg==",
+                Scheme::Sha512,
+            ),
             ("$md5$disable$$X03MO1qnZdYdgyfeuILPmQ", Scheme::Md5),
             (
                 "$pbkdf2-sha256$i=1000$c2FsdA$YywoEuRtRgQQK6dhjp1tfS+BKPYma0oDJk0qBGC33LM",

@@ -26,6 +26,19 @@ use portcullis_proto::types::reason::Label as _;
 mod answer;
 pub mod client;
 mod cwt;
+#[cfg_attr(
+    not(any(
+        feature = "ldap",
+        feature = "mysql",
+        feature = "postgresql",
+        feature = "redis"
+    )),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "a build without databases refuses them all"
+    )
+)]
 mod database;
 mod file;
 pub mod hash;

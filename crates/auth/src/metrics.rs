@@ -21,6 +21,10 @@ labels! {
         Jwt = "jwt",
         /// A PostgreSQL database.
         Postgresql = "postgresql",
+        /// A MySQL or MariaDB database.
+        Mysql = "mysql",
+        /// An LDAP directory.
+        Ldap = "ldap",
         /// Redis or Valkey.
         Redis = "redis",
     }

@@ -112,8 +112,12 @@ pub struct DatabaseSettings {
 pub enum Source {
     /// PostgreSQL.
     Postgresql(SqlSettings),
+    /// MySQL or MariaDB.
+    Mysql(SqlSettings),
     /// Redis or Valkey.
     Redis(RedisSettings),
+    /// An LDAP directory.
+    Ldap(Box<LdapSettings>),
 }
 
 impl Source {
@@ -122,7 +126,9 @@ impl Source {
     pub fn backend(&self) -> Backend {
         match self {
             Self::Postgresql(_) => Backend::Postgresql,
+            Self::Mysql(_) => Backend::Mysql,
             Self::Redis(_) => Backend::Redis,
+            Self::Ldap(_) => Backend::Ldap,
         }
     }
 
@@ -138,7 +144,9 @@ impl Source {
 pub fn is_built_in(name: &str) -> bool {
     match name {
         "postgresql" => cfg!(feature = "postgresql"),
+        "mysql" => cfg!(feature = "mysql"),
         "redis" => cfg!(feature = "redis"),
+        "ldap" => cfg!(feature = "ldap"),
         _ => true,
     }
 }
@@ -180,6 +188,40 @@ pub struct RedisSettings {
     pub database: u32,
     /// `HMGET KEY FIELD...`, `HGET KEY FIELD` or `HGETALL KEY`; placeholders stand in the key only.
     pub cmd: String,
+}
+
+/// How a directory says whether a password is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LdapMethod {
+    /// It is bound as the entry with it.
+    Bind,
+    /// It is compared with the hash in an attribute.
+    Hash,
+}
+
+/// An LDAP directory that is searched for the entry of a client; where `place` names no port, TLS is on 636.
+#[derive(Debug, Clone)]
+pub struct LdapSettings {
+    /// Where it is, and the name and password of the account that searches; as nobody without them.
+    pub place: Place,
+    /// Below which entry is searched.
+    pub base_dn: String,
+    /// What an entry must be (RFC 4515).
+    pub filter: String,
+    /// How the password is judged.
+    pub method: LdapMethod,
+    /// The attribute with the hash.
+    pub password_attribute: String,
+    /// The attribute that says whether the ACL does not concern the client; "" for none, as below.
+    pub superuser_attribute: String,
+    /// The attribute with topics that may be published to.
+    pub publish_attribute: String,
+    /// The attribute with topics that may be observed.
+    pub subscribe_attribute: String,
+    /// The attribute with topics for both.
+    pub all_attribute: String,
+    /// Attributes of clients by their names, and the directory's that hold them.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// A database that is asked in SQL.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::check::{at_most, between, hours, millis, placeholders, secs, web_url};
-use super::databases::{Common, Postgresql, Redis, common};
+use super::databases::{Common, Ldap, Mysql, Postgresql, Redis, common};
 use super::document::{Document, Table};
 use super::paths::PathBase;
 use super::section::section;
@@ -26,8 +26,12 @@ pub enum Backend {
     Jwt,
     /// A PostgreSQL database.
     Postgresql,
+    /// A MySQL or MariaDB database.
+    Mysql,
     /// Redis or Valkey.
     Redis,
+    /// An LDAP directory.
+    Ldap,
 }
 
 words!(Backend {
@@ -36,7 +40,9 @@ words!(Backend {
     "http" => Backend::Http,
     "jwt" => Backend::Jwt,
     "postgresql" => Backend::Postgresql,
+    "mysql" => Backend::Mysql,
     "redis" => Backend::Redis,
+    "ldap" => Backend::Ldap,
 });
 
 /// The method of the HTTP backend.
@@ -116,8 +122,12 @@ section! {
         jwt: Jwt;
         section /// The `postgresql` backend.
         postgresql: Postgresql;
+        section /// The `mysql` backend.
+        mysql: Mysql;
         section /// The `redis` backend.
         redis: Redis;
+        section /// The `ldap` backend.
+        ldap: Ldap;
     }
 }
 
@@ -128,7 +138,9 @@ impl Authentication {
         match self.backend {
             Backend::None | Backend::File | Backend::Http | Backend::Jwt => None,
             Backend::Postgresql => Some(common!("postgresql", self.postgresql)),
+            Backend::Mysql => Some(common!("mysql", self.mysql)),
             Backend::Redis => Some(common!("redis", self.redis)),
+            Backend::Ldap => Some(common!("ldap", self.ldap)),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The databases of `[authentication]`, in the shape of EMQX's keys.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -111,6 +112,82 @@ section! {
         pool_size: u32 = 8, between(1, 64);
         /// What is asked; placeholders become parameters, so they stand without quotes.
         query: String = "SELECT password_hash, salt, is_superuser FROM mqtt_user WHERE username = ${username} LIMIT 1", query;
+        /// An answer that takes longer counts as none, "100ms" to "10s".
+        query_timeout: Duration = "5s", between(millis(100), secs(10));
+        section /// How passwords are hashed.
+        password_hash_algorithm: PasswordHash;
+        section /// TLS.
+        tls: ServerTls;
+    }
+}
+
+section! {
+    /// Asking a MySQL or MariaDB database.
+    pub struct Mysql {
+        /// Where it is, `HOST` or `HOST:PORT` (3306).
+        server: String = "", servers;
+        /// The name of the database.
+        database: String = "";
+        /// The account.
+        username: String = "";
+        /// File with its password on the first line.
+        password_file: Option<PathBuf> = "";
+        /// Most connections, 1 to 64.
+        pool_size: u32 = 8, between(1, 64);
+        /// What is asked; placeholders become parameters, so they stand without quotes.
+        query: String = "SELECT password_hash, salt, is_superuser FROM mqtt_user WHERE username = ${username} LIMIT 1", query;
+        /// An answer that takes longer counts as none, "100ms" to "10s".
+        query_timeout: Duration = "5s", between(millis(100), secs(10));
+        section /// How passwords are hashed.
+        password_hash_algorithm: PasswordHash;
+        section /// TLS.
+        tls: ServerTls;
+    }
+}
+
+/// How a directory says whether a password is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LdapMethod {
+    /// It is bound as the entry with it.
+    Bind,
+    /// It is compared with the hash in an attribute.
+    Hash,
+}
+
+words!(LdapMethod {
+    "bind" => LdapMethod::Bind,
+    "hash" => LdapMethod::Hash,
+});
+
+section! {
+    /// Asking an LDAP directory.
+    pub struct Ldap {
+        /// Where it is, `HOST` or `HOST:PORT` (389, with TLS 636).
+        server: String = "", servers;
+        /// The name of the account that searches; "" searches as nobody.
+        username: String = "";
+        /// File with its password on the first line.
+        password_file: Option<PathBuf> = "";
+        /// Most connections, 1 to 64.
+        pool_size: u32 = 8, between(1, 64);
+        /// Below which entry is searched; values of placeholders are escaped.
+        base_dn: String = "", named;
+        /// What the entry of a client must be (RFC 4515); values of placeholders are escaped.
+        filter: String = "(&(objectClass=mqttUser)(uid=${username}))", query;
+        /// `bind` binds as the entry with the password; `hash` compares it with `password_attribute`.
+        method: LdapMethod = "bind";
+        /// The attribute with the hash.
+        password_attribute: String = "userPassword";
+        /// The attribute that says whether the ACL does not concern the client; "" for none, as in the next three.
+        is_superuser_attribute: String = "isSuperuser";
+        /// The attribute with topics that may be published to.
+        publish_attribute: String = "mqttPublishTopic";
+        /// The attribute with topics that may be observed.
+        subscribe_attribute: String = "mqttSubscriptionTopic";
+        /// The attribute with topics for both.
+        all_attribute: String = "mqttPubSubTopic";
+        /// Attributes of clients by their names, and the directory's that hold them.
+        attributes: BTreeMap<String, String> = {};
         /// An answer that takes longer counts as none, "100ms" to "10s".
         query_timeout: Duration = "5s", between(millis(100), secs(10));
         section /// How passwords are hashed.
@@ -233,4 +310,12 @@ fn query(text: &String) -> Result<(), String> {
         );
     }
     Ok(())
+}
+
+#[expect(
+    clippy::ptr_arg,
+    reason = "the checks of a section take a reference to the key's own type"
+)]
+fn named(text: &String) -> Result<(), String> {
+    placeholders(text, &FIELDS)
 }

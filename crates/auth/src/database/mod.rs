@@ -22,7 +22,16 @@ use super::template::Values;
 use super::users::{FileError, read_text};
 
 mod health;
-#[cfg(any(feature = "postgresql", feature = "redis"))]
+#[cfg(feature = "ldap")]
+mod ldap;
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(any(
+    feature = "ldap",
+    feature = "mysql",
+    feature = "postgresql",
+    feature = "redis"
+))]
 mod pool;
 #[cfg(feature = "postgresql")]
 mod postgresql;
@@ -60,6 +69,8 @@ pub(super) enum Found {
     Nobody,
     /// This.
     Somebody(Record),
+    /// This, and whether the server itself took the password.
+    Judged(Record, bool),
 }
 
 type Finding<'a> = Pin<Box<dyn Future<Output = Result<Found, Failure>> + Send + 'a>>;
@@ -118,6 +129,16 @@ fn finder(source: &Source) -> Result<Box<dyn Find>, FileError> {
             postgresql::Postgresql::open(settings)?,
             settings.place.pool_size,
         ))),
+        #[cfg(feature = "mysql")]
+        Source::Mysql(settings) => Ok(Box::new(pool::Pool::new(
+            mysql::Mysql::open(settings)?,
+            settings.place.pool_size,
+        ))),
+        #[cfg(feature = "ldap")]
+        Source::Ldap(settings) => Ok(Box::new(pool::Pool::new(
+            ldap::Ldap::open(settings)?,
+            settings.place.pool_size,
+        ))),
         #[cfg(feature = "redis")]
         Source::Redis(settings) => Ok(Box::new(pool::Pool::new(
             redis::Redis::open(settings)?,
@@ -135,7 +156,12 @@ fn finder(source: &Source) -> Result<Box<dyn Find>, FileError> {
 }
 
 /// The password of a server's account: the first line of its file.
-#[cfg(any(feature = "postgresql", feature = "redis"))]
+#[cfg(any(
+    feature = "ldap",
+    feature = "mysql",
+    feature = "postgresql",
+    feature = "redis"
+))]
 fn password(place: &Place) -> Result<Option<Zeroizing<String>>, FileError> {
     let Some(file) = &place.password_file else {
         return Ok(None);
@@ -235,6 +261,8 @@ impl Database {
         };
         let record = match self.directory.find(&Values::new(request, listener)).await? {
             Found::Nobody => return Ok(compare(self.decoy(), BAD)),
+            Found::Judged(record, true) => return Ok(Step::Decided(record.verdict(clock())?)),
+            Found::Judged(_, false) => return Ok(Step::Decided(BAD)),
             Found::Somebody(record) => record,
         };
         let Some(hash) = record.hash(self.algorithm)? else {
@@ -258,7 +286,12 @@ impl Database {
 }
 
 /// `HOST:PORT`, or `HOST` with the usual port; an IPv6 address in brackets.
-#[cfg(any(feature = "postgresql", feature = "redis"))]
+#[cfg(any(
+    feature = "ldap",
+    feature = "mysql",
+    feature = "postgresql",
+    feature = "redis"
+))]
 fn host_and_port(server: &str, usual: u16) -> Result<(String, u16), FileError> {
     let wrong = || FileError::whole(Path::new("server"), "this is no HOST or HOST:PORT");
     let authority: hyper::http::uri::Authority = server.trim().parse().map_err(|_| wrong())?;

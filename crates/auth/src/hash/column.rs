@@ -65,7 +65,7 @@ impl HashAlgorithm {
     /// # Errors
     /// What is wrong with it, in words that hold nothing of it.
     pub fn read(self, hash: &str, salt: Option<&[u8]>) -> Result<StoredHash, String> {
-        if hash.starts_with('$') {
+        if hash.starts_with(['$', '{']) {
             return StoredHash::parse(hash);
         }
         let wants_salt = !matches!(

@@ -9,6 +9,9 @@ use super::{
 };
 
 pub(super) fn parse(text: &str) -> Result<Kind, String> {
+    if let Some((scheme, rest)) = text.strip_prefix('{').and_then(|text| text.split_once('}')) {
+        return of_directory(scheme, rest);
+    }
     let mut fields = text.split('$').skip(1);
     match fields.next() {
         Some("argon2id") => argon2id(text),
@@ -38,6 +41,38 @@ pub(super) fn parse(text: &str) -> Result<Kind, String> {
              mosquitto_passwd writes ($7$ or $6$); portcullis user add makes one"
                 .to_owned(),
         ),
+    }
+}
+
+/// What an LDAP directory holds (RFC 2307, 5.3): a digest in base64, a salt after it where the scheme begins with `S`.
+fn of_directory(scheme: &str, rest: &str) -> Result<Kind, String> {
+    let (digest, salted) = match scheme.to_ascii_uppercase().as_str() {
+        "SSHA512" => (Digest::Sha512, true),
+        "SSHA256" => (Digest::Sha256, true),
+        "SSHA" => (Digest::Sha1, true),
+        "SMD5" => (Digest::Md5, true),
+        "SHA512" => (Digest::Sha512, false),
+        "SHA256" => (Digest::Sha256, false),
+        "SHA" => (Digest::Sha1, false),
+        "MD5" => (Digest::Md5, false),
+        "CRYPT" | "ARGON2" if rest.starts_with('$') => return parse(rest),
+        _ => return Err("the scheme of this hash of a directory is not taken".to_owned()),
+    };
+    let bytes = decode(rest).ok_or("the hash is no base64")?;
+    match bytes.split_at_checked(digest.bytes()) {
+        Some((hash, salt)) if salt.is_empty() != salted && salt.len() <= MAX_SALT => Ok(Kind::Digest {
+            digest,
+            position: if salted {
+                Position::Suffix
+            } else {
+                Position::Disable
+            },
+            salted: Salted {
+                salt: salt.into(),
+                hash: hash.into(),
+            },
+        }),
+        _ => Err("the hash has another length than its scheme says".to_owned()),
     }
 }
 

@@ -174,7 +174,7 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
     ("listeners.dtls.default", "max_half_open", "8", "8.5", "-1"),
     ("listeners.dtls.default", "mtu", "1400", "\"1400\"", "100"),
     ("listeners.dtls.default", "cid", "false", "1", ""),
-    ("authentication", "backend", "\"file\"", "1", "\"ldap\""),
+    ("authentication", "backend", "\"file\"", "1", "\"kerberos\""),
     (
         "authentication",
         "file",
@@ -324,6 +324,29 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
         "1",
         "\"ring\"",
     ),
+    ("authentication.mysql", "database", "\"d\"", "1", ""),
+    ("authentication.mysql", "query", "\"SELECT 1\"", "1", "\"\""),
+    (
+        "authentication.ldap",
+        "base_dn",
+        "\"dc=x\"",
+        "1",
+        "\"cn=${user}\"",
+    ),
+    (
+        "authentication.ldap",
+        "filter",
+        "\"(uid=${clientid})\"",
+        "1",
+        "\"\"",
+    ),
+    ("authentication.ldap", "method", "\"hash\"", "1", "\"plain\""),
+    ("authentication.ldap", "password_attribute", "\"p\"", "1", ""),
+    ("authentication.ldap", "is_superuser_attribute", "\"\"", "1", ""),
+    ("authentication.ldap", "publish_attribute", "\"\"", "1", ""),
+    ("authentication.ldap", "subscribe_attribute", "\"\"", "1", ""),
+    ("authentication.ldap", "all_attribute", "\"\"", "1", ""),
+    ("authentication.ldap", "attributes", "{ site = \"l\" }", "1", ""),
     ("authentication.redis", "sentinel", "\"m\"", "1", ""),
     ("authentication.redis", "database", "3", "\"3\"", "-1"),
     (
@@ -336,7 +359,7 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
 ];
 
 /// The tables of databases, and the keys that each has.
-const DATABASES: &[&str] = &["postgresql", "redis"];
+const DATABASES: &[&str] = &["postgresql", "mysql", "redis", "ldap"];
 const OF_DATABASES: &[(&str, &str, &str, &str, &str)] = &[
     ("", "server", "\"db:1\"", "1", "\"u:p@db\""),
     ("", "username", "\"u\"", "1", ""),
