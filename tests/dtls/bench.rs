@@ -11,6 +11,7 @@ use portcullis::dtls::{
     CertIdentity, ContextCell, DtlsContext, DtlsListener, DtlsMaterial, DtlsMetrics, DtlsShared, PskStore,
     TicketKeys, Verify,
 };
+use portcullis::session::DtlsNote;
 use portcullis::types::reason::Label as _;
 use portcullis::types::{Identity, ListenerId, PeerAddr, Transmits, WorkerId};
 
@@ -162,6 +163,11 @@ impl Server {
                 DtlsEvent::Plaintext { session, range } => Seen::Plaintext(session, datagram[range].to_vec()),
                 DtlsEvent::AddressChanged { session, to, .. } => Seen::AddressChanged(session, to),
                 DtlsEvent::Closed { session, reason } => Seen::Closed(session, reason),
+                // What failed is told whoever listens.
+                DtlsEvent::Noted {
+                    note: DtlsNote::Failed { .. },
+                    ..
+                } => continue,
                 DtlsEvent::Noted { .. } => panic!("nobody watches"),
                 DtlsEvent::Restored { .. } | DtlsEvent::Elsewhere { .. } => panic!("nothing is kept"),
             });

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::Gateway;
 use super::context::{PeerFacts, RequestContext};
 use super::peers::Peer;
+use super::trace::mask;
 use crate::coap::contract::{Code, PeerId, Request, Response};
 use crate::labels;
 use crate::policy::authorization::{Access, Action, Decision};
@@ -200,7 +201,7 @@ impl ClientEvent {
         let told = Self::of_request(EventKind::Denied, context).because(decision.reason.label());
         told.with(More::Access {
             action: access.action,
-            topic: access.topic.into(),
+            topic: mask(access.topic).into(),
             decision,
         })
     }
@@ -278,7 +279,11 @@ impl Gateway {
     pub(super) fn tell_request(&mut self, now: Instant, id: PeerId, request: &Request) {
         let (method, path) = (request.method, || request.resource.path().collect::<Vec<_>>());
         self.tell_of_peer(now, id, EventKind::Request, |event| {
-            let path: Vec<_> = path().into_iter().map(String::from_utf8_lossy).collect();
+            // Parameters may have slipped into it.
+            let path: Vec<_> = path()
+                .into_iter()
+                .map(|segment| mask(&String::from_utf8_lossy(segment)))
+                .collect();
             event.with(More::Request {
                 method,
                 path: path.join("/").into(),

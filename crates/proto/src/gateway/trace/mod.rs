@@ -23,7 +23,7 @@ use crate::types::reason::DropReason;
 use crate::types::{ListenerId, PeerAddr, Transport};
 
 use matching::{Named, Watched};
-use record::mask;
+pub(super) use record::mask;
 pub use record::{MASK, TraceRecord, Traced, TracedMessage};
 
 /// Traces at the same time, per worker.

@@ -137,7 +137,7 @@ fn is_login(path: &[Vec<u8>]) -> bool {
 }
 
 /// A query parameter, or a segment into which parameters slipped, with the values of its secrets masked.
-pub(super) fn mask(text: &str) -> String {
+pub(in crate::gateway) fn mask(text: &str) -> String {
     let parts: Vec<Cow<'_, str>> = text
         .split('&')
         .map(|part| match part.split_once('=') {
