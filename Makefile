@@ -38,6 +38,7 @@ test-browser: packages-build ## Try the dashboard in headless Chromium; pictures
 test-peers: packages-test packages-peers ## Run other people's clients against the gateway, those from Maven too, and write docs/interop.md
 	tests/interop/peers.sh
 	UPDATE_DOCS=1 $(CARGO) test --locked --test interop -- --include-ignored
+	$(CARGO) test --locked --test backends -- --ignored
 
 test-vendored: packages-test clients ## Run the DTLS tests against the OpenSSL 3 that `--features vendored` builds in
 	CARGO_TARGET_DIR=target/vendored $(CARGO) test --locked --features vendored --test dtls --test dtls_failures --test interop

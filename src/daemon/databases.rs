@@ -2,8 +2,8 @@
 
 use crate::auth::hash::{Digest, HashAlgorithm, Position};
 use crate::auth::settings::{
-    DatabaseSettings, LdapMethod, LdapSettings, Place, RedisKind, RedisSettings, Source, SqlSettings,
-    TlsSettings,
+    DatabaseSettings, LdapMethod, LdapSettings, MongoSettings, Place, RedisKind, RedisSettings, Source,
+    SqlSettings, TlsSettings,
 };
 use crate::config::Authentication;
 use crate::config::access::Backend;
@@ -25,6 +25,17 @@ pub(super) fn settings(authentication: &Authentication) -> Option<DatabaseSettin
             database: authentication.mysql.database.clone(),
             query: authentication.mysql.query.clone(),
         }),
+        Backend::Mongodb => {
+            let mongodb = &authentication.mongodb;
+            Source::Mongodb(MongoSettings {
+                place: place(&common),
+                replica_set: Some(mongodb.replica_set_name.clone()).filter(|name| !name.is_empty()),
+                auth_source: mongodb.auth_source.clone(),
+                database: mongodb.database.clone(),
+                collection: mongodb.collection.clone(),
+                filter: mongodb.filter.clone(),
+            })
+        }
         Backend::Ldap => Source::Ldap(Box::new(ldap(&authentication.ldap, place(&common)))),
         Backend::Redis => {
             let redis = &authentication.redis;

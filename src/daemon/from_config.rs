@@ -169,7 +169,7 @@ fn backend(authentication: &Authentication) -> Result<BackendSettings, String> {
         },
         Backend::Http => BackendSettings::Http(http(&authentication.http)),
         Backend::Jwt => BackendSettings::Jwt(jwt(&authentication.jwt)),
-        Backend::Postgresql | Backend::Mysql | Backend::Redis | Backend::Ldap => {
+        Backend::Postgresql | Backend::Mysql | Backend::Mongodb | Backend::Redis | Backend::Ldap => {
             match databases::settings(authentication) {
                 Some(database) => BackendSettings::Database(Box::new(database)),
                 None => BackendSettings::Identity,

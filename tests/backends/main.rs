@@ -20,6 +20,7 @@ mod dtls_client;
 mod support;
 
 mod ldap;
+mod mongodb;
 mod mysql;
 mod page;
 mod postgresql;

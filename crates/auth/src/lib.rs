@@ -29,6 +29,7 @@ mod cwt;
 #[cfg_attr(
     not(any(
         feature = "ldap",
+        feature = "mongodb",
         feature = "mysql",
         feature = "postgresql",
         feature = "redis"

@@ -25,6 +25,8 @@ labels! {
         Mysql = "mysql",
         /// An LDAP directory.
         Ldap = "ldap",
+        /// A MongoDB database.
+        Mongodb = "mongodb",
         /// Redis or Valkey.
         Redis = "redis",
     }

@@ -114,6 +114,8 @@ pub enum Source {
     Postgresql(SqlSettings),
     /// MySQL or MariaDB.
     Mysql(SqlSettings),
+    /// MongoDB.
+    Mongodb(MongoSettings),
     /// Redis or Valkey.
     Redis(RedisSettings),
     /// An LDAP directory.
@@ -127,6 +129,7 @@ impl Source {
         match self {
             Self::Postgresql(_) => Backend::Postgresql,
             Self::Mysql(_) => Backend::Mysql,
+            Self::Mongodb(_) => Backend::Mongodb,
             Self::Redis(_) => Backend::Redis,
             Self::Ldap(_) => Backend::Ldap,
         }
@@ -145,6 +148,7 @@ pub fn is_built_in(name: &str) -> bool {
     match name {
         "postgresql" => cfg!(feature = "postgresql"),
         "mysql" => cfg!(feature = "mysql"),
+        "mongodb" => cfg!(feature = "mongodb"),
         "redis" => cfg!(feature = "redis"),
         "ldap" => cfg!(feature = "ldap"),
         _ => true,
@@ -188,6 +192,23 @@ pub struct RedisSettings {
     pub database: u32,
     /// `HMGET KEY FIELD...`, `HGET KEY FIELD` or `HGETALL KEY`; placeholders stand in the key only.
     pub cmd: String,
+}
+
+/// A collection of MongoDB, in which a document is looked for whose fields have these values.
+#[derive(Debug, Clone)]
+pub struct MongoSettings {
+    /// Where it is, or some members of its set, or routers of its shards.
+    pub place: Place,
+    /// The name of the replica set.
+    pub replica_set: Option<String>,
+    /// The database that knows the account; "" is the driver's own choice.
+    pub auth_source: String,
+    /// The database with the collection.
+    pub database: String,
+    /// The collection with the clients.
+    pub collection: String,
+    /// Names of fields and their values, which may hold placeholders; a value is a text and never an operator.
+    pub filter: BTreeMap<String, String>,
 }
 
 /// How a directory says whether a password is right.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::check::{at_most, between, hours, millis, placeholders, secs, web_url};
-use super::databases::{Common, Ldap, Mysql, Postgresql, Redis, common};
+use super::databases::{Common, Ldap, Mongodb, Mysql, Postgresql, Redis, common};
 use super::document::{Document, Table};
 use super::paths::PathBase;
 use super::section::section;
@@ -28,6 +28,8 @@ pub enum Backend {
     Postgresql,
     /// A MySQL or MariaDB database.
     Mysql,
+    /// A MongoDB database.
+    Mongodb,
     /// Redis or Valkey.
     Redis,
     /// An LDAP directory.
@@ -41,6 +43,7 @@ words!(Backend {
     "jwt" => Backend::Jwt,
     "postgresql" => Backend::Postgresql,
     "mysql" => Backend::Mysql,
+    "mongodb" => Backend::Mongodb,
     "redis" => Backend::Redis,
     "ldap" => Backend::Ldap,
 });
@@ -124,6 +127,8 @@ section! {
         postgresql: Postgresql;
         section /// The `mysql` backend.
         mysql: Mysql;
+        section /// The `mongodb` backend.
+        mongodb: Mongodb;
         section /// The `redis` backend.
         redis: Redis;
         section /// The `ldap` backend.
@@ -139,6 +144,7 @@ impl Authentication {
             Backend::None | Backend::File | Backend::Http | Backend::Jwt => None,
             Backend::Postgresql => Some(common!("postgresql", self.postgresql)),
             Backend::Mysql => Some(common!("mysql", self.mysql)),
+            Backend::Mongodb => Some(common!("mongodb", self.mongodb)),
             Backend::Redis => Some(common!("redis", self.redis)),
             Backend::Ldap => Some(common!("ldap", self.ldap)),
         }

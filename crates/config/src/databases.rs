@@ -145,6 +145,36 @@ section! {
     }
 }
 
+section! {
+    /// Asking a MongoDB database. With a certificate to show, `cert_file` and `key_file` name one file that holds both.
+    pub struct Mongodb {
+        /// Where it is, or some members of its set, or routers of its shards: `HOST` or `HOST:PORT` (27017), with commas between.
+        server: String = "", servers;
+        /// The name of the replica set; "" for one server or shards.
+        replica_set_name: String = "";
+        /// The database with the collection.
+        database: String = "mqtt";
+        /// The collection with the clients.
+        collection: String = "mqtt_user";
+        /// The account; "" logs in with none.
+        username: String = "";
+        /// File with its password on the first line.
+        password_file: Option<PathBuf> = "";
+        /// The database that knows the account; "" is `admin`.
+        auth_source: String = "";
+        /// Most connections, 1 to 64.
+        pool_size: u32 = 8, between(1, 64);
+        /// The fields that the document of a client has; a value is a text whatever is in it.
+        filter: BTreeMap<String, String> = { username = "${username}" }, filter;
+        /// An answer that takes longer counts as none, "100ms" to "10s".
+        query_timeout: Duration = "5s", between(millis(100), secs(10));
+        section /// How passwords are hashed.
+        password_hash_algorithm: PasswordHash;
+        section /// TLS.
+        tls: ServerTls;
+    }
+}
+
 /// How a directory says whether a password is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LdapMethod {
@@ -318,4 +348,14 @@ fn query(text: &String) -> Result<(), String> {
 )]
 fn named(text: &String) -> Result<(), String> {
     placeholders(text, &FIELDS)
+}
+
+fn filter(fields: &BTreeMap<String, String>) -> Result<(), String> {
+    if fields.is_empty() {
+        return Err("without a field any document would do".to_owned());
+    }
+    if let Some(name) = fields.keys().find(|name| name.starts_with('$')) {
+        return Err(format!("`{name}` is an operator and not the name of a field"));
+    }
+    fields.values().try_for_each(|text| placeholders(text, &FIELDS))
 }

@@ -291,7 +291,7 @@ fn check_authentication(authentication: &Authentication, key: &str, doc: &mut Do
                 certificates(path, &field("jwt.ca_file"), doc);
             }
         }
-        Backend::Postgresql | Backend::Mysql | Backend::Redis | Backend::Ldap => {}
+        Backend::Postgresql | Backend::Mysql | Backend::Mongodb | Backend::Redis | Backend::Ldap => {}
     }
     if let Some(database) = authentication.database() {
         let field = |name: &str| format!("{key}.{}.{name}", database.table);

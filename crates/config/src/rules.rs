@@ -177,7 +177,7 @@ fn backend(authentication: &Authentication, key: &str, doc: &mut Document<'_>) {
             let keys = [&field("jwt.ca_file"), &field("jwt.jwks_url")];
             anchors(jwt.ca_file.is_some(), &jwt.jwks_url, keys, doc);
         }
-        Backend::Postgresql | Backend::Mysql | Backend::Redis | Backend::Ldap => {}
+        Backend::Postgresql | Backend::Mysql | Backend::Mongodb | Backend::Redis | Backend::Ldap => {}
     }
     if let Some(database) = authentication.database() {
         self::database(authentication, &database, key, doc);

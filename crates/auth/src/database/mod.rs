@@ -24,6 +24,8 @@ use super::users::{FileError, read_text};
 mod health;
 #[cfg(feature = "ldap")]
 mod ldap;
+#[cfg(feature = "mongodb")]
+mod mongodb;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(any(
@@ -98,7 +100,7 @@ impl Directory {
     /// Checks the settings and reads the files they name; no connection is made yet.
     pub(super) fn open(source: &Source, timeout: Duration) -> Result<Self, FileError> {
         Ok(Self {
-            finder: finder(source)?,
+            finder: finder(source, timeout)?,
             timeout,
             health: Arc::default(),
         })
@@ -122,13 +124,15 @@ impl Directory {
     }
 }
 
-fn finder(source: &Source) -> Result<Box<dyn Find>, FileError> {
+fn finder(source: &Source, timeout: Duration) -> Result<Box<dyn Find>, FileError> {
     match source {
         #[cfg(feature = "postgresql")]
         Source::Postgresql(settings) => Ok(Box::new(pool::Pool::new(
             postgresql::Postgresql::open(settings)?,
             settings.place.pool_size,
         ))),
+        #[cfg(feature = "mongodb")]
+        Source::Mongodb(settings) => Ok(Box::new(mongodb::Mongodb::open(settings, timeout)?)),
         #[cfg(feature = "mysql")]
         Source::Mysql(settings) => Ok(Box::new(pool::Pool::new(
             mysql::Mysql::open(settings)?,
@@ -158,6 +162,7 @@ fn finder(source: &Source) -> Result<Box<dyn Find>, FileError> {
 /// The password of a server's account: the first line of its file.
 #[cfg(any(
     feature = "ldap",
+    feature = "mongodb",
     feature = "mysql",
     feature = "postgresql",
     feature = "redis"
@@ -288,6 +293,7 @@ impl Database {
 /// `HOST:PORT`, or `HOST` with the usual port; an IPv6 address in brackets.
 #[cfg(any(
     feature = "ldap",
+    feature = "mongodb",
     feature = "mysql",
     feature = "postgresql",
     feature = "redis"

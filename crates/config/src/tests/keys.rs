@@ -324,6 +324,17 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
         "1",
         "\"ring\"",
     ),
+    ("authentication.mongodb", "replica_set_name", "\"rs\"", "1", ""),
+    ("authentication.mongodb", "database", "\"d\"", "1", ""),
+    ("authentication.mongodb", "collection", "\"c\"", "1", ""),
+    ("authentication.mongodb", "auth_source", "\"d\"", "1", ""),
+    (
+        "authentication.mongodb",
+        "filter",
+        "{ n = \"${clientid}\" }",
+        "1",
+        "{ \"$where\" = \"x\" }",
+    ),
     ("authentication.mysql", "database", "\"d\"", "1", ""),
     ("authentication.mysql", "query", "\"SELECT 1\"", "1", "\"\""),
     (
@@ -359,7 +370,7 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
 ];
 
 /// The tables of databases, and the keys that each has.
-const DATABASES: &[&str] = &["postgresql", "mysql", "redis", "ldap"];
+const DATABASES: &[&str] = &["postgresql", "mysql", "mongodb", "redis", "ldap"];
 const OF_DATABASES: &[(&str, &str, &str, &str, &str)] = &[
     ("", "server", "\"db:1\"", "1", "\"u:p@db\""),
     ("", "username", "\"u\"", "1", ""),
