@@ -134,7 +134,7 @@ pid=$(show MainPID)
 kill -KILL "$pid"
 python3 /test/systemd_peer.py 5683 200 10 || fail "datagrams were lost"
 [ "$(show MainPID)" != "$pid" ] || fail "the same process"
-echo "restarts: $(show NRestarts), sockets in store: $(show NFileDescriptorStore)"
+echo "restarts: $(show NRestarts), descriptors in store: $(show NFileDescriptorStore)"
 
 step "watchdog: one worker that stands still"
 mkdir -p /run/systemd/system/$unit.d
@@ -215,7 +215,7 @@ else
     echo "not tried: the memory controller of this kernel is not in cgroup version 2"
 fi
 
-step "stop: peers are told, the process ends by itself"
+step "SIGKILL: a DTLS session goes on in the next process; drain: its device is told, the process ends by itself"
 key=$(sed -n 's/^device-1://p' /etc/portcullis/psk.txt)
 mkfifo /test/open
 (sleep 30 >/test/open & echo $! >/test/sleeper)
@@ -223,13 +223,19 @@ openssl s_client -dtls1_2 -connect 127.0.0.1:5684 -psk_identity device-1 -psk "$
 client=$!
 session() { [ "$(metric 'portcullis_sessions{listener="default",transport="dtls"}')" != 0 ]; }
 becomes 5 session || { cat /test/s_client; fail "no session"; }
+kill -KILL "$(show MainPID)"
+restored() { [ "$(metric 'portcullis_sessions_restored_total{how="memory",result="ok"}')" = 1 ]; }
+becomes 15 restored || fail "the session did not outlive the process"
+[ "$(metric 'portcullis_dtls_handshakes_total{listener="default",result="ok"}')" = 0 ] || fail "a handshake"
 from=$(date +%s%N)
-systemctl stop $unit
+portcullis drain --config $config
+ended() { [ "$(show ActiveState)" = inactive ]; }
+becomes 15 ended || fail "it did not end"
 took=$((($(date +%s%N) - from) / 1000000))
 told() { ! kill -0 $client 2>/dev/null; }
 becomes 3 told || fail "the client was not told"
 kill "$(cat /test/sleeper)" 2>/dev/null || true
 [ "$(show Result)" = success ] || fail "ended with $(show Result)"
 said '^ *INFO portcullis::daemon::run: stopped' || fail "no word of the end"
-echo "stopped in $took ms, result $(show Result); the DTLS client got close_notify and ended"
+echo "drained in $took ms, result $(show Result); the DTLS client got close_notify of the next process and ended"
 echo "all is well"

@@ -28,7 +28,12 @@ impl Mapped {
     /// # Errors
     /// The kernel refuses it.
     pub fn anonymous(name: &str, bytes: u64) -> io::Result<Self> {
-        let descriptor = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        // Kernels before 6.3 do not know that nothing is to be run from there; later ones may insist on it.
+        let descriptor = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+            Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(name, flags)?,
+            made => made?,
+        };
         rustix::fs::ftruncate(&descriptor, bytes)?;
         rustix::fs::fcntl_add_seals(&descriptor, sealed())?;
         Self::over(descriptor)
