@@ -22,7 +22,7 @@ mod dtls_client;
 use std::sync::Arc;
 use std::time::Instant;
 
-use portcullis::dtls::contract::SessionId;
+use portcullis::dtls::contract::{DtlsSettings, SessionId};
 use portcullis::dtls::{DtlsShared, KeptSessions};
 use portcullis::net::memory::{Mapped, uptime};
 use portcullis::state::{Clock, Store};
@@ -43,7 +43,11 @@ struct Site {
 
 impl Site {
     fn new(suite: &str, kept: Option<Arc<KeptSessions>>) -> Self {
-        let mut server = Server::new(&material(), settings());
+        let settings = DtlsSettings {
+            max_sessions: usize::from(SESSIONS),
+            ..settings()
+        };
+        let mut server = Server::new(&material(), settings);
         if let Some(kept) = kept {
             server.listener.keep_in(kept, 1);
         }
