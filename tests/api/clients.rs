@@ -387,3 +387,59 @@ fn a_thousand_clients_are_walked_in_steps() {
     all.dedup();
     assert_eq!(all.len(), 1000);
 }
+
+#[test]
+fn what_each_client_and_listener_sent_and_got_is_counted_wherever_it_is() {
+    let served = Served::start(CONNECTED);
+    let mut client = Client::udp(served.coap[0]);
+    let token = client.create("meter-9");
+    for number in 0..3 {
+        client.publish(&format!("ps/meters/{number}?c=meter-9&t={token}"), "21.5");
+    }
+    client.observe(&format!("ps/cmd?c=meter-9&t={token}"));
+    client.publish(&format!("ps/cmd?c=meter-9&t={token}"), "on");
+    let shown = get(served.address, "/api/v1/clients/meter-9").expect(200).json();
+    let traffic = &shown["traffic"];
+    assert_eq!(
+        (
+            &traffic["publishes_received"],
+            &traffic["publishes_sent"],
+            &traffic["last_topic"]
+        ),
+        (&json!(4), &json!(1), &json!("cmd")),
+        "{shown}"
+    );
+    assert!(
+        traffic["messages_received"].as_u64() >= Some(6) && traffic["bytes_received"].as_u64() > Some(100)
+    );
+    assert!(traffic["messages_sent"].as_u64() >= Some(6), "{shown}");
+    // It goes on at the other worker, which counts what comes to it.
+    let mut moved = Client::udp(served.coap[1]);
+    moved.publish(&format!("ps/elsewhere?c=meter-9&t={token}"), "1");
+    let shown = get(served.address, "/api/v1/clients/meter-9").expect(200).json();
+    assert_eq!(shown["traffic"]["last_topic"], "elsewhere", "{shown}");
+
+    let managed = crate::commands::start(crate::support::Config::new());
+    let mut client = managed.gateway.client(crate::support::Kind::Udp);
+    client.publish("ps/t", "x");
+    let listeners = get(managed.admin, "/api/v1/listeners").expect(200).json();
+    let udp = listeners
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|listener| listener["kind"] == "udp")
+        .unwrap();
+    assert_eq!(
+        (
+            &udp["sessions"],
+            &udp["datagrams_received"],
+            &udp["datagrams_sent"]
+        ),
+        (&json!(1), &json!(1), &json!(1)),
+        "{udp}"
+    );
+    assert!(
+        udp["bytes_received"].as_u64() > Some(4) && udp["bytes_sent"].as_u64() >= Some(4),
+        "{udp}"
+    );
+}

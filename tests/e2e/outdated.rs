@@ -51,7 +51,10 @@ fn a_start_with_an_expired_certificate_says_so_and_serves_who_does_not_need_it()
     gateway.assert_serves();
     assert!(!connects_by_certificate(&gateway, &pki));
     assert_eq!(
-        gateway.metric("certificate_not_after_timestamp_seconds", &[]),
+        gateway.metric(
+            "certificate_not_after_seconds",
+            &["use=\"listeners.dtls.default.cert_file\""]
+        ),
         315_532_800.0
     );
     // It keeps nothing else from being renewed: an identity that must go goes.

@@ -13,6 +13,8 @@ use portcullis_auth::users::Taken;
 use portcullis_dtls::{PskStore, RawKeys, TicketKeys};
 use portcullis_proto::types::LineError;
 
+use openssl::asn1::Asn1Time;
+
 use super::access::{Authentication, Backend};
 use super::document::Document;
 use super::listeners::{Dtls, Verify};
@@ -30,6 +32,21 @@ pub fn certificate_is_current(path: &Path) -> bool {
         .ok()
         .and_then(|content| pem::certificates(&content).ok())
         .is_some_and(|chain| chain.first().is_some_and(|own| pem::out_of_time(own).is_none()))
+}
+
+/// When the first of the certificates in `path` ends, in seconds since 1970; nothing where it holds none.
+#[must_use]
+pub fn certificates_not_after(path: &Path) -> Option<i64> {
+    let content = read_public(path).ok()?;
+    let epoch = Asn1Time::from_unix(0).ok()?;
+    let ends = pem::certificates(&content)
+        .ok()?
+        .into_iter()
+        .filter_map(|certificate| {
+            let since = epoch.diff(certificate.not_after()).ok()?;
+            Some(i64::from(since.days) * 86_400 + i64::from(since.secs))
+        });
+    ends.min()
 }
 
 /// Reports everything that is wrong with the files.

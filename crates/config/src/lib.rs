@@ -42,7 +42,7 @@ mod value;
 pub use access::{Authentication, Authorization, Backend, Login};
 pub use broker::{Broker, BrokerUrl};
 pub use dtls_material::{MaterialError, dtls_context};
-pub use files::certificate_is_current;
+pub use files::{certificate_is_current, certificates_not_after};
 pub use listeners::{CertIdentity, Dtls, Listener, Verify};
 pub use paths::PathBase;
 pub use problem::{Problem, Problems, Severity};

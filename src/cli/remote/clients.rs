@@ -138,6 +138,27 @@ fn show(client: &str, remote: &Remote) -> Result<(), Failure> {
     facts.push(("first seen", format!("{} ago", age(own.age_seconds))));
     facts.push(("heard of", format!("{} ago", age(own.idle_seconds))));
     facts.push(("sent again", format!("{} times", own.retransmissions)));
+    if let Some(traffic) = &own.traffic {
+        let came = format!(
+            "{} messages, {} bytes",
+            traffic.messages_received, traffic.bytes_received
+        );
+        let went = format!("{} messages, {} bytes", traffic.messages_sent, traffic.bytes_sent);
+        facts.extend([("received", came), ("sent", went)]);
+        facts.push((
+            "publishes",
+            format!(
+                "{} in, {} out",
+                traffic.publishes_received, traffic.publishes_sent
+            ),
+        ));
+        facts.extend(
+            traffic
+                .last_topic
+                .as_deref()
+                .map(|topic| ("last topic", printable(topic))),
+        );
+    }
     let mut text: String = facts
         .iter()
         .map(|(name, value)| format!("{name:14}{value}\n"))

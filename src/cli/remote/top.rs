@@ -1,17 +1,18 @@
 //! `top`: rates, latencies and what goes wrong, drawn again every few seconds.
 
+use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::admin::api::{Metrics, Status};
+use crate::admin::api::{Client, ClientPage, Metrics, Status};
 use crate::cli::exit::Failure;
 use crate::cli::output;
 
 use super::args::TopArgs;
 use super::http::Api;
-use super::table::age;
+use super::table::{age, printable};
 
 /// Alternate screen on, cursor off; and back.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
@@ -23,7 +24,7 @@ const HOME: &str = "\x1b[H";
 pub(in crate::cli) fn run(args: &TopArgs) -> Result<(), Failure> {
     let api = Api::find(&args.remote)?;
     let interval = Duration::from_secs(args.interval);
-    let mut before: Metrics = api.get("metrics")?;
+    let mut before = Look::take(&api)?;
     api.stop_when_told()?;
     let screen = std::io::stdout().is_terminal() && !args.once && !args.remote.json;
     if screen {
@@ -41,18 +42,19 @@ pub(in crate::cli) fn run(args: &TopArgs) -> Result<(), Failure> {
 
 fn follow(
     api: &Api,
-    before: &mut Metrics,
+    before: &mut Look,
     interval: Duration,
     args: &TopArgs,
     screen: bool,
 ) -> Result<(), Failure> {
     while api.wait(interval) {
         let status: Status = api.get("status")?;
-        let after: Metrics = api.get("metrics")?;
+        let after = Look::take(api)?;
         let view = View {
             status: &status,
-            before,
-            after: &after,
+            before: &before.metrics,
+            after: &after.metrics,
+            busiest: after.busiest(before),
         };
         let is_read = if args.remote.json {
             output::stream(&format!("{}\n", view.json()))?
@@ -83,10 +85,58 @@ fn fit(text: &str, width: usize, height: usize) -> String {
     out
 }
 
+/// Clients that are looked at: each look takes the gateway a walk through all of them, and a page is as long as this.
+const CLIENTS: usize = 10_000;
+
+/// Clients that are shown.
+const BUSIEST: usize = 8;
+
+/// All numbers at one moment.
+struct Look {
+    metrics: Metrics,
+    /// Messages of each client, both ways, by what it is called.
+    messages: HashMap<String, u64>,
+}
+
+impl Look {
+    fn take(api: &Api) -> Result<Self, Failure> {
+        let metrics = api.get("metrics")?;
+        let page: ClientPage = api.get(&format!("clients?limit={CLIENTS}"))?;
+        let count = |client: Client| {
+            let traffic = client.traffic?;
+            let name = client.clientid.or(client.address)?;
+            Some((name, traffic.messages_received + traffic.messages_sent))
+        };
+        Ok(Self {
+            metrics,
+            messages: page.data.into_iter().filter_map(count).collect(),
+        })
+    }
+
+    /// The clients with the most messages per second since an earlier look, most first.
+    fn busiest(&self, before: &Self) -> Vec<(String, f64)> {
+        let time = (self.metrics.time - before.metrics.time).max(0.001);
+        let mut all: Vec<(String, f64)> = self
+            .messages
+            .iter()
+            .filter_map(|(name, now)| {
+                // One that came meanwhile, or began anew at another address, began at nothing.
+                let then = before.messages.get(name).filter(|then| *then <= now);
+                let more = now - then.copied().unwrap_or_default();
+                (more > 0).then(|| (name.clone(), more as f64 / time))
+            })
+            .collect();
+        all.sort_by(|(a, more), (b, less)| less.total_cmp(more).then_with(|| a.cmp(b)));
+        all.truncate(BUSIEST);
+        all
+    }
+}
+
 struct View<'a> {
     status: &'a Status,
     before: &'a Metrics,
     after: &'a Metrics,
+    busiest: Vec<(String, f64)>,
 }
 
 impl View<'_> {
@@ -95,7 +145,7 @@ impl View<'_> {
         (self.after.sum(name, labels) - self.before.sum(name, labels)).max(0.0) / time
     }
 
-    fn latency(&self, q: f64) -> Option<f64> {
+    fn latency(&self, q: f64) -> Option<Quantile> {
         quantile(self.before, self.after, "portcullis_request_seconds_bucket", q)
     }
 
@@ -123,7 +173,7 @@ impl View<'_> {
         let state = if status.ready { "serving" } else { "NOT SERVING" };
         let handshakes = self.rate("portcullis_dtls_handshakes_total", &[]);
         let good = self.rate("portcullis_dtls_handshakes_total", &[("result", "ok")]);
-        let latency = |q| self.latency(q).map_or_else(|| "-".to_owned(), seconds);
+        let latency = |q| self.latency(q).map_or_else(|| "-".to_owned(), Quantile::words);
         let broker = &status.broker;
         let pressure = self.after.sum("portcullis_overload_pressure_ratio", &[]) * 100.0;
         let mut text = format!(
@@ -175,6 +225,12 @@ impl View<'_> {
             self.rate("process_cpu_seconds_total", &[]) * 100.0,
             self.after.sum("process_resident_memory_bytes", &[]) / f64::from(1 << 20)
         ));
+        if !self.busiest.is_empty() {
+            text.push_str("\nbusiest clients, messages both ways\n");
+            for (name, rate) in &self.busiest {
+                text.push_str(&format!("  {rate:>9.1}/s  {}\n", printable(name)));
+            }
+        }
         for (title, name, label) in LISTS {
             let grown = self.grown(name, label);
             if !grown.is_empty() {
@@ -207,10 +263,15 @@ impl View<'_> {
                 "dtls_records_dropped": list("portcullis_dtls_records_dropped_total", "reason"),
                 "limits_rejected": list("portcullis_limits_rejected_total", "limit"),
             },
+            "busiest_clients": self
+                .busiest
+                .iter()
+                .map(|(name, rate)| json!({ "client": name, "messages_per_second": rate }))
+                .collect::<Vec<_>>(),
             "request_seconds": {
-                "p50": self.latency(0.5),
-                "p95": self.latency(0.95),
-                "p99": self.latency(0.99),
+                "p50": self.latency(0.5).map(Quantile::bound),
+                "p95": self.latency(0.95).map(Quantile::bound),
+                "p99": self.latency(0.99).map(Quantile::bound),
             },
         })
     }
@@ -236,8 +297,33 @@ const LISTS: [(&str, &str, &str); 4] = [
     ("refused by a limit", "portcullis_limits_rejected_total", "limit"),
 ];
 
-/// The quantile of what was observed between two looks, within its bucket by straight line.
-fn quantile(before: &Metrics, after: &Metrics, name: &str, q: f64) -> Option<f64> {
+/// A quantile, as far as the buckets tell.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Quantile {
+    /// Within a bucket, by straight line.
+    About(f64),
+    /// In the first bucket: of what is below its bound nothing is known.
+    Below(f64),
+}
+
+impl Quantile {
+    /// The value, or what it is below.
+    const fn bound(self) -> f64 {
+        match self {
+            Self::About(value) | Self::Below(value) => value,
+        }
+    }
+
+    fn words(self) -> String {
+        match self {
+            Self::About(value) => seconds(value),
+            Self::Below(bound) => format!("< {}", seconds(bound)),
+        }
+    }
+}
+
+/// The quantile of what was observed between two looks.
+fn quantile(before: &Metrics, after: &Metrics, name: &str, q: f64) -> Option<Quantile> {
     let mut steps: Vec<(f64, f64)> = after
         .samples
         .get(name)?
@@ -258,18 +344,22 @@ fn quantile(before: &Metrics, after: &Metrics, name: &str, q: f64) -> Option<f64
     if total <= 0.0 {
         return None;
     }
-    let (mut lower, mut below) = (0.0, 0.0);
+    let mut lower: Option<(f64, f64)> = None;
     for (bound, count) in steps {
         if count >= q * total {
-            return Some(if bound.is_finite() {
-                lower + (bound - lower) * ((q * total - below) / (count - below).max(1e-9))
-            } else {
-                lower
+            return Some(match lower {
+                None => Quantile::Below(bound),
+                // Above the last bound nothing is known.
+                Some((lower, _)) if bound.is_infinite() => Quantile::About(lower),
+                Some((lower, below)) => {
+                    let share = (q * total - below) / (count - below).max(1e-9);
+                    Quantile::About(lower + (bound - lower) * share)
+                }
             });
         }
-        (lower, below) = (bound, count);
+        lower = Some((bound, count));
     }
-    Some(lower)
+    None
 }
 
 fn seconds(value: f64) -> String {
@@ -296,13 +386,43 @@ mod tests {
     fn quantiles_are_of_what_came_between_two_looks() {
         let (before, after) = (metrics([100, 100, 100]), metrics([100, 110, 110]));
         let median = quantile(&before, &after, "x_bucket", 0.5).unwrap();
-        assert!((median - 0.15).abs() < 1e-9, "{median}");
-        assert_eq!(quantile(&after, &after, "x_bucket", 0.5), None);
-        let beyond = quantile(&before, &metrics([100, 100, 110]), "x_bucket", 0.5).unwrap();
         assert!(
-            (beyond - 0.2).abs() < 1e-9,
+            matches!(median, Quantile::About(value) if (value - 0.15).abs() < 1e-9),
+            "{median:?}"
+        );
+        assert_eq!(quantile(&after, &after, "x_bucket", 0.5), None);
+        let beyond = quantile(&before, &metrics([100, 100, 110]), "x_bucket", 0.5);
+        assert_eq!(
+            beyond,
+            Some(Quantile::About(0.2)),
             "above the last bound nothing is known"
         );
+    }
+
+    #[test]
+    fn what_lies_in_the_first_bucket_is_not_told_apart() {
+        let (before, after) = (metrics([100, 100, 100]), metrics([190, 200, 200]));
+        let median = quantile(&before, &after, "x_bucket", 0.5).unwrap();
+        assert_eq!(
+            (median, median.words().as_str()),
+            (Quantile::Below(0.1), "< 100.0 ms")
+        );
+    }
+
+    #[test]
+    fn the_busiest_are_those_who_sent_and_got_most_between_two_looks() {
+        let look = |time: f64, counts: &[(&str, u64)]| Look {
+            metrics: Metrics::parse("", time),
+            messages: counts
+                .iter()
+                .map(|(name, count)| ((*name).to_owned(), *count))
+                .collect(),
+        };
+        let before = look(0.0, &[("a", 1000), ("b", 10), ("gone", 5), ("anew", 90)]);
+        let after = look(2.0, &[("a", 1000), ("b", 30), ("new", 4), ("anew", 6)]);
+        let told = after.busiest(&before);
+        let wanted = [("b", 10.0), ("anew", 3.0), ("new", 2.0)];
+        assert_eq!(told, wanted.map(|(name, rate)| (name.to_owned(), rate)));
     }
 
     #[test]

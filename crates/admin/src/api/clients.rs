@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use portcullis_proto::gateway::contract::{ClientInfo, ControlAnswer, ControlRequest, ObservationInfo};
+use portcullis_proto::gateway::traffic::Traffic;
 use portcullis_proto::types::{ClientId, Transport, WorkerId};
 
 use super::error::{ApiError, ErrorBody};
@@ -56,6 +57,43 @@ pub struct Client {
     /// session.
     #[serde(default)]
     pub retransmissions: u64,
+    /// What was exchanged with it at its address or on its DTLS session; in a list none while another worker has that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<ClientTraffic>,
+}
+
+/// What was exchanged with a client since it is at its address, or on its DTLS session.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ClientTraffic {
+    /// CoAP messages that came from it.
+    pub messages_received: u64,
+    /// Their bytes.
+    pub bytes_received: u64,
+    /// CoAP messages that were sent to it, again or not.
+    pub messages_sent: u64,
+    /// Their bytes.
+    pub bytes_sent: u64,
+    /// Publishes that it asked for.
+    pub publishes_received: u64,
+    /// Notifications for it.
+    pub publishes_sent: u64,
+    /// The topic that it published to last, without the mountpoint; its first 128 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_topic: Option<String>,
+}
+
+impl From<&Traffic> for ClientTraffic {
+    fn from(traffic: &Traffic) -> Self {
+        Self {
+            messages_received: traffic.messages_received,
+            bytes_received: traffic.bytes_received,
+            messages_sent: traffic.messages_sent,
+            bytes_sent: traffic.bytes_sent,
+            publishes_received: traffic.publishes_received,
+            publishes_sent: traffic.publishes_sent,
+            last_topic: Some(traffic.last_topic.clone()).filter(|topic| !topic.is_empty()),
+        }
+    }
 }
 
 /// An identity and how it was proved.
@@ -230,7 +268,14 @@ pub(super) async fn show(
     State(api): State<Arc<Api>>,
     Path(id): Path<String>,
 ) -> Result<Json<ClientDetail>, ApiError> {
-    let (_, info, observations) = locate(&api, &client_id(&id)?).await?;
+    let (_, mut info, observations) = locate(&api, &client_id(&id)?).await?;
+    if let (None, Some(peer)) = (&info.traffic, info.peer) {
+        // It speaks from a peer of another worker than the one that has its connection.
+        let asked = ask(&api, WorkerId::of(peer.0), ControlRequest::Traffic { peer }).await?;
+        if let ControlAnswer::Traffic(traffic) = asked {
+            info.traffic = Some(*traffic);
+        }
+    }
     let (now, listeners) = (api.site.now(), api.site.listeners());
     Ok(Json(ClientDetail {
         client: Client::of(&info, &now, &listeners),
@@ -325,6 +370,7 @@ impl Client {
             idle_seconds: now.since(info.seen_at).as_secs(),
             subscriptions: info.observations,
             retransmissions: info.retransmissions,
+            traffic: info.traffic.as_ref().map(ClientTraffic::from),
         }
     }
 }

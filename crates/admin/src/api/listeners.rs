@@ -16,10 +16,11 @@ use super::clients::transport;
 use super::error::{ApiError, ErrorBody, ProblemView};
 use super::extract::{Body, Path};
 use super::handle::ListenerState;
+use super::metrics::Metrics;
 use super::{Api, config};
 
 /// A socket address that is served, and how.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 pub(super) struct Listener {
     /// Its transport: `udp` or `dtls`.
     pub kind: String,
@@ -29,15 +30,35 @@ pub(super) struct Listener {
     pub bind: String,
     /// Whether its sockets are open.
     pub enabled: bool,
+    /// Live peers; on DTLS, established sessions.
+    pub sessions: u64,
+    /// Datagrams that came since the start of the process.
+    pub datagrams_received: u64,
+    /// Their bytes.
+    pub bytes_received: u64,
+    /// Datagrams that were sent.
+    pub datagrams_sent: u64,
+    /// Their bytes.
+    pub bytes_sent: u64,
 }
 
 impl Listener {
-    fn of(state: &ListenerState) -> Self {
+    fn of(state: &ListenerState, metrics: &Metrics) -> Self {
+        let labels = [
+            ("listener", state.name.as_str()),
+            ("transport", state.transport.label()),
+        ];
+        let count = |name: &str| metrics.count(name, &labels);
         Self {
             kind: state.transport.label().to_owned(),
             name: state.name.clone(),
             bind: state.bind.to_string(),
             enabled: state.enabled,
+            sessions: count("portcullis_sessions"),
+            datagrams_received: count("portcullis_udp_datagrams_received_total"),
+            bytes_received: count("portcullis_udp_received_bytes_total"),
+            datagrams_sent: count("portcullis_udp_datagrams_sent_total"),
+            bytes_sent: count("portcullis_udp_sent_bytes_total"),
         }
     }
 }
@@ -47,7 +68,12 @@ impl Listener {
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<Vec<Listener>> {
     let all = api.site.listeners();
     let there = all.iter().filter(|listener| !listener.removed);
-    Json(there.map(Listener::of).collect())
+    let metrics = numbers(&api);
+    Json(there.map(|listener| Listener::of(listener, &metrics)).collect())
+}
+
+fn numbers(api: &Api) -> Metrics {
+    Metrics::parse(&api.site.metrics_text(), 0.0)
 }
 
 /// A listener to add.
@@ -118,13 +144,14 @@ pub(super) async fn add(
     })
     .await?;
     let all = api.site.listeners();
-    let served = find(&all, transport, &name).map(|(_, listener)| Listener::of(listener));
+    let metrics = numbers(&api);
+    let served = find(&all, transport, &name).map(|(_, listener)| Listener::of(listener, &metrics));
     let added = AddedListener {
         listener: served.unwrap_or_else(|| Listener {
             kind,
             name,
             bind: configured.unwrap_or_default(),
-            enabled: false,
+            ..Listener::default()
         }),
         restart_required: report.restart_required,
         warnings: report.warnings,
@@ -217,5 +244,5 @@ pub(super) async fn enable(
     }
     let all = api.site.listeners();
     let (_, now) = find(&all, kind, &name).ok_or_else(missing)?;
-    Ok(Json(Listener::of(now)))
+    Ok(Json(Listener::of(now, &numbers(&api))))
 }

@@ -84,7 +84,7 @@ use error::ApiError;
 use handle::Site;
 
 pub use bans::BanView;
-pub use clients::{Client, ClientDetail, ClientPage, DtlsSession, PageMeta, ProvedIdentity};
+pub use clients::{Client, ClientDetail, ClientPage, ClientTraffic, DtlsSession, PageMeta, ProvedIdentity};
 pub use effective::{Effective, EffectiveKey};
 pub use error::{ErrorBody, ProblemView};
 pub use messages::{MessageView, RetainedPage};

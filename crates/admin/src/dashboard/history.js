@@ -30,7 +30,15 @@ function buckets(metrics, name) {
   return [...totals].sort((a, b) => a[0] - b[0]);
 }
 
-/** The quantile of what was observed between two scrapes, within its bucket by straight line; undefined without any. */
+/** Below this nothing is told apart: the bound of the first bucket. */
+export function finest(metrics, name) {
+  return buckets(metrics, name)[0]?.[0] ?? 0;
+}
+
+/**
+ * The quantile of what was observed between two scrapes, within its bucket by straight line; undefined without any. Of one in the
+ * first bucket only the bound is known.
+ */
 export function quantile(before, after, name, q) {
   const old = new Map(buckets(before, name));
   const steps = buckets(after, name).map(([bound, value]) => [bound, value - (old.get(bound) ?? 0)]);
@@ -40,6 +48,7 @@ export function quantile(before, after, name, q) {
   for (const [bound, value] of steps) {
     if (value >= q * total) {
       if (bound === Infinity) return lower;
+      if (lower === 0) return bound;
       return lower + (bound - lower) * ((q * total - below) / Math.max(value - below, 1e-9));
     }
     [lower, below] = [bound, value];

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { Chart } from "./charts.js";
 import { age, bytes, count, h, rate, seconds } from "./dom.js";
-import { History, by, quantile, sum } from "./history.js";
+import { History, by, finest, quantile, sum } from "./history.js";
 
 const history = new History();
 let last;
@@ -48,6 +48,8 @@ function tiles({ status, metrics }) {
   const { broker, sessions } = status;
   const spool = broker.spool;
   const share = spool.capacity_bytes > 0 ? ` of ${bytes(spool.capacity_bytes)}` : "";
+  const first = finest(metrics, "portcullis_request_seconds");
+  const latency = (value) => (value !== undefined && value <= first ? "< " : "") + seconds(value);
   const pressure = sum(metrics, "portcullis_overload_pressure_ratio");
   return [
     tile("DTLS sessions", count(sessions.dtls), `${count(sessions.dtls_cid)} CID, ${count(sessions.dtls_half_open)} half-open`),
@@ -55,7 +57,7 @@ function tiles({ status, metrics }) {
     tile("Connections", count(status.connections), status.connection_required ? "connection mode" : "connectionless"),
     tile("Observations", count(status.subscriptions), `${count(broker.filters)} filters`),
     tile("Requests", now ? `${rate(now.requests)}/s` : "–", now ? `${rate(now.dropped)} dropped/s` : ""),
-    tile("Latency p95", seconds(now?.p95), now?.p50 === undefined ? "no requests" : `median ${seconds(now.p50)}`),
+    tile("Latency p95", latency(now?.p95), now?.p50 === undefined ? "no requests" : `median ${latency(now.p50)}`),
     tile("Broker", broker.connected ? "connected" : "away", broker.fault ?? broker.state, broker.connected ? "good" : "bad"),
     tile("Spool", spool.failed ? "failed" : spool.capacity_bytes > 0 ? count(spool.messages) : "off", spool.capacity_bytes > 0 ? bytes(spool.bytes) + share : "",
       spool.failed || spool.dropped > 0 ? "bad" : undefined),

@@ -1,47 +1,60 @@
 //! When certificates and revocation lists run out.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use portcullis_config::Config;
+use portcullis_config::{Config, certificates_not_after};
 use portcullis_dtls::DtlsContext;
 
 use portcullis_proto::types::metrics::{Descriptor, Exposes, LabelPair, Samples};
 
 const NOT_AFTER: Descriptor = Descriptor::gauge(
-    "certificate_not_after_timestamp_seconds",
-    "When the first of the listener's certificates ends, in seconds since 1970.",
+    "certificate_not_after_seconds",
+    "When the first certificate in use under this key of the configuration ends, in seconds since 1970.",
 );
 const NEXT_UPDATE: Descriptor = Descriptor::gauge(
     "crl_next_update_timestamp_seconds",
     "When the listener's revocation list is out of date, in seconds since 1970.",
 );
 
-struct Expiry {
-    listener: String,
-    certificate: Option<i64>,
-    crl: Option<i64>,
+/// What ends when: certificates by the key that names their file, revocation lists by listener.
+#[derive(Default)]
+struct Ends {
+    certificates: Vec<(String, i64)>,
+    lists: Vec<(String, i64)>,
 }
 
-/// The times of all DTLS listeners; renewed at a reload.
+/// The times of all that is in force; renewed at a reload.
 #[derive(Default)]
-pub struct Certificates(Mutex<Vec<Expiry>>);
+pub struct Certificates(Mutex<Ends>);
 
 impl Certificates {
-    /// Notes the times of new contexts.
+    /// Notes the times of new contexts, and of the other certificates that a configuration names.
     pub fn set(&self, config: &Config, contexts: &[Option<Arc<DtlsContext>>]) {
-        let expiries = config
-            .listeners
-            .iter()
-            .zip(contexts)
-            .filter_map(|(listener, context)| {
-                let context = context.as_ref()?;
-                Some(Expiry {
-                    listener: listener.name.clone(),
-                    certificate: context.certificate_not_after(),
-                    crl: context.crl_next_update(),
-                })
-            });
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = expiries.collect();
+        let mut ends = Ends::default();
+        for (listener, context) in config.listeners.iter().zip(contexts) {
+            let (Some(context), Some(dtls)) = (context, &listener.dtls) else {
+                continue;
+            };
+            let key = listener.key();
+            let own = context.certificate_not_after();
+            ends.certificates
+                .extend(own.map(|at| (format!("{key}.cert_file"), at)));
+            ends.of_file(format!("{key}.ca_file"), &dtls.ca_file);
+            let next = context.crl_next_update();
+            ends.lists.extend(next.map(|at| (listener.name.clone(), at)));
+        }
+        ends.of_file("broker.ca_file".to_owned(), &config.broker.ca_file);
+        ends.of_file("broker.cert_file".to_owned(), &config.broker.cert_file);
+        ends.of_file("admin.cert_file".to_owned(), &config.admin.cert_file);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ends;
+    }
+}
+
+impl Ends {
+    fn of_file(&mut self, key: String, file: &Option<PathBuf>) {
+        let at = file.as_deref().and_then(certificates_not_after);
+        self.certificates.extend(at.map(|at| (key, at)));
     }
 }
 
@@ -50,13 +63,12 @@ pub struct ExposeCertificates(pub Arc<Certificates>);
 
 impl Exposes for ExposeCertificates {
     fn expose(&self, _context: &[LabelPair<'_>], out: &mut dyn Samples) {
-        for expiry in self.0.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let labels = [("listener", expiry.listener.as_str())];
-            for (family, at) in [(NOT_AFTER, expiry.certificate), (NEXT_UPDATE, expiry.crl)] {
-                if let Some(at) = at {
-                    out.number(family, &labels, at as f64);
-                }
-            }
+        let ends = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, at) in &ends.certificates {
+            out.number(NOT_AFTER, &[("use", key)], *at as f64);
+        }
+        for (listener, at) in &ends.lists {
+            out.number(NEXT_UPDATE, &[("listener", listener)], *at as f64);
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::bridge::contract::{BrokerEvent, BrokerRequest};
-use crate::coap::contract::{OutgoingRequest, RequestError, Response, Token};
+use crate::coap::contract::{OutgoingRequest, PeerId, RequestError, Response, Token};
 use crate::policy::authentication::{AuthRequest, Verdict};
 use crate::policy::bans::Bans;
 use crate::policy::connections::ConnectionKey;
@@ -25,6 +25,7 @@ use crate::types::{ClientId, Identity, ListenerId, PeerAddr, TopicFilter, Transp
 use super::events::ClientEvent;
 use super::settings::Settings;
 use super::trace::TraceRecord;
+use super::traffic::Traffic;
 use super::workers::WorkerMessage;
 
 /// What happens to a gateway.
@@ -144,6 +145,11 @@ pub enum ControlRequest {
         /// All bans.
         bans: Arc<Bans>,
     },
+    /// What was exchanged with a peer of this worker.
+    Traffic {
+        /// The peer.
+        peer: PeerId,
+    },
     /// End a client's connection and DTLS session.
     Kick {
         /// Its client id.
@@ -231,6 +237,10 @@ pub struct ClientInfo {
     pub observations: usize,
     /// How often something was sent again because it was not acknowledged, since it is at this address or on this session.
     pub retransmissions: u64,
+    /// The peer that it speaks from.
+    pub peer: Option<PeerId>,
+    /// What was exchanged with that, where it is one of this worker's.
+    pub traffic: Option<Traffic>,
 }
 
 /// An observation as operators see it.
@@ -268,6 +278,8 @@ pub enum ControlAnswer {
     },
     /// One client.
     Client(Box<ClientInfo>, Vec<ObservationInfo>),
+    /// What was exchanged with a peer.
+    Traffic(Box<Traffic>),
     /// What a trace gathered.
     Traced {
         /// Oldest first.

@@ -50,6 +50,10 @@ impl Gateway {
                 self.set_bans(now, bans);
                 ControlAnswer::Done
             }
+            ControlRequest::Traffic { peer } => match self.peers.get(peer) {
+                Some(peer) => ControlAnswer::Traffic(Box::new(peer.traffic.clone())),
+                None => ControlAnswer::NotFound,
+            },
             ControlRequest::Kick { client } => self.kick(now, &client),
             ControlRequest::Subscribe {
                 client,
@@ -200,6 +204,8 @@ impl Gateway {
                 Some(peer) => peer.coap.retransmissions(),
                 None => place.map_or(0, |place| place.retransmissions),
             },
+            peer: connection.peer,
+            traffic: here.map(|peer| peer.traffic.clone()),
         }
     }
 
@@ -221,6 +227,8 @@ impl Gateway {
             seen_at: peer.seen_at,
             observations: self.observations.of(AccountHolder::Peer(id)).len(),
             retransmissions: peer.coap.retransmissions(),
+            peer: Some(id),
+            traffic: Some(peer.traffic.clone()),
         }
     }
 

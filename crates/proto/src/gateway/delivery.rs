@@ -80,6 +80,7 @@ impl Gateway {
             }
             ToPeer::Notify(observation, notification) => match peers.get_mut(peer) {
                 Some(it) => {
+                    it.traffic.publishes_sent += 1;
                     coap.notify(now, &mut it.coap, observation, notification);
                     self.weigh(peer);
                 }

@@ -10,6 +10,7 @@ use super::metrics::ConnectionEvent;
 use super::news;
 use super::peers::Peer;
 use super::trace::Traced;
+use super::traffic::Traffic;
 use super::workers::{FromPeer, WorkerMessage};
 use super::{Gateway, cx};
 use crate::bridge::subscriptions::AccountHolder;
@@ -36,7 +37,7 @@ const GRAIN: Duration = Duration::from_secs(1);
 
 /// What a peer weighs by itself, in bytes: its record, its places in the indices, and what the message layer keeps of any. With a
 /// DTLS session its keys come to it.
-const PEER: usize = 512;
+const PEER: usize = 640;
 const SESSION: usize = PEER + 768;
 
 /// A session that is ready to be used.
@@ -128,6 +129,7 @@ impl Gateway {
             self.ledger.touch(peer.account);
         }
         peer.seen_at = now;
+        peer.traffic.received(bytes.len());
         let proven = peer.coap.is_proven();
         if !proven && self.ledger.is_half_full(Standing::Unproven) {
             // Who shows that it receives there is no stranger any more before strangers have to give way.
@@ -211,6 +213,7 @@ impl Gateway {
             seen_at: now,
             alive_at: None,
             kept: None,
+            traffic: Traffic::default(),
             coap: self.coap.peer(id, listener, source, false),
         });
         if let Some(metrics) = self.metrics.listeners.get(usize::from(listener.0)) {
@@ -317,15 +320,7 @@ impl Gateway {
                 address,
                 identity,
                 note,
-            } => {
-                if let DtlsNote::Failed { result, after } = note {
-                    let place = (listener, address);
-                    self.tell_failed_handshake(now, place, identity.as_deref(), (result, after));
-                }
-                if !self.traces.is_empty() {
-                    self.trace_note(now, listener, address, identity.as_deref(), note);
-                }
-            }
+            } => self.noted(now, (listener, address), identity.as_deref(), note),
         }
         true
     }
@@ -345,6 +340,21 @@ impl Gateway {
                 self.trace_peer(now, peer, &Traced::Closed(reason));
             }
             self.peer_gone(now, peer, reason);
+        }
+    }
+
+    fn noted(
+        &mut self,
+        now: Instant,
+        (listener, address): (ListenerId, PeerAddr),
+        identity: Option<&str>,
+        note: DtlsNote,
+    ) {
+        if let DtlsNote::Failed { result, after } = note {
+            self.tell_failed_handshake(now, (listener, address), identity, (result, after));
+        }
+        if !self.traces.is_empty() {
+            self.trace_note(now, listener, address, identity, note);
         }
     }
 
@@ -437,6 +447,7 @@ impl Gateway {
             seen_at: opened.heard,
             alive_at: None,
             kept: None,
+            traffic: Traffic::default(),
             coap: self.coap.peer(id, listener, source, opened.proven),
         });
         let dtls = self.dtls.get(usize::from(listener.0)).and_then(Option::as_ref);

@@ -38,6 +38,7 @@ mod tests;
 mod timers;
 mod topics;
 pub mod trace;
+pub mod traffic;
 pub mod workers;
 
 use std::sync::Arc;
@@ -291,7 +292,8 @@ impl Gateway {
             ..
         } = self;
         coap.drain_transmits(|id, bytes| {
-            let Some(peer) = peers.get(id) else { return };
+            let Some(peer) = peers.get_mut(id) else { return };
+            peer.traffic.sent(bytes.len());
             let sealed = match peer.session {
                 None => {
                     transmits.push(peer.listener, peer.address, bytes);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::guests::Guests;
+use super::traffic::Traffic;
 use crate::bridge::subscriptions::AccountHolder;
 use crate::coap;
 use crate::coap::contract::PeerId;
@@ -56,6 +57,8 @@ pub struct Peer {
     pub alive_at: Option<Instant>,
     /// Where the next process finds it.
     pub kept: Option<Record>,
+    /// What was exchanged with it.
+    pub traffic: Traffic,
     /// What the message layer knows of it.
     pub coap: coap::Peer,
 }
@@ -308,6 +311,7 @@ mod tests {
             seen_at,
             kept: None,
             account: Ledger::new(0, Default::default()).open((), Standing::Unproven),
+            traffic: Traffic::default(),
             coap: endpoint.peer(id, ListenerId(0), source, false),
         })
     }

@@ -42,7 +42,14 @@ impl Gateway {
             self.tell_request(now, peer, &request);
         }
         match self.resolve(now, reply, request) {
-            Ok(context) => self.dispatch(now, context),
+            Ok(context) => {
+                if let (true, Target::Topic(_, topic)) = (context.publishes(), &context.target)
+                    && let Some(peer) = self.peers.get_mut(peer)
+                {
+                    peer.traffic.published(topic);
+                }
+                self.dispatch(now, context);
+            }
             Err(response) => self.agenda.answer(reply, response),
         }
     }

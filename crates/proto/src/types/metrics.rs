@@ -148,7 +148,8 @@ pub const REQUEST_SECONDS: &[f64] = &[
 
 /// Bounds for DTLS handshakes, in seconds.
 pub const HANDSHAKE_SECONDS: &[f64] = &[
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0,
+    0.000_01, 0.000_1, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0,
+    16.0, 32.0, 60.0,
 ];
 
 /// Datagrams, or the messages in them, that went no further: sockets, CoAP and gateway drop some each.
