@@ -63,6 +63,7 @@ fn settings(workers: u8) -> Settings {
             authentication: false,
             token_in_username: false,
             mountpoint: None,
+            overrides: Default::default(),
         }],
     }
 }

@@ -43,6 +43,7 @@ pub(super) fn run(command: &AclCommand) -> Result<ExitCode, Failure> {
         user: Some(user.as_str()).filter(|user| *user != "-"),
         client: client.as_deref(),
         identity: identity.as_deref(),
+        attributes: None,
     };
     let explained = acl::explain(&text, no_match, &subject, action, topic).map_err(|errors| {
         let lines: Vec<String> = errors

@@ -59,6 +59,7 @@ fn settings(transport: DtlsSettings) -> Settings {
             authentication: true,
             token_in_username: false,
             mountpoint: Some("fleet/".into()),
+            overrides: Default::default(),
         }],
     }
 }

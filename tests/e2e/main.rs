@@ -2,6 +2,7 @@
 //!
 //! | file | what of the interface |
 //! |---|---|
+//! | `attributes` | what is known of a client, and what a listener has of its own |
 //! | `authentication` | users files, HTTP servers, tokens |
 //! | `cwt` | CBOR Web Tokens |
 //! | `authorization` | the ACL file |
@@ -45,6 +46,7 @@ mod dtls_client;
 mod support;
 
 mod amplification;
+mod attributes;
 mod authentication;
 mod authorization;
 mod bans;

@@ -20,6 +20,7 @@ pub(crate) fn run(data: &[u8]) {
         user: Some(name),
         client: Some(name),
         identity: None,
+        attributes: None,
     };
     let (topic, filter) = (TopicName::new(topic), TopicFilter::new(filter));
     if let Ok(acl) = Acl::parse(file)

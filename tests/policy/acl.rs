@@ -150,6 +150,7 @@ fn a_running_mosquitto_agrees_on_publishing_and_on_delivery() {
             user: *user,
             client: Some(client),
             identity: None,
+            attributes: None,
         };
         let mut publisher = mosquitto.client(client, *user);
         for topic in topics() {
@@ -274,6 +275,7 @@ fn every_message_of_an_allowed_filter_is_one_that_mosquitto_would_deliver_or_we_
             user: *user,
             client: Some(client),
             identity: None,
+            attributes: None,
         };
         for filter in filters
             .iter()

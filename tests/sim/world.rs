@@ -186,6 +186,7 @@ fn settings(plan: &Plan, chance: &mut Chance) -> Settings {
             authentication: false,
             token_in_username: false,
             mountpoint: None,
+            overrides: Default::default(),
         }],
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use portcullis_proto::policy::attributes::attribute_of;
+
 use super::quantity::{show_duration, show_size};
 use super::value::Size;
 
@@ -114,7 +116,8 @@ pub(super) fn placeholders(text: &str, known: &[&str]) -> Result<(), String> {
         let Some((placeholder, next)) = after.split_once('}') else {
             return Err("`${` without `}`".to_owned());
         };
-        if !known.contains(&placeholder) {
+        let is_attribute = known.contains(&ATTRIBUTE) && attribute_of(placeholder).is_some();
+        if !known.contains(&placeholder) && !is_attribute {
             let all: Vec<String> = known.iter().map(|name| format!("${{{name}}}")).collect();
             let hint = super::suggest::did_you_mean(placeholder, known)
                 .map(|near| format!("; did you mean ${{{near}}}?"))
@@ -130,7 +133,10 @@ pub(super) fn placeholders(text: &str, known: &[&str]) -> Result<(), String> {
 }
 
 /// What a mountpoint may name.
-const MOUNTPOINT: [&str; 4] = ["clientid", "username", "identity", "listener"];
+const MOUNTPOINT: [&str; 5] = ["clientid", "username", "identity", "listener", ATTRIBUTE];
+
+/// Stands for every client attribute among the placeholders that are known.
+const ATTRIBUTE: &str = "attr.NAME";
 
 /// A prefix of topics.
 pub(super) fn mountpoint(text: &str) -> Result<(), String> {
@@ -147,6 +153,13 @@ pub(super) fn mountpoint(text: &str) -> Result<(), String> {
 /// A listener's own mountpoint.
 pub(super) fn own_mountpoint(text: &Option<String>) -> Result<(), String> {
     text.as_deref().map_or(Ok(()), mountpoint)
+}
+
+/// A listener's own heartbeat.
+pub(super) fn own_heartbeat(heartbeat: &Option<Duration>) -> Result<(), String> {
+    heartbeat
+        .as_ref()
+        .map_or(Ok(()), between(secs(0), hours(24 * 365)))
 }
 
 /// At most `max` bytes.
@@ -191,6 +204,8 @@ mod tests {
         let wrong = mountpoint("a/${client_id}").unwrap_err();
         assert!(wrong.contains("did you mean ${clientid}?"), "{wrong}");
         assert!(mountpoint("a/${clientid").is_err());
+        assert_eq!(mountpoint("t/${attr.tenant}/${client_attrs.site-2}/"), Ok(()));
+        assert!(mountpoint("t/${attr.}/").is_err() && mountpoint("t/${attr.a b}/").is_err());
         assert!(mountpoint("a/+/").is_err());
         assert!(mountpoint("$SYS/").is_err());
         assert!(mountpoint(&"x".repeat(1025)).is_err());

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use portcullis_proto::gateway::settings::OnClose;
+use portcullis_proto::gateway::settings::{NotifyType, OnClose, Overrides};
 use portcullis_proto::policy::authentication::IdentityRole;
 use portcullis_proto::types::{AccessRules, Transport};
 
 use super::access::{Login, Switch};
-use super::check::{between, hours, own_mountpoint, secs};
+use super::check::{between, hours, own_heartbeat, own_mountpoint, secs};
 use super::document::{Document, Table};
 use super::paths::PathBase;
 use super::section::{Section, section};
-use super::value::{Complaint, Value, expected, items, words};
+use super::value::{Complaint, Value, expected, items, optional, words};
 
 /// A table `[listeners.udp.NAME]` or `[listeners.dtls.NAME]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +30,8 @@ pub struct Listener {
     pub authentication: Login,
     /// Overrides the mountpoint of `[coap]`.
     pub mountpoint: Option<String>,
+    /// What else it has in place of what `[coap]` says.
+    pub overrides: Overrides,
     /// What a DTLS listener has beside; `None` is a plain UDP listener.
     pub dtls: Option<Dtls>,
 }
@@ -197,6 +199,8 @@ words!(IdentityRole {
     "username" => IdentityRole::Username,
 });
 
+optional!(NotifyType);
+
 words!(OnClose {
     "detach" => OnClose::Detach,
     "end" => OnClose::End,
@@ -214,6 +218,12 @@ section! {
         authentication: Switch = unset;
         /// Overrides `coap.mountpoint`.
         mountpoint: Option<String> = unset, own_mountpoint;
+        /// Overrides `coap.connection_required`.
+        connection_required: Option<bool> = unset;
+        /// Overrides `coap.heartbeat`, for connections that are used from here.
+        heartbeat: Option<Duration> = unset, own_heartbeat;
+        /// Overrides `coap.notify_type`, for those who observe from here.
+        notify_type: Option<NotifyType> = unset;
     }
 }
 
@@ -229,6 +239,12 @@ section! {
         authentication: Switch = unset;
         /// Overrides `coap.mountpoint`.
         mountpoint: Option<String> = unset, own_mountpoint;
+        /// Overrides `coap.connection_required`.
+        connection_required: Option<bool> = unset;
+        /// Overrides `coap.heartbeat`, for connections that are used from here.
+        heartbeat: Option<Duration> = unset, own_heartbeat;
+        /// Overrides `coap.notify_type`, for those who observe from here.
+        notify_type: Option<NotifyType> = unset;
         /// Pre-shared keys, lines `identity:hexkey`; an identity that is no printable text as `hex:` and its digits. The defaults of
         /// this and the three files below hold only while none of `psk_file`, `cert_file` and `certificates` is given.
         psk_file: Option<PathBuf> = "psk.txt";
@@ -292,6 +308,11 @@ impl UdpTable {
             access_rules: self.access_rules,
             authentication,
             mountpoint: self.mountpoint,
+            overrides: Overrides {
+                connection_required: self.connection_required,
+                heartbeat: self.heartbeat,
+                notify_type: self.notify_type,
+            },
             dtls: None,
         }
     }
@@ -311,6 +332,11 @@ impl DtlsTable {
             access_rules: self.access_rules,
             authentication,
             mountpoint: self.mountpoint,
+            overrides: Overrides {
+                connection_required: self.connection_required,
+                heartbeat: self.heartbeat,
+                notify_type: self.notify_type,
+            },
             dtls: Some(Dtls {
                 psk_file: given("psk_file", self.psk_file),
                 cert_file: given("cert_file", self.cert_file),

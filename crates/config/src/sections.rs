@@ -37,7 +37,7 @@ section! {
         publish_qos: DefaultQos = "coap";
         /// QoS of a subscription that names none; `coap`: NON is 0, CON is 1.
         subscribe_qos: DefaultQos = "coap";
-        /// Prefix of every topic; may hold ${clientid}, ${username}, ${identity} and ${listener}.
+        /// Prefix of every topic; may hold ${clientid}, ${username}, ${identity}, ${listener} and ${attr.NAME}.
         mountpoint: String = "", |text: &String| mountpoint(text);
         /// A silent observer is sent a confirmable notification at least this often (RFC 7641, 4.5).
         observe_check: Duration = "24h", between(secs(1), hours(24));

@@ -158,6 +158,7 @@ fn listener_settings(listener: &Listener, config: &Config, workers: u8) -> Liste
         authentication: config.asks_for_login(listener),
         token_in_username: config.takes_token_for_username(listener),
         mountpoint: listener.mountpoint.as_deref().map(Arc::from),
+        overrides: listener.overrides,
     }
 }
 

@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn a_key_of_another_section_is_sent_there() {
-        let message = unknown_key("node", "heartbeat", &["name", "workers"]);
+        let message = unknown_key("node", "observe_check", &["name", "workers"]);
         assert!(message.ends_with("it belongs in [coap]"), "{message}");
     }
 }

@@ -93,6 +93,7 @@ fn topic(config: &Config, listener: &Listener, identity: &str) -> Option<String>
         user: (role == Some(IdentityRole::Username)).then_some(identity),
         client: (role == Some(IdentityRole::ClientId)).then_some(identity),
         identity: Some(identity),
+        attributes: None,
     };
     let no_match = match config.authorization.no_match {
         access::NoMatch::Allow => NoMatch::Allow,

@@ -75,17 +75,30 @@ impl Value for bool {
     }
 }
 
-impl Value for Option<bool> {
-    const KIND: &'static str = "boolean";
+/// Values of keys that need not be given, and have no default then.
+macro_rules! optional {
+    ($($value:ty),+) => {
+        $(
+            impl $crate::value::Value for Option<$value> {
+                const KIND: &'static str = <$value as $crate::value::Value>::KIND;
 
-    fn read(value: &DeValue<'_>, base: &PathBase) -> Result<Self, Vec<Complaint>> {
-        bool::read(value, base).map(Some)
-    }
+                fn read(
+                    value: &toml::de::DeValue<'_>,
+                    base: &$crate::paths::PathBase,
+                ) -> Result<Self, Vec<$crate::value::Complaint>> {
+                    <$value as $crate::value::Value>::read(value, base).map(Some)
+                }
 
-    fn unset() -> Option<Self> {
-        Some(None)
-    }
+                fn unset() -> Option<Self> {
+                    Some(None)
+                }
+            }
+        )+
+    };
 }
+pub(super) use optional;
+
+optional!(bool, String, Duration);
 
 macro_rules! whole_numbers {
     ($($number:ty),+) => {
@@ -116,18 +129,6 @@ impl Value for String {
             return Err(vec![format!("a text may not hold U+{:04X}", u32::from(c)).into()]);
         }
         Ok(text.to_owned())
-    }
-}
-
-impl Value for Option<String> {
-    const KIND: &'static str = "text";
-
-    fn read(value: &DeValue<'_>, base: &PathBase) -> Result<Self, Vec<Complaint>> {
-        String::read(value, base).map(Some)
-    }
-
-    fn unset() -> Option<Self> {
-        Some(None)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::policy::connections::{ConnectionKey, Grant};
 use crate::state::Record;
 use crate::types::hash::IdMap;
 use crate::types::message::Qos;
-use crate::types::{ClientId, Message, TopicFilter, TopicName};
+use crate::types::{ClientId, ListenerId, Message, TopicFilter, TopicName};
 
 /// Whose an observation is, and with whom it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,6 +30,8 @@ pub enum AccountHolder {
 pub struct Terms {
     /// The token of the request that began it.
     pub token: Token,
+    /// The listener that it came to; none that there is for an observation that an operator began.
+    pub listener: ListenerId,
     /// The resource of that request.
     pub resource: ResourceKey,
     /// The block size that that request asked for.
@@ -429,6 +431,7 @@ mod tests {
 
     fn terms(filter: &str, token: u8) -> Terms {
         Terms {
+            listener: ListenerId(0),
             token: Token::new(&[token]).unwrap(),
             resource: ResourceKey(Arc::from(&b""[..])),
             block_szx: None,

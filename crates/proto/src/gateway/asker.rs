@@ -7,7 +7,7 @@ use super::answers::{bad_request, unauthorized};
 use super::context::RequestContext;
 use super::metrics::GatewayMetrics;
 use super::settings::Settings;
-use crate::bridge::mountpoint::{self, Values};
+use crate::bridge::mountpoint::{self, Misfit, Values};
 use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::contract::Response;
 use crate::policy::connections::{Connection, Grant};
@@ -30,7 +30,7 @@ impl Asker {
     /// The peer of a request, let in with what its login granted.
     ///
     /// # Errors
-    /// 4.00 when a name does not go into the mountpoint.
+    /// 4.00 when a name does not go into the mountpoint, 4.01 when it needs an attribute that is not known.
     pub(super) fn peer(
         settings: &Settings,
         context: &RequestContext,
@@ -44,7 +44,7 @@ impl Asker {
     /// The connection that a request uses, with the rights of that connection.
     ///
     /// # Errors
-    /// 4.00 when a name does not go into the mountpoint.
+    /// 4.00 when a name does not go into the mountpoint, 4.01 when it needs an attribute that is not known.
     pub(super) fn connection(
         settings: &Settings,
         context: &RequestContext,
@@ -80,11 +80,13 @@ impl Asker {
             username: username.as_deref(),
             identity: identity.as_deref(),
             listener: listener.map_or("", |listener| &listener.name),
+            attributes: Some(&grant.attributes),
         };
-        let prefix = mountpoint::expand(template, values).map_err(|name| {
-            bad_request(format!(
+        let prefix = mountpoint::expand(template, values).map_err(|misfit| match misfit {
+            Misfit::Unsafe(name) => bad_request(format!(
                 "a {name} with + # / or a control character, or that begins with $, cannot be used here"
-            ))
+            )),
+            Misfit::Missing => unauthorized("nothing is known of the client that its topics need"),
         })?;
         Ok(Self {
             holder,

@@ -156,7 +156,10 @@ impl ConnectionTable {
             return;
         };
         connection.peer = Some(from.id);
-        connection.listener = from.listener;
+        if connection.listener != from.listener {
+            connection.listener = from.listener;
+            arm(cx, connection);
+        }
         kept::note_place(connection, from.mark);
         let peer = self.peers.entry(from.id).or_insert_with(|| ClientPeer {
             facts: from.clone(),
@@ -260,7 +263,7 @@ impl ConnectionTable {
     pub(super) fn check(&mut self, cx: &mut Cx<'_>, observations: &mut Observations, key: ConnectionKey) {
         self.note_life(key);
         let Some(connection) = self.get(key) else { return };
-        match connection.deadline(cx.settings.heartbeat) {
+        match connection.deadline(cx.settings.heartbeat(connection.listener)) {
             Some(deadline) if deadline <= cx.now => {
                 self.end(cx, observations, key, ConnectionEvent::Expired);
             }
@@ -318,8 +321,8 @@ impl ConnectionTable {
                     ..ClientEvent::of_connection(*kind, connection, from)
                 });
             }
-            let username = connection.username.as_deref();
-            news::announce(cx, &connection.client, username, from, reason);
+            let known = (connection.username.as_deref(), Some(&connection.grant.attributes));
+            news::announce(cx, &connection.client, known, from, reason);
         }
     }
 
@@ -352,7 +355,7 @@ impl ConnectionTable {
 }
 
 fn arm(cx: &mut Cx<'_>, connection: &Connection) {
-    if let Some(deadline) = connection.deadline(cx.settings.heartbeat) {
+    if let Some(deadline) = connection.deadline(cx.settings.heartbeat(connection.listener)) {
         cx.timers.arm(deadline, Timer::Connection(connection.key));
     }
 }

@@ -76,7 +76,7 @@ impl Gateway {
     }
 
     fn reconfigure(&mut self, now: Instant, settings: Arc<Settings>) {
-        let heartbeat_changed = settings.heartbeat != self.settings.heartbeat;
+        let heartbeat_changed = settings.heartbeats_differ(&self.settings);
         self.settings = settings;
         self.ledger.set_limit(self.settings.caps.memory);
         self.shared
@@ -309,9 +309,12 @@ impl Gateway {
         if let AccountHolder::Peer(peer) = holder {
             self.keep_peer(peer);
         }
+        let known = at.and_then(|id| self.peers.get(id)).map(|peer| peer.listener);
         let mut cx = cx!(self, now);
         let terms = Terms {
             token,
+            // Of a client that is at another worker it is not known, and what holds for all holds.
+            listener: known.unwrap_or(ListenerId(u16::MAX)),
             resource: ResourceKey::get(std::iter::once("ps").chain(filter.as_str().split('/'))),
             block_szx: None,
             filter: filter.clone(),

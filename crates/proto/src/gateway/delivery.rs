@@ -41,13 +41,13 @@ impl Gateway {
     /// An acknowledgement or a ping keeps the connections at that address alive (interface 2.3). Other workers hear of it in time
     /// and no oftener: a ping costs its sender nothing.
     fn alive(&mut self, now: Instant, id: PeerId) {
-        let every = self
-            .settings
-            .heartbeat
-            .map_or(SIGN_OF_LIFE, |heartbeat| heartbeat / 4);
         let Some(peer) = self.peers.get_mut(id) else {
             return;
         };
+        let every = self
+            .settings
+            .heartbeat(peer.listener)
+            .map_or(SIGN_OF_LIFE, |heartbeat| heartbeat / 4);
         let due = peer.alive_at.is_none_or(|told| told + every <= now);
         if due {
             peer.alive_at = Some(now);

@@ -171,6 +171,7 @@ pub(super) fn decide(cx: &Cx<'_>, asker: &Asker, access: &Access<'_>) -> Decisio
         user: asker.username.as_deref(),
         client: asker.client.as_ref().map(ClientId::as_str),
         identity: asker.identity.as_deref(),
+        attributes: Some(&asker.grant.attributes),
     };
     let grant = &asker.grant;
     cx.settings

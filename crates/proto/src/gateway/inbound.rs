@@ -393,7 +393,7 @@ impl Gateway {
         {
             self.trace_peer(now, peer, &Traced::Established(info));
         }
-        if self.settings.connection_required {
+        if self.settings.connection_required(listener) {
             self.connect_implicitly(now, peer);
         }
         self.announce_session(now, peer, None);
@@ -500,7 +500,9 @@ impl Gateway {
         if self.peers.get(id).is_none_or(|peer| peer.session.is_none()) {
             return;
         }
-        let kind = match (self.settings.connection_required, reason) {
+        let listener = self.peers.get(id).map(|peer| peer.listener);
+        let required = listener.is_some_and(|listener| self.settings.connection_required(listener));
+        let kind = match (required, reason) {
             (false, None) => EventKind::Connected,
             (false, Some(_)) => EventKind::Disconnected,
             (true, None) => EventKind::SessionStarted,
@@ -517,13 +519,13 @@ impl Gateway {
         let is_client = listener
             .and_then(|listener| listener.dtls.as_ref())
             .is_some_and(|dtls| dtls.identity == IdentityRole::ClientId);
-        if self.settings.connection_required || !is_client {
+        if required || !is_client {
             return;
         }
         let identity = from.identity().map(|identity| &identity.name);
         if let Some(client) = identity.and_then(ClientId::shared) {
             let reason = reason.map(|_| "session_ended");
-            news::announce(&mut cx!(self, now), &client, None, Some(&from), reason);
+            news::announce(&mut cx!(self, now), &client, (None, None), Some(&from), reason);
         }
     }
 

@@ -306,6 +306,8 @@ fn read_terms(bytes: &mut ReadBytes<'_>, settings: &Settings, clock: Clock) -> O
     };
     Some(Terms {
         token,
+        // That of its holder, which is known when that is found.
+        listener: ListenerId(u16::MAX),
         resource,
         block_szx,
         filter,
@@ -392,8 +394,10 @@ impl Gateway {
             });
         }
         for peer in std::mem::take(&mut self.found.sessions) {
-            let is_alone = self.peers.get(peer).is_some_and(|peer| peer.guests.is_empty());
-            if self.settings.connection_required && is_alone {
+            let joins = self.peers.get(peer).is_some_and(|peer| {
+                peer.guests.is_empty() && self.settings.connection_required(peer.listener)
+            });
+            if joins {
                 self.connect_implicitly(now, peer);
             }
         }
@@ -535,16 +539,24 @@ impl Gateway {
     ) -> Result<(), RestoreResult> {
         let mut bytes = ReadBytes(&contents.body);
         let of_connection = bytes.u8().ok_or(RestoreResult::Damaged)? != 0;
-        let terms = read_terms(&mut bytes, &self.settings, store.clock()).ok_or(RestoreResult::Damaged)?;
+        let mut terms =
+            read_terms(&mut bytes, &self.settings, store.clock()).ok_or(RestoreResult::Damaged)?;
         let mark = record.get(MARK);
         let (holder, at) = if of_connection {
             let key = *connections.get(&mark).ok_or(RestoreResult::Gone)?;
             let at = self.connections.get(key).and_then(|connection| connection.peer);
+            terms.listener = self
+                .connections
+                .get(key)
+                .map_or(terms.listener, |connection| connection.listener);
             (AccountHolder::Connection(key), at)
         } else {
             let peer = *self.found.peers.get(&mark).ok_or(RestoreResult::Gone)?;
             (AccountHolder::Peer(peer), Some(peer))
         };
+        if let Some(peer) = at.and_then(|id| self.peers.get(id)) {
+            terms.listener = peer.listener;
+        }
         if !self.may_still_observe(now, &terms) {
             return Err(RestoreResult::Revoked);
         }
@@ -591,6 +603,7 @@ impl Gateway {
             user: terms.username.as_deref(),
             client: terms.client.as_ref().map(ClientId::as_str),
             identity: terms.identity.as_deref(),
+            attributes: Some(&terms.grant.attributes),
         };
         let access = Access {
             action: Action::Subscribe,

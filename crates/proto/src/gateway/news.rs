@@ -9,6 +9,7 @@ use super::agenda::Cx;
 use super::context::PeerFacts;
 use super::settings::Settings;
 use crate::bridge::contract::BrokerRequest;
+use crate::policy::attributes::Attributes;
 use crate::types::message::Qos;
 use crate::types::{ClientId, Identity, Message, TopicName};
 
@@ -17,7 +18,7 @@ use crate::types::{ClientId, Identity, Message, TopicName};
 pub(super) fn announce(
     cx: &mut Cx<'_>,
     client: &ClientId,
-    username: Option<&str>,
+    (username, attributes): (Option<&str>, Option<&Attributes>),
     from: Option<&PeerFacts>,
     reason: Option<&'static str>,
 ) {
@@ -35,7 +36,7 @@ pub(super) fn announce(
     let Ok(topic) = TopicName::new(&topic) else { return };
     let message = Message {
         topic,
-        payload: describe(cx.settings, client, username, from, reason)
+        payload: describe(cx.settings, client, (username, attributes), from, reason)
             .to_string()
             .into(),
         qos: Qos::AtLeastOnce,
@@ -55,7 +56,7 @@ pub(super) fn announce(
 fn describe(
     settings: &Settings,
     client: &ClientId,
-    username: Option<&str>,
+    (username, attributes): (Option<&str>, Option<&Attributes>),
     from: Option<&PeerFacts>,
     reason: Option<&'static str>,
 ) -> serde_json::Value {
@@ -65,6 +66,12 @@ fn describe(
     };
     if let Some(username) = username {
         fields.insert("username".into(), username.into());
+    }
+    if let Some(attributes) = attributes.filter(|attributes| !attributes.is_empty()) {
+        let all = attributes
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value.into()));
+        fields.insert("attributes".into(), serde_json::Value::Object(all.collect()));
     }
     if let Some(reason) = reason {
         fields.insert("reason".into(), reason.into());

@@ -505,6 +505,7 @@ pub(super) fn may_receive(
         user: terms.username.as_deref(),
         client: terms.client.as_ref().map(ClientId::as_str),
         identity: terms.identity.as_deref(),
+        attributes: Some(&terms.grant.attributes),
     };
     let topic = message.topic.as_str().get(terms.mounted..).unwrap_or_default();
     let access = Access {
@@ -569,7 +570,10 @@ fn confirmable(cx: &Cx<'_>, observation: &Observation, message: Option<&Message>
     let unheard = cx.now.saturating_duration_since(observation.confirmed_at);
     unheard >= due(every)
         || conditions.is_some_and(|conditions| conditions.confirmable)
-        || cx.settings.notify_type.confirmable(observation, message)
+        || cx
+            .settings
+            .notify_type(observation.terms.listener)
+            .confirmable(observation, message)
 }
 
 /// Keeps the last message for a check, unless those of the holder's standing have half of what they may have: the check then has

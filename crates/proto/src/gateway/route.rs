@@ -116,7 +116,8 @@ impl Gateway {
             return;
         }
         let reply = context.reply;
-        let by_connection = self.settings.connection_required || context.params.token.is_some();
+        let required = self.settings.connection_required(context.from.listener);
+        let by_connection = required || context.params.token.is_some();
         let result = match &context.target {
             Target::Connection(ConnectionOperation::Create)
                 if context.client.is_none() && !self.names_client(context.from.id) =>
@@ -140,7 +141,8 @@ impl Gateway {
     /// Tells what is here. Who asked is not known, so created topics are told of only where nobody is asked who they are.
     fn discover(&mut self, now: Instant, context: &RequestContext) {
         let listener = self.settings.listener(context.from.listener);
-        let is_open = !self.settings.connection_required && listener.is_some_and(|it| !it.authentication);
+        let is_open = !self.settings.connection_required(context.from.listener)
+            && listener.is_some_and(|it| !it.authentication);
         let asker = is_open.then(|| Asker::peer(&self.settings, context, Grant::default()).ok());
         let cx = cx!(self, now);
         let response = ops::collection::discover(&cx, &self.topics, context, asker.flatten().as_ref());

@@ -60,6 +60,45 @@ impl Settings {
     pub fn listener(&self, listener: ListenerId) -> Option<&ListenerSettings> {
         self.listeners.get(usize::from(listener.0))
     }
+
+    fn own<T: Copy>(&self, listener: ListenerId, own: impl Fn(&Overrides) -> Option<T>) -> Option<T> {
+        self.listener(listener)
+            .and_then(|listener| own(&listener.overrides))
+    }
+
+    /// Whether `ps/` requests to a listener need a connection.
+    #[must_use]
+    pub fn connection_required(&self, listener: ListenerId) -> bool {
+        self.own(listener, |own| own.connection_required)
+            .unwrap_or(self.connection_required)
+    }
+
+    /// The heartbeat of connections that are used from a listener; `None` where they do not expire.
+    #[must_use]
+    pub fn heartbeat(&self, listener: ListenerId) -> Option<Duration> {
+        match self.own(listener, |own| own.heartbeat) {
+            Some(heartbeat) => Some(heartbeat).filter(|heartbeat| !heartbeat.is_zero()),
+            None => self.heartbeat,
+        }
+    }
+
+    /// How those who observe from a listener are notified.
+    #[must_use]
+    pub fn notify_type(&self, listener: ListenerId) -> NotifyType {
+        self.own(listener, |own| own.notify_type)
+            .unwrap_or(self.notify_type)
+    }
+
+    /// Whether some connection lives for another time than by `other`.
+    pub(super) fn heartbeats_differ(&self, other: &Self) -> bool {
+        let own = |settings: &Self| {
+            let listeners = settings.listeners.iter();
+            listeners
+                .map(|listener| listener.overrides.heartbeat)
+                .collect::<Vec<_>>()
+        };
+        self.heartbeat != other.heartbeat || own(self) != own(other)
+    }
 }
 
 /// One listener.
@@ -77,6 +116,19 @@ pub struct ListenerSettings {
     pub token_in_username: bool,
     /// Overrides [`Settings::mountpoint`].
     pub mountpoint: Option<Arc<str>>,
+    /// What else it has of its own.
+    pub overrides: Overrides,
+}
+
+/// What one listener has in place of what holds for all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Overrides [`Settings::connection_required`].
+    pub connection_required: Option<bool>,
+    /// Overrides [`Settings::heartbeat`]; zero is never.
+    pub heartbeat: Option<Duration>,
+    /// Overrides [`Settings::notify_type`].
+    pub notify_type: Option<NotifyType>,
 }
 
 /// What a DTLS listener has beside a UDP listener's settings.

@@ -60,6 +60,7 @@ pub(super) fn settings(workers: u8) -> Settings {
             authentication: false,
             token_in_username: false,
             mountpoint: None,
+            overrides: Default::default(),
         }],
     }
 }

@@ -277,6 +277,7 @@ mod tests {
         user: Some("ann"),
         client: Some("c1"),
         identity: Some("dev-1"),
+        attributes: None,
     };
 
     #[test]

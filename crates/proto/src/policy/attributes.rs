@@ -31,8 +31,7 @@ impl Attributes {
     pub fn new<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
         let mut all = std::collections::BTreeMap::new();
         for (name, value) in pairs {
-            let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-            if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(fits) {
+            if !is_name(name) {
                 return Err(format!(
                     "the name of an attribute is not 1 to {MAX_NAME} letters, digits, `_`, `-` or `.`"
                 ));
@@ -83,6 +82,13 @@ impl Attributes {
         pairs.get(at).map(|(_, value)| &**value)
     }
 
+    /// The value of the attribute that a placeholder names, without `${` and `}`: `attr.NAME`, or `client_attrs.NAME` as other
+    /// gateways have it.
+    #[must_use]
+    pub fn named(&self, placeholder: &str) -> Option<&str> {
+        self.get(attribute_of(placeholder)?)
+    }
+
     /// Names and values, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let pairs = self.0.as_deref().unwrap_or_default();
@@ -94,6 +100,20 @@ impl Attributes {
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
+}
+
+/// The name of the attribute that a placeholder stands for, if it does.
+#[must_use]
+pub fn attribute_of(placeholder: &str) -> Option<&str> {
+    let name = placeholder
+        .strip_prefix("attr.")
+        .or_else(|| placeholder.strip_prefix("client_attrs."))?;
+    is_name(name).then_some(name)
+}
+
+fn is_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(fits)
 }
 
 #[cfg(test)]

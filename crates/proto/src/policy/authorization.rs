@@ -233,6 +233,7 @@ mod tests {
         user: Some("ann"),
         client: Some("c1"),
         identity: None,
+        attributes: None,
     };
 
     #[test]

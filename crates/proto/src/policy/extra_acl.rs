@@ -262,6 +262,7 @@ mod tests {
         user: Some("ann"),
         client: Some("c1"),
         identity: None,
+        attributes: None,
     };
 
     fn allowed(acl: &Value, access: Access<'_>) -> Option<bool> {

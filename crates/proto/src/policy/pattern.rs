@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::attributes::{Attributes, attribute_of};
 use crate::types::{TopicFilter, topic::TopicError};
 
 /// Who asks. An absent name is `None`; the empty text is a name like any other (and never fits a placeholder).
@@ -13,14 +14,17 @@ pub struct Subject<'a> {
     pub client: Option<&'a str>,
     /// The identity that the DTLS handshake proved.
     pub identity: Option<&'a str>,
+    /// What is known of it beside.
+    pub attributes: Option<&'a Attributes>,
 }
 
 impl<'a> Subject<'a> {
-    fn value(&self, placeholder: Placeholder) -> Option<&'a str> {
+    fn value(&self, placeholder: &Placeholder) -> Option<&'a str> {
         match placeholder {
             Placeholder::Client => self.client,
             Placeholder::User => self.user,
             Placeholder::Identity => self.identity,
+            Placeholder::Attribute(name) => self.attributes?.get(name),
         }
     }
 }
@@ -30,17 +34,18 @@ impl<'a> Subject<'a> {
 pub enum Syntax {
     /// None: `%c` stands for itself, as in mosquitto's `topic` lines.
     Literal,
-    /// `%c`, `%u`, `%i`, as in mosquitto's `pattern` lines.
+    /// `%c`, `%u`, `%i`, as in mosquitto's `pattern` lines, and `${attr.NAME}`.
     Percent,
-    /// `${clientid}`, `${username}`, `${identity}`, as in EMQX's rules.
+    /// `${clientid}`, `${username}`, `${identity}`, `${client_attrs.NAME}`, as in EMQX's rules, and `${attr.NAME}`.
     Dollar,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Placeholder {
     Client,
     User,
     Identity,
+    Attribute(Box<str>),
 }
 
 impl Syntax {
@@ -128,7 +133,7 @@ impl Pattern {
             Level::Parts(parts) => {
                 let part = |part: &Part| match part {
                     Part::Text(text) => Some(text.to_string()),
-                    Part::Value(placeholder) => Some(who.value(*placeholder)?.to_owned()),
+                    Part::Value(placeholder) => Some(who.value(placeholder)?.to_owned()),
                 };
                 parts.iter().map(part).collect()
             }
@@ -152,7 +157,7 @@ impl Pattern {
     /// Whether it names the DTLS identity.
     #[must_use]
     pub fn names_identity(&self) -> bool {
-        self.placeholders().any(|value| value == Placeholder::Identity)
+        self.placeholders().any(|value| *value == Placeholder::Identity)
     }
 
     /// Whether `who` has what its placeholders need.
@@ -211,7 +216,7 @@ impl Pattern {
         wanted.next().is_none()
     }
 
-    fn placeholders(&self) -> impl Iterator<Item = Placeholder> {
+    fn placeholders(&self) -> impl Iterator<Item = &Placeholder> {
         self.levels
             .iter()
             .flat_map(|level| match level {
@@ -219,7 +224,7 @@ impl Pattern {
                 Level::Any | Level::Rest => &[],
             })
             .filter_map(|part| match part {
-                Part::Value(value) => Some(*value),
+                Part::Value(value) => Some(value),
                 Part::Text(_) => None,
             })
     }
@@ -236,9 +241,10 @@ fn split(level: &str, syntax: Syntax) -> Box<[Part]> {
         let next = syntax
             .words()
             .iter()
-            .filter_map(|(word, value)| rest.find(word).map(|at| (at, *word, *value)))
+            .filter_map(|(word, value)| rest.find(word).map(|at| (at, word.len(), value.clone())))
+            .chain((syntax != Syntax::Literal).then(|| attribute(rest)).flatten())
             .min_by_key(|(at, ..)| *at);
-        let Some((at, word, value)) = next else {
+        let Some((at, length, value)) = next else {
             if !rest.is_empty() {
                 parts.push(Part::Text(rest.into()));
             }
@@ -249,7 +255,21 @@ fn split(level: &str, syntax: Syntax) -> Box<[Part]> {
             parts.push(Part::Text(before.into()));
         }
         parts.push(Part::Value(value));
-        rest = from.get(word.len()..).unwrap_or_default();
+        rest = from.get(length..).unwrap_or_default();
+    }
+}
+
+/// The first attribute that a text names: where, how long its placeholder is, and which.
+fn attribute(text: &str) -> Option<(usize, usize, Placeholder)> {
+    let mut from = 0;
+    loop {
+        let at = from + text.get(from..)?.find("${")?;
+        let inside = text.get(at + 2..)?;
+        let end = inside.find('}')?;
+        if let Some(name) = inside.get(..end).and_then(attribute_of) {
+            return Some((at, end + 3, Placeholder::Attribute(name.into())));
+        }
+        from = at + 2;
     }
 }
 
@@ -258,7 +278,7 @@ fn equals(parts: &[Part], who: &Subject<'_>, name: &str) -> bool {
     for part in parts {
         let text = match part {
             Part::Text(text) => Some(&**text),
-            Part::Value(value) => who.value(*value).filter(|value| !is_unsafe(value)),
+            Part::Value(value) => who.value(value).filter(|value| !is_unsafe(value)),
         };
         match text.and_then(|text| rest.strip_prefix(text)) {
             Some(after) => rest = after,
@@ -276,10 +296,43 @@ mod tests {
         user: Some("ann"),
         client: Some("c1"),
         identity: Some("id"),
+        attributes: None,
     };
 
     fn pattern(text: &str) -> Pattern {
         Pattern::new(text, Syntax::Percent).unwrap()
+    }
+
+    #[test]
+    fn an_attribute_stands_for_its_value_and_never_reaches_beyond_its_level() {
+        let of = |tenant: &str| Attributes::new([("tenant", tenant), ("n", "7")]).unwrap();
+        let rule = |text: &str, syntax| Pattern::new(text, syntax).unwrap();
+        for (text, syntax) in [
+            ("t/${attr.tenant}/%c-${attr.n}/#", Syntax::Percent),
+            ("t/${client_attrs.tenant}/${clientid}-${attr.n}/#", Syntax::Dollar),
+        ] {
+            let pattern = rule(text, syntax);
+            for (tenant, topic, fits) in [
+                ("acme", "t/acme/c1-7/x", true),
+                ("acme", "t/other/c1-7/x", false),
+                ("+", "t/other/c1-7/x", false),
+                ("#", "t/other", false),
+                ("a/b", "t/a/b/c1-7/x", false),
+                ("", "t//c1-7/x", false),
+            ] {
+                let attributes = of(tenant);
+                let who = Subject {
+                    attributes: Some(&attributes),
+                    ..WHO
+                };
+                assert_eq!(pattern.matches(&who, topic), fits, "{text} {tenant} {topic}");
+                assert_eq!(pattern.covers(&who, topic), fits, "{text} {tenant} {topic}");
+            }
+            assert_eq!(pattern.fit(&WHO), Fit::Absent);
+            assert!(!pattern.matches(&WHO, "t/acme/c1-7/x"));
+        }
+        assert!(rule("a/${attr.x}", Syntax::Literal).matches(&WHO, "a/${attr.x}"));
+        assert!(rule("a/${other}${", Syntax::Percent).matches(&WHO, "a/${other}${"));
     }
 
     #[test]

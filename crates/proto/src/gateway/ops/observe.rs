@@ -16,9 +16,9 @@ use crate::gateway::pending_requests::{Awaited, PendingRequests};
 use crate::gateway::settings::{DefaultQos, NotifyType};
 use crate::gateway::topics::Topics;
 use crate::policy::authorization::{Access, Action};
-use crate::types::TopicFilter;
 use crate::types::message::Qos;
 use crate::types::standing::Standing;
+use crate::types::{ListenerId, TopicFilter};
 
 /// Begins an observation and has the broker subscribe for it.
 ///
@@ -59,7 +59,8 @@ pub(super) fn begin(
         // An answer without Observe says that there is no place (RFC 7641, 4.1).
         return read::read(cx, (pending, topics), context, &asker, text);
     };
-    let subscribe_qos = subscribe_qos(cx, qos, params.qos.or(ceiling).is_some());
+    let listener = context.from.listener;
+    let subscribe_qos = subscribe_qos(cx, listener, qos, params.qos.or(ceiling).is_some());
     let known = cx
         .ledger
         .of(asker.holder)
@@ -67,6 +68,7 @@ pub(super) fn begin(
     let principal = asker.principal().filter(|_| known == Some(Standing::Known));
     let terms = Terms {
         token: context.token,
+        listener,
         resource: context.resource.as_get(),
         block_szx: context.block_szx,
         filter: filter.clone(),
@@ -126,8 +128,8 @@ fn check_conditions(conditions: Option<&Conditions>, filter: &TopicFilter) -> Re
 }
 
 /// The QoS to subscribe with. Where each message's own QoS decides how it is notified, the broker must not lower it on the way here.
-fn subscribe_qos(cx: &Cx<'_>, qos: Qos, decided: bool) -> Qos {
-    if !decided && matches!(cx.settings.notify_type, NotifyType::Qos) {
+fn subscribe_qos(cx: &Cx<'_>, listener: ListenerId, qos: Qos, decided: bool) -> Qos {
+    if !decided && matches!(cx.settings.notify_type(listener), NotifyType::Qos) {
         qos.max(Qos::AtLeastOnce)
     } else {
         qos
