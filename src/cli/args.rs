@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::remote::args::{
     BanCommand, ClientsCommand, ConfigCommand, DoctorArgs, DrainArgs, PubArgs, StatusArgs, SubArgs, TopArgs,
@@ -108,6 +108,73 @@ pub(super) struct CheckArgs {
     pub(super) json: bool,
 }
 
+/// What is imported.
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    /// The file; - is standard input
+    #[arg(value_name = "FILE")]
+    pub(super) input: PathBuf,
+    /// Its form; without this it is known by its name, else by its first line
+    #[arg(long, value_enum)]
+    pub(super) format: Option<Columns>,
+    /// Replace those that are there
+    #[arg(long)]
+    pub(super) replace: bool,
+}
+
+/// The form of what is imported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Columns {
+    /// Columns, which the first line names
+    Csv,
+    /// A list of objects
+    Json,
+    /// Lines identity:secret (keys only)
+    Lines,
+}
+
+/// How hashes were made that do not tell it.
+#[derive(Debug, Args)]
+pub(super) struct HashArgs {
+    /// The algorithm of hashes that do not begin with $
+    #[arg(long, value_enum)]
+    pub(super) algorithm: Option<HashName>,
+    /// Where the salt stood when it was hashed with the password
+    #[arg(long, value_enum, default_value = "prefix")]
+    pub(super) salt_position: SaltPosition,
+    /// Iterations of PBKDF2
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(super) iterations: u32,
+}
+
+/// An algorithm of password hashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum HashName {
+    /// SHA-256
+    Sha256,
+    /// SHA-512
+    Sha512,
+    /// SHA-1, taken with `legacy_hashes` only
+    Sha,
+    /// MD5, taken with `legacy_hashes` only
+    Md5,
+    /// PBKDF2 with SHA-256
+    Pbkdf2Sha256,
+    /// PBKDF2 with SHA-512
+    Pbkdf2Sha512,
+}
+
+/// Where a salt stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum SaltPosition {
+    /// Before the password
+    Prefix,
+    /// After it
+    Suffix,
+    /// There is none
+    Disable,
+}
+
 /// Where the keys are.
 #[derive(Debug, Args)]
 pub(super) struct PskFile {
@@ -141,6 +208,14 @@ pub(super) enum PskCommand {
     Remove {
         /// The device's PSK identity
         identity: String,
+        #[command(flatten)]
+        file: PskFile,
+    },
+    /// Add many keys at once, all of them or none: from CSV or JSON (`identity` with `key` in hexadecimal digits, or `secret` in
+    /// characters), or from lines identity:secret
+    Import {
+        #[command(flatten)]
+        input: ImportArgs,
         #[command(flatten)]
         file: PskFile,
     },
@@ -184,6 +259,16 @@ pub(super) enum UserCommand {
     Remove {
         /// The user's name
         name: String,
+        #[command(flatten)]
+        file: UsersFile,
+    },
+    /// Add many users at once, all of them or none: from CSV or JSON with `user_id` and `password_hash`, `salt`, `is_superuser`, as other
+    /// gateways write them, or `password`
+    Import {
+        #[command(flatten)]
+        input: ImportArgs,
+        #[command(flatten)]
+        hashes: HashArgs,
         #[command(flatten)]
         file: UsersFile,
     },

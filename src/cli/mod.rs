@@ -14,6 +14,7 @@ mod certs;
 mod check;
 mod doctor;
 mod exit;
+mod import;
 mod output;
 mod profile;
 mod psk;

@@ -17,7 +17,7 @@ use super::atomic::{DirectoryLock, write_secret};
 use super::exit::{DATA_ERROR, Failure, NO_INPUT, NO_USER};
 use super::remote::table::printable;
 use super::target::{self, PskTarget};
-use super::{output, quickstart};
+use super::{import, output, quickstart};
 
 /// Keys shorter than this are warned of: 128 bits.
 const WEAK_KEY: usize = 16;
@@ -30,6 +30,7 @@ pub(super) fn run(command: &PskCommand) -> Result<(), Failure> {
             replace,
             file,
         } => add(identity, *key_stdin, *replace, file),
+        PskCommand::Import { input, file } => import::keys(input, &target::psk_file(file)?.path),
         PskCommand::Remove { identity, file } => remove(identity, file),
         PskCommand::List { json, file } => list(*json, file),
     }

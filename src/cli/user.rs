@@ -19,11 +19,14 @@ use super::atomic::{DirectoryLock, write_secret};
 use super::exit::{DATA_ERROR, Failure, NO_INPUT, NO_USER, SOFTWARE};
 use super::psk::wrong_lines;
 use super::remote::table::printable;
-use super::{output, target};
+use super::{import, output, target};
 
 pub(super) fn run(command: &UserCommand) -> Result<(), Failure> {
     match command {
         UserCommand::Add { name, replace, file } => add(name, *replace, file),
+        UserCommand::Import { input, hashes, file } => {
+            import::users(input, hashes, &target::users_file(file)?)
+        }
         UserCommand::Remove { name, file } => remove(name, file),
         UserCommand::List { json, file } => list(*json, file),
     }

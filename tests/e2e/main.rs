@@ -13,6 +13,7 @@
 //! | `query` | parameters |
 //! | `connection` | connection mode |
 //! | `connectionless` | the default mode |
+//! | `import` | users and keys of other gateways |
 //! | `identity` | what a DTLS handshake proves |
 //! | `observe` | subscribing, retained messages, cancelling |
 //! | `collection` | topics that are created |
@@ -59,6 +60,7 @@ mod connectionless;
 mod cwt;
 mod delivery;
 mod identity;
+mod import;
 mod message;
 mod metrics;
 mod moving;

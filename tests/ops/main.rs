@@ -26,6 +26,7 @@
 mod support;
 
 mod certificates;
+mod emqx;
 mod monitoring;
 mod pages;
 mod reference;

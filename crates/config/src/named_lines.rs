@@ -120,6 +120,37 @@ impl NamedLines {
         text
     }
 
+    /// The text with many lines: each in place of the old one of the same name, else at the end. No name may stand there twice.
+    #[must_use]
+    pub fn with_all<'a>(&self, all: impl IntoIterator<Item = (&'a str, &'a str)>) -> Zeroizing<String> {
+        let at: HashMap<&str, usize> = self.names.iter().map(|(name, line)| (&**name, *line)).collect();
+        let mut replaced: HashMap<usize, (String, &str)> = HashMap::new();
+        let mut added = Vec::new();
+        let mut more = 0;
+        for (name, secret) in all {
+            let name = self.canonical(name);
+            more += name.len() + secret.len() + 2;
+            match at.get(&*name) {
+                Some(line) => drop(replaced.insert(*line, (name, secret))),
+                None => added.push((name, secret)),
+            }
+        }
+        let mut text = Zeroizing::new(String::with_capacity(self.text.len() + more + 1));
+        for (number, line) in (1..).zip(self.text.lines()) {
+            match replaced.get(&number) {
+                Some((name, secret)) => push_line(&mut text, name, secret),
+                None => {
+                    text.push_str(line);
+                    text.push('\n');
+                }
+            }
+        }
+        for (name, secret) in added {
+            push_line(&mut text, &name, secret);
+        }
+        text
+    }
+
     /// The text without the line of this name.
     #[must_use]
     pub fn without(&self, name: &str) -> Zeroizing<String> {
