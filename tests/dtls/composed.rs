@@ -53,6 +53,7 @@ fn settings(transport: DtlsSettings) -> Settings {
             dtls: Some(DtlsListenerSettings {
                 transport,
                 identity: IdentityRole::Username,
+                names: Default::default(),
                 on_close: OnClose::Detach,
             }),
             access: AccessRules::default(),

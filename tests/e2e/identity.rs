@@ -361,3 +361,59 @@ fn a_rebooted_device_on_the_same_port_is_served() {
     after.publish("ps/a", "y");
     gateway.metric_becomes("sessions", &["transport=\"dtls\""], 1.0);
 }
+
+#[test]
+fn a_client_id_and_a_user_name_are_made_of_the_identity() {
+    let lines = "clientid = \"fleet-${identity}\"\nclientid_pattern = \"(fleet-dev[0-2])\"\nusername = \"${identity}\"\n\
+                 username_pattern = \"(dev).\"\nmountpoint = \"${clientid}/${username}/\"";
+    let config = Config::new()
+        .dtls(lines)
+        .set("authorization", "acl_file = \"acl\"")
+        .file("acl", "topic readwrite #\nuser dev\ntopic readwrite t/#\n");
+    let gateway = Gateway::start(config);
+    let mut watcher = gateway.client(Kind::Udp);
+    let all = watcher.observe("ps/fleet-dev1/#");
+    let mut client = client_as(&gateway, "dev1");
+    client.publish("ps/t", "x");
+    assert_eq!(watcher.notification(&all.token).text(), "x");
+    client
+        .request(&Request::put("ps/u").payload("x"))
+        .expect(code::UNAUTHORIZED);
+    let create = |id: &str| Request::post(&format!("mqtt/connection?c={id}"));
+    client.request(&create("fleet-dev1")).expect(code::CREATED);
+    client.request(&create("fleet-dev2")).expect(code::UNAUTHORIZED);
+    client.request(&create("dev1")).expect(code::UNAUTHORIZED);
+    // Who does not fit is nobody here.
+    let mut other = client_as(&gateway, "dev4");
+    let refused = other
+        .request(&Request::put("ps/t").payload("x"))
+        .expect(code::UNAUTHORIZED);
+    assert!(refused.text().contains("no client id"), "{}", refused.text());
+    // A key is no certificate.
+    let certificates = Config::new().dtls("username = \"${cert.cn}\"\nauthentication = true");
+    let gateway = Gateway::start(certificates);
+    let mut client = client_as(&gateway, "dev1");
+    client
+        .request(&Request::put("ps/t").payload("x"))
+        .expect(code::UNAUTHORIZED);
+}
+
+#[test]
+fn the_handshake_of_a_made_client_id_is_its_connection() {
+    let gateway = Gateway::start(
+        Config::new()
+            .connection_mode()
+            .dtls("clientid_pattern = \"(.+)1\""),
+    );
+    let mut client = client_as(&gateway, "dev1");
+    let observation = client.observe("ps/t");
+    client.publish("ps/t", "x");
+    assert_eq!(client.notification(&observation.token).text(), "x");
+    client
+        .request(&Request::post("mqtt/connection?c=dev"))
+        .expect(code::CREATED);
+    let mut other = client_as(&gateway, "dev2");
+    other
+        .request(&Request::put("ps/t").payload("x"))
+        .expect(code::UNAUTHORIZED);
+}

@@ -80,6 +80,10 @@ pub struct Dtls {
     pub identity: IdentityRole,
     /// Which name of a client certificate is its identity.
     pub cert_identity: CertIdentity,
+    /// What makes the client id, with its expression.
+    pub clientid: Option<NameText>,
+    /// What makes the user name, with its expression.
+    pub username: Option<NameText>,
     /// What becomes of a connection when its session ends.
     pub on_close: OnClose,
     /// OpenSSL cipher list; empty is the built-in policy.
@@ -100,6 +104,39 @@ pub struct Dtls {
     pub mtu: u32,
     /// Whether to negotiate Connection IDs (RFC 9146).
     pub cid: bool,
+}
+
+/// A name that is made of an identity, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameText {
+    /// A text with placeholders.
+    pub text: String,
+    /// What it must match.
+    pub pattern: Option<String>,
+}
+
+impl CertIdentity {
+    /// What stands for it in the text of a name.
+    #[must_use]
+    pub const fn placeholder(self) -> &'static str {
+        match self {
+            Self::Cn => "${cert.cn}",
+            Self::SanDns => "${cert.san_dns}",
+            Self::SanUri => "${cert.san_uri}",
+        }
+    }
+}
+
+impl Dtls {
+    /// What the identity of a handshake is used as.
+    #[must_use]
+    pub const fn role(&self) -> IdentityRole {
+        match (&self.clientid, &self.username) {
+            (Some(_), _) => IdentityRole::ClientId,
+            (None, Some(_)) => IdentityRole::Username,
+            (None, None) => self.identity,
+        }
+    }
 }
 
 /// The files of one more certificate of a listener.
@@ -273,6 +310,16 @@ section! {
         identity: IdentityRole = "none";
         /// Which name of a client certificate is its identity.
         cert_identity: CertIdentity = "cn";
+        /// The client id of devices that prove who they are: a text with ${identity}, or with ${cert.cn}, ${cert.san_dns} or
+        /// ${cert.san_uri}, whichever `cert_identity` is, for those with certificates alone. In place of `identity`.
+        clientid: Option<String> = unset;
+        /// Regular expression that the whole of `clientid`, or without it of the identity, must match; its one group is the client id.
+        /// A device that does not fit is refused.
+        clientid_pattern: Option<String> = unset;
+        /// Their user name, in the same way.
+        username: Option<String> = unset;
+        /// As `clientid_pattern`.
+        username_pattern: Option<String> = unset;
         /// What becomes of a connection when its session ends.
         on_close: OnClose = "detach";
         /// OpenSSL cipher list, best first; "" is the built-in policy: PSK suites first, as who offers one has a key, RFC 7252's
@@ -350,6 +397,8 @@ impl DtlsTable {
                 verify_depth: self.verify_depth,
                 identity: self.identity,
                 cert_identity: self.cert_identity,
+                clientid: name_text(self.clientid, self.clientid_pattern),
+                username: name_text(self.username, self.username_pattern),
                 on_close: self.on_close,
                 ciphers: self.ciphers,
                 legacy_cbc: self.legacy_cbc,
@@ -364,6 +413,12 @@ impl DtlsTable {
             name,
         }
     }
+}
+
+/// A name by its two keys. An expression alone is for the identity as it is.
+fn name_text(text: Option<String>, pattern: Option<String>) -> Option<NameText> {
+    let text = text.or_else(|| pattern.is_some().then(|| "${identity}".to_owned()))?;
+    Some(NameText { text, pattern })
 }
 
 /// Most listeners in one file; each has sockets and counters in every worker.

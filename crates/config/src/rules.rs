@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use portcullis_proto::policy::authentication::IdentityRole;
+use portcullis_proto::policy::identity_names::NameTemplate;
 use portcullis_proto::types::Transport;
 
 use super::Config;
 use super::access::{Authentication, Backend, Jwt, JwtAlgorithm, Login};
 use super::broker::{BrokerUrl, Protocol};
+use super::check::placeholders;
 use super::databases::{Common, HashName};
 use super::document::Document;
-use super::listeners::{Dtls, Listener, Verify};
+use super::listeners::{Dtls, Listener, NameText, Verify};
 
 /// Reports everything that does not fit together.
 pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
@@ -21,6 +23,7 @@ pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
         if let Some(dtls) = &listener.dtls {
             dtls_files(dtls, &key, doc);
             dtls_identity(dtls, &key, doc);
+            dtls_names(dtls, &key, doc);
         }
         authentication_of(listener, config, &key, doc);
     }
@@ -112,11 +115,40 @@ fn dtls_files(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
 fn dtls_identity(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     let names = ["identity", "psk_file", "verify"].map(|name| format!("{key}.{name}"));
     let proves_nothing = dtls.psk_file.is_none() && dtls.rpk_file.is_none() && dtls.verify == Verify::None;
-    if dtls.identity != IdentityRole::None && proves_nothing {
+    if dtls.role() != IdentityRole::None && proves_nothing {
         doc.complain(
             &names.each_ref().map(String::as_str),
             "no handshake can prove an identity here: give psk_file, or set verify to \"optional\" or \"required\"",
         );
+    }
+}
+
+/// Names that are made of an identity, and `identity` beside them.
+fn dtls_names(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
+    for (field, name) in [("clientid", &dtls.clientid), ("username", &dtls.username)] {
+        let Some(NameText { text, pattern }) = name else {
+            continue;
+        };
+        let (own, expression) = (format!("{key}.{field}"), format!("{key}.{field}_pattern"));
+        let certificate = dtls.cert_identity.placeholder();
+        let known = [
+            "identity",
+            certificate.trim_start_matches("${").trim_end_matches('}'),
+        ];
+        if let Err(why) = placeholders(text, &known) {
+            doc.complain(&[&own], why);
+        } else if let Err(why) = NameTemplate::new(text, certificate, None) {
+            doc.complain(&[&own], why);
+        } else if let Err(why) = NameTemplate::new(text, certificate, pattern.as_deref()) {
+            doc.complain(&[&expression, &own], why);
+        }
+        if dtls.identity != IdentityRole::None {
+            let identity = format!("{key}.identity");
+            doc.complain(
+                &[&identity, &own],
+                format!("`{field}` says already what an identity is used as: leave `identity` out"),
+            );
+        }
     }
 }
 
@@ -125,7 +157,7 @@ fn authentication_of(listener: &Listener, config: &Config, key: &str, doc: &mut 
     let identified = listener
         .dtls
         .as_ref()
-        .is_some_and(|dtls| dtls.identity != IdentityRole::None);
+        .is_some_and(|dtls| dtls.role() != IdentityRole::None);
     if listener.authentication != Login::Required
         || config.authentication.backend != Backend::None
         || identified

@@ -9,10 +9,11 @@ use portcullis_proto::coap::contract::CoapSettings;
 use portcullis_proto::gateway::settings::{DtlsListenerSettings, ListenerSettings, Settings};
 use portcullis_proto::policy::authentication::IdentityRole;
 use portcullis_proto::policy::authorization::Authorizer;
+use portcullis_proto::policy::identity_names::{IdentityNames, NameTemplate};
 use portcullis_proto::types::limits::Caps;
 
 use super::access::{Authentication, Backend, JwtFrom, Login};
-use super::listeners::{Dtls, Listener};
+use super::listeners::{Dtls, Listener, NameText};
 use super::sections::{LogLevel, Unproven};
 use super::{Config, Limits};
 
@@ -151,7 +152,8 @@ fn listener_settings(listener: &Listener, config: &Config, workers: u8) -> Liste
         name: listener.name.as_str().into(),
         dtls: listener.dtls.as_ref().map(|dtls| DtlsListenerSettings {
             transport: dtls_settings(dtls, &config.limits, workers),
-            identity: dtls.identity,
+            identity: dtls.role(),
+            names: Arc::new(names(dtls)),
             on_close: dtls.on_close,
         }),
         access: listener.access_rules.clone(),
@@ -181,7 +183,19 @@ fn dtls_settings(dtls: &Dtls, limits: &Limits, workers: u8) -> DtlsSettings {
         sessions_per_identity: to_usize(limits.per_identity.sessions),
         handshakes_per_second: limits.handshakes_per_second,
         records_per_key: u64::MAX,
-        wants_identity: dtls.identity != IdentityRole::None,
+        wants_identity: dtls.role() != IdentityRole::None,
+    }
+}
+
+/// What the devices of a listener are called. What is wrong with a template was told when it was read.
+fn names(dtls: &Dtls) -> IdentityNames {
+    let template = |name: &Option<NameText>| {
+        let NameText { text, pattern } = name.as_ref()?;
+        NameTemplate::new(text, dtls.cert_identity.placeholder(), pattern.as_deref()).ok()
+    };
+    IdentityNames {
+        client: template(&dtls.clientid),
+        username: template(&dtls.username),
     }
 }
 

@@ -46,7 +46,12 @@ fn the_shipped_sample_is_closed_else_the_defaults_and_names_every_key() {
             _ => format!("{line}\n"),
         })
         .collect();
-    parse(&uncommented.replace("jwt.pem", "")).unwrap();
+    parse(
+        &uncommented
+            .replace("jwt.pem", "")
+            .replace("\nidentity = \"username\"", "\n# "),
+    )
+    .unwrap();
 }
 
 #[test]

@@ -12,7 +12,6 @@ use super::workers::ToPeer;
 use super::{Gateway, cx};
 use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::contract::{ObservationId, PeerId, Response};
-use crate::policy::authentication::IdentityRole;
 use crate::policy::bans::{BanKind, Bans};
 use crate::policy::connections::{Connection, ConnectionKey};
 use crate::session::CloseReason;
@@ -114,14 +113,13 @@ impl Gateway {
         if self.bans.is_empty() {
             return None;
         }
-        let is_client = self
+        let dtls = self
             .settings
             .listener(listener)
-            .and_then(|listener| listener.dtls.as_ref())
-            .is_some_and(|dtls| dtls.identity == IdentityRole::ClientId);
-        let client = identity
-            .filter(|_| is_client)
-            .and_then(|identity| ClientId::shared(&identity.name));
+            .and_then(|listener| listener.dtls.as_ref());
+        let client = dtls
+            .zip(identity)
+            .and_then(|(dtls, identity)| dtls.proved_client(identity));
         self.bans.kind_of(now, client.as_ref(), identity)
     }
 

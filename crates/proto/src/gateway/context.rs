@@ -17,6 +17,7 @@ use crate::coap::contract::{Code, ExchangeId, PeerId, Request, ResourceKey, Resp
 use crate::policy::authentication::{AuthRequest, IdentityRole, Password};
 use crate::policy::connections::Owner;
 use crate::policy::failures::Class;
+use crate::policy::identity_names::IdentityNames;
 use crate::policy::ledger::Ledger;
 use crate::session::SessionInfo;
 use crate::state::MARK;
@@ -417,21 +418,37 @@ fn who(
     let client = params.client.take();
     let is_token = listener.is_some_and(|listener| listener.token_in_username);
     let named = params.username.clone().filter(|_| !is_token);
+    let dtls = listener.and_then(|listener| listener.dtls.as_ref());
+    let names = dtls.map(|dtls| &*dtls.names);
     match (role(listener), from.identity()) {
         (IdentityRole::ClientId, Some(identity)) => {
-            let proved = ClientId::shared(&identity.name)
+            let proved = names
+                .and_then(|names| names.client_of(identity))
                 .ok_or_else(|| unauthorized("Login Failed: the DTLS identity is no client id"))?;
             if client.is_some_and(|client| client != proved) {
                 return Err(unauthorized("Login Failed: clientid is not the DTLS identity"));
             }
-            Ok((Some(proved), named))
+            let is_made = names.is_some_and(|names| names.username.is_some());
+            let username = if is_made {
+                Some(user_of(names, identity)?)
+            } else {
+                named
+            };
+            Ok((Some(proved), username))
         }
-        (IdentityRole::Username, Some(identity)) if unsendable(&identity.name).is_some() => {
-            Err(unauthorized("Login Failed: the DTLS identity is no user name"))
-        }
-        (IdentityRole::Username, Some(identity)) => Ok((client, Some(Arc::clone(&identity.name)))),
+        (IdentityRole::Username, Some(identity)) => Ok((client, Some(user_of(names, identity)?))),
         _ => Ok((client, named)),
     }
+}
+
+/// The user name that an identity stands for.
+///
+/// # Errors
+/// 4.01 when it stands for none.
+fn user_of(names: Option<&IdentityNames>, identity: &Identity) -> Result<Arc<str>, Response> {
+    let name = names.and_then(|names| names.username_of(identity));
+    name.filter(|name| unsendable(name).is_none())
+        .ok_or_else(|| unauthorized("Login Failed: the DTLS identity is no user name"))
 }
 
 fn check_discovery(request: &Request) -> Result<(), Response> {

@@ -16,14 +16,13 @@ use super::{Gateway, cx};
 use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::Source;
 use crate::coap::contract::PeerId;
-use crate::policy::authentication::IdentityRole;
 use crate::policy::bans::BanKind;
 use crate::policy::ledger::{AccountId, Ledger, Table};
 use crate::policy::shares::Share;
 use crate::session::{CloseReason, DtlsEvent, DtlsNote, SessionId};
 use crate::types::reason::{DropReason, Label as _, Limit};
 use crate::types::standing::Standing;
-use crate::types::{ClientId, Identity, ListenerId, PeerAddr, WorkerId};
+use crate::types::{Identity, ListenerId, PeerAddr, WorkerId};
 
 /// A UDP peer that is silent for this long may be forgotten to make room: EXCHANGE_LIFETIME (RFC 7252, 4.8.2).
 pub(super) const UDP_PEER_IDLE: Duration = Duration::from_secs(247);
@@ -515,15 +514,15 @@ impl Gateway {
         let Some(from) = self.peers.get(id).map(|peer| peer.facts(id, &self.ledger)) else {
             return;
         };
-        let listener = self.settings.listener(from.listener);
-        let is_client = listener
-            .and_then(|listener| listener.dtls.as_ref())
-            .is_some_and(|dtls| dtls.identity == IdentityRole::ClientId);
-        if required || !is_client {
+        if required {
             return;
         }
-        let identity = from.identity().map(|identity| &identity.name);
-        if let Some(client) = identity.and_then(ClientId::shared) {
+        let listener = self.settings.listener(from.listener);
+        let dtls = listener.and_then(|listener| listener.dtls.as_ref());
+        let client = dtls
+            .zip(from.identity())
+            .and_then(|(dtls, identity)| dtls.proved_client(identity));
+        if let Some(client) = client {
             let reason = reason.map(|_| "session_ended");
             news::announce(&mut cx!(self, now), &client, (None, None), Some(&from), reason);
         }

@@ -20,7 +20,7 @@ use super::workers::{FromPeer, Registration, ToPeer, WorkerMessage};
 use super::{Gateway, cx};
 use crate::bridge::contract::Ticket;
 use crate::coap::contract::{Code, ExchangeId, PeerId, Request, Response};
-use crate::policy::authentication::{IdentityRole, Verdict};
+use crate::policy::authentication::Verdict;
 use crate::policy::connections::{Connection, ConnectionKey, ConnectionToken, Grant, Owner};
 use crate::policy::failures::Class;
 use crate::session::SessionInfo;
@@ -420,15 +420,11 @@ impl Gateway {
             return;
         };
         let listener = self.settings.listener(from.listener);
-        let role = listener
-            .and_then(|listener| listener.dtls.as_ref())
-            .map(|dtls| dtls.identity);
-        let (Some(IdentityRole::ClientId), Some(identity)) = (role, from.identity()) else {
-            return;
-        };
-        let Some(client) = ClientId::shared(&identity.name) else {
-            return;
-        };
+        let dtls = listener.and_then(|listener| listener.dtls.as_ref());
+        let proved = dtls
+            .zip(from.identity())
+            .and_then(|(dtls, identity)| dtls.proved_client(identity));
+        let Some(client) = proved else { return };
         match self.connection_of_handshake(&from, &client) {
             Some(key) => self.established(now, from, key),
             None => {

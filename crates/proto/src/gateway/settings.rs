@@ -6,10 +6,11 @@ use std::time::Duration;
 use crate::coap::contract::CoapSettings;
 use crate::policy::authentication::IdentityRole;
 use crate::policy::authorization::Authorizer;
+use crate::policy::identity_names::IdentityNames;
 use crate::session::DtlsSettings;
 use crate::types::limits::Caps;
 use crate::types::message::Qos;
-use crate::types::{AccessRules, ListenerId};
+use crate::types::{AccessRules, ClientId, Identity, ListenerId};
 
 /// The settings of one gateway, the same in every worker.
 #[derive(Debug, Clone)]
@@ -138,8 +139,20 @@ pub struct DtlsListenerSettings {
     pub transport: DtlsSettings,
     /// What the proved identity is used as.
     pub identity: IdentityRole,
+    /// What devices are called by it.
+    pub names: Arc<IdentityNames>,
     /// What becomes of a connection when its session ends.
     pub on_close: OnClose,
+}
+
+impl DtlsListenerSettings {
+    /// The client id that a handshake proved; nothing where an identity is none here.
+    #[must_use]
+    pub fn proved_client(&self, identity: &Identity) -> Option<ClientId> {
+        (self.identity == IdentityRole::ClientId)
+            .then(|| self.names.client_of(identity))
+            .flatten()
+    }
 }
 
 /// How notifications are sent (interface 2.6).

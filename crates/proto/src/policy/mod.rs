@@ -8,6 +8,7 @@ pub mod bans;
 pub mod connections;
 pub mod extra_acl;
 pub mod failures;
+pub mod identity_names;
 pub mod ledger;
 pub mod overload;
 pub mod pattern;

@@ -168,6 +168,7 @@ fn settings_for(workers: u8, on_close: OnClose) -> Settings {
             wants_identity: true,
         },
         identity: IdentityRole::ClientId,
+        names: Default::default(),
         on_close,
     });
     settings
