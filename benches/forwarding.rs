@@ -64,6 +64,8 @@ fn settings(workers: u8) -> Settings {
             token_in_username: false,
             mountpoint: None,
             overrides: Default::default(),
+            max_peers: 0,
+            health: None,
         }],
     }
 }
@@ -96,6 +98,7 @@ impl Site {
             name: "bench".to_owned(),
             bind: "127.0.0.1:0".parse().unwrap(),
             workers: usize::from(workers),
+            buffers: Default::default(),
         };
         let groups = open_groups(&[spec]).unwrap();
         let addr = groups[0][0].local_addr().unwrap();

@@ -98,6 +98,7 @@ fn through_worker(bind: &str, burst: usize, total: usize) -> Figure {
         name: "bench".to_owned(),
         bind: bind.parse().unwrap(),
         workers: 1,
+        buffers: Default::default(),
     };
     let groups = open_groups(&[spec]).unwrap();
     let addr = SocketAddr::new(

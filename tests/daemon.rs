@@ -145,6 +145,7 @@ fn child() -> ExitCode {
         name: "default".to_owned(),
         transport: Transport::Udp,
         bind: bind.parse().unwrap(),
+        buffers: Default::default(),
     };
     let settings = ProcessSettings {
         listeners: words.map(listener).collect(),
@@ -436,6 +437,7 @@ fn kept() -> (Vec<UdpSocket>, SocketAddr) {
         name: "default".to_owned(),
         bind: "127.0.0.1:0".parse().unwrap(),
         workers: 2,
+        buffers: Default::default(),
     };
     let group = open_groups(&[spec]).unwrap().remove(0);
     let addr = group[0].local_addr().unwrap();

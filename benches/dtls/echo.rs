@@ -101,6 +101,7 @@ impl Server {
             name: "bench".to_owned(),
             bind: "127.0.0.1:0".parse().unwrap(),
             workers: 1,
+            buffers: Default::default(),
         };
         let groups = open_groups(&[spec]).unwrap();
         let to = groups[0][0].local_addr().unwrap();

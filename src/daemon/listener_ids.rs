@@ -5,9 +5,9 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
-use crate::config::{Config, Listener, Problem, Severity};
+use crate::config::{Config, Listener, Problem, Severity, Size};
 use crate::net::group::{BindError, open_among};
-use crate::net::{GroupSpec, errno};
+use crate::net::{Buffers, GroupSpec, errno};
 use crate::types::{ListenerId, Transport};
 
 /// How many listeners, beyond those at the start, one process has counters for.
@@ -21,6 +21,7 @@ struct KnownListener {
     transport: Transport,
     /// As configured; port 0 stands for any.
     bind: SocketAddr,
+    buffers: Buffers,
     serves: bool,
 }
 
@@ -61,6 +62,7 @@ impl ListenerIds {
             name: listener.name.clone(),
             transport: listener.transport(),
             bind: listener.bind,
+            buffers: buffers(listener),
             serves: true,
         };
         Self {
@@ -102,12 +104,13 @@ impl ListenerIds {
         for opening in &changes.open {
             let spec = &opening.spec;
             match after.slots.get_mut(usize::from(opening.listener.0)) {
-                Some(slot) => (slot.serves, slot.bind) = (true, spec.bind),
+                Some(slot) => (slot.serves, slot.bind, slot.buffers) = (true, spec.bind, spec.buffers),
                 None => after.slots.push(KnownListener {
                     key: format!("listeners.{}.{}", spec.transport.label(), spec.name),
                     name: spec.name.clone(),
                     transport: spec.transport,
                     bind: spec.bind,
+                    buffers: spec.buffers,
                     serves: true,
                 }),
             }
@@ -157,7 +160,16 @@ impl ListenerIds {
             let (Ok(id), fresh) = (u16::try_from(place.unwrap_or(next)), place.is_none()) else {
                 return false;
             };
-            if slot.is_some_and(|slot| slot.serves && slot.bind == listener.bind) {
+            if let Some(slot) = slot.filter(|slot| slot.serves && slot.bind == listener.bind) {
+                let wanted = buffers(listener);
+                let fields = [
+                    ("receive_buffer", slot.buffers.receive != wanted.receive),
+                    ("send_buffer", slot.buffers.send != wanted.send),
+                ];
+                let changed = fields.iter().filter(|(_, changed)| *changed);
+                changes
+                    .needs_restart
+                    .extend(changed.map(|(field, _)| format!("{key}.{field}")));
                 return true;
             }
             if fresh && next >= self.capacity {
@@ -238,6 +250,7 @@ impl ListenerIds {
             name: listener.name.clone(),
             bind: listener.bind,
             workers: self.workers,
+            buffers: buffers(listener),
         }
     }
 
@@ -247,7 +260,17 @@ impl ListenerIds {
             name: slot.name.clone(),
             bind: slot.bind,
             workers: self.workers,
+            buffers: slot.buffers,
         }
+    }
+}
+
+/// What the sockets of a listener may hold.
+pub(super) fn buffers(listener: &Listener) -> Buffers {
+    let bytes = |size: Size| usize::try_from(size.0).unwrap_or(usize::MAX);
+    Buffers {
+        receive: bytes(listener.receive_buffer),
+        send: bytes(listener.send_buffer),
     }
 }
 

@@ -5,8 +5,10 @@ use std::num::NonZero;
 use std::time::Duration;
 
 use crate::config::{self, Config, LogLevel};
-use crate::net::GroupSpec;
+use crate::net::{Buffers, GroupSpec};
 use crate::types::Transport;
+
+use super::listener_ids::buffers;
 
 /// How long answers in flight are waited for when the process stops.
 const GRACE: Duration = Duration::from_secs(5);
@@ -39,6 +41,8 @@ pub struct ListenerAddress {
     pub transport: Transport,
     /// The address of its UDP socket; port 0 is any that is free.
     pub bind: SocketAddr,
+    /// What its sockets may hold.
+    pub buffers: Buffers,
 }
 
 /// How log lines are written.
@@ -56,6 +60,7 @@ impl From<&Config> for ProcessSettings {
             name: listener.name.clone(),
             transport: listener.transport(),
             bind: listener.bind,
+            buffers: buffers(listener),
         });
         Self {
             listeners: listeners.collect(),
@@ -89,6 +94,7 @@ impl ProcessSettings {
             name: listener.name.clone(),
             bind: listener.bind,
             workers: usize::from(self.workers.get()),
+            buffers: listener.buffers,
         };
         self.listeners.iter().map(group).collect()
     }

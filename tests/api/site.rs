@@ -418,10 +418,12 @@ impl Worker {
 fn refusal(request: &BrokerRequest) -> BrokerEvent {
     let error = BrokerError::Unavailable;
     match request {
-        BrokerRequest::Publish { ticket, .. } => BrokerEvent::Published {
-            ticket: *ticket,
-            result: Err(error),
-        },
+        BrokerRequest::Publish { ticket, .. } | BrokerRequest::PublishIf { ticket, .. } => {
+            BrokerEvent::Published {
+                ticket: *ticket,
+                result: Err(error),
+            }
+        }
         BrokerRequest::Subscribe { ticket, .. } => BrokerEvent::Subscribed {
             ticket: *ticket,
             result: Err(error),

@@ -137,16 +137,29 @@ fn an_unknown_critical_option_is_named_on_con_and_ignored_on_non() {
 }
 
 #[test]
-fn proxying_and_preconditions_are_refused() {
+fn proxying_is_refused() {
     let mut sim = Sim::new();
     sim.receive(&Msg::get(1, "a").opt(35, b"coap://example/"));
     assert_eq!(sim.one().code(), Code::PROXYING_NOT_SUPPORTED);
     sim.receive(&Msg::get(2, "a").opt(39, b"coap"));
     assert_eq!(sim.one().code(), Code::PROXYING_NOT_SUPPORTED);
-    sim.receive(&Msg::put(3, "a", b"x").opt(5, b""));
-    assert_eq!(sim.one().code().to_string(), "4.12");
-    sim.receive(&Msg::put(4, "a", b"x").opt(1, b"etag"));
-    assert_eq!(sim.one().code().to_string(), "4.12");
+    assert!(sim.events().is_empty());
+}
+
+#[test]
+fn preconditions_are_handed_on_and_bad_ones_refused() {
+    let mut sim = Sim::new();
+    sim.receive(&Msg::put(3, "a", b"x").opt(1, b"").opt(1, b"12345678").opt(5, b""));
+    let preconditions = sim.request().1.preconditions.unwrap();
+    assert_eq!(
+        preconditions.any_of,
+        [Box::from(&b""[..]), Box::from(&b"12345678"[..])]
+    );
+    assert!(preconditions.none && !preconditions.hold(None) && !preconditions.hold(Some([1; 8])));
+    for (number, value) in [(1, &b"123456789"[..]), (5, b"x")] {
+        sim.receive(&Msg::put(4 + number, "a", b"x").opt(number, value));
+        assert_eq!(sim.one().code(), Code::BAD_OPTION);
+    }
     assert!(sim.events().is_empty());
 }
 

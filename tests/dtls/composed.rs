@@ -61,6 +61,8 @@ fn settings(transport: DtlsSettings) -> Settings {
             token_in_username: false,
             mountpoint: Some("fleet/".into()),
             overrides: Default::default(),
+            max_peers: 0,
+            health: None,
         }],
     }
 }

@@ -20,12 +20,14 @@
 //! | `conditions` | observing with conditions |
 //! | `delivery` | types, order, queues, expiry |
 //! | `blockwise` | long bodies in both directions |
+//! | `listeners` | sockets, peers and health of a listener |
 //! | `message` | duplicates, malformed messages, options |
 //! | `moving` | sessions with a Connection ID over IPv6 |
 //! | `workers` | every subscriber on every worker and transport |
 //! | `amplification` | what an unproven address gets |
 //! | `broker` | what survives a restart |
 //! | `metrics` | the scrape |
+//! | `preconditions` | If-Match and If-None-Match |
 //! | `process` | command line, start, stop |
 //! | `restart` | what goes on in the next process |
 #![allow(
@@ -61,6 +63,7 @@ mod cwt;
 mod delivery;
 mod identity;
 mod import;
+mod listeners;
 mod message;
 mod metrics;
 mod moving;
@@ -69,6 +72,7 @@ mod observe;
 mod outdated;
 mod overload;
 mod paths;
+mod preconditions;
 mod process;
 mod query;
 mod restart;

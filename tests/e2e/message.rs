@@ -19,7 +19,6 @@ each_transport!(
     a_token_of_any_length_comes_back,
     an_unknown_critical_option_is_refused,
     an_unknown_elective_option_is_ignored,
-    if_match_and_if_none_match_are_not_passed_over,
     proxying_is_not_supported,
     accept_is_honoured,
     an_observer_is_not_shown_a_format_that_it_does_not_accept,
@@ -276,17 +275,6 @@ fn an_unknown_elective_option_is_ignored(kind: Kind) {
     for number in [2, 16, 65_000] {
         let request = Request::post("ps/a").option(number, &[9; 100]).payload("x");
         client.request(&request).expect(code::CHANGED);
-    }
-}
-
-fn if_match_and_if_none_match_are_not_passed_over(kind: Kind) {
-    let gateway = gateway();
-    let mut client = gateway.client(kind);
-    // Both are critical: an endpoint that does not implement the condition may not act as if it were not there.
-    for number in [1, 5] {
-        let request = Request::put("ps/a").option(number, &[]).payload("x");
-        let answer = client.request(&request);
-        assert_eq!(answer.code >> 5, 4, "{number}: {answer:?}");
     }
 }
 

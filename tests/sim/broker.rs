@@ -33,7 +33,7 @@ impl Broker {
         let fails = self.is_lying && chance.percent(10);
         let mut events = Vec::new();
         match request {
-            BrokerRequest::Publish { ticket, message } => {
+            BrokerRequest::Publish { ticket, message } | BrokerRequest::PublishIf { ticket, message, .. } => {
                 // One that fails may have been taken all the same.
                 if !fails || chance.percent(50) {
                     self.take(&message, &mut events);

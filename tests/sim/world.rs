@@ -187,6 +187,8 @@ fn settings(plan: &Plan, chance: &mut Chance) -> Settings {
             token_in_username: false,
             mountpoint: None,
             overrides: Default::default(),
+            max_peers: 0,
+            health: None,
         }],
     }
 }

@@ -36,6 +36,7 @@ pub mod code {
     pub const METHOD_NOT_ALLOWED: u8 = c(4, 5);
     pub const NOT_ACCEPTABLE: u8 = c(4, 6);
     pub const INCOMPLETE: u8 = c(4, 8);
+    pub const PRECONDITION_FAILED: u8 = c(4, 12);
     pub const TOO_LARGE: u8 = c(4, 13);
     pub const UNSUPPORTED_CONTENT_FORMAT: u8 = c(4, 15);
     pub const TOO_MANY_REQUESTS: u8 = c(4, 29);

@@ -222,7 +222,7 @@ impl Lanes {
     fn ask(&mut self, request: BrokerRequest) -> Result<(), BrokerRequest> {
         let count = self.lanes.len();
         let (lane, bytes) = match &request {
-            BrokerRequest::Publish { message, .. } => (
+            BrokerRequest::Publish { message, .. } | BrokerRequest::PublishIf { message, .. } => (
                 lane_of(message.topic.as_str(), count),
                 message.payload.len().saturating_add(message.topic.as_str().len()),
             ),

@@ -36,6 +36,8 @@ labels! {
         TooLarge = "too_large",
         /// The broker does not take such a topic, filter or message.
         Invalid = "invalid",
+        /// What is retained is not what a precondition wants.
+        Changed = "changed",
         /// A quota of the broker, or the spool, is full.
         Quota = "quota",
         /// The broker, or the way to it, could not take it then.
@@ -51,6 +53,7 @@ impl RefusedReason {
             BrokerError::Unavailable => Self::Unavailable,
             BrokerError::Refused => Self::Invalid,
             BrokerError::TooLarge => Self::TooLarge,
+            BrokerError::Changed => Self::Changed,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::check::{between, hours, own_heartbeat, own_mountpoint, secs};
 use super::document::{Document, Table};
 use super::paths::PathBase;
 use super::section::{Section, section};
-use super::value::{Complaint, Value, expected, items, optional, words};
+use super::value::{Complaint, Size, Value, expected, items, optional, words};
 
 /// A table `[listeners.udp.NAME]` or `[listeners.dtls.NAME]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +32,14 @@ pub struct Listener {
     pub mountpoint: Option<String>,
     /// What else it has in place of what `[coap]` says.
     pub overrides: Overrides,
+    /// Most peers, over all workers; 0 is no limit.
+    pub max_peers: u32,
+    /// Bytes asked of the kernel for receiving, for each worker.
+    pub receive_buffer: Size,
+    /// Bytes asked of the kernel for sending, for each worker.
+    pub send_buffer: Size,
+    /// A datagram that asks whether it serves, and the answer.
+    pub health: Option<(Vec<u8>, Vec<u8>)>,
     /// What a DTLS listener has beside; `None` is a plain UDP listener.
     pub dtls: Option<Dtls>,
 }
@@ -261,6 +269,18 @@ section! {
         heartbeat: Option<Duration> = unset, own_heartbeat;
         /// Overrides `coap.notify_type`, for those who observe from here.
         notify_type: Option<NotifyType> = unset;
+        /// Peers over all workers, 0 to 100000000; 0 is no limit. Where there are as many, one that has not proved its address gives way to a new
+        /// one, else there is no room.
+        max_peers: u32 = 0, between(0, 100_000_000);
+        /// What the kernel keeps of datagrams that no worker has read yet, "4KiB" to "1GiB" for each worker; it cuts it at `net.core.rmem_max`.
+        receive_buffer: Size = "4MiB", between(Size(4 << 10), Size(1 << 30));
+        /// What it keeps of those that it has not sent yet, "4KiB" to "1GiB" for each worker, cut at `net.core.wmem_max`.
+        send_buffer: Size = "1MiB", between(Size(4 << 10), Size(1 << 30));
+        /// A datagram of just these bytes, 1 to 64, is answered by `health_reply` and by nothing else: for load balancers that ask over UDP. Text,
+        /// or `hex:` and digits. Access rules hold for it. "" is none.
+        health_request: HealthBytes = "";
+        /// The answer to `health_request`, 1 to 64 bytes, no longer than three times the request.
+        health_reply: HealthBytes = "";
     }
 }
 
@@ -282,6 +302,17 @@ section! {
         heartbeat: Option<Duration> = unset, own_heartbeat;
         /// Overrides `coap.notify_type`, for those who observe from here.
         notify_type: Option<NotifyType> = unset;
+        /// As `max_sessions`, which holds too; 0 is no limit of its own.
+        max_peers: u32 = 0, between(0, 100_000_000);
+        /// What the kernel keeps of datagrams that no worker has read yet, "4KiB" to "1GiB" for each worker; it cuts it at `net.core.rmem_max`.
+        receive_buffer: Size = "4MiB", between(Size(4 << 10), Size(1 << 30));
+        /// What it keeps of those that it has not sent yet, "4KiB" to "1GiB" for each worker, cut at `net.core.wmem_max`.
+        send_buffer: Size = "1MiB", between(Size(4 << 10), Size(1 << 30));
+        /// A datagram of just these bytes, 1 to 64, is answered by `health_reply` and by nothing else: for load balancers that ask over UDP. Text,
+        /// or `hex:` and digits. Access rules hold for it. "" is none.
+        health_request: HealthBytes = "";
+        /// The answer to `health_request`, 1 to 64 bytes, no longer than three times the request.
+        health_reply: HealthBytes = "";
         /// Pre-shared keys, lines `identity:hexkey`; an identity that is no printable text as `hex:` and its digits. The defaults of
         /// this and the three files below hold only while none of `psk_file`, `cert_file` and `certificates` is given.
         psk_file: Option<PathBuf> = "psk.txt";
@@ -360,6 +391,10 @@ impl UdpTable {
                 heartbeat: self.heartbeat,
                 notify_type: self.notify_type,
             },
+            max_peers: self.max_peers,
+            receive_buffer: self.receive_buffer,
+            send_buffer: self.send_buffer,
+            health: health(self.health_request, self.health_reply),
             dtls: None,
         }
     }
@@ -384,6 +419,10 @@ impl DtlsTable {
                 heartbeat: self.heartbeat,
                 notify_type: self.notify_type,
             },
+            max_peers: self.max_peers,
+            receive_buffer: self.receive_buffer,
+            send_buffer: self.send_buffer,
+            health: health(self.health_request, self.health_reply),
             dtls: Some(Dtls {
                 psk_file: given("psk_file", self.psk_file),
                 cert_file: given("cert_file", self.cert_file),
@@ -419,6 +458,55 @@ impl DtlsTable {
 fn name_text(text: Option<String>, pattern: Option<String>) -> Option<NameText> {
     let text = text.or_else(|| pattern.is_some().then(|| "${identity}".to_owned()))?;
     Some(NameText { text, pattern })
+}
+
+/// Bytes of a datagram that asks whether a listener serves, or of the answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HealthBytes(Vec<u8>);
+
+impl HealthBytes {
+    /// Most bytes of either.
+    const MAX: usize = 64;
+}
+
+impl Value for HealthBytes {
+    const KIND: &'static str = "text";
+
+    fn read(value: &DeValue<'_>, _: &PathBase) -> Result<Self, Vec<Complaint>> {
+        let what = "1 to 64 bytes as text, or `hex:` and two digits for each, or \"\"";
+        let text = value.as_str().ok_or_else(|| expected(what, value))?;
+        let bytes = match text.strip_prefix("hex:") {
+            Some(digits) => hex::decode(digits).map_err(|_| expected(what, value))?,
+            None => text.as_bytes().to_vec(),
+        };
+        if bytes.len() > Self::MAX {
+            return Err(expected(what, value));
+        }
+        Ok(Self(bytes))
+    }
+}
+
+fn health(request: HealthBytes, reply: HealthBytes) -> Option<(Vec<u8>, Vec<u8>)> {
+    (!request.0.is_empty() && !reply.0.is_empty()).then_some((request.0, reply.0))
+}
+
+/// Complains of a health request without a reply, of a reply without a request, and of one that would make a small datagram a large one.
+fn check_health(request: &HealthBytes, reply: &HealthBytes, key: &str, doc: &mut Document<'_>) {
+    let (asked, answered) = (request.0.len(), reply.0.len());
+    let (field, message) = match (asked, answered) {
+        (0, 0) => return,
+        (0, _) => ("health_reply", "it answers `health_request`, which is not there"),
+        (_, 0) => (
+            "health_request",
+            "it is answered by `health_reply`, which is not there",
+        ),
+        _ if answered > 3 * asked => (
+            "health_reply",
+            "it is longer than three times `health_request`: with a forged source it would be an amplifier",
+        ),
+        _ => return,
+    };
+    doc.complain(&[&format!("{key}.{field}")], message);
 }
 
 /// Most listeners in one file; each has sockets and counters in every worker.
@@ -479,14 +567,17 @@ fn read_one(
     mut table: Table<'_>,
     doc: &mut Document<'_>,
 ) -> Option<Listener> {
+    let key = format!("listeners.{}.{name}", transport.label());
     let listener = match transport {
         Transport::Udp => {
             let read = UdpTable::read(&mut table, doc)?;
+            check_health(&read.health_request, &read.health_reply, &key, doc);
             let login = Login::read(read.authentication, &mut table, doc)?;
             read.into_listener(name, login)
         }
         Transport::Dtls => {
             let read = DtlsTable::read(&mut table, doc)?;
+            check_health(&read.health_request, &read.health_reply, &key, doc);
             let login = Login::read(read.authentication, &mut table, doc)?;
             read.into_listener(name, login, doc)
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use portcullis_dtls::contract::DtlsSettings;
 use portcullis_proto::coap::contract::CoapSettings;
-use portcullis_proto::gateway::settings::{DtlsListenerSettings, ListenerSettings, Settings};
+use portcullis_proto::gateway::settings::{DtlsListenerSettings, Health, ListenerSettings, Settings};
 use portcullis_proto::policy::authentication::IdentityRole;
 use portcullis_proto::policy::authorization::Authorizer;
 use portcullis_proto::policy::identity_names::{IdentityNames, NameTemplate};
@@ -151,7 +151,7 @@ fn listener_settings(listener: &Listener, config: &Config, workers: u8) -> Liste
     ListenerSettings {
         name: listener.name.as_str().into(),
         dtls: listener.dtls.as_ref().map(|dtls| DtlsListenerSettings {
-            transport: dtls_settings(dtls, &config.limits, workers),
+            transport: dtls_settings(dtls, listener.max_peers, &config.limits, workers),
             identity: dtls.role(),
             names: Arc::new(names(dtls)),
             on_close: dtls.on_close,
@@ -161,6 +161,11 @@ fn listener_settings(listener: &Listener, config: &Config, workers: u8) -> Liste
         token_in_username: config.takes_token_for_username(listener),
         mountpoint: listener.mountpoint.as_deref().map(Arc::from),
         overrides: listener.overrides,
+        max_peers: to_usize(listener.max_peers.div_ceil(u32::from(workers.max(1)))),
+        health: listener.health.as_ref().map(|(request, reply)| Health {
+            request: request.as_slice().into(),
+            reply: reply.as_slice().into(),
+        }),
     }
 }
 
@@ -170,12 +175,15 @@ pub fn handshake_datagram(dtls: &Dtls) -> usize {
     to_usize(dtls.mtu.saturating_sub(HEADERS))
 }
 
-fn dtls_settings(dtls: &Dtls, limits: &Limits, workers: u8) -> DtlsSettings {
+fn dtls_settings(dtls: &Dtls, max_peers: u32, limits: &Limits, workers: u8) -> DtlsSettings {
     let share = |total: u32| to_usize(total.div_ceil(u32::from(workers.max(1))));
     DtlsSettings {
         handshake_timeout: dtls.handshake_timeout,
         idle_timeout: dtls.idle_timeout,
-        max_sessions: share(dtls.max_sessions),
+        max_sessions: share(match max_peers {
+            0 => dtls.max_sessions,
+            max_peers => dtls.max_sessions.min(max_peers),
+        }),
         legacy_max_sessions: share(dtls.legacy_max_sessions),
         max_half_open: share(dtls.max_half_open),
         mtu: handshake_datagram(dtls),

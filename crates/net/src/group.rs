@@ -15,12 +15,30 @@ use portcullis_proto::types::Transport;
 
 use super::{mmsg, options};
 
-/// What is asked of the kernel for receiving, in bytes. It doubles the number for its own use and cuts it at
+/// What is asked of the kernel for receiving where nothing else is said, in bytes. It doubles the number for its own use and cuts it at
 /// net.core.rmem_max.
 pub const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// The same for sending, cut at net.core.wmem_max.
 pub const SEND_BUFFER: usize = 1 << 20;
+
+/// What is asked of the kernel for each socket, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffers {
+    /// For receiving.
+    pub receive: usize,
+    /// For sending.
+    pub send: usize,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self {
+            receive: RECEIVE_BUFFER,
+            send: SEND_BUFFER,
+        }
+    }
+}
 
 /// The sockets that one listener needs.
 #[derive(Debug, Clone)]
@@ -33,6 +51,8 @@ pub struct GroupSpec {
     pub bind: SocketAddr,
     /// How many sockets; at least 1.
     pub workers: usize,
+    /// How much each may hold.
+    pub buffers: Buffers,
 }
 
 impl GroupSpec {
@@ -171,18 +191,18 @@ pub(super) fn prepare_group(spec: &GroupSpec, group: &[UdpSocket]) -> io::Result
     for socket in group {
         socket.set_nonblocking(true)?;
         let options = SockRef::from(socket);
-        options.set_recv_buffer_size(RECEIVE_BUFFER)?;
-        options.set_send_buffer_size(SEND_BUFFER)?;
+        options.set_recv_buffer_size(spec.buffers.receive)?;
+        options.set_send_buffer_size(spec.buffers.send)?;
         granted = granted.min(options.recv_buffer_size()?);
         options::report_drops(socket.as_fd())?;
         if spec.bind.ip().is_unspecified() {
             options::report_local_address(socket.as_fd(), spec.bind.is_ipv6())?;
         }
     }
-    if granted < RECEIVE_BUFFER {
+    if granted < spec.buffers.receive {
         warn!(
             listener = spec.name,
-            wanted_bytes = RECEIVE_BUFFER,
+            wanted_bytes = spec.buffers.receive,
             granted_bytes = granted,
             "the receive buffer was cut; a burst may be dropped by the kernel: raise net.core.rmem_max"
         );

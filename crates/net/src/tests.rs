@@ -25,6 +25,7 @@ fn spec(transport: Transport, bind: &str, workers: usize) -> GroupSpec {
         name: "default".to_owned(),
         bind: bind.parse().unwrap(),
         workers,
+        buffers: Default::default(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::admin::api::{Client, ClientDetail, ClientPage};
+use crate::admin::api::{Client, ClientDetail, ClientPage, ClientTraffic};
 use crate::admin::events::Event;
 use crate::cli::exit::Failure;
 use crate::cli::output;
@@ -138,27 +138,7 @@ fn show(client: &str, remote: &Remote) -> Result<(), Failure> {
     facts.push(("first seen", format!("{} ago", age(own.age_seconds))));
     facts.push(("heard of", format!("{} ago", age(own.idle_seconds))));
     facts.push(("sent again", format!("{} times", own.retransmissions)));
-    if let Some(traffic) = &own.traffic {
-        let came = format!(
-            "{} messages, {} bytes",
-            traffic.messages_received, traffic.bytes_received
-        );
-        let went = format!("{} messages, {} bytes", traffic.messages_sent, traffic.bytes_sent);
-        facts.extend([("received", came), ("sent", went)]);
-        facts.push((
-            "publishes",
-            format!(
-                "{} in, {} out",
-                traffic.publishes_received, traffic.publishes_sent
-            ),
-        ));
-        facts.extend(
-            traffic
-                .last_topic
-                .as_deref()
-                .map(|topic| ("last topic", printable(topic))),
-        );
-    }
+    facts.extend(own.traffic.iter().flat_map(traffic_facts));
     let mut text: String = facts
         .iter()
         .map(|(name, value)| format!("{name:14}{value}\n"))
@@ -180,6 +160,22 @@ fn show(client: &str, remote: &Remote) -> Result<(), Failure> {
         text.push_str(&table(&["TOPIC", "QOS", "TOKEN", "SEQUENCE"], &[1, 3], &rows));
     }
     output::print(&text)
+}
+
+fn traffic_facts(traffic: &ClientTraffic) -> Vec<(&'static str, String)> {
+    let amount = |messages, bytes| format!("{messages} messages, {bytes} bytes");
+    let (received, sent) = (traffic.publishes_received, traffic.publishes_sent);
+    let mut facts = vec![
+        (
+            "received",
+            amount(traffic.messages_received, traffic.bytes_received),
+        ),
+        ("sent", amount(traffic.messages_sent, traffic.bytes_sent)),
+        ("publishes", format!("{received} in, {sent} out")),
+    ];
+    let topic = traffic.last_topic.as_deref();
+    facts.extend(topic.map(|topic| ("last topic", printable(topic))));
+    facts
 }
 
 fn kick(client: &str, remote: &Remote) -> Result<(), Failure> {

@@ -165,10 +165,12 @@ fn hand_over(waiting: &mut VecDeque<WorkerMessage>, to: &mpsc::Sender<WorkerMess
 /// The answer to a request that the broker cannot take now; none where none is expected.
 fn refusal(request: &BrokerRequest) -> Option<BrokerEvent> {
     match *request {
-        BrokerRequest::Publish { ticket, .. } => Some(BrokerEvent::Published {
-            ticket,
-            result: Err(BrokerError::Unavailable),
-        }),
+        BrokerRequest::Publish { ticket, .. } | BrokerRequest::PublishIf { ticket, .. } => {
+            Some(BrokerEvent::Published {
+                ticket,
+                result: Err(BrokerError::Unavailable),
+            })
+        }
         BrokerRequest::Subscribe { ticket, .. } => Some(BrokerEvent::Subscribed {
             ticket,
             result: Err(BrokerError::Unavailable),

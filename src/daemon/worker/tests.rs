@@ -36,6 +36,7 @@ impl Running {
             name: (*bind).to_owned(),
             bind: bind.parse().unwrap(),
             workers: 1,
+            buffers: Default::default(),
         };
         let specs: Vec<_> = binds.iter().map(spec).collect();
         let sockets: Vec<_> = open_groups(&specs).unwrap().into_iter().flatten().collect();

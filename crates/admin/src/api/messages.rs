@@ -150,6 +150,7 @@ async fn broker<T>(answer: impl Future<Output = Result<T, BrokerError>>) -> Resu
                 ApiError::bad_gateway("too_large", "the message is larger than the broker takes")
             }
             BrokerError::Quota => ApiError::conflict("quota", "a store is full"),
+            BrokerError::Changed => ApiError::conflict("changed", "what is retained changed meanwhile"),
             BrokerError::Unavailable => {
                 ApiError::bad_gateway("broker_unavailable", "the broker cannot take it now")
             }

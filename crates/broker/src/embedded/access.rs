@@ -11,7 +11,9 @@ use crate::link::{Delivery, QueueReceiver};
 use crate::metrics::LaneMetrics;
 use crate::record;
 use crate::topics::Sums;
+use portcullis_proto::bridge::content;
 use portcullis_proto::bridge::contract::{BrokerError, BrokerEvent, BrokerRequest, FilterId, Ticket};
+use portcullis_proto::coap::contract::Preconditions;
 use portcullis_proto::types::{Message, TopicFilter, TopicName};
 
 /// What one worker asks the embedded broker with.
@@ -61,20 +63,12 @@ impl Access {
     /// Does what is asked, and answers it unless that takes the disk or a long search.
     pub(crate) fn ask(&mut self, request: BrokerRequest, own: &mut Own<'_>) {
         match request {
-            BrokerRequest::Publish { ticket, message } => {
-                self.metrics.sent.inc();
-                let answer = if message.retain {
-                    self.publish_retained(ticket, &message, own)
-                } else {
-                    self.publish(&message, own);
-                    Ok(Answer::Now)
-                };
-                match answer {
-                    Ok(Answer::Now) => self.published(ticket, Ok(()), own),
-                    Ok(Answer::WhenDurable) => {}
-                    Err(error) => self.published(ticket, Err(error), own),
-                }
-            }
+            BrokerRequest::Publish { ticket, message } => self.take(ticket, &message, None, own),
+            BrokerRequest::PublishIf {
+                ticket,
+                message,
+                preconditions,
+            } => self.take(ticket, &message, Some(&preconditions), own),
             BrokerRequest::Subscribe {
                 ticket,
                 filter_id,
@@ -84,6 +78,27 @@ impl Access {
             } => self.subscribe(ticket, filter_id, filter, retained, own),
             BrokerRequest::Unsubscribe { filter_id } => self.shared.unsubscribe((self.worker, filter_id)),
             BrokerRequest::ReadRetained { ticket, topic } => self.read(ticket, &topic, own),
+        }
+    }
+
+    fn take(
+        &mut self,
+        ticket: Ticket,
+        message: &Arc<Message>,
+        preconditions: Option<&Preconditions>,
+        own: &mut Own<'_>,
+    ) {
+        self.metrics.sent.inc();
+        let answer = if message.retain {
+            self.publish_retained(ticket, message, preconditions, own)
+        } else {
+            self.publish(message, own);
+            Ok(Answer::Now)
+        };
+        match answer {
+            Ok(Answer::Now) => self.published(ticket, Ok(()), own),
+            Ok(Answer::WhenDurable) => {}
+            Err(error) => self.published(ticket, Err(error), own),
         }
     }
 
@@ -103,6 +118,7 @@ impl Access {
         &mut self,
         ticket: Ticket,
         message: &Arc<Message>,
+        preconditions: Option<&Preconditions>,
         own: &mut Own<'_>,
     ) -> Result<Answer, BrokerError> {
         let moment = self.shared.clock.moment();
@@ -114,6 +130,12 @@ impl Access {
         });
         let shared = Arc::clone(&self.shared);
         let mut store = shared.store();
+        if let Some(preconditions) = preconditions {
+            let state = store.get(&message.topic, moment.now);
+            if !preconditions.hold(state.as_deref().map(content::etag_of)) {
+                return Err(BrokerError::Changed);
+            }
+        }
         let answer = store.retain(moment.now, (self.worker, ticket), message, record)?;
         if !expired {
             self.deliver(message, own);

@@ -363,7 +363,7 @@ impl Lane {
 
     fn on_request(&mut self, now: Instant, Envelope { worker, request }: Envelope) {
         match request {
-            BrokerRequest::Publish { ticket, message } => {
+            BrokerRequest::Publish { ticket, message } | BrokerRequest::PublishIf { ticket, message, .. } => {
                 let origin = self.origins.remember(&message);
                 self.pipeline.publish(now, (worker, ticket), message, origin);
             }

@@ -254,3 +254,39 @@ fn what_is_wrong_with_a_listeners_own_backend_is_shown_where_it_stands() {
     let place = problem.place.as_ref().unwrap();
     assert_eq!((place.line, place.column), (6, 11), "{problem}");
 }
+
+#[test]
+fn a_health_request_has_an_answer_and_that_is_no_amplifier() {
+    let config =
+        parse("[listeners.udp.a]\nhealth_request = \"hex:00ff\"\nhealth_reply = \"pong\"\n").unwrap();
+    let health = config.listeners[0].health.clone().unwrap();
+    assert_eq!(health, (vec![0, 0xff], b"pong".to_vec()));
+    for (lines, message) in [
+        ("health_request = \"ping\"", "health_reply"),
+        ("health_reply = \"pong\"", "health_request"),
+        ("health_request = \"a\"\nhealth_reply = \"abcd\"", "amplifier"),
+        ("health_request = \"hex:0\"\nhealth_reply = \"a\"", "hex:"),
+        ("receive_buffer = \"1KiB\"", "4KiB"),
+    ] {
+        for kind in ["udp", "dtls"] {
+            let problems = parse(&format!("[listeners.{kind}.a]\n{lines}\n")).unwrap_err();
+            assert!(problems.to_string().contains(message), "{lines}: {problems}");
+        }
+    }
+}
+
+#[test]
+fn the_peers_of_a_listener_are_shared_out_and_hold_for_sessions_too() {
+    let text = "[node]\nworkers = 4\n[listeners.udp.a]\nmax_peers = 10\n[listeners.dtls.b]\nmax_peers = 12\npsk_file = \"p\"\n";
+    let settings = to_gateway_settings(&parse(text).unwrap(), 4 << 30);
+    assert_eq!(settings.listeners[0].max_peers, 3);
+    assert_eq!(
+        settings.listeners[1]
+            .dtls
+            .as_ref()
+            .unwrap()
+            .transport
+            .max_sessions,
+        3
+    );
+}

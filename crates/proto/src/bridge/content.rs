@@ -98,6 +98,12 @@ pub fn accepts(accept: Option<u16>, format: Option<u16>) -> bool {
     }
 }
 
+/// The ETag of a message's payload.
+#[must_use]
+pub fn etag_of(message: &Message) -> [u8; 8] {
+    crate::coap::etag_of(&message.payload, format_of(message))
+}
+
 /// The Content-Format of a message, if it has one.
 #[must_use]
 pub fn format_of(message: &Message) -> Option<u16> {

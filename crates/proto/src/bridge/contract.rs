@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::coap::contract::Preconditions;
 use crate::types::{Message, TopicFilter, TopicName, message::Qos};
 
 /// Most retained messages in one answer. Each is a notification, so that this bounds what one request makes the gateway send.
@@ -29,6 +30,16 @@ pub enum BrokerRequest {
         ticket: Ticket,
         /// The message; an empty payload with `retain` clears the retained message (MQTT 5, 3.3.1.3).
         message: Arc<Message>,
+    },
+    /// Publish a retained message, or clear one, if its preconditions hold; answered like [`Self::Publish`]. They held a moment ago.
+    /// The embedded broker looks again in the same step, MQTT has no way to.
+    PublishIf {
+        /// Comes back in the answer.
+        ticket: Ticket,
+        /// The message.
+        message: Arc<Message>,
+        /// What has to hold of the message that is retained.
+        preconditions: Box<Preconditions>,
     },
     /// Subscribe for one more observation. The first request with a `filter_id` makes the subscription, later ones with the
     /// same id only ask for its retained messages. Answered by [`BrokerEvent::Subscribed`].
@@ -71,6 +82,8 @@ pub enum BrokerError {
     Refused,
     /// The message is larger than the broker takes (0x95): 4.13.
     TooLarge,
+    /// What is retained changed so that preconditions do not hold: 4.12.
+    Changed,
 }
 
 /// What the broker tells a worker.

@@ -80,6 +80,7 @@ impl Code {
     pub const METHOD_NOT_ALLOWED: Self = Self(0x85);
     pub const NOT_ACCEPTABLE: Self = Self(0x86);
     pub const REQUEST_ENTITY_INCOMPLETE: Self = Self(0x88);
+    pub const PRECONDITION_FAILED: Self = Self(0x8C);
     pub const REQUEST_ENTITY_TOO_LARGE: Self = Self(0x8D);
     pub const UNSUPPORTED_CONTENT_FORMAT: Self = Self(0x8F);
     pub const TOO_MANY_REQUESTS: Self = Self(0x9D);
@@ -112,6 +113,31 @@ impl fmt::Display for Code {
     }
 }
 
+/// What has to hold of a resource before a request is done (RFC 7252, 5.10.8).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preconditions {
+    /// If-Match: the ETags of which the resource has to have one; an empty one is met by any state.
+    pub any_of: Vec<Box<[u8]>>,
+    /// If-None-Match: there has to be no state.
+    pub none: bool,
+}
+
+impl Preconditions {
+    /// Whether they hold, given the ETag of the state that there is.
+    #[must_use]
+    pub fn hold(&self, state: Option<[u8; 8]>) -> bool {
+        let matches = |wanted: &[u8]| state.is_some_and(|state| wanted.is_empty() || wanted == state);
+        let is_met = self.any_of.is_empty() || self.any_of.iter().any(|wanted| matches(wanted));
+        is_met && !(self.none && state.is_some())
+    }
+
+    /// What holds a request that nothing can be done for.
+    #[must_use]
+    pub fn failed() -> Response {
+        Response::diagnostic(Code::PRECONDITION_FAILED, "If-Match or If-None-Match is not met")
+    }
+}
+
 /// A whole request of a peer: duplicates removed, blocks put together, options that RFC 7252 says to refuse refused. It prints
 /// neither path, query nor payload: tokens and passwords stand there.
 #[derive(Clone)]
@@ -130,6 +156,8 @@ pub struct Request {
     pub accept: Option<u16>,
     /// The payload, put together from its blocks.
     pub payload: Bytes,
+    /// What has to hold before it is done.
+    pub preconditions: Option<Box<Preconditions>>,
     /// What it is about: method, path and query.
     pub resource: ResourceKey,
     /// The block size that it asks for, as the exponent of a Block2 option: `16 << szx` bytes.
@@ -223,6 +251,8 @@ pub struct Response {
     pub observation: Option<ObservationId>,
     /// Max-Age in seconds.
     pub max_age: Option<u32>,
+    /// The ETag of the body, for those who name it in If-Match.
+    pub etag: Option<[u8; 8]>,
     /// Location-Path, a segment each: where what was created is.
     pub location: Vec<Box<str>>,
 }
@@ -247,6 +277,7 @@ impl Response {
             observe: None,
             observation: None,
             max_age: None,
+            etag: None,
             location: Vec::new(),
         }
     }
@@ -406,6 +437,7 @@ mod tests {
             content_format: None,
             accept: None,
             payload: secret(),
+            preconditions: None,
             resource: ResourceKey(Arc::from(&*secret())),
             block_szx: None,
         };

@@ -35,6 +35,7 @@ mod peer;
 mod reliability;
 mod timers;
 
+pub(crate) use blockwise::etag_of;
 pub use endpoint::Endpoint;
 pub use metrics::CoapMetrics;
 pub use peer::{Peer, PeerTable, Source};

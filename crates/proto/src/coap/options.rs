@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::blockwise::Block;
 use super::codec::{Message, uint};
-use super::contract::{Code, ResourceKey};
+use super::contract::{Code, Preconditions, ResourceKey};
 
 const IF_MATCH: u16 = 1;
 const URI_HOST: u16 = 3;
@@ -100,7 +100,7 @@ pub(crate) struct Options {
     pub(crate) no_response: u8,
     /// All Request-Tag options, each with its length before it.
     pub(crate) request_tag: Vec<u8>,
-    pub(crate) conditional: bool,
+    pub(crate) preconditions: Option<Box<Preconditions>>,
     pub(crate) proxy: bool,
 }
 
@@ -149,7 +149,11 @@ impl Options {
                 self.request_tag.push(value.len() as u8);
                 self.request_tag.extend_from_slice(value);
             }
-            IF_MATCH | IF_NONE_MATCH => self.conditional = true,
+            IF_MATCH => {
+                let preconditions = self.preconditions.get_or_insert_default();
+                preconditions.any_of.push(value.into());
+            }
+            IF_NONE_MATCH => self.preconditions.get_or_insert_default().none = true,
             PROXY_URI | PROXY_SCHEME => self.proxy = true,
             _ => {}
         }

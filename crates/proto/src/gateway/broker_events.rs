@@ -7,12 +7,13 @@ use super::answers::{bad_request, not_acceptable, not_found, unavailable};
 use super::context::ReplyTo;
 use super::metrics::PublishResult;
 use super::observations::{Observations, may_receive, remember};
+use super::ops::publish;
 use super::pending_requests::{Awaited, PendingRequests};
 use super::topics::Topics;
 use crate::bridge::content;
 use crate::bridge::contract::{BrokerError, BrokerEvent};
 use crate::bridge::sample::Sample;
-use crate::coap::contract::{Code, ObservationId, Response};
+use crate::coap::contract::{Code, ObservationId, Preconditions, Response};
 use crate::invariant;
 use crate::types::Message;
 use crate::types::reason::Limit;
@@ -42,11 +43,33 @@ pub(super) fn broker_event(
             }
             _ => {}
         },
-        BrokerEvent::Retained { ticket, result } => {
-            if let Some(Awaited::Read { reply, accept }) = pending.take(ticket) {
-                retained(cx, reply, accept, result);
+        BrokerEvent::Retained { ticket, result } => match pending.take(ticket) {
+            Some(Awaited::Read {
+                reply,
+                accept,
+                preconditions,
+            }) => {
+                let response = retained(cx, accept, preconditions.as_deref(), result);
+                cx.agenda.answer(reply, response);
             }
-        }
+            Some(Awaited::Judge(publishing)) => {
+                let reply = publishing.reply;
+                let judged = match result {
+                    Ok(message) => publish::judged(cx, pending, *publishing, message.as_deref()),
+                    Err(error) => {
+                        cx.metrics.publishes.inc(publish_result(Err(error)));
+                        Err(refusal(cx, error))
+                    }
+                };
+                match judged {
+                    Ok(then) => {
+                        topics.follow_up(cx, observations, then);
+                    }
+                    Err(response) => cx.agenda.answer(reply, response),
+                }
+            }
+            _ => {}
+        },
         BrokerEvent::Subscribed { ticket, result } => match pending.take(ticket) {
             Some(Awaited::Subscribe { reply, observation }) => {
                 subscribed(cx, observations, reply, observation, result);
@@ -62,13 +85,18 @@ pub(super) fn broker_event(
     }
 }
 
-fn published(cx: &mut Cx<'_>, reply: ReplyTo, success: Code, result: Result<(), BrokerError>) {
-    cx.metrics.publishes.inc(match result {
+const fn publish_result(result: Result<(), BrokerError>) -> PublishResult {
+    match result {
         Ok(()) => PublishResult::Accepted,
         Err(BrokerError::NotAuthorized) => PublishResult::Denied,
+        Err(BrokerError::Changed) => PublishResult::Precondition,
         Err(BrokerError::Refused | BrokerError::TooLarge) => PublishResult::Refused,
         Err(BrokerError::Quota | BrokerError::Unavailable) => PublishResult::Unavailable,
-    });
+    }
+}
+
+fn published(cx: &mut Cx<'_>, reply: ReplyTo, success: Code, result: Result<(), BrokerError>) {
+    cx.metrics.publishes.inc(publish_result(result));
     let response = match result {
         Ok(()) => Response::new(success),
         Err(error) => refusal(cx, error),
@@ -77,18 +105,26 @@ fn published(cx: &mut Cx<'_>, reply: ReplyTo, success: Code, result: Result<(), 
 }
 
 fn retained(
-    cx: &mut Cx<'_>,
-    reply: ReplyTo,
+    cx: &Cx<'_>,
     accept: Option<u16>,
+    preconditions: Option<&Preconditions>,
     result: Result<Option<Arc<Message>>, BrokerError>,
-) {
-    let response = match result {
-        Ok(Some(message)) if !message.is_expired(cx.now) => representation(&message, accept),
-        Ok(_) if content::accepts(accept, None) => not_found("nothing is retained there"),
-        Ok(_) => other_format(),
-        Err(error) => refusal(cx, error),
+) -> Response {
+    let message = match result {
+        Ok(message) => message.filter(|message| !message.is_expired(cx.now)),
+        Err(error) => return refusal(cx, error),
     };
-    cx.agenda.answer(reply, response);
+    let etag = message.as_deref().map(content::etag_of);
+    match message {
+        _ if preconditions.is_some_and(|it| !it.hold(etag)) => Preconditions::failed(),
+        Some(message) => {
+            let response = representation(&message, accept);
+            let etag = etag.filter(|_| response.code == Code::CONTENT);
+            Response { etag, ..response }
+        }
+        None if content::accepts(accept, None) => not_found("nothing is retained there"),
+        None => other_format(),
+    }
 }
 
 fn subscribed(
@@ -190,6 +226,7 @@ fn refusal(cx: &Cx<'_>, error: BrokerError) -> Response {
             cx.metrics.limits.inc(Limit::BodySize);
             Response::diagnostic(Code::REQUEST_ENTITY_TOO_LARGE, "larger than the broker takes")
         }
+        BrokerError::Changed => Preconditions::failed(),
         BrokerError::Quota | BrokerError::Unavailable => unavailable(),
     }
 }

@@ -13,7 +13,7 @@ use crate::bridge::login::{self, BadLogin, LoginPayload};
 use crate::bridge::subscriptions::AccountHolder;
 use crate::bridge::uri::{self, NamedResource, QueryParams};
 use crate::bridge::{content, discovery};
-use crate::coap::contract::{Code, ExchangeId, PeerId, Request, ResourceKey, Response, Token};
+use crate::coap::contract::{Code, ExchangeId, PeerId, Preconditions, Request, ResourceKey, Response, Token};
 use crate::policy::authentication::{AuthRequest, IdentityRole, Password};
 use crate::policy::connections::Owner;
 use crate::policy::failures::Class;
@@ -216,6 +216,8 @@ pub struct RequestContext {
     pub content_format: Option<u16>,
     /// Its payload, put together from its blocks.
     pub payload: Bytes,
+    /// What has to hold before it is done; of a topic's data only.
+    pub preconditions: Option<Box<Preconditions>>,
     /// What block-wise transfer knows its resource by.
     pub resource: ResourceKey,
     /// The block size that it asks for.
@@ -289,6 +291,7 @@ impl RequestContext {
         {
             return Err(not_acceptable("the token has no such format"));
         }
+        check_preconditions(&request, &target)?;
         let listener = settings.listener(from.listener);
         let logs_in = matches!(
             target,
@@ -318,6 +321,7 @@ impl RequestContext {
             accept: request.accept,
             content_format: request.content_format,
             payload: if logs_in { Bytes::new() } else { request.payload },
+            preconditions: request.preconditions,
             resource: request.resource,
             block_szx: request.block_szx,
         })
@@ -356,6 +360,18 @@ impl RequestContext {
             peer: self.from.address,
             listener: self.from.listener,
         }
+    }
+}
+
+/// Whether a request has preconditions only where there is a state that they can be about.
+///
+/// # Errors
+/// 4.12 where there is none.
+fn check_preconditions(request: &Request, target: &Target) -> Result<(), Response> {
+    match target {
+        Target::Topic(TopicOperation::Publish | TopicOperation::Clear | TopicOperation::Read, _) => Ok(()),
+        _ if request.preconditions.is_none() => Ok(()),
+        _ => Err(Preconditions::failed()),
     }
 }
 

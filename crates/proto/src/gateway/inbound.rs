@@ -31,6 +31,9 @@ pub(super) const UDP_PEER_IDLE: Duration = Duration::from_secs(247);
 const SWEEP_PLACES: usize = 4096;
 const SWEEPS: usize = 24;
 
+/// Of so many places, the one silent longest gives way to a new peer: what a newcomer costs is bounded.
+const PLACES_LOOKED_AT: usize = 64;
+
 /// How exactly the order is kept in which peers were heard: moving one to the end for each datagram would cost the packet path.
 const GRAIN: Duration = Duration::from_secs(1);
 
@@ -83,7 +86,9 @@ impl Gateway {
         if bytes.is_empty() {
             return self.dropped(now, listener, from, 0, DropReason::EmptyDatagram);
         }
-        if let Some(dtls) = self
+        if self.is_health_request(listener, bytes) && self.may_send(now, listener, from) {
+            self.answer_health(listener, from);
+        } else if let Some(dtls) = self
             .dtls
             .get_mut(usize::from(listener.0))
             .and_then(Option::as_mut)
@@ -98,8 +103,21 @@ impl Gateway {
         } else if let Some(peer) = self.udp_peer(now, listener, from) {
             self.received(now, peer, bytes);
         } else {
-            self.metrics.limits.inc(Limit::Memory);
             self.dropped(now, listener, from, bytes.len(), DropReason::Limit);
+        }
+    }
+
+    fn is_health_request(&self, listener: ListenerId, bytes: &[u8]) -> bool {
+        let health = self.settings.listener(listener).and_then(|it| it.health.as_ref());
+        health.is_some_and(|health| *health.request == *bytes)
+    }
+
+    fn answer_health(&mut self, listener: ListenerId, from: PeerAddr) {
+        if let Some(health) = self.settings.listener(listener).and_then(|it| it.health.as_ref()) {
+            self.transmits.push(listener, from, &health.reply);
+        }
+        if let Some(metrics) = self.metrics.listeners.get(usize::from(listener.0)) {
+            metrics.health_requests.inc();
         }
     }
 
@@ -194,6 +212,10 @@ impl Gateway {
             return Some(known);
         }
         if !self.ledger.admits(Standing::Unproven, PEER, None) {
+            self.metrics.limits.inc(Limit::Memory);
+            return None;
+        }
+        if !self.has_place(now, listener) {
             return None;
         }
         let source = Source::Address(listener, from);
@@ -219,6 +241,24 @@ impl Gateway {
             metrics.udp_peers.add(1);
         }
         Some(peer)
+    }
+
+    /// Whether a listener may have one more UDP peer. Where it has as many as it may, one that has not proved its address gives way.
+    fn has_place(&mut self, now: Instant, listener: ListenerId) -> bool {
+        let most = self.settings.listener(listener).map_or(0, |it| it.max_peers);
+        let metrics = self.metrics.listeners.get(usize::from(listener.0));
+        let have = metrics.map_or(0, |metrics| metrics.udp_peers.get());
+        if most == 0 || have < most as u64 {
+            return true;
+        }
+        self.metrics.limits.inc(Limit::Peers);
+        let Some(stranger) = self.peers.longest_silent(PLACES_LOOKED_AT, |peer| {
+            peer.listener == listener && peer.session.is_none() && !peer.coap.is_proven()
+        }) else {
+            return false;
+        };
+        self.peer_gone(now, stranger, CloseReason::Evicted);
+        true
     }
 
     /// Forgets some of the UDP peers that have neither connection nor observation and are silent.

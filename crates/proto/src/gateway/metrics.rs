@@ -56,6 +56,8 @@ labels! {
         Invalid = "invalid",
         /// Not allowed: 4.01.
         Denied = "denied",
+        /// If-Match or If-None-Match did not hold: 4.12.
+        Precondition = "precondition",
         /// The broker refused it.
         Refused = "refused",
         /// The broker cannot take it now: 5.03.
@@ -104,6 +106,8 @@ metrics! {
     pub struct ListenerMetrics {
         /// Peers that are known now; plain UDP only.
         pub udp_peers: Counter = shared SESSIONS [listener, transport],
+        /// Datagrams that asked whether the listener serves, and were answered by `health_reply`.
+        pub health_requests: Counter = counter "health_requests_total" [listener, transport],
         /// Datagrams that ended before the CoAP layer, by reason.
         pub dropped: Family<DropReason> = shared DATAGRAMS_DROPPED [listener, transport] by [reason],
     }

@@ -103,6 +103,8 @@ pub struct Peers {
     by_client: BTreeSet<(ClientId, PeerId)>,
     /// Where the next look for idle peers begins.
     sweep_from: usize,
+    /// Where the next look for a stranger that gives way begins.
+    evict_from: usize,
 }
 
 impl Peers {
@@ -117,6 +119,7 @@ impl Peers {
             by_session: IdMap::default(),
             by_client: BTreeSet::new(),
             sweep_from: 0,
+            evict_from: 0,
         }
     }
 
@@ -211,6 +214,15 @@ impl Peers {
         });
         let found = unneeded.map(|(id, _)| id).collect();
         self.sweep_from = next.unwrap_or_default();
+        found
+    }
+
+    /// Of some places, each time others, the peer that was silent longest of those that may go.
+    pub fn longest_silent(&mut self, places: usize, may_go: impl Fn(&Peer) -> bool) -> Option<PeerId> {
+        let (page, next) = self.page(self.evict_from, places);
+        let candidates = page.filter(|(_, peer)| may_go(peer));
+        let found = candidates.min_by_key(|(_, peer)| peer.seen_at).map(|(id, _)| id);
+        self.evict_from = next.unwrap_or_default();
         found
     }
 

@@ -1,6 +1,7 @@
 //! Requests that wait: for the broker, for the home worker of a client id, for an authentication backend.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::agenda::Cx;
 use super::answers::unavailable;
@@ -8,10 +9,11 @@ use super::context::{PeerFacts, ReplyTo, RequestContext};
 use super::metrics::PublishResult;
 use super::topics::{Change, Then};
 use crate::bridge::contract::Ticket;
-use crate::coap::contract::{Code, ObservationId, PeerId, Response};
+use crate::coap::contract::{Code, ObservationId, PeerId, Preconditions, Response};
 use crate::policy::connections::Connection;
 use crate::policy::failures::Class;
 use crate::policy::verdict_cache::CredentialHash;
+use crate::types::Message;
 use crate::types::hash::IdMap;
 use crate::types::reason::Limit;
 
@@ -24,12 +26,18 @@ pub(super) enum Awaited {
         /// What follows for the topic.
         then: Then,
     },
+    /// What is retained where a publish depends on it.
+    Judge(Box<Publishing>),
     /// The broker's word on a step of a change to the topic collection.
     Change(Box<Change>),
     /// What the broker keeps of the topic collection.
     Collection,
     /// The retained message for a plain GET.
-    Read { reply: ReplyTo, accept: Option<u16> },
+    Read {
+        reply: ReplyTo,
+        accept: Option<u16>,
+        preconditions: Option<Box<Preconditions>>,
+    },
     /// The broker's word on a subscription; no reply when an operator asked for it.
     Subscribe {
         reply: Option<ReplyTo>,
@@ -39,6 +47,15 @@ pub(super) enum Awaited {
     Create(Box<Creation>),
     /// An authentication backend's word.
     PendingLogin(Box<PendingLogin>),
+}
+
+/// A publish that waits to be judged by what is retained.
+pub(super) struct Publishing {
+    pub(super) reply: ReplyTo,
+    pub(super) message: Arc<Message>,
+    pub(super) success: Code,
+    pub(super) then: Then,
+    pub(super) preconditions: Option<Box<Preconditions>>,
 }
 
 /// A connection that is made as soon as its home worker agrees.
@@ -129,6 +146,10 @@ impl PendingRequests {
                 Awaited::Publish { reply, .. } => {
                     cx.metrics.publishes.inc(PublishResult::Unavailable);
                     cx.agenda.answer(reply, unavailable());
+                }
+                Awaited::Judge(publishing) => {
+                    cx.metrics.publishes.inc(PublishResult::Unavailable);
+                    cx.agenda.answer(publishing.reply, unavailable());
                 }
                 Awaited::Read { reply, .. }
                 | Awaited::Subscribe {

@@ -119,6 +119,10 @@ pub struct ListenerSettings {
     pub mountpoint: Option<Arc<str>>,
     /// What else it has of its own.
     pub overrides: Overrides,
+    /// Most peers over plain UDP, per worker; 0 is no limit.
+    pub max_peers: usize,
+    /// A datagram that asks whether it serves.
+    pub health: Option<Health>,
 }
 
 /// What one listener has in place of what holds for all.
@@ -130,6 +134,15 @@ pub struct Overrides {
     pub heartbeat: Option<Duration>,
     /// Overrides [`Settings::notify_type`].
     pub notify_type: Option<NotifyType>,
+}
+
+/// A datagram that asks whether a listener serves, and its answer, which is at most three times as long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// All bytes of the question.
+    pub request: Arc<[u8]>,
+    /// All bytes of the answer.
+    pub reply: Arc<[u8]>,
 }
 
 /// What a DTLS listener has beside a UDP listener's settings.

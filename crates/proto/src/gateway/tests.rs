@@ -61,6 +61,8 @@ pub(super) fn settings(workers: u8) -> Settings {
             token_in_username: false,
             mountpoint: None,
             overrides: Default::default(),
+            max_peers: 0,
+            health: None,
         }],
     }
 }
@@ -263,7 +265,7 @@ impl Site {
 
     fn broker(&mut self, worker: usize, request: BrokerRequest) {
         let event = match request {
-            BrokerRequest::Publish { ticket, message } => {
+            BrokerRequest::Publish { ticket, message } | BrokerRequest::PublishIf { ticket, message, .. } => {
                 if message.retain && message.payload.is_empty() {
                     self.retained.remove(&message.topic);
                 } else if message.retain {

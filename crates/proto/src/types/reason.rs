@@ -88,6 +88,8 @@ labels! {
         FailedLogins = "failed_logins_per_minute",
         /// Memory for all that peers make the gateway keep: a new thing was refused, or the one silent longest gave way.
         Memory = "memory",
+        /// Peers over plain UDP of a listener: one that had not proved its address went, or there was no room for a new one.
+        Peers = "max_peers",
         /// DTLS sessions of a listener.
         Sessions = "max_sessions",
         /// DTLS sessions of a listener with a suite of CBC: the one silent longest went, or the new one was refused.

@@ -18,9 +18,6 @@ use crate::types::reason::{DropReason, Limit};
 use super::Endpoint;
 use super::exchange::{Exchange, RETRY_AFTER};
 
-/// 4.12 Precondition Failed.
-const PRECONDITION_FAILED: Code = Code(0x8C);
-
 impl Endpoint {
     /// Takes one datagram, which is one message; why it was dropped, if it was.
     pub fn receive(&mut self, now: Instant, peer: &mut Peer, datagram: &[u8]) -> Option<DropReason> {
@@ -177,13 +174,6 @@ impl Endpoint {
         if !self.check_address(now, peer, options.echo) && self.settings.challenge_unproven {
             return self.challenge(now, peer, &exchange);
         }
-        if options.conditional {
-            let response = Response::diagnostic(
-                PRECONDITION_FAILED,
-                "If-Match and If-None-Match are never fulfilled",
-            );
-            return self.answer(now, peer, &exchange, response);
-        }
         self.on_blocks(now, peer, exchange, options, message);
     }
 
@@ -307,6 +297,7 @@ impl Endpoint {
             content_format: options.content_format,
             accept: options.accept,
             payload,
+            preconditions: options.preconditions,
             resource,
             block_szx: options.block2.map(|block| block.szx),
         };

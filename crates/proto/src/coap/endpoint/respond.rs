@@ -51,6 +51,7 @@ impl Endpoint {
             observe: None,
             observation: None,
             max_age: kept.max_age,
+            etag: None,
             location: Vec::new(),
         };
         self.answer_with(now, peer, exchange, response, Some(kept.etag), |_| {});
@@ -108,6 +109,7 @@ impl Endpoint {
             content_format: response.content_format,
             max_age: response.max_age,
             location: &response.location,
+            etag: response.etag,
             block1: exchange.block1,
             ..Outgoing::default()
         };

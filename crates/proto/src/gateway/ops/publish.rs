@@ -10,13 +10,14 @@ use crate::bridge::collection::properties::Properties;
 use crate::bridge::collection::topic::Topic;
 use crate::bridge::content;
 use crate::bridge::contract::BrokerRequest;
-use crate::coap::contract::{Code, Response};
+use crate::coap::contract::{Code, Preconditions, Response};
 use crate::gateway::agenda::Cx;
 use crate::gateway::answers::unavailable;
 use crate::gateway::asker::Asker;
 use crate::gateway::context::RequestContext;
 use crate::gateway::guard::{authorize, decide};
-use crate::gateway::pending_requests::{Awaited, PendingRequests};
+use crate::gateway::metrics::PublishResult;
+use crate::gateway::pending_requests::{Awaited, PendingRequests, Publishing};
 use crate::gateway::pressure::Pressure;
 use crate::gateway::settings::TopicsMode;
 use crate::gateway::topics::{Then, Topics};
@@ -135,11 +136,62 @@ fn hand_over(
     message: Message,
     (success, then): (Code, Then),
 ) -> Result<NextStep, Response> {
-    let reply = context.reply;
-    let ticket = pending.wait(cx, Awaited::Publish { reply, success, then })?;
-    cx.agenda.broker(BrokerRequest::Publish {
-        ticket,
+    let publishing = Publishing {
+        reply: context.reply,
         message: Arc::new(message),
-    });
+        success,
+        then,
+        preconditions: context.preconditions.clone(),
+    };
+    if publishing.preconditions.is_none() && !matches!(publishing.then, Then::Filled(_)) {
+        return send(cx, pending, publishing).map(|()| NextStep::Wait);
+    }
+    let topic = publishing.message.topic.clone();
+    let ticket = pending.wait(cx, Awaited::Judge(Box::new(publishing)))?;
+    cx.agenda.broker(BrokerRequest::ReadRetained { ticket, topic });
     Ok(NextStep::Wait)
+}
+
+fn send(cx: &mut Cx<'_>, pending: &mut PendingRequests, publishing: Publishing) -> Result<(), Response> {
+    let Publishing {
+        reply,
+        message,
+        success,
+        then,
+        preconditions,
+    } = publishing;
+    let ticket = pending.wait(cx, Awaited::Publish { reply, success, then })?;
+    cx.agenda.broker(match preconditions {
+        Some(preconditions) => BrokerRequest::PublishIf {
+            ticket,
+            message,
+            preconditions,
+        },
+        None => BrokerRequest::Publish { ticket, message },
+    });
+    Ok(())
+}
+
+/// Goes on with a publish that what is retained decides about. Whether it found data there that nobody here had heard of.
+///
+/// # Errors
+/// 4.12 where its preconditions do not hold, or 5.03 where too much waits.
+pub(in crate::gateway) fn judged(
+    cx: &mut Cx<'_>,
+    pending: &mut PendingRequests,
+    mut publishing: Publishing,
+    retained: Option<&Message>,
+) -> Result<Then, Response> {
+    let state = retained.filter(|message| !message.is_expired(cx.now));
+    let etag = state.map(content::etag_of);
+    if publishing.preconditions.as_ref().is_some_and(|it| !it.hold(etag)) {
+        cx.metrics.publishes.inc(PublishResult::Precondition);
+        return Err(Preconditions::failed());
+    }
+    let known = match (&publishing.then, state) {
+        (Then::Filled(_), Some(_)) => std::mem::replace(&mut publishing.then, Then::Nothing),
+        _ => Then::Nothing,
+    };
+    send(cx, pending, publishing).inspect_err(|_| cx.metrics.publishes.inc(PublishResult::Unavailable))?;
+    Ok(known)
 }

@@ -28,6 +28,7 @@ pub(super) fn read(
     let awaited = Awaited::Read {
         reply: context.reply,
         accept: context.accept,
+        preconditions: context.preconditions.clone(),
     };
     let ticket = pending.wait(cx, awaited)?;
     cx.agenda.broker(BrokerRequest::ReadRetained { ticket, topic });
