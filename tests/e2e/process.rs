@@ -197,7 +197,7 @@ fn the_log_level_changes_with_a_reload() {
 #[test]
 fn lines_for_the_journal_begin_with_their_priority_and_others_do_not() {
     use std::os::unix::fs::MetadataExt as _;
-    for (format, begin) in [("text", "<3>ERROR portcullis"), ("json", "<3>{\"")] {
+    for (format, begin) in [("text", "<3>ERROR daemon"), ("json", "<3>{\"")] {
         let config = Config::new().set("log", &format!("format = \"{format}\""));
         let gateway = Gateway::prepare(&config);
         let _holder = UdpSocket::bind(gateway.udp_addr()).unwrap();
