@@ -124,7 +124,9 @@ impl Broker {
         self.busy.clear();
     }
 
+    /// Whether it has filters of devices; the gateway's own stay.
     pub(crate) fn has_subscriptions(&self) -> bool {
-        !self.subscriptions.is_empty()
+        let filters = self.subscriptions.iter().map(|(_, _, filter)| filter);
+        filters.filter(|filter| !filter.as_str().starts_with('$')).count() > 0
     }
 }

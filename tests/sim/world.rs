@@ -169,7 +169,7 @@ fn settings(plan: &Plan, chance: &mut Chance) -> Settings {
         publish_qos: DefaultQos::Coap,
         subscribe_qos: DefaultQos::Coap,
         mountpoint: "".into(),
-        observe_check: Duration::from_secs(3_600),
+        observe_check: Duration::from_secs(600),
         topics: TopicsMode::Implicit,
         pubsub_content_format: 606,
         coap: CoapSettings::default(),
@@ -626,7 +626,7 @@ impl World {
         for device in &mut self.devices {
             device.is_deaf = true;
         }
-        self.advance(self.now + Duration::from_secs(4 * 3_600));
+        self.advance(self.now + Duration::from_secs(3_000));
         let sum =
             |what: fn(&GatewayMetrics) -> u64| self.metrics.iter().map(|metrics| what(metrics)).sum::<u64>();
         assert_eq!(sum(|metrics| metrics.connections.get()), 0, "connections");
