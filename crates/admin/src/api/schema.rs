@@ -97,7 +97,7 @@ mod tests {
                 other => other.to_string(),
             };
             assert!(
-                view.choices.is_empty() || view.choices.contains(&chosen),
+                is_unset || view.choices.is_empty() || view.choices.contains(&chosen),
                 "{view:?}"
             );
         }
