@@ -236,6 +236,6 @@ told() { ! kill -0 $client 2>/dev/null; }
 becomes 3 told || fail "the client was not told"
 kill "$(cat /test/sleeper)" 2>/dev/null || true
 [ "$(show Result)" = success ] || fail "ended with $(show Result)"
-said '^ *INFO portcullis::daemon::run: stopped' || fail "no word of the end"
+said '^ *INFO daemon: stopped' || fail "no word of the end"
 echo "drained in $took ms, result $(show Result); the DTLS client got close_notify of the next process and ended"
 echo "all is well"
