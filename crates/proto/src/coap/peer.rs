@@ -255,6 +255,13 @@ impl Peer {
             && (len as u64).saturating_add(around) <= self.room() as u64
     }
 
+    /// Whether an ETag goes with a body of so many bytes: an unproven address gets none that would leave too little for another such
+    /// answer.
+    pub(super) fn spares_etag(&self, len: usize) -> bool {
+        const ETAG_AND_TOKEN: usize = 1 + 8 + 8;
+        self.proven || 2 * (len + ANSWER + ETAG_AND_TOKEN) <= self.room()
+    }
+
     /// The message id for the next message of ours.
     pub(super) fn take_mid(&mut self) -> u16 {
         self.mids.take(1, &self.outstanding)
@@ -353,6 +360,15 @@ mod tests {
             [peer.take_mid(), peer.take_mid(), peer.take_mid()],
             [u16::MAX, 1, 2]
         );
+    }
+
+    #[test]
+    fn an_etag_costs_an_unproven_address_no_answer() {
+        let address = PeerAddr::new(([192, 0, 2, 1], 5_683).into()).unwrap();
+        let (mut peer, _) = peer(Source::Address(ListenerId(0), address));
+        assert!(peer.spares_etag(20) && !peer.spares_etag(60));
+        peer.prove();
+        assert!(peer.spares_etag(60));
     }
 
     #[test]

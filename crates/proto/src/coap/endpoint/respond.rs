@@ -109,7 +109,7 @@ impl Endpoint {
             content_format: response.content_format,
             max_age: response.max_age,
             location: &response.location,
-            etag: response.etag,
+            etag: response.etag.filter(|_| peer.spares_etag(response.payload.len())),
             block1: exchange.block1,
             ..Outgoing::default()
         };
