@@ -7,6 +7,8 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tracing::{debug, info};
+
+use super::event_lines::Lines;
 use utoipa::ToSchema;
 
 use portcullis_proto::coap::describe::code_name;
@@ -75,6 +77,7 @@ pub struct Event {
 pub struct Events {
     names: ListenerNames,
     kept: Mutex<Kept>,
+    lines: Mutex<Lines>,
     live: broadcast::Sender<Arc<Event>>,
 }
 
@@ -91,6 +94,7 @@ impl Events {
         Self {
             names,
             kept: Mutex::default(),
+            lines: Mutex::default(),
             live: broadcast::Sender::new(KEPT),
         }
     }
@@ -114,7 +118,9 @@ impl Events {
             ..Event::default()
         };
         let more = shown.tell(&event.more);
-        log(&shown, event.kind, &more);
+        if self.has_line(at, event) {
+            log(&shown, event.kind, &more);
+        }
         if event.kind.is_of_a_request() {
             return;
         }
@@ -128,6 +134,19 @@ impl Events {
         kept.events.push_back(Arc::clone(&shown));
         // Nobody may listen.
         drop(self.live.send(shown));
+    }
+
+    /// Whether the log tells it. What is told of requests is so only at `debug`.
+    fn has_line(&self, at: SystemTime, event: &ClientEvent) -> bool {
+        if event.kind.is_of_a_request() {
+            return true;
+        }
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        for (source, count) in lines.over(at) {
+            let address = source.map(|source| source.to_string());
+            info!(target: "portcullis::client", address, count, "more of this source are told by `portcullis clients watch`");
+        }
+        lines.admits(at, event.address.map(|address| address.source()))
     }
 
     /// What is kept, oldest first, and from then on what happens. Who reads too slowly misses the oldest.

@@ -16,6 +16,7 @@
 
 pub mod api;
 mod dashboard;
+mod event_lines;
 pub mod events;
 pub mod expose;
 pub mod exposition;
