@@ -422,22 +422,25 @@ fn what_each_client_and_listener_sent_and_got_is_counted_wherever_it_is() {
     let managed = crate::commands::start(crate::support::Config::new());
     let mut client = managed.gateway.client(crate::support::Kind::Udp);
     client.publish("ps/t", "x");
-    let listeners = get(managed.admin, "/api/v1/listeners").expect(200).json();
-    let udp = listeners
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|listener| listener["kind"] == "udp")
-        .unwrap();
-    assert_eq!(
-        (
+    let udp = || {
+        let listeners = get(managed.admin, "/api/v1/listeners").expect(200).json();
+        let mut listeners = listeners.as_array().unwrap().iter();
+        listeners
+            .find(|listener| listener["kind"] == "udp")
+            .unwrap()
+            .clone()
+    };
+    // The answer may be here before it is counted as sent.
+    wait_until("one datagram came and one went", || {
+        let udp = udp();
+        let counts = (
             &udp["sessions"],
             &udp["datagrams_received"],
-            &udp["datagrams_sent"]
-        ),
-        (&json!(1), &json!(1), &json!(1)),
-        "{udp}"
-    );
+            &udp["datagrams_sent"],
+        );
+        counts == (&json!(1), &json!(1), &json!(1))
+    });
+    let udp = udp();
     assert!(
         udp["bytes_received"].as_u64() > Some(4) && udp["bytes_sent"].as_u64() >= Some(4),
         "{udp}"
