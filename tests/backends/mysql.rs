@@ -18,13 +18,15 @@ impl Mariadb {
     fn start(pki: &Pki) -> Self {
         let mut running = Running::new();
         let data = format!("--datadir={}", running.shown("data"));
+        // A server that starts removes what another one has at work in a directory for both.
+        let temporary = format!("--tmpdir={}", running.shown(""));
         let mut init = command("mariadb-install-db");
         init.args([
             "--no-defaults",
             "--skip-test-db",
             "--auth-root-authentication-method=normal",
         ]);
-        run(init.arg(&data).current_dir(running.path("")), "");
+        run(init.args([&data, &temporary]).current_dir(running.path("")), "");
         let [cert, key, ca] = running.install(pki);
         let socket = running.shown("socket");
         let more = [
@@ -35,8 +37,8 @@ impl Mariadb {
             format!("--ssl-key={key}"),
             format!("--ssl-ca={ca}"),
         ];
-        let mut words = vec!["mariadbd", "--no-defaults", &data, "--bind-address=127.0.0.1"];
-        words.push("--innodb-buffer-pool-size=8M");
+        let mut words = vec!["mariadbd", "--no-defaults", &data, &temporary];
+        words.extend(["--bind-address=127.0.0.1", "--innodb-buffer-pool-size=8M"]);
         words.extend(more.iter().map(String::as_str));
         running.started_by(&words);
         let mut server = Self { running };
