@@ -149,6 +149,11 @@ impl KeptState {
         }
     }
 
+    /// How many workers keep something.
+    pub(super) fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
     /// Where a worker keeps its sessions.
     pub(super) fn of(&self, worker: WorkerId) -> Option<Arc<KeptSessions>> {
         self.workers.get(usize::from(worker.0)).cloned()

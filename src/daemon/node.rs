@@ -126,12 +126,12 @@ impl Node {
         let auth = auth::start(&auth_settings, handle)
             .map_err(|errors| wrong(errors.iter().map(ToString::to_string).collect()))?;
         let workers = usize::from(materials.settings.workers);
-        let (broker, links) = broker::start(broker_settings(&config), workers + 1)
+        let shared = DtlsShared::new(random()?, clock::now());
+        let kept = KeptState::open(&config, materials.settings.caps.memory, &shared, memories);
+        let (broker, links) = broker::start(broker_settings(&config, kept.workers()), workers + 1)
             .map_err(|error| StartError::new(exit_reason(error.fault()), error.to_string()))?;
         broker.limit_topics(config.limits.topics());
         let certificates = Arc::new(Certificates::default());
-        let shared = DtlsShared::new(random()?, clock::now());
-        let kept = KeptState::open(&config, materials.settings.caps.memory, &shared, memories);
         let config = Arc::new(config);
         certificates.set(&config, &materials.contexts);
         let sources = Shared::new(clock::now(), &materials.settings, random()?);
@@ -274,7 +274,7 @@ fn random() -> Result<[u8; 32], StartError> {
     Ok(bytes)
 }
 
-fn broker_settings(config: &Config) -> BrokerSettings {
+fn broker_settings(config: &Config, keepers: usize) -> BrokerSettings {
     BrokerSettings {
         node: config.node.name.as_str().into(),
         state_dir: Some(config.node.state_dir.clone()),
@@ -295,13 +295,13 @@ fn broker_settings(config: &Config) -> BrokerSettings {
                     host,
                     port: *port,
                 };
-                BrokerKind::Mqtt(Box::new(mqtt_settings(config, address)))
+                BrokerKind::Mqtt(Box::new(mqtt_settings(config, address, keepers)))
             }
         },
     }
 }
 
-fn mqtt_settings(config: &Config, address: BrokerAddress) -> MqttSettings {
+fn mqtt_settings(config: &Config, address: BrokerAddress, keepers: usize) -> MqttSettings {
     let broker = &config.broker;
     MqttSettings {
         protocol: match broker.protocol {
@@ -316,6 +316,7 @@ fn mqtt_settings(config: &Config, address: BrokerAddress) -> MqttSettings {
         connections: usize::try_from(broker.connections).unwrap_or(1),
         keep_alive: broker.keep_alive,
         session_expiry: broker.session_expiry,
+        keepers,
         spool_bytes: broker.spool.max_bytes.0,
         spool_drops_oldest: broker.spool.when_full == config::broker::WhenFull::DropOldest,
         ..MqttSettings::new(address, &broker.client_id.replace("${node}", &config.node.name))

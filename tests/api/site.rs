@@ -432,7 +432,10 @@ fn refusal(request: &BrokerRequest) -> BrokerEvent {
             ticket: *ticket,
             result: Err(error),
         },
-        BrokerRequest::Unsubscribe { .. } => unreachable!("it is always taken"),
+        BrokerRequest::Unsubscribe { .. }
+        | BrokerRequest::Restore { .. }
+        | BrokerRequest::Abandon { .. }
+        | BrokerRequest::Restored => unreachable!("it is always taken"),
     }
 }
 

@@ -23,6 +23,7 @@ mod kills;
 mod outage;
 mod proxy;
 mod publish;
+mod restart;
 mod script;
 mod subscribe;
 mod transport;

@@ -72,6 +72,14 @@ impl Broker {
             BrokerRequest::Unsubscribe { filter_id } => {
                 self.subscriptions.retain(|(_, id, _)| *id != filter_id)
             }
+            BrokerRequest::Restore {
+                filter_id, filter, ..
+            } => {
+                if !self.subscriptions.iter().any(|(_, id, _)| *id == filter_id) {
+                    self.subscriptions.push((worker, filter_id, filter));
+                }
+            }
+            BrokerRequest::Abandon { .. } | BrokerRequest::Restored => {}
             BrokerRequest::ReadRetained { ticket, topic } => {
                 let result = if fails {
                     Err(BrokerError::Unavailable)

@@ -1,8 +1,8 @@
 //! The ways between a worker and the broker: queues to lanes, or calls into the embedded broker, and a queue back.
 //!
 //! The queues are bounded where a peer could fill them (publishes, subscriptions, delivered messages) and always take what
-//! must not be lost: answers, whose number the worker's own cap on pending requests bounds, and
-//! [`BrokerRequest::Unsubscribe`], of which there is one for each filter.
+//! must not be lost: answers, whose number the worker's own cap on pending requests bounds, and requests that nobody answers, of which
+//! there is one for each filter, or for each observation of an earlier process.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -233,7 +233,17 @@ impl Lanes {
                 (lane_of(topic.as_str(), count), topic.as_str().len())
             }
             BrokerRequest::Unsubscribe { filter_id } => {
-                self.unsubscribe(*filter_id);
+                let filter_id = *filter_id;
+                self.tell_all(|| BrokerRequest::Unsubscribe { filter_id });
+                return Ok(());
+            }
+            BrokerRequest::Restored => {
+                self.tell_all(|| BrokerRequest::Restored);
+                return Ok(());
+            }
+            BrokerRequest::Restore { filter, .. } | BrokerRequest::Abandon { filter } => {
+                let lane = lane_of(filter.as_str(), count);
+                self.tell(lane, request);
                 return Ok(());
             }
         };
@@ -247,14 +257,16 @@ impl Lanes {
         lane.try_send(envelope, bytes).map_err(|refused| refused.request)
     }
 
-    /// Every lane hears of it: only the one that carries the filter knows the id.
-    fn unsubscribe(&mut self, filter_id: FilterId) {
-        for lane in &mut self.lanes {
-            lane.send(Envelope {
-                worker: self.worker,
-                request: BrokerRequest::Unsubscribe { filter_id },
-            });
+    fn tell(&mut self, lane: usize, request: BrokerRequest) {
+        let worker = self.worker;
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.send(Envelope { worker, request });
         }
+    }
+
+    /// Every lane hears of it: only the one that carries a filter knows its id.
+    fn tell_all(&mut self, request: impl Fn() -> BrokerRequest) {
+        (0..self.lanes.len()).for_each(|lane| self.tell(lane, request()));
     }
 }
 
@@ -282,7 +294,7 @@ impl WorkerLink {
     }
 
     /// Hands a request to the broker without waiting. What the embedded broker answers at once is at hand then; anything else
-    /// leaves with the next [`Self::flush`]. [`BrokerRequest::Unsubscribe`] is always taken.
+    /// leaves with the next [`Self::flush`]. What nobody answers is always taken.
     ///
     /// # Errors
     /// Gives the request back when the way is full, or the broker is gone: the caller answers it with

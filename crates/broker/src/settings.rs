@@ -81,8 +81,14 @@ pub struct MqttSettings {
     pub connections: usize,
     /// Ping interval, at least 5 seconds; a dead peer is noticed within twice this time.
     pub keep_alive: Duration,
-    /// How long the broker keeps the session over a lost connection (MQTT 5); whole seconds.
+    /// How long the broker keeps the session over a lost connection; whole seconds. By MQTT 3.1.1, which cannot say it, for as long
+    /// as the broker likes, unless it is zero.
     pub session_expiry: Duration,
+    /// How many workers keep what they are told for the next process, and say [`BrokerRequest::Restored`] once they told what an
+    /// earlier one left, before which nothing is connected; 0 when none does.
+    ///
+    /// [`BrokerRequest::Restored`]: portcullis_proto::bridge::contract::BrokerRequest::Restored
+    pub keepers: usize,
     /// How long the broker may owe an acknowledgement (of a publish at QoS 1 or 2, a subscribe, an unsubscribe) before the
     /// connection is given up, even though it answers pings. A request's time begins when the one before it is done.
     pub ack_patience: Duration,
@@ -113,6 +119,7 @@ impl MqttSettings {
             connections: 1,
             keep_alive: Duration::from_secs(10),
             session_expiry: Duration::from_secs(300),
+            keepers: 0,
             ack_patience: Duration::from_secs(20),
             max_qos: Qos::ExactlyOnce,
             publish_status: true,

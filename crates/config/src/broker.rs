@@ -178,8 +178,8 @@ section! {
         connections: u32 = 1, between(1, 64);
         /// MQTT keep-alive, "5s" to "18h".
         keep_alive: Duration = "30s", between(secs(5), secs(18 * 3600));
-        /// How long the broker keeps its session with the gateway over a lost connection (MQTT 5), "0s" to "30d": what observers should get
-        /// meanwhile waits there.
+        /// How long the broker keeps its session with the gateway over a lost connection or a restart, "0s" to "30d": what observers should
+        /// get meanwhile waits there. By MQTT 3.1.1, which cannot say it, for as long as the broker likes, unless it is "0s".
         session_expiry: Duration = "5m", between(secs(0), hours(30 * 24));
         section /// Store and forward while the broker is away.
         spool: Spool;

@@ -87,7 +87,7 @@ impl<C: Core> Worker<C> {
 
     /// Hands a request to the broker, and what that answers at once, or its failure, back to the core.
     fn ask_broker(&mut self, now: Instant, request: BrokerRequest) {
-        let answered = !matches!(request, BrokerRequest::Unsubscribe { .. });
+        let answered = request.is_answered();
         match self.ports.broker.ask(request) {
             Ok(()) => self.unanswered += u64::from(answered),
             Err(request) => self.refuse(now, &request),
@@ -109,7 +109,7 @@ impl<C: Core> Worker<C> {
     /// not leave before: who gets one may act on what others have not seen yet.
     pub(super) fn flush_broker(&mut self) {
         for request in self.ports.broker.flush() {
-            let answered = !matches!(request, BrokerRequest::Unsubscribe { .. });
+            let answered = request.is_answered();
             self.unanswered = self.unanswered.saturating_sub(u64::from(answered));
             self.refuse(clock::now(), &request);
         }
@@ -179,6 +179,9 @@ fn refusal(request: &BrokerRequest) -> Option<BrokerEvent> {
             ticket,
             result: Err(BrokerError::Unavailable),
         }),
-        BrokerRequest::Unsubscribe { .. } => None,
+        BrokerRequest::Unsubscribe { .. }
+        | BrokerRequest::Restore { .. }
+        | BrokerRequest::Abandon { .. }
+        | BrokerRequest::Restored => None,
     }
 }

@@ -77,6 +77,11 @@ impl Access {
                 retained,
             } => self.subscribe(ticket, filter_id, filter, retained, own),
             BrokerRequest::Unsubscribe { filter_id } => self.shared.unsubscribe((self.worker, filter_id)),
+            BrokerRequest::Restore {
+                filter_id, filter, ..
+            } => self.shared.subscribe((self.worker, filter_id), &filter),
+            // Subscriptions to the embedded broker end with the process.
+            BrokerRequest::Abandon { .. } | BrokerRequest::Restored => {}
             BrokerRequest::ReadRetained { ticket, topic } => self.read(ticket, &topic, own),
         }
     }

@@ -257,6 +257,7 @@ pub(super) struct Will {
 #[derive(Debug)]
 pub(super) struct Connect {
     pub(super) client_id: String,
+    /// No earlier session goes on. By MQTT 3.1.1 this one ends with its connection, too.
     pub(super) clean_start: bool,
     /// Seconds for which the broker keeps the session of a lost connection (MQTT 5).
     pub(super) session_seconds: u32,
@@ -276,7 +277,7 @@ pub(super) fn connect(
         Protocol::V4 => {
             let mut packet = v4::v4::Connect::new(connect.client_id);
             packet.keep_alive = connect.keep_alive;
-            packet.clean_session = true;
+            packet.clean_session = connect.clean_start;
             packet.login = named.then(|| v4::v4::Login::new(username, password));
             packet.last_will = connect
                 .will

@@ -91,6 +91,14 @@ pub(crate) struct Lane {
     backoff: Backoff,
     /// The broker's session must not be resumed: it is another process's, or an exchange at QoS 2 was given up on it.
     clean_start: bool,
+    /// By MQTT 3.1.1 the session is ended by a connection of its own, since one that begins clean does not outlive its connection.
+    wiping: bool,
+    /// This connection was for that, or found that it is needed.
+    ends_now: bool,
+    /// How many workers have not said yet what they go on with; nothing is connected before.
+    awaited: usize,
+    /// They go on observing, on the session of an earlier process.
+    goes_on: bool,
     /// Until when the session of an earlier process is kept, for its exchanges at QoS 2 to be finished.
     reconciled_by: Option<Instant>,
     trial: Trial,
@@ -106,7 +114,7 @@ impl Lane {
         parts.metrics.recovered.add(recovered);
         let head = parts.spool.as_ref().map_or(0, |(_, state)| state.head);
         let exchanges = Exchanges::open(parts.exchanges.as_deref(), head);
-        let clean_start = exchanges.is_empty();
+        let (clean_start, awaited) = (exchanges.is_empty(), parts.settings.keepers);
         let pipeline = Pipeline::new(
             parts.clock,
             Arc::clone(&parts.metrics),
@@ -138,6 +146,10 @@ impl Lane {
             topics: parts.topics,
             backoff: Backoff::new(),
             clean_start,
+            wiping: false,
+            ends_now: false,
+            awaited,
+            goes_on: false,
             reconciled_by: None,
             over_status: 0,
             modest: 0,
@@ -203,9 +215,11 @@ impl Lane {
     async fn proceed(&mut self, now: Instant) {
         if let State::Away { until } = self.state
             && until <= now
+            && self.awaited == 0
         {
             self.connect(now);
         }
+        self.end_if_wiped(now).await;
         let connected = self.since().is_some();
         self.pipeline.tick(now, connected);
         self.subscriptions.tick(now);
@@ -213,7 +227,7 @@ impl Lane {
         self.reconcile(now).await;
         let held_up = self.trial.wants_main(&self.pipeline, &self.subscriptions);
         if let (false, Some(session)) = (held_up, session(&mut self.state)) {
-            if !self.pipeline.reconciling {
+            if !self.pipeline.leaves {
                 self.subscriptions.send(now, session);
             }
             self.pipeline.send(now, session);
@@ -239,6 +253,18 @@ impl Lane {
         }
     }
 
+    /// Ends a connection that only had to find, or end, a session of before (MQTT 3.1.1).
+    async fn end_if_wiped(&mut self, now: Instant) {
+        if std::mem::take(&mut self.ends_now)
+            && let State::Linked { connection, .. } = &mut self.state
+        {
+            connection.session.disconnect();
+            connection.flush().await;
+            self.state = State::Away { until: now };
+            self.connect(now);
+        }
+    }
+
     /// Leaves the session of an earlier process, which still has that one's subscriptions, once its exchanges at QoS 2 are over.
     async fn reconcile(&mut self, now: Instant) {
         if !self.pipeline.reconciling {
@@ -252,12 +278,13 @@ impl Lane {
             return;
         };
         let late = self.reconciled_by.is_some_and(|by| by <= now);
-        if !late && !self.pipeline.is_reconciled(now, &mut connection.session) {
+        self.pipeline.reconcile(now, late, &mut connection.session);
+        if !self.pipeline.leaves || !late && !self.pipeline.is_reconciled(&connection.session) {
             return;
         }
         connection.session.disconnect();
         connection.flush().await;
-        self.pipeline.reconciling = false;
+        (self.pipeline.reconciling, self.pipeline.leaves) = (false, false);
         self.pipeline.forsaken = true;
         self.on_ended(
             now,
@@ -295,7 +322,7 @@ impl Lane {
         let (qos, retain) = self.status_manner();
         let connect = Connect {
             client_id: options::client_id(&self.settings, self.index),
-            clean_start: self.clean_start,
+            clean_start: self.begins_clean(),
             session_seconds: u32::try_from(self.settings.session_expiry.as_secs()).unwrap_or(u32::MAX),
             keep_alive: options::keep_alive(&self.settings),
             will: self.status_topic().map(|topic| Will {
@@ -314,6 +341,14 @@ impl Lane {
                 };
             }
             Err(text) => self.on_ended(now, &Ending::ours(text)),
+        }
+    }
+
+    /// Whether the CONNECT says so.
+    fn begins_clean(&self) -> bool {
+        match self.settings.protocol {
+            Protocol::V5 => self.clean_start,
+            Protocol::V4 => self.wiping || self.settings.session_expiry.is_zero(),
         }
     }
 
@@ -385,6 +420,16 @@ impl Lane {
                 );
             }
             BrokerRequest::Unsubscribe { filter_id } => self.subscriptions.unsubscribe((worker, filter_id)),
+            BrokerRequest::Restore {
+                filter_id,
+                filter,
+                qos,
+            } => {
+                (self.goes_on, self.clean_start, self.pipeline.leaves) = (true, false, false);
+                self.subscriptions.restore((worker, filter_id), filter, qos);
+            }
+            BrokerRequest::Abandon { filter } => self.subscriptions.abandon(filter),
+            BrokerRequest::Restored => self.awaited = self.awaited.saturating_sub(1),
             BrokerRequest::ReadRetained { ticket, topic } => {
                 let judge = (&self.pipeline.judge, self.clock.wall_millis());
                 self.subscriptions.read(now, worker, ticket, &topic, judge);
@@ -423,7 +468,13 @@ impl Lane {
                 continue;
             }
             match happening {
-                Happening::Connected(greeting) => self.on_connected(now, greeting),
+                Happening::Connected(greeting) => {
+                    self.on_connected(now, greeting);
+                    if self.ends_now {
+                        // What comes from the session that ends is for nobody.
+                        return;
+                    }
+                }
                 Happening::Acknowledged(packet, reason) => pipeline.on_acknowledged(now, packet, reason),
                 Happening::Received(packet) => {
                     pipeline.on_received(packet);
@@ -456,6 +507,15 @@ impl Lane {
         let State::Linked { since, .. } = &mut self.state else {
             return;
         };
+        if self.settings.protocol == Protocol::V4 {
+            let is_wiped = std::mem::take(&mut self.wiping);
+            self.wiping = !is_wiped && self.clean_start && greeting.session_present;
+            self.clean_start &= !is_wiped;
+            self.ends_now = is_wiped || self.wiping;
+            if self.ends_now {
+                return;
+            }
+        }
         *since = Some(now);
         self.clean_start = false;
         // MQTT 3.1.1 does not say it: the will that it took tells.
@@ -481,9 +541,16 @@ impl Lane {
             session_present = greeting.session_present,
             "connected to the broker{said}"
         );
+        if std::mem::take(&mut self.goes_on) && !greeting.session_present {
+            tracing::warn!(
+                connection = self.index,
+                "the broker does not know the session of before the restart any more: what it would have sent meanwhile is lost; \
+                 broker.session_expiry is how long it is to be kept"
+            );
+        }
         self.say(format!("connected to {}{said}", self.settings.address), lacks);
         if !greeting.session_present {
-            self.pipeline.reconciling = false;
+            (self.pipeline.reconciling, self.pipeline.leaves) = (false, false);
         }
         self.reconciled_by = now.checked_add(RECONCILE);
         if let Some(session) = session(&mut self.state) {
@@ -536,6 +603,7 @@ impl Lane {
         if since.is_none() {
             self.metrics.connects.inc(ending.result);
         }
+        self.ends_now = false;
         self.state = State::Away {
             until: now.checked_add(wait).unwrap_or(now),
         };

@@ -103,8 +103,10 @@ pub(super) struct Pipeline {
     pub(super) exchanges: Exchanges,
     /// An exchange was given up on the broker's session, which must not go on.
     pub(super) forsaken: bool,
-    /// Nothing but exchanges of an earlier process, and what is before them, goes out.
+    /// Exchanges of an earlier process may yet turn out to be those of messages in the spool.
     pub(super) reconciling: bool,
+    /// The session is left after that: nothing but these exchanges, and what is before them, goes out.
+    pub(super) leaves: bool,
 }
 
 impl Pipeline {
@@ -137,6 +139,7 @@ impl Pipeline {
             spooling,
             judge,
             reconciling: !exchanges.is_empty(),
+            leaves: !exchanges.is_empty(),
             exchanges,
             forsaken: false,
         }
@@ -240,7 +243,6 @@ impl Pipeline {
         }
         self.exchanges.give_up_below(self.spooling.state().head);
         session.reserve(self.exchanges.packets());
-        // Those of an earlier process may yet turn out to be those of messages in the spool.
         if !self.reconciling {
             self.release_orphans(now, session);
         }
@@ -255,19 +257,24 @@ impl Pipeline {
 
     /// How many messages of the window may go out: until the exchanges of an earlier process are over, no more than they need.
     fn open_window(&self) -> usize {
-        if !self.reconciling || self.exchanges.has_messages() {
+        if !self.leaves || self.exchanges.has_messages() {
             return self.window.len();
         }
         let last = self.window.iter().rposition(|entry| entry.exchange.is_some());
         last.map_or(0, |last| last + 1)
     }
 
-    /// Whether the exchanges of an earlier process are over.
-    pub(super) fn is_reconciled(&mut self, now: Instant, session: &mut Session) -> bool {
-        if !self.exchanges.is_empty() && !self.spooling.has_backlog() {
+    /// Releases the exchanges of an earlier process whose messages are not in the spool, once that is known or by `late`.
+    pub(super) fn reconcile(&mut self, now: Instant, late: bool, session: &mut Session) {
+        if late || !self.spooling.has_backlog() {
             self.exchanges.give_up_below(u64::MAX);
             self.release_orphans(now, session);
+            self.reconciling = self.leaves;
         }
+    }
+
+    /// Whether the exchanges of an earlier process are over.
+    pub(super) fn is_reconciled(&self, session: &Session) -> bool {
         self.exchanges.is_empty()
             && self.window.iter().all(|entry| entry.exchange.is_none())
             && session.is_idle()

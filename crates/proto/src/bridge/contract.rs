@@ -3,7 +3,7 @@
 //! Each worker asks by [`BrokerRequest`]s and is told by [`BrokerEvent`]s, at once by the embedded broker and over bounded
 //! queues otherwise, in order: a message that the broker handled after a subscription arrives after that subscription's
 //! [`BrokerEvent::Subscribed`].
-//! Each request but [`BrokerRequest::Unsubscribe`] is answered by exactly one event with its ticket.
+//! Each request that [`BrokerRequest::is_answered`] is answered by exactly one event with its ticket.
 
 use std::sync::Arc;
 
@@ -60,6 +60,25 @@ pub enum BrokerRequest {
         /// The id that [`BrokerRequest::Subscribe`] gave.
         filter_id: FilterId,
     },
+    /// An observation of an earlier process goes on: its filter is subscribed again without retained messages, now or once the broker
+    /// can be reached, on the session that the broker kept where it did. Not answered; [`BrokerEvent::SubscriptionLost`] when the broker
+    /// does not take it.
+    Restore {
+        /// The worker's id for this filter.
+        filter_id: FilterId,
+        /// The filter, mountpoint included.
+        filter: TopicFilter,
+        /// The highest QoS the observation wants.
+        qos: Qos,
+    },
+    /// An observation of an earlier process does not go on, so that its subscription is nobody's unless others have the filter. Not
+    /// answered.
+    Abandon {
+        /// The filter, mountpoint included.
+        filter: TopicFilter,
+    },
+    /// The worker has said all that it had of an earlier process. Not answered.
+    Restored,
     /// Read the retained message of a topic without subscribing; answered by [`BrokerEvent::Retained`].
     ReadRetained {
         /// Comes back in the answer.
@@ -67,6 +86,20 @@ pub enum BrokerRequest {
         /// The topic, mountpoint included.
         topic: TopicName,
     },
+}
+
+impl BrokerRequest {
+    /// Whether an event with its ticket answers it. One that is not answered is always taken.
+    #[must_use]
+    pub const fn is_answered(&self) -> bool {
+        match self {
+            Self::Publish { .. }
+            | Self::PublishIf { .. }
+            | Self::Subscribe { .. }
+            | Self::ReadRetained { .. } => true,
+            Self::Unsubscribe { .. } | Self::Restore { .. } | Self::Abandon { .. } | Self::Restored => false,
+        }
+    }
 }
 
 /// Why the broker did not do it.

@@ -399,9 +399,8 @@ impl ObservationRegistry {
         self.by_filter.get(topic.as_str()).copied()
     }
 
-    /// How many observations a filter has.
-    #[must_use]
-    pub fn filter_len(&self, filter: FilterId) -> usize {
+    #[cfg(test)]
+    fn filter_len(&self, filter: FilterId) -> usize {
         self.filters
             .get(&filter)
             .map_or(0, |filter| filter.observations.len())

@@ -12,7 +12,6 @@ use rand::Rng as _;
 use super::directory::ClientDirectory;
 use super::inbound::UDP_PEER_IDLE;
 use super::metrics::ConnectionEvent;
-use super::pending_requests::Awaited;
 use super::settings::Settings;
 use super::workers::WorkerMessage;
 use super::{Gateway, cx};
@@ -401,6 +400,9 @@ impl Gateway {
                 self.connect_implicitly(now, peer);
             }
         }
+        if self.store.is_some() {
+            self.agenda.broker(BrokerRequest::Restored);
+        }
         self.settle(now);
     }
 
@@ -539,10 +541,26 @@ impl Gateway {
     ) -> Result<(), RestoreResult> {
         let mut bytes = ReadBytes(&contents.body);
         let of_connection = bytes.u8().ok_or(RestoreResult::Damaged)? != 0;
-        let mut terms =
-            read_terms(&mut bytes, &self.settings, store.clock()).ok_or(RestoreResult::Damaged)?;
+        let terms = read_terms(&mut bytes, &self.settings, store.clock()).ok_or(RestoreResult::Damaged)?;
+        let filter = terms.filter.clone();
+        let of_connection = of_connection.then_some(connections);
+        let result = self.take_over_observation(now, record, terms, of_connection);
+        if result.is_err() {
+            self.agenda.broker(BrokerRequest::Abandon { filter });
+        }
+        result
+    }
+
+    /// `of` are the connections that are there again, where it was one's.
+    fn take_over_observation(
+        &mut self,
+        now: Instant,
+        record: Record,
+        mut terms: Terms,
+        of: Option<&HashMap<u64, ConnectionKey>>,
+    ) -> Result<(), RestoreResult> {
         let mark = record.get(MARK);
-        let (holder, at) = if of_connection {
+        let (holder, at) = if let Some(connections) = of {
             let key = *connections.get(&mark).ok_or(RestoreResult::Gone)?;
             let at = self.connections.get(key).and_then(|connection| connection.peer);
             terms.listener = self
@@ -576,24 +594,12 @@ impl Gateway {
             return Err(RestoreResult::Limit);
         }
         let (filter, qos) = (terms.filter.clone(), terms.subscribe_qos);
-        let (id, filter_id, is_first) = self.observations.go_on(&mut cx, holder, at, terms, record);
-        if is_first
-            && let Ok(ticket) = self.pending.wait(
-                &mut cx,
-                Awaited::Subscribe {
-                    reply: None,
-                    observation: id,
-                },
-            )
-        {
-            cx.agenda.broker(BrokerRequest::Subscribe {
-                ticket,
-                filter_id,
-                filter,
-                qos,
-                retained: false,
-            });
-        }
+        let filter_id = self.observations.go_on(&mut cx, holder, at, terms, record);
+        cx.agenda.broker(BrokerRequest::Restore {
+            filter_id,
+            filter,
+            qos,
+        });
         Ok(())
     }
 

@@ -122,7 +122,7 @@ impl Observations {
         inserted
     }
 
-    /// Takes over an observation of an earlier process. Its id, its filter's, and whether it is the first of that.
+    /// Takes over an observation of an earlier process; the id of its filter.
     pub(super) fn go_on(
         &mut self,
         cx: &mut Cx<'_>,
@@ -130,13 +130,13 @@ impl Observations {
         at: Option<PeerId>,
         terms: Terms,
         record: Record,
-    ) -> (ObservationId, FilterId, bool) {
+    ) -> FilterId {
         let (id, filter_id, _) = self.add(cx, holder, at, terms);
         if let Some(observation) = self.registry.get_mut(id) {
             observation.go_on(record);
             observation.is_live = true;
         }
-        (id, filter_id, self.registry.filter_len(filter_id) == 1)
+        filter_id
     }
 
     fn add(

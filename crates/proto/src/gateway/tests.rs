@@ -308,6 +308,9 @@ impl Site {
             BrokerRequest::Unsubscribe { filter_id } => {
                 return self.subscriptions.retain(|(_, id, _)| *id != filter_id);
             }
+            BrokerRequest::Restore { .. } | BrokerRequest::Abandon { .. } | BrokerRequest::Restored => {
+                unreachable!("no worker here keeps anything")
+            }
             BrokerRequest::ReadRetained { ticket, topic } => BrokerEvent::Retained {
                 ticket,
                 result: Ok(self.retained.get(&topic).cloned()),

@@ -100,7 +100,8 @@ impl Subscriptions {
     ) {
         let mut found = std::mem::take(&mut self.found);
         found.clear();
-        if named.is_empty() {
+        // What waited at the broker for a session of an earlier process is named by that one's numbers.
+        if named.is_empty() || !named.iter().all(|number| self.is_ours(*number)) {
             self.table.matching(&message.topic, &mut self.sums, &mut found);
             if !retained && found.len() > 1 && self.duplicates.is_duplicate(now, &message, found.len()) {
                 found.clear();

@@ -7,7 +7,7 @@
 //! a broker holds back what is beyond its window until we acknowledge, and may be slow.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::RandomState;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::link::Delivery;
 use crate::metrics::LaneMetrics;
 use crate::notes::Notes;
 use crate::topics::{FilterTable, Sums};
-use portcullis_proto::bridge::contract::{BrokerError, FilterId, MAX_RETAINED, Ticket};
+use portcullis_proto::bridge::contract::{BrokerError, BrokerEvent, FilterId, MAX_RETAINED, Ticket};
 use portcullis_proto::types::message::{Message, Qos};
 use portcullis_proto::types::{TopicFilter, TopicName};
 
@@ -144,6 +144,8 @@ pub(super) struct Subscriptions {
     by_holder: HashMap<Holder, u32>,
     table: FilterTable<u32>,
     last_number: u32,
+    /// The first number of this process; what an earlier one gave is another, most likely.
+    first_number: u32,
     protocol: Protocol,
     connected: bool,
     names_subscriptions: bool,
@@ -174,6 +176,8 @@ pub(super) struct Subscriptions {
 
 impl Subscriptions {
     pub(super) fn new(workers: Vec<Delivery>, metrics: Arc<LaneMetrics>, protocol: Protocol) -> Self {
+        let hasher = RandomState::new();
+        let first_number = hasher.hash_one(protocol as u8) as u32 % MAX_NUMBER;
         Self {
             workers,
             metrics,
@@ -182,7 +186,8 @@ impl Subscriptions {
             by_filter: HashMap::new(),
             by_holder: HashMap::new(),
             table: FilterTable::default(),
-            last_number: 0,
+            last_number: first_number,
+            first_number,
             connected: false,
             names_subscriptions: false,
             wildcards: true,
@@ -201,7 +206,7 @@ impl Subscriptions {
             notes: Notes::default(),
             targets: Vec::new(),
             duplicates: Duplicates::default(),
-            hasher: RandomState::new(),
+            hasher,
         }
     }
 
@@ -265,6 +270,39 @@ impl Subscriptions {
             self.suspect(now, number, (judge, wall));
             self.ask(now, number, ask);
         }
+    }
+
+    /// A worker goes on observing what it observed in an earlier process.
+    pub(super) fn restore(&mut self, holder: Holder, filter: TopicFilter, qos: Qos) {
+        if !self.fits(&filter) {
+            return self.tell(
+                holder.0,
+                BrokerEvent::SubscriptionLost {
+                    filter_id: holder.1,
+                    error: BrokerError::Refused,
+                },
+            );
+        }
+        let number = self.enter(filter);
+        let Some(entry) = self.entries.get_mut(&number) else {
+            return;
+        };
+        // As far as is known: where the broker lost the session it is made again, with what is retained.
+        entry.standing = true;
+        entry.qos = entry.qos.max(qos.min(Qos::AtLeastOnce));
+        if !entry.holders.iter().any(|known| known.holder == holder) {
+            entry.holders.push(HolderState {
+                holder,
+                active: true,
+                held: Vec::new(),
+            });
+            self.by_holder.insert(holder, number);
+        }
+    }
+
+    /// Nobody observes any more what was observed in an earlier process.
+    pub(super) fn abandon(&mut self, filter: TopicFilter) {
+        self.gone.push(filter);
     }
 
     /// A worker wants to know a retained message.
@@ -350,6 +388,12 @@ impl Subscriptions {
         number
     }
 
+    /// Whether this process gave a filter this number.
+    fn is_ours(&self, number: usize) -> bool {
+        let given = |number: u32| number.wrapping_sub(self.first_number) % (MAX_NUMBER);
+        u32::try_from(number).is_ok_and(|number| given(number) <= given(self.last_number))
+    }
+
     fn leave_if_unused(&mut self, number: u32) {
         let unused =
             |entry: &Entry| entry.holders.is_empty() && entry.round.is_none() && entry.next.is_empty();
@@ -376,9 +420,10 @@ impl Subscriptions {
         self.names_subscriptions = greeting.names_subscriptions;
         self.wildcards = greeting.wildcards;
         self.max_filter = greeting.max_packet.saturating_sub(SUBSCRIBE_OVERHEAD);
-        let gone = std::mem::take(&mut self.gone);
+        let gone = std::mem::take(&mut self.gone).into_iter();
         if greeting.session_present {
-            self.waiting.extend(gone.into_iter().map(Request::Unsubscribe));
+            let unused = gone.filter(|filter| !self.by_filter.contains_key(filter));
+            self.waiting.extend(unused.map(Request::Unsubscribe));
         }
         let numbers: Vec<u32> = self.entries.keys().copied().collect();
         for number in numbers {

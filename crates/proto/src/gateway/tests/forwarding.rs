@@ -113,6 +113,7 @@ impl Network {
             BrokerRequest::Unsubscribe { filter_id } => {
                 self.site.subscriptions.retain(|(_, id, _)| *id != filter_id);
             }
+            BrokerRequest::Restore { .. } | BrokerRequest::Abandon { .. } | BrokerRequest::Restored => {}
             BrokerRequest::Publish { ticket, .. } | BrokerRequest::PublishIf { ticket, .. } => {
                 let result = Ok(());
                 self.events[worker].push_back(BrokerEvent::Published { ticket, result });
