@@ -64,6 +64,7 @@ fn settings(workers: u8) -> Settings {
             token_in_username: false,
             mountpoint: None,
             overrides: Default::default(),
+            fresh_requests: None,
             max_peers: 0,
             health: None,
         }],

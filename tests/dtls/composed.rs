@@ -61,6 +61,7 @@ fn settings(transport: DtlsSettings) -> Settings {
             token_in_username: false,
             mountpoint: Some("fleet/".into()),
             overrides: Default::default(),
+            fresh_requests: None,
             max_peers: 0,
             health: None,
         }],

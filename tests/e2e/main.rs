@@ -14,6 +14,7 @@
 //! | `connection` | connection mode |
 //! | `connectionless` | the default mode |
 //! | `import` | users and keys of other gateways |
+//! | `freshness` | requests that are only meant now |
 //! | `identity` | what a DTLS handshake proves |
 //! | `observe` | subscribing, retained messages, cancelling |
 //! | `collection` | topics that are created |
@@ -61,6 +62,7 @@ mod connection;
 mod connectionless;
 mod cwt;
 mod delivery;
+mod freshness;
 mod identity;
 mod import;
 mod listeners;

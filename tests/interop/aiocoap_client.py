@@ -19,6 +19,7 @@ from aiocoap import (
     NOT_FOUND,
     POST,
     PUT,
+    UNAUTHORIZED,
     iPATCH,
 )
 
@@ -91,6 +92,11 @@ async def main(base, identity=None, key=None):
         told = (await asyncio.wait_for(anext(crossed), 20)).payload
         assert told == values[-1], (told, values)
     conditional.observation.cancel()
+
+    for payload in (b"open", b"shut"):
+        asked = expect(await ask(PUT, "/ps/py/valve?fresh=1&retain=1", payload), UNAUTHORIZED)
+        expect(await ask(PUT, "/ps/py/valve?fresh=1&retain=1", payload, echo=asked.opt.echo), CHANGED)
+        assert expect(await ask(GET, "/ps/py/valve"), CONTENT).payload == payload
 
     await context.shutdown()
     print("all good")

@@ -105,6 +105,7 @@ macro_rules! each_way {
 each_way!(
     publish_read_and_clear,
     an_error_is_shown,
+    a_request_that_is_meant_now,
     observe_and_stop,
     blocks_both_ways,
     a_long_notification_arrives_whole,
@@ -143,6 +144,14 @@ fn an_error_is_shown(way: Way) {
         done.stderr.contains("4.00") && done.stderr.contains("qos"),
         "{done:?}"
     );
+}
+
+fn a_request_that_is_meant_now(way: Way) {
+    let gateway = gateway(Config::new());
+    // The client repeats it with the Echo value by itself.
+    way.put(&gateway, "ps/valve?fresh=1&retain=1", "open");
+    assert_eq!(way.get(&gateway, "ps/valve"), "open");
+    gateway.metric_becomes("stale_requests_total", &[], 1.0);
 }
 
 fn observe_and_stop(way: Way) {

@@ -187,6 +187,7 @@ fn settings(plan: &Plan, chance: &mut Chance) -> Settings {
             token_in_username: false,
             mountpoint: None,
             overrides: Default::default(),
+            fresh_requests: None,
             max_peers: 0,
             health: None,
         }],

@@ -32,6 +32,8 @@ pub struct Listener {
     pub mountpoint: Option<String>,
     /// What else it has in place of what `[coap]` says.
     pub overrides: Overrides,
+    /// How old the Echo value of a request that changes something may be; zero where it needs none.
+    pub fresh_requests: Duration,
     /// Most peers, over all workers; 0 is no limit.
     pub max_peers: u32,
     /// Bytes asked of the kernel for receiving, for each worker.
@@ -272,6 +274,9 @@ section! {
         /// Peers over all workers, 0 to 100000000; 0 is no limit. Where there are as many, one that has not proved its address gives way to a new
         /// one, else there is no room.
         max_peers: u32 = 0, between(0, 100_000_000);
+        /// How old the Echo value may be (RFC 9175, 2.4) that a request has to bring that changes something: a publish, DELETE, or a change to the topic
+        /// collection; up to "1h". "0s" asks only those with `fresh=1` for one, of 60 s.
+        fresh_requests: Duration = "0s", between(secs(0), hours(1));
         /// What the kernel keeps of datagrams that no worker has read yet, "4KiB" to "1GiB" for each worker; it cuts it at `net.core.rmem_max`.
         receive_buffer: Size = "4MiB", between(Size(4 << 10), Size(1 << 30));
         /// What it keeps of those that it has not sent yet, "4KiB" to "1GiB" for each worker, cut at `net.core.wmem_max`.
@@ -304,6 +309,9 @@ section! {
         notify_type: Option<NotifyType> = unset;
         /// As `max_sessions`, which holds too; 0 is no limit of its own.
         max_peers: u32 = 0, between(0, 100_000_000);
+        /// How old the Echo value may be (RFC 9175, 2.4) that a request has to bring that changes something: a publish, DELETE, or a change to the topic
+        /// collection; up to "1h". "0s" asks only those with `fresh=1` for one, of 60 s.
+        fresh_requests: Duration = "0s", between(secs(0), hours(1));
         /// What the kernel keeps of datagrams that no worker has read yet, "4KiB" to "1GiB" for each worker; it cuts it at `net.core.rmem_max`.
         receive_buffer: Size = "4MiB", between(Size(4 << 10), Size(1 << 30));
         /// What it keeps of those that it has not sent yet, "4KiB" to "1GiB" for each worker, cut at `net.core.wmem_max`.
@@ -391,6 +399,7 @@ impl UdpTable {
                 heartbeat: self.heartbeat,
                 notify_type: self.notify_type,
             },
+            fresh_requests: self.fresh_requests,
             max_peers: self.max_peers,
             receive_buffer: self.receive_buffer,
             send_buffer: self.send_buffer,
@@ -419,6 +428,7 @@ impl DtlsTable {
                 heartbeat: self.heartbeat,
                 notify_type: self.notify_type,
             },
+            fresh_requests: self.fresh_requests,
             max_peers: self.max_peers,
             receive_buffer: self.receive_buffer,
             send_buffer: self.send_buffer,

@@ -161,6 +161,7 @@ fn listener_settings(listener: &Listener, config: &Config, workers: u8) -> Liste
         token_in_username: config.takes_token_for_username(listener),
         mountpoint: listener.mountpoint.as_deref().map(Arc::from),
         overrides: listener.overrides,
+        fresh_requests: Some(listener.fresh_requests).filter(|within| !within.is_zero()),
         max_peers: to_usize(listener.max_peers.div_ceil(u32::from(workers.max(1)))),
         health: listener.health.as_ref().map(|(request, reply)| Health {
             request: request.as_slice().into(),

@@ -268,6 +268,20 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
     ),
     ("listeners.dtls.default", "max_sessions", "10", "\"10\"", "0"),
     ("listeners.dtls.default", "max_half_open", "8", "8.5", "-1"),
+    (
+        "listeners.dtls.default",
+        "fresh_requests",
+        "\"30s\"",
+        "30",
+        "\"2h\"",
+    ),
+    (
+        "listeners.udp.default",
+        "fresh_requests",
+        "\"30s\"",
+        "30",
+        "\"2h\"",
+    ),
     ("listeners.dtls.default", "mtu", "1400", "\"1400\"", "100"),
     (
         "listeners.dtls.default",

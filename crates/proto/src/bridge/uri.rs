@@ -135,6 +135,7 @@ enum Name {
     Qos,
     Retain,
     Expiry,
+    Fresh,
     NoLocal,
     RetainHandling,
     Greater,
@@ -159,6 +160,7 @@ impl Name {
             b"qos" | b"q" => Self::Qos,
             b"retain" | b"r" => Self::Retain,
             b"expiry" => Self::Expiry,
+            b"fresh" => Self::Fresh,
             b"nl" => Self::NoLocal,
             b"rh" => Self::RetainHandling,
             b"c.gt" => Self::Greater,
@@ -184,6 +186,7 @@ impl Name {
             Self::Qos => "qos",
             Self::Retain => "retain",
             Self::Expiry => "expiry",
+            Self::Fresh => "fresh",
             Self::NoLocal => "nl",
             Self::RetainHandling => "rh",
             Self::Greater => "c.gt",
@@ -208,7 +211,7 @@ impl Name {
             Self::Qos | Self::RetainHandling => "0, 1 or 2",
             Self::Retain => "true, 1, false or 0",
             Self::Expiry => "seconds, 0 to 4294967295",
-            Self::NoLocal => "0 or 1",
+            Self::NoLocal | Self::Fresh => "0 or 1",
             Self::Greater | Self::Less => "a decimal number",
             Self::Step => "a decimal number greater than 0",
             Self::Band => "no value",
@@ -257,6 +260,8 @@ pub struct QueryParams {
     pub retain: Option<bool>,
     /// `expiry` in seconds; `None` and 0 never.
     pub expiry: Option<u32>,
+    /// `fresh`: whether the request is only meant now.
+    pub fresh: bool,
     /// `nl`.
     pub no_local: bool,
     /// `rh`.
@@ -330,13 +335,8 @@ impl QueryParams {
                 let text = text.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
                 self.expiry = Some(text.parse().ok()?);
             }
-            Name::NoLocal => {
-                self.no_local = match digit(value)? {
-                    0 => false,
-                    1 => true,
-                    _ => return None,
-                }
-            }
+            Name::Fresh => self.fresh = bit(value)?,
+            Name::NoLocal => self.no_local = bit(value)?,
             Name::RetainHandling => {
                 self.retain_handling = match digit(value)? {
                     0 => RetainHandling::Send,
@@ -410,6 +410,14 @@ fn period(value: &[u8]) -> Option<Duration> {
             .ok()?
             .max(Duration::from_millis(1)),
     )
+}
+
+fn bit(value: &[u8]) -> Option<bool> {
+    match value {
+        b"0" => Some(false),
+        b"1" => Some(true),
+        _ => None,
+    }
 }
 
 fn digit(value: &[u8]) -> Option<u8> {
@@ -518,6 +526,7 @@ mod tests {
             (&["expiry=4294967296"], "expiry"),
             (&["nl=2"], "nl"),
             (&["rh=3"], "rh"),
+            (&["fresh=yes"], "fresh"),
             (&["t=x", "t=x"], "token"),
             (&["c.gt=warm"], "c.gt"),
             (&["c.gt"], "c.gt"),

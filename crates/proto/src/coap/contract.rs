@@ -156,6 +156,8 @@ pub struct Request {
     pub accept: Option<u16>,
     /// The payload, put together from its blocks.
     pub payload: Bytes,
+    /// When the Echo value that it brings was handed out to its peer first.
+    pub echo_issued: Option<Instant>,
     /// What has to hold before it is done.
     pub preconditions: Option<Box<Preconditions>>,
     /// What it is about: method, path and query.
@@ -253,6 +255,8 @@ pub struct Response {
     pub max_age: Option<u32>,
     /// The ETag of the body, for those who name it in If-Match.
     pub etag: Option<[u8; 8]>,
+    /// The answer asks for the request once more, with an Echo value that is no older than this (RFC 9175, 2.4).
+    pub wants_echo: Option<Duration>,
     /// Location-Path, a segment each: where what was created is.
     pub location: Vec<Box<str>>,
 }
@@ -278,6 +282,7 @@ impl Response {
             observation: None,
             max_age: None,
             etag: None,
+            wants_echo: None,
             location: Vec::new(),
         }
     }
@@ -437,6 +442,7 @@ mod tests {
             content_format: None,
             accept: None,
             payload: secret(),
+            echo_issued: None,
             preconditions: None,
             resource: ResourceKey(Arc::from(&*secret())),
             block_szx: None,

@@ -1,4 +1,4 @@
-//! Proof of address by the Echo option (RFC 9175, 2).
+//! Proof of address, and of freshness, by the Echo option (RFC 9175, 2).
 
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,16 @@ impl Echo {
 
     pub(crate) fn value(&self) -> [u8; 8] {
         self.value
+    }
+
+    /// When it was handed out first, where this is the value that was echoed.
+    pub(crate) fn issued(&self, echoed: [u8; 8]) -> Option<Instant> {
+        (echoed == self.value).then_some(self.issued)
+    }
+
+    /// Whether whoever gets it now has most of a time left to echo it.
+    pub(crate) fn serves(&self, now: Instant, within: Duration) -> bool {
+        now < self.issued + within / 2
     }
 
     /// Whether it may be handed out still.

@@ -1,6 +1,7 @@
 //! The options of a request: which are known, how often and how long they may be (RFC 7252, 5.4 and 5.10).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::blockwise::Block;
 use super::codec::{Message, uint};
@@ -96,6 +97,8 @@ pub(crate) struct Options {
     pub(crate) etag: Option<ETag>,
     /// An Echo option of the length that ours have.
     pub(crate) echo: Option<[u8; 8]>,
+    /// When that value was handed out to the peer first; not read here.
+    pub(crate) echo_issued: Option<Instant>,
     /// Bits of the response classes the client does not want (RFC 7967, 2.1).
     pub(crate) no_response: u8,
     /// All Request-Tag options, each with its length before it.

@@ -1,5 +1,7 @@
 //! What the message layer knows of one peer. The caller owns it, and keeps the one table of peers.
 
+use std::time::Instant;
+
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -277,9 +279,21 @@ impl Peer {
         self.guesses < MAX_GUESSES && moves == self.moves
     }
 
+    /// The Echo value to be handed out: that of before while it is good for that, else a new one.
+    pub(super) fn handed_out(
+        &mut self,
+        now: Instant,
+        is_good: impl FnOnce(&Echo) -> bool,
+        rng: &mut StdRng,
+    ) -> [u8; 8] {
+        match &mut self.echo {
+            Some(echo) if is_good(echo) => echo.value(),
+            echo => echo.insert(Box::new(Echo::new(now, rng))).value(),
+        }
+    }
+
     pub(super) fn prove(&mut self) {
         self.proven = true;
-        self.echo = None;
     }
 
     /// Its address is another one: proof starts anew. Whoever had the old one knows the message ids that went there, so the

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -24,6 +24,9 @@ use crate::state::MARK;
 use crate::types::standing::Standing;
 use crate::types::text::unsendable;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr};
+
+/// How old the Echo value of a request with `fresh=1` may be where its listener says nothing.
+const FRESH_WITHIN: Duration = Duration::from_secs(60);
 
 /// A peer as its worker knows it.
 #[derive(Debug, Clone)]
@@ -216,6 +219,8 @@ pub struct RequestContext {
     pub content_format: Option<u16>,
     /// Its payload, put together from its blocks.
     pub payload: Bytes,
+    /// When the Echo value that it brings was handed out first.
+    pub echo_issued: Option<Instant>,
     /// What has to hold before it is done; of a topic's data only.
     pub preconditions: Option<Box<Preconditions>>,
     /// What block-wise transfer knows its resource by.
@@ -321,6 +326,7 @@ impl RequestContext {
             accept: request.accept,
             content_format: request.content_format,
             payload: if logs_in { Bytes::new() } else { request.payload },
+            echo_issued: request.echo_issued,
             preconditions: request.preconditions,
             resource: request.resource,
             block_szx: request.block_szx,
@@ -336,6 +342,30 @@ impl RequestContext {
             Target::Collection(operation) => operation.changes(),
             Target::Connection(_) | Target::Discovery => false,
         }
+    }
+
+    /// Whether it is meant now, where it changes something and that has to be known (RFC 9175, 2.4).
+    ///
+    /// # Errors
+    /// 4.01 that asks for an Echo value.
+    pub(super) fn check_fresh(&self, now: Instant, settings: &Settings) -> Result<(), Response> {
+        let within = settings
+            .listener(self.from.listener)
+            .and_then(|listener| listener.fresh_requests)
+            .or(self.params.fresh.then_some(FRESH_WITHIN));
+        let Some(within) = within.filter(|_| self.publishes()) else {
+            return Ok(());
+        };
+        let age = self
+            .echo_issued
+            .map(|issued| now.saturating_duration_since(issued));
+        if age.is_some_and(|age| age <= within) {
+            return Ok(());
+        }
+        Err(Response {
+            wants_echo: Some(within),
+            ..unauthorized("Echo wanted")
+        })
     }
 
     /// Whether the handshake alone proves who this client is.

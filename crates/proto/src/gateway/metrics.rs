@@ -138,6 +138,8 @@ metrics! {
         pub bans: Family<BanKind> = counter "bans_enforced_total" [] by [kind],
         /// Publishes of clients by what became of them.
         pub publishes: Family<PublishResult> = counter "publishes_total" [] by [result],
+        /// Requests that were asked to show by an Echo option that they are meant now.
+        pub stale_requests: Counter = counter "stale_requests_total" [],
         /// From a request's last datagram to its answer.
         pub request_seconds: Histogram[REQUEST_SECONDS] = histogram "request_seconds" [],
         /// Refusals by the limit that was hit.

@@ -97,6 +97,9 @@ impl Gateway {
             }
             return Err(bad_topic(&self.metrics, error));
         }
+        context
+            .check_fresh(now, &self.settings)
+            .inspect_err(|_| self.metrics.stale_requests.inc())?;
         if context.publishes() && self.pressure.refuses_publishes() {
             self.metrics.publishes.inc(PublishResult::Unavailable);
             return Err(self.overloaded());

@@ -119,6 +119,8 @@ pub struct ListenerSettings {
     pub mountpoint: Option<Arc<str>>,
     /// What else it has of its own.
     pub overrides: Overrides,
+    /// How old the Echo value of a request that changes something may be; `None` where it needs one only with `fresh=1`.
+    pub fresh_requests: Option<Duration>,
     /// Most peers over plain UDP, per worker; 0 is no limit.
     pub max_peers: usize,
     /// A datagram that asks whether it serves.

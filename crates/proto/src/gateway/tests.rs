@@ -61,6 +61,7 @@ pub(super) fn settings(workers: u8) -> Settings {
             token_in_username: false,
             mountpoint: None,
             overrides: Default::default(),
+            fresh_requests: None,
             max_peers: 0,
             health: None,
         }],

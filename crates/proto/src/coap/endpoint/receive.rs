@@ -8,7 +8,6 @@ use crate::coap::blockwise::{Assembled, Block, Key, Piece};
 use crate::coap::codec::{self, Message};
 use crate::coap::contract::{Code, Event, Request, ResourceKey, Response};
 use crate::coap::dedup::Seen;
-use crate::coap::echo::Echo;
 use crate::coap::kept::fingerprint;
 use crate::coap::metrics::MessageType;
 use crate::coap::options::{OptionFault, Options};
@@ -164,14 +163,20 @@ impl Endpoint {
         now: Instant,
         peer: &mut Peer,
         exchange: Exchange,
-        options: Options,
+        mut options: Options,
         message: Message<'_>,
     ) {
         if options.proxy {
             let response = Response::diagnostic(Code::PROXYING_NOT_SUPPORTED, "this is no proxy");
             return self.answer(now, peer, &exchange, response);
         }
-        if !self.check_address(now, peer, options.echo) && self.settings.challenge_unproven {
+        let echoed = options.echo;
+        options.echo_issued = peer
+            .echo
+            .as_ref()
+            .zip(echoed)
+            .and_then(|(echo, echoed)| echo.issued(echoed));
+        if !self.check_address(now, peer, echoed) && self.settings.challenge_unproven {
             return self.challenge(now, peer, &exchange);
         }
         self.on_blocks(now, peer, exchange, options, message);
@@ -195,11 +200,7 @@ impl Endpoint {
 
     /// Asks for the proof of address (RFC 9175, 2.3).
     fn challenge(&mut self, now: Instant, peer: &mut Peer, exchange: &Exchange) {
-        let echo = match &mut peer.echo {
-            Some(echo) if echo.is_current(now) => echo,
-            echo => echo.insert(Box::new(Echo::new(now, &mut self.rng))),
-        };
-        let value = echo.value();
+        let value = peer.handed_out(now, |echo| echo.is_current(now), &mut self.rng);
         self.answer_with(
             now,
             peer,
@@ -297,6 +298,7 @@ impl Endpoint {
             content_format: options.content_format,
             accept: options.accept,
             payload,
+            echo_issued: options.echo_issued,
             preconditions: options.preconditions,
             resource,
             block_szx: options.block2.map(|block| block.szx),

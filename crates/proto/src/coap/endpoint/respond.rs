@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::coap::blockwise::{Block, Body, etag_of, part};
 use crate::coap::contract::{Code, Notification, PeerId, ResourceKey, Response, Token};
+use crate::coap::echo::Echo;
 use crate::coap::metrics::{MessageType, TransferResult};
 use crate::coap::options::Options;
 use crate::coap::outgoing::{Outgoing, cut_text};
@@ -52,6 +53,7 @@ impl Endpoint {
             observation: None,
             max_age: kept.max_age,
             etag: None,
+            wants_echo: None,
             location: Vec::new(),
         };
         self.answer_with(now, peer, exchange, response, Some(kept.etag), |_| {});
@@ -103,7 +105,12 @@ impl Endpoint {
             (false, true) if !crowded => (MessageType::Con, peer.take_mid()),
             (false, _) => (MessageType::Non, peer.take_mid()),
         };
+        let echo = response.wants_echo.map(|within| {
+            let serves = |echo: &Echo| echo.serves(now, within);
+            peer.handed_out(now, serves, &mut self.rng)
+        });
         let mut outgoing = Outgoing {
+            echo,
             code: response.code.0,
             observe: response.observe.map(|number| number & 0x00ff_ffff),
             content_format: response.content_format,
