@@ -421,6 +421,78 @@ fn a_source_whose_ports_reach_several_workers_has_its_rate_once() {
     assert_eq!(connected, 10);
 }
 
+/// Workers that share the rate of their listener.
+fn rated(rates: DtlsSettings) -> Vec<Server> {
+    let now = start();
+    let shared = DtlsShared::new([9; 32], now);
+    (0..4)
+        .map(|worker| Server::sharing(&material(), rates.clone(), worker, now, shared.clone()))
+        .collect()
+}
+
+#[test]
+fn a_herd_of_many_sources_has_the_rate_of_the_listener_over_all_workers() {
+    let mut servers = rated(DtlsSettings {
+        max_handshakes_per_second: 9,
+        ..settings()
+    });
+    let (mut standing, session) = servers[0].establish(&psk_client(GCM), peer(1));
+    let connected = |servers: &mut Vec<Server>| {
+        let tries = (0..40_u16).map(|n| (usize::from(n % 4), peer(256 * (n + 1))));
+        tries
+            .filter(|(worker, from)| servers[*worker].handshake(&psk_client(GCM), *from).is_connected())
+            .count()
+    };
+    assert_eq!(connected(&mut servers), 8);
+    for server in &mut servers {
+        server.now += Duration::from_secs(1);
+    }
+    assert_eq!(connected(&mut servers), 9);
+    let dropped = |server: &Server| server.dropped(RecordDrop::ListenerHandshakeRate);
+    let named = |server: &Server| server.metrics.limits.get(Limit::ListenerHandshakeRate);
+    assert_eq!(servers.iter().map(dropped).sum::<u64>(), 63);
+    assert_eq!(servers.iter().map(named).sum::<u64>(), 63);
+    assert!(servers[0].talks(&mut standing, session, peer(1)));
+}
+
+#[test]
+fn a_hello_that_waited_for_the_rate_of_the_listener_gets_in_with_the_cookie_that_it_has() {
+    let mut servers = rated(DtlsSettings {
+        max_handshakes_per_second: 1,
+        ..settings()
+    });
+    let server = &mut servers[0];
+    server.establish(&psk_client(GCM), peer(1));
+    let (mut client, _, second) = two_hellos(server, &psk_client(GCM), 256);
+    assert!(server.input(peer(256), &second).is_empty());
+    server.now += Duration::from_secs(1);
+    for (_, answer) in server.input(peer(256), &second) {
+        client.handle(&answer);
+    }
+    server.exchange(&mut client, peer(256));
+    assert!(client.is_connected());
+}
+
+#[test]
+fn one_source_leaves_others_their_part_of_the_rate_of_the_listener() {
+    let mut servers = rated(DtlsSettings {
+        max_handshakes_per_second: 8,
+        handshakes_per_second: 1,
+        ..settings()
+    });
+    let server = &mut servers[0];
+    let connected = (0..40)
+        .filter(|n| server.handshake(&psk_client(GCM), peer(*n)).is_connected())
+        .count();
+    assert_eq!(connected, 6, "half of the rate, and then twice its own");
+    for n in 1..3 {
+        assert!(
+            server.handshake(&psk_client(GCM), peer(256 * n)).is_connected(),
+            "{n}"
+        );
+    }
+}
+
 #[test]
 fn spoofed_hellos_run_into_their_own_limit() {
     let mut server = Server::new(

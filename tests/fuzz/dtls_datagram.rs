@@ -99,6 +99,7 @@ fn listener(seed: u8, now: Instant) -> DtlsListener {
         mtu: 1280,
         cid: true,
         handshakes_per_second: 0,
+        max_handshakes_per_second: 0,
         wants_identity: true,
         records_per_key: u64::MAX,
     };

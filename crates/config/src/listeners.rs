@@ -110,6 +110,8 @@ pub struct Dtls {
     pub max_sessions: u32,
     /// Handshakes in flight, over all workers.
     pub max_half_open: u32,
+    /// Handshakes per second of all sources; 0 is no limit.
+    pub max_handshakes_per_second: u32,
     /// Largest IP packet of a handshake flight, in bytes.
     pub mtu: u32,
     /// Whether to negotiate Connection IDs (RFC 9146).
@@ -379,6 +381,9 @@ section! {
         max_sessions: u32 = 100000, between(1, 10_000_000);
         /// Handshakes in flight, 1 to 100000; each holds about 80 KiB inside OpenSSL while it lasts.
         max_half_open: u32 = 1024, between(1, 100_000);
+        /// Handshakes that begin in a second, over all workers and sources, 0 to 1000000, as many at once; 0 is no limit. While half of them are
+        /// taken a source has its `limits.handshakes_per_second`. A hello over it gets no answer: its client repeats it, with the cookie that it has.
+        max_handshakes_per_second: u32 = 0, between(0, 1_000_000);
         /// Largest IP packet of a handshake flight in bytes, 320 to 16384.
         mtu: u32 = 1280, between(320, 16_384);
         /// Whether to negotiate Connection IDs (RFC 9146) with clients that offer them.
@@ -456,6 +461,7 @@ impl DtlsTable {
                 idle_timeout: self.idle_timeout,
                 max_sessions: self.max_sessions,
                 max_half_open: self.max_half_open,
+                max_handshakes_per_second: self.max_handshakes_per_second,
                 mtu: self.mtu,
                 cid: self.cid,
             }),

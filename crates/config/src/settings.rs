@@ -191,6 +191,7 @@ fn dtls_settings(dtls: &Dtls, max_peers: u32, limits: &Limits, workers: u8) -> D
         cid: dtls.cid,
         sessions_per_identity: to_usize(limits.per_identity.sessions),
         handshakes_per_second: limits.handshakes_per_second,
+        max_handshakes_per_second: dtls.max_handshakes_per_second,
         records_per_key: u64::MAX,
         wants_identity: dtls.role() != IdentityRole::None,
     }

@@ -24,6 +24,8 @@ const BURST: u32 = 2;
 const HELLO_SOURCES: usize = 65_536;
 /// How many that have shown that they receive at their address.
 const HANDSHAKE_SOURCES: usize = 16_384;
+/// How many listeners.
+const LISTENERS: usize = 1_024;
 
 /// What all workers make their cookies from, and what each source has had of hellos and handshakes. A hello that comes back
 /// on another worker's socket verifies, and a source has no more for sending from many ports.
@@ -32,6 +34,8 @@ pub struct DtlsShared {
     pub(super) cookies: CookieSecrets,
     hellos: SourceRates,
     handshakes: SourceRates,
+    /// Handshakes by listener.
+    listeners: SourceRates,
     /// What client certificates stand on.
     pub(super) chains: Chains,
     /// How many sessions each identity has, over all workers and listeners.
@@ -56,6 +60,7 @@ impl DtlsShared {
         Arc::new(Self {
             hellos: SourceRates::new(base, HELLO_SOURCES, secret(b"hellos")),
             handshakes: SourceRates::new(base, HANDSHAKE_SOURCES, secret(b"handshakes")),
+            listeners: SourceRates::new(base, LISTENERS, secret(b"listeners")),
             cookies: CookieSecrets::new(master, base),
             chains: Chains::default(),
             sessions: Mutex::default(),
@@ -124,5 +129,10 @@ impl DtlsShared {
     pub(super) fn takes_handshake(&self, now: Instant, source: IpAddr, per_second: u32) -> bool {
         let allowance = Allowance::per_second(per_second, BURST);
         self.handshakes.take(now, source, allowance).is_ok()
+    }
+
+    /// Whether the listener may begin one more handshake.
+    pub(super) fn takes_listener(&self, now: Instant, listener: ListenerId, allowance: Allowance) -> bool {
+        self.listeners.take(now, listener, allowance).is_ok()
     }
 }

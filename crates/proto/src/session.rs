@@ -152,6 +152,8 @@ pub struct DtlsSettings {
     pub cid: bool,
     /// Handshakes per second of one source while places or the processor are short; 0 is no limit.
     pub handshakes_per_second: u32,
+    /// Handshakes per second of the listener, over all workers; 0 is no limit.
+    pub max_handshakes_per_second: u32,
     /// Records that a session may seal before it ends, if that is less than its cipher allows.
     pub records_per_key: u64,
     /// Whether the identity that a handshake proves is used, so that sessions without one are worth counting.
@@ -237,6 +239,8 @@ labels! {
         Overload = "overload",
         /// Too many handshakes from one source.
         HandshakeRate = "handshake_rate",
+        /// Too many handshakes of the listener.
+        ListenerHandshakeRate = "listener_handshake_rate",
         /// Too many handshakes in flight.
         HalfOpen = "half_open",
         /// A handshake message for which there is no handshake.

@@ -270,6 +270,13 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
     ("listeners.dtls.default", "max_half_open", "8", "8.5", "-1"),
     (
         "listeners.dtls.default",
+        "max_handshakes_per_second",
+        "200",
+        "\"200\"",
+        "-1",
+    ),
+    (
+        "listeners.dtls.default",
         "fresh_requests",
         "\"30s\"",
         "30",

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 
 use portcullis_proto::types::reason::Limit;
+use portcullis_proto::types::source_rates::Allowance;
 use portcullis_proto::types::{PeerAddr, Transmits};
 
 use super::super::aead::Aead;
@@ -146,15 +147,27 @@ impl DtlsListener {
     }
 
     /// Whether a source may begin a handshake now. Its cookie has proved the address, so nobody else can spend what it has: only
-    /// while places or the processor are short does it wait for its rate. A fleet behind one address gets back in like this.
+    /// while places, the processor or the listener's rate are short does it wait for its own rate. A fleet behind one address gets
+    /// back in like this.
     fn has_turn(&mut self, now: Instant, from: PeerAddr) -> Result<(), RecordDrop> {
-        let has_places = self.pendings.len() < self.settings.max_half_open / 2;
-        let rate = self.settings.handshakes_per_second;
-        if has_places && !self.effort.is_high(now) || self.shared.takes_handshake(now, from.source(), rate) {
+        let (shared, settings) = (&self.shared, &self.settings);
+        let all = Allowance::per_second(settings.max_handshakes_per_second, 1);
+        let has_places = self.pendings.len() < settings.max_half_open / 2;
+        if has_places
+            && !self.effort.is_high(now)
+            && shared.takes_listener(now, self.listener, all.while_half_is_left())
+        {
             return Ok(());
         }
-        self.metrics.limits.inc(Limit::HandshakeRate);
-        Err(RecordDrop::HandshakeRate)
+        let (limit, drop) = if !shared.takes_handshake(now, from.source(), settings.handshakes_per_second) {
+            (Limit::HandshakeRate, RecordDrop::HandshakeRate)
+        } else if !shared.takes_listener(now, self.listener, all) {
+            (Limit::ListenerHandshakeRate, RecordDrop::ListenerHandshakeRate)
+        } else {
+            return Ok(());
+        };
+        self.metrics.limits.inc(limit);
+        Err(drop)
     }
 
     fn new_cid(&mut self) -> Cid {

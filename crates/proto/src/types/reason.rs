@@ -84,6 +84,8 @@ labels! {
         UnprovenBytes = "unproven_bytes",
         /// Handshakes per second of one source, while places or the processor are short; the hello goes without an answer.
         HandshakeRate = "handshakes_per_second",
+        /// Handshakes per second of a DTLS listener; the hello goes without an answer.
+        ListenerHandshakeRate = "max_handshakes_per_second",
         /// Failed logins and wrong tokens per minute of one source.
         FailedLogins = "failed_logins_per_minute",
         /// Memory for all that peers make the gateway keep: a new thing was refused, or the one silent longest gave way.

@@ -10,7 +10,6 @@
 
 use std::array;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::IpAddr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -45,6 +44,15 @@ impl Allowance {
     #[must_use]
     pub fn per_minute(amount: u32) -> Self {
         Self::new(u64::from(amount), 60 * SECOND, 1)
+    }
+
+    /// The same rate with half as many at once: granted only while half of what there is at once is left.
+    #[must_use]
+    pub const fn while_half_is_left(self) -> Self {
+        Self {
+            tolerance: self.tolerance / 2,
+            ..self
+        }
     }
 
     fn new(amount: u64, per: u64, burst: u64) -> Self {
@@ -93,7 +101,7 @@ impl SourceRates {
     ///
     /// # Errors
     /// When it is empty, with the time after which one more may be had. Then nothing is counted.
-    pub fn take(&self, now: Instant, source: IpAddr, allowance: Allowance) -> Result<(), Duration> {
+    pub fn take(&self, now: Instant, source: impl Hash, allowance: Allowance) -> Result<(), Duration> {
         let Allowance { interval, tolerance } = allowance;
         if interval == 0 {
             return Ok(());
@@ -118,7 +126,7 @@ impl SourceRates {
     }
 
     /// Puts one back that was taken and is not to count after all.
-    pub fn give_back(&self, now: Instant, source: IpAddr, allowance: Allowance) {
+    pub fn give_back(&self, now: Instant, source: impl Hash, allowance: Allowance) {
         let now = self.units(now);
         let Some((set, mark)) = self.place(source) else {
             return;
@@ -139,7 +147,7 @@ impl SourceRates {
     }
 
     /// The set of a source and its mark, which is never 0.
-    fn place(&self, source: IpAddr) -> Option<(&Set, u64)> {
+    fn place(&self, source: impl Hash) -> Option<(&Set, u64)> {
         let mut hasher = DefaultHasher::new();
         self.secret.hash(&mut hasher);
         source.hash(&mut hasher);

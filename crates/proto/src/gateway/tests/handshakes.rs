@@ -163,6 +163,7 @@ fn settings_for(workers: u8, on_close: OnClose) -> Settings {
             mtu: 1200,
             cid: true,
             handshakes_per_second: 0,
+            max_handshakes_per_second: 0,
             legacy_max_sessions: 10,
             records_per_key: u64::MAX,
             wants_identity: true,

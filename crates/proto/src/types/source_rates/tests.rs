@@ -1,5 +1,7 @@
 //! Throttling by source: who is refused, who is not, and when again.
 
+use std::net::IpAddr;
+
 use super::*;
 use crate::clock_for_tests as clock;
 
