@@ -30,6 +30,8 @@ pub(super) trait Disk: Send + 'static {
     fn read_head(&mut self) -> io::Result<Vec<u8>>;
     /// Writes into the head file. It survives the process, not necessarily a loss of power.
     fn write_head(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Returns once the head file is on disk as it was written.
+    fn sync_head(&mut self) -> io::Result<()>;
 }
 
 /// A directory.
@@ -173,5 +175,9 @@ impl Disk for Directory {
 
     fn write_head(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.head.write_all_at(bytes, offset)
+    }
+
+    fn sync_head(&mut self) -> io::Result<()> {
+        self.head.sync_data()
     }
 }

@@ -19,6 +19,7 @@ pub(super) struct Segment {
 pub(super) struct State {
     pub(super) segments: BTreeMap<u64, Segment>,
     pub(super) head: Vec<u8>,
+    durable_head: Vec<u8>,
     /// Bytes that fit on the disk.
     pub(super) room: Option<usize>,
     pub(super) fail_sync: bool,
@@ -45,6 +46,9 @@ impl State {
             }
             segment.data = left.clone();
             segment.durable = left;
+        }
+        if rng.random_bool(0.5) {
+            self.head = self.durable_head.clone();
         }
         self.fail_sync = false;
         self.fail_write = false;
@@ -154,6 +158,12 @@ impl Disk for FaultyDisk {
             state.head.resize(end, 0);
         }
         state.head[offset as usize..end].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn sync_head(&mut self) -> io::Result<()> {
+        let mut state = self.state();
+        state.durable_head = state.head.clone();
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The spool as a log: records are appended at the tail, read in order, and done with near the head.
 //!
 //! A segment is deleted once all its records are done. How far the head is stands in a file of its own, written without
-//! fsync: after a loss of power some records are sent again, none is missed.
+//! fsync but before a segment goes: after a loss of power some records are sent again, none is missed or taken for lost.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -421,12 +421,22 @@ impl<D: Disk> Log<D> {
             self.head += 1;
         }
         let empty = self.head == self.next;
+        let mut told = false;
         while let Some(first) = self.segments.front().map(|segment| segment.first) {
             let behind = match self.segments.get(1) {
                 Some(second) => second.first <= self.head,
                 None => empty && self.cursor.number == self.next,
             };
-            if !behind || self.disk.remove(first).is_err() {
+            if !behind {
+                break;
+            }
+            if !told {
+                // What is missing from the written head on, the next start takes for lost. Where no head can be written, room goes first.
+                self.write_head();
+                drop(self.disk.sync_head());
+                told = true;
+            }
+            if self.disk.remove(first).is_err() {
                 break;
             }
             if let Some(gone) = self.segments.pop_front() {
