@@ -78,6 +78,8 @@ pub(super) enum Command {
     Sub(SubArgs),
     /// Check whether this machine and the configuration suit each other
     Doctor(DoctorArgs),
+    /// Make a configuration of that of EMQX's CoAP gateway, and say what has no counterpart
+    Migrate(MigrateArgs),
     /// Print the completion script of a shell
     Completions {
         /// Which shell
@@ -106,6 +108,25 @@ pub(super) struct CheckArgs {
     /// Print the problems as JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MigrateArgs {
+    /// emqx.conf; of several files, such as cluster.hocon before it, the last that has a key decides
+    #[arg(value_name = "FILE", required = true)]
+    pub(super) files: Vec<PathBuf>,
+    /// Write the configuration to this file, and what it names beside it; without it, to standard output
+    #[arg(short, long, value_name = "FILE", conflicts_with = "dir")]
+    pub(super) output: Option<PathBuf>,
+    /// Directory for keys, certificates and passwords when the configuration goes to standard output
+    #[arg(long, value_name = "DIR")]
+    pub(super) dir: Option<PathBuf>,
+    /// The broker to publish at, such as mqtt://127.0.0.1:1883; without it, the embedded one
+    #[arg(long, value_name = "URL")]
+    pub(super) broker: Option<String>,
+    /// Overwrite what is there
+    #[arg(long)]
+    pub(super) force: bool,
 }
 
 /// What is imported.

@@ -15,6 +15,7 @@ mod check;
 mod doctor;
 mod exit;
 mod import;
+mod migrate;
 mod output;
 mod profile;
 mod psk;
@@ -82,6 +83,7 @@ fn dispatch(command: Command, serve: Serve) -> Result<ExitCode, Failure> {
         Command::Pub(args) => remote::messages::publish(&args)?,
         Command::Sub(args) => remote::messages::listen(&args)?,
         Command::Doctor(args) => doctor::run(&args)?,
+        Command::Migrate(args) => migrate::run(&args)?,
         Command::Completions { shell } => shell::completions(shell)?,
         Command::Man { dir } => shell::man(dir.as_deref())?,
     }

@@ -23,6 +23,7 @@
 //! | `blockwise` | long bodies in both directions |
 //! | `listeners` | sockets, peers and health of a listener |
 //! | `message` | duplicates, malformed messages, options |
+//! | `migrate` | configurations of EMQX |
 //! | `moving` | sessions with a Connection ID over IPv6 |
 //! | `workers` | every subscriber on every worker and transport |
 //! | `amplification` | what an unproven address gets |
@@ -68,6 +69,7 @@ mod import;
 mod listeners;
 mod message;
 mod metrics;
+mod migrate;
 mod moving;
 mod names;
 mod observe;
