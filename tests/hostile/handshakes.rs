@@ -6,16 +6,21 @@ use std::time::Instant;
 use crate::Noise;
 use crate::support::client::{PATIENCE, receive, receive_within};
 use crate::support::gateway::psk_options;
+use crate::support::pki::Pki;
 use crate::support::{Client, Config, Gateway, Kind, dtls, ms, psk_of, wait_until};
 
 /// Where the random of a ClientHello begins: behind the headers of record and message, and the version.
 const RANDOM: usize = 13 + 12 + 2;
 const SESSION_ID: usize = RANDOM + 32;
 
-/// A ClientHello without cookie, as OpenSSL sends it.
+/// A ClientHello without cookie, as OpenSSL sends it for a device with a key.
 pub fn client_hello() -> Vec<u8> {
+    hello_of(&psk_options("dev1"))
+}
+
+fn hello_of(options: &dtls::Options) -> Vec<u8> {
     let nobody = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let options = psk_options("dev1").patience(ms(1));
+    let options = options.clone().patience(ms(1));
     assert!(dtls::connect(nobody.local_addr().unwrap(), &options).is_err());
     let mut buf = vec![0; 2000];
     let n = receive(&nobody, &mut buf).unwrap();
@@ -298,4 +303,51 @@ fn a_fragmented_hello_with_absurd_lengths_allocates_nothing() {
     gateway.metric_becomes("dtls_half_open", &[], 0.0);
     let grown = gateway.rss_kib().saturating_sub(before);
     assert!(grown < 8 * 1024, "{grown} KiB more than before");
+}
+
+#[test]
+fn strangers_with_suites_of_cbc_take_no_place_of_devices() {
+    let pki = Pki::new();
+    let config = pki.install(Config::new().set("node", "workers = 1"));
+    let limits = "legacy_cbc = true\nlegacy_max_sessions = 6\nmax_half_open = 32\nhandshake_timeout = \"2s\"";
+    let gateway = Gateway::start(config.dtls(limits));
+    let cbc = || {
+        let options = psk_options("dev2").ciphers("PSK-AES128-CBC-SHA256");
+        Client::dtls(gateway.dtls_addr(), &options)
+    };
+    let mut modern = gateway.client(Kind::Dtls);
+    let mut old: Vec<Client> = (0..3).map(|_| cbc()).collect();
+    let mut observers: Vec<_> = (0..3).map(|_| gateway.client(Kind::Dtls)).collect();
+    let seen: Vec<_> = observers.iter_mut().map(|peer| peer.observe("ps/a")).collect();
+
+    let stranger = dtls::Options::certificate(None, &pki.ca.certificate)
+        .ciphers("ECDHE-ECDSA-AES128-SHA256")
+        .patience(ms(1500));
+    let hello = hello_of(&stranger);
+    let mut noise = Noise(9);
+    let mut strangers = vec![];
+    let mut abandoned_ones = vec![];
+    for round in 0..10 {
+        for _ in 0..4 {
+            strangers.push(dtls::connect(gateway.dtls_addr(), &stranger));
+            abandoned_ones.push(abandoned(gateway.dtls_addr(), &another(&hello, &mut noise)));
+        }
+        for device in &mut old {
+            device.publish("ps/old", format!("{round}"));
+        }
+        modern.publish("ps/a", format!("{round}"));
+        for (observer, seen) in observers.iter_mut().zip(&seen) {
+            assert_eq!(observer.notification(&seen.token).text(), format!("{round}"));
+        }
+    }
+    let sessions = gateway.metric("dtls_legacy_sessions", &[]);
+    assert!((3.0..=6.0).contains(&sessions), "{sessions}");
+    assert!(gateway.metric("limits_rejected_total", &["limit=\"legacy_max_sessions\""]) >= 1.0);
+    // Devices are let in where strangers sat.
+    old.extend((0..3).map(|_| cbc()));
+    for device in &mut old {
+        device.publish("ps/old", "after");
+        assert_eq!(device.ended(), None);
+    }
+    gateway.assert_serves();
 }

@@ -310,7 +310,7 @@ impl Site {
                 return self.subscriptions.retain(|(_, id, _)| *id != filter_id);
             }
             BrokerRequest::Restore { .. } | BrokerRequest::Abandon { .. } | BrokerRequest::Restored => {
-                unreachable!("no worker here keeps anything")
+                panic!("no worker here keeps anything")
             }
             BrokerRequest::ReadRetained { ticket, topic } => BrokerEvent::Retained {
                 ticket,
