@@ -16,6 +16,7 @@ mod metrics;
 mod mqtt;
 mod notes;
 mod origin;
+mod private;
 mod record;
 mod retained;
 mod settings;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::notes::Notes;
+use crate::private;
 use portcullis_proto::bridge::contract::BrokerError;
 use portcullis_proto::types::message::Message;
 
@@ -130,8 +131,8 @@ impl Judge {
         });
         let entries: Vec<Value> = suspects.chain(verdicts).collect();
         let fresh = path.with_extension("new");
-        let written = std::fs::write(&fresh, Value::from(entries).to_string())
-            .and_then(|()| std::fs::rename(&fresh, path));
+        let written = private::write(&fresh, Value::from(entries).to_string().as_bytes())
+            .and_then(|_| std::fs::rename(&fresh, path));
         if let Err(error) = written {
             tracing::warn!(file = %path.display(), %error, "what the broker refuses cannot be written down");
         }
@@ -296,6 +297,23 @@ mod tests {
         assert_eq!(judge.filter_verdict(1_001, "a b"), Some(BrokerError::Refused));
         std::fs::write(&path, b"[{\"topic\": 7}]").unwrap();
         assert!(Judge::open(Some(path)).is_clean());
+    }
+
+    /// CVE-2017-9868: they name the topics of devices.
+    #[test]
+    fn verdicts_are_their_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("judged.json");
+        let left = path.with_extension("new");
+        std::fs::write(&left, "of a process that was killed").unwrap();
+        std::fs::set_permissions(&left, std::fs::Permissions::from_mode(0o666)).unwrap();
+        let mut judge = Judge::open(Some(path.clone()));
+        judge.condemn(1_000, &Subject::Filter("ward/+/bed 7".into()), 0, false);
+        judge.save();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]

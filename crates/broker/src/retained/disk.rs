@@ -16,6 +16,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::clock::Moment;
+use crate::private;
 use crate::record;
 use crate::start::StartFault;
 use portcullis_proto::types::{Message, TopicName};
@@ -527,7 +528,7 @@ fn is_full(error: &io::Error) -> bool {
 
 /// Takes the reserve; where it cannot be had, what there was of it is given back.
 fn fill_reserve(path: &Path) -> io::Result<()> {
-    let filled = std::fs::write(path, vec![0; RESERVE_BYTES]).and_then(|()| File::open(path)?.sync_all());
+    let filled = private::write(path, &vec![0; RESERVE_BYTES]).and_then(|file| file.sync_all());
     if filled.is_err() {
         drop(std::fs::remove_file(path));
     }
@@ -585,6 +586,24 @@ mod tests {
         opened.disk.close(Some(opened.reports));
         let opened = Disk::open(directory.path(), clock().moment()).unwrap();
         assert_eq!(opened.messages.len(), 99);
+    }
+
+    /// CVE-2017-9868.
+    #[test]
+    fn what_is_retained_on_disk_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("retained");
+        filled(&directory, 3);
+        let files = std::fs::read_dir(&directory).unwrap();
+        let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        assert!(!paths.is_empty());
+        paths.push(directory);
+        for path in paths {
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0, "{}", path.display());
+        }
     }
 
     #[test]

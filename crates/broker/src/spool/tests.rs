@@ -571,6 +571,26 @@ fn a_disk_that_is_full_with_other_things_costs_no_record() {
     assert!(!log.is_too_full_for(4));
 }
 
+/// CVE-2017-9868 was a broker whose file of kept messages everybody on the machine could read.
+#[tokio::test]
+async fn what_waits_on_disk_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("spool");
+    let (spool, _) = Spool::open(&directory, MAX, false, clock()).unwrap();
+    spool.send(kept(100, 1));
+    spool.close().await;
+    let files = std::fs::read_dir(&directory).unwrap();
+    let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    assert!(!paths.is_empty());
+    paths.push(directory);
+    for path in paths {
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}", path.display());
+    }
+}
+
 #[test]
 fn a_second_process_is_told_that_the_spool_is_in_use() {
     let directory = tempfile::tempdir().unwrap();
