@@ -195,6 +195,12 @@ pub(super) fn prepare_group(spec: &GroupSpec, group: &[UdpSocket]) -> io::Result
         options.set_send_buffer_size(spec.buffers.send)?;
         granted = granted.min(options.recv_buffer_size()?);
         options::report_drops(socket.as_fd())?;
+        // The groups of the machine, such as that of all nodes, are not ours: who asks them asks in anybody's name, and everybody.
+        options.set_multicast_all_v4(false)?;
+        if spec.bind.is_ipv6() {
+            // Before Linux 4.20 there is no such option.
+            let _unknown = options.set_multicast_all_v6(false);
+        }
         if spec.bind.ip().is_unspecified() {
             options::report_local_address(socket.as_fd(), spec.bind.is_ipv6())?;
         }
@@ -232,4 +238,24 @@ pub(super) fn fits(spec: &GroupSpec, socket: &UdpSocket) -> bool {
         .is_ok_and(|local| local.ip() == spec.bind.ip() && local.port() == spec.bind.port());
     let grouped = spec.workers == 1 || options.reuse_port().unwrap_or(false);
     is_udp && same_place && grouped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_ipv6_is_told_what_to_bind_to() {
+        for bind in ["[::]:5683", "[::1]:61616"] {
+            let bind: SocketAddr = bind.parse().unwrap();
+            let error = BindError {
+                key: "listeners.udp.default.bind".to_owned(),
+                bind,
+                error: io::Error::from_raw_os_error(libc::EAFNOSUPPORT),
+            };
+            let text = error.to_string();
+            assert!(text.contains("this host has no IPv6"), "{text}");
+            assert!(text.ends_with(&format!("0.0.0.0:{}", bind.port())), "{text}");
+        }
+    }
 }

@@ -360,6 +360,36 @@ fn a_port_in_use_is_a_clear_error_even_when_its_owner_shares_it() {
     }
 }
 
+/// RFC 7252, 11.3: a server that answers what is sent to all nodes of a link helps to flood whose address it is sent from.
+#[test]
+fn what_is_sent_to_all_nodes_is_not_heard() {
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let options = SockRef::from(&sender);
+    options
+        .set_multicast_if_v4(&std::net::Ipv4Addr::LOCALHOST)
+        .unwrap();
+    options.set_multicast_loop_v4(true).unwrap();
+    let heard_first = |socket: &UdpSocket| {
+        let port = socket.local_addr().unwrap().port();
+        sender.send_to(b"to all", ("224.0.0.1", port)).unwrap();
+        sender.send_to(b"to one", ("127.0.0.1", port)).unwrap();
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut bytes = [0; 16];
+        let len = socket.recv(&mut bytes).unwrap();
+        bytes[..len].to_vec()
+    };
+    assert_eq!(heard_first(&UdpSocket::bind("0.0.0.0:0").unwrap()), b"to all");
+    for bind in ["0.0.0.0:0", "[::]:0"] {
+        for socket in open(Transport::Udp, bind, 1) {
+            assert_eq!(heard_first(&socket), b"to one", "{bind}");
+            if bind.starts_with('[') {
+                assert!(!SockRef::from(&socket).multicast_all_v6().unwrap());
+            }
+        }
+    }
+}
+
 #[test]
 fn an_address_that_the_host_does_not_have_is_a_clear_error() {
     let errors = open_groups(&[
