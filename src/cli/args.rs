@@ -222,13 +222,19 @@ pub(super) enum PskCommand {
         /// Replace the key of an identity that is there
         #[arg(long)]
         replace: bool,
+        /// Give an identity that has a key a second one: both count, until `psk remove --older` when the device has the new one
+        #[arg(long, conflicts_with = "replace")]
+        another: bool,
         #[command(flatten)]
         file: PskFile,
     },
-    /// Remove a device's key
+    /// Remove a device's keys
     Remove {
         /// The device's PSK identity
         identity: String,
+        /// Remove only the older of its two keys
+        #[arg(long)]
+        older: bool,
         #[command(flatten)]
         file: PskFile,
     },

@@ -28,15 +28,38 @@ pub(super) fn run(command: &PskCommand) -> Result<(), Failure> {
             identity,
             key_stdin,
             replace,
+            another,
             file,
-        } => add(identity, *key_stdin, *replace, file),
+        } => {
+            let beside = match (replace, another) {
+                (true, _) => Beside::Replaces,
+                (_, true) => Beside::Another,
+                _ => Beside::First,
+            };
+            add(identity, *key_stdin, beside, file)
+        }
         PskCommand::Import { input, file } => import::keys(input, &target::psk_file(file)?.path),
-        PskCommand::Remove { identity, file } => remove(identity, file),
+        PskCommand::Remove {
+            identity,
+            older,
+            file,
+        } => remove(identity, *older, file),
         PskCommand::List { json, file } => list(*json, file),
     }
 }
 
-fn add(identity: &str, key_stdin: bool, replace: bool, file: &PskFile) -> Result<(), Failure> {
+/// What a new key is to those that its identity has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    /// It must have none.
+    First,
+    /// It takes their place.
+    Replaces,
+    /// It counts beside the one that there is.
+    Another,
+}
+
+fn add(identity: &str, key_stdin: bool, beside: Beside, file: &PskFile) -> Result<(), Failure> {
     named_lines::check_name(identity, &psk_file::FORM)
         .map_err(|message| Failure::new(DATA_ERROR, message))?;
     let target = target::psk_file(file)?;
@@ -51,13 +74,17 @@ fn add(identity: &str, key_stdin: bool, replace: bool, file: &PskFile) -> Result
     }
     let lock = DirectoryLock::of(&target.path)?;
     let lines = read_or_empty(&target.path)?;
-    if lines.contains(identity) && !replace {
-        return Err(Failure::new(
-            DATA_ERROR,
-            format!("`{identity}` has a key already; --replace gives it a new one"),
-        ));
-    }
-    write_secret(&lock, &target.path, lines.with(identity, &hex).as_bytes())?;
+    let refused = |why: String| Failure::new(DATA_ERROR, why);
+    let text_of_file = match beside {
+        Beside::First if lines.contains(identity) => {
+            return Err(refused(format!(
+                "`{identity}` has a key already; --replace gives it a new one, --another a second one"
+            )));
+        }
+        Beside::First | Beside::Replaces => lines.with(identity, &hex),
+        Beside::Another => psk_file::with_another(&lines, identity, &hex).map_err(refused)?,
+    };
+    write_secret(&lock, &target.path, text_of_file.as_bytes())?;
     output::print(&how_to_try(
         identity,
         &hex,
@@ -92,7 +119,7 @@ fn how_to_try(identity: &str, hex: &str, text: Option<&str>, target: &PskTarget)
     said
 }
 
-fn remove(identity: &str, file: &PskFile) -> Result<(), Failure> {
+fn remove(identity: &str, older: bool, file: &PskFile) -> Result<(), Failure> {
     let path = target::psk_file(file)?.path;
     let lock = DirectoryLock::of(&path)?;
     let lines = read(&path)?;
@@ -102,8 +129,19 @@ fn remove(identity: &str, file: &PskFile) -> Result<(), Failure> {
             format!("{} has no identity `{identity}`", path.display()),
         ));
     }
-    write_secret(&lock, &path, lines.without(identity).as_bytes())?;
-    output::print(&format!("{}: key of `{identity}` removed.\n", path.display()))
+    if older && lines.secrets(identity).len() < 2 {
+        return Err(Failure::new(
+            DATA_ERROR,
+            format!("`{identity}` has one key only: without --older it is removed"),
+        ));
+    }
+    let (left, what) = if older {
+        (lines.without_older(identity), "older key")
+    } else {
+        (lines.without(identity), "key")
+    };
+    write_secret(&lock, &path, left.as_bytes())?;
+    output::print(&format!("{}: {what} of `{identity}` removed.\n", path.display()))
 }
 
 fn list(as_json: bool, file: &PskFile) -> Result<(), Failure> {
@@ -111,15 +149,18 @@ fn list(as_json: bool, file: &PskFile) -> Result<(), Failure> {
     if as_json {
         return output::json(
             &lines
-                .names()
-                .map(|identity| json!({ "identity": identity }))
+                .counted()
+                .map(|(identity, keys)| json!({ "identity": identity, "keys": keys }))
                 .collect(),
         );
     }
     output::print(
         &lines
-            .names()
-            .map(|identity| format!("{}\n", printable(identity)))
+            .counted()
+            .map(|(identity, keys)| match keys {
+                1 => format!("{}\n", printable(identity)),
+                more => format!("{}  ({more} keys)\n", printable(identity)),
+            })
             .collect::<String>(),
     )
 }

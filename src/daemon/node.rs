@@ -398,13 +398,16 @@ impl Assembly for Node {
 
     fn serving(&mut self, controls: Controls) -> Result<(), StartError> {
         let states = self.config.listeners.iter().zip(&controls.addresses);
-        let states = states.map(|(listener, bind)| ListenerState {
-            transport: listener.transport(),
-            name: listener.name.clone(),
-            bind: *bind,
-            enabled: true,
-            removed: false,
-        });
+        let states = states
+            .zip(&self.contexts)
+            .map(|((listener, bind), context)| ListenerState {
+                transport: listener.transport(),
+                name: listener.name.clone(),
+                bind: *bind,
+                enabled: true,
+                removed: false,
+                context: context.clone(),
+            });
         *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = states.collect();
         self.admin = self.manage(controls)?;
         if let Some(on_ready) = self.on_ready.take() {

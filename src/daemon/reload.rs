@@ -174,6 +174,11 @@ impl Node {
                 bind: bound.unwrap_or(spec.bind),
                 enabled: true,
                 removed: false,
+                context: self
+                    .contexts
+                    .get(usize::from(opening.listener.0))
+                    .cloned()
+                    .flatten(),
             };
             match listed.get_mut(usize::from(opening.listener.0)) {
                 Some(place) => *place = state,

@@ -309,9 +309,9 @@ fn keys_are_given_and_taken_and_shown_once() {
     assert_eq!(
         listed.json(),
         json!([
-            {"identity": "lamp-1", "listeners": ["a"]},
-            {"identity": "old", "listeners": ["a"]},
-            {"identity": "own", "listeners": ["b", "c"]}
+            {"identity": "lamp-1", "listeners": ["a"], "keys": [{"last_used": null}]},
+            {"identity": "old", "listeners": ["a"], "keys": [{"last_used": null}]},
+            {"identity": "own", "listeners": ["b", "c"], "keys": [{"last_used": null}]}
         ])
     );
     assert!(!listed.body.contains(key) && !listed.body.contains("0011"));
@@ -334,6 +334,18 @@ fn keys_are_given_and_taken_and_shown_once() {
     ] {
         assert!(!add(bad).error(400, "bad_request").to_string().contains("hunter2"));
     }
+    delete(served.address, "/api/v1/psk/own?older=true").error(409, "one_key");
+    let another = json!({"identity": "own", "key": "11223344", "listener": "b", "another": true});
+    add(another.clone()).expect(201);
+    assert_eq!(served.read("keys-b"), "own:aabbccdd\nown:11223344\n");
+    add(another).error(409, "exists");
+    add(json!({"identity": "own", "listener": "b", "another": true})).error(409, "exists");
+    add(json!({"identity": "old", "listener": "a", "another": true, "replace": true}))
+        .error(400, "bad_request");
+    let two = get(served.address, "/api/v1/psk?listener=b").json();
+    assert_eq!(two[0]["keys"].as_array().unwrap().len(), 2);
+    delete(served.address, "/api/v1/psk/own?older=true").expect(204);
+    assert_eq!(served.read("keys-b"), "own:11223344\n");
     delete(served.address, "/api/v1/psk/own").expect(204);
     delete(served.address, "/api/v1/psk/own").error(404, "not_found");
     delete(served.address, "/api/v1/psk/lamp-1?listener=b").error(404, "not_found");

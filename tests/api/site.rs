@@ -261,6 +261,7 @@ impl Site for TestSite {
                 name: listener.name.clone(),
                 bind: *bind,
                 removed: false,
+                context: None,
                 enabled: listener.transport() == Transport::Dtls || self.enabled.load(Ordering::Relaxed),
             })
             .collect()

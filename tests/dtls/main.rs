@@ -29,4 +29,5 @@ mod names;
 mod raw_keys;
 mod reload;
 mod resumption;
+mod rotation;
 mod routability;

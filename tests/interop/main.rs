@@ -10,6 +10,7 @@
 //! | `californium` | Californium from Maven, by `make test-peers` |
 //! | `aiocoap` | aiocoap, with tinydtls |
 //! | `raw_keys` | devices with raw public keys |
+//! | `rotation` | a device that is given a new key |
 //! | `stacks` | what device stacks offer, and what they get |
 //! | `table` | DTLS stacks by suite and credentials: the table of `docs/interop.md` |
 #![allow(
@@ -37,6 +38,7 @@ mod names;
 mod quickstart;
 #[cfg(openssl_rpk)]
 mod raw_keys;
+mod rotation;
 mod stacks;
 mod table;
 mod tool;

@@ -64,6 +64,8 @@ pub struct ClientConfig {
     pub dtls1_only: bool,
     /// Signature algorithms.
     pub sigalgs: Option<String>,
+    /// Whether it does not offer the extended master secret (RFC 7627).
+    pub plain_master: bool,
     /// The number of the largest fragment that it takes (RFC 6066, 4): 1 to 4 for 512 to 4096 bytes.
     pub max_fragment: Option<u8>,
     /// Whether it does not offer the MAC over the ciphertext (RFC 7366).
@@ -110,6 +112,9 @@ impl ClientConfig {
         context.set_options(SslOptions::NO_QUERY_MTU);
         if self.mac_then_encrypt {
             context.set_options(SslOptions::from_bits_retain(1 << 19));
+        }
+        if self.plain_master {
+            context.set_options(SslOptions::from_bits_retain(1));
         }
         context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
         if let Some(sigalgs) = &self.sigalgs {

@@ -14,6 +14,8 @@ pub struct Form {
     pub trims: bool,
     /// Longest name in bytes.
     pub max_name: usize,
+    /// On how many lines a name may stand; the last of them is the newest.
+    pub most: usize,
     /// The one form in which a name is known, whichever way it is written; or why it is none.
     pub canonical: fn(&str) -> Result<String, String>,
     /// Checks a line's name and secret; what it says is shown, so it never repeats the secret.
@@ -35,7 +37,13 @@ impl Form {
 pub struct NamedLines {
     form: Form,
     text: Zeroizing<String>,
-    names: Vec<(String, usize)>,
+    names: Vec<Named>,
+}
+
+/// A name and its lines.
+struct Named {
+    name: String,
+    lines: Vec<usize>,
 }
 
 impl NamedLines {
@@ -47,20 +55,31 @@ impl NamedLines {
         let text = std::str::from_utf8(content).map_err(|error| vec![LineError::no_text(content, error)])?;
         let mut errors = Vec::new();
         let mut seen: HashMap<String, usize> = HashMap::new();
-        let mut names = Vec::new();
-        for (index, line) in text.lines().enumerate() {
-            let line_number = index + 1;
-            let outcome = parse_line(line, &form).and_then(|name| match name {
-                None => Ok(None),
-                Some(name) => match seen.insert(name.clone(), line_number) {
-                    Some(first) => Err((line, format!("the name stands on line {first} already"))),
-                    None => Ok(Some(name)),
-                },
-            });
-            match outcome {
-                Ok(Some(name)) => names.push((name, line_number)),
-                Ok(None) => {}
-                Err((part, message)) => errors.push(LineError::at(line_number, line, part, message)),
+        let mut names: Vec<Named> = Vec::new();
+        for (line, line_number) in text.lines().zip(1..) {
+            let name = match parse_line(line, &form) {
+                Ok(Some(name)) => name,
+                Ok(None) => continue,
+                Err((part, message)) => {
+                    errors.push(LineError::at(line_number, line, part, message));
+                    continue;
+                }
+            };
+            let at = *seen.entry(name.clone()).or_insert(names.len());
+            match names.get_mut(at) {
+                None => names.push(Named {
+                    name,
+                    lines: vec![line_number],
+                }),
+                Some(known) if known.lines.len() < form.most => known.lines.push(line_number),
+                Some(known) => {
+                    let lines: Vec<String> = known.lines.iter().map(usize::to_string).collect();
+                    let message = match &*lines {
+                        [one] => format!("the name stands on line {one} already"),
+                        more => format!("the name stands on lines {} already", more.join(" and ")),
+                    };
+                    errors.push(LineError::at(line_number, line, line, message));
+                }
             }
         }
         if errors.is_empty() {
@@ -74,9 +93,16 @@ impl NamedLines {
         }
     }
 
-    /// The names in the order of the file.
+    /// The names in the order of the file, each once.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().map(|(name, _)| name.as_str())
+        self.names.iter().map(|named| named.name.as_str())
+    }
+
+    /// The names in the order of the file, each with the number of its lines.
+    pub fn counted(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.names
+            .iter()
+            .map(|named| (named.name.as_str(), named.lines.len()))
     }
 
     /// How many names there are.
@@ -94,51 +120,68 @@ impl NamedLines {
     /// Whether the name is there.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
-        self.line_of(name).is_some()
+        !self.lines_of(name).is_empty()
     }
 
-    /// The secret of a name.
+    /// The secrets of a name, the oldest first.
+    #[must_use]
+    pub fn secrets(&self, name: &str) -> Vec<Zeroizing<String>> {
+        let lines = self.lines_of(name).iter();
+        let secret = |line: &usize| {
+            let (_, secret) = self.form.split(self.text.lines().nth(line - 1)?)?;
+            Some(Zeroizing::new(secret.trim().to_owned()))
+        };
+        lines.filter_map(secret).collect()
+    }
+
+    /// The newest secret of a name.
     #[must_use]
     pub fn secret(&self, name: &str) -> Option<Zeroizing<String>> {
-        let line = self.text.lines().nth(self.line_of(name)? - 1)?;
-        let (_, secret) = self.form.split(line)?;
-        Some(Zeroizing::new(secret.trim().to_owned()))
+        self.secrets(name).pop()
     }
 
-    /// The text with this line: in place of the old one of the same name, else at the end.
+    /// The text with this line: in place of the old ones of the same name, else at the end.
     #[must_use]
     pub fn with(&self, name: &str, secret: &str) -> Zeroizing<String> {
-        let name = &*self.canonical(name);
-        let mut text = self.copy(
-            self.line_of(name),
-            Some((name, secret)),
-            name.len() + secret.len() + 2,
-        );
-        if !self.contains(name) {
-            push_line(&mut text, name, secret);
-        }
+        self.with_all([(name, secret)])
+    }
+
+    /// The text with this line at its end, beside those of the same name.
+    #[must_use]
+    pub fn with_another(&self, name: &str, secret: &str) -> Zeroizing<String> {
+        let name = self.canonical(name);
+        let mut text = self.without_lines(&[], name.len() + secret.len() + 2);
+        push_line(&mut text, &name, secret);
         text
     }
 
-    /// The text with many lines: each in place of the old one of the same name, else at the end. No name may stand there twice.
+    /// The text with many lines: each in place of the old ones of the same name, else at the end. No name may stand there twice.
     #[must_use]
     pub fn with_all<'a>(&self, all: impl IntoIterator<Item = (&'a str, &'a str)>) -> Zeroizing<String> {
-        let at: HashMap<&str, usize> = self.names.iter().map(|(name, line)| (&**name, *line)).collect();
-        let mut replaced: HashMap<usize, (String, &str)> = HashMap::new();
+        let at: HashMap<&str, &[usize]> = self
+            .names
+            .iter()
+            .map(|named| (&*named.name, &*named.lines))
+            .collect();
+        let mut replaced: HashMap<usize, Option<(String, &str)>> = HashMap::new();
         let mut added = Vec::new();
         let mut more = 0;
         for (name, secret) in all {
             let name = self.canonical(name);
             more += name.len() + secret.len() + 2;
-            match at.get(&*name) {
-                Some(line) => drop(replaced.insert(*line, (name, secret))),
+            match at.get(&*name).and_then(|lines| lines.split_first()) {
+                Some((first, others)) => {
+                    replaced.insert(*first, Some((name, secret)));
+                    replaced.extend(others.iter().map(|line| (*line, None)));
+                }
                 None => added.push((name, secret)),
             }
         }
         let mut text = Zeroizing::new(String::with_capacity(self.text.len() + more + 1));
         for (number, line) in (1..).zip(self.text.lines()) {
             match replaced.get(&number) {
-                Some((name, secret)) => push_line(&mut text, name, secret),
+                Some(Some((name, secret))) => push_line(&mut text, name, secret),
+                Some(None) => {}
                 None => {
                     text.push_str(line);
                     text.push('\n');
@@ -151,33 +194,36 @@ impl NamedLines {
         text
     }
 
-    /// The text without the line of this name.
+    /// The text without the lines of this name.
     #[must_use]
     pub fn without(&self, name: &str) -> Zeroizing<String> {
-        self.copy(self.line_of(name), None, 0)
+        self.without_lines(self.lines_of(name), 0)
+    }
+
+    /// The text without the lines of this name before its last.
+    #[must_use]
+    pub fn without_older(&self, name: &str) -> Zeroizing<String> {
+        let older = self.lines_of(name).split_last().map(|(_, older)| older);
+        self.without_lines(older.unwrap_or_default(), 0)
     }
 
     fn canonical(&self, name: &str) -> String {
         (self.form.canonical)(name).unwrap_or_else(|_| name.to_owned())
     }
 
-    fn line_of(&self, name: &str) -> Option<usize> {
+    fn lines_of(&self, name: &str) -> &[usize] {
         let name = self.canonical(name);
-        self.names
-            .iter()
-            .find(|(other, _)| *other == name)
-            .map(|(_, line)| *line)
+        let named = self.names.iter().find(|named| named.name == name);
+        named.map_or(&[], |named| &named.lines)
     }
 
-    /// Copies the lines; `at` is replaced by `new`. The room is reserved at once, as a text that grows leaves copies behind.
-    fn copy(&self, at: Option<usize>, new: Option<(&str, &str)>, extra: usize) -> Zeroizing<String> {
+    /// Copies the other lines. The room is reserved at once, with `extra`, as a text that grows leaves copies behind.
+    fn without_lines(&self, lines: &[usize], extra: usize) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::with_capacity(self.text.len() + extra + 1));
-        for (index, line) in self.text.lines().enumerate() {
-            if at != Some(index + 1) {
+        for (line, number) in self.text.lines().zip(1..) {
+            if !lines.contains(&number) {
                 text.push_str(line);
                 text.push('\n');
-            } else if let Some((name, secret)) = new {
-                push_line(&mut text, name, secret);
             }
         }
         text
@@ -253,6 +299,7 @@ mod tests {
         last_colon: false,
         trims: false,
         max_name: 8,
+        most: 1,
         canonical: |name| Ok(name.to_owned()),
         check: |_, secret| {
             if secret.is_empty() {

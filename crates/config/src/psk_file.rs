@@ -42,6 +42,7 @@ pub const FORM: Form = Form {
     last_colon: true,
     trims: false,
     max_name: "hex:".len() + 2 * PskStore::MAX_IDENTITY_LEN,
+    most: PskStore::MAX_KEYS,
     canonical: canonical_identity,
     check: |written, key| check_key(key).and_then(|()| check_colons(written, key)),
 };
@@ -52,6 +53,24 @@ pub const FORM: Form = Form {
 /// What is wrong with the digits.
 pub fn canonical_identity(written: &str) -> Result<String, String> {
     identity_bytes(written).map(|bytes| identity_text(&bytes))
+}
+
+/// The lines with a key of `identity` beside those that it has.
+///
+/// # Errors
+/// It has two, or this one: in words that say what to do, without the key.
+pub fn with_another(lines: &NamedLines, identity: &str, hex: &str) -> Result<Zeroizing<String>, String> {
+    let keys = lines.secrets(identity);
+    if keys.iter().any(|key| key.eq_ignore_ascii_case(hex)) {
+        return Err(format!("`{identity}` has this key already"));
+    }
+    if keys.len() >= FORM.most {
+        return Err(format!(
+            "`{identity}` has {} keys already: remove the older one first",
+            keys.len()
+        ));
+    }
+    Ok(lines.with_another(identity, hex))
 }
 
 /// Reads the content of a file of pre-shared keys.
@@ -143,6 +162,32 @@ mod tests {
             "hex:DEADBEEF:00ff\nab:22\n"
         );
         assert_eq!(lines.without("ab").as_str(), "hex:DEADBEEF:00ff\n");
+    }
+
+    #[test]
+    fn a_key_is_given_beside_another_and_the_older_is_taken_out() {
+        let Ok(lines) = parse(b"a:00\n# b's\nb:11\n") else {
+            panic!("a good file")
+        };
+        let two = lines.with_another("hex:61", "22");
+        assert_eq!(two.as_str(), "a:00\n# b's\nb:11\na:22\n");
+        let Ok(lines) = parse(two.as_bytes()) else {
+            panic!("two lines of one identity")
+        };
+        assert_eq!(lines.counted().collect::<Vec<_>>(), [("a", 2), ("b", 1)]);
+        assert_eq!(
+            lines
+                .secrets("a")
+                .iter()
+                .map(|key| key.as_str())
+                .collect::<Vec<_>>(),
+            ["00", "22"]
+        );
+        assert_eq!(lines.without_older("a").as_str(), "# b's\nb:11\na:22\n");
+        assert_eq!(lines.without("a").as_str(), "# b's\nb:11\n");
+        assert_eq!(lines.with("a", "33").as_str(), "a:33\n# b's\nb:11\n");
+        let third = lines.with_another("a", "33");
+        assert!(parse(third.as_bytes()).is_err_and(|errors| errors[0].message.contains("1 and 4")));
     }
 
     #[test]

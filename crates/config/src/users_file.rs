@@ -13,6 +13,7 @@ pub const FORM: Form = Form {
     last_colon: false,
     trims: true,
     max_name: MAX_USERNAME,
+    most: 1,
     canonical: |name| Ok(name.to_owned()),
     check: |_, hash| StoredHash::parse(hash).map(drop),
 };

@@ -1,13 +1,15 @@
 //! Connection IDs (RFC 9146) and return routability checks (RFC 9853): what is negotiated, by extensions that OpenSSL does not
 //! know.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{ExtensionContext, Ssl, SslAlert, SslContextBuilder};
 
 use super::ffi;
+use super::hello::CLIENT_HELLO;
+use super::psk::PskKey;
 
 /// Bytes of the Connection IDs that we hand out.
 pub const CID_LEN: usize = 8;
@@ -31,15 +33,35 @@ pub(super) struct Notes {
     pub(super) rrc: bool,
     /// The PSK identity that the client named, whole: OpenSSL's own copy ends at a NUL.
     pub(super) psk_identity: Option<Box<[u8]>>,
-    /// The client named a PSK identity that is not in the store.
+    /// The client named a PSK identity of which nobody has a key.
     pub(super) unknown_identity: bool,
-    /// A hash of the key of the PSK identity that the client named.
-    pub(super) psk_mark: Option<u64>,
+    /// The key that was chosen for that identity, before OpenSSL asks for it.
+    pub(super) psk_key: OnceLock<Arc<PskKey>>,
+    /// The handshake messages of both sides, as far as they are needed to try keys.
+    pub(super) transcript: Option<Vec<u8>>,
     /// Level and description of the last alert that OpenSSL opened.
     pub(super) alert: Mutex<Option<[u8; 2]>>,
 }
 
+/// Longest transcript that is noted: two hellos of clients that offer everything, and what goes with a pre-shared key.
+const MAX_TRANSCRIPT: usize = 8192;
+
 impl Notes {
+    /// Notes a handshake message of either side. What came before a hello is not of this handshake (RFC 6347, 4.2.1).
+    pub(super) fn note_message(&mut self, message: &[u8]) {
+        let Some(transcript) = &mut self.transcript else {
+            return;
+        };
+        if message.first() == Some(&CLIENT_HELLO) {
+            transcript.clear();
+        }
+        if transcript.len() + message.len() > MAX_TRANSCRIPT {
+            self.transcript = None;
+        } else {
+            transcript.extend_from_slice(message);
+        }
+    }
+
     /// The last alert that OpenSSL opened since this was asked.
     pub(super) fn take_alert(&self) -> Option<[u8; 2]> {
         self.alert.lock().unwrap_or_else(PoisonError::into_inner).take()

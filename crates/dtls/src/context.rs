@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKeyRef, Public};
-use openssl::sha::Sha256;
 use openssl::ssl::{Ssl, SslContext, SslRef, SslVerifyMode};
 use openssl::x509::X509Ref;
 use openssl::x509::store::X509Store;
@@ -332,11 +331,13 @@ impl DtlsContext {
     }
 
     /// A fresh server side of a handshake with the client that says `hello`.
-    pub(super) fn server(&self, notes: Notes, hello: &ClientHello<'_>) -> Result<Ssl, ErrorStack> {
+    pub(super) fn server(&self, mut notes: Notes, hello: &ClientHello<'_>) -> Result<Ssl, ErrorStack> {
         let mut ssl = Ssl::new(&self.context)?;
         ssl.set_mtu(self.mtu)?;
+        let exchange = self.chosen(hello.suites).map(Suite::key_exchange);
+        notes.transcript = matches!(exchange, Some(KeyExchange::Psk) | None).then(Vec::new);
         ssl.set_ex_data(notes_index()?, notes);
-        match self.chosen(hello.suites).map(Suite::key_exchange) {
+        match exchange {
             // A ticket would cost more than the handshake that it saves.
             Some(KeyExchange::Psk) => ffi::refuse_ticket(&ssl),
             Some(KeyExchange::EcdhePsk) => ffi::set_groups(&ssl, &PSK_GROUPS),
@@ -387,21 +388,21 @@ impl DtlsContext {
     }
 
     fn by_psk(&self, ssl: &SslRef) -> Option<Authority> {
-        let (mark, identity) = if ssl.session_reused() {
+        let (mark, identity): (_, Box<[u8]>) = if ssl.session_reused() {
             let data = ffi::ticket_mark(ssl)?;
             let (mark, identity) = data.split_first_chunk()?;
-            (Some(u64::from_be_bytes(*mark)), identity.into())
+            (u64::from_be_bytes(*mark), identity.into())
         } else {
-            (None, ssl.ex_data(notes_index().ok()?)?.psk_identity.clone()?)
+            let notes = ssl.ex_data(notes_index().ok()?)?;
+            (notes.psk_key.get()?.mark(), notes.psk_identity.clone()?)
         };
-        let (name, key) = self.psks.as_ref()?.entry(&identity)?;
         let identity = Identity {
-            name: name.clone(),
+            name: self.psks.as_ref()?.get(&identity)?.name().clone(),
             proof: Proof::Psk,
         };
         Some(Authority {
             identity: Some(identity),
-            psk_mark: mark.unwrap_or_else(|| psk_mark(key.as_bytes())),
+            psk_mark: mark,
             ..Authority::default()
         })
     }
@@ -453,8 +454,8 @@ impl DtlsContext {
         }
         match (&authority.identity, &authority.certificate) {
             (Some(identity), None) => {
-                let key = self.psks.as_ref().and_then(|psks| psks.named(&identity.name));
-                key.is_some_and(|key| psk_mark(key.as_bytes()) == authority.psk_mark)
+                let keys = self.psks.as_ref().and_then(|psks| psks.named(&identity.name));
+                keys.is_some_and(|keys| keys.marked(authority.psk_mark).is_some())
             }
             (_, Some(certified)) => {
                 !self.revoked.contains(&certified.mark)
@@ -476,13 +477,4 @@ impl DtlsContext {
             .entry(chain.id())
             .or_insert_with(|| chain.is_good(store, at_hand, self.verify_depth).unwrap_or(false))
     }
-}
-
-fn psk_mark(key: &[u8]) -> u64 {
-    let mut hash = Sha256::new();
-    hash.update(b"psk mark");
-    hash.update(key);
-    hash.finish()
-        .first_chunk()
-        .map_or(0, |first| u64::from_be_bytes(*first))
 }

@@ -199,7 +199,8 @@ pub(super) fn set_ticket_keys(context: &SslContextBuilder, keys: &[u8; 80]) -> b
     taken == 1
 }
 
-/// Notes the PSK identity of each handshake, whole, before its key is asked for, and the alerts of sessions that stay OpenSSL's.
+/// Notes the messages of each handshake and its PSK identity, whole, before its key is asked for, and the alerts of sessions that
+/// stay OpenSSL's.
 pub(super) fn note_messages(context: &SslContextBuilder) {
     unsafe extern "C" fn note(
         is_ours: c_int,
@@ -210,12 +211,12 @@ pub(super) fn note_messages(context: &SslContextBuilder) {
         ssl: *mut SSL,
         _: *mut c_void,
     ) {
-        let is_alert = kind == c_int::from(ALERT);
-        if is_ours != 0 || !(is_alert || kind == c_int::from(HANDSHAKE)) || message.is_null() {
+        let is_alert = kind == c_int::from(ALERT) && is_ours == 0;
+        if !(is_alert || kind == c_int::from(HANDSHAKE)) || message.is_null() {
             return;
         }
         // SAFETY: OpenSSL calls this with a message of that length and with an SSL that is alive and not borrowed elsewhere
-        // while it reads.
+        // while it reads or writes.
         let (message, ssl) = unsafe {
             (
                 slice::from_raw_parts(message.cast::<u8>(), len),
@@ -227,7 +228,12 @@ pub(super) fn note_messages(context: &SslContextBuilder) {
         };
         if is_alert {
             notes.alert = Mutex::new(message.first_chunk().copied());
-        } else if let Some(identity) = psk_identity(message) {
+            return;
+        }
+        notes.note_message(message);
+        if is_ours == 0
+            && let Some(identity) = psk_identity(message)
+        {
             notes.psk_identity = Some(identity.into());
         }
     }
@@ -235,7 +241,7 @@ pub(super) fn note_messages(context: &SslContextBuilder) {
     unsafe { SSL_CTX_set_msg_callback(context.as_ptr(), Some(note)) };
 }
 
-/// Makes every ticket carry what its session stands on: [`super::cid::Notes::psk_mark`] and the identity, or the name of the
+/// Makes every ticket carry what its session stands on: the mark of its key and the identity, or the name of the
 /// chain above the client's certificate.
 pub(super) fn mark_tickets(context: &SslContextBuilder) {
     unsafe extern "C" fn mark(ssl: *mut SSL, _: *mut c_void) -> c_int {
@@ -254,8 +260,8 @@ pub(super) fn mark_tickets(context: &SslContextBuilder) {
 
 fn ticket_data(ssl: &SslRef) -> Option<Vec<u8>> {
     let notes = ssl.ex_data(notes_index().ok()?)?;
-    match (notes.psk_mark, &notes.psk_identity) {
-        (Some(mark), Some(identity)) => Some([mark.to_be_bytes().as_slice(), identity].concat()),
+    match (notes.psk_key.get(), &notes.psk_identity) {
+        (Some(key), Some(identity)) => Some([key.mark().to_be_bytes().as_slice(), identity].concat()),
         _ => Some(id_above(ssl.verified_chain()?, ssl.peer_cert_chain())?.to_vec()),
     }
 }
@@ -286,16 +292,20 @@ pub(super) fn ciphers(context: &SslContextBuilder) -> Vec<([u8; 2], String)> {
         .collect()
 }
 
-/// Whether a handshake that chose its suite chose one of CBC.
-pub(super) fn is_legacy(ssl: &SslRef) -> bool {
+/// The suite that a handshake chose, once it has.
+pub(super) fn pending_suite(ssl: &SslRef) -> Option<Suite> {
     // SAFETY: the SSL is alive; what is pointed to is static.
-    let suite = unsafe {
+    unsafe {
         let cipher = SSL_get_pending_cipher(ssl.as_ptr());
         (!cipher.is_null())
             .then(|| SslCipherRef::from_ptr(cipher.cast_mut()).protocol_id())
             .and_then(Suite::from_id)
-    };
-    suite.is_some_and(Suite::is_legacy)
+    }
+}
+
+/// Whether a handshake that chose its suite chose one of CBC.
+pub(super) fn is_legacy(ssl: &SslRef) -> bool {
+    pending_suite(ssl).is_some_and(Suite::is_legacy)
 }
 
 /// Adds a revocation list to a store of trust anchors.

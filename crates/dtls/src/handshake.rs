@@ -1,6 +1,8 @@
 //! One handshake in flight: OpenSSL does it, we watch. At its end the keys are ours and the SSL goes.
 
+mod gate;
 mod translate;
+mod unlock;
 mod verdict;
 
 use std::time::{Duration, Instant};
@@ -26,7 +28,9 @@ use super::record::{
 use super::replay::ReplayWindow;
 use super::sessions::Records;
 use super::suite::{KeyExchange, Suite};
+use gate::Gate;
 use translate::{reseal, reseal_with_cid};
+use unlock::Choice;
 use verdict::judge;
 
 /// A client whose whole last flight came this often, each time with a Finished that does not open, has another key. One record
@@ -103,6 +107,9 @@ pub(super) struct Pending {
     bad_flights: u8,
     pub(super) doubt: Option<HandshakeResult>,
     keys: Option<(Suite, Protection)>,
+    /// What the client's flight waits behind while its pre-shared key is not chosen, and how it was chosen.
+    gate: Option<Box<Gate>>,
+    choice: Choice,
     pub(super) window: ReplayWindow,
     pub(super) write: WriteState,
     clear_window: ReplayWindow,
@@ -122,6 +129,7 @@ pub(super) struct Pending {
     max_plaintext: usize,
     record_size_limit: Option<usize>,
     encrypt_then_mac: bool,
+    extended_master_secret: bool,
     /// Bytes of the last record of handshake that opened.
     finished_len: usize,
     /// How it is to fail although OpenSSL goes on.
@@ -200,6 +208,8 @@ impl Pending {
             bad_flights: 0,
             doubt: None,
             keys: None,
+            gate: None,
+            choice: Choice::default(),
             window: ReplayWindow::default(),
             write: WriteState::default(),
             clear_window: ReplayWindow::default(),
@@ -215,6 +225,7 @@ impl Pending {
             max_plaintext: MAX_PLAINTEXT,
             record_size_limit: hello.record_size_limit(),
             encrypt_then_mac: false,
+            extended_master_secret: false,
             finished_len: 0,
             refusal: wants_raw_key.then_some(Refusal::RawKey),
             flight: Vec::new(),
@@ -274,6 +285,9 @@ impl Pending {
         self.answered |= body.first() != Some(&CLIENT_HELLO);
         self.changed |= header.kind == CHANGE_CIPHER_SPEC;
         self.changes |= self.changed;
+        if self.is_held(header, record) {
+            return Ok(Progress::Waiting);
+        }
         put(&mut self.stream, record, self.skipped);
         Ok(self.drive())
     }
@@ -312,6 +326,9 @@ impl Pending {
             if record.len() <= MAX_EARLY {
                 self.early.clear();
                 self.early.extend_from_slice(record);
+                if self.gate.is_some() {
+                    return Ok(Progress::Waiting);
+                }
             }
             return Err(RecordDrop::Early);
         }
@@ -518,6 +535,7 @@ impl Pending {
                     self.refusal = Some(Refusal::Foreign);
                 }
                 self.encrypt_then_mac = negotiated.encrypt_then_mac;
+                self.extended_master_secret = negotiated.extended_master_secret;
                 let both = [negotiated.max_fragment, limit.flatten()];
                 self.max_plaintext = both.into_iter().flatten().fold(MAX_PLAINTEXT, usize::min);
             }

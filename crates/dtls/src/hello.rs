@@ -9,26 +9,26 @@ pub(super) const CLIENT_HELLO: u8 = 1;
 const SERVER_HELLO: u8 = 2;
 const CERTIFICATE: u8 = 11;
 const CERTIFICATE_VERIFY: u8 = 15;
-const CLIENT_KEY_EXCHANGE: u8 = 16;
-const MESSAGE_HEADER_LEN: usize = 12;
+pub(super) const CLIENT_KEY_EXCHANGE: u8 = 16;
+pub(super) const MESSAGE_HEADER_LEN: usize = 12;
 
 const MAX_FRAGMENT_LENGTH: u16 = 1;
 const CLIENT_CERTIFICATE_TYPE: u16 = 19;
 const SERVER_CERTIFICATE_TYPE: u16 = 20;
 const RECORD_SIZE_LIMIT: u16 = 28;
 const ENCRYPT_THEN_MAC: u16 = 22;
+const EXTENDED_MASTER_SECRET: u16 = 23;
 /// The certificate type of X.509 (RFC 7250, 3).
 pub(super) const X509: u8 = 0;
 /// That of raw public keys.
 pub(super) const RAW_KEY: u8 = 2;
 /// Extensions of a ServerHello that say nothing of the records after the handshake, or are ours: server_name,
-/// ec_point_formats, the types of certificates, extended_master_secret, session_ticket, connection_id, rrc, renegotiation_info.
-const INDIFFERENT: [u16; 9] = [
+/// ec_point_formats, the types of certificates, session_ticket, connection_id, rrc, renegotiation_info.
+const INDIFFERENT: [u16; 8] = [
     0,
     11,
     CLIENT_CERTIFICATE_TYPE,
     SERVER_CERTIFICATE_TYPE,
-    23,
     35,
     CONNECTION_ID_EXTENSION,
     RRC_EXTENSION,
@@ -64,12 +64,13 @@ pub(super) struct ClientHello<'a> {
     pub(super) extensions: &'a [u8],
 }
 
-struct MessageHeader {
-    kind: u8,
-    len: usize,
-    sequence: u16,
-    offset: usize,
-    fragment_len: usize,
+/// The header of a handshake message, or of a fragment of one (RFC 6347, 4.2.2).
+pub(super) struct MessageHeader {
+    pub(super) kind: u8,
+    pub(super) len: usize,
+    pub(super) sequence: u16,
+    pub(super) offset: usize,
+    pub(super) fragment_len: usize,
 }
 
 impl MessageHeader {
@@ -86,6 +87,16 @@ impl MessageHeader {
         };
         Some((header, rest))
     }
+}
+
+/// The fragments in the body of a record of handshake whose soundness is known ([`Fragments::accept`]).
+pub(super) fn fragments(mut body: &[u8]) -> impl Iterator<Item = (MessageHeader, &[u8])> {
+    std::iter::from_fn(move || {
+        let (header, rest) = MessageHeader::split(body)?;
+        let (fragment, rest) = rest.split_at_checked(header.fragment_len)?;
+        body = rest;
+        Some((header, fragment))
+    })
 }
 
 /// Whether the record, whose header is of epoch 0, starts with the first fragment of a ClientHello.
@@ -202,6 +213,8 @@ pub(super) struct Negotiated {
     pub(super) record_size_limit: bool,
     /// Whether the MAC of a suite of CBC is over the ciphertext (RFC 7366).
     pub(super) encrypt_then_mac: bool,
+    /// Whether the master secret is made of all messages (RFC 7627).
+    pub(super) extended_master_secret: bool,
 }
 
 impl Negotiated {
@@ -231,11 +244,13 @@ impl Negotiated {
             max_fragment: None,
             record_size_limit: false,
             encrypt_then_mac: false,
+            extended_master_secret: false,
         };
         for (kind, data) in extensions(list) {
             match (kind, data) {
                 (MAX_FRAGMENT_LENGTH, [n @ 1..=4]) => negotiated.max_fragment = Some(256 << n),
                 (RECORD_SIZE_LIMIT, _) => negotiated.record_size_limit = true,
+                (EXTENDED_MASTER_SECRET, []) => negotiated.extended_master_secret = true,
                 (ENCRYPT_THEN_MAC, []) if is_legacy => negotiated.encrypt_then_mac = true,
                 (kind, _) if INDIFFERENT.contains(&kind) => {}
                 _ => return Some(Err(Foreign)),
@@ -466,12 +481,11 @@ mod tests {
             max_fragment: None,
             record_size_limit: false,
             encrypt_then_mac: false,
+            extended_master_secret: false,
         };
         assert_eq!(read(&[]), Ok(plain));
-        assert_eq!(
-            read(&[0, 23, 0, 0, 0xff, 1, 0, 1, 0, 0, 54, 0, 2, 1, 7]),
-            Ok(plain)
-        );
+        assert_eq!(read(&[0xff, 1, 0, 1, 0, 0, 54, 0, 2, 1, 7]), Ok(plain));
+        assert!(read(&[0, 23, 0, 0]).unwrap().extended_master_secret);
         for (n, bytes) in [(1, 512), (2, 1024), (3, 2048), (4, 4096)] {
             let max_fragment = Some(bytes);
             assert_eq!(

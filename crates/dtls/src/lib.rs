@@ -38,7 +38,7 @@ pub use listener::DtlsListener;
 pub use metrics::DtlsMetrics;
 pub use portcullis_proto::session as contract;
 pub use portcullis_proto::session::{SendError, SessionInfo};
-pub use psk::{PskKey, PskStore, check_colons, identity_bytes, identity_text};
+pub use psk::{PskKey, PskKeys, PskStore, check_colons, identity_bytes, identity_text};
 pub use raw_keys::RawKeys;
 pub use shared::DtlsShared;
 pub use source::{ContextCell, DtlsSource};

@@ -1,8 +1,9 @@
 //! The PRF of TLS 1.2 (RFC 5246, 5).
 
 use hmac::Mac;
+use openssl::sha::{sha256, sha384};
 use portcullis_proto::types::mac::{Sha256, Sha384, hmac, mac};
-use zeroize::Zeroize as _;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::suite::PrfHash;
 
@@ -18,6 +19,34 @@ pub(super) fn prf<const N: usize>(
         PrfHash::Sha256 => expand(&hmac::<Sha256, N>(secret), label, seed, out),
         PrfHash::Sha384 => expand(&hmac::<Sha384, N>(secret), label, seed, out),
     }
+}
+
+/// The same with a secret of any length.
+pub(super) fn prf_of(hash: PrfHash, secret: &[u8], label: &[u8], seed: [&[u8]; 2], out: &mut [u8]) {
+    // A key of HMAC is filled with zeros up to a block, and what is longer is hashed first (RFC 2104, 2).
+    match hash {
+        PrfHash::Sha256 => {
+            let block = block::<64>(secret, |secret| sha256(secret).to_vec());
+            expand(&hmac::<Sha256, 64>(&block), label, seed, out);
+        }
+        PrfHash::Sha384 => {
+            let block = block::<128>(secret, |secret| sha384(secret).to_vec());
+            expand(&hmac::<Sha384, 128>(&block), label, seed, out);
+        }
+    }
+}
+
+fn block<const N: usize>(secret: &[u8], digest: fn(&[u8]) -> Vec<u8>) -> Zeroizing<[u8; N]> {
+    let mut block = Zeroizing::new([0; N]);
+    let fill = |block: &mut [u8; N], from: &[u8]| {
+        block.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    };
+    if secret.len() > N {
+        fill(&mut block, &Zeroizing::new(digest(secret)));
+    } else {
+        fill(&mut block, secret);
+    }
+    block
 }
 
 fn expand<M: Mac + Clone>(keyed: &M, label: &[u8], [first, second]: [&[u8]; 2], out: &mut [u8]) {
@@ -53,6 +82,25 @@ mod tests {
         let (a, b) = seed.split_at(7);
         prf(PrfHash::Sha256, &secret, b"test label", [a, b], &mut out);
         assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn a_secret_longer_than_a_block_is_hashed_first() {
+        for (hash, len) in [(PrfHash::Sha256, 64), (PrfHash::Sha384, 128)] {
+            let digest = match hash {
+                PrfHash::Sha256 => sha256(&[7; 129]).to_vec(),
+                PrfHash::Sha384 => sha384(&[7; 129]).to_vec(),
+            };
+            let run = |secret: &[u8]| {
+                let mut out = [0; 48];
+                prf_of(hash, secret, b"label", [b"seed", b""], &mut out);
+                out
+            };
+            assert_eq!(run(&[7; 129]), run(&digest));
+            let mut filled = [9; 20].to_vec();
+            filled.resize(len, 0);
+            assert_eq!(run(&[9; 20]), run(&filled));
+        }
     }
 
     #[test]

@@ -4,14 +4,28 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hex::FromHexError;
+use openssl::sha::Sha256;
 use zeroize::Zeroizing;
 
 use portcullis_proto::types::{Fault, LineError};
 
 /// A pre-shared key. It prints nothing of itself and is wiped when dropped.
-pub struct PskKey(Zeroizing<Vec<u8>>);
+pub struct PskKey {
+    bytes: Zeroizing<Vec<u8>>,
+    /// When a handshake with it ended well, in seconds since 1970; 0 is never.
+    used: AtomicU64,
+}
+
+/// What an identity may prove itself with: one key, or two while it is given another one.
+#[derive(Debug)]
+pub struct PskKeys {
+    name: Arc<str>,
+    /// The newest first.
+    keys: Vec<Arc<PskKey>>,
+}
 
 /// What an identity begins with that is written in hexadecimal digits.
 const HEX: &str = "hex:";
@@ -84,10 +98,54 @@ pub fn check_colons(written: &str, key: &str) -> Result<(), String> {
 }
 
 impl PskKey {
+    const fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self {
+            bytes,
+            used: AtomicU64::new(0),
+        }
+    }
+
     /// The bytes of it; 1 to [`PskStore::MAX_KEY_LEN`].
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
+    }
+
+    /// A hash of it, to see that it is the same.
+    pub(super) fn mark(&self) -> u64 {
+        let mut hash = Sha256::new();
+        hash.update(b"psk mark");
+        hash.update(&self.bytes);
+        let hash = hash.finish();
+        hash.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+    }
+
+    /// When a handshake with it last ended well in this process, in seconds since 1970.
+    #[must_use]
+    pub fn last_used(&self) -> Option<u64> {
+        Some(self.used.load(Ordering::Relaxed)).filter(|at| *at > 0)
+    }
+
+    pub(super) fn note_use(&self, at: u64) {
+        self.used.fetch_max(at, Ordering::Relaxed);
+    }
+}
+
+impl PskKeys {
+    /// The identity as it is written, to be shared.
+    #[must_use]
+    pub const fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The keys, the newest first; one at least, [`PskStore::MAX_KEYS`] at most.
+    #[must_use]
+    pub fn keys(&self) -> &[Arc<PskKey>] {
+        &self.keys
+    }
+
+    pub(super) fn marked(&self, mark: u64) -> Option<&Arc<PskKey>> {
+        self.keys.iter().find(|key| key.mark() == mark)
     }
 }
 
@@ -97,17 +155,14 @@ impl fmt::Debug for PskKey {
     }
 }
 
+/// The keys of each identity with their lines, the newest first.
+type Found = HashMap<Box<[u8]>, Vec<(usize, Arc<PskKey>)>>;
+
 /// PSK identities and their keys; never changed once built.
 #[derive(Default)]
 pub struct PskStore {
-    keys: HashMap<Box<[u8]>, Entry>,
+    keys: HashMap<Box<[u8]>, Arc<PskKeys>>,
     weak: Vec<Arc<str>>,
-}
-
-/// A key, and its identity as it is written.
-struct Entry {
-    name: Arc<str>,
-    key: PskKey,
 }
 
 impl fmt::Debug for PskStore {
@@ -125,60 +180,99 @@ impl PskStore {
     pub const MAX_KEY_LEN: usize = 64;
     /// Keys shorter than this many bytes are weak.
     pub const WEAK_KEY_LEN: usize = 16;
+    /// Most keys of one identity.
+    pub const MAX_KEYS: usize = 2;
 
     /// Reads lines `identity:hexkey`. Empty lines and lines that start with `#` are skipped; the identity is all
-    /// before the last colon, as text or as `hex:` and digits.
+    /// before the last colon, as text or as `hex:` and digits. It may stand on two lines, of which the later has the newer key.
     ///
     /// # Errors
     /// Everything that is wrong with the text, with line numbers.
     pub fn parse(text: &str) -> Result<Self, Vec<LineError>> {
-        let (mut store, mut errors) = (Self::default(), Vec::new());
-        let mut lines: HashMap<Box<[u8]>, usize> = HashMap::new();
+        let mut errors = Vec::new();
+        let mut found = Found::new();
         for (index, line) in text.lines().enumerate() {
             let number = index + 1;
             let line = line.strip_suffix('\r').unwrap_or(line);
             if line.trim().is_empty() || line.starts_with('#') {
                 continue;
             }
-            match parse_line(line) {
-                Err((part, message)) => errors.push(LineError::at(number, line, part, message)),
-                Ok((identity, entry)) => match lines.get(&identity) {
-                    Some(first) => {
-                        let message = format!("the identity is already on line {first}");
-                        errors.push(LineError::at(number, line, line, message));
-                    }
-                    None => {
-                        lines.insert(identity.clone(), number);
-                        store.insert(identity, entry);
-                    }
-                },
+            let (identity, key) = match parse_line(line) {
+                Ok(parsed) => parsed,
+                Err((part, message)) => {
+                    errors.push(LineError::at(number, line, part, message));
+                    continue;
+                }
+            };
+            let keys = found.entry(identity).or_default();
+            let lines: Vec<usize> = keys.iter().map(|(line, _)| *line).collect();
+            let same = keys.iter().find(|(_, old)| old.as_bytes() == key.as_bytes());
+            match (same, &*lines) {
+                (Some((first, _)), _) => {
+                    let message = format!("the identity is already on line {first}, with the same key");
+                    errors.push(LineError::at(number, line, line, message));
+                }
+                (None, [second, first, ..]) => {
+                    let message = format!(
+                        "the identity is already on lines {first} and {second}: it may have two keys, while it is given another"
+                    );
+                    errors.push(LineError::at(number, line, line, message));
+                }
+                _ => keys.insert(0, (number, key.into())),
             }
         }
-        if errors.is_empty() { Ok(store) } else { Err(errors) }
-    }
-
-    fn insert(&mut self, identity: Box<[u8]>, entry: Entry) {
-        if entry.key.0.len() < Self::WEAK_KEY_LEN {
-            self.weak.push(Arc::clone(&entry.name));
+        if errors.is_empty() {
+            Ok(Self::of(found))
+        } else {
+            Err(errors)
         }
-        self.keys.insert(identity, entry);
     }
 
-    /// The key of `identity`.
-    #[must_use]
-    pub fn get(&self, identity: &[u8]) -> Option<&PskKey> {
-        self.entry(identity).map(|(_, key)| key)
+    fn of(found: Found) -> Self {
+        let mut weak = Vec::new();
+        let keys = found.into_iter().map(|(identity, keys)| {
+            let name: Arc<str> = identity_text(&identity).into();
+            let short = |(_, key): &&(usize, Arc<PskKey>)| key.as_bytes().len() < Self::WEAK_KEY_LEN;
+            weak.extend(
+                keys.iter()
+                    .find(short)
+                    .map(|(line, _)| (*line, Arc::clone(&name))),
+            );
+            let keys = keys.into_iter().map(|(_, key)| key).collect();
+            (identity, Arc::new(PskKeys { name, keys }))
+        });
+        let keys = keys.collect();
+        weak.sort_unstable();
+        Self {
+            keys,
+            weak: weak.into_iter().map(|(_, name)| name).collect(),
+        }
     }
 
-    /// The identity as it is written, to be shared, and its key.
-    #[must_use]
-    pub fn entry(&self, identity: &[u8]) -> Option<(&Arc<str>, &PskKey)> {
-        self.keys.get(identity).map(|entry| (&entry.name, &entry.key))
+    /// Takes over from the store before it when which key was last used.
+    pub(super) fn adopt_uses(&self, before: &Self) {
+        for (identity, keys) in &self.keys {
+            let Some(old) = before.keys.get(identity) else {
+                continue;
+            };
+            for key in &keys.keys {
+                let same = old.keys.iter().find(|old| old.as_bytes() == key.as_bytes());
+                if let Some(at) = same.and_then(|same| same.last_used()) {
+                    key.note_use(at);
+                }
+            }
+        }
     }
 
-    /// The key of the identity that is written so.
+    /// The keys of `identity`.
     #[must_use]
-    pub fn named(&self, written: &str) -> Option<&PskKey> {
+    pub fn get(&self, identity: &[u8]) -> Option<&Arc<PskKeys>> {
+        self.keys.get(identity)
+    }
+
+    /// The keys of the identity that is written so.
+    #[must_use]
+    pub fn named(&self, written: &str) -> Option<&Arc<PskKeys>> {
         self.get(&identity_bytes(written).ok()?)
     }
 
@@ -190,7 +284,7 @@ impl PskStore {
 
     /// All identities as they are written, in no order.
     pub fn identities(&self) -> impl Iterator<Item = &str> {
-        self.keys.values().map(|entry| &*entry.name)
+        self.keys.values().map(|keys| &*keys.name)
     }
 
     /// The identities whose keys are shorter than [`Self::WEAK_KEY_LEN`], in the order of the file.
@@ -212,7 +306,7 @@ impl PskStore {
 }
 
 /// Identity and key of a line, or which part of it is wrong and why.
-fn parse_line(line: &str) -> Result<(Box<[u8]>, Entry), Fault<'_>> {
+fn parse_line(line: &str) -> Result<(Box<[u8]>, PskKey), Fault<'_>> {
     let whole = |message: &str| (line, message.to_owned());
     if line.starts_with('\u{feff}') {
         return Err(whole(
@@ -233,26 +327,53 @@ fn parse_line(line: &str) -> Result<(Box<[u8]>, Entry), Fault<'_>> {
         return Err((hex, format!("the key is longer than {max} bytes")));
     }
     let key = hex_bytes(hex).map_err(|fault| (hex, format!("the key {fault}")))?;
-    let name = identity_text(&identity).into();
-    Ok((
-        identity.into(),
-        Entry {
-            name,
-            key: PskKey(key),
-        },
-    ))
+    Ok((identity.into(), PskKey::new(key)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn keys(store: &PskStore, identity: &[u8]) -> Vec<Vec<u8>> {
+        let keys = store.get(identity).unwrap().keys();
+        keys.iter().map(|key| key.as_bytes().to_vec()).collect()
+    }
+
+    #[test]
+    fn an_identity_may_have_two_keys_and_the_later_line_is_the_newer() {
+        let store = PskStore::parse("u1:00\n# another\nu2:07\nhex:7531:01\n").unwrap();
+        assert_eq!(keys(&store, b"u1"), [[1], [0]]);
+        assert_eq!((store.len(), &**store.get(b"u1").unwrap().name()), (2, "u1"));
+        assert_eq!(store.weak().collect::<Vec<_>>(), ["u2", "u1"]);
+        let errors = PskStore::parse("u1:00\nu1:01\nu1:02\nu2:03\nu2:03\n").unwrap_err();
+        assert_eq!(errors.iter().map(|error| error.line).collect::<Vec<_>>(), [3, 5]);
+        assert!(errors[0].message.contains("lines 1 and 2"), "{errors:?}");
+        assert!(
+            errors[1].message.contains("line 4, with the same key"),
+            "{errors:?}"
+        );
+    }
+
+    #[test]
+    fn what_was_used_is_known_after_the_file_was_read_again() {
+        let before = PskStore::parse("u1:00\nu1:01").unwrap();
+        before.get(b"u1").unwrap().keys()[1].note_use(77);
+        let after = PskStore::parse("u1:01\nu1:00\nu2:00").unwrap();
+        after.adopt_uses(&before);
+        let used = |identity: &[u8]| {
+            let keys = after.get(identity).unwrap().keys();
+            keys.iter().map(|key| key.last_used()).collect::<Vec<_>>()
+        };
+        assert_eq!(used(b"u1"), [Some(77), None]);
+        assert_eq!(used(b"u2"), [None]);
+    }
+
     #[test]
     fn a_file_is_read_with_comments_and_colons_in_identities() {
         let store =
             PskStore::parse("# devices\n\nu1:00ff\r\nurn:dev:7:0123456789abcdef0123456789ABCDEF\n").unwrap();
-        assert_eq!(store.get(b"u1").unwrap().as_bytes(), [0, 0xff]);
-        assert_eq!(store.get(b"urn:dev:7").unwrap().as_bytes().len(), 16);
+        assert_eq!(keys(&store, b"u1"), [[0, 0xff]]);
+        assert_eq!(keys(&store, b"urn:dev:7")[0].len(), 16);
         assert!(!store.contains(b"u2"));
         assert_eq!(store.weak().collect::<Vec<_>>(), ["u1"]);
         assert_eq!(store.len(), 2);
@@ -262,13 +383,16 @@ mod tests {
     fn every_bad_line_is_named_and_no_key_is_quoted() {
         let long = format!("{}:00", "x".repeat(256));
         let heavy = format!("h:{}", "00".repeat(65));
-        let text = format!("a:00\nnothing\n:00\nb:\nc:0\nd:zz\na:11\n{long}\n{heavy}\ne\0:00\nf:+1");
+        let text = format!("a:11\nnothing\n:00\nb:\nc:0\nd:zz\na:11\n{long}\n{heavy}\ne\0:00\nf:+1");
         let errors = PskStore::parse(&text).unwrap_err();
         assert_eq!(
             errors.iter().map(|error| error.line).collect::<Vec<_>>(),
             [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
         );
-        assert_eq!(errors[5].message, "the identity is already on line 1");
+        assert_eq!(
+            errors[5].message,
+            "the identity is already on line 1, with the same key"
+        );
         assert!(
             errors
                 .iter()
@@ -294,16 +418,19 @@ mod tests {
             (b"hex:", "hex:6865783a", 3),
             ("z\u{e4}hler 1".as_bytes(), "z\u{e4}hler 1", 4),
         ] {
-            let (written, found) = store.entry(bytes).unwrap();
-            assert_eq!((&**written, found.as_bytes()), (name, &[key][..]));
+            let found = store.get(bytes).unwrap();
+            assert_eq!((&**found.name(), found.keys()[0].as_bytes()), (name, &[key][..]));
             assert_eq!(identity_text(bytes), name);
             assert_eq!(identity_bytes(name).unwrap(), bytes);
-            assert_eq!(store.named(name).unwrap().as_bytes(), [key]);
+            assert_eq!(store.named(name).unwrap().keys()[0].as_bytes(), [key]);
         }
         assert!(!store.contains(b"a\0b") && !store.contains(b"\0a") && !store.contains(b"hex:deadbeef"));
         // Both ways to write the same.
-        let twice = PskStore::parse("ab:00\nhex:6162:01").unwrap_err();
-        assert_eq!(twice[0].message, "the identity is already on line 1");
+        let twice = PskStore::parse("ab:00\nhex:6162:00").unwrap_err();
+        assert_eq!(
+            twice[0].message,
+            "the identity is already on line 1, with the same key"
+        );
         for (bytes, written) in [
             (&b" a"[..], "hex:2061"),
             (b"#a", "hex:2361"),

@@ -14,6 +14,7 @@ use portcullis_proto::types::{Identity, ListenerId, PeerAddr, WorkerId};
 
 use super::chains::Chains;
 use super::cookie::CookieSecrets;
+use super::psk::{PskKey, PskKeys};
 
 /// Hellos without a cookie may come this many times as often as handshakes: anyone can send them in anyone's name,
 /// and the limit must not lock that one out.
@@ -26,6 +27,9 @@ const HELLO_SOURCES: usize = 65_536;
 const HANDSHAKE_SOURCES: usize = 16_384;
 /// How many listeners.
 const LISTENERS: usize = 1_024;
+
+/// How many guesses of keys are remembered.
+const GUESSES: usize = 4096;
 
 /// What all workers make their cookies from, and what each source has had of hellos and handshakes. A hello that comes back
 /// on another worker's socket verifies, and a source has no more for sending from many ports.
@@ -40,6 +44,9 @@ pub struct DtlsShared {
     pub(super) chains: Chains,
     /// How many sessions each identity has, over all workers and listeners.
     sessions: Mutex<HashMap<Identity, usize>>,
+    /// Which of two keys to take where they cannot be tried, by identity and source: the mark of the one that was right last, or
+    /// not tried last. By source, so that nobody else's wrong key turns a device away.
+    guesses: Mutex<HashMap<(Arc<str>, IpAddr), u64>>,
     /// Restored sessions without a Connection ID, by where their peers are: the kernel may lead their records to another worker
     /// than before.
     restored: Mutex<HashMap<(ListenerId, PeerAddr), WorkerId>>,
@@ -64,6 +71,7 @@ impl DtlsShared {
             cookies: CookieSecrets::new(master, base),
             chains: Chains::default(),
             sessions: Mutex::default(),
+            guesses: Mutex::default(),
             restored: Mutex::default(),
             restored_len: AtomicUsize::new(0),
         })
@@ -117,6 +125,28 @@ impl DtlsShared {
                 sessions.remove(identity);
             }
         }
+    }
+
+    /// Which of two keys to take for a client at `source`; nothing is the newest.
+    pub(super) fn guess(&self, keys: &PskKeys, source: IpAddr) -> Option<Arc<PskKey>> {
+        let guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = guesses.get(&(Arc::clone(keys.name()), source))?;
+        keys.marked(*mark).cloned()
+    }
+
+    /// Takes `key` for a client at `source` from now on; nothing is the newest.
+    pub(super) fn guess_next(&self, keys: &PskKeys, source: IpAddr, key: Option<&Arc<PskKey>>) {
+        let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = (Arc::clone(keys.name()), source);
+        let Some(key) = key else {
+            guesses.remove(&at);
+            return;
+        };
+        if guesses.len() >= GUESSES {
+            // Each that is forgotten costs its device one more handshake.
+            guesses.clear();
+        }
+        guesses.insert(at, key.mark());
     }
 
     /// Whether `source` may have one more answer to a hello without a cookie; `per_second` is for handshakes, 0 is no limit.

@@ -24,6 +24,9 @@ impl ContextCell {
 
     /// Puts others in force. A worker takes them up when it is reconfigured.
     pub fn set(&self, context: Arc<DtlsContext>) {
+        if let (Some(new), Some(old)) = (context.psks(), self.current().psks()) {
+            new.adopt_uses(old);
+        }
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = context;
     }
 

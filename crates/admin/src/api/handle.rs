@@ -12,6 +12,7 @@ use portcullis_auth::LoginServer;
 use portcullis_broker::{BrokerSnapshot, Status as BrokerStatus};
 use portcullis_config::ban_book::BanBook;
 use portcullis_config::{Config, Problems};
+use portcullis_dtls::ContextCell;
 use portcullis_proto::gateway::contract::{ControlAnswer, ControlRequest};
 use portcullis_proto::types::{ListenerId, Transport, WorkerId};
 
@@ -122,6 +123,8 @@ pub struct ListenerState {
     pub enabled: bool,
     /// Whether it is no longer in the configuration; it keeps its id.
     pub removed: bool,
+    /// Where a DTLS listener has what its handshakes are made with.
+    pub context: Option<Arc<ContextCell>>,
 }
 
 /// What came of a reload.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::extract::State;
@@ -14,12 +15,14 @@ use zeroize::Zeroizing;
 
 use portcullis_config::named_lines::{self, NamedLines};
 use portcullis_config::{Config, Listener, psk_file, trial};
+use portcullis_dtls::PskStore;
 use portcullis_proto::types::Transport;
 
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, Params, Path, secret_or_none};
 use super::files::{self, Edit, Kind};
-use super::{Api, wrong_lines};
+use super::handle::ListenerState;
+use super::{Api, rfc3339, wrong_lines};
 
 /// A device's PSK identity.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -28,6 +31,16 @@ pub(super) struct PskIdentity {
     pub identity: String,
     /// The DTLS listeners that know it.
     pub listeners: Vec<String>,
+    /// Its keys, file by file, the newest first: two in one file while it is given another.
+    pub keys: Vec<KeyUse>,
+}
+
+/// What is told of a key.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(super) struct KeyUse {
+    /// When a handshake with it last ended well since the gateway was started; `null` if none did.
+    #[schema(format = DateTime)]
+    pub last_used: Option<String>,
 }
 
 /// A key for a device.
@@ -46,6 +59,9 @@ pub(super) struct NewPsk {
     /// Whether the identity may have a key already, which is then replaced.
     #[serde(default)]
     replace: bool,
+    /// Whether it is given beside the one that the identity has: both count, until the older is removed.
+    #[serde(default)]
+    another: bool,
 }
 
 /// A key that was stored.
@@ -79,6 +95,18 @@ pub(super) struct MadeKey {
 pub(super) struct ListenerQuery {
     /// Only the keys of this DTLS listener.
     listener: Option<String>,
+}
+
+/// The query of a request that removes keys.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct RemovalQuery {
+    /// Only the keys of this DTLS listener.
+    listener: Option<String>,
+    /// Whether only the older of two keys is removed.
+    #[serde(default)]
+    older: bool,
 }
 
 /// A file of keys and the listeners that use it.
@@ -123,25 +151,53 @@ pub(super) async fn list(
     Params(query): Params<ListenerQuery>,
 ) -> Result<Json<Vec<PskIdentity>>, ApiError> {
     let files = key_files(&api.site.config(), query.listener.as_deref())?;
+    let states = api.site.listeners();
     let identities = files::blocking(move || {
-        let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut all: BTreeMap<String, PskIdentity> = BTreeMap::new();
         for file in files {
             let content = files::read(&file.path, Kind::Secret)?.unwrap_or_default();
-            for name in parse(&content)?.names() {
-                all.entry(name.to_owned())
-                    .or_default()
-                    .extend(file.listeners.iter().cloned());
+            let lines = parse(&content)?;
+            let in_force = in_force(&states, &file);
+            for name in lines.names() {
+                let entry = all.entry(name.to_owned()).or_insert_with(|| PskIdentity {
+                    identity: name.to_owned(),
+                    listeners: Vec::new(),
+                    keys: Vec::new(),
+                });
+                entry.listeners.extend(file.listeners.iter().cloned());
+                let keys = lines.secrets(name);
+                entry
+                    .keys
+                    .extend(keys.iter().rev().map(|hex| used(&in_force, name, hex)));
             }
         }
         Ok::<_, ApiError>(all)
     })
     .await??;
-    Ok(Json(
-        identities
-            .into_iter()
-            .map(|(identity, listeners)| PskIdentity { identity, listeners })
-            .collect(),
-    ))
+    Ok(Json(identities.into_values().collect()))
+}
+
+/// The keys that the listeners of a file have.
+fn in_force(states: &[ListenerState], file: &KeyFile) -> Vec<Arc<PskStore>> {
+    let own = states
+        .iter()
+        .filter(|state| !state.removed && file.listeners.contains(&state.name));
+    let keys = own.filter_map(|state| state.context.as_ref()?.current().psks().cloned());
+    keys.collect()
+}
+
+/// When the key of a line was used.
+fn used(in_force: &[Arc<PskStore>], identity: &str, hex: &str) -> KeyUse {
+    let bytes = Zeroizing::new(hex::decode(hex).unwrap_or_default());
+    let of = |store: &Arc<PskStore>| {
+        let keys = store.named(identity)?.keys();
+        keys.iter().find(|key| key.as_bytes() == *bytes)?.last_used()
+    };
+    let last = in_force.iter().filter_map(of).max();
+    let time = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    KeyUse {
+        last_used: last.and_then(time).map(rfc3339),
+    }
 }
 
 /// Give a device a key
@@ -166,8 +222,12 @@ pub(super) async fn add(
         key,
         listener,
         replace,
+        another,
     } = wanted;
     let given = key.map(Zeroizing::new);
+    if replace && another {
+        return Err(ApiError::bad_request("replace and another exclude each other"));
+    }
     let wrong = |what: &str, why: String| ApiError::bad_request(format!("{what}: {why}"));
     named_lines::check_name(&identity, &psk_file::FORM).map_err(|why| wrong("identity", why))?;
     let identity = (psk_file::FORM.canonical)(&identity).map_err(|why| wrong("identity", why))?;
@@ -191,14 +251,18 @@ pub(super) async fn add(
     let (name, secret) = (identity.clone(), key.clone());
     files::change(&api, file.path, Kind::Secret, move |old| {
         let lines = parse(old)?;
-        if lines.contains(&name) && !replace {
-            return Err(ApiError::conflict(
-                "exists",
-                format!("identity {name:?} has a key already; with `replace` it gets a new one"),
-            ));
-        }
+        let exists = |why| ApiError::conflict("exists", why);
+        let content = if another {
+            psk_file::with_another(&lines, &name, &secret).map_err(exists)?
+        } else if lines.contains(&name) && !replace {
+            return Err(exists(format!(
+                "identity {name:?} has a key already; with `replace` it gets a new one, with `another` a second one"
+            )));
+        } else {
+            lines.with(&name, &secret)
+        };
         Ok(Edit {
-            content: Zeroizing::new(lines.with(&name, &secret).as_bytes().to_vec()),
+            content: Zeroizing::new(content.as_bytes().to_vec()),
             outcome: (),
         })
     })
@@ -238,22 +302,22 @@ fn try_lines(api: &Api, names: &[String], identity: &str, key: &str) -> Vec<Stri
     trial::of_key(&config, &listener, identity, key).map_or_else(|_| Vec::new(), Into::into)
 }
 
-/// Remove a device's key
+/// Remove a device's keys, or the older of two
 ///
-/// Sessions that were established with it end.
+/// Sessions that were established with what is removed end.
 #[utoipa::path(
     delete,
     path = "/api/v1/psk/{identity}",
     tag = "credentials",
-    params(("identity" = String, Path, description = "The PSK identity"), ListenerQuery),
+    params(("identity" = String, Path, description = "The PSK identity"), RemovalQuery),
     responses((status = 204), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody))
 )]
 pub(super) async fn remove(
     State(api): State<Arc<Api>>,
     Path(identity): Path<String>,
-    Params(query): Params<ListenerQuery>,
+    Params(query): Params<RemovalQuery>,
 ) -> Result<StatusCode, ApiError> {
-    let mut removed = false;
+    let (mut removed, older) = (false, query.older);
     for file in key_files(&api.site.config(), query.listener.as_deref())? {
         let name = identity.clone();
         let outcome = files::change(&api, file.path, Kind::Secret, move |old| {
@@ -261,8 +325,19 @@ pub(super) async fn remove(
             if !lines.contains(&name) {
                 return Err(no_identity(&name));
             }
+            if older && lines.secrets(&name).len() < 2 {
+                return Err(ApiError::conflict(
+                    "one_key",
+                    format!("identity {name:?} has one key only"),
+                ));
+            }
+            let left = if older {
+                lines.without_older(&name)
+            } else {
+                lines.without(&name)
+            };
             Ok(Edit {
-                content: Zeroizing::new(lines.without(&name).as_bytes().to_vec()),
+                content: Zeroizing::new(left.as_bytes().to_vec()),
                 outcome: (),
             })
         })

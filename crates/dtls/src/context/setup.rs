@@ -1,7 +1,6 @@
 //! Sets an OpenSSL context up, a part at a time: policy, certificate, verification, pre-shared keys, suites.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use openssl::error::ErrorStack;
@@ -30,7 +29,7 @@ use super::super::psk::PskStore;
 use super::super::raw_keys::{RawKeys, fingerprint};
 use super::super::suite::{KeyExchange, Suite};
 use super::names::of_name;
-use super::{DtlsMaterial, Verify, psk_mark};
+use super::{DtlsMaterial, Verify};
 
 /// X25519 first: it costs OpenSSL 3.0 two thirds of what P-256 does. Clients that have P-256 only get that. OpenSSL takes
 /// certificates, ours and theirs, on these curves only.
@@ -93,8 +92,8 @@ pub(super) fn context(
     }
     builder.set_groups_list(GROUPS).map_err(broken)?;
     ffi::note_messages(&builder);
-    if let Some(psks) = &material.psks {
-        set_psk(&mut builder, psks.clone()).map_err(broken)?;
+    if material.psks.is_some() {
+        set_psk(&mut builder).map_err(broken)?;
     }
     if material.cid {
         add_extensions(&mut builder).map_err(broken)?;
@@ -345,20 +344,17 @@ fn fault_of(certificate: &X509Ref, depth: u32, cert_identity: CertIdentity) -> O
     (depth == 0 && cert_identity.name(certificate).is_none()).then_some(X509_V_ERR_CERT_REJECTED)
 }
 
-fn set_psk(builder: &mut SslContextBuilder, psks: Arc<PskStore>) -> Result<(), ErrorStack> {
+/// What OpenSSL is told when it asks for a key: the one that was chosen before it saw who asks.
+fn set_psk(builder: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     let index = notes_index()?;
     builder.set_psk_server_callback(move |ssl, _, out| {
-        let identity = ssl.ex_data(index).and_then(|notes| notes.psk_identity.as_deref());
-        if let Some(key) = identity.and_then(|identity| psks.get(identity)) {
-            let key = key.as_bytes();
+        let chosen = ssl.ex_data(index).and_then(|notes| notes.psk_key.get());
+        if let Some(key) = chosen.map(|key| key.as_bytes()) {
             let Some(room) = out.get_mut(..key.len()) else {
                 invariant!(false, "OpenSSL has room for the longest key of a store");
                 return Ok(0);
             };
             room.copy_from_slice(key);
-            if let Some(notes) = ssl.ex_data_mut(index) {
-                notes.psk_mark = Some(psk_mark(key));
-            }
             return Ok(key.len());
         }
         if let Some(notes) = ssl.ex_data_mut(index) {

@@ -7,12 +7,14 @@
 //!                          other epoch 0   handshake in flight, or nothing
 //! ```
 //! `inbound` takes datagrams apart, `opening` is the life of a handshake, `established` that of a session, `ending`
-//! how both end, `reload` what new settings change, `keeping` what outlives the process.
+//! how both end, `reload` what new settings change, `keeping` what outlives the process, `keys` which pre-shared key a
+//! handshake has.
 
 mod ending;
 mod established;
 mod inbound;
 mod keeping;
+mod keys;
 mod opening;
 mod reload;
 mod watch;

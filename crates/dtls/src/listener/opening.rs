@@ -194,6 +194,9 @@ impl DtlsListener {
         if outcome.is_ok() {
             pending.heard = now;
         }
+        if outcome == Ok(Progress::Waiting) {
+            outcome = Ok(self.choose_key(now, &mut pending));
+        }
         self.flush(&mut pending, transmits);
         if let Some(result) = pending.refused() {
             self.give_up(now, &pending, result, transmits);
@@ -249,6 +252,7 @@ impl DtlsListener {
             self.refuse(now, *pending, transmits);
             return;
         };
+        self.note_key(&pending);
         let (address, started, random) = (pending.address, pending.started, pending.random);
         let Some(finished) = pending.finish() else {
             self.refuse_at(address, HandshakeResult::Protocol);

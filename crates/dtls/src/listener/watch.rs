@@ -44,6 +44,9 @@ impl DtlsListener {
 
     /// Counts a handshake that failed.
     pub(super) fn fail(&mut self, now: Instant, pending: &Pending, result: HandshakeResult) {
+        if result == HandshakeResult::WrongKey {
+            self.guess_other(pending);
+        }
         self.metrics.handshakes.inc(result);
         let after = now.saturating_duration_since(pending.started);
         self.note_of(pending, DtlsNote::Failed { result, after });
