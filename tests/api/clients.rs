@@ -446,3 +446,82 @@ fn what_each_client_and_listener_sent_and_got_is_counted_wherever_it_is() {
         "{udp}"
     );
 }
+
+#[test]
+fn a_list_had_no_order_no_total_and_no_search() {
+    let served = Served::start(PLAIN);
+    let mut clients = Vec::new();
+    // Turn by turn on the two workers, in no order of their names; the more of them the more they ask.
+    for (n, id) in ["m-20", "m-3", "x-1", "m-100", "m-1"].into_iter().enumerate() {
+        let mut client = Client::udp(served.coap[n % 2]);
+        for _ in 0..=n {
+            client.request(&Request::post(&format!("ps/t?clientid={id}")).payload("1"));
+        }
+        clients.push(client);
+    }
+    let list = |query: &str| {
+        let answer = get(served.address, &format!("/api/v1/clients?{query}"))
+            .expect(200)
+            .json();
+        let found: Vec<String> = names(&answer).into_iter().map(str::to_owned).collect();
+        (found, answer["meta"].clone())
+    };
+    let (sorted, meta) = list("sort=clientid&limit=3");
+    assert_eq!(sorted, ["m-1", "m-100", "m-20"]);
+    assert_eq!((&meta["count"], &meta["hasnext"]), (&json!(5), &json!(true)));
+    let (rest, meta) = list("sort=clientid&limit=3&page=2");
+    assert_eq!(rest, ["m-3", "x-1"]);
+    assert_eq!((&meta["count"], &meta["hasnext"]), (&json!(5), &json!(false)));
+    assert_eq!(list("sort=clientid&order=desc&limit=1").0, ["x-1"]);
+    assert_eq!(
+        list("sort=messages_received&order=desc").0,
+        ["m-1", "m-100", "x-1", "m-3", "m-20"]
+    );
+    assert_eq!(list("sort=created_at").0, ["m-20", "m-3", "x-1", "m-100", "m-1"]);
+    assert_eq!(list("sort=clientid&page=9").0.len(), 0);
+    assert_eq!(list("sort=clientid&search=M-1").0, ["m-1", "m-100"]);
+    let port = clients[2].local_addr().port();
+    assert_eq!(list(&format!("search=:{port}")).0, ["x-1"]);
+    for by in [
+        "username",
+        "identity",
+        "listener",
+        "address",
+        "seen_at",
+        "subscriptions",
+        "retransmissions",
+    ] {
+        assert_eq!(list(&format!("sort={by}")).0.len(), 5, "{by}");
+    }
+    for bad in [
+        "sort=colour",
+        "sort=clientid&order=up",
+        "sort=clientid&limit=10000&page=6",
+    ] {
+        get(served.address, &format!("/api/v1/clients?{bad}")).error(400, "bad_request");
+    }
+}
+
+#[test]
+fn a_peer_without_a_name_could_not_be_shown_or_kicked() {
+    let served = Served::start(PLAIN);
+    let mut nameless = Client::udp(served.coap[1]);
+    nameless.observe("ps/quiet/+");
+    let mut named = Client::udp(served.coap[0]);
+    named.observe("ps/quiet/+?clientid=good");
+    let address = nameless.local_addr();
+    let path = format!("/api/v1/clients/{address}");
+    let shown = get(served.address, &path).expect(200).json();
+    assert_eq!(shown["clientid"], Value::Null);
+    assert_eq!(shown["address"], address.to_string());
+    assert_eq!(shown["observations"][0]["topic"], "quiet/+");
+    assert!(shown["traffic"]["messages_received"].as_u64().unwrap() > 0);
+    delete(served.address, &path).expect(204);
+    get(served.address, &path).error(404, "not_found");
+    delete(served.address, &path).error(404, "not_found");
+    // Of one with a name the name is asked for: an address may be that of several.
+    let other = format!("/api/v1/clients/{}", named.local_addr());
+    get(served.address, &other).error(404, "not_found");
+    let good = get(served.address, "/api/v1/clients/good").expect(200).json();
+    assert_eq!(good["subscriptions"], 1);
+}

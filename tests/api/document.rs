@@ -12,6 +12,9 @@ use crate::site::Served;
 const CONTRACT: &[(&str, &str)] = &[
     ("get", "/api/v1/status"),
     ("get", "/api/v1/metrics"),
+    ("get", "/api/v1/history"),
+    ("get", "/api/v1/self"),
+    ("get", "/api/v1/acl/check"),
     ("get", "/api/v1/openapi.json"),
     ("get", "/api/v1/clients"),
     ("get", "/api/v1/clients/{id}"),
@@ -196,6 +199,12 @@ fn answers_have_the_documented_form() {
     for (path, schema) in [
         ("/api/v1/status", "/components/schemas/Status"),
         ("/api/v1/metrics", "/components/schemas/Metrics"),
+        ("/api/v1/history", "/components/schemas/History"),
+        ("/api/v1/self", "/components/schemas/Me"),
+        (
+            "/api/v1/acl/check?action=publish&topic=t",
+            "/components/schemas/AclDecision",
+        ),
         ("/api/v1/clients", "/components/schemas/ClientPage"),
         ("/api/v1/clients/form", "/components/schemas/ClientDetail"),
         ("/api/v1/clients/nobody", "/components/schemas/Error"),

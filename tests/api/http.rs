@@ -58,13 +58,27 @@ pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str
 
 /// The same over any stream.
 pub fn ask_over(
-    mut stream: impl Read + Write,
+    stream: impl Read + Write,
     host: &str,
     method: &str,
     path: &str,
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Answer {
+    let (mut answer, body) = ask_bytes(stream, host, method, path, headers, body);
+    answer.body = String::from_utf8(body).unwrap();
+    answer
+}
+
+/// The same where the body is no text.
+pub fn ask_bytes(
+    mut stream: impl Read + Write,
+    host: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> (Answer, Vec<u8>) {
     let mut head = format!(
         "{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n",
         body.len()
@@ -87,20 +101,21 @@ pub fn ask_over(
     drop(stream.write_all(body));
     let mut answer = Vec::new();
     drop(stream.read_to_end(&mut answer));
-    let answer = String::from_utf8(answer).unwrap();
-    let (head, body) = answer
-        .split_once("\r\n\r\n")
-        .unwrap_or_else(|| panic!("no HTTP: {answer:?}"));
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    let end = end.unwrap_or_else(|| panic!("no HTTP: {answer:?}"));
+    let body = answer.split_off(end + 4);
+    let head = String::from_utf8(answer).unwrap();
     let mut lines = head.lines();
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    Answer {
+    let answer = Answer {
         status,
         headers: lines
             .filter_map(|line| line.split_once(": "))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
-        body: body.to_owned(),
-    }
+        body: String::new(),
+    };
+    (answer, body)
 }
 
 pub fn get(address: SocketAddr, path: &str) -> Answer {

@@ -12,6 +12,7 @@
 //! | `manners` | hanging up, holding all places |
 //! | `events` | what happens to clients, in the log and as server-sent events |
 //! | `document` | OpenAPI against what is served |
+//! | `dashboard` | the files of the page, and what only it asks for |
 //! | `named_files` | what a file that is named says of itself |
 //! | `scale` | a hundred thousand sessions |
 //! | `tls` | HTTPS |
@@ -40,6 +41,7 @@ mod bans;
 mod changes;
 mod clients;
 mod commands;
+mod dashboard;
 mod document;
 mod events;
 mod following;

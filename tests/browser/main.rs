@@ -1,7 +1,7 @@
 //! The dashboard in headless Chromium, over the built gateway with devices on both transports.
 //!
-//! `make test-browser` runs it: it needs Chromium, Node.js and what `tests/browser/package-lock.json` names. The steps are in
-//! `steps.mjs`; pictures are left in `target/browser/`.
+//! `make test-browser` runs it: it needs Chromium, Node.js and what `tests/browser/package-lock.json` names. `steps.mjs` has the
+//! order of the steps, which are in the files beside it; pictures are left in `target/browser/`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -30,6 +30,9 @@ use support::{Client, Config, Gateway, Kind, Reaction, dtls, ms, ports};
 
 const TOKEN: &str = "browser-0123456789abcdef";
 
+/// Of one who may only read.
+const READER: &str = "reader-0123456789abcdef";
+
 /// Devices over DTLS, by their PSK identity.
 const FLEET: [&str; 6] = [
     "meter-0017",
@@ -39,6 +42,10 @@ const FLEET: [&str; 6] = [
     "gate-east",
     "urn:dev:ops:32473-Refrigerator-5002",
 ];
+
+/// Devices have no user names, so that what holds for them stands before the first `user`.
+const RULES: &str =
+    "topic read weather/#\ntopic read commands/#\ntopic write sensors/#\npattern write weather/barn\n";
 
 fn key_of(identity: &str) -> String {
     format!("key-of-{identity}")
@@ -58,7 +65,10 @@ fn config(admin: u16) -> Config {
         .set("authentication", "backend = \"file\"\nfile = \"users.txt\"")
         .udp("authentication = false")
         .dtls("authentication = false\nidentity = \"clientid\"")
-        .file("tokens", format!("admin:{TOKEN}\n"))
+        .set("authorization", "acl_file = \"rules.acl\"")
+        .file("tokens", format!("admin:{TOKEN}\nreadonly:{READER}\n"))
+        .file("rules.acl", RULES)
+        .file("cellar.txt", "")
         .file("users.txt", "")
         .file("psk.txt", keys)
 }
@@ -127,6 +137,9 @@ fn the_dashboard_does_what_it_shows() {
         };
         devices.push(device(client, format!("tracker-{n:02}{name}"), stop.clone()));
     }
+    // One that calls itself nothing.
+    let mut unnamed = gateway.client(Kind::Udp);
+    unnamed.request(&support::Request::get("ps/weather/none"));
     // A device with the wrong key, for the table of handshakes.
     let wrong = dtls::Options::psk("meter-0017", b"not the key that it has");
     assert!(dtls::connect(gateway.dtls_addr(), &wrong).is_err());
@@ -138,6 +151,8 @@ fn the_dashboard_does_what_it_shows() {
         .arg(root.join("tests/browser/steps.mjs"))
         .env("URL", format!("http://127.0.0.1:{}", admin.number))
         .env("TOKEN", TOKEN)
+        .env("READER", READER)
+        .env("CONFIG", gateway.path("portcullis.toml"))
         .env("PICTURES", &pictures)
         .env("PORT", spare.number.to_string())
         .status()

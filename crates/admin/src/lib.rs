@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`api`] | the HTTP API |
+//! | `compress` | answers in gzip |
 //! | `dashboard` | the page at `/` |
 //! | [`events`] | what happens to clients: in the log, kept, and to those who listen |
 //! | [`exposition`] | samples of all workers merged into Prometheus families |
@@ -15,6 +16,7 @@
 //! | [`server`] | HTTP with time-outs and a cap on connections |
 
 pub mod api;
+mod compress;
 mod dashboard;
 mod event_lines;
 pub mod events;

@@ -162,6 +162,21 @@ impl Server {
         bounds: Bounds,
         security: impl FnMut() -> Security + Send + 'static,
     ) -> io::Result<Self> {
+        Self::start_beside(name, doors, router, bounds, security, std::future::pending())
+    }
+
+    /// The same, with work that goes on beside the serving and ends with it.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_beside(
+        name: &str,
+        doors: impl Into<Doors>,
+        router: Router,
+        bounds: Bounds,
+        security: impl FnMut() -> Security + Send + 'static,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<Self> {
         let Doors { net, local } = doors.into();
         let address = net.as_ref().map(TcpListener::local_addr).transpose()?;
         let (stop, stopped) = watch::channel(false);
@@ -188,7 +203,12 @@ impl Server {
                 // Places of its own each: who fills those of the network shuts nobody out here, and the other way round.
                 let over_net = accept(net, router.clone(), bounds, security, stopped.clone());
                 let plain = || Security::Plain;
-                tokio::join!(over_net, accept(by_name, router, bounds, plain, stopped));
+                let serving =
+                    async { tokio::join!(over_net, accept(by_name, router, bounds, plain, stopped)) };
+                tokio::select! {
+                    _ = serving => {}
+                    () = work => {}
+                }
             });
             // Whoever waits for a disk is not waited for.
             runtime.shutdown_background();

@@ -6,9 +6,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use axum::Json;
+use axum::extract::Extension;
 use axum::http::{HeaderMap, Method, header};
 use openssl::sha::sha256;
+use serde::{Deserialize, Serialize};
 use tracing::error;
+use utoipa::ToSchema;
 
 use portcullis_config::tokens::{Role, Token};
 use portcullis_config::{Config, token_store};
@@ -37,6 +41,24 @@ impl Caller {
         }
         Ok(())
     }
+}
+
+/// Who asks, as the gateway knows them.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(super) struct Me {
+    /// The name of the token; `socket` for who comes by the Unix socket.
+    pub token: String,
+    /// `admin` or `readonly`.
+    pub role: String,
+}
+
+/// Show whose token this is
+#[utoipa::path(get, path = "/api/v1/self", tag = "status", responses((status = 200, body = Me)))]
+pub(super) async fn get_self(Extension(caller): Extension<Caller>) -> Json<Me> {
+    Json(Me {
+        token: caller.token.to_string(),
+        role: caller.role.label().to_owned(),
+    })
 }
 
 /// Lets requests in. It follows the configuration that is in force.

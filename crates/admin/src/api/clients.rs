@@ -1,5 +1,6 @@
 //! `clients`: list, show, kick.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
@@ -8,6 +9,7 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use portcullis_proto::coap::contract::PeerId;
 use portcullis_proto::gateway::contract::{ClientInfo, ControlAnswer, ControlRequest, ObservationInfo};
 use portcullis_proto::gateway::traffic::Traffic;
 use portcullis_proto::types::{ClientId, Transport, WorkerId};
@@ -15,12 +17,15 @@ use portcullis_proto::types::{ClientId, Transport, WorkerId};
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Params, Path};
 use super::handle::{ListenerState, Moment};
-use super::listing::{self, Filter};
+use super::listing::{self, Direction, Filter, Order, SortBy};
 use super::subscriptions::Subscription;
 use super::{Api, ask, rfc3339};
 
 /// Most clients on one page.
 const MAX_LIMIT: usize = 10_000;
+
+/// How far a list in order is told: so many clients are held until the walk through all is over.
+const MAX_SORTED: usize = 50_000;
 
 /// A client: a connection, or a peer without one.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -176,6 +181,15 @@ pub(super) struct ListQuery {
     listener: Option<String>,
     /// Only `udp` or `dtls`.
     transport: Option<String>,
+    /// Only who has this in client id, user name, identity or address, in upper or lower case.
+    search: Option<String>,
+    /// What the list is in the order of, up to the 50000th client; else it is in none. `meta.count` is then on every page.
+    #[param(inline)]
+    sort: Option<SortBy>,
+    /// Which way it goes.
+    #[serde(default)]
+    #[param(inline)]
+    order: Direction,
 }
 
 const fn one() -> usize {
@@ -204,6 +218,8 @@ impl ListQuery {
             username: self.username,
             listener: self.listener,
             transport,
+            part: self.search.map(|part| part.to_lowercase()),
+            address: None,
         })
     }
 }
@@ -238,8 +254,20 @@ pub(super) async fn list(
             "page counts from 1, and limit is 1 to {MAX_LIMIT}"
         )));
     }
+    let skip = (page - 1).saturating_mul(limit);
+    let (sort, direction) = (query.sort, query.order);
     let filter = query.filter()?;
-    let found = listing::find(&api, &filter, (page - 1).saturating_mul(limit), limit).await?;
+    let found = match sort {
+        None => listing::find(&api, &filter, skip, limit).await?,
+        Some(by) if skip.saturating_add(limit) <= MAX_SORTED => {
+            listing::find_in_order(&api, &filter, Order { by, direction }, skip, limit).await?
+        }
+        Some(_) => {
+            return Err(ApiError::bad_request(format!(
+                "a list in order is told up to its client {MAX_SORTED}: narrow it down"
+            )));
+        }
+    };
     let (now, listeners) = (api.site.now(), api.site.listeners());
     Ok(Json(ClientPage {
         data: found
@@ -261,14 +289,25 @@ pub(super) async fn list(
     get,
     path = "/api/v1/clients/{id}",
     tag = "clients",
-    params(("id" = String, Path, description = "The client id")),
+    params(("id" = String, Path, description = "The client id; of one without any the address and port")),
     responses((status = 200, body = ClientDetail), (status = 404, body = ErrorBody))
 )]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     Path(id): Path<String>,
 ) -> Result<Json<ClientDetail>, ApiError> {
-    let (_, mut info, observations) = locate(&api, &client_id(&id)?).await?;
+    let (mut info, observations) = match locate(&api, &client_id(&id)?).await {
+        Ok((_, info, observations)) => (info, observations),
+        Err(error) if error.is_not_found() => {
+            let peer = peer_at(&api, &id).await?.ok_or(error)?;
+            let request = ControlRequest::ShowPeer { peer };
+            match ask(&api, WorkerId::of(peer.0), request).await? {
+                ControlAnswer::Client(info, observations) => (*info, observations),
+                _ => return Err(ApiError::not_found(format!("nobody is at {id}"))),
+            }
+        }
+        Err(error) => return Err(error),
+    };
     if let (None, Some(peer)) = (&info.traffic, info.peer) {
         // It speaks from a peer of another worker than the one that has its connection.
         let asked = ask(&api, WorkerId::of(peer.0), ControlRequest::Traffic { peer }).await?;
@@ -293,7 +332,7 @@ pub(super) async fn show(
     delete,
     path = "/api/v1/clients/{id}",
     tag = "clients",
-    params(("id" = String, Path, description = "The client id")),
+    params(("id" = String, Path, description = "The client id; of one without any the address and port")),
     responses((status = 204), (status = 404, body = ErrorBody))
 )]
 pub(super) async fn kick(
@@ -308,11 +347,33 @@ pub(super) async fn kick(
         };
         kicked |= matches!(ask(&api, worker, request).await?, ControlAnswer::Done);
     }
+    if !kicked && let Some(peer) = peer_at(&api, &id).await? {
+        let request = ControlRequest::KickPeer { peer };
+        kicked = matches!(
+            ask(&api, WorkerId::of(peer.0), request).await?,
+            ControlAnswer::Done
+        );
+    }
     if kicked {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(no_client(&client))
     }
+}
+
+/// The peer without a client id at an address and port. One that has a name is asked for by that.
+async fn peer_at(api: &Api, address: &str) -> Result<Option<PeerId>, ApiError> {
+    if address.parse::<SocketAddr>().is_err() {
+        return Ok(None);
+    }
+    let filter = Filter {
+        address: Some(address.to_owned()),
+        ..Filter::default()
+    };
+    let found = listing::find_one(api, &filter).await?;
+    Ok(found
+        .filter(|client| client.client.is_none())
+        .and_then(|client| client.peer))
 }
 
 /// The worker that has a client, and what it knows of it. A worker that can reach it comes before one that cannot.

@@ -4,10 +4,11 @@
 //! |---|---|
 //! | [`handle`] | the seam: what the process does for this interface |
 //! | `access` | tokens, roles |
+//! | `acl` | what the access rules would say |
 //! | `audit` | a line in the log for each change |
 //! | `listing`, `clients`, `subscriptions`, `device`, `trace`, `events` | clients |
 //! | `messages` | publish, listen, retained messages |
-//! | `status`, `metrics` | how the gateway is |
+//! | `status`, `metrics`, `history` | how the gateway is |
 //! | `config`, `schema`, `effective`, `listeners`, `psk`, `users`, `tokens`, `bans`, `lifetime`, `files` | changes |
 //! | [`restart`] | which changes a reload does not do |
 //! | [`serve`] | connections, TLS, time-outs |
@@ -15,6 +16,11 @@
 //! Workers are asked one small question at a time: a list is walked in steps of 256 places.
 
 mod access;
+#[expect(
+    unused_qualifications,
+    reason = "utoipa writes the types of parameters out in full"
+)]
+mod acl;
 mod audit;
 mod bans;
 #[expect(
@@ -34,6 +40,11 @@ mod events;
 mod extract;
 mod files;
 pub mod handle;
+#[expect(
+    unused_qualifications,
+    reason = "utoipa writes the types of parameters out in full"
+)]
+mod history;
 mod lifetime;
 mod listeners;
 mod listing;
@@ -65,7 +76,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{Mutex, Semaphore};
 use utoipa::OpenApi;
@@ -73,6 +84,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::compress;
 use crate::places::Seat;
 use crate::server::Peer;
 use portcullis_proto::gateway::contract::{ControlAnswer, ControlRequest};
@@ -87,6 +99,7 @@ pub use bans::BanView;
 pub use clients::{Client, ClientDetail, ClientPage, ClientTraffic, DtlsSession, PageMeta, ProvedIdentity};
 pub use effective::{Effective, EffectiveKey};
 pub use error::{ErrorBody, ProblemView};
+pub use history::{History, HistoryPoint};
 pub use messages::{MessageView, RetainedPage};
 pub use metrics::{Metrics, Sample};
 pub use status::{Broker, DrainReport, LoginDatabase, ReloadReport, Sessions, Spool, Status};
@@ -120,6 +133,8 @@ struct Api {
     /// As many permits as may read events at once.
     readers: Arc<Semaphore>,
     openapi: String,
+    /// The last hour.
+    history: std::sync::Mutex<history::Recorder>,
 }
 
 /// The management interface of Portcullis.
@@ -159,6 +174,9 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(status::get_status))
         .routes(routes!(metrics::get_metrics))
+        .routes(routes!(history::get))
+        .routes(routes!(access::get_self))
+        .routes(routes!(acl::check))
         .routes(routes!(get_openapi))
         .routes(routes!(clients::list))
         .routes(routes!(clients::show, clients::kick))
@@ -211,8 +229,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     document
 }
 
-/// The API and the dashboard.
-fn router(site: Arc<dyn Site>) -> Router {
+/// The API and the dashboard, and the work that goes on beside them.
+fn router(site: Arc<dyn Site>) -> (Router, impl Future<Output = ()> + Send + 'static) {
     let api = Arc::new(Api {
         gate: Gate::new(site.config()),
         site,
@@ -222,9 +240,11 @@ fn router(site: Arc<dyn Site>) -> Router {
         traces: Arc::new(Semaphore::new(trace::TRACES)),
         readers: Arc::new(Semaphore::new(events::READERS)),
         openapi: openapi().to_json().unwrap_or_default(),
+        history: std::sync::Mutex::default(),
     });
     let (router, _) = routes().split_for_parts();
-    router
+    let recording = history::record(Arc::clone(&api));
+    let router = router
         .with_state(api.clone())
         .merge(crate::dashboard::router())
         .fallback(async || ApiError::not_found("there is nothing at this path"))
@@ -236,6 +256,8 @@ fn router(site: Arc<dyn Site>) -> Router {
             )
         })
         .layer(from_fn_with_state(api, guard))
+        .layer(from_fn(compress::layer));
+    (router, recording)
 }
 
 /// What every request goes through: who asks, the whole body within its bounds, the audit line, headers for browsers.
@@ -299,7 +321,9 @@ async fn admitted(api: &Api, peer: Peer, seat: &Seat, request: Request, next: Ne
             if let Err(error) = caller.check(method) {
                 return ended(change, error);
             }
-            served(api, change, Request::from_parts(parts, Body::from(body)), next).await
+            let mut request = Request::from_parts(parts, Body::from(body));
+            request.extensions_mut().insert(caller);
+            served(api, change, request, next).await
         }
         Ok(Err(_)) => ended(change, extract::too_large()),
         Err(_) => {

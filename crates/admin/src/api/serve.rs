@@ -22,13 +22,13 @@ pub fn start(doors: impl Into<Doors>, site: Arc<dyn Site>) -> io::Result<Server>
     let address = doors.net.as_ref().map(TcpListener::local_addr).transpose()?;
     let is_loopback = address.is_none_or(|address| address.ip().to_canonical().is_loopback());
     let mut tls = Tls::new(site.config());
-    let router = router(Arc::clone(&site));
+    let (router, recording) = router(Arc::clone(&site));
     let security = move || match tls.of(&site.config()) {
         // Tokens do not cross a network in the clear, whatever the configuration says by now.
         Security::Plain if !is_loopback => Security::Closed,
         security => security,
     };
-    Server::start("admin", doors, router, Bounds::default(), security)
+    Server::start_beside("admin", doors, router, Bounds::default(), security, recording)
 }
 
 /// The certificate in force; read again when the configuration was.

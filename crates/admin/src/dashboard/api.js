@@ -57,5 +57,47 @@ export async function call(method, path, { json, toml, accept, match } = {}) {
   }
 }
 
+/**
+ * Reads an answer that goes on, line by line, until `signal` ends it. Resolves when the gateway ends it.
+ * The token goes along in a header, which an EventSource does not send.
+ */
+export async function follow(method, path, { json, signal, last, line }) {
+  const headers = {};
+  const token = sessionStorage.getItem(KEY);
+  if (token) headers.Authorization = `Bearer ${token}`;
+  if (json !== undefined) headers["Content-Type"] = "application/json";
+  if (last !== undefined) headers["Last-Event-ID"] = last;
+  let response;
+  try {
+    response = await fetch(`/api/v1/${path}`, { method, headers, signal, body: json && JSON.stringify(json) });
+  } catch (error) {
+    if (signal.aborted) return;
+    throw new ApiError(0, { code: "unreachable", message: "The gateway does not answer." });
+  }
+  if (response.status === 401) onSignIn();
+  if (!response.ok) throw new ApiError(response.status, await response.json().catch(() => ({})));
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const lines = (rest + value).split("\n");
+      rest = lines.pop();
+      for (const one of lines) line(one);
+    }
+  } catch (error) {
+    if (!signal.aborted) throw new ApiError(0, { code: "unreachable", message: "The answer broke off." });
+  }
+}
+
+/** The JSON of server-sent events, of an answer read by `follow`. */
+export function eventLines(each) {
+  return (line) => {
+    if (!line.startsWith("data: ")) return;
+    each(JSON.parse(line.slice(6)));
+  };
+}
+
 export const get = (path) => call("GET", path);
 export const name = encodeURIComponent;

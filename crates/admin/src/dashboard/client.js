@@ -1,10 +1,14 @@
-// One client: what is known of it, its observations, and a request to the device.
+// One client: what is known of it, what it exchanges, its observations, a trace, and a request to the device.
 
 import { call, get, name } from "./api.js";
 import { kick } from "./clients.js";
-import { age, busy, field, h, refill, seconds, showError, toast, visible } from "./dom.js";
+import { busy, field, h, refill, showError, toast, visible } from "./dom.js";
+import { tracing } from "./trace.js";
+import { age, bytes, count, seconds } from "./words.js";
 
 function facts(client) {
+  const traffic = client.traffic;
+  const way = (messages, octets, publishes, of) => `${count(messages)} messages, ${bytes(octets)}${publishes > 0 ? `, ${count(publishes)} ${of}` : ""}`;
   const list = [
     ["Address", client.address ?? "away"],
     ["Listener", `${client.transport}:${client.listener}`],
@@ -15,8 +19,11 @@ function facts(client) {
     ["Connection ID", client.dtls && (client.dtls.cid ? "yes (RFC 9146)" : "no")],
     ["Handshake", client.dtls && `${age(client.dtls.age_seconds)} ago${client.dtls.resumed ? ", resumed" : ""}`],
     ["First seen", `${age(client.age_seconds)} ago`],
-    ["Heard of", `${age(client.idle_seconds)} ago`],
-    ["Sent again", client.retransmissions === 1 ? "once" : `${client.retransmissions} times`],
+    ["Last seen", `${age(client.idle_seconds)} ago`],
+    ["Received", traffic && way(traffic.messages_received, traffic.bytes_received, traffic.publishes_received, "publishes")],
+    ["Sent", traffic && way(traffic.messages_sent, traffic.bytes_sent, traffic.publishes_sent, "notifications")],
+    ["Last topic", traffic?.last_topic && visible(traffic.last_topic)],
+    ["Retransmissions", count(client.retransmissions)],
   ];
   return list.filter(([, value]) => value).flatMap(([label, value]) => [h("dt", {}, label), h("dd", {}, value)]);
 }
@@ -31,7 +38,7 @@ function subscriptions(id, changed) {
   const uri = `clients/${name(id)}/subscriptions`;
   const form = h("form", { class: "form" },
     h("div", { class: "fields" }, Object.values(fields)),
-    h("div", { class: "row" }, h("button", {}, "Observe for this client"), wrong));
+    h("div", { class: "row" }, h("button", { changes: true }, "Observe for this client"), wrong));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const wanted = { topic: topic.value, qos: Number(qos.value) };
@@ -53,15 +60,17 @@ function subscriptions(id, changed) {
     }
     changed();
   }
+  const adding = h("details", {}, h("summary", {}, "Add one"), form);
   return {
     element: h("section", {}, h("div", { class: "head" }, h("h2", {}, "Observations")),
-      h("table", { class: "plain" }, rows), h("details", {}, h("summary", {}, "Add one"), form)),
-    show(observations) {
+      h("table", { class: "plain" }, rows), adding),
+    show({ observations, clientid }) {
+      adding.hidden = clientid === null;
       refill(rows, observations.map((one) => h("tr", {},
         h("td", { class: "mono wrap" }, visible(one.topic)),
         h("td", { class: "soft" }, `QoS ${one.qos}`),
         h("td", { class: "soft num", title: `token ${one.token}` }, `#${one.sequence}`),
-        h("td", { class: "num" }, h("button", { class: "small", "data-key": one.topic, "aria-label": `End ${visible(one.topic)}`, onclick: () => remove(one.topic) }, "End")))));
+        h("td", { class: "num" }, clientid !== null && h("button", { class: "small quiet", changes: true, "data-key": one.topic, "aria-label": `End ${visible(one.topic)}`, onclick: () => remove(one.topic) }, "End")))));
       if (observations.length === 0) rows.append(h("tr", {}, h("td", { class: "soft" }, "None.")));
     },
   };
@@ -83,7 +92,7 @@ function requests(id) {
     payload: field("Payload", payload),
   };
   const wrong = h("span", { class: "bad" });
-  const send = h("button", { class: "primary" }, "Send");
+  const send = h("button", { class: "primary", changes: true }, "Send");
   const answer = h("div", { role: "status" });
   const form = h("form", { class: "form" },
     h("div", { class: "fields" }, fields.method, fields.path, fields.query, fields.content_format, fields.timeout), fields.payload,
@@ -118,20 +127,27 @@ export function panel(id, { close, kicked }) {
   const known = h("dl", { class: "facts" });
   const gone = h("p", { class: "warn" });
   const observations = subscriptions(id, () => update());
+  const trace = tracing(id);
+  const request = requests(id);
+  const end = h("button", { class: "danger", changes: true, hidden: true, onclick: async () => { if (await kick(id)) kicked(); } }, "Kick");
+  // What can be done only with a client that is here.
+  const present = h("div", { hidden: true }, known, observations.element);
+  const past = h("a", { href: `#events?client=${name(id)}` }, "Its events");
   const element = h("aside", { class: "panel side", "aria-label": `Client ${visible(id)}` },
-    h("div", { class: "row" }, h("h1", { class: "grow wrap mono" }, visible(id)),
-      h("button", { class: "danger", onclick: async () => { if (await kick(id)) kicked(); } }, "Kick"),
-      h("button", { onclick: close }, "Close")),
-    gone, known, observations.element, requests(id));
+    h("div", { class: "row" }, h("h2", { class: "grow wrap mono" }, visible(id)), past, end, h("button", { onclick: close }, "Close")),
+    gone, present, trace.element, request);
   async function update() {
     try {
       const client = await get(`clients/${name(id)}`);
       gone.textContent = "";
+      end.hidden = present.hidden = false;
+      request.hidden = client.clientid === null;
       known.replaceChildren(...facts(client));
-      observations.show(client.observations);
+      observations.show(client);
     } catch (error) {
-      gone.textContent = error.status === 404 ? "This client is not here now." : error.message;
+      if (error.status === 404) end.hidden = present.hidden = request.hidden = true;
+      gone.textContent = error.status === 404 ? "This client is not here now. A trace shows it when it comes." : error.message;
     }
   }
-  return { element, update: async () => busy(element) || update() };
+  return { element, stop: trace.stop, update: async () => busy(element) || update() };
 }

@@ -1,10 +1,21 @@
-// Making elements, and words for numbers. Text always goes in as text, never as markup.
+// Making elements. Text always goes in as text, never as markup.
 
+import { state } from "./state.js";
+
+/** What changes something cannot be used with a token that may not. */
+function forbid(element) {
+  if (state.mayChange) return;
+  element.disabled = true;
+  element.title = "This token is for reading only.";
+}
+
+/** An element; `changes` says that it changes something at the gateway. */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === undefined || value === null || value === false) continue;
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    if (name === "changes") forbid(element);
+    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name === "value" || name === "checked" || name === "selected") element[name] = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
@@ -69,42 +80,6 @@ export function confirmed(title, text, verb) {
   });
 }
 
-const whole = new Intl.NumberFormat("en");
-const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
-
-export function count(number) {
-  return Math.abs(number) < 100000 ? whole.format(Math.round(number)) : short.format(number);
-}
-
-export function rate(number) {
-  if (number === 0) return "0";
-  return number < 10 ? number.toFixed(1) : count(number);
-}
-
-export function seconds(value) {
-  if (value === undefined || value === null) return "–";
-  if (value < 0.001) return `${Math.round(value * 1e6)} µs`;
-  if (value < 1) return `${(value * 1000).toPrecision(value < 0.1 ? 2 : 3)} ms`;
-  return `${value.toPrecision(3)} s`;
-}
-
-export function age(value) {
-  if (value < 60) return `${Math.floor(value)} s`;
-  if (value < 3600) return `${Math.floor(value / 60)} min`;
-  if (value < 86400) return `${Math.floor(value / 3600)} h ${Math.floor((value % 3600) / 60)} min`;
-  return `${Math.floor(value / 86400)} d ${Math.floor((value % 86400) / 3600)} h`;
-}
-
-export function bytes(value) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  let unit = 0;
-  while (value >= 1024 && unit < units.length - 1) {
-    value /= 1024;
-    unit += 1;
-  }
-  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
-}
-
 /** A labelled field with room for what is wrong with it. */
 export function field(label, input, hint) {
   const wrong = h("span", { class: "wrong", role: "alert" });
@@ -124,4 +99,38 @@ export function showError(error, fields, rest) {
   const named = Object.keys(fields).find((name) => error.message.startsWith(`${name}: `) || error.message.startsWith(`the body: ${name}`));
   if (named) fields[named].wrong(error.message.replace(`${named}: `, ""));
   else rest.textContent = error.message;
+}
+
+/** A button that asks before it acts. `act` throws an error of the API. */
+export function asking({ label, title, text, verb, done, act, name }) {
+  return h("button", {
+    class: "small quiet", changes: true, "aria-label": name, "data-key": name, type: "button",
+    onclick: async () => {
+      if (!await confirmed(title, text, verb)) return;
+      try {
+        await act();
+        toast(done);
+      } catch (error) {
+        toast(error.message);
+      }
+    },
+  }, label);
+}
+
+/** A text to take away, which the browser may not allow. */
+export function copied(text) {
+  const copy = h("button", { class: "small", type: "button", onclick: async () => {
+    try { await navigator.clipboard.writeText(text); copy.textContent = "Copied"; } catch { toast("The browser does not allow it."); }
+  } }, "Copy");
+  return [h("code", { class: "wrap" }, text), " ", copy];
+}
+
+/** Hands a text to the browser as a file. */
+export function save(name, type, text) {
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  const link = h("a", { href: url, download: name, hidden: true });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
 }

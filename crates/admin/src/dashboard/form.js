@@ -2,12 +2,13 @@
 
 import { call, get } from "./api.js";
 import { h, toast } from "./dom.js";
+import { readWaiting, state, waitingWords } from "./state.js";
 
 const TITLES = {
   node: "Node", coap: "CoAP", "coap.blockwise": "Block-wise transfer", "coap.transmission": "Transmission",
   authentication: "Authentication", "authentication.http": "Authentication by HTTP", "authentication.jwt": "Authentication by JSON Web Token",
   authorization: "Authorization", broker: "Broker", "broker.spool": "Store and forward", metrics: "Metrics", admin: "Management",
-  limits: "Limits", "limits.per_identity": "Limits of one identity", log: "Log",
+  state: "Kept state", limits: "Limits", "limits.per_identity": "Limits of one identity", log: "Log",
 };
 
 let made = 0;
@@ -128,6 +129,11 @@ function put(patch, path, value) {
   table[last] = value;
 }
 
+function titleOf(section) {
+  if (section.startsWith("listeners.")) return `Listener ${section.split(".").slice(1).join(":")}`;
+  return TITLES[section] ?? section.split(".").map((part) => part[0].toUpperCase() + part.slice(1).replaceAll("_", " ")).join(": ");
+}
+
 /** The tables of the configuration with their keys: those of each listener for itself. */
 function tables(keys, values, listeners) {
   const all = new Map();
@@ -136,40 +142,84 @@ function tables(keys, values, listeners) {
     const sections = kind === undefined ? [key.section]
       : listeners.filter((one) => one.kind === kind).map((one) => `listeners.${kind}.${one.name}`);
     for (const section of sections) {
-      if (!all.has(section)) all.set(section, { title: TITLES[section] ?? `Listener ${section.split(".").slice(1).join(":")}`, keys: [] });
+      if (!all.has(section)) all.set(section, { title: titleOf(section), keys: [] });
       all.get(section).keys.push({ key, value: at(values, section)?.[key.name] });
     }
   }
   return all;
 }
 
+/** What came of a change, in words that say when it is in force. */
+export function outcome(report) {
+  return report.restart_required.length > 0 ? `Saved; takes effect after a restart: ${report.restart_required.join(", ")}` : "Saved and in force.";
+}
+
+/** That something waits for a restart: said for as long as it does, whoever changed it. */
+export function pending() {
+  const element = h("div", { role: "status" });
+  return {
+    element,
+    show() {
+      const words = waitingWords();
+      element.replaceChildren(...(words ? [h("div", { class: "note warn-note" }, "Takes effect after a restart: ", h("code", {}, words))] : []));
+    },
+  };
+}
+
+/** Shows the fields with this in their name or their meaning only, each table with some of them opened. */
+function narrow(groups, text) {
+  const part = text.trim().toLowerCase();
+  for (const group of groups.querySelectorAll("details")) {
+    let some = false;
+    const all = group.dataset.section.includes(part) && part !== "";
+    for (const field of group.querySelectorAll(".field")) {
+      field.hidden = part !== "" && !all && !field.textContent.toLowerCase().includes(part);
+      some ||= !field.hidden;
+    }
+    group.hidden = part !== "" && !some;
+    if (part !== "") group.open = some;
+  }
+}
+
 export function form(saved) {
   const groups = h("div", { class: "settings" });
   const said = h("div", { role: "status" });
+  const waits = pending();
   const save = h("button", { class: "primary", disabled: true }, "Save");
   const revert = h("button", { type: "button", disabled: true }, "Undo changes");
+  const search = h("input", { type: "search", placeholder: "Search settings…", "aria-label": "Search settings", oninput: () => look() });
+  const nothing = h("p", { class: "empty", role: "status" });
   const element = h("form", { novalidate: true },
-    h("p", { class: "soft" }, "An empty field is the default. A pair of quotes (\"\") is an empty text. Comments in the file stay."),
-    groups, said, h("div", { class: "row actions" }, h("span", { class: "grow" }), revert, save));
+    h("div", { class: "row" }, h("p", { class: "soft grow" }, "An empty field has the default. Two quotes (\"\") are an empty text. Comments in the file stay."), search),
+    nothing, groups, said, h("div", { class: "row actions" }, h("div", { class: "grow" }, waits.element), revert, save));
   let fields = new Map();
   let tag;
   let keys;
 
+  function look() {
+    narrow(groups, search.value);
+    nothing.textContent = search.value !== "" && !groups.querySelector("details:not([hidden])") ? "No setting has that in its name or meaning." : "";
+  }
+
+  const changed = () => [...fields.values()].some((field) => field.changed());
+
   function touched() {
-    const changed = [...fields.values()].some((field) => field.changed());
-    save.disabled = revert.disabled = !changed;
+    save.disabled = revert.disabled = !state.mayChange || !changed();
   }
 
   function tell(problems, message) {
+    if (problems.length > 0) { search.value = ""; look(); }
     const rest = place(problems, fields);
     const notes = rest.map((problem) => h("div", { class: "note bad-note" }, `${problem.key ? `${problem.key}: ` : ""}${problem.message}`));
     if (problems.length === 0 && message) notes.push(h("div", { class: "note bad-note" }, message));
     said.replaceChildren(...notes);
   }
 
-  async function load() {
+  /** Reads everything again; what somebody typed stays, unless it was saved. */
+  async function load(wasSaved = false) {
     keys ??= (await get("config/schema")).keys;
-    const [got, listeners] = await Promise.all([call("GET", "config", { accept: "application/json" }), get("listeners")]);
+    const [got, listeners] = await Promise.all([call("GET", "config", { accept: "application/json" }), get("listeners"), readWaiting()]);
+    if (!wasSaved && changed()) return;
     tag = got.tag;
     fields = new Map();
     const open = new Set([...groups.querySelectorAll("details[open]")].map((one) => one.dataset.section));
@@ -182,8 +232,10 @@ export function form(saved) {
       const given = table.keys.filter(({ value }) => value !== undefined).length;
       return h("details", { "data-section": section, open: open.has(section) },
         h("summary", {}, h("b", {}, table.title), " ", h("code", { class: "soft" }, `[${section}]`), given > 0 && h("span", { class: "tag" }, `${given} set`)),
-        h("div", { class: "fields" }, own));
+        h("fieldset", { class: "fields bare", changes: true }, own));
     }));
+    waits.show();
+    look();
     touched();
   }
 
@@ -200,10 +252,10 @@ export function form(saved) {
     save.disabled = true;
     try {
       const report = await call("PUT", "config", { json: patch, match: tag });
-      await load();
+      await load(true);
       tell([], "");
       saved(report);
-      toast("Saved and in force.");
+      toast(outcome(report));
     } catch (error) {
       tell(error.problems ?? [], error.message);
       touched();
@@ -211,7 +263,14 @@ export function form(saved) {
   });
   return {
     element,
-    changed: () => [...fields.values()].some((field) => field.changed()),
     load,
+    /** Opens a table and goes there. */
+    open(section) {
+      const group = [...groups.children].find((one) => one.dataset.section === section);
+      if (!group) return;
+      group.open = true;
+      group.scrollIntoView({ block: "start" });
+      group.querySelector("summary").focus({ preventScroll: true });
+    },
   };
 }

@@ -140,6 +140,11 @@ pub enum ControlRequest {
         /// Its client id.
         client: ClientId,
     },
+    /// Show what is known of a peer that no client id leads to, with its observations.
+    ShowPeer {
+        /// The peer.
+        peer: PeerId,
+    },
     /// Who is kept out from now on; what they have ends.
     Bans {
         /// All bans.
@@ -154,6 +159,11 @@ pub enum ControlRequest {
     Kick {
         /// Its client id.
         client: ClientId,
+    },
+    /// End what a peer that no client id leads to has: its DTLS session and its observations.
+    KickPeer {
+        /// The peer.
+        peer: PeerId,
     },
     /// Observe a topic on behalf of a client.
     Subscribe {

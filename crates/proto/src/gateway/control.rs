@@ -45,7 +45,11 @@ impl Gateway {
                 ControlAnswer::Done
             }
             ControlRequest::Page { from, places } => self.page(from, places),
-            ControlRequest::Show { client } => self.show(&client),
+            ControlRequest::Show { client } => match self.holder_of(&client) {
+                Some((holder, _)) => self.show(holder),
+                None => ControlAnswer::NotFound,
+            },
+            ControlRequest::ShowPeer { peer } => self.show(AccountHolder::Peer(peer)),
             ControlRequest::Bans { bans } => {
                 self.set_bans(now, bans);
                 ControlAnswer::Done
@@ -55,6 +59,13 @@ impl Gateway {
                 None => ControlAnswer::NotFound,
             },
             ControlRequest::Kick { client } => self.kick(now, &client),
+            ControlRequest::KickPeer { peer } => match self.peers.get(peer) {
+                Some(_) => {
+                    self.end_peer(now, peer, CloseReason::Kicked);
+                    ControlAnswer::Done
+                }
+                None => ControlAnswer::NotFound,
+            },
             ControlRequest::Subscribe {
                 client,
                 filter,
@@ -242,10 +253,7 @@ impl Gateway {
         elsewhere.is_none().then_some((AccountHolder::Peer(id), Some(id)))
     }
 
-    fn show(&self, client: &ClientId) -> ControlAnswer {
-        let Some((holder, _)) = self.holder_of(client) else {
-            return ControlAnswer::NotFound;
-        };
+    fn show(&self, holder: AccountHolder) -> ControlAnswer {
         let info = match holder {
             AccountHolder::Connection(key) => self.connections.get(key).map(|it| self.connection_info(it)),
             AccountHolder::Peer(id) => self.peers.get(id).map(|peer| self.peer_info(id, peer)),
@@ -276,10 +284,7 @@ impl Gateway {
                     self.agenda.tell_peer(peer, ToPeer::Kick);
                 }
             }
-            Some((AccountHolder::Peer(id), _)) => {
-                self.close_session(now, id, CloseReason::Kicked);
-                self.peer_gone(now, id, CloseReason::Kicked);
-            }
+            Some((AccountHolder::Peer(id), _)) => self.end_peer(now, id, CloseReason::Kicked),
             None => return ControlAnswer::NotFound,
         }
         ControlAnswer::Done

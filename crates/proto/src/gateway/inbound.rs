@@ -287,7 +287,7 @@ impl Gateway {
     }
 
     /// Ends a peer, with its DTLS session if it has one.
-    fn end_peer(&mut self, now: Instant, id: PeerId, reason: CloseReason) {
+    pub(super) fn end_peer(&mut self, now: Instant, id: PeerId, reason: CloseReason) {
         self.close_session(now, id, reason);
         self.peer_gone(now, id, reason);
     }

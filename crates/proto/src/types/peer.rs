@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 /// The address of a peer, and the one of ours that it wrote to where the socket has several: whoever writes to two of ours is two peers,
 /// as the answers and notifications of each must come from where it wrote to (RFC 7252, 5.3.2). Source port 0 cannot be answered, so it
 /// cannot be represented.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerAddr {
     /// IPv4 is mapped.
     ip: Ipv6Addr,
