@@ -256,6 +256,47 @@ fn a_new_address_gets_three_times_what_came_from_it_until_it_is_confirmed() {
     }
 }
 
+/// Whoever sends a device's records on from elsewhere gets no more there by having the last flight sent again.
+#[test]
+fn a_last_flight_that_is_asked_for_at_a_new_address_keeps_to_what_may_go_there() {
+    let mut server = Server::new(&material(), settings());
+    let config = ClientConfig {
+        cid: Some(vec![1]),
+        ..psk_client("ECDHE-PSK-CHACHA20-POLY1305")
+    };
+    let (mut client, session) = server.establish(&config, peer(1));
+    assert!(client.has_ticket(), "the flight is a long one");
+    let (keys, cid) = (client.keys(), client.server_cid().unwrap());
+    let (mut came, mut went) = (0, 0);
+    for sequence in 10..60 {
+        let what = portcullis::dtls::aead::Seal {
+            kind: 22,
+            sequence,
+            explicit: sequence,
+            cid: &cid,
+            plaintext: &[
+                20, 0, 0, 12, 0, 3, 0, 0, 0, 0, 0, 12, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
+            ],
+        };
+        let mut finished = Vec::new();
+        portcullis::dtls::aead::Aead::default()
+            .seal(&keys.client, &what, &mut finished)
+            .unwrap();
+        came += finished.len();
+        server.now += Duration::from_secs(1);
+        let answers = server.input(peer(66), &finished);
+        let there = answers.iter().filter(|(to, _)| *to == peer(66).socket_addr());
+        went += there.map(|(_, bytes)| bytes.len()).sum::<usize>();
+        assert!(went <= (3 * came).max(136), "{went} for {came}");
+    }
+    assert!(server.metrics.flights_repeated.get() > 0);
+    client.send(b"still heard");
+    for datagram in client.take() {
+        server.input(peer(66), &datagram);
+    }
+    assert!(server.seen.contains(&Seen::Plaintext(session, b"still heard".to_vec())));
+}
+
 #[test]
 fn records_without_the_cid_are_not_taken_for_its_session() {
     let mut server = Server::new(&material(), settings());

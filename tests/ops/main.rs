@@ -7,7 +7,7 @@
 //! | `reference` | the generated pages of `docs/`, against the code and a live scrape |
 //! | `pages` | links and commands of all pages, against the files and a running gateway |
 //! | `certificates` | the profiles of `certs/`, against the `openssl` command, `certs dev` and a running gateway |
-//! | `threats` | the tests that the threat model names, against the tests that there are |
+//! | `threats` | the tests that the threat model names, against the tests that there are (`named_tests`) |
 //! | `*.sh` | what needs a system of its own: `make test-deb`, `make test-systemd`, `make reproducible` |
 #![allow(
     clippy::unwrap_used,
@@ -28,6 +28,7 @@ mod support;
 mod certificates;
 mod emqx;
 mod monitoring;
+mod named_tests;
 mod pages;
 mod reference;
 mod scrape;
