@@ -310,6 +310,54 @@ fn the_client_may_ask_for_smaller_blocks_from_the_start_or_later() {
     assert!(!short.has(ETAG));
 }
 
+/// RFC 7959, 2.2: it has no meaning there.
+#[test]
+fn the_m_bit_of_a_request_for_a_block_is_ignored() {
+    let mut sim = sized(64, 4_096);
+    let first = sim.serve(
+        &Msg::get(1, "ps/a").block(BLOCK2, 0, true, 64),
+        content(body(300)),
+    );
+    assert_eq!(first.block_of(BLOCK2), Some((0, true, 64)));
+    for (num, more) in [(2, true), (4, false)] {
+        sim.receive(&Msg::get(10 + num as u16, "ps/a").block(BLOCK2, num, true, 64));
+        let answer = sim.one();
+        assert_eq!(answer.code(), Code::CONTENT);
+        assert_eq!(answer.block_of(BLOCK2), Some((num, more, 64)));
+    }
+}
+
+#[test]
+fn every_block_of_an_answer_has_its_format() {
+    let mut sim = sized(64, 4_096);
+    let mut response = content(body(200));
+    response.content_format = Some(112);
+    let first = sim.serve(&Msg::get(1, "ps/a"), response);
+    assert_eq!(first.uint(CONTENT_FORMAT), Some(112));
+    for num in 1..4 {
+        sim.receive(&Msg::get(10 + num as u16, "ps/a").block(BLOCK2, num, false, 64));
+        assert_eq!(sim.one().uint(CONTENT_FORMAT), Some(112), "block {num}");
+    }
+}
+
+/// RFC 9175, 3.4: a proxy may have put the blocks together. And no response ever carries one.
+#[test]
+fn a_request_tag_without_blocks_means_nothing() {
+    let mut sim = Sim::new();
+    for tag in [&b""[..], b"1", b"12345678"] {
+        let request = Msg::put(1 + tag.len() as u16, "ps/a", b"whole").opt(REQUEST_TAG, tag);
+        sim.receive(&request);
+        let (exchange, delivered) = sim.request();
+        assert_eq!(delivered.payload, "whole");
+        sim.respond(exchange, changed());
+        let answer = sim.one();
+        assert_eq!((answer.code(), answer.has(REQUEST_TAG)), (Code::CHANGED, false));
+    }
+    sim.receive(&block1(50, 0, true, 16, &[0; 16]).opt(REQUEST_TAG, b"t"));
+    let answer = sim.one();
+    assert_eq!((answer.code(), answer.has(REQUEST_TAG)), (Code::CONTINUE, false));
+}
+
 #[test]
 fn a_block_of_a_body_that_is_not_kept_is_asked_for_above() {
     let mut sim = sized(64, 1 << 20);

@@ -163,6 +163,19 @@ fn random_of(hello: &[u8]) -> [u8; 32] {
     *hello[27..].first_chunk().unwrap()
 }
 
+/// RFC 6347, 4.2.1: a client may drop a ServerHello as a replay that has the number of a HelloVerifyRequest.
+#[test]
+fn the_server_hello_has_the_record_number_of_the_hello_with_the_cookie() {
+    for number in [1_u8, 2, 7, 200] {
+        let mut server = Server::new(&material(), settings());
+        let (_, _, mut second) = two_hellos(&mut server, &psk_client(GCM), 1);
+        second[10] = number;
+        let flight = server.input(peer(1), &second).remove(0).1;
+        assert_eq!((flight[0], flight[13]), (22, 2), "a ServerHello");
+        assert_eq!(flight[5..11], [0, 0, 0, 0, 0, number]);
+    }
+}
+
 #[test]
 fn a_device_that_reboots_with_the_same_random_gets_in() {
     for cid in [None, Some(vec![9])] {

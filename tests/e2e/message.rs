@@ -8,6 +8,9 @@ use crate::support::{Client, Config, Gateway, Kind, Message, Request, code, ms, 
 each_transport!(
     a_con_answer_is_piggybacked_or_separate_with_the_token,
     a_non_request_gets_a_non_answer,
+    every_method_is_answered_non_to_a_non,
+    a_payload_that_means_nothing_is_ignored,
+    a_host_and_a_port_are_taken_as_they_come,
     a_duplicate_con_publishes_once_and_gets_the_same_answer,
     a_duplicate_non_publishes_once,
     the_same_id_from_another_peer_is_no_duplicate,
@@ -59,6 +62,54 @@ fn a_non_request_gets_a_non_answer(kind: Kind) {
     }
     ids.dedup();
     assert_eq!(ids.len(), 4, "message ids of the gateway's own");
+}
+
+fn every_method_is_answered_non_to_a_non(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    for (request, answered) in [
+        (Request::put("ps/n?retain=1").payload("put"), code::CHANGED),
+        (Request::get("ps/n"), code::CONTENT),
+        (Request::post("ps/n").payload("posted"), code::CHANGED),
+        (Request::delete("ps/n"), code::DELETED),
+        (Request::get("ps/n"), code::NOT_FOUND),
+    ] {
+        let answer = client.request(&request.non().token(b"non")).expect(answered);
+        assert_eq!((answer.typ, &answer.token[..]), (typ::NON, &b"non"[..]));
+    }
+}
+
+/// RFC 7252, 5.5: where the method has none, a payload is ignored.
+fn a_payload_that_means_nothing_is_ignored(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    client.publish("ps/a?retain=1", "kept");
+    let read = client.request(&Request::get("ps/a").format(50).payload("{}"));
+    assert_eq!(read.expect(code::CONTENT).text(), "kept");
+    let observation = client.observe_with(Request::get("ps/a").observe(0).payload("noise"));
+    assert_eq!(observation.first.text(), "kept");
+    let well_known = Request::get(".well-known/core").payload("noise");
+    client.request(&well_known).expect(code::CONTENT);
+    let cleared = client.request(&Request::delete("ps/a").payload("noise"));
+    cleared.expect(code::DELETED);
+    assert_eq!(client.notification(&observation.token).payload, b"");
+}
+
+/// RFC 7252, 5.10.1: they name the server, and whatever name it was reached by is its own.
+fn a_host_and_a_port_are_taken_as_they_come(kind: Kind) {
+    const URI_HOST: u16 = 3;
+    const URI_PORT: u16 = 7;
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    client.publish("ps/a?retain=1", "x");
+    for host in ["gateway.example", "192.0.2.9", "[2001:db8::1]", "a"] {
+        let named = Request::get("ps/a").option(URI_HOST, host.as_bytes());
+        client
+            .request(&named.uint(URI_PORT, 61_616))
+            .expect(code::CONTENT);
+    }
+    let nameless = Request::get("ps/a").option(URI_HOST, b"");
+    client.request(&nameless).expect(code::BAD_OPTION);
 }
 
 fn a_duplicate_con_publishes_once_and_gets_the_same_answer(kind: Kind) {

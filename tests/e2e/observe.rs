@@ -25,6 +25,7 @@ each_transport!(
     observations_are_capped_for_one_client,
     a_late_deregistration_ends_only_the_observation_of_its_token,
     the_empty_token_observes_like_any_other,
+    a_read_ends_no_observation,
     the_rest_of_a_notification_is_fetched_by_get_and_by_post_whoever_subscribed_by_post,
 );
 
@@ -274,6 +275,19 @@ fn the_empty_token_observes_like_any_other(kind: Kind) {
     assert_eq!(client.notification(b"").text(), "x");
     client.request(&request.observe(1)).expect(code::NO_CONTENT);
     gateway.metric_becomes("subscriptions", &[], 0.0);
+}
+
+fn a_read_ends_no_observation(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    client.publish("ps/seen?retain=1", "0");
+    let observation = client.observe("ps/seen");
+    for (round, token) in [&observation.token[..], b"other", b""].into_iter().enumerate() {
+        let read = client.request(&Request::get("ps/seen").token(token));
+        assert_eq!(read.expect(code::CONTENT).observe(), None);
+        client.publish("ps/seen?retain=1", round.to_string());
+        assert_eq!(client.notification(&observation.token).text(), round.to_string());
+    }
 }
 
 fn the_rest_of_a_notification_is_fetched_by_get_and_by_post_whoever_subscribed_by_post(kind: Kind) {

@@ -7,6 +7,7 @@
 //! | `reference` | the generated pages of `docs/`, against the code and a live scrape |
 //! | `pages` | links and commands of all pages, against the files and a running gateway |
 //! | `certificates` | the profiles of `certs/`, against the `openssl` command, `certs dev` and a running gateway |
+//! | `conformance` | what the standards ask, against the tests that show it |
 //! | `threats` | the tests that the threat model names, against the tests that there are (`named_tests`) |
 //! | `*.sh` | what needs a system of its own: `make test-deb`, `make test-systemd`, `make reproducible` |
 #![allow(
@@ -26,6 +27,7 @@
 mod support;
 
 mod certificates;
+mod conformance;
 mod emqx;
 mod monitoring;
 mod named_tests;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use portcullis::types::reason::Label;
 
 use crate::scrape::{busy_gateway, families};
-use crate::{repository, text_of};
+use crate::{conformance, repository, text_of};
 
 const BEGIN: &str = "<!-- made of the code: UPDATE_DOCS=1 cargo test --test ops reference -->\n";
 const END: &str = "<!-- end -->\n";
@@ -48,6 +48,11 @@ fn difference(have: &str, wanted: &str) -> String {
 /// Text as a cell of a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
+}
+
+#[test]
+fn the_numbers_of_the_conformance_page_are_those_of_its_rows() {
+    page(conformance::PAGE, &conformance::numbers());
 }
 
 #[test]

@@ -177,6 +177,27 @@ mod tests {
     }
 
     #[test]
+    fn a_hello_verify_request_is_of_version_1_0_and_echoes_the_hello() {
+        let base = start();
+        let mut cookies = Cookies::new(DtlsShared::new([2; 32], base));
+        for (record_sequence, message_sequence) in [([0; 6], 0), ([0, 0, 0, 0, 1, 44], 1), ([0xff; 6], 2)] {
+            let hello = ClientHello {
+                record_sequence,
+                message_sequence,
+                ..hello(&RANDOM, &[])
+            };
+            let mut out = Vec::new();
+            cookies.write_request(base, peer("[2001:db8::1]:9"), &hello, &mut out);
+            assert_eq!(out[..3], [HANDSHAKE, 0xfe, 0xff]);
+            assert_eq!(out[3..5], [0, 0], "epoch");
+            assert_eq!(out[5..11], record_sequence);
+            assert_eq!(out[13], HELLO_VERIFY_REQUEST);
+            assert_eq!(out[17..19], message_sequence.to_be_bytes());
+            assert_eq!(out[25..28], [0xfe, 0xff, COOKIE_LEN as u8]);
+        }
+    }
+
+    #[test]
     fn a_cookie_holds_for_its_address_and_random_and_for_two_rotations() {
         let base = start();
         let secrets = DtlsShared::new([1; 32], base);

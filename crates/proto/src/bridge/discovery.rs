@@ -150,6 +150,30 @@ mod tests {
     }
 
     #[test]
+    fn links_are_found_by_every_attribute_and_prefix() {
+        let count = |filter: &str| filtered(filter).matches("</").count();
+        let all = count("href=*");
+        assert!(all > 3);
+        assert_eq!(count("rt=*"), filtered("href=*").matches(";rt=").count());
+        // A link of several types is found by each of them.
+        let links = || std::iter::once(Link::new("/a", &[("rt", "core.ps other.type")]));
+        for (filter, found) in [
+            ("rt=core.ps", true),
+            ("rt=other.type", true),
+            ("rt=oth*", true),
+            ("rt=ther*", false),
+            ("rt=core.ps other.type", false),
+            ("ct=*", false),
+        ] {
+            let text = document(links(), std::iter::once(filter.as_bytes()), Attributes::Shown);
+            assert_eq!(!text.is_empty(), found, "{filter}");
+        }
+        for absent in ["if=*", "if=core*", "sz=*", "href="] {
+            assert_eq!(filtered(absent), "", "{absent}");
+        }
+    }
+
+    #[test]
     fn topics_are_found_by_what_they_are() {
         let mut properties = Properties::implicit("a b");
         properties.content_format = Some(112);

@@ -256,6 +256,32 @@ mod tests {
     }
 
     #[test]
+    fn a_block_option_that_is_repeated_is_refused() {
+        for number in [23, 27] {
+            for twice in [b"\x02", b"\x16"] {
+                let fault = read(&[(number, b"\x02"), (number, twice)]).unwrap_err();
+                assert_eq!(fault, OptionFault::Critical(number));
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_may_have_leading_zeros() {
+        let options = read(&[
+            (6, b"\0\0\x01"),
+            (12, b"\0\x32"),
+            (17, b"\0\0"),
+            (23, b"\0\0\x12"),
+            (60, b"\0\0\x01\0"),
+        ])
+        .unwrap();
+        assert_eq!((options.observe, options.size1), (Some(1), Some(256)));
+        assert_eq!((options.content_format, options.accept), (Some(50), Some(0)));
+        let block = options.block2.unwrap();
+        assert_eq!((block.num, block.more, block.szx), (1, false, 2));
+    }
+
+    #[test]
     fn resources_differ_by_method_path_and_query_only() {
         let key = |token: &[u8], method, options: &[(u16, &[u8])]| {
             let datagram = message(token, method, options);
