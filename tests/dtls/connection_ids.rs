@@ -294,7 +294,11 @@ fn a_last_flight_that_is_asked_for_at_a_new_address_keeps_to_what_may_go_there()
     for datagram in client.take() {
         server.input(peer(66), &datagram);
     }
-    assert!(server.seen.contains(&Seen::Plaintext(session, b"still heard".to_vec())));
+    assert!(
+        server
+            .seen
+            .contains(&Seen::Plaintext(session, b"still heard".to_vec()))
+    );
 }
 
 #[test]
