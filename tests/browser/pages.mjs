@@ -97,6 +97,8 @@ export async function keys(page) {
   await go(page, "Access");
   const keys = section(page, "Pre-shared keys");
   await keys.getByRole("cell", { name: "pump-2", exact: true }).waitFor();
+  await keys.getByRole("row", { name: "pump-2" }).getByText(/^\d+ s ago$/).waitFor();
+  await keys.getByRole("row", { name: "gate-east" }).getByText("no session now").waitFor();
   await keys.getByText("Add an identity").click();
   // "The only file of keys" was offered where there are two.
   assert.deepEqual(await keys.getByLabel("Listener").locator("option").allTextContents(), ["default", "cellar"]);

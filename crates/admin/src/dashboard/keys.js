@@ -3,6 +3,7 @@
 import { call, get, name } from "./api.js";
 import { asking, copied, field, h, showError, toast, visible } from "./dom.js";
 import { listed, opened } from "./listed.js";
+import { age } from "./words.js";
 
 /** A key that was made, in every form that somebody may need; it is not to be had again. */
 function shown(stored) {
@@ -17,6 +18,13 @@ function shown(stored) {
 export function keys() {
   const made = h("div", { role: "status", class: "form" });
   const choice = h("select", {});
+  let seen = new Map();
+
+  /** Who has a session now, and was last heard of when. */
+  async function sessions() {
+    const { data } = await get("clients?transport=dtls&sort=seen_at&order=desc&limit=1000");
+    seen = new Map(data.filter((one) => one.identity?.proof === "psk").map((one) => [one.identity.name, one.idle_seconds]).reverse());
+  }
 
   function adding(done) {
     const identity = h("input", { required: true, autocomplete: "off" });
@@ -50,11 +58,12 @@ export function keys() {
     title: "Pre-shared keys",
     none: "No identities yet.",
     load: "psk",
-    headings: ["Identity", "Listeners"],
+    headings: ["Identity", "Listeners", "Last seen"],
     nameOf: (one) => one.identity,
     cells: (one, done) => [
       h("td", { class: "id", title: visible(one.identity) }, h("a", { class: "link", href: `#clients?search=${name(one.identity)}` }, visible(one.identity))),
       h("td", {}, one.listeners.join(", ")),
+      seen.has(one.identity) ? h("td", {}, `${age(seen.get(one.identity))} ago`) : h("td", { class: "soft" }, "no session now"),
       h("td", { class: "num" }, asking({
         label: "Remove", name: `Remove ${visible(one.identity)}`, title: "Remove this key?", verb: "Remove", done: "Removed.",
         text: `“${visible(one.identity)}” can no longer connect, and its sessions end.`,
@@ -72,6 +81,7 @@ export function keys() {
         // Only those that have a file of keys: of several, one must be chosen.
         const names = all.filter((key) => /^listeners\.dtls\..*\.psk_file$/.test(key.key) && key.value).map((key) => key.key.split(".")[2]);
         choice.replaceChildren(...names.map((one) => h("option", { value: one }, one)));
+        await sessions();
       } catch { /* the list of keys says what is wrong */ }
       await list.update();
     },

@@ -117,7 +117,7 @@ export function listeners() {
   return {
     element: h("div", {}, h("div", { class: "head" }, h("h1", {}, "Listeners"),
       h("span", { class: "soft" }, "A switch holds until the process is started again.")),
-    cards, state.status?.config_file && adding(update)),
+    cards, state.mayChange && state.status?.config_file && adding(update)),
     every: 2,
     async update() {
       if (!busy(cards)) await update();

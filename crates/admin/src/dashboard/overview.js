@@ -117,7 +117,7 @@ export function overview(place) {
   const lower = h("div", { class: "grid" });
   const facts = h("p", { class: "soft" });
   const element = h("div", {}, h("h1", { class: "unseen" }, "Overview"), said,
-    h("div", { class: "grid" }, numbers, h("div", { class: "row" }, h("h2", { class: "grow" }, "Over time"), ranges(span)), all.map((chart) => chart.element), lower), facts);
+    h("div", { class: "grid" }, numbers, h("div", { class: "row" }, h("h2", { class: "grow" }, "Over time"), ranges(span)), all.map((chart) => chart.element), h("h2", {}, "Since the start"), lower), facts);
   let told = "";
   return {
     element,

@@ -9,7 +9,7 @@ export const state = {
   mayChange: true,
   /** Keys that the file has and that a restart puts in force. */
   waiting: [],
-  /** The file as it is on disk was refused. */
+  /** The name of this token. */
   token: "",
 };
 
