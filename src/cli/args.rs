@@ -10,7 +10,7 @@ use super::remote::args::{
     TraceArgs,
 };
 
-static VERSION: LazyLock<String> = LazyLock::new(|| {
+pub(super) static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!(
         "{}\nOpenSSL: built with {}{}, running with {}",
         env!("CARGO_PKG_VERSION"),
@@ -78,6 +78,10 @@ pub(super) enum Command {
     Sub(SubArgs),
     /// Check whether this machine and the configuration suit each other
     Doctor(DoctorArgs),
+    /// Collect what is needed to help with a fault into a tar archive, without secrets
+    Bugreport(BugreportArgs),
+    /// Publish and observe as many devices do, and measure
+    Bench(BenchArgs),
     /// Make a configuration of that of EMQX's CoAP gateway, and say what has no counterpart
     Migrate(MigrateArgs),
     /// Print the completion script of a shell
@@ -108,6 +112,91 @@ pub(super) struct CheckArgs {
     /// Print the problems as JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BugreportArgs {
+    /// The archive to write; without it, portcullis-TIME.tar in this directory
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// Configuration file of the gateway
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// coap://HOST:PORT or coaps://HOST:PORT; without it, a listener of the configuration on this machine
+    pub(super) url: Option<String>,
+    /// The DTLS listener of the configuration instead of that of UDP
+    #[arg(long, conflicts_with = "url")]
+    pub(super) dtls: bool,
+    /// The listener, when the configuration has several
+    #[arg(long, value_name = "NAME", conflicts_with = "url")]
+    pub(super) listener: Option<String>,
+    /// Devices that publish, each to a topic of its own
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=20_000))]
+    pub(super) clients: u16,
+    /// Devices that observe what they publish, by turns
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=20_000))]
+    pub(super) observers: u16,
+    /// How long, such as 30s or 5m
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = bench_duration)]
+    pub(super) duration: std::time::Duration,
+    /// Requests a second of all together; without it, each device sends as soon as the last is answered
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(super) rate: Option<u32>,
+    /// Bytes of a payload
+    #[arg(long, value_name = "BYTES", default_value_t = 32, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(16..=1024))]
+    pub(super) payload: usize,
+    /// Topics begin with this; the number of the device follows
+    #[arg(long, value_name = "TOPIC", default_value = "bench")]
+    pub(super) topic: String,
+    /// QoS of publishes and observations
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(super) qos: Option<u8>,
+    /// Publish without asking for an acknowledgement (NON)
+    #[arg(long)]
+    pub(super) non: bool,
+    /// Make a connection for each device first, as `connection_required` wants it
+    #[arg(long)]
+    pub(super) connect: bool,
+    /// User name of all devices
+    #[arg(long, value_name = "NAME")]
+    pub(super) username: Option<String>,
+    /// File with their password on the first line
+    #[arg(long, value_name = "FILE")]
+    pub(super) password_file: Option<PathBuf>,
+    /// PSK identity of all devices; without it, the first in the file of keys
+    #[arg(long, value_name = "ID")]
+    pub(super) identity: Option<String>,
+    /// File of keys, lines identity:hexkey; without it, that of the listener
+    #[arg(long, value_name = "FILE")]
+    pub(super) key_file: Option<PathBuf>,
+    /// Seconds after which a request counts as lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub(super) timeout: u64,
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Longest run.
+const LONGEST_BENCH: std::time::Duration = std::time::Duration::from_secs(86_400);
+
+/// A duration, or a number of seconds.
+fn bench_duration(text: &str) -> Result<std::time::Duration, String> {
+    let time = match text.parse() {
+        Ok(seconds) => std::time::Duration::from_secs(seconds),
+        Err(_) => crate::config::quantity::parse_duration(text)?,
+    };
+    if time.is_zero() || time > LONGEST_BENCH {
+        return Err("up to 24h".to_owned());
+    }
+    Ok(time)
 }
 
 #[derive(Debug, Args)]

@@ -1,15 +1,14 @@
 //! `doctor`: whether this machine and the configuration suit each other.
 
-use std::net::{TcpStream, ToSocketAddrs as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::Duration;
 
 use openssl::ssl::{SslContextBuilder, SslMethod};
 use serde_json::json;
 
 use crate::admin::api::{Broker, LoginDatabase, Status};
 use crate::config::{self, BrokerUrl, Config};
+use crate::daemon::probes;
 use crate::dtls::suite::Suite;
 use crate::net::{RECEIVE_BUFFER, SEND_BUFFER};
 use crate::types::reason::Label as _;
@@ -22,9 +21,6 @@ use super::remote::table::printable;
 
 /// Descriptors that a gateway with many listeners and workers, its broker and its management interface need.
 const DESCRIPTORS: u64 = 4096;
-
-/// How long the broker may take to be reached.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -44,7 +40,8 @@ impl Verdict {
     }
 }
 
-struct Finding {
+/// Something that was looked at.
+pub(super) struct Finding {
     verdict: Verdict,
     about: &'static str,
     /// What was found, and what to do about it.
@@ -53,17 +50,7 @@ struct Finding {
 
 /// Looks at everything and prints it; fails when anything is bad.
 pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
-    let mut findings = vec![descriptors(), openssl_suites()];
-    findings.extend(socket_buffers());
-    match configuration(args.config.as_deref(), &mut findings) {
-        None => {}
-        Some(config) => {
-            findings.extend(secret_files(&config));
-            findings.push(state_directory(&config));
-            findings.push(broker(&config));
-            findings.extend(running(&config));
-        }
-    }
+    let findings = look(args.config.as_deref());
     show(&findings, args.json)?;
     let bad = findings
         .iter()
@@ -76,12 +63,34 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
     }
 }
 
-fn show(findings: &[Finding], as_json: bool) -> Result<(), Failure> {
-    if as_json {
-        let all = findings
-            .iter()
-            .map(|finding| json!({ "verdict": finding.verdict.label(), "about": finding.about, "message": finding.words }));
-        return output::json(&all.collect());
+/// Looks at the machine, at what the configuration names, at what that depends on, and at the gateway that runs with it.
+pub(super) fn look(file: Option<&Path>) -> Vec<Finding> {
+    let mut findings = vec![descriptors(), openssl_suites()];
+    findings.extend(socket_buffers());
+    let Some((config, is_whole)) = configuration(file, &mut findings) else {
+        return findings;
+    };
+    findings.push(state_directory(&config));
+    // Of a broken file there is only the way to the gateway that runs, which has another in force.
+    if is_whole {
+        findings.extend(secret_files(&config));
+        findings.extend(dependencies(&config));
+    }
+    findings.extend(running(&config));
+    findings
+}
+
+/// Findings as JSON.
+pub(super) fn as_json(findings: &[Finding]) -> serde_json::Value {
+    let all = findings.iter().map(
+        |finding| json!({ "verdict": finding.verdict.label(), "about": finding.about, "message": finding.words }),
+    );
+    all.collect()
+}
+
+fn show(findings: &[Finding], wants_json: bool) -> Result<(), Failure> {
+    if wants_json {
+        return output::json(&as_json(findings));
     }
     let line = |finding: &Finding| {
         let words = finding.words.replace('\n', &format!("\n{}", " ".repeat(25)));
@@ -98,8 +107,8 @@ fn finding(verdict: Verdict, about: &'static str, words: impl Into<String>) -> F
     }
 }
 
-/// The configuration where it can be used.
-fn configuration(file: Option<&Path>, findings: &mut Vec<Finding>) -> Option<Config> {
+/// The configuration where it can be used, and whether that is all of it.
+fn configuration(file: Option<&Path>, findings: &mut Vec<Finding>) -> Option<(Config, bool)> {
     let about = "configuration";
     let config = match configured(file) {
         Ok(config) => config,
@@ -114,7 +123,7 @@ fn configuration(file: Option<&Path>, findings: &mut Vec<Finding>) -> Option<Con
             about,
             "quick start: no configuration file is installed",
         ));
-        return Some(config);
+        return Some((config, true));
     };
     findings.push(match config::load(source) {
         Ok(loaded) if loaded.warnings.0.is_empty() => {
@@ -123,7 +132,13 @@ fn configuration(file: Option<&Path>, findings: &mut Vec<Finding>) -> Option<Con
         Ok(loaded) => finding(Verdict::Warning, about, loaded.warnings.to_string()),
         Err(problems) => finding(Verdict::Bad, about, problems.to_string()),
     });
-    Some(config)
+    let text = config::secrets::read_public(source).unwrap_or_default();
+    let whole = config::parse(
+        &String::from_utf8_lossy(&text),
+        source,
+        &config::PathBase::of_file(source),
+    );
+    Some(whole.map_or((config, false), |whole| (whole, true)))
 }
 
 fn descriptors() -> Finding {
@@ -219,6 +234,12 @@ fn openssl_suites() -> Finding {
 }
 
 fn secret_files(config: &Config) -> Vec<Finding> {
+    let paths = secret_paths(config).into_iter();
+    paths.filter(|path| path.exists()).map(secret_file).collect()
+}
+
+/// The files with secrets that a configuration names.
+pub(super) fn secret_paths(config: &Config) -> Vec<&Path> {
     let mut files = Vec::new();
     for listener in &config.listeners {
         if let Some(dtls) = &listener.dtls {
@@ -255,10 +276,6 @@ fn secret_files(config: &Config) -> Vec<Finding> {
     paths.sort();
     paths.dedup();
     paths
-        .into_iter()
-        .filter(|path| path.exists())
-        .map(secret_file)
-        .collect()
 }
 
 fn secret_file(path: &Path) -> Finding {
@@ -274,11 +291,14 @@ fn state_directory(config: &Config) -> Finding {
     let path = &config.node.state_dir;
     let shown = path.display();
     match std::fs::metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => finding(
-            Verdict::Warning,
-            about,
-            format!("{shown} is not there yet; a start makes it if it may"),
-        ),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => match config::check_state_dir(path) {
+            Ok(()) => finding(
+                Verdict::Good,
+                about,
+                format!("{shown} is not there yet; a start makes it"),
+            ),
+            Err(why) => finding(Verdict::Bad, about, why.message),
+        },
         Err(error) => finding(Verdict::Bad, about, format!("{shown}: {error}")),
         Ok(metadata) if !metadata.is_dir() => {
             finding(Verdict::Bad, about, format!("{shown} is no directory"))
@@ -288,31 +308,102 @@ fn state_directory(config: &Config) -> Finding {
             about,
             format!("{shown} can be written by everyone: chmod o-w {shown}"),
         ),
-        Ok(_) => finding(Verdict::Good, about, shown.to_string()),
+        Ok(_) => match config::check_state_dir(path) {
+            Ok(()) => finding(Verdict::Good, about, shown.to_string()),
+            Err(why) => finding(Verdict::Bad, about, why.message),
+        },
     }
 }
 
-fn broker(config: &Config) -> Finding {
-    let about = "broker";
-    let BrokerUrl::Mqtt { host, port, .. } = &config.broker.url else {
-        return finding(Verdict::Good, about, "embedded");
+/// The broker and what decides about logins, each asked as the gateway asks.
+fn dependencies(config: &Config) -> Vec<Finding> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let Ok(runtime) = runtime else {
+        return vec![finding(
+            Verdict::Warning,
+            "broker",
+            "not asked: there is no room for a runtime",
+        )];
     };
-    let addresses = match (host.as_str(), *port).to_socket_addrs() {
-        Ok(addresses) => addresses,
-        Err(error) => return finding(Verdict::Bad, about, format!("{host}: {error}")),
-    };
-    let mut last = "the name has no address".to_owned();
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, PATIENCE) {
-            Ok(_) => return finding(Verdict::Good, about, format!("{host}:{port} takes connections")),
-            Err(error) => last = format!("{address}: {error}"),
-        }
+    let (broker, logins) =
+        runtime.block_on(async { (probes::broker(config).await, probes::logins(config).await) });
+    let mut all = vec![match (broker, &config.broker.url) {
+        (None, _) | (_, BrokerUrl::Embedded) => finding(Verdict::Good, "broker", "embedded"),
+        (Some(Ok(())), BrokerUrl::Mqtt { host, port, .. }) => finding(
+            Verdict::Good,
+            "broker",
+            format!("{host}:{port} lets the gateway in"),
+        ),
+        (Some(Err(why)), BrokerUrl::Mqtt { .. }) => finding(Verdict::Bad, "broker", printable(&why)),
+    }];
+    for (table, outcome) in logins {
+        all.push(match outcome {
+            Ok(()) => finding(Verdict::Good, "logins", format!("{table} can be asked")),
+            Err(why) => finding(Verdict::Bad, "logins", to_mend(&table, &why)),
+        });
     }
-    finding(
-        Verdict::Bad,
-        about,
-        format!("{host}:{port} cannot be reached: {last}"),
-    )
+    all
+}
+
+/// Without the numbers of the system's errors, which its words say already.
+fn without_numbers(text: &str) -> String {
+    let Some((before, rest)) = text.split_once(" (os error ") else {
+        return text.to_owned();
+    };
+    let after = rest.split_once(')').map_or("", |(_, after)| after);
+    format!("{before}{}", without_numbers(after))
+}
+
+/// What a backend's client says, with the keys to look at.
+fn to_mend(table: &str, why: &str) -> String {
+    let lower = why.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    let (server, tls) = match table.rsplit('.').next() {
+        Some("http") => ("url", "ca_file"),
+        Some("jwt") => ("jwks_url", "ca_file"),
+        _ => ("server", "tls.ca_file"),
+    };
+    let keys: &[&str] = if has(&["certificate", "ssl", "tls"]) {
+        &[tls, server]
+    } else if has(&[
+        "access denied",
+        "authentication",
+        "password",
+        "wrongpass",
+        "noauth",
+        "invalidcredentials",
+        "rc=49",
+        "status 401",
+        "status 403",
+    ]) {
+        match server {
+            "server" => &["username", "password_file"],
+            _ => &["token_file"],
+        }
+    } else if has(&[
+        "refused",
+        "address",
+        "resolve",
+        "in time",
+        "within",
+        "unreachable",
+        "timed out",
+        "connect",
+        "selection",
+    ]) {
+        &[server]
+    } else {
+        match table.rsplit('.').next() {
+            Some("postgresql" | "mysql") => &["query", "database"],
+            Some("redis") => &["cmd", "database"],
+            Some("mongodb") => &["filter", "collection", "database"],
+            Some("ldap") => &["base_dn", "filter"],
+            _ => &[server],
+        }
+    };
+    let keys: Vec<String> = keys.iter().map(|key| format!("{table}.{key}")).collect();
+    let why = without_numbers(&printable(why));
+    format!("{why}; look at {}", keys.join(", "))
 }
 
 fn running(config: &Config) -> Vec<Finding> {
@@ -351,12 +442,15 @@ fn unidentified(sessions: u64) -> Option<Finding> {
 
 /// What takes connections may still refuse to talk: the gateway that runs knows.
 fn connected(broker: &Broker) -> Option<Finding> {
-    let fault = broker.fault.as_deref().unwrap_or("no reason is known");
     let words = || {
+        let fault = broker
+            .fault
+            .as_deref()
+            .map(|fault| format!("; {}", printable(fault)));
         format!(
-            "the gateway is not connected to it ({}): {}",
-            broker.state,
-            printable(fault)
+            "the gateway is not connected to it: {}{}",
+            printable(&broker.state),
+            fault.unwrap_or_default()
         )
     };
     (!broker.connected).then(|| finding(Verdict::Bad, "broker", words()))
@@ -402,7 +496,7 @@ mod tests {
         let file = directory.path().join("p.toml");
         std::fs::write(&file, "[node]\nname = 5\n").unwrap();
         let mut findings = Vec::new();
-        configuration(Some(&file), &mut findings);
+        assert!(configuration(Some(&file), &mut findings).is_none_or(|(_, is_whole)| !is_whole));
         assert_eq!(findings[0].verdict, Verdict::Bad);
         let secret = directory.path().join("psk.txt");
         std::fs::write(&secret, "a:00\n").unwrap();
@@ -413,6 +507,45 @@ mod tests {
             "{}",
             found.words
         );
+    }
+
+    #[test]
+    fn what_a_backend_says_names_the_keys_to_mend() {
+        for (table, why, key) in [
+            (
+                "authentication.mysql",
+                "Server error: `ERROR 28000 (1045): Access denied for user'",
+                "mysql.password_file",
+            ),
+            (
+                "authentication.mysql",
+                "Connection refused (os error 111)",
+                "mysql.server",
+            ),
+            ("authentication.mysql", "Table 'd.u' doesn't exist", "mysql.query"),
+            (
+                "authentication.postgresql",
+                "db error: FATAL: password authentication failed for user \"u\"",
+                "postgresql.username",
+            ),
+            (
+                "authentication.http",
+                "it cannot be connected to: certificate verify failed",
+                "http.ca_file",
+            ),
+            (
+                "authentication.jwt",
+                "it answered with status 404 Not Found",
+                "jwt.jwks_url",
+            ),
+            (
+                "listeners.udp.x.authentication.ldap",
+                "no such object",
+                "listeners.udp.x.authentication.ldap.base_dn",
+            ),
+        ] {
+            assert!(to_mend(table, why).contains(key), "{}", to_mend(table, why));
+        }
     }
 
     #[test]

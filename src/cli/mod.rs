@@ -10,6 +10,8 @@ use clap::{CommandFactory as _, Parser as _};
 mod acl;
 mod args;
 mod atomic;
+mod bench;
+mod bugreport;
 mod certs;
 mod check;
 mod doctor;
@@ -83,6 +85,8 @@ fn dispatch(command: Command, serve: Serve) -> Result<ExitCode, Failure> {
         Command::Pub(args) => remote::messages::publish(&args)?,
         Command::Sub(args) => remote::messages::listen(&args)?,
         Command::Doctor(args) => doctor::run(&args)?,
+        Command::Bugreport(args) => bugreport::run(&args)?,
+        Command::Bench(args) => bench::run(&args)?,
         Command::Migrate(args) => migrate::run(&args)?,
         Command::Completions { shell } => shell::completions(shell)?,
         Command::Man { dir } => shell::man(dir.as_deref())?,

@@ -19,7 +19,7 @@ use super::memory::Memory;
 use super::{clock, databases};
 
 /// How long a positive verdict of the users file or an HTTP service is remembered.
-const VERDICT_CACHE: Duration = Duration::from_secs(30);
+pub(super) const VERDICT_CACHE: Duration = Duration::from_secs(30);
 
 /// What the workers are built from, and what they get at a reload.
 pub(super) struct Materials {
@@ -157,7 +157,7 @@ pub(super) fn auth_settings(config: &Config) -> Result<AuthSettings, Vec<String>
 }
 
 /// A backend; with none configured the identity of the handshake alone, for listeners that ask for a login all the same.
-fn backend(authentication: &Authentication) -> Result<BackendSettings, String> {
+pub(super) fn backend(authentication: &Authentication) -> Result<BackendSettings, String> {
     Ok(match authentication.backend {
         Backend::None => BackendSettings::Identity,
         Backend::File => match &authentication.file {

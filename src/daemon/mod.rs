@@ -15,6 +15,7 @@
 //! | [`echo`] | the smallest core |
 //! | [`systemd`] | the service manager: readiness, watchdog, kept sockets |
 //! | `telling` | the thread that tells what happens to clients |
+//! | [`probes`] | whether broker and backends let the gateway in, without one that runs |
 //! | [`pulse`] | whether every worker moves |
 //! | `state`, `memory` | its state directory; how much memory it may have |
 //! | [`clock`] | the only reader of the clock |
@@ -32,6 +33,7 @@ pub mod management;
 mod memory;
 pub mod metrics;
 pub mod node;
+pub mod probes;
 pub mod process_settings;
 pub mod pulse;
 mod reload;

@@ -274,7 +274,7 @@ fn random() -> Result<[u8; 32], StartError> {
     Ok(bytes)
 }
 
-fn broker_settings(config: &Config, keepers: usize) -> BrokerSettings {
+pub(super) fn broker_settings(config: &Config, keepers: usize) -> BrokerSettings {
     BrokerSettings {
         node: config.node.name.as_str().into(),
         state_dir: Some(config.node.state_dir.clone()),

@@ -31,6 +31,7 @@
 //! | `metrics` | the scrape |
 //! | `preconditions` | If-Match and If-None-Match |
 //! | `process` | command line, start, stop |
+//! | `tools` | bench, bugreport, doctor |
 //! | `restart` | what goes on in the next process |
 #![allow(
     clippy::unwrap_used,
@@ -80,4 +81,5 @@ mod preconditions;
 mod process;
 mod query;
 mod restart;
+mod tools;
 mod workers;

@@ -17,6 +17,7 @@
 mod cluster;
 mod crash;
 mod delivery;
+mod doctor;
 mod harness;
 mod judged;
 mod kills;

@@ -92,6 +92,17 @@ impl JwtBackend {
         }
     }
 
+    /// Whether there are keys to verify with.
+    ///
+    /// # Errors
+    /// Why a key set cannot be fetched.
+    pub(super) async fn probe(&self) -> Result<(), String> {
+        match &self.keys {
+            Keys::Fixed(_) => Ok(()),
+            Keys::Fetched(fetched) => fetched.fetch_now().await.map(drop),
+        }
+    }
+
     /// Judges the token in `request`. `Err` when there are no keys to judge it with.
     pub(super) async fn judge(
         &self,

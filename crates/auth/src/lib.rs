@@ -218,6 +218,32 @@ impl AuthHandle {
         Ok(())
     }
 
+    /// Asks the backend of a listener about somebody who cannot be known, to find out whether it can be asked.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub async fn probe(&self, somebody: &AuthRequest) -> Result<(), String> {
+        let judges = Arc::clone(&read(&self.0.judges));
+        let judge = judges.of(somebody.listener);
+        let listener = judges.name(somebody.listener);
+        let asking = async {
+            match &**judge {
+                Judge::Identity | Judge::File(_) => Ok(()),
+                Judge::Http(http) => http.ask(somebody, listener, judges.clock).await.map(drop),
+                Judge::Jwt(jwt) => jwt.probe().await,
+                Judge::Database(database) => {
+                    let most = self.0.caps.hash_memory_kib;
+                    database
+                        .judge(somebody, listener, judges.clock, most)
+                        .await
+                        .map(drop)
+                }
+            }
+        };
+        let answer = tokio::time::timeout(self.0.caps.deadline, asking).await;
+        answer.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+    }
+
     /// Reads all files again and puts the backends of `settings` in force for what comes next; its caps and the time that
     /// verdicts are remembered stay as they were at the start.
     ///

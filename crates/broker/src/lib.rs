@@ -34,6 +34,7 @@ pub use link::WorkerLink;
 pub use metrics::{BrokerMetrics, BrokerSnapshot, ConnectResult, DroppedReason, RefusedReason};
 #[cfg(any(test, feature = "testing"))]
 pub use mqtt::feed as feed_mqtt;
+pub use mqtt::probe;
 pub use settings::{BrokerAddress, BrokerKind, BrokerSettings, MqttSettings, Protocol, RetainedLimits};
 pub use start::{BrokerRuntime, BrokerStartError, StartFault, start};
 pub use status::Status;

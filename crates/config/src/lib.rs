@@ -32,6 +32,7 @@ pub mod secrets;
 mod section;
 pub mod sections;
 mod settings;
+mod state_dir;
 mod suggest;
 pub mod token_store;
 pub mod tokens;
@@ -49,6 +50,7 @@ pub use problem::{Problem, Problems, Severity};
 pub use section::Key;
 pub use sections::{Admin, Coap, Keep, Limits, Log, LogFormat, LogLevel, Metrics, Node, State, Unproven};
 pub use settings::{handshake_datagram, to_gateway_settings};
+pub use state_dir::{NoStateDir, check_state_dir};
 pub use value::Size;
 
 pub use document::Places;
@@ -152,6 +154,7 @@ fn load_text(text: &str, file: &Path, base: &PathBase, with_files: bool) -> Resu
     if with_files {
         exposure::check(&config, &mut doc);
         files::check(&config, &mut doc);
+        state_dir::check(&config, &mut doc);
     }
     let places = doc.places();
     let problems = doc.into_problems();

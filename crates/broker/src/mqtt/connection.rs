@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
+use super::faults;
 use super::session::{Ending, Happening, Session};
 use crate::metrics::ConnectResult;
 use crate::settings::BrokerAddress;
@@ -167,8 +168,8 @@ async fn open(host: String, port: u16, tls: Option<SslConnector>) -> Result<Tran
     let host = host.trim_matches(['[', ']']);
     let stream = TcpStream::connect((host, port))
         .await
-        .map_err(|error| error.to_string())?;
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        .map_err(|error| faults::connect(host, port, &error))?;
+    stream.set_nodelay(true).map_err(|error| faults::plain(&error))?;
     let Some(connector) = tls else {
         return Ok(Transport::Tcp(stream));
     };
@@ -178,10 +179,7 @@ async fn open(host: String, port: u16, tls: Option<SslConnector>) -> Result<Tran
         .map_err(|error| format!("TLS: {error}"))?;
     let mut stream = SslStream::new(ssl, stream).map_err(|error| format!("TLS: {error}"))?;
     let verified = Pin::new(&mut stream).connect().await;
-    verified.map_err(|error| match stream.ssl().verify_result() {
-        openssl::x509::X509VerifyResult::OK => format!("TLS: {error}"),
-        reason => format!("TLS: certificate verify failed: {reason}"),
-    })?;
+    verified.map_err(|error| faults::tls(host, stream.ssl().verify_result(), &error))?;
     Ok(Transport::Tls(stream))
 }
 

@@ -15,15 +15,19 @@ mod codec;
 mod connection;
 mod duplicates;
 mod exchanges;
+mod faults;
 mod judge;
 mod lane;
 mod options;
 mod pipeline;
+mod probe;
 mod reasons;
 mod session;
 mod spooling;
 mod subscriptions;
 mod trial;
+
+pub use probe::probe;
 
 pub(super) use lane::{Lane, LaneParts};
 pub(super) use options::check_files;

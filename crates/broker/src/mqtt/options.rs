@@ -60,26 +60,27 @@ pub(crate) fn check_files(settings: &MqttSettings) -> Result<(), String> {
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+/// Reads the file that a key of `[broker]` names.
+fn read(key: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     std::fs::read(path)
         .map(Zeroizing::new)
-        .map_err(|error| format!("{}: {error}", path.display()))
+        .map_err(|error| format!("broker.{key}: {}: {error}", path.display()))
 }
 
 fn password(settings: &MqttSettings) -> Result<Zeroizing<String>, String> {
     let Some(path) = &settings.password_file else {
         return Ok(Zeroizing::default());
     };
-    let bytes = read(path)?;
+    let bytes = read("password_file", path)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| format!("{}: is not UTF-8", path.display()))?;
     Ok(Zeroizing::new(text.lines().next().unwrap_or_default().into()))
 }
 
 /// The certificates in a PEM file, at least one.
-fn certificates(path: &Path) -> Result<Vec<X509>, String> {
-    let found = X509::stack_from_pem(&read(path)?).map_err(|error| format!("{}: {error}", path.display()))?;
+fn certificates(key: &str, path: &Path) -> Result<Vec<X509>, String> {
+    let found = X509::stack_from_pem(&read(key, path)?).unwrap_or_default();
     if found.is_empty() {
-        return Err(format!("{}: holds no certificate", path.display()));
+        return Err(format!("broker.{key}: {}: holds no certificate", path.display()));
     }
     Ok(found)
 }
@@ -92,7 +93,7 @@ fn connector(settings: &MqttSettings) -> Result<SslConnector, String> {
         .map_err(unnamed)?;
     if let Some(path) = &settings.ca_file {
         let mut store = X509StoreBuilder::new().map_err(unnamed)?;
-        for anchor in certificates(path)? {
+        for anchor in certificates("ca_file", path)? {
             store
                 .add_cert(anchor)
                 .map_err(|error| format!("{}: {error}", path.display()))?;
@@ -102,8 +103,9 @@ fn connector(settings: &MqttSettings) -> Result<SslConnector, String> {
     if let Some(path) = &settings.cert_file {
         let key_path = settings.key_file.as_ref().unwrap_or(path);
         let fail = |error| format!("{}: {error}", key_path.display());
-        let key = PKey::private_key_from_pem_callback(&read(key_path)?, |_| Ok(0)).map_err(fail)?;
-        let chain = certificates(path)?;
+        let key =
+            PKey::private_key_from_pem_callback(&read("key_file", key_path)?, |_| Ok(0)).map_err(fail)?;
+        let chain = certificates("cert_file", path)?;
         let fail = |error| format!("{} with {}: {error}", path.display(), key_path.display());
         for (place, certificate) in chain.into_iter().enumerate() {
             match place {

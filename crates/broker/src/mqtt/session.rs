@@ -520,12 +520,12 @@ impl Session {
                 ConnectResult::Protocol,
                 "the broker refuses MQTT 3.1.1; set broker.protocol = 5".into(),
             ),
-            (_, 0x02 | 0x85) => (ConnectResult::Refused, "the broker refuses the client id".into()),
+            (_, 0x02 | 0x85) => (ConnectResult::Refused, "the broker refuses the client id: look at broker.client_id and node.name".into()),
             (_, 0x04 | 0x86) => (
                 ConnectResult::Refused,
-                "the broker refuses user name or password".into(),
+                "the broker refuses user name or password: look at broker.username and broker.password_file".into(),
             ),
-            (_, 0x05 | 0x87) => (ConnectResult::Refused, "the broker says: not authorized".into()),
+            (_, 0x05 | 0x87) => (ConnectResult::Refused, "the broker refuses the login (not authorized): look at broker.username and broker.password_file, and at the broker's rules".into()),
             (_, 0x03 | 0x88 | 0x89) => (ConnectResult::Refused, "the broker is not available now".into()),
             (_, 0x8A) => (ConnectResult::Refused, "the broker has banned this client".into()),
             (_, 0x9A) => (
