@@ -194,7 +194,12 @@ fn subject_names(profile: &Profile, hosts: &[String]) -> SubjectAlternativeName 
     let mut names = SubjectAlternativeName::new();
     let usual = profile.value("", "SAN").split(',');
     let usual = usual.filter_map(|name| name.trim().split_once(':').map(|(_, host)| host));
+    let mut seen = Vec::new();
     for host in usual.chain(hosts.iter().map(String::as_str)) {
+        if seen.contains(&host) {
+            continue;
+        }
+        seen.push(host);
         if host.parse::<IpAddr>().is_ok() {
             names.ip(host);
         } else {

@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 mod acl;
 mod args;
@@ -17,6 +17,7 @@ mod check;
 mod doctor;
 mod exit;
 mod import;
+mod manual;
 mod migrate;
 mod output;
 mod profile;
@@ -44,7 +45,10 @@ pub type Serve = fn(Config, OnReady) -> ExitCode;
 /// Runs the command line of this process; `serve` is what `run` comes to.
 #[must_use]
 pub fn main(serve: Serve) -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = command()
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             let code = if error.use_stderr() { exit::USAGE } else { exit::OK };
@@ -94,7 +98,25 @@ fn dispatch(command: Command, serve: Serve) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The whole command line, for completions and manual pages.
+/// The whole command line; the help of each command ends with examples and the place of the documentation.
 fn command() -> clap::Command {
-    Cli::command()
+    with_examples(Cli::command(), "")
+}
+
+fn with_examples(command: clap::Command, path: &str) -> clap::Command {
+    let mut help = String::new();
+    for (line, what) in manual::examples(path).unwrap_or_default() {
+        let head = if help.is_empty() { "Examples:\n" } else { "" };
+        help.push_str(&format!("{head}  {line}\n      {what}\n"));
+    }
+    let gap = if help.is_empty() { "" } else { "\n" };
+    help.push_str(&format!("{gap}{}", manual::DOCUMENTATION));
+    let inner: Vec<String> = command
+        .get_subcommands()
+        .map(|inner| inner.get_name().to_owned())
+        .collect();
+    inner.into_iter().fold(command.after_help(help), |command, name| {
+        let path = format!("{path} {name}");
+        command.mut_subcommand(name, |inner| with_examples(inner, path.trim_start()))
+    })
 }

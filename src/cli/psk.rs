@@ -145,24 +145,34 @@ fn remove(identity: &str, older: bool, file: &PskFile) -> Result<(), Failure> {
 }
 
 fn list(as_json: bool, file: &PskFile) -> Result<(), Failure> {
-    let lines = read(&target::psk_file(file)?.path)?;
-    if as_json {
-        return output::json(
-            &lines
-                .counted()
-                .map(|(identity, keys)| json!({ "identity": identity, "keys": keys }))
-                .collect(),
-        );
+    let paths = target::psk_files(file)?;
+    let is_one = paths.len() == 1;
+    let mut all = Vec::new();
+    let mut text = String::new();
+    for path in &paths {
+        let lines = read(path)?;
+        if !is_one {
+            text.push_str(&format!("{}:\n", path.display()));
+        }
+        for (identity, keys) in lines.counted() {
+            let mut entry = json!({ "identity": identity, "keys": keys });
+            if let (false, Some(entry)) = (is_one, entry.as_object_mut()) {
+                entry.insert("file".to_owned(), json!(path));
+            }
+            all.push(entry);
+            let indent = if is_one { "" } else { "  " };
+            let more = if keys == 1 {
+                String::new()
+            } else {
+                format!("  ({keys} keys)")
+            };
+            text.push_str(&format!("{indent}{}{more}\n", printable(identity)));
+        }
     }
-    output::print(
-        &lines
-            .counted()
-            .map(|(identity, keys)| match keys {
-                1 => format!("{}\n", printable(identity)),
-                more => format!("{}  ({more} keys)\n", printable(identity)),
-            })
-            .collect::<String>(),
-    )
+    if as_json {
+        return output::json(&all.into());
+    }
+    output::print(&text)
 }
 
 fn read(path: &Path) -> Result<NamedLines, Failure> {

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::config::trial::{self, Proof};
-use crate::config::{self, Config, Listener, PathBase, Problems, psk_file, token_store};
+use crate::config::{self, Config, Listener, PathBase, Problems, admin_socket, psk_file, token_store};
 use crate::types::Transport;
 
 use super::atomic::{DirectoryLock, write_secret};
 use super::certs;
-use super::exit::{CANNOT_CREATE, Failure, SOFTWARE};
+use super::exit::{CANNOT_CREATE, Failure, SOFTWARE, UNAVAILABLE};
 use super::psk;
 
 /// The one identity that the first start makes.
@@ -95,6 +95,16 @@ fn built_in(problems: Problems) -> Failure {
 pub(super) fn prepare(directory: &Path) -> Result<QuickStart, Failure> {
     let config = config(directory)?;
     let directory = config.node.state_dir.clone();
+    if let Some(pid) = running(&config) {
+        return Err(Failure::new(
+            UNAVAILABLE,
+            format!(
+                "a Portcullis already runs here (process {pid}), with its state in {}; `portcullis status` shows how it is, \
+                 PORTCULLIS_STATE_DIR names another place, and `--config FILE` other ports",
+                directory.display()
+            ),
+        ));
+    }
     make_private(&directory)?;
     ensure_certificates(&directory)?;
     let psk = ensure_key(&directory.join(PSK_FILE))?;
@@ -106,6 +116,22 @@ pub(super) fn prepare(directory: &Path) -> Result<QuickStart, Failure> {
         directory,
         psk,
         token,
+    })
+}
+
+/// The process that answers at the socket of a quick start with this configuration, if one does.
+fn running(config: &Config) -> Option<i32> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .ok()?;
+    runtime.block_on(async {
+        for path in admin_socket::candidates(config) {
+            if let Ok(stream) = tokio::net::UnixStream::connect(&path).await {
+                return stream.peer_cred().ok()?.pid();
+            }
+        }
+        None
     })
 }
 

@@ -43,6 +43,31 @@ pub(super) fn psk_file(args: &PskFile) -> Result<PskTarget, Failure> {
     })
 }
 
+/// All files of keys that the arguments may mean, each once.
+pub(super) fn psk_files(args: &PskFile) -> Result<Vec<PathBuf>, Failure> {
+    if args.psk_file.is_some() || args.listener.is_some() {
+        return Ok(vec![psk_file(args)?.path]);
+    }
+    let config = match (args.config.as_deref(), installed()) {
+        (Some(file), _) | (None, Some(file)) => read_config(file)?,
+        (None, None) => quickstart::config(&quickstart::state_dir()?)?,
+    };
+    let files = config
+        .listeners
+        .iter()
+        .filter_map(|listener| listener.dtls.as_ref()?.psk_file.clone());
+    let mut all: Vec<PathBuf> = Vec::new();
+    for file in files {
+        if !all.contains(&file) {
+            all.push(file);
+        }
+    }
+    if all.is_empty() {
+        return Err(Failure::new(CONFIG, "no DTLS listener has a psk_file"));
+    }
+    Ok(all)
+}
+
 fn of_listeners(config: &Config, name: Option<&str>) -> Result<PskTarget, Failure> {
     let mut targets = config
         .listeners

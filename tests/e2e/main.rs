@@ -31,6 +31,7 @@
 //! | `metrics` | the scrape |
 //! | `preconditions` | If-Match and If-None-Match |
 //! | `process` | command line, start, stop |
+//! | `words` | what commands say |
 //! | `tools` | bench, bugreport, doctor |
 //! | `restart` | what goes on in the next process |
 #![allow(
@@ -82,4 +83,5 @@ mod process;
 mod query;
 mod restart;
 mod tools;
+mod words;
 mod workers;

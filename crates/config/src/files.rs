@@ -465,10 +465,29 @@ fn read(path: &Path, key: &str, reader: Reader, doc: &mut Document<'_>) -> Optio
             } else {
                 format!(" (named by the default of {name})")
             };
-            doc.complain(&[key], format!("{error}{hint}"));
+            let way = if path.exists() { None } else { maker(key) };
+            let way = way.map(|way| format!("; {way}")).unwrap_or_default();
+            doc.complain(&[key], format!("{error}{hint}{way}"));
             None
         }
     }
+}
+
+/// Which command makes the file that a key names.
+fn maker(key: &str) -> Option<&'static str> {
+    let (table, name) = key.rsplit_once('.')?;
+    Some(match name {
+        "psk_file" => "`portcullis psk add ID` makes it, with a key",
+        "file" if table.ends_with("authentication") => "`portcullis user add NAME` makes it, with a user",
+        "token_file" if table == "admin" => "`portcullis token add NAME` makes it, with a token",
+        "cert_file" | "key_file" if table.starts_with("listeners.") || table == "admin" => {
+            "`portcullis certs dev` makes one for trials"
+        }
+        "ca_file" if table.starts_with("listeners.") => {
+            "it holds the certificates of those who sign devices' certificates; `portcullis certs dev` makes one for trials"
+        }
+        _ => return None,
+    })
 }
 
 fn complain_of_lines(path: &Path, key: &str, errors: Vec<LineError>, doc: &mut Document<'_>) {

@@ -134,13 +134,15 @@ pub fn parse(text: &str, file: &Path, base: &PathBase) -> Result<Config, Problem
 fn load_text(text: &str, file: &Path, base: &PathBase, with_files: bool) -> Result<Loaded, Problems> {
     let mut doc = Document::new(file, text, base);
     let (entries, errors) = DeTable::parse_recoverable(text);
-    // What a broken text seems to hold is not what its author meant, so nothing more is said about it.
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
         doc.at("", Some(span), Severity::Error, error.message().to_owned());
     }
     if !errors.is_empty() {
-        return Err(doc.into_problems());
+        let spans = errors.iter().map(|error| error.span().unwrap_or(0..0));
+        let mut all = doc.into_problems();
+        all.0.extend(beside(text, spans, file, base));
+        return Err(all);
     }
     let mut root = Table::root(entries.get_ref());
     let config = read_root(&mut root, &mut doc);
@@ -166,6 +168,46 @@ fn load_text(text: &str, file: &Path, base: &PathBase, with_files: bool) -> Resu
         warnings: problems,
         places,
     })
+}
+
+/// What is wrong with the keys of a text that is no TOML: of those on other lines than its faults. Where the lines without these
+/// are no TOML either, or a fault is in the head of a table, nothing is known of what its author meant.
+fn beside(
+    text: &str,
+    faults: impl Iterator<Item = std::ops::Range<usize>>,
+    file: &Path,
+    base: &PathBase,
+) -> Vec<Problem> {
+    let mut whole = text.as_bytes().to_vec();
+    for fault in faults {
+        let start = fault.start.min(whole.len());
+        let before = whole.get(..start).unwrap_or_default();
+        let begin = before
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1);
+        let rest = whole.get_mut(begin..).unwrap_or_default();
+        let line = rest.split_mut(|byte| *byte == b'\n').next().unwrap_or_default();
+        if line.trim_ascii_start().starts_with(b"[") {
+            return Vec::new();
+        }
+        // Every other key keeps its place.
+        line.fill(b' ');
+    }
+    let Ok(text) = String::from_utf8(whole) else {
+        return Vec::new();
+    };
+    let (entries, errors) = DeTable::parse_recoverable(&text);
+    if !errors.is_empty() {
+        return Vec::new();
+    }
+    let mut doc = Document::new(file, &text, base);
+    let mut root = Table::root(entries.get_ref());
+    drop(read_root(&mut root, &mut doc));
+    root.finish(&mut doc);
+    let mut found = doc.into_problems().0;
+    found.retain(|problem| problem.place.is_some() && problem.severity == Severity::Error);
+    found
 }
 
 fn read_root(root: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Config> {

@@ -67,7 +67,7 @@ pub fn read_public(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
 
 /// Opens a regular file. Anything else is refused before it is opened, because opening a pipe waits for its writer.
 fn open(path: &Path) -> Result<(File, std::fs::Metadata), SecretError> {
-    let io = |error: std::io::Error| SecretError::Io(path.to_owned(), say(&error));
+    let io = |error: std::io::Error| SecretError::Io(path.to_owned(), say_of(path, &error));
     if !std::fs::metadata(path).map_err(io)?.is_file() {
         return Err(SecretError::Io(
             path.to_owned(),
@@ -104,6 +104,18 @@ fn say(error: &std::io::Error) -> String {
         std::io::ErrorKind::NotFound => "no such file".to_owned(),
         std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+/// The same with the owner of a file that this user may not read.
+fn say_of(path: &Path, error: &std::io::Error) -> String {
+    use std::os::unix::fs::MetadataExt as _;
+    let owner = std::fs::metadata(path).map(|about| about.uid());
+    match (error.kind(), owner) {
+        (std::io::ErrorKind::PermissionDenied, Ok(owner)) => {
+            format!("{}: it belongs to user {owner}", say(error))
+        }
+        _ => say(error),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::admin::api::{DrainReport, Status};
+use crate::admin::api::{DrainReport, Spool, Status};
 use crate::cli::exit::{Failure, UNAVAILABLE};
 use crate::cli::output;
 
@@ -36,6 +36,44 @@ pub(in crate::cli) fn drain(args: &DrainArgs) -> Result<(), Failure> {
     ))
 }
 
+/// A number of things, one or several.
+fn counted(number: u64, what: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{s}")
+}
+
+/// An amount of memory or disk in its unit.
+fn bytes(amount: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if amount < 1024 {
+        return counted(amount, "byte");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut shown = amount as f64 / 1024.0;
+    let mut unit = 0;
+    while shown >= 1023.95 && unit + 1 < UNITS.len() {
+        shown /= 1024.0;
+        unit += 1;
+    }
+    let unit = UNITS.get(unit).unwrap_or(&"");
+    let text = format!("{shown:.1}");
+    format!("{} {unit}", text.strip_suffix(".0").unwrap_or(&text))
+}
+
+fn spooled(spool: &Spool) -> String {
+    match (spool.failed, spool.capacity_bytes) {
+        (true, _) => "failed: it accepts nothing more".to_owned(),
+        (false, 0) => "off".to_owned(),
+        (false, capacity) => format!(
+            "{}, {} of {}, {} lost",
+            counted(spool.messages, "message"),
+            bytes(spool.bytes),
+            bytes(capacity),
+            spool.dropped
+        ),
+    }
+}
+
 fn words(status: &Status) -> String {
     let serving = if status.ready {
         "serving".to_owned()
@@ -47,15 +85,6 @@ fn words(status: &Status) -> String {
     };
     let sessions = &status.sessions;
     let broker = &status.broker;
-    let spool = &broker.spool;
-    let spooled = match (spool.failed, spool.capacity_bytes) {
-        (true, _) => "failed: it accepts nothing more".to_owned(),
-        (false, 0) => "off".to_owned(),
-        (false, capacity) => format!(
-            "{} messages, {} of {capacity} bytes, {} lost",
-            spool.messages, spool.bytes, spool.dropped
-        ),
-    };
     let fault = broker
         .fault
         .as_ref()
@@ -73,7 +102,11 @@ fn words(status: &Status) -> String {
         ("up", age(status.uptime_seconds)),
         (
             "workers",
-            format!("{}, {} listeners serve", status.workers, status.listeners),
+            format!(
+                "{}, {} serve",
+                status.workers,
+                counted(u64::try_from(status.listeners).unwrap_or_default(), "listener")
+            ),
         ),
         (
             "sessions",
@@ -89,7 +122,7 @@ fn words(status: &Status) -> String {
             "messages",
             format!("{} to the broker, {} from it", broker.sent, broker.received),
         ),
-        ("spool", spooled),
+        ("spool", spooled(&broker.spool)),
         (
             "configuration",
             status
@@ -114,4 +147,23 @@ fn words(status: &Status) -> String {
         .chain(logins)
         .map(|(name, value)| format!("{name:14}{value}\n"))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_told_in_their_units_and_one_is_one() {
+        assert_eq!(bytes(1), "1 byte");
+        assert_eq!(bytes(1023), "1023 bytes");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(8 << 20), "8 MiB");
+        assert_eq!(bytes((1 << 30) - 1), "1 GiB");
+        assert_eq!(bytes(u64::MAX), "16777216 TiB");
+        assert_eq!(
+            (counted(1, "message"), counted(0, "message")),
+            ("1 message".to_owned(), "0 messages".to_owned())
+        );
+    }
 }

@@ -18,7 +18,9 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
         axum::extract::Path::from_request_parts(parts, state)
             .await
             .map(|axum::extract::Path(value)| Self(value))
-            .map_err(|rejection| ApiError::bad_request(format!("the path: {}", rejection.body_text())))
+            .map_err(|rejection| {
+                ApiError::bad_request(format!("the path: {}", own_words(&rejection.body_text())))
+            })
     }
 }
 
@@ -31,7 +33,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         Query::try_from_uri(&parts.uri)
             .map(|Query(value)| Self(value))
-            .map_err(|rejection| ApiError::bad_request(format!("the query: {}", rejection.body_text())))
+            .map_err(|rejection| {
+                ApiError::bad_request(format!("the query: {}", own_words(&rejection.body_text())))
+            })
     }
 }
 
@@ -60,7 +64,31 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         }
         serde_json::from_slice(&bytes)
             .map(Self)
-            .map_err(|error| ApiError::bad_request(format!("the body: {error}")))
+            .map_err(|error| ApiError::bad_request(format!("the body: {}", json_fault(&error))))
+    }
+}
+
+/// What is wrong, without what the library that found it calls its own work.
+fn own_words(text: &str) -> &str {
+    let begun = ["Failed to deserialize query string: ", "Invalid URL: "];
+    begun
+        .iter()
+        .find_map(|begun| text.strip_prefix(begun))
+        .unwrap_or(text)
+}
+
+/// What is wrong with a body of JSON, and where.
+fn json_fault(error: &serde_json::Error) -> String {
+    use serde_json::error::Category;
+    let place = format!("at line {}, column {}", error.line(), error.column());
+    match error.classify() {
+        Category::Eof | Category::Io => format!("the JSON ends too early, {place}"),
+        Category::Syntax => format!("this is no JSON, {place}"),
+        Category::Data => {
+            let text = error.to_string();
+            let what = text.split(" at line ").next().unwrap_or_default();
+            format!("{what}, {place}")
+        }
     }
 }
 
