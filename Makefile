@@ -16,7 +16,7 @@ TEST_PACKAGES := $(RUN_PACKAGES) gnutls-bin openssl prometheus mosquitto mosquit
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-browser test-vendored check fmt lint doc packages-build packages-run packages-test clients \
-	packages-peers test-peers deb test-deb test-systemd reproducible deny sbom packages-ops compare-openssl test-openssl test-fresh fuzz sim
+	packages-peers test-peers deb test-deb test-restart test-systemd reproducible deny sbom packages-ops compare-openssl test-openssl test-fresh fuzz sim
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ deb: packages-build ## Build the Debian package (target/package/debian)
 
 test-deb: packages-ops deb ## Install, upgrade and purge the package in a clean Debian tree (as root)
 	tests/ops/deb.sh target/package/debian/*.deb
+
+test-restart: packages-test ## Kill the gateway 20 times under a fleet (PORTCULLIS_FLEET DTLS sessions, PORTCULLIS_KILLS) and count what it cost
+	$(CARGO) test --locked --release --test mqtt fleet -- --ignored --nocapture
 
 test-systemd: packages-ops deb ## Run the unit under a booted systemd: start, reload, watchdog, restart, stop (as root)
 	tests/ops/systemd.sh target/package/release/portcullis

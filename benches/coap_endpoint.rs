@@ -149,6 +149,7 @@ fn main() {
         content_format: None,
         max_age: None,
         expires_at: None,
+        kept: None,
     };
     measure("NON notification", |endpoint, peers, now, n| {
         notification.observe = n as u32;

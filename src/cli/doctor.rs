@@ -1,5 +1,6 @@
 //! `doctor`: whether this machine and the configuration suit each other.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use crate::config::{self, BrokerUrl, Config};
 use crate::daemon::probes;
 use crate::dtls::suite::Suite;
 use crate::net::{RECEIVE_BUFFER, SEND_BUFFER};
+use crate::session::RestoreResult;
 use crate::types::reason::Label as _;
 
 use super::exit::{CONFIG, Failure};
@@ -422,10 +424,33 @@ fn running(config: &Config) -> Vec<Finding> {
             all.extend(lacking(&status.broker));
             all.extend(status.login_servers.iter().filter_map(unasked));
             all.extend(unidentified(status.sessions.dtls_unidentified));
+            all.extend(not_restored(&status.restored.sessions));
             all
         }
         Err(failure) => vec![finding(Verdict::Warning, about, failure.message)],
     }
+}
+
+/// Sessions that did not go on although nobody wanted that: their devices talk into nothing until they notice.
+fn not_restored(sessions: &BTreeMap<String, u64>) -> Option<Finding> {
+    let unwanted = [
+        RestoreResult::Damaged,
+        RestoreResult::Poisoned,
+        RestoreResult::Limit,
+    ];
+    let count = |result: &RestoreResult| sessions.get(result.label()).copied().unwrap_or_default();
+    let found = unwanted.iter().filter(|result| count(result) > 0);
+    let words: Vec<String> = found
+        .map(|result| format!("{} {}", count(result), result.label()))
+        .collect();
+    let words = format!(
+        "DTLS sessions of before the restart did not go on: {} (docs/continuity.md says what to do about each)",
+        words.join(", ")
+    );
+    unwanted
+        .iter()
+        .any(|result| count(result) > 0)
+        .then(|| finding(Verdict::Warning, "restart", words))
 }
 
 /// A device that has credentials and proves nothing is refused again and again, and no handshake tells why.

@@ -10,12 +10,11 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Keep};
 use crate::dtls::{self, DtlsShared, KeptSessions, adopt_chains};
-use crate::gateway::kept::{self as gateway, Place, listener_mark};
+use crate::gateway::kept::{self as gateway, Place, Restored, listener_mark};
 use crate::net::memory::{self, Mapped};
 use crate::net::shm::{self, ShmDirectory};
 use crate::session::RestoreResult;
 use crate::state::{CELL_BYTES, Clock, Contents, Kind, MARK, Record, Store, Unusable};
-use crate::types::reason::Label as _;
 use crate::types::{Transport, WorkerId};
 
 use super::{clock, systemd};
@@ -312,27 +311,15 @@ fn boot() -> [u64; 2] {
     [(id >> 64) as u64, id as u64]
 }
 
-/// Says what a worker went on with.
-pub(super) fn report(worker: WorkerId, kept: &KeptSessions) {
-    let summary = kept.summary();
-    let restored = summary.iter().find(|(result, _)| *result == RestoreResult::Ok);
-    let restored = restored.map_or(0, |(_, count)| *count);
-    let not: Vec<String> = summary
-        .iter()
-        .filter(|(result, _)| *result != RestoreResult::Ok)
-        .map(|(result, count)| format!("{} {count}", result.label()))
-        .collect();
-    if !not.is_empty() {
+/// Says what a worker goes on with, and what it does not.
+pub(super) fn report(worker: WorkerId, restored: &Restored) {
+    let (goes_on, does_not) = (restored.goes_on(), restored.does_not());
+    if !does_not.is_empty() {
         warn!(
             worker = worker.0,
-            restored,
-            not_restored = not.join(", "),
-            "sessions of before the restart"
+            goes_on, does_not, "not all of before the restart goes on"
         );
-    } else if restored > 0 {
-        info!(
-            worker = worker.0,
-            restored, "sessions of before the restart go on"
-        );
+    } else if !goes_on.is_empty() {
+        info!(worker = worker.0, goes_on, "what was before the restart goes on");
     }
 }

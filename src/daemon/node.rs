@@ -353,15 +353,12 @@ impl Assembly for Node {
             .links
             .pop()
             .ok_or_else(|| StartError::new(ExitReason::Software, "the broker has no way to this worker"))?;
-        let kept = self.kept.of(worker);
         let bans = self.bans.in_force(clock::now(), clock::wall());
         Ok(WorkerParts {
             core: Box::new(move || {
                 let now = clock::now();
                 let mut gateway = Gateway::new(now, parts);
-                if let Some(kept) = kept {
-                    kept::report(worker, &kept);
-                }
+                kept::report(worker, gateway.restored());
                 gateway.set_bans(now, bans);
                 gateway
             }),

@@ -442,6 +442,7 @@ pub(crate) fn note(observation: u64, number: u32, confirmable: bool) -> Notifica
         content_format: None,
         max_age: None,
         expires_at: None,
+        kept: None,
     }
 }
 

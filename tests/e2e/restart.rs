@@ -58,15 +58,17 @@ fn edit(gateway: &Gateway, at: u64, change: impl Fn(u64) -> u64) {
     }
 }
 
-/// The number of the cell in which a record of the only memory begins.
-fn live_cell(gateway: &Gateway) -> u64 {
+/// The number of the cell in which the first session of the only memory begins, and of that in which its bytes do.
+fn session_cells(gateway: &Gateway) -> (u64, u64) {
+    const LIVE_SESSION: u64 = 0x01A5;
     let file = File::open(&memories(gateway)[0]).unwrap();
-    let first = |cell: &u64| {
+    let word = |cell: u64, at: u64| {
         let mut word = [0; 8];
-        file.read_exact_at(&mut word, cell * 128).unwrap();
-        u64::from_ne_bytes(word) & 0xff == 0xA5
+        file.read_exact_at(&mut word, cell * 128 + at * 8).unwrap();
+        u64::from_ne_bytes(word)
     };
-    (1..64).find(first).unwrap()
+    let cell = (1..4096).find(|cell| word(*cell, 0) == LIVE_SESSION).unwrap();
+    (cell, word(cell, 1) & 0xffff_ffff)
 }
 
 fn with_certificates(pki: &Pki) -> Config {
@@ -186,6 +188,10 @@ impl Relay {
 #[test]
 fn who_lost_his_right_meanwhile_is_told_so_and_nobody_else() {
     let pki = Pki::new();
+    let with_certificates = |pki| {
+        let config = with_certificates(pki).set("admin", "socket = \"admin.sock\"");
+        config.set("node", "workers = 1")
+    };
     let config = with_certificates(&pki);
     let mut gateway = Gateway::start(config);
     let mut stays = gateway.client_as(Kind::Dtls, "dev1");
@@ -208,6 +214,22 @@ fn who_lost_his_right_meanwhile_is_told_so_and_nobody_else() {
     gateway.launch();
     stays.publish("ps/a", "y");
     assert_restored(&gateway, &[("ok", 1.0), ("revoked", 2.0)]);
+    let status = gateway.command("status").output().unwrap();
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(
+        status.contains("1 DTLS sessions; not: 2 DTLS sessions (revoked)"),
+        "{status}"
+    );
+    let log = gateway.log();
+    let told = |what: &str, why: &str| {
+        let mut lines = log.lines();
+        lines.any(|line| line.contains(&format!("restored: {what} sessions")) && line.contains(why))
+    };
+    assert!(
+        told("1", "reason=\"ok\"") && told("2", "reason=\"revoked\""),
+        "{log}"
+    );
+    assert!(log.contains("2 DTLS sessions (revoked)"), "{log}");
     for mut device in [goes, revoked] {
         crate::support::wait_until("close_notify", || {
             device.ended().as_deref() == Some("close_notify")
@@ -283,13 +305,14 @@ fn what_does_not_read_back_is_left_out_by_name() {
         device.publish("ps/a", "x");
     }
     gateway.kill();
-    // The check word of the first record.
-    edit(&gateway, 2 * 128 + 2 * 8, |word| word ^ 1);
+    // The check word.
+    let (_, bytes) = session_cells(&gateway);
+    edit(&gateway, bytes * 128 + 2 * 8, |word| word ^ 1);
     gateway.launch();
     assert_restored(&gateway, &[("ok", 1.0), ("damaged", 1.0)]);
     gateway.kill();
     // The process died of the one that is left.
-    let cell = live_cell(&gateway);
+    let (cell, _) = session_cells(&gateway);
     edit(&gateway, 5 * 8, |_| cell);
     edit(&gateway, 6 * 8, |_| 1);
     gateway.launch();
@@ -438,8 +461,14 @@ fn conditions_of_an_observation_hold_after_a_kill() {
 
 #[test]
 fn what_was_answered_before_a_kill_is_not_done_again() {
+    for kind in [Kind::Dtls, Kind::Udp] {
+        is_not_done_again(kind);
+    }
+}
+
+fn is_not_done_again(kind: Kind) {
     let mut gateway = Gateway::start(Config::new());
-    let mut device = gateway.client(Kind::Dtls);
+    let mut device = gateway.client(kind);
     let mut observer = gateway.client(Kind::Udp);
     let token = observer.observe("ps/count").token;
     let publish = device.message(&Request::put("ps/count").payload("1"));

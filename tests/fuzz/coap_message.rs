@@ -159,6 +159,7 @@ impl Fuzz {
             content_format: None,
             max_age: None,
             expires_at: (what & 16 != 0).then(|| self.now + Duration::from_secs(u64::from(what))),
+            kept: None,
         };
         self.endpoint
             .notify(self.now, self.peers.get(peer), observation, notification);

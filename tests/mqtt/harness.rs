@@ -250,7 +250,14 @@ impl Worker {
             BrokerEvent::Retained { ticket, result } => {
                 assert!(self.retained.insert(ticket.0, result).is_none(), "answered twice");
             }
-            BrokerEvent::Message { filters, message } => {
+            BrokerEvent::Message {
+                filters,
+                message,
+                receipt,
+            } => {
+                if let Some(receipt) = receipt {
+                    receipt.taken();
+                }
                 self.messages
                     .push_back((filters.iter().map(|id| id.0).collect(), message));
             }

@@ -18,6 +18,7 @@ mod cluster;
 mod crash;
 mod delivery;
 mod doctor;
+mod fleet;
 mod harness;
 mod judged;
 mod kills;

@@ -1,7 +1,8 @@
 //! A restart of the gateway that the broker's observers do not notice: its session goes on, and what was to be delivered is.
 
 use crate::harness::{Mosquitto, Peer};
-use crate::support::{Client, Config, Gateway, Kind, wait_until};
+use crate::support::client::PATIENCE;
+use crate::support::{Client, Config, Gateway, Kind, Message, code, ms, typ, wait_until};
 
 const BOTH: [u8; 2] = [5, 4];
 
@@ -20,11 +21,11 @@ fn wait_for_broker(gateway: &Gateway) {
     gateway.metric_becomes("broker_connections", &[], 1.0);
 }
 
-/// Observers over both transports, each of a filter of its own beside one that all have, with their tokens.
-fn observers(gateway: &Gateway, count: usize) -> Vec<(Client, Vec<u8>)> {
+/// Observers over both transports, of these filters in turn, with their tokens.
+fn observers(gateway: &Gateway, count: usize, filters: &[&str]) -> Vec<(Client, Vec<u8>)> {
     let observe = |n| {
         let mut client = gateway.client(if n % 2 == 0 { Kind::Udp } else { Kind::Dtls });
-        let filter = if n % 3 == 0 { "ps/news/+" } else { "ps/news/a" };
+        let filter = filters[n % filters.len()];
         let token = client.observe(&format!("{filter}?qos=1")).token;
         (client, token)
     };
@@ -58,7 +59,7 @@ async fn what_the_broker_got_while_nobody_was_there_reaches_every_observer_once(
         peer.publish("news/a", "retained", true).await;
         let mut gateway = Gateway::start(config(&mosquitto, protocol));
         wait_for_broker(&gateway);
-        let mut observers = observers(&gateway, 8);
+        let mut observers = observers(&gateway, 8, &["ps/news/a", "ps/news/a", "ps/news/+"]);
         for round in 0..4 {
             if round % 2 == 0 {
                 gateway.kill();
@@ -82,7 +83,7 @@ async fn a_broker_that_forgot_the_session_is_asked_for_what_is_retained() {
         let mut mosquitto = Mosquitto::start();
         let mut gateway = Gateway::start(config(&mosquitto, protocol));
         wait_for_broker(&gateway);
-        let mut observers = observers(&gateway, 4);
+        let mut observers = observers(&gateway, 4, &["ps/news/a", "ps/#"]);
         gateway.kill();
         mosquitto.kill();
         mosquitto.up();
@@ -127,5 +128,103 @@ async fn a_subscription_of_nobody_is_ended_at_the_broker() {
         let mut peer = Peer::connect(mosquitto.port).await;
         peer.publish("open", "x", false).await;
         assert_eq!(stays.notification(&token).text(), "x");
+    }
+}
+
+/// Waits until the broker was told that messages arrived.
+fn wait_for_acknowledgements(mosquitto: &Mosquitto, count: usize) {
+    wait_until("acknowledgements", || {
+        mosquitto.log().matches("Received PUBACK from ").count() >= count
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_device_that_says_nothing_is_acknowledged_and_outlives_kills() {
+    for protocol in BOTH {
+        let mosquitto = Mosquitto::start();
+        let mut gateway = Gateway::start(config(&mosquitto, protocol));
+        wait_for_broker(&gateway);
+        let mut observers = observers(&gateway, 6, &["ps/news/a"]);
+        let mut peer = Peer::connect(mosquitto.port).await;
+        // One message is on its way to each, who says nothing to it, and the others wait.
+        for round in 0..3 {
+            publish(&mut peer, &numbered(round)).await;
+            wait_for_acknowledgements(&mosquitto, 5 * (round + 1));
+            if round == 1 {
+                assert!(gateway.stop().success());
+            } else {
+                gateway.kill();
+            }
+            gateway.launch();
+        }
+        gateway.metric_becomes("notifications_restored_total", &["result=\"ok\""], 6.0 * 15.0);
+        for round in 0..3 {
+            hear(&mut observers, &numbered(round));
+        }
+        publish(&mut peer, &numbered(9)).await;
+        hear(&mut observers, &numbered(9));
+        // What was delivered is not delivered again.
+        let labels = ["type=\"con\"", "result=\"acked\""];
+        gateway.metric_becomes("notifications_total", &labels, 6.0 * 20.0);
+        gateway.kill();
+        gateway.launch();
+        gateway.metric_becomes("observations_restored_total", &[], 6.0);
+        assert_eq!(gateway.metric("notifications_restored_total", &[]), 0.0);
+        for (observer, token) in &mut observers {
+            observer.no_notification(token, ms(100));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_away_gets_after_a_kill_what_it_would_have_got() {
+    let mosquitto = Mosquitto::start();
+    let mut gateway = Gateway::start(config(&mosquitto, 5).connection_mode());
+    wait_for_broker(&gateway);
+    let mut device = gateway.client(Kind::Dtls);
+    let token = device.create("away");
+    device.observe(&format!("ps/news/a?c=away&t={token}&qos=1"));
+    // The session ends, and the connection outlives it.
+    device.close();
+    gateway.metric_becomes("sessions", &["transport=\"dtls\""], 0.0);
+    let mut peer = Peer::connect(mosquitto.port).await;
+    publish(&mut peer, &numbered(0)).await;
+    wait_for_acknowledgements(&mosquitto, 5);
+    gateway.kill();
+    gateway.launch();
+    gateway.metric_becomes("notifications_restored_total", &["result=\"ok\""], 5.0);
+    let mut device = gateway.client(Kind::Dtls);
+    assert_eq!(device.heartbeat("away", &token), code::CHANGED);
+    for payload in numbered(0) {
+        let notification = loop {
+            let message = device.recv(PATIENCE).expect("a notification");
+            if message.typ == typ::CON {
+                break message;
+            }
+        };
+        assert_eq!(notification.text(), payload);
+        device.send(&Message::empty(typ::ACK, notification.id));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nothing_is_kept_the_broker_is_told_at_once_and_each_start_is_clean() {
+    for protocol in BOTH {
+        let mosquitto = Mosquitto::start();
+        let mut gateway = Gateway::start(config(&mosquitto, protocol).set("state", "keep = \"none\""));
+        wait_for_broker(&gateway);
+        let mut observer = gateway.client(Kind::Udp);
+        let token = observer.observe("ps/news/a?qos=1").token;
+        let mut peer = Peer::connect(mosquitto.port).await;
+        publish(&mut peer, &numbered(0)).await;
+        wait_for_acknowledgements(&mosquitto, 5);
+        for payload in numbered(0) {
+            assert_eq!(observer.notification(&token).text(), payload);
+        }
+        gateway.kill();
+        publish(&mut peer, &numbered(1)).await;
+        gateway.launch();
+        wait_for_broker(&gateway);
+        observer.no_notification(&token, ms(200));
     }
 }

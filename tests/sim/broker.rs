@@ -116,6 +116,7 @@ impl Broker {
             let event = BrokerEvent::Message {
                 filters: filters.into(),
                 message: Arc::clone(message),
+                receipt: None,
             };
             events.push((worker, event));
         }

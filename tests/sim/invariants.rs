@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use coap_lite::{CoapOption, MessageClass, MessageType, Packet, RequestType, ResponseType};
+use coap_lite::{MessageClass, MessageType, Packet, RequestType, ResponseType};
 use portcullis::types::{TopicFilter, TopicName};
 
 use crate::broker::Broker;
@@ -71,6 +71,8 @@ pub(crate) struct Watch {
     /// What each device ever observed, by its host, and token.
     registered: HashMap<(SocketAddr, Vec<u8>), String>,
     observations: HashMap<(SocketAddr, Vec<u8>), Observation>,
+    /// Requests that begin one, by address and message id, and how often the process had died when they came first.
+    registrations: HashMap<(SocketAddr, u16), u64>,
     ended: HashMap<(SocketAddr, Vec<u8>), Instant>,
     /// Message ids that the gateways gave, and for notifications whose they were.
     given: HashMap<(SocketAddr, u16), Given>,
@@ -79,10 +81,6 @@ pub(crate) struct Watch {
     unanswered: HashMap<(SocketAddr, Vec<u8>), Vec<u8>>,
     /// Publishes that were answered by nobody when the process died: their devices repeat them.
     orphans: HashSet<Vec<u8>>,
-    /// Addresses of which the next process knows.
-    kept: HashSet<SocketAddr>,
-    /// What the others published.
-    of_strangers: HashSet<Vec<u8>>,
     seen_of_broker: usize,
     /// Prints every datagram.
     pub(crate) is_verbose: bool,
@@ -124,26 +122,24 @@ impl Watch {
         self.tally.datagrams += 1;
         if let Ok(packet) = Packet::from_bytes(bytes) {
             self.print(now, from, "->", &packet);
-            // Of an address that only ever published nothing is kept, nor its first request, with which keeping it begins.
-            let is_kept = self.kept.contains(&from);
-            let names_token = |query: &Vec<u8>| query.starts_with(b"t=");
-            let queries = packet.get_option(CoapOption::UriQuery);
-            if packet.get_observe_value() == Some(Ok(0))
-                || queries.is_some_and(|it| it.iter().any(names_token))
-            {
-                self.kept.insert(from);
-            }
             if packet.header.code == MessageClass::Request(RequestType::Put) && !packet.payload.is_empty() {
-                if !is_kept {
-                    self.of_strangers.insert(packet.payload.clone());
-                }
                 self.unanswered
                     .insert((from, packet.get_token().to_vec()), packet.payload);
-            } else if packet.get_observe_value() == Some(Ok(0))
-                && let Some(observation) = self.observations.get_mut(&(from, packet.get_token().to_vec()))
-            {
-                // Its answer is what is retained, which may be older than what it was told.
-                observation.places.clear();
+            } else if packet.get_observe_value() == Some(Ok(0)) {
+                let key = (from, packet.get_token().to_vec());
+                let now = self.tally.restarts;
+                let first = self
+                    .registrations
+                    .entry((from, packet.header.message_id))
+                    .or_insert(now);
+                if *first < now {
+                    // A copy of one that came before the process died, and what it began may have ended since: it begins anew.
+                    self.observations.remove(&key);
+                    self.ended.remove(&key);
+                } else if let Some(observation) = self.observations.get_mut(&key) {
+                    // Its answer is what is retained, which may be older than what it was told.
+                    observation.places.clear();
+                }
             }
         }
         let traffic = self.traffic.entry(from).or_insert(Traffic {
@@ -297,7 +293,6 @@ impl Watch {
         for (_, token) in self.given.values_mut() {
             *token = None;
         }
-        self.orphans.extend(self.of_strangers.iter().cloned());
         self.orphans
             .extend(self.unanswered.drain().map(|(_, payload)| payload));
     }

@@ -28,8 +28,8 @@ pub struct Event {
     pub id: u64,
     /// When it happened (RFC 3339, UTC, milliseconds).
     pub time: String,
-    /// What happened: `connected`, `disconnected`, `session_started`, `session_ended`, `taken_over`, `moved`, `handshake_failed`,
-    /// `login_refused`, `token_refused`, `denied`, `left_out`.
+    /// What happened: `connected`, `disconnected`, `session_started`, `session_ended`, `restored`, `taken_over`, `moved`,
+    /// `handshake_failed`, `login_refused`, `token_refused`, `denied`, `left_out`.
     pub kind: String,
     /// The client id, named or proved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,7 +68,8 @@ pub struct Event {
     /// Of `handshake_failed`: how long it took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
-    /// Of `left_out`: how many events of this source were not told one by one.
+    /// Of `left_out`: how many events of this source were not told one by one. Of `restored`: how many sessions went on (`reason` is
+    /// `ok`), or did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
 }
@@ -186,6 +187,10 @@ impl Event {
             More::Count(count) => {
                 self.count = Some(*count);
                 format!(": {count} more of this source in 10 s")
+            }
+            More::Sessions(count) => {
+                self.count = Some(*count);
+                format!(": {count} sessions")
             }
             More::Request { method, path } => format!(" {} /{}", code_name(*method), path.escape_debug()),
             More::Answer { code, after } => format!(" {} after {} us", code_name(*code), after.as_micros()),

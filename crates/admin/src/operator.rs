@@ -236,12 +236,20 @@ impl Desk {
                     }
                 }
             }
-            BrokerEvent::Message { filters, message } => {
+            BrokerEvent::Message {
+                filters,
+                message,
+                receipt,
+            } => {
                 for id in filters {
                     if let Some(to) = self.listening.get(&id) {
                         // Who is too slow misses it; who is gone is found by the sweep.
                         drop(to.try_send(Heard::Message(Arc::clone(&message))));
                     }
+                }
+                // Nobody who listens here is promised anything.
+                if let Some(receipt) = receipt {
+                    receipt.taken();
                 }
             }
             BrokerEvent::SubscriptionLost { filter_id, error } => {

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::embedded::{Access, Own};
 use portcullis_proto::bridge::contract::{BrokerEvent, BrokerRequest, FilterId};
+use portcullis_proto::bridge::receipt::Receipt;
 use portcullis_proto::types::Message;
 
 /// Requests that wait for the broker, over all workers and for each connection.
@@ -386,13 +387,28 @@ impl Delivery {
     }
 
     /// Sends a message; false when the worker's queue is full and it was dropped.
-    pub(super) fn message(&mut self, filters: Box<[FilterId]>, message: &Arc<Message>) -> bool {
+    pub(super) fn message(
+        &mut self,
+        filters: Box<[FilterId]>,
+        message: &Arc<Message>,
+        receipt: Option<&Receipt>,
+    ) -> bool {
         let bytes = message.payload.len().saturating_add(message.topic.as_str().len());
         let event = BrokerEvent::Message {
             filters,
             message: Arc::clone(message),
+            receipt: receipt.cloned(),
         };
-        self.0.try_send(event, bytes).is_ok()
+        let refused = self.0.try_send(event, bytes).err();
+        if let Some(BrokerEvent::Message {
+            receipt: Some(receipt),
+            ..
+        }) = refused
+        {
+            receipt.taken();
+            return false;
+        }
+        refused.is_none()
     }
 
     /// Whether nothing waits for a flush.

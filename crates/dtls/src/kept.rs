@@ -4,7 +4,7 @@
 //! record is sealed with it, the read floor after a record opened and before anything comes of it. A process that is killed between any
 //! two steps costs a number, and neither repeats a nonce nor takes a record twice.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -101,7 +101,6 @@ pub struct KeptSessions {
     chains: Mutex<HashMap<ChainId, (Record, usize)>>,
     /// What was lost before any session was looked at.
     lost: Mutex<Vec<(RestoreResult, u64)>>,
-    summary: Mutex<BTreeMap<RestoreResult, u64>>,
 }
 
 impl std::fmt::Debug for KeptSessions {
@@ -132,7 +131,6 @@ impl KeptSessions {
             chains: Mutex::new(chains.collect()),
             store,
             lost: Mutex::new(lost),
-            summary: Mutex::default(),
         })
     }
 
@@ -149,22 +147,6 @@ impl KeptSessions {
 
     pub(super) fn take_lost(&self) -> Vec<(RestoreResult, u64)> {
         std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// What became of the sessions that were found, by how many.
-    #[must_use]
-    pub fn summary(&self) -> Vec<(RestoreResult, u64)> {
-        let summary = self.summary.lock().unwrap_or_else(PoisonError::into_inner);
-        summary.iter().map(|(result, count)| (*result, *count)).collect()
-    }
-
-    pub(super) fn count(&self, result: RestoreResult) {
-        *self
-            .summary
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(result)
-            .or_default() += 1;
     }
 
     /// The records of a listener that were found.

@@ -4,7 +4,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use portcullis_proto::session::{
-    CloseReason, DtlsEvent, DtlsSettings, SecureSource, SecureTransport, SendError, SessionId, SessionInfo,
+    CloseReason, DtlsEvent, DtlsSettings, RestoreResult, SecureSource, SecureTransport, SendError, SessionId,
+    SessionInfo,
 };
 use portcullis_proto::state::Record;
 use portcullis_proto::types::{ListenerId, PeerAddr, Transmits, WorkerId};
@@ -118,8 +119,8 @@ impl SecureTransport for DtlsListener {
         self.close(now, session, reason, transmits);
     }
 
-    fn restore(&mut self, transmits: &mut Transmits) {
-        self.restore(transmits);
+    fn restore(&mut self, transmits: &mut Transmits) -> Vec<(RestoreResult, u64)> {
+        self.restore(transmits)
     }
 
     fn kept(&self, session: SessionId) -> Option<Record> {

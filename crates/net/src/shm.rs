@@ -172,11 +172,14 @@ pub fn remove_leftovers() {
 fn remove_if_left(path: &Path) -> io::Result<()> {
     let directory = open_directory(path)?;
     // One that was just made names nobody yet.
-    let named = fs::read(path.join(OWNER))?;
-    if is_there(&named) {
+    let is_left = || Ok::<_, io::Error>(!is_there(&fs::read(path.join(OWNER))?));
+    if !is_left()? {
         return Ok(());
     }
-    if let Some(_lock) = lock(&directory, false)? {
+    // Once more: whose it is, is written under the lock, and may have been half written before.
+    if let Some(_lock) = lock(&directory, false)?
+        && is_left()?
+    {
         fs::remove_dir_all(path)?;
         tracing::info!(path = %path.display(), "kept state of a state directory that is gone was removed");
     }

@@ -449,8 +449,9 @@ pub trait SecureTransport: Send {
     /// Ends a session with a goodbye.
     fn close(&mut self, now: Instant, session: SessionId, reason: CloseReason, transmits: &mut Transmits);
 
-    /// Takes over the sessions that an earlier process left, in order of idleness. Those that nothing lets in any more get a goodbye.
-    fn restore(&mut self, transmits: &mut Transmits);
+    /// Takes over the sessions that an earlier process left, in order of idleness. Those that nothing lets in any more get a goodbye. How
+    /// many went on, and how many did not and why.
+    fn restore(&mut self, transmits: &mut Transmits) -> Vec<(RestoreResult, u64)>;
 
     /// The record in which a session is kept for the next process; what the layers above change with each packet goes there too.
     fn kept(&self, session: SessionId) -> Option<Record>;

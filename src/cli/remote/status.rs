@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::admin::api::{DrainReport, Spool, Status};
+use crate::admin::api::{DrainReport, Restored, Spool, Status};
 use crate::cli::exit::{Failure, UNAVAILABLE};
 use crate::cli::output;
 
@@ -74,6 +74,33 @@ fn spooled(spool: &Spool) -> String {
     }
 }
 
+/// What went on over the start, and what did not.
+fn restored(restored: &Restored) -> String {
+    let all = [
+        ("DTLS sessions", &restored.sessions),
+        ("observations", &restored.observations),
+        ("notifications", &restored.notifications),
+    ];
+    let of = |wanted: bool| {
+        let each = all
+            .iter()
+            .flat_map(|(what, results)| results.iter().map(move |it| (what, it)));
+        let words = each.filter(|(_, (result, _))| (*result == "ok") == wanted);
+        let words = words.map(|(what, (result, count))| match wanted {
+            true => format!("{count} {what}"),
+            false => format!("{count} {what} ({})", printable(result)),
+        });
+        words.collect::<Vec<_>>().join(", ")
+    };
+    let (goes_on, does_not) = (of(true), of(false));
+    match (goes_on.is_empty(), does_not.is_empty()) {
+        (true, true) => "nothing was there".to_owned(),
+        (_, true) => goes_on,
+        (true, false) => format!("not: {does_not}"),
+        (false, false) => format!("{goes_on}; not: {does_not}"),
+    }
+}
+
 fn words(status: &Status) -> String {
     let serving = if status.ready {
         "serving".to_owned()
@@ -117,6 +144,7 @@ fn words(status: &Status) -> String {
         ),
         ("connections", format!("{} ({mode})", status.connections)),
         ("observations", status.subscriptions.to_string()),
+        ("restored", restored(&status.restored)),
         ("broker", format!("{}{fault}", printable(&broker.state))),
         (
             "messages",

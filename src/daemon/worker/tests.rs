@@ -496,6 +496,7 @@ fn notification() -> Notification {
         content_format: None,
         max_age: None,
         expires_at: None,
+        kept: None,
     }
 }
 

@@ -102,7 +102,7 @@ pub use error::{ErrorBody, ProblemView};
 pub use history::{History, HistoryPoint};
 pub use messages::{MessageView, RetainedPage};
 pub use metrics::{Metrics, Sample};
-pub use status::{Broker, DrainReport, LoginDatabase, ReloadReport, Sessions, Spool, Status};
+pub use status::{Broker, DrainReport, LoginDatabase, ReloadReport, Restored, Sessions, Spool, Status};
 pub use subscriptions::Subscription;
 pub use trace_event::{TraceEvent, TraceMessage, TraceOption, TraceSession};
 

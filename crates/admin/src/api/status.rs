@@ -1,5 +1,6 @@
 //! `status` and `reload`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -10,6 +11,7 @@ use utoipa::ToSchema;
 
 use portcullis_auth::LoginServer;
 use portcullis_config::Problems;
+use portcullis_proto::session::RestoreResult;
 use portcullis_proto::types::reason::Label as _;
 
 use super::error::{ApiError, ErrorBody, ProblemView};
@@ -49,6 +51,8 @@ pub struct Status {
     pub connections: u64,
     /// Observations of all clients (RFC 7641).
     pub subscriptions: u64,
+    /// What went on when the process started, and what did not.
+    pub restored: Restored,
     /// How the broker behind the gateway is.
     pub broker: Broker,
     /// The databases that are asked about logins; none where logins are judged here.
@@ -83,6 +87,19 @@ impl From<LoginServer> for LoginDatabase {
             fault: server.fault.map(|(why, _)| why),
         }
     }
+}
+
+/// What an earlier process left, by how many of it went on (`ok`) or did not, and why: the `result` of the metrics.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Restored {
+    /// DTLS sessions.
+    pub sessions: BTreeMap<String, u64>,
+    /// Connections that went on.
+    pub connections: u64,
+    /// Observations.
+    pub observations: BTreeMap<String, u64>,
+    /// Notifications at QoS 1 or 2 that waited.
+    pub notifications: BTreeMap<String, u64>,
 }
 
 /// How many peers there are, by transport.
@@ -149,6 +166,11 @@ pub(super) async fn get_status(State(api): State<Arc<Api>>) -> Json<Status> {
     let state = api.site.state();
     let metrics = metrics::now(&api);
     let sessions = |transport| metrics.count("portcullis_sessions", &[("transport", transport)]);
+    let restored = |name| {
+        let results = RestoreResult::ALL.iter().map(|result| result.label());
+        let counts = results.map(|label| (label.to_owned(), metrics.count(name, &[("result", label)])));
+        counts.filter(|(_, count)| *count > 0).collect()
+    };
     let numbers = state.numbers;
     let spool = Spool {
         messages: numbers.spool_messages,
@@ -188,6 +210,12 @@ pub(super) async fn get_status(State(api): State<Arc<Api>>) -> Json<Status> {
         },
         connections: metrics.count("portcullis_connections", &[]),
         subscriptions: metrics.count("portcullis_subscriptions", &[]),
+        restored: Restored {
+            sessions: restored("portcullis_sessions_restored_total"),
+            connections: metrics.count("portcullis_connections_total", &[("result", "restored")]),
+            observations: restored("portcullis_observations_restored_total"),
+            notifications: restored("portcullis_notifications_restored_total"),
+        },
         broker: Broker {
             connected: numbers.connected,
             state: state.broker.connection,

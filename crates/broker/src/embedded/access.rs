@@ -179,11 +179,12 @@ impl Access {
             own.at_hand.push_back(BrokerEvent::Message {
                 filters,
                 message: Arc::clone(message),
+                receipt: None,
             });
             true
         } else {
             let worker = self.workers.get_mut(worker);
-            worker.is_some_and(|worker| worker.message(filters, message))
+            worker.is_some_and(|worker| worker.message(filters, message, None))
         };
         if delivered {
             self.metrics.received.inc();

@@ -101,7 +101,10 @@ async fn overlapping_filters_of_one_worker_bring_one_event_with_each_filter_once
     }
     subscribe(&mut b, 1, "+/x").await.unwrap();
     publish(&mut c, 1, message("t/x", "hello")).await.unwrap();
-    let BrokerEvent::Message { mut filters, message } = next(&mut a).await else {
+    let BrokerEvent::Message {
+        mut filters, message, ..
+    } = next(&mut a).await
+    else {
         panic!()
     };
     filters.sort();
@@ -491,7 +494,7 @@ async fn an_observer_that_comes_amid_retained_publishes_misses_none_and_sees_the
                 Some(BrokerEvent::Subscribed { result, .. }) => {
                     last = result.unwrap().first().map(|message| number(message));
                 }
-                Some(BrokerEvent::Message { filters, message }) if filters.contains(&FilterId(id)) => {
+                Some(BrokerEvent::Message { filters, message, .. }) if filters.contains(&FilterId(id)) => {
                     assert_eq!(number(&message), last.map_or(0, |last| last + 1));
                     last = Some(number(&message));
                 }

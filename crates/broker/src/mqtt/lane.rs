@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::link::{Delivery, Envelope, QueueReceiver};
@@ -15,6 +15,7 @@ use crate::settings::{MqttSettings, Protocol};
 use crate::spool::{Spool, SpoolState};
 use crate::status::Status;
 use portcullis_proto::bridge::contract::BrokerRequest;
+use portcullis_proto::bridge::receipt::{Receipt, Receipts};
 use portcullis_proto::types::message::{Message, Qos};
 use portcullis_proto::types::{TopicLimits, TopicName};
 
@@ -99,6 +100,9 @@ pub(crate) struct Lane {
     awaited: usize,
     /// They go on observing, on the session of an earlier process.
     goes_on: bool,
+    /// What workers took of what came on this connection, and what wakes this task for it.
+    receipts: Arc<Receipts>,
+    taken: Arc<Notify>,
     /// Until when the session of an earlier process is kept, for its exchanges at QoS 2 to be finished.
     reconciled_by: Option<Instant>,
     trial: Trial,
@@ -150,6 +154,8 @@ impl Lane {
             ends_now: false,
             awaited,
             goes_on: false,
+            receipts: Arc::new(Receipts::new(|| {})),
+            taken: Arc::default(),
             reconciled_by: None,
             over_status: 0,
             modest: 0,
@@ -174,6 +180,7 @@ impl Lane {
                 _ = stop.wait_for(|stop| *stop) => break,
                 happenings = happenings(&mut self.state) => self.on_happenings(happenings),
                 happenings = self.trial.next() => self.on_trial(happenings),
+                () = self.taken.notified() => {}
                 report = self.pipeline.spooling.report() => self.on_report(report),
                 request = requests.recv() => match request {
                     Some(first) => self.on_requests(first, &mut requests),
@@ -220,6 +227,10 @@ impl Lane {
             self.connect(now);
         }
         self.end_if_wiped(now).await;
+        if let State::Linked { connection, .. } = &mut self.state {
+            let taken = self.receipts.take().into_iter();
+            taken.for_each(|number| connection.session.acknowledge(number));
+        }
         let connected = self.since().is_some();
         self.pipeline.tick(now, connected);
         self.subscriptions.tick(now);
@@ -334,7 +345,12 @@ impl Lane {
         };
         match options::connect(&self.settings, connect, self.clock.now) {
             Ok(connection) => {
-                let connection = Box::new(connection);
+                let mut connection = Box::new(connection);
+                if self.settings.keepers > 0 {
+                    connection.session.acknowledge_later();
+                    let taken = Arc::clone(&self.taken);
+                    self.receipts = Arc::new(Receipts::new(move || taken.notify_one()));
+                }
                 self.state = State::Linked {
                     connection,
                     since: None,
@@ -487,7 +503,7 @@ impl Lane {
                     subscriptions.on_subscribed(now, packet, reason, &mut pipeline.judge);
                 }
                 Happening::Unsubscribed(packet) => subscriptions.on_unsubscribed(now, packet),
-                Happening::Message(inbound) => self.on_message(now, inbound),
+                Happening::Message(inbound, number) => self.on_message(now, inbound, number),
                 Happening::Ended(ending) => return self.on_ended(now, &ending),
             }
         }
@@ -646,12 +662,14 @@ impl Lane {
         self.modest != before
     }
 
-    fn on_message(&mut self, now: Instant, inbound: Inbound) {
+    fn on_message(&mut self, now: Instant, inbound: Inbound, number: Option<u64>) {
+        let receipt = number.map(|number| self.receipts.of(number));
         let limits = *self.topics.borrow();
         let topic = std::str::from_utf8(&inbound.topic)
             .ok()
             .and_then(|text| limits.name(text).ok());
         let Some(topic) = topic else {
+            receipt.into_iter().for_each(Receipt::taken);
             return self.metrics.unfit_topics.inc();
         };
         let mut message = Message {
@@ -667,7 +685,7 @@ impl Lane {
         };
         message.origin = self.origins.recall(inbound.origin, &message);
         self.subscriptions
-            .on_message(now, message, inbound.retained, &inbound.subscriptions);
+            .on_message(now, message, inbound.retained, &inbound.subscriptions, receipt);
     }
 
     /// Flushes to the broker as far as it goes, then to the spool, and answers everything.
@@ -683,6 +701,7 @@ impl Lane {
             tokio::select! {
                 happenings = happenings(&mut self.state) => self.on_happenings(happenings),
                 happenings = self.trial.next() => self.on_trial(happenings),
+                () = self.taken.notified() => {}
                 report = self.pipeline.spooling.report() => self.on_report(report),
                 () = tokio::time::sleep(TICK_COLLECTING) => {}
             }

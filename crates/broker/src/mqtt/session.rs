@@ -66,8 +66,8 @@ pub(super) enum Happening {
     Subscribed(u16, u8),
     /// An unsubscribe is done.
     Unsubscribed(u16),
-    /// A message.
-    Message(Inbound),
+    /// A message, with what [`Session::acknowledge`] knows it by where its sender is to be told later.
+    Message(Inbound, Option<u64>),
     /// It is over; nothing follows.
     Ended(Ending),
 }
@@ -125,6 +125,11 @@ pub(super) struct Session {
     acknowledged: bool,
     /// Messages at QoS 2 that the broker has not released.
     received: HashSet<u16>,
+    acknowledges_later: bool,
+    /// What the broker was not told to have arrived, in the order in which it did (MQTT 5, 4.6), and what may be told.
+    owed: VecDeque<(Ack, u16, bool)>,
+    /// The number of the first of these.
+    owes_since: u64,
     /// Publishes at QoS 0, and how many of them are confirmed.
     unconfirmed: u64,
     confirmed: u64,
@@ -158,6 +163,9 @@ impl Session {
             at_qos2: 0,
             acknowledged: false,
             received: HashSet::new(),
+            acknowledges_later: false,
+            owed: VecDeque::new(),
+            owes_since: 0,
             unconfirmed: 0,
             confirmed: 0,
             ping: None,
@@ -399,15 +407,18 @@ impl Session {
             Packet::Accepted(_) | Packet::Refused(_) => Happening::Ended(self.malformed()),
             Packet::Publish(inbound) => {
                 let packet = inbound.packet;
-                match inbound.qos {
-                    Qos::AtMostOnce => {}
-                    Qos::AtLeastOnce => codec::ack(Ack::Puback, packet, &mut self.output),
-                    Qos::ExactlyOnce => {
-                        codec::ack(Ack::Pubrec, packet, &mut self.output);
-                        self.received.insert(packet).then_some(())?;
-                    }
+                let (ack, is_new) = match inbound.qos {
+                    Qos::AtMostOnce => return Some(Happening::Message(inbound, None)),
+                    Qos::AtLeastOnce => (Ack::Puback, true),
+                    Qos::ExactlyOnce => (Ack::Pubrec, self.received.insert(packet)),
+                };
+                let number = self.owes_until();
+                self.owed.push_back((ack, packet, false));
+                if !is_new || !self.acknowledges_later {
+                    self.acknowledge(number);
                 }
-                Happening::Message(inbound)
+                is_new.then_some(())?;
+                Happening::Message(inbound, self.acknowledges_later.then_some(number))
             }
             Packet::Ack(Ack::Pubrel, packet, _) => {
                 self.received.remove(&packet);
@@ -453,6 +464,35 @@ impl Session {
             }
             Packet::Disconnect(reason) => Happening::Ended(disconnected(reason)),
         })
+    }
+
+    /// Tells the broker that messages arrived only once [`Self::acknowledge`] says so.
+    pub(super) fn acknowledge_later(&mut self) {
+        self.acknowledges_later = true;
+    }
+
+    /// The broker need not keep this message any longer. It hears of it once that is so for all before it.
+    pub(super) fn acknowledge(&mut self, number: u64) {
+        let at = number.checked_sub(self.owes_since);
+        let owed = at.and_then(|at| self.owed.get_mut(usize::try_from(at).ok()?));
+        if let Some((_, _, is_due)) = owed {
+            *is_due = true;
+        }
+        while let Some((ack, packet, true)) = self.owed.front() {
+            codec::ack(*ack, *packet, &mut self.output);
+            self.owed.pop_front();
+            self.owes_since += 1;
+        }
+    }
+
+    /// The number of the first message that the broker was not told to have arrived.
+    pub(super) const fn owes_since(&self) -> u64 {
+        self.owes_since
+    }
+
+    /// The number of the next message.
+    pub(super) fn owes_until(&self) -> u64 {
+        self.owes_since + self.owed.len() as u64
     }
 
     /// Ends what is under way as one of `kinds`; nothing else is known by that identifier.

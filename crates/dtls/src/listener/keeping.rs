@@ -1,5 +1,6 @@
 //! What outlives the process: sessions written down as they are made, and taken over by the next one.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,13 +22,14 @@ impl DtlsListener {
     }
 
     /// Takes over the sessions that an earlier process left. Whom the keys, certificates and lists of now do not let in gets
-    /// close_notify.
-    pub fn restore(&mut self, transmits: &mut Transmits) {
+    /// close_notify. How many went on, and how many did not and why.
+    pub fn restore(&mut self, transmits: &mut Transmits) -> Vec<(RestoreResult, u64)> {
         let Some((kept, mark)) = self.kept.clone() else {
-            return;
+            return Vec::new();
         };
+        let mut results = BTreeMap::new();
         for (result, count) in kept.take_lost() {
-            (0..count).for_each(|_| self.count_restored(&kept, result));
+            *results.entry(result).or_default() += count;
         }
         let mut sessions = Vec::new();
         for (record, contents) in kept.of_listener(mark) {
@@ -39,22 +41,21 @@ impl DtlsListener {
                 Some(session) => sessions.push(session),
                 None => {
                     kept.store().free(record);
-                    self.count_restored(&kept, RestoreResult::Damaged);
+                    *results.entry(RestoreResult::Damaged).or_default() += 1;
                 }
             }
         }
         sessions.sort_by_key(|session| session.heard);
         for session in sessions {
             let result = self.take_over(&kept, session, transmits);
-            self.count_restored(&kept, result);
+            *results.entry(result).or_default() += 1;
         }
         kept.forget_unused();
         self.count_sessions();
-    }
-
-    fn count_restored(&self, kept: &KeptSessions, result: RestoreResult) {
-        self.metrics.restored.inc(result);
-        kept.count(result);
+        for (result, count) in &results {
+            self.metrics.restored.add(*result, *count);
+        }
+        results.into_iter().collect()
     }
 
     fn take_over(

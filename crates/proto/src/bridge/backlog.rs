@@ -99,6 +99,7 @@ mod tests {
             content_format: None,
             max_age: None,
             expires_at,
+            kept: None,
         }
     }
 

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::receipt::Receipt;
 use crate::coap::contract::Preconditions;
 use crate::types::{Message, TopicFilter, TopicName, message::Qos};
 
@@ -149,6 +150,8 @@ pub enum BrokerEvent {
         filters: Box<[FilterId]>,
         /// The message; its `retain` tells what the publisher asked, delivery is live.
         message: Arc<Message>,
+        /// Where the broker keeps the message until it is kept here.
+        receipt: Option<Receipt>,
     },
     /// The broker ended this subscription of its own accord (for example refused on re-subscription).
     SubscriptionLost {

@@ -8,6 +8,7 @@ pub mod contract;
 pub mod discovery;
 pub mod login;
 pub mod mountpoint;
+pub mod receipt;
 pub mod sample;
 pub mod subscriptions;
 pub mod uri;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::state::Held;
 use bytes::Bytes;
 
 /// A peer as the message layer knows it: one UDP address on one listener, or one DTLS session. Assigned by the gateway,
@@ -320,6 +321,8 @@ pub struct Notification {
     pub max_age: Option<u32>,
     /// Dropped, and counted, when it is still queued at this time.
     pub expires_at: Option<Instant>,
+    /// Where the next process finds it, until it is dropped.
+    pub kept: Option<Arc<Held>>,
 }
 
 /// A request of ours to a device.

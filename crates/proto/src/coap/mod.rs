@@ -19,6 +19,7 @@ pub mod contract;
 pub mod describe;
 pub mod metrics;
 
+pub(crate) mod answered;
 mod blockwise;
 mod client;
 mod dedup;

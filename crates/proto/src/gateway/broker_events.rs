@@ -25,11 +25,18 @@ pub(super) fn broker_event(
     event: BrokerEvent,
 ) {
     match event {
-        BrokerEvent::Message { filters, message } => {
+        BrokerEvent::Message {
+            filters,
+            message,
+            receipt,
+        } => {
             if filters.iter().any(|filter| topics.is_own(*filter)) {
                 topics.told(cx, observations, &message);
             }
             observations.message(cx, &filters, &message);
+            if let Some(receipt) = receipt {
+                receipt.taken();
+            }
         }
         BrokerEvent::Published { ticket, result } => match pending.take(ticket) {
             Some(Awaited::Publish { reply, success, then }) => {

@@ -3,13 +3,14 @@
 //! What belongs to another record names it by a number, its mark: an observation its connection, or the session or UDP peer that it
 //! is of; a connection where its client is. Sessions are the transport's; what is restored of them comes as events.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::Rng as _;
 
 use super::directory::ClientDirectory;
+use super::events::{ClientEvent, EventKind, More};
 use super::inbound::UDP_PEER_IDLE;
 use super::metrics::ConnectionEvent;
 use super::settings::Settings;
@@ -18,6 +19,7 @@ use super::{Gateway, cx};
 use crate::bridge::conditions::Conditions;
 use crate::bridge::contract::BrokerRequest;
 use crate::bridge::subscriptions::{AccountHolder, Terms};
+use crate::coap::answered::ANSWERED;
 use crate::coap::contract::{PeerId, ResourceKey, Token};
 use crate::gateway::connection_table::CONNECTION as CONNECTION_WEIGHT;
 use crate::policy::attributes::Attributes;
@@ -36,6 +38,7 @@ use crate::types::{ClientId, Identity, ListenerId, PeerAddr, Proof, TopicFilter,
 const PEER: Kind = Kind(3);
 const CONNECTION: Kind = Kind(4);
 const OBSERVATION: Kind = Kind(5);
+pub(super) const NOTIFICATION: Kind = Kind(6);
 
 /// The word of a connection's record with the mark of the peer that its client is at.
 const AT: usize = 1;
@@ -61,17 +64,17 @@ pub fn listener_mark(transport: Transport, name: &str) -> u64 {
 #[must_use]
 pub fn place_of(contents: &Contents, workers: u8) -> Option<Place> {
     match contents.kind {
-        PEER => Some(Place::Stays),
+        PEER | ANSWERED => Some(Place::Stays),
         CONNECTION => {
             let token = ReadBytes(&contents.body).raw(ConnectionToken::LEN)?;
             ConnectionToken::worker(token, workers).map(Place::Worker)
         }
-        OBSERVATION => contents.hot.get(MARK).copied().map(Place::With),
+        OBSERVATION | NOTIFICATION => contents.hot.get(MARK).copied().map(Place::With),
         _ => None,
     }
 }
 
-fn hot(mark: u64) -> [u64; HOT_WORDS] {
+pub(super) fn hot(mark: u64) -> [u64; HOT_WORDS] {
     let mut hot = [0; HOT_WORDS];
     if let Some(word) = hot.get_mut(MARK) {
         *word = mark;
@@ -101,8 +104,14 @@ impl KeptObservations {
         }
     }
 
-    pub(super) fn forget_holder(&mut self, holder: AccountHolder) {
-        self.holders.remove(&holder);
+    /// The mark that it had.
+    pub(super) fn forget_holder(&mut self, holder: AccountHolder) -> Option<u64> {
+        self.holders.remove(&holder)
+    }
+
+    /// What names a holder in the records.
+    pub(super) fn mark_of(&self, holder: AccountHolder) -> Option<u64> {
+        self.holders.get(&holder).copied()
     }
 
     /// Writes an observation down; `None` where its holder is not kept, or there is no room.
@@ -325,6 +334,60 @@ fn read_terms(bytes: &mut ReadBytes<'_>, settings: &Settings, clock: Clock) -> O
     })
 }
 
+/// What an earlier process left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Left {
+    Session,
+    Peer,
+    Connection,
+    Observation,
+    Notification,
+}
+
+impl Left {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Session => "DTLS sessions",
+            Self::Peer => "UDP peers",
+            Self::Connection => "connections",
+            Self::Observation => "observations",
+            Self::Notification => "notifications",
+        }
+    }
+}
+
+/// What became of all that an earlier process left.
+#[derive(Debug, Default)]
+pub struct Restored(BTreeMap<(Left, RestoreResult), u64>);
+
+impl Restored {
+    fn add(&mut self, what: Left, result: RestoreResult, count: u64) {
+        *self.0.entry((what, result)).or_default() += count;
+    }
+
+    /// What goes on, in words; nothing where nothing does.
+    #[must_use]
+    pub fn goes_on(&self) -> String {
+        let ok = self
+            .0
+            .iter()
+            .filter(|((_, result), _)| *result == RestoreResult::Ok);
+        let words = ok.map(|((what, _), count)| format!("{count} {}", what.words()));
+        words.collect::<Vec<_>>().join(", ")
+    }
+
+    /// What does not, and why, in words.
+    #[must_use]
+    pub fn does_not(&self) -> String {
+        let not = self
+            .0
+            .iter()
+            .filter(|((_, result), _)| *result != RestoreResult::Ok);
+        let words = not.map(|((what, why), count)| format!("{count} {} ({})", what.words(), why.label()));
+        words.collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// What of an earlier process a gateway found again, while it still asks for it.
 #[derive(Default)]
 pub(super) struct Found {
@@ -345,6 +408,12 @@ impl Found {
 }
 
 impl Gateway {
+    /// What became of all that an earlier process left.
+    #[must_use]
+    pub const fn restored(&self) -> &Restored {
+        &self.restored
+    }
+
     /// Has a UDP peer be found by the next process, with what it holds; sessions are already. Its mark; none where nothing is kept.
     pub(super) fn keep_peer(&mut self, id: PeerId) -> Option<u64> {
         let store = self.store.clone()?;
@@ -370,27 +439,68 @@ impl Gateway {
 
     /// Takes over what an earlier process left. Nobody is told: its clients were there all the time.
     pub(super) fn restore(&mut self, now: Instant) {
-        for dtls in self.dtls.iter_mut().flatten() {
-            dtls.restore(&mut self.transmits);
+        for (listener, dtls) in (0..).map(ListenerId).zip(&mut self.dtls) {
+            let results = dtls.as_mut().map(|dtls| dtls.restore(&mut self.transmits));
+            for (result, count) in results.into_iter().flatten() {
+                self.restored.add(Left::Session, result, count);
+                let what = ClientEvent::at(EventKind::Restored, listener, None).because(result.label());
+                self.agenda
+                    .events
+                    .tell(now, EventKind::Restored, (listener, None), || {
+                        what.with(More::Sessions(count))
+                    });
+            }
         }
         self.all_dtls_events(now);
         if let Some(store) = self.store.clone() {
-            self.restore_each(now, &store, PEER, |it, record, contents| {
+            self.coap.keep_answered(now, &store);
+            self.restore_each(now, &store, (PEER, Left::Peer), |it, record, contents| {
                 it.restore_peer(now, record, contents)
             });
             let mut connections = HashMap::new();
-            self.restore_each(now, &store, CONNECTION, |it, record, contents| {
-                let key = it.restore_connection(now, &store, record, contents)?;
-                connections.insert(record.get(MARK), key);
-                Ok(())
-            });
-            self.restore_each(now, &store, OBSERVATION, |it, record, contents| {
-                let result = it.restore_observation(now, &store, record, contents, &connections);
-                it.metrics
-                    .observations_restored
-                    .inc(result.err().unwrap_or(RestoreResult::Ok));
-                result
-            });
+            self.restore_each(
+                now,
+                &store,
+                (CONNECTION, Left::Connection),
+                |it, record, contents| {
+                    let key = it.restore_connection(now, &store, record, contents)?;
+                    connections.insert(record.get(MARK), key);
+                    Ok(())
+                },
+            );
+            self.restore_each(
+                now,
+                &store,
+                (OBSERVATION, Left::Observation),
+                |it, record, contents| {
+                    let result = it.restore_observation(now, &store, record, contents, &connections);
+                    it.metrics
+                        .observations_restored
+                        .inc(result.err().unwrap_or(RestoreResult::Ok));
+                    result
+                },
+            );
+            let mut waiting = Vec::new();
+            self.restore_each(
+                now,
+                &store,
+                (NOTIFICATION, Left::Notification),
+                |it, record, contents| {
+                    let mark = record.get(MARK);
+                    let of_connection = connections.get(&mark).copied().map(AccountHolder::Connection);
+                    let of_peer = it.found.peers.get(&mark).copied().map(AccountHolder::Peer);
+                    let holder = of_connection.or(of_peer).ok_or(RestoreResult::Gone);
+                    let read = |holder| it.observations.read_notification(holder, record, contents);
+                    let result = holder.and_then(read);
+                    it.metrics
+                        .notifications_restored
+                        .inc(result.as_ref().err().copied().unwrap_or(RestoreResult::Ok));
+                    let (observation, notification) = result?;
+                    waiting.push((mark, observation, notification));
+                    Ok(())
+                },
+            );
+            self.observations.go_on_with(&mut cx!(self, now), waiting);
         }
         for peer in std::mem::take(&mut self.found.sessions) {
             let joins = self.peers.get(peer).is_some_and(|peer| {
@@ -411,7 +521,7 @@ impl Gateway {
         &mut self,
         now: Instant,
         store: &Store,
-        kind: Kind,
+        (kind, what): (Kind, Left),
         mut restore: impl FnMut(&mut Self, Record, &Contents) -> Result<(), RestoreResult>,
     ) {
         for record in store.found(kind) {
@@ -421,6 +531,8 @@ impl Gateway {
                 None => Err(RestoreResult::Damaged),
             };
             restoring.finish();
+            self.restored
+                .add(what, restored.err().unwrap_or(RestoreResult::Ok), 1);
             if restored.is_err() {
                 store.free(record);
             }

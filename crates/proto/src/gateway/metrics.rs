@@ -132,6 +132,11 @@ metrics! {
         pub conditions: Family<ConditionResult> = counter "observe_conditions_total" [] by [result],
         /// Observations that an earlier process left, by what became of them.
         pub observations_restored: Family<RestoreResult> = counter "observations_restored_total" [how = "memory"] by [result],
+        /// Notifications at QoS 1 or 2 that an earlier process had not delivered, by what became of them.
+        pub notifications_restored: Family<RestoreResult> = counter "notifications_restored_total" [how = "memory"] by [result],
+        /// Notifications at QoS 1 or 2 that a kill would lose until they are delivered: there was no room to keep them, and their client had
+        /// the most in it.
+        pub notifications_not_kept: Counter = counter "notifications_not_kept_total" [],
         /// What the ACL said, by action.
         pub authorizations: AuthorizationMetrics = counter "authorizations_total" [] by [action, result],
         /// Who was kept out by a ban: datagrams of a source, handshakes and requests of an identity, requests of a client id.

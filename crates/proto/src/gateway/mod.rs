@@ -22,6 +22,7 @@ mod guard;
 pub mod guests;
 mod inbound;
 pub mod kept;
+mod kept_notifications;
 pub mod metrics;
 mod news;
 mod observations;
@@ -64,7 +65,7 @@ use contract::{ControlRequest, Input, Output};
 use directory::ClientDirectory;
 use forwarded::Forwarded;
 use guard::Guard;
-use kept::Found;
+use kept::{Found, Restored};
 use metrics::{ConnectionEvent, GatewayMetrics};
 use observations::Observations;
 use peers::Peers;
@@ -148,6 +149,7 @@ pub struct Gateway {
     /// Where what the next process goes on from is kept.
     store: Option<Arc<Store>>,
     found: Found,
+    restored: Restored,
 }
 
 impl Gateway {
@@ -200,6 +202,7 @@ impl Gateway {
             topics: Topics::new(worker),
             store,
             found: Found::default(),
+            restored: Restored::default(),
             directory: ClientDirectory::default(),
             device_requests: IdMap::default(),
             traces: Traces::default(),
@@ -232,11 +235,16 @@ impl Gateway {
             Input::Worker(message) => self.worker_message(now, message),
             Input::Refused(message) => self.refused(message),
             Input::Control { ticket, request } => {
-                if matches!(request, ControlRequest::Drain { .. }) {
+                let ends = matches!(request, ControlRequest::Drain { .. });
+                if ends {
                     self.give_up(now);
                 }
                 self.control(now, ticket, request);
                 self.all_dtls_events(now);
+                if let (true, Some(store)) = (ends, &self.store) {
+                    // What is dropped from here on is the next process's.
+                    store.seal();
+                }
             }
         }
         self.settle(now);

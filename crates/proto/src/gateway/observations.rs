@@ -1,6 +1,7 @@
 //! Who observes what at this worker, and what becomes of a message that they wait for (interface 2.6).
 
 use std::cell::OnceCell;
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::agenda::Cx;
 use super::answers::not_found;
 use super::inbound::UDP_PEER_IDLE;
 use super::kept::KeptObservations;
+use super::kept_notifications::{self, KeptNotifications};
 use super::metrics::{ConditionResult, GatewayMetrics};
 use super::settings::NotifyType;
 use super::timers::Timer;
@@ -31,7 +33,8 @@ use crate::policy::connections::ConnectionKey;
 use crate::policy::ledger::Table;
 use crate::policy::pattern::Subject;
 use crate::policy::shares::Share;
-use crate::state::{Record, Store};
+use crate::session::RestoreResult;
+use crate::state::{Contents, Record, Store};
 use crate::types::message::Qos;
 use crate::types::reason::Limit;
 use crate::types::standing::Standing;
@@ -42,6 +45,7 @@ pub(super) struct Observations {
     registry: ObservationRegistry,
     backlog: Backlog,
     kept: KeptObservations,
+    notifications: KeptNotifications,
 }
 
 impl Observations {
@@ -49,7 +53,8 @@ impl Observations {
         Self {
             registry: ObservationRegistry::new(worker.first_id()),
             backlog: Backlog::default(),
-            kept: KeptObservations::new(store),
+            kept: KeptObservations::new(store.clone()),
+            notifications: KeptNotifications::new(store),
         }
     }
 
@@ -179,7 +184,9 @@ impl Observations {
         while let Some(id) = self.of(holder).first().copied() {
             self.end(cx, id);
         }
-        self.kept.forget_holder(holder);
+        if let Some(mark) = self.kept.forget_holder(holder) {
+            self.notifications.forget(mark);
+        }
     }
 
     /// Ends an observation with an error (RFC 7641, 4.2); not confirmable: it ends either way.
@@ -353,7 +360,11 @@ impl Observations {
                 let has_conditions = observation.watch.is_some();
                 if meets_conditions(cx, observation, sample) {
                     let confirmable = confirmable(cx, observation, Some(message));
-                    let notification = notification(observation, message, format, confirmable);
+                    let mut notification = notification(observation, message, format, confirmable);
+                    if is_reliable(observation, message, &notification) {
+                        let mark = self.kept.mark_of(observation.holder);
+                        self.notifications.keep(cx.metrics, mark, &mut notification);
+                    }
                     self.deliver(cx, id, notification);
                 }
                 if has_conditions {
@@ -372,8 +383,46 @@ impl Observations {
         let format = content::format_of(message);
         let confirmable = confirmable(cx, observation, Some(message));
         remember(cx, observation, Some(message));
-        let notification = notification(observation, message, format, confirmable);
+        let mut notification = notification(observation, message, format, confirmable);
+        if is_reliable(observation, message, &notification) {
+            let mark = self.kept.mark_of(observation.holder);
+            self.notifications.keep(cx.metrics, mark, &mut notification);
+        }
         self.deliver(cx, id, notification);
+    }
+
+    /// Reads a notification that an earlier process left to a holder, and the observation that it is of.
+    pub(super) fn read_notification(
+        &self,
+        holder: AccountHolder,
+        record: Record,
+        contents: &Contents,
+    ) -> Result<(ObservationId, Notification), RestoreResult> {
+        let (token, read) = kept_notifications::read_token(contents).ok_or(RestoreResult::Damaged)?;
+        let of_token = |id: &&ObservationId| self.get(**id).is_some_and(|it| it.terms.token == token);
+        let id = *self.of(holder).iter().find(of_token).ok_or(RestoreResult::Gone)?;
+        let observation = self.get(id).ok_or(RestoreResult::Gone)?;
+        let notification = self
+            .notifications
+            .read(&observation.terms, read, record, contents);
+        Ok((id, notification.ok_or(RestoreResult::Damaged)?))
+    }
+
+    /// Goes on with what an earlier process had not delivered, in its order.
+    pub(super) fn go_on_with(
+        &mut self,
+        cx: &mut Cx<'_>,
+        mut waiting: Vec<(u64, ObservationId, Notification)>,
+    ) {
+        let age = |id: ObservationId, number: u32| {
+            let last = self.get(id).map_or(0, |observation| observation.sequence);
+            last.wrapping_sub(number) & 0x00FF_FFFF
+        };
+        waiting.sort_by_cached_key(|(_, id, notification)| (*id, Reverse(age(*id, notification.observe))));
+        for (mark, id, notification) in waiting {
+            self.notifications.note(mark, &notification);
+            self.deliver(cx, id, notification);
+        }
     }
 
     fn deliver(&mut self, cx: &mut Cx<'_>, id: ObservationId, notification: Notification) {
@@ -524,6 +573,12 @@ pub(super) fn may_receive(
     decision.allowed
 }
 
+/// Whether the observer is to get it although the process is killed: it was published so, and is acknowledged, or waits for a client
+/// that is away.
+fn is_reliable(observation: &Observation, message: &Message, notification: &Notification) -> bool {
+    message.qos > Qos::AtMostOnce && (notification.confirmable || observation.at.is_none())
+}
+
 /// Whether a message is for this observer.
 fn is_for(cx: &Cx<'_>, observation: &Observation, message: &Message, format: Option<u16>) -> bool {
     observation.is_live
@@ -627,6 +682,7 @@ fn empty(observation: &mut Observation, confirmable: bool) -> Notification {
         content_format: None,
         max_age: observation.max_age(),
         expires_at: None,
+        kept: None,
     }
 }
 

@@ -332,6 +332,7 @@ impl Site {
                 let event = BrokerEvent::Message {
                     filters: [id].into(),
                     message: Arc::clone(message),
+                    receipt: None,
                 };
                 self.workers[worker].handle(self.now, Input::Broker(event));
             }

@@ -98,6 +98,11 @@ pub(super) const fn body_cells(len: usize) -> usize {
     1 + len.saturating_sub(FIRST).div_ceil(MORE)
 }
 
+/// Bytes of a record whose body has so many.
+pub(super) const fn record_bytes(len: usize) -> usize {
+    (1 + body_cells(len)) * CELL_BYTES
+}
+
 /// What tells that a body is as it was written. It guards against a process killed half way and against memory that broke, not
 /// against someone who can write there: he could write the keys as well.
 pub(super) fn check(state: u64, body: &[u8]) -> u64 {

@@ -1,7 +1,7 @@
 //! The records of one worker.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -141,6 +141,13 @@ fn firsts() -> impl Iterator<Item = bool> {
     std::iter::once(true).chain(std::iter::repeat(false))
 }
 
+/// Whether a chain of cells comes by none twice.
+fn is_straight(places: &[u32]) -> bool {
+    let mut sorted = places.to_vec();
+    sorted.sort_unstable();
+    sorted.is_sorted_by(|a, b| a < b)
+}
+
 struct Room {
     /// Cells that were given back.
     free: Vec<u32>,
@@ -151,7 +158,7 @@ struct Room {
     reserve: Box<dyn Fn(usize) -> bool + Send + Sync>,
 }
 
-/// The records of one worker, in memory that the next process finds. Records are added and removed by one thread at a time.
+/// The records of one worker, in memory that the next process finds. Any thread may add records, and free those that are its own.
 pub struct Store {
     cells: &'static [Cell],
     header: &'static Cell,
@@ -160,6 +167,7 @@ pub struct Store {
     found: Mutex<Vec<Record>>,
     damaged: u64,
     poisoned: u64,
+    is_sealed: AtomicBool,
 }
 
 impl fmt::Debug for Store {
@@ -203,6 +211,7 @@ impl Store {
             found: Mutex::default(),
             damaged: 0,
             poisoned: 0,
+            is_sealed: AtomicBool::new(false),
         }
     }
 
@@ -252,7 +261,7 @@ impl Store {
             }
             let places = self.places(index).filter(|places| {
                 let claims = |at: &u32| used.get(*at as usize).copied() == Some(false);
-                places.iter().all(claims) && self.contents(Record(cell)).is_some()
+                is_straight(places) && places.iter().all(claims) && self.contents(Record(cell)).is_some()
             });
             let Some(places) = places else {
                 self.damaged += 1;
@@ -295,7 +304,7 @@ impl Store {
         let (mut places, mut next) = (vec![index], body as u32);
         let len = word(self.cell(next).filter(|_| next != 0)?, AT_LEN);
         for _ in 0..body_cells(usize::try_from(len).ok().filter(|len| *len <= LONGEST)?) {
-            if next == 0 || places.contains(&next) {
+            if next == 0 {
                 return None;
             }
             places.push(next);
@@ -327,8 +336,16 @@ impl Store {
         })
     }
 
+    /// Leaves everything as it is from now on, whoever drops what it holds: the process ends.
+    pub fn seal(&self) {
+        self.is_sealed.store(true, Ordering::Release);
+    }
+
     /// Keeps a record; `None` when there is no room for it.
     pub fn put(&self, kind: Kind, hot: &[u64; HOT_WORDS], body: &[u8]) -> Option<Record> {
+        if self.is_sealed.load(Ordering::Acquire) {
+            return None;
+        }
         let places = self.take(1 + body_cells(body.len()))?;
         let (index, rest) = places.split_first()?;
         let head = self.cell(*index)?;
@@ -395,6 +412,9 @@ impl Store {
 
     /// Forgets a record and wipes it.
     pub fn free(&self, record: Record) {
+        if self.is_sealed.load(Ordering::Acquire) {
+            return;
+        }
         let places = self.places(record.index());
         // First: from here on it does not count.
         set(record.0, AT_STATE, 0);

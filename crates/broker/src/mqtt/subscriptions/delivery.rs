@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use crate::link::Delivery;
 use portcullis_proto::bridge::contract::{BrokerError, BrokerEvent, FilterId};
+use portcullis_proto::bridge::receipt::Receipt;
 use portcullis_proto::types::message::Message;
 
-use super::{Ask, AskKind, MAX_HELD, MAX_RETAINED, Subscriptions};
+use super::{Ask, AskKind, MAX_HELD, MAX_RETAINED, Subscriptions, taken};
 
 impl Subscriptions {
     /// Answers an ask and, on success, lets messages through to its holder.
@@ -46,8 +47,9 @@ impl Subscriptions {
             return;
         }
         known.active = true;
-        for message in std::mem::take(&mut known.held) {
-            self.deliver_to(worker, Box::new([filter_id]), &message);
+        for (message, receipt) in std::mem::take(&mut known.held) {
+            self.deliver_to(worker, Box::new([filter_id]), &message, receipt.as_ref());
+            taken([receipt]);
         }
     }
 
@@ -77,11 +79,17 @@ impl Subscriptions {
         }
     }
 
-    pub(super) fn deliver_to(&mut self, worker: usize, filters: Box<[FilterId]>, message: &Arc<Message>) {
+    pub(super) fn deliver_to(
+        &mut self,
+        worker: usize,
+        filters: Box<[FilterId]>,
+        message: &Arc<Message>,
+        receipt: Option<&Receipt>,
+    ) {
         let delivered = self
             .workers
             .get_mut(worker)
-            .is_some_and(|worker| worker.message(filters, message));
+            .is_some_and(|worker| worker.message(filters, message, receipt));
         let counter = if delivered {
             &self.metrics.received
         } else {
@@ -97,6 +105,7 @@ impl Subscriptions {
         message: Message,
         retained: bool,
         named: &[usize],
+        receipt: Option<Receipt>,
     ) {
         let mut found = std::mem::take(&mut self.found);
         found.clear();
@@ -116,7 +125,8 @@ impl Subscriptions {
             self.collect(now, &found, &message);
             self.keep_news(now, &mut found, &message);
         }
-        self.pass_on(&found, &message);
+        self.pass_on(&found, &message, receipt.as_ref());
+        taken([receipt]);
         self.found = found;
     }
 
@@ -130,7 +140,7 @@ impl Subscriptions {
         });
     }
 
-    pub(super) fn pass_on(&mut self, found: &[u32], message: &Arc<Message>) {
+    fn pass_on(&mut self, found: &[u32], message: &Arc<Message>, receipt: Option<&Receipt>) {
         let mut targets = std::mem::take(&mut self.targets);
         targets.clear();
         for number in found {
@@ -144,7 +154,7 @@ impl Subscriptions {
                 if known.active {
                     targets.push(known.holder);
                 } else if known.held.len() < MAX_HELD {
-                    known.held.push(Arc::clone(message));
+                    known.held.push((Arc::clone(message), receipt.cloned()));
                 }
             }
             let Some(round) = &mut entry.round else { continue };
@@ -167,6 +177,7 @@ impl Subscriptions {
                 *worker,
                 group.iter().map(|(_, filter)| *filter).collect(),
                 message,
+                receipt,
             );
         }
         self.targets = targets;

@@ -16,6 +16,7 @@ use crate::metrics::LaneMetrics;
 use crate::notes::Notes;
 use crate::topics::{FilterTable, Sums};
 use portcullis_proto::bridge::contract::{BrokerError, BrokerEvent, FilterId, MAX_RETAINED, Ticket};
+use portcullis_proto::bridge::receipt::Receipt;
 use portcullis_proto::types::message::{Message, Qos};
 use portcullis_proto::types::{TopicFilter, TopicName};
 
@@ -80,7 +81,18 @@ struct HolderState {
     /// Its subscribe was answered: messages go to it.
     active: bool,
     /// Messages for after the answer.
-    held: Vec<Arc<Message>>,
+    held: Vec<(Arc<Message>, Option<Receipt>)>,
+}
+
+impl Drop for HolderState {
+    fn drop(&mut self) {
+        // Nobody gets them.
+        taken(self.held.drain(..).map(|(_, receipt)| receipt));
+    }
+}
+
+fn taken(receipts: impl IntoIterator<Item = Option<Receipt>>) {
+    receipts.into_iter().flatten().for_each(Receipt::taken);
 }
 
 #[derive(Debug)]
@@ -131,7 +143,19 @@ enum Request {
     Fence {
         number: u32,
         serial: u64,
+        /// What the broker sent before has to be acknowledged first, since it may hold the rest back until then.
+        behind: Option<u64>,
     },
+}
+
+impl Request {
+    const fn fence(number: u32, serial: u64) -> Self {
+        Self::Fence {
+            number,
+            serial,
+            behind: None,
+        }
+    }
 }
 
 /// The subscriptions of one lane.
@@ -492,7 +516,7 @@ impl Subscriptions {
 
     /// Hands waiting requests to the session.
     pub(super) fn send(&mut self, now: Instant, session: &mut Session) {
-        while let Some(request) = self.waiting.front() {
+        while let Some(request) = self.waiting.front_mut() {
             let packet = match request {
                 Request::Subscribe { number, retained, .. } => {
                     let Some(entry) = self.entries.get_mut(number) else {
@@ -511,7 +535,13 @@ impl Subscriptions {
                     )
                 }
                 Request::Unsubscribe(filter) => session.unsubscribe(now, filter.as_str()),
-                Request::Fence { .. } => session.unsubscribe(now, FENCE),
+                Request::Fence { behind, .. } => {
+                    let behind = *behind.get_or_insert_with(|| session.owes_until());
+                    if session.owes_since() < behind {
+                        return;
+                    }
+                    session.unsubscribe(now, FENCE)
+                }
             };
             let Some(packet) = packet else { return };
             if let Some(request) = self.waiting.pop_front() {

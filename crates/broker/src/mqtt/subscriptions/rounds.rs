@@ -50,7 +50,7 @@ impl Subscriptions {
             serial,
         });
         if retained {
-            self.waiting.push_back(Request::Fence { number, serial });
+            self.waiting.push_back(Request::fence(number, serial));
         }
     }
 
@@ -58,13 +58,13 @@ impl Subscriptions {
         let Some(request) = self.by_packet.remove(&packet) else {
             return;
         };
-        if let Request::Fence { number, serial } = request
+        if let Request::Fence { number, serial, .. } = request
             && let Some(round) = self.round(number).filter(|round| round.serial == serial)
         {
             round.quiet_since = now;
             round.fenced = !std::mem::take(&mut round.stirred);
             if !round.fenced {
-                self.waiting.push_back(Request::Fence { number, serial });
+                self.waiting.push_back(Request::fence(number, serial));
             }
         }
     }
@@ -203,10 +203,7 @@ impl Subscriptions {
                 self.notes.cut(now, entry.filter.as_str());
             }
             if fence_again {
-                self.waiting.push_back(Request::Fence {
-                    number: *number,
-                    serial,
-                });
+                self.waiting.push_back(Request::fence(*number, serial));
             }
             self.end_round_if_over(now, *number);
         }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::coap::answered::Name;
 use crate::coap::blockwise::Block;
 use crate::coap::codec;
 use crate::coap::contract::{Code, Event, ExchangeId, PeerId, Request, ResourceKey, Response, Token};
@@ -36,7 +37,7 @@ pub(super) struct Exchange {
     pub(super) resource: Option<ResourceKey>,
     pub(super) remembered: Remembered,
     /// What names it to the next process; `None` where that will not know its peer.
-    pub(super) fingerprint: Option<u32>,
+    pub(super) name: Option<Name>,
     pub(super) timer: Option<TimerKey>,
     pub(super) serial: u32,
 }

@@ -17,6 +17,9 @@ use crate::types::limits::Caps;
 use crate::types::reason::Limit;
 use crate::types::standing::ByStanding;
 
+use crate::state::Store;
+
+use super::answered::Answered;
 use super::blockwise::Transfers;
 use super::codec::type_of;
 use super::contract::{CoapSettings, Code, Event, PeerId, RequestError, RequestId};
@@ -72,6 +75,7 @@ pub struct Endpoint {
     /// The latest time that a caller named.
     pub(super) now: Option<Instant>,
     pub(super) dedup: Dedup,
+    pub(super) answered: Answered,
     pub(super) transfers: Transfers,
     pub(super) timers: TimerHeap<Timeout>,
     pub(super) events: VecDeque<Event>,
@@ -89,6 +93,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Keeps for the next process which requests over plain UDP were answered lately, and goes on with what an earlier one answered.
+    pub fn keep_answered(&mut self, now: Instant, store: &Store) {
+        self.answered = Answered::keep_in(store, now, self.parameters.exchange_lifetime);
+    }
+
     /// An endpoint without peers. `seed` feeds message ids, tokens, Echo values and the spread of retransmissions; it must be random
     /// and secret, since a peer over plain UDP proves its address with them.
     #[must_use]
@@ -101,6 +110,7 @@ impl Endpoint {
             rng,
             now: None,
             dedup: Dedup::new(caps.remembered_exchanges, secret, Arc::clone(&metrics)),
+            answered: Answered::default(),
             transfers: Transfers::new(
                 caps.transfer_bytes,
                 parameters.exchange_lifetime,

@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::coap::answered::{Name, name_of};
 use crate::coap::blockwise::{Assembled, Block, Key, Piece};
 use crate::coap::codec::{self, Message};
 use crate::coap::contract::{Code, Event, Request, ResourceKey, Response};
 use crate::coap::dedup::Seen;
-use crate::coap::kept::fingerprint;
+use crate::coap::kept::{bare_answer, fingerprint};
 use crate::coap::metrics::MessageType;
 use crate::coap::options::{OptionFault, Options};
 use crate::coap::peer::Peer;
@@ -72,7 +73,12 @@ impl Endpoint {
                 if let Some(reason) = self.on_duplicate(now, peer, message.mid, datagram) {
                     return Some(reason);
                 }
-                if let Some(answer) = peer.answered_before(now, &message, datagram) {
+                let mut answer = peer.answered_before(now, &message, datagram);
+                if answer.is_none() {
+                    let code = self.answered.before(now, peer.source, datagram);
+                    answer = code.map(|code| bare_answer(code, &message));
+                }
+                if let Some(answer) = answer {
                     self.metrics.duplicates.inc();
                     if message.kind == MessageType::Con {
                         self.transmit(peer, &answer);
@@ -131,7 +137,12 @@ impl Endpoint {
             no_response: 0,
             resource: None,
             remembered,
-            fingerprint: peer.is_kept().then(|| fingerprint(datagram)),
+            // Where a peer is kept from this request on, this one still has its place with the others.
+            name: match peer.is_kept() {
+                true => Some(Name::OfPeer(fingerprint(datagram))),
+                false if self.answered.is_kept() => name_of(peer.source, datagram).map(Name::Shared),
+                false => None,
+            },
             timer: None,
             serial: 0,
         };

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::coap::answered::Name;
 use crate::coap::blockwise::{Block, Body, etag_of, part};
 use crate::coap::contract::{Code, Notification, PeerId, ResourceKey, Response, Token};
 use crate::coap::echo::Echo;
@@ -72,8 +73,10 @@ impl Endpoint {
         let mut piggybacked = exchange.confirmable && !exchange.acknowledged;
         // Of a request that was done and has an answer with a body the repetition does no harm.
         let is_bare = response.payload.is_empty() && response.observe.is_none() && exchange.block1.is_none();
-        if let (true, Some(fingerprint)) = (is_bare, exchange.fingerprint) {
-            peer.note_handled(exchange.mid, response.code, fingerprint);
+        match exchange.name.filter(|_| is_bare) {
+            Some(Name::OfPeer(name)) => peer.note_handled(exchange.mid, response.code, name),
+            Some(Name::Shared(name)) => self.answered.note(now, name, response.code),
+            None => {}
         }
         if Options::suppresses(exchange.no_response, response.code) && response.code != Code::CONTINUE {
             // The client wants no response of this class: a confirmable request gets its bare ACK (RFC 7967, 2.1).

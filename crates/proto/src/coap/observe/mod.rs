@@ -61,6 +61,7 @@ impl Endpoint {
         let mut pending = Vec::new();
         if let Some(landed) = observing.landed(observation) {
             self.settle(peer, landed.mid);
+            landed.notification.note_sent_as(None);
             pending.push(landed.notification);
         }
         pending.extend(self.forget_observation(peer, observation));
@@ -224,7 +225,11 @@ impl Endpoint {
             self.transmit_draft(peer);
             return;
         }
-        let mid = peer.mids.take(1, &peer.outstanding);
+        let again = notification
+            .sent_as()
+            .filter(|mid| !peer.outstanding.contains_key(mid));
+        let mid = again.unwrap_or_else(|| peer.mids.take(1, &peer.outstanding));
+        notification.note_sent_as(Some(mid));
         self.write_notification(now, peer, &notification, MessageType::Con, mid);
         let observing = peer.observing.get_or_insert_default();
         observing.outstanding += 1;

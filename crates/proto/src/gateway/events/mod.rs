@@ -35,6 +35,8 @@ labels! {
         SessionStarted = "session_started",
         /// Such a session ended; the reason says why. Its connection may stay.
         SessionEnded = "session_ended",
+        /// Sessions of before a restart, as many as `count` says, went on, or did not; the reason says which.
+        Restored = "restored",
         /// A newer connection of the same client id took the place of this one.
         TakenOver = "taken_over",
         /// A connection or session went on from another address.
@@ -113,6 +115,8 @@ pub enum More {
     },
     /// How many events were left out.
     Count(u64),
+    /// How many sessions it happened to.
+    Sessions(u64),
     /// A request.
     Request {
         /// Its method.

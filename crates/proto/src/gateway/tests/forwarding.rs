@@ -137,7 +137,11 @@ impl Network {
                 .collect();
             if !filters.is_empty() {
                 let message = Arc::clone(&message);
-                self.events[worker].push_back(BrokerEvent::Message { filters, message });
+                self.events[worker].push_back(BrokerEvent::Message {
+                    filters,
+                    message,
+                    receipt: None,
+                });
             }
         }
     }

@@ -10,7 +10,8 @@ use crate::gateway::workers::{FromPeer, WorkerMessage};
 use crate::policy::authentication::IdentityRole;
 use crate::policy::ledger::Table;
 use crate::session::{
-    CloseReason, DtlsEvent, DtlsSettings, SecureSource, SecureTransport, SendError, SessionId, SessionInfo,
+    CloseReason, DtlsEvent, DtlsSettings, RestoreResult, SecureSource, SecureTransport, SendError, SessionId,
+    SessionInfo,
 };
 use crate::types::reason::Limit;
 use crate::types::standing::Standing;
@@ -98,7 +99,9 @@ impl SecureTransport for Feigned {
         self.sessions.remove(&session);
     }
 
-    fn restore(&mut self, _: &mut Transmits) {}
+    fn restore(&mut self, _: &mut Transmits) -> Vec<(RestoreResult, u64)> {
+        Vec::new()
+    }
 
     fn kept(&self, _: SessionId) -> Option<crate::state::Record> {
         None
