@@ -87,6 +87,14 @@ export async function timeAxisWentByIndex() {
   await page.context().close();
 }
 
+/** As the documents show it, with some minutes to see. */
+export async function portrait(page) {
+  await go(page, "Overview");
+  await page.getByRole("button", { name: "5 min", exact: true }).click();
+  await page.waitForTimeout(3000);
+  await picture(page, "overview");
+}
+
 /** What was wrong stood nowhere, or among nine equal tiles. */
 export async function nothingSaidWhatIsWrong() {
   const page = await open();

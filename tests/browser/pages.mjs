@@ -97,8 +97,7 @@ export async function keys(page) {
   await go(page, "Access");
   const keys = section(page, "Pre-shared keys");
   await keys.getByRole("cell", { name: "pump-2", exact: true }).waitFor();
-  await keys.getByRole("row", { name: "pump-2" }).getByText(/^\d+ s ago$/).waitFor();
-  await keys.getByRole("row", { name: "gate-east" }).getByText("no session now").waitFor();
+  await keys.getByRole("row", { name: "pump-2" }).getByText(/\d\d:\d\d:\d\d/).waitFor();
   await keys.getByText("Add an identity").click();
   // "The only file of keys" was offered where there are two.
   assert.deepEqual(await keys.getByLabel("Listener").locator("option").allTextContents(), ["default", "cellar"]);
@@ -115,6 +114,19 @@ export async function keys(page) {
   // The form and the key that is shown once were below the list, off the screen.
   const [form, list] = [await keys.getByText("shown this once").boundingBox(), await keys.getByRole("table").boundingBox()];
   assert.ok(form.y < list.y, "what was made stands above the list");
+  // Another key beside it, and the older one away.
+  const row = keys.getByRole("row", { name: "lamp-1" });
+  await row.getByText("not since the start").waitFor();
+  await keys.getByLabel("Identity").fill("lamp-1");
+  await keys.getByRole("button", { name: "Add identity" }).click();
+  await keys.locator(".bad", { hasText: "has a key already" }).waitFor();
+  await keys.getByLabel("If it has a key").selectOption("another");
+  await keys.getByRole("button", { name: "Add identity" }).click();
+  await row.getByText("(the older)").waitFor();
+  await row.getByRole("button", { name: "Remove the older key of lamp-1" }).click();
+  await confirm(page, "Remove");
+  await row.getByText("(the older)").waitFor({ state: "detached" });
+  await row.getByText("not since the start").waitFor();
 }
 
 export async function users(page) {

@@ -13,7 +13,7 @@ const steps = [
   clients.listHadNoOrder, clients.pagesCouldNotBeJumpedTo, clients.panel, clients.trace, clients.kick, clients.unnamedCouldNotBeOpened, clients.absentOfferedAKick,
   pages.listeners, pages.adding, pages.events, pages.topics, pages.keys, pages.users, pages.bansTokensAndRules, pages.removing,
   settings.text, settings.fields, settings.noSettingCouldBeFound, settings.savedAndInForce, () => settings.readOnlySawEveryControl(reader),
-  manners.everyLoadBroughtAllFiles, manners.keyboard, manners.trouble, manners.onAPhone,
+  overview.portrait, manners.everyLoadBroughtAllFiles, manners.keyboard, manners.trouble, manners.onAPhone,
 ];
 
 let now = "";

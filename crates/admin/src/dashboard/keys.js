@@ -3,7 +3,6 @@
 import { call, get, name } from "./api.js";
 import { asking, copied, field, h, showError, toast, visible } from "./dom.js";
 import { listed, opened } from "./listed.js";
-import { age } from "./words.js";
 
 /** A key that was made, in every form that somebody may need; it is not to be had again. */
 function shown(stored) {
@@ -18,26 +17,18 @@ function shown(stored) {
 export function keys() {
   const made = h("div", { role: "status", class: "form" });
   const choice = h("select", {});
-  let seen = new Map();
-
-  /** Who has a session now, and was last heard of when. */
-  async function sessions() {
-    const { data } = await get("clients?transport=dtls&sort=seen_at&order=desc&limit=1000");
-    seen = new Map(data.filter((one) => one.identity?.proof === "psk").map((one) => [one.identity.name, one.idle_seconds]).reverse());
-  }
 
   function adding(done) {
     const identity = h("input", { required: true, autocomplete: "off" });
     const key = h("input", { placeholder: "one is made", autocomplete: "off", class: "mono" });
-    const replace = h("input", { type: "checkbox" });
-    const fields = { identity: field("Identity", identity), key: field("Key (hex)", key), listener: field("Listener", choice) };
+    const has = h("select", {}, [["", "do nothing"], ["replace", "replace it"], ["another", "keep it too, until it is removed"]].map(([value, label]) => h("option", { value }, label)));
+    const fields = { identity: field("Identity", identity), key: field("Key (hex)", key), listener: field("Listener", choice), has: field("If it has a key", has) };
     const wrong = h("span", { class: "bad" });
     const form = h("form", { class: "form" }, h("div", { class: "fields" }, Object.values(fields)),
-      h("label", { class: "check" }, replace, "Replace the key that it has"),
       h("div", { class: "row" }, h("button", { class: "primary" }, "Add identity"), wrong));
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
-      const json = { identity: identity.value, replace: replace.checked };
+      const json = { identity: identity.value, replace: has.value === "replace", another: has.value === "another" };
       if (key.value) json.key = key.value;
       if (choice.value) json.listener = choice.value;
       try {
@@ -51,20 +42,25 @@ export function keys() {
         showError(error, fields, wrong);
       }
     });
-    return opened("Add an identity, or replace its key", form);
+    return opened("Add an identity, or give it another key", form);
   }
 
   const list = listed({
     title: "Pre-shared keys",
     none: "No identities yet.",
     load: "psk",
-    headings: ["Identity", "Listeners", "Last seen"],
+    headings: ["Identity", "Listeners", "Last used"],
     nameOf: (one) => one.identity,
     cells: (one, done) => [
       h("td", { class: "id", title: visible(one.identity) }, h("a", { class: "link", href: `#clients?search=${name(one.identity)}` }, visible(one.identity))),
       h("td", {}, one.listeners.join(", ")),
-      seen.has(one.identity) ? h("td", {}, `${age(seen.get(one.identity))} ago`) : h("td", { class: "soft" }, "no session now"),
-      h("td", { class: "num" }, asking({
+      h("td", {}, h("ul", { class: "bare" }, one.keys.map(({ last_used: used }, n) => h("li", { class: used ? undefined : "soft" },
+        used ? new Date(used).toLocaleString([], { hourCycle: "h23" }) : "not since the start", one.keys.length > 1 && n > 0 ? " (the older)" : "")))),
+      h("td", { class: "num" }, one.keys.length > 1 && asking({
+        label: "Remove the older", name: `Remove the older key of ${visible(one.identity)}`, title: "Remove the older key?", verb: "Remove", done: "Removed.",
+        text: `“${visible(one.identity)}” can then connect with the newer one only. Sessions that used the older end.`,
+        act: async () => { await call("DELETE", `psk/${name(one.identity)}?older=true`); await done(); },
+      }), asking({
         label: "Remove", name: `Remove ${visible(one.identity)}`, title: "Remove this key?", verb: "Remove", done: "Removed.",
         text: `“${visible(one.identity)}” can no longer connect, and its sessions end.`,
         act: async () => { await call("DELETE", `psk/${name(one.identity)}`); await done(); },
@@ -81,7 +77,6 @@ export function keys() {
         // Only those that have a file of keys: of several, one must be chosen.
         const names = all.filter((key) => /^listeners\.dtls\..*\.psk_file$/.test(key.key) && key.value).map((key) => key.key.split(".")[2]);
         choice.replaceChildren(...names.map((one) => h("option", { value: one }, one)));
-        await sessions();
       } catch { /* the list of keys says what is wrong */ }
       await list.update();
     },
