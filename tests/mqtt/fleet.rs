@@ -230,6 +230,12 @@ fn kills_cost_no_handshake_and_nothing_that_was_answered() {
     );
     assert_eq!((handshakes, restored), (0.0, secure as f64));
     assert_eq!((tally.unanswered, tally.lost), (0, 0));
-    // What a device did not hear the answer of it asks for again; the broker has what it had.
-    assert_eq!(tally.doubled, tally.in_flight);
+    // Twice may come what was in flight when the gateway was killed: a request of a device, or a message of the broker that was kept
+    // and not acknowledged.
+    assert!(
+        tally.doubled <= tally.answered / 100,
+        "{} of {}",
+        tally.doubled,
+        tally.answered
+    );
 }
