@@ -301,7 +301,7 @@ fn a_credential_of_the_service_manager_is_taken_as_it_is() {
 #[test]
 fn wrong_lines_of_a_psk_file_are_shown_with_their_numbers_and_without_their_keys() {
     let place = Place::new();
-    place.write("psk.txt", "# devices\na:0011\nb=1122334455\na:2233\nc:44zz\n");
+    place.write("psk.txt", "# devices\na:0011\nb=1122334455\na:0011\nc:44zz\n");
     let said = place.check_dtls("psk_file = \"psk.txt\"\n").failed(
         78,
         &[
@@ -603,7 +603,7 @@ fn psk_add_makes_a_key_that_libcoap_takes_as_text() {
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(
         listed,
-        serde_json::json!([{ "identity": "old" }, { "identity": "dev 1" }])
+        serde_json::json!([{ "identity": "old", "keys": 1 }, { "identity": "dev 1", "keys": 1 }])
     );
 
     place
