@@ -48,6 +48,7 @@ pub fn psk_material() -> DtlsMaterial {
     let hex: String = KEY.iter().map(|byte| format!("{byte:02x}")).collect();
     DtlsMaterial {
         psks: Some(Arc::new(PskStore::parse(&format!("u1:{hex}")).unwrap())),
+        live_keys: false,
         cert_pem: None,
         key_pem: None,
         ca_pem: None,

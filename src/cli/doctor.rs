@@ -262,7 +262,7 @@ pub(super) fn secret_paths(config: &Config) -> Vec<&Path> {
                 .into_iter()
                 .flatten(),
         );
-        if let Some(database) = authentication.database() {
+        if let Some(database) = authentication.database().map(|database| database.common()) {
             files.extend(database.password_file);
             files.extend(&database.tls.key_file);
         }
@@ -485,8 +485,9 @@ fn connected(broker: &Broker) -> Option<Finding> {
 fn unasked(server: &LoginDatabase) -> Option<Finding> {
     let fault = server.fault.as_deref()?;
     let words = format!(
-        "{} cannot be asked for {} s: {}",
+        "{} cannot be asked for {}{} s: {}",
         server.backend,
+        if server.keys { "keys, for " } else { "" },
         server.down_seconds.unwrap_or_default(),
         printable(fault)
     );

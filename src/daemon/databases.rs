@@ -6,59 +6,73 @@ use crate::auth::settings::{
     SqlSettings, TlsSettings,
 };
 use crate::config::Authentication;
-use crate::config::access::Backend;
 use crate::config::databases::{
-    self as config, Common, HashName, MacFunction, PasswordHash, RedisType, SaltPosition,
+    self as config, Common, Database, HashName, MacFunction, PasswordHash, RedisType, SaltPosition,
 };
+
+/// What a database is asked about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Passwords.
+    Logins,
+    /// Pre-shared keys.
+    Keys,
+}
 
 /// The settings of the database that decides, if one does.
 pub(super) fn settings(authentication: &Authentication) -> Option<DatabaseSettings> {
-    let common = authentication.database()?;
-    let source = match authentication.backend {
-        Backend::Postgresql => Source::Postgresql(SqlSettings {
-            place: place(&common),
-            database: authentication.postgresql.database.clone(),
-            query: authentication.postgresql.query.clone(),
-        }),
-        Backend::Mysql => Source::Mysql(SqlSettings {
-            place: place(&common),
-            database: authentication.mysql.database.clone(),
-            query: authentication.mysql.query.clone(),
-        }),
-        Backend::Mongodb => {
-            let mongodb = &authentication.mongodb;
-            Source::Mongodb(MongoSettings {
-                place: place(&common),
-                replica_set: Some(mongodb.replica_set_name.clone()).filter(|name| !name.is_empty()),
-                auth_source: mongodb.auth_source.clone(),
-                database: mongodb.database.clone(),
-                collection: mongodb.collection.clone(),
-                filter: mongodb.filter.clone(),
-            })
-        }
-        Backend::Ldap => Source::Ldap(Box::new(ldap(&authentication.ldap, place(&common)))),
-        Backend::Redis => {
-            let redis = &authentication.redis;
-            Source::Redis(RedisSettings {
-                place: place(&common),
-                kind: match redis.redis_type {
-                    RedisType::Single => RedisKind::Single,
-                    RedisType::Sentinel => RedisKind::Sentinel(redis.sentinel.clone()),
-                    RedisType::Cluster => RedisKind::Cluster,
-                },
-                database: redis.database,
-                cmd: redis.cmd.clone(),
-            })
-        }
-        Backend::None | Backend::File | Backend::Http | Backend::Jwt => return None,
-    };
+    let database = authentication.database()?;
+    let common = database.common();
     Some(DatabaseSettings {
-        source,
+        source: source(&database, Purpose::Logins),
         algorithm: algorithm(common.hash),
         legacy_hashes: authentication.legacy_hashes,
         timeout: common.query_timeout,
         grace: authentication.grace,
     })
+}
+
+/// A server, and what it is asked.
+pub(super) fn source(database: &Database<'_>, purpose: Purpose) -> Source {
+    let place = place(&database.common());
+    match database {
+        Database::Postgresql(sql) => Source::Postgresql(SqlSettings {
+            place,
+            database: sql.database.clone(),
+            query: sql.query.clone(),
+        }),
+        Database::Mysql(sql) => Source::Mysql(SqlSettings {
+            place,
+            database: sql.database.clone(),
+            query: sql.query.clone(),
+        }),
+        Database::Mongodb(mongodb) => Source::Mongodb(MongoSettings {
+            place,
+            replica_set: Some(mongodb.replica_set_name.clone()).filter(|name| !name.is_empty()),
+            auth_source: mongodb.auth_source.clone(),
+            database: mongodb.database.clone(),
+            collection: mongodb.collection.clone(),
+            filter: mongodb.filter.clone(),
+        }),
+        Database::Ldap(directory) => {
+            let mut settings = ldap(directory, place);
+            if purpose == Purpose::Keys {
+                // There is no password to bind with: the key is read.
+                settings.method = LdapMethod::Hash;
+            }
+            Source::Ldap(Box::new(settings))
+        }
+        Database::Redis(redis) => Source::Redis(RedisSettings {
+            place,
+            kind: match redis.redis_type {
+                RedisType::Single => RedisKind::Single,
+                RedisType::Sentinel => RedisKind::Sentinel(redis.sentinel.clone()),
+                RedisType::Cluster => RedisKind::Cluster,
+            },
+            database: redis.database,
+            cmd: redis.cmd.clone(),
+        }),
+    }
 }
 
 fn ldap(ldap: &config::Ldap, place: Place) -> LdapSettings {

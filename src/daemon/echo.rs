@@ -35,7 +35,11 @@ impl Core for Echo {
                     self.transmits.push(listener, peer, b"bye");
                 }
             }
-            Input::Broker(_) | Input::Worker(_) | Input::Refused(_) | Input::Authenticated { .. } => {}
+            Input::Broker(_)
+            | Input::Worker(_)
+            | Input::Refused(_)
+            | Input::Authenticated { .. }
+            | Input::KeysFound { .. } => {}
         }
     }
 

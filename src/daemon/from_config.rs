@@ -6,15 +6,16 @@ use std::time::Duration;
 use crate::auth;
 use crate::auth::settings::{
     Algorithm, AuthCaps, AuthSettings, BackendSettings, FileSettings, HttpMethod, HttpSettings, JwtKeys,
-    JwtSettings, TlsSettings, TokenFrom,
+    JwtSettings, KeyServer, KeySourceSettings, TlsSettings, TokenFrom,
 };
 use crate::config::access::{self, Backend, JwtAlgorithm, JwtFrom};
-use crate::config::{self, Authentication, Config, Dtls, Listener, Login};
+use crate::config::{self, Authentication, Config, Dtls, Listener, Login, PskSource};
 use crate::dtls::{DtlsContext, TicketKeys};
 use crate::gateway::settings::Settings;
 use crate::policy::authorization::{Authorizer, NoMatch};
 use crate::types::ListenerId;
 
+use super::databases::Purpose;
 use super::memory::Memory;
 use super::{clock, databases};
 
@@ -139,12 +140,19 @@ pub(super) fn auth_settings(config: &Config) -> Result<AuthSettings, Vec<String>
         Login::Inherited | Login::Required | Login::Off => None,
     });
     let per_listener = per_listener.collect();
+    let sources = (0..).map(ListenerId).zip(&config.listeners);
+    let key_sources = sources.filter_map(|(id, listener)| {
+        let source = listener.dtls.as_ref()?.psk_source.as_ref()?;
+        Some((id, key_source(source)))
+    });
+    let key_sources = key_sources.collect();
     if !wrong.is_empty() {
         return Err(wrong);
     }
     Ok(AuthSettings {
         backend: common,
         per_listener,
+        key_sources,
         listeners: config
             .listeners
             .iter()
@@ -176,6 +184,34 @@ pub(super) fn backend(authentication: &Authentication) -> Result<BackendSettings
             }
         }
     })
+}
+
+/// Requests to an HTTP server that knows keys at the same time.
+const KEY_REQUESTS: usize = 64;
+
+fn key_source(source: &PskSource) -> KeySourceSettings {
+    let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    let (server, at_once, timeout) = match source.database() {
+        None => {
+            let server = KeyServer::Http(http(&source.http));
+            (server, KEY_REQUESTS, source.http.timeout)
+        }
+        Some(database) => {
+            let common = database.common();
+            let server = KeyServer::Database(databases::source(&database, Purpose::Keys));
+            (server, size(common.pool_size), common.query_timeout)
+        }
+    };
+    KeySourceSettings {
+        server,
+        timeout,
+        at_once,
+        lookups: size(source.max_lookups),
+        lifetime: source.lifetime,
+        grace: source.grace,
+        unknown_lifetime: source.unknown_lifetime,
+        cached: size(source.max_cached),
+    }
 }
 
 fn http(http: &access::Http) -> HttpSettings {

@@ -32,7 +32,9 @@ pub async fn logins(config: &Config) -> Vec<(String, Result<(), String>)> {
             Backend::None | Backend::File => continue,
             Backend::Http => "http",
             Backend::Jwt => "jwt",
-            _ => authentication.database().map_or("", |database| database.table),
+            _ => authentication
+                .database()
+                .map_or("", |database| database.common().table),
         };
         all.push((format!("{key}.{table}"), login(authentication).await));
     }
@@ -43,6 +45,7 @@ async fn login(authentication: &Authentication) -> Result<(), String> {
     let settings = AuthSettings {
         backend: from_config::backend(authentication)?,
         per_listener: BTreeMap::new(),
+        key_sources: BTreeMap::new(),
         listeners: vec!["doctor".into()],
         caps: AuthCaps::default(),
         cache: from_config::VERDICT_CACHE,

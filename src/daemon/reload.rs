@@ -5,7 +5,6 @@ use std::sync::{Arc, PoisonError};
 
 use crate::admin::api::handle::{ListenerState, Reloaded};
 use crate::admin::api::restart::needs_restart;
-use crate::auth::settings::BackendSettings;
 use crate::config::{self, Config, Loaded, Places, Problem, Problems, Severity};
 use crate::dtls::{ContextCell, DtlsContext, DtlsMetrics, DtlsSource, TicketKeys};
 use crate::gateway::contract::ControlRequest;
@@ -44,6 +43,7 @@ impl Node {
         let mut auth_settings = from_config::auth_settings(&config).map_err(|lines| self.problems(lines))?;
         auth_settings.listeners = slots.names().map(Into::into).collect();
         auth_settings.per_listener = own_backends(&places, auth_settings.per_listener);
+        auth_settings.key_sources = own_backends(&places, auth_settings.key_sources);
         if let Some((auth, _)) = &self.auth {
             auth.reload(&auth_settings)
                 .map_err(|errors| self.problems(errors.iter().map(ToString::to_string).collect()))?;
@@ -267,10 +267,10 @@ fn placed(problems: Problems, at: &Places) -> Problems {
 }
 
 /// The listeners' own backends by their ids instead of their places in the configuration.
-fn own_backends(
+fn own_backends<T>(
     places: &[Option<usize>],
-    mut by_place: BTreeMap<ListenerId, BackendSettings>,
-) -> BTreeMap<ListenerId, BackendSettings> {
+    mut by_place: BTreeMap<ListenerId, T>,
+) -> BTreeMap<ListenerId, T> {
     (0..)
         .map(ListenerId)
         .zip(places)

@@ -406,7 +406,9 @@ impl Worker {
                     drop(reply.send(answer));
                 }
                 Output::Event(event) => self.events.tell(SystemTime::now(), &event),
-                Output::Authenticate { .. } => panic!("no listener here authenticates"),
+                Output::Authenticate { .. } | Output::FindKeys { .. } => {
+                    panic!("no listener here authenticates")
+                }
             }
         }
         for (_, to, bytes) in self.gateway.transmits().iter() {

@@ -1,4 +1,4 @@
-//! The databases that decide about logins: the built gateway before real servers, which each test starts and stops.
+//! The databases that decide about logins, and those that know keys: the built gateway before real servers, which each test starts and stops.
 //!
 //! What the servers are filled and the gateway is configured with is what `docs/authentication.md` says, word for word.
 #![allow(
@@ -19,6 +19,7 @@ mod dtls_client;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod keys;
 mod ldap;
 mod mongodb;
 mod mysql;

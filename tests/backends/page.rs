@@ -31,9 +31,16 @@ pub fn config(backend: &str, usual: &str, there: &str) -> Config {
 
 /// Tries the login of the page with the client that it names.
 pub fn login_works(gateway: &Gateway) {
-    let line = block("text login");
-    let line = line.replace("127.0.0.1:5683", &gateway.udp_addr().to_string());
-    let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+    says_nothing(&block("text login").replace("127.0.0.1:5683", &gateway.udp_addr().to_string()));
+}
+
+/// Tries the key of the page with the client that it names.
+pub fn key_works(gateway: &Gateway) {
+    says_nothing(&block("text psk-try").replace("127.0.0.1:5684", &gateway.dtls_addr().to_string()));
+}
+
+fn says_nothing(line: &str) {
+    let output = Command::new("sh").args(["-c", line]).output().unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(
         output.status.success() && said.trim().is_empty(),

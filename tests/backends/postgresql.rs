@@ -8,10 +8,10 @@ use super::support::pki::Pki;
 use super::support::{Config, Gateway, Kind, code, wait_until};
 use super::{page, tries};
 
-const PASSWORD: &str = "a password of the gateway";
+pub const PASSWORD: &str = "a password of the gateway";
 
-struct Postgresql {
-    running: Running,
+pub struct Postgresql {
+    pub running: Running,
 }
 
 /// The newest of the servers that are installed; Debian keeps them off the path.
@@ -25,7 +25,7 @@ fn program(name: &str) -> String {
 
 impl Postgresql {
     /// A server with what the page and the tests put into it.
-    fn start(pki: &Pki) -> Self {
+    pub fn start(pki: &Pki) -> Self {
         let mut running = Running::new();
         let data = running.shown("data");
         let mut init = command(&program("initdb"));
@@ -88,11 +88,11 @@ impl Postgresql {
         psql
     }
 
-    fn sql(&self, database: &str, text: &str) -> String {
+    pub fn sql(&self, database: &str, text: &str) -> String {
         run(self.client(database).arg("-qAt"), text)
     }
 
-    fn up(&mut self) {
+    pub fn up(&mut self) {
         let mut probe = self.client("postgres");
         probe.args(["-c", "SELECT 1"]);
         self.running.start(|| works(&mut probe));

@@ -7,15 +7,15 @@ use super::support::pki::Pki;
 use super::support::{Config, Gateway, Kind, code, wait_until};
 use super::{page, tries};
 
-const PASSWORD: &str = "a password of the gateway";
+pub const PASSWORD: &str = "a password of the gateway";
 
-struct Redis {
-    running: Running,
+pub struct Redis {
+    pub running: Running,
 }
 
 impl Redis {
     /// A server; `more` of its configuration.
-    fn start(more: &str) -> Self {
+    pub fn start(more: &str) -> Self {
         let mut running = Running::new();
         let port = running.port.number;
         let directory = running.shown("");
@@ -43,18 +43,18 @@ impl Redis {
         cli
     }
 
-    fn say(&self, text: &str) -> String {
+    pub fn say(&self, text: &str) -> String {
         run(&mut self.cli(), text)
     }
 
     /// What the page and the tests put into it.
-    fn fill(&self) {
+    pub fn fill(&self) {
         let said =
             self.say(&(page::block("text redis").replace(">secret", &format!("\">{PASSWORD}\"")) + MORE));
         assert!(!said.contains("ERR") && !said.contains("MOVED"), "{said}");
     }
 
-    fn up(&mut self) {
+    pub fn up(&mut self) {
         let port = self.running.port.number;
         self.running
             .start(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
@@ -64,7 +64,7 @@ impl Redis {
         });
     }
 
-    fn at(&self) -> String {
+    pub fn at(&self) -> String {
         format!("127.0.0.1:{}", self.running.port.number)
     }
 }

@@ -49,6 +49,7 @@ pub fn hex(bytes: &[u8]) -> String {
 pub fn material() -> DtlsMaterial {
     DtlsMaterial {
         psks: Some(psks(&format!("u1:{}\nu2:{}", hex(KEY), hex(KEY)))),
+        live_keys: false,
         cert_pem: None,
         key_pem: None,
         ca_pem: None,
@@ -97,6 +98,7 @@ pub enum Seen {
     Plaintext(SessionId, Vec<u8>),
     AddressChanged(SessionId, PeerAddr),
     Closed(SessionId, CloseReason),
+    KeysWanted(u64, String),
 }
 
 pub struct Server {
@@ -170,6 +172,9 @@ impl Server {
                     ..
                 } => continue,
                 DtlsEvent::Noted { .. } => panic!("nobody watches"),
+                DtlsEvent::KeysWanted { ticket, identity, .. } => {
+                    Seen::KeysWanted(ticket, identity.to_string())
+                }
                 DtlsEvent::Restored { .. } | DtlsEvent::Elsewhere { .. } => panic!("nothing is kept"),
             });
         }
@@ -195,8 +200,12 @@ impl Server {
 
     pub fn collect_events(&mut self) {
         while let Some(event) = self.listener.poll_event() {
-            if let DtlsEvent::Closed { session, reason } = event {
-                self.seen.push(Seen::Closed(session, reason));
+            match event {
+                DtlsEvent::Closed { session, reason } => self.seen.push(Seen::Closed(session, reason)),
+                DtlsEvent::Established {
+                    session, identity, ..
+                } => self.seen.push(Seen::Established(session, identity)),
+                _ => {}
             }
         }
     }

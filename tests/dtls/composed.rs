@@ -117,6 +117,7 @@ impl House {
                 Output::Broker(request) => self.broker.push(request),
                 Output::Control { .. } | Output::Event(_) => {}
                 Output::Worker { .. } => panic!("there is one worker"),
+                Output::FindKeys { .. } => panic!("the keys are in a file"),
             }
         }
         let sent = self.gateway.transmits().iter();

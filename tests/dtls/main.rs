@@ -24,6 +24,7 @@ mod ends;
 mod handshakes;
 mod hostile;
 mod legacy;
+mod live_keys;
 mod loss;
 mod names;
 mod raw_keys;

@@ -32,6 +32,7 @@ fn context() -> Arc<DtlsContext> {
             psks: Some(Arc::new(
                 PskStore::parse("u1:736573616d652d736573616d652d3136").unwrap(),
             )),
+            live_keys: false,
             cert_pem: None,
             key_pem: None,
             ca_pem: None,

@@ -21,6 +21,7 @@ pub(crate) fn settings(backend: BackendSettings) -> AuthSettings {
     AuthSettings {
         backend,
         per_listener: std::collections::BTreeMap::new(),
+        key_sources: std::collections::BTreeMap::new(),
         listeners: vec![Arc::from("default"), Arc::from("second")],
         caps: AuthCaps {
             hashers: 2,

@@ -478,7 +478,9 @@ impl World {
                     self.later(at, Delivery::OfWorker(to, message));
                 }
                 Output::Control { .. } | Output::Event(_) => {}
-                Output::Authenticate { .. } => panic!("nobody is asked for credentials"),
+                Output::Authenticate { .. } | Output::FindKeys { .. } => {
+                    panic!("nobody is asked about clients")
+                }
             }
         }
         let sent: Vec<_> = self.gateways[worker]

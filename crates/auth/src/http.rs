@@ -104,17 +104,21 @@ impl HttpBackend {
         listener: &str,
         clock: WallClock,
     ) -> Result<Verdict, String> {
-        let values = Values::new(asked, listener);
-        let Ok(request) = self.request(&values) else {
-            // What cannot be put into a request cannot be what the server knows.
-            return Ok(Verdict::Deny(DenyReason::BadCredentials));
+        match self.answer(&Values::new(asked, listener)).await? {
+            Some((status, body)) => answer::verdict(status, &body, clock()),
+            None => Ok(Verdict::Deny(DenyReason::BadCredentials)),
+        }
+    }
+
+    /// What the server answers, with its status. Nothing where the question cannot be put into a request: it cannot be about
+    /// what the server knows.
+    pub(super) async fn answer(&self, values: &Values<'_>) -> Result<Option<(u16, Bytes)>, String> {
+        let Ok(request) = self.request(values) else {
+            return Ok(None);
         };
-        let (status, body) = self
-            .client
-            .ask(request, self.timeout, MAX_ANSWER)
-            .await
-            .map_err(|error| error.to_string())?;
-        answer::verdict(status.as_u16(), &body, clock())
+        let asked = self.client.ask(request, self.timeout, MAX_ANSWER).await;
+        let (status, body) = asked.map_err(|error| error.to_string())?;
+        Ok(Some((status.as_u16(), body)))
     }
 
     fn request(&self, values: &Values<'_>) -> Result<Request<Full<Bytes>>, NotText> {

@@ -9,11 +9,13 @@ use zeroize::Zeroizing;
 
 use portcullis_proto::policy::acl::Acl;
 use portcullis_proto::types::ListenerId;
+use portcullis_proto::types::reason::Label as _;
 
 use super::database::Database;
 use super::file::FileBackend;
 use super::http::HttpBackend;
 use super::jwt::JwtBackend;
+use super::keys::{KeySource, LookupResult};
 use super::metrics::Backend;
 use super::settings::{AuthSettings, BackendSettings, WallClock};
 use super::users::{self, FileError, Taken};
@@ -47,11 +49,13 @@ impl Judge {
     }
 }
 
-/// A server that is asked about logins.
+/// A server that is asked about logins, or for keys.
 #[derive(Debug, Clone)]
 pub struct LoginServer {
     /// The listener that has it for itself; `None` is that of `[authentication]`.
     pub listener: Option<Arc<str>>,
+    /// Whether it is asked for pre-shared keys and not about logins.
+    pub knows_keys: bool,
     /// What kind it is.
     pub backend: Backend,
     /// Why it cannot be asked, and for how long that has been so.
@@ -63,6 +67,7 @@ pub struct LoginServer {
 pub(super) struct Judges {
     default: Arc<Judge>,
     per_listener: BTreeMap<ListenerId, Arc<Judge>>,
+    key_sources: BTreeMap<ListenerId, Arc<KeySource>>,
     listeners: Vec<Arc<str>>,
     pub(super) clock: WallClock,
 }
@@ -84,10 +89,23 @@ impl Judges {
             .iter()
             .filter_map(|(id, backend)| Some((*id, open(backend)?)))
             .collect();
+        let mut key_sources = BTreeMap::new();
+        for (id, source) in &settings.key_sources {
+            let name = settings
+                .listeners
+                .get(usize::from(id.0))
+                .cloned()
+                .unwrap_or_default();
+            match KeySource::open(name, source) {
+                Ok(source) => drop(key_sources.insert(*id, Arc::new(source))),
+                Err(more) => errors.extend(more),
+            }
+        }
         match default {
             Some(default) if errors.is_empty() => Ok(Self {
                 default,
                 per_listener,
+                key_sources,
                 listeners: settings.listeners.clone(),
                 clock: settings.clock,
             }),
@@ -99,6 +117,22 @@ impl Judges {
         self.per_listener.get(&listener).unwrap_or(&self.default)
     }
 
+    pub(super) fn keys_of(&self, listener: ListenerId) -> Option<&Arc<KeySource>> {
+        self.key_sources.get(&listener)
+    }
+
+    pub(super) fn lookups(&self) -> Vec<(Arc<str>, Backend, LookupResult, u64)> {
+        let of = |source: &KeySource, result| {
+            let count = source.count(result);
+            (Arc::clone(source.name()), source.backend(), result, count)
+        };
+        let each = |source: &Arc<KeySource>| {
+            let source = Arc::clone(source);
+            LookupResult::ALL.iter().map(move |result| of(&source, *result))
+        };
+        self.key_sources.values().flat_map(each).collect()
+    }
+
     pub(super) fn servers(&self) -> Vec<LoginServer> {
         let own = self.per_listener.iter().map(|(id, judge)| (Some(*id), judge));
         std::iter::once((None, &self.default))
@@ -106,11 +140,20 @@ impl Judges {
             .filter_map(|(listener, judge)| match &**judge {
                 Judge::Database(database) => Some(LoginServer {
                     listener: listener.map(|id| self.name(id).into()),
+                    knows_keys: false,
                     backend: database.backend(),
                     fault: database.health().fault(),
                 }),
                 Judge::Identity | Judge::File(_) | Judge::Http(_) | Judge::Jwt(_) => None,
             })
+            .chain(self.key_sources.values().filter_map(|source| {
+                Some(LoginServer {
+                    listener: Some(Arc::clone(source.name())),
+                    knows_keys: true,
+                    backend: source.backend(),
+                    fault: source.health()?.fault(),
+                })
+            }))
             .collect()
     }
 

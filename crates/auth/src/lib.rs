@@ -48,6 +48,7 @@ mod json;
 mod judges;
 mod jws;
 mod jwt;
+mod keys;
 pub mod metrics;
 pub mod settings;
 mod template;
@@ -56,7 +57,9 @@ pub mod users;
 use database::Step;
 use judges::{Judge, Judges};
 pub use judges::{LoginServer, load_acl, read_acl};
+pub use keys::{KeyReply, KeyRequest, LookupResult};
 use metrics::{AuthMetrics, AuthResult, Backend};
+use portcullis_proto::session::KeyAnswer;
 use settings::{AuthCaps, AuthSettings, WallClock};
 use users::FileError;
 
@@ -242,6 +245,21 @@ impl AuthHandle {
         };
         let answer = tokio::time::timeout(self.0.caps.deadline, asking).await;
         answer.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+    }
+
+    /// Asks the source of keys of a listener for those of a PSK identity; never waits. The reply is called once, at once perhaps.
+    pub fn find_keys(&self, request: KeyRequest, reply: KeyReply) {
+        let judges = Arc::clone(&read(&self.0.judges));
+        match judges.keys_of(request.listener) {
+            Some(source) => source.find(request, &self.0.runtime, reply),
+            None => reply(KeyAnswer::Unknown),
+        }
+    }
+
+    /// How often questions for keys ended how, by listener and backend, since the last reload.
+    #[must_use]
+    pub fn lookups(&self) -> Vec<(Arc<str>, Backend, LookupResult, u64)> {
+        read(&self.0.judges).lookups()
     }
 
     /// Reads all files again and puts the backends of `settings` in force for what comes next; its caps and the time that

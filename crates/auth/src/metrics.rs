@@ -54,6 +54,12 @@ pub const LOGINS: Descriptor =
 
 const WAITING: Descriptor = Descriptor::gauge("authentications_waiting", "Logins that are not decided.");
 
+/// How questions for keys ended.
+pub const LOOKUPS: Descriptor = Descriptor::counter(
+    "psk_lookups_total",
+    "Questions for the keys of PSK identities, by listener, backend and what came of them; from 0 after a reload.",
+);
+
 const UP: Descriptor = Descriptor::gauge(
     "authentication_backend_up",
     "Whether the server that decides about logins answers; by the listener that has one of its own.",
@@ -67,12 +73,20 @@ impl Exposes for AuthHandle {
                 out.number(LOGINS, &labels, self.metrics().get(*backend, *result) as f64);
             }
         }
-        for server in self.servers() {
+        for server in self.servers().iter().filter(|server| !server.knows_keys) {
             let listener = server.listener.as_deref().unwrap_or_default();
             let labels = [("backend", server.backend.label()), ("listener", listener)];
             out.number(UP, &labels, f64::from(u8::from(server.fault.is_none())));
         }
         out.number(WAITING, &[], self.waiting() as f64);
+        for (listener, backend, result, count) in self.lookups() {
+            let labels = [
+                ("listener", &*listener),
+                ("backend", backend.label()),
+                ("result", result.label()),
+            ];
+            out.number(LOOKUPS, &labels, count as f64);
+        }
     }
 }
 

@@ -22,6 +22,8 @@ pub struct AuthSettings {
     pub backend: BackendSettings,
     /// Listeners with a backend of their own.
     pub per_listener: BTreeMap<ListenerId, BackendSettings>,
+    /// Listeners with a source of keys for their handshakes.
+    pub key_sources: BTreeMap<ListenerId, KeySourceSettings>,
     /// Names of the listeners in the order of their [`ListenerId`], for `${listener}`.
     pub listeners: Vec<Arc<str>>,
     /// What all of it together may use.
@@ -42,6 +44,36 @@ impl AuthSettings {
         });
         graces.max().unwrap_or_default()
     }
+}
+
+/// A server that knows the pre-shared keys of devices.
+#[derive(Debug, Clone)]
+pub struct KeySourceSettings {
+    /// What is asked, and how.
+    pub server: KeyServer,
+    /// For one question to a database; an HTTP server has its own.
+    pub timeout: Duration,
+    /// Questions that are put to it at the same time.
+    pub at_once: usize,
+    /// Questions that are not answered, those that wait for their turn included.
+    pub lookups: usize,
+    /// How long keys that were found are used without asking again.
+    pub lifetime: Duration,
+    /// How much longer they are while it cannot be asked.
+    pub grace: Duration,
+    /// How long it is remembered of an identity that it has none.
+    pub unknown_lifetime: Duration,
+    /// Identities that are remembered, those with keys and those without.
+    pub cached: usize,
+}
+
+/// What kind of server knows keys.
+#[derive(Debug, Clone)]
+pub enum KeyServer {
+    /// An HTTP server.
+    Http(HttpSettings),
+    /// A database or directory.
+    Database(Source),
 }
 
 /// What authentication may use.
@@ -145,14 +177,14 @@ impl Source {
 /// Whether this build has the backend with this name.
 #[must_use]
 pub fn is_built_in(name: &str) -> bool {
-    match name {
-        "postgresql" => cfg!(feature = "postgresql"),
-        "mysql" => cfg!(feature = "mysql"),
-        "mongodb" => cfg!(feature = "mongodb"),
-        "redis" => cfg!(feature = "redis"),
-        "ldap" => cfg!(feature = "ldap"),
-        _ => true,
-    }
+    let of_features = [
+        ("postgresql", cfg!(feature = "postgresql")),
+        ("mysql", cfg!(feature = "mysql")),
+        ("mongodb", cfg!(feature = "mongodb")),
+        ("redis", cfg!(feature = "redis")),
+        ("ldap", cfg!(feature = "ldap")),
+    ];
+    of_features.iter().all(|(feature, has)| *feature != name || *has)
 }
 
 /// Where a server is, and who asks it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::check::{at_most, between, hours, millis, placeholders, secs, web_url};
-use super::databases::{Common, Ldap, Mongodb, Mysql, Postgresql, Redis, common};
+use super::databases::{Database, Ldap, Mongodb, Mysql, Postgresql, Redis};
 use super::document::{Document, Table};
 use super::paths::PathBase;
 use super::section::section;
@@ -139,14 +139,14 @@ section! {
 impl Authentication {
     /// The database that decides, if one does.
     #[must_use]
-    pub fn database(&self) -> Option<Common<'_>> {
+    pub fn database(&self) -> Option<Database<'_>> {
         match self.backend {
             Backend::None | Backend::File | Backend::Http | Backend::Jwt => None,
-            Backend::Postgresql => Some(common!("postgresql", self.postgresql)),
-            Backend::Mysql => Some(common!("mysql", self.mysql)),
-            Backend::Mongodb => Some(common!("mongodb", self.mongodb)),
-            Backend::Redis => Some(common!("redis", self.redis)),
-            Backend::Ldap => Some(common!("ldap", self.ldap)),
+            Backend::Postgresql => Some(Database::Postgresql(&self.postgresql)),
+            Backend::Mysql => Some(Database::Mysql(&self.mysql)),
+            Backend::Mongodb => Some(Database::Mongodb(&self.mongodb)),
+            Backend::Redis => Some(Database::Redis(&self.redis)),
+            Backend::Ldap => Some(Database::Ldap(&self.ldap)),
         }
     }
 }

@@ -293,9 +293,24 @@ pub struct Common<'c> {
     pub tls: &'c ServerTls,
 }
 
+/// A database, by its kind.
+#[derive(Debug, Clone, Copy)]
+pub enum Database<'c> {
+    /// PostgreSQL.
+    Postgresql(&'c Postgresql),
+    /// MySQL or MariaDB.
+    Mysql(&'c Mysql),
+    /// MongoDB.
+    Mongodb(&'c Mongodb),
+    /// Redis or Valkey.
+    Redis(&'c Redis),
+    /// An LDAP directory.
+    Ldap(&'c Ldap),
+}
+
 macro_rules! common {
     ($table:literal, $from:expr) => {
-        $crate::databases::Common {
+        Common {
             table: $table,
             server: &$from.server,
             username: &$from.username,
@@ -307,7 +322,20 @@ macro_rules! common {
         }
     };
 }
-pub(super) use common;
+
+impl<'c> Database<'c> {
+    /// What every database has.
+    #[must_use]
+    pub fn common(&self) -> Common<'c> {
+        match *self {
+            Self::Postgresql(it) => common!("postgresql", it),
+            Self::Mysql(it) => common!("mysql", it),
+            Self::Mongodb(it) => common!("mongodb", it),
+            Self::Redis(it) => common!("redis", it),
+            Self::Ldap(it) => common!("ldap", it),
+        }
+    }
+}
 
 #[expect(
     clippy::ptr_arg,

@@ -38,10 +38,12 @@ impl MaterialError {
 pub fn dtls_context(dtls: &Dtls, tickets: &TicketKeys) -> Result<DtlsContext, Vec<MaterialError>> {
     let one = |error| vec![error];
     let material = DtlsMaterial {
-        psks: match &dtls.psk_file {
-            None => None,
-            Some(path) => Some(Arc::new(psks(path)?)),
+        psks: match (&dtls.psk_file, &dtls.psk_source) {
+            (Some(path), _) => Some(Arc::new(psks(path)?)),
+            (None, Some(_)) => Some(Arc::default()),
+            (None, None) => None,
         },
+        live_keys: dtls.psk_source.is_some(),
         cert_pem: pem("cert_file", dtls.cert_file.as_ref()).map_err(one)?,
         key_pem: match (&dtls.cert_file, &dtls.key_file) {
             (Some(_), Some(path)) => Some(read("key_file", path, read_secret).map_err(one)?),

@@ -15,10 +15,12 @@ use portcullis_proto::types::LineError;
 
 use openssl::asn1::Asn1Time;
 
-use super::access::{Authentication, Backend};
+use super::access::{Authentication, Backend, Http};
+use super::databases::Common;
 use super::document::Document;
 use super::listeners::{Dtls, Verify};
 use super::problem::Severity;
+use super::psk_source::PskSource;
 use super::secrets::{SecretError, read_public, read_secret};
 use super::{Config, pem, tokens};
 
@@ -89,6 +91,9 @@ fn check_dtls(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     let before = doc.error_count();
     if let Some(path) = &dtls.psk_file {
         check_psks(path, &field("psk_file"), doc);
+    }
+    if let Some(source) = &dtls.psk_source {
+        check_psk_source(source, &field("psk_source"), doc);
     }
     if let Some(path) = &dtls.rpk_file {
         check_raw_keys(path, &field("rpk_file"), doc);
@@ -292,14 +297,7 @@ fn check_authentication(authentication: &Authentication, key: &str, doc: &mut Do
                 complain_of_lines(path, &key, errors, doc);
             }
         }
-        Backend::Http => {
-            if let Some(path) = &authentication.http.token_file {
-                check_one_line(path, &field("http.token_file"), "token", doc);
-            }
-            if let Some(path) = &authentication.http.ca_file {
-                certificates(path, &field("http.ca_file"), doc);
-            }
-        }
+        Backend::Http => check_http(&authentication.http, key, doc),
         Backend::Jwt => {
             if let Some(path) = &authentication.jwt.key_file {
                 check_jwt_key(path, &field("jwt.key_file"), doc);
@@ -311,22 +309,43 @@ fn check_authentication(authentication: &Authentication, key: &str, doc: &mut Do
         Backend::Postgresql | Backend::Mysql | Backend::Mongodb | Backend::Redis | Backend::Ldap => {}
     }
     if let Some(database) = authentication.database() {
-        let field = |name: &str| format!("{key}.{}.{name}", database.table);
-        if let Some(path) = database.password_file {
-            check_one_line(path, &field("password_file"), "password", doc);
-        }
-        if let Some(path) = &database.tls.ca_file {
-            certificates(path, &field("tls.ca_file"), doc);
-        }
-        if let (Some(cert_file), Some(key_file)) = (&database.tls.cert_file, &database.tls.key_file) {
-            check_pair(
-                cert_file,
-                &field("tls.cert_file"),
-                key_file,
-                &field("tls.key_file"),
-                doc,
-            );
-        }
+        check_database(&database.common(), key, doc);
+    }
+}
+
+fn check_http(http: &Http, key: &str, doc: &mut Document<'_>) {
+    if let Some(path) = &http.token_file {
+        check_one_line(path, &format!("{key}.http.token_file"), "token", doc);
+    }
+    if let Some(path) = &http.ca_file {
+        certificates(path, &format!("{key}.http.ca_file"), doc);
+    }
+}
+
+/// What a source of keys reads.
+fn check_psk_source(source: &PskSource, key: &str, doc: &mut Document<'_>) {
+    match source.database() {
+        Some(database) => check_database(&database.common(), key, doc),
+        None => check_http(&source.http, key, doc),
+    }
+}
+
+fn check_database(database: &Common<'_>, key: &str, doc: &mut Document<'_>) {
+    let field = |name: &str| format!("{key}.{}.{name}", database.table);
+    if let Some(path) = database.password_file {
+        check_one_line(path, &field("password_file"), "password", doc);
+    }
+    if let Some(path) = &database.tls.ca_file {
+        certificates(path, &field("tls.ca_file"), doc);
+    }
+    if let (Some(cert_file), Some(key_file)) = (&database.tls.cert_file, &database.tls.key_file) {
+        check_pair(
+            cert_file,
+            &field("tls.cert_file"),
+            key_file,
+            &field("tls.key_file"),
+            doc,
+        );
     }
 }
 

@@ -14,6 +14,7 @@ use super::access::{Login, Switch};
 use super::check::{between, hours, own_heartbeat, own_mountpoint, secs};
 use super::document::{Document, Table};
 use super::paths::PathBase;
+use super::psk_source::{Given, PskSource};
 use super::section::{Section, section};
 use super::value::{Complaint, Size, Value, expected, items, optional, words};
 
@@ -68,6 +69,8 @@ impl Listener {
 pub struct Dtls {
     /// Pre-shared keys: lines `identity:hexkey`.
     pub psk_file: Option<PathBuf>,
+    /// Where keys are looked up that the file does not have.
+    pub psk_source: Option<Box<PskSource>>,
     /// The certificate chain, PEM, the server's own first.
     pub cert_file: Option<PathBuf>,
     /// Its private key, PEM.
@@ -326,6 +329,11 @@ section! {
         /// Pre-shared keys, lines `identity:hexkey`; an identity that is no printable text as `hex:` and its digits. The defaults of
         /// this and the three files below hold only while none of `psk_file`, `cert_file` and `certificates` is given.
         psk_file: Option<PathBuf> = "psk.txt";
+        /// Where keys are looked up that `psk_file` does not have, while their handshakes wait: a table with `backend` (`http` `postgresql` `mysql`
+        /// `mongodb` `redis` `ldap`), beside it the table of that backend as in `[authentication]`, whose `query`, `cmd` or `filter` has ${identity}, and
+        /// `lifetime` ("5m", how long keys are used without asking again), `grace` ("1h", how much longer while the server cannot be asked),
+        /// `unknown_lifetime` ("10s"), `max_cached` (100000) and `max_lookups` (1024, handshakes that wait).
+        psk_source: Given = unset;
         /// Certificate chain in PEM, the server's own first; optional when `psk_file` is given.
         cert_file: Option<PathBuf> = "server.pem";
         /// Private key of the certificate, PEM.
@@ -415,9 +423,16 @@ impl UdpTable {
 }
 
 impl DtlsTable {
-    fn into_listener(self, name: String, authentication: Login, doc: &Document<'_>) -> Listener {
+    fn into_listener(
+        self,
+        name: String,
+        authentication: Login,
+        psk_source: Option<Box<PskSource>>,
+        doc: &Document<'_>,
+    ) -> Listener {
         let key = format!("listeners.dtls.{name}");
         let own_files = doc.has(&format!("{key}.psk_file"))
+            || psk_source.is_some()
             || doc.has(&format!("{key}.cert_file"))
             || !self.certificates.is_empty();
         let given = |field: &str, path: Option<PathBuf>| {
@@ -440,6 +455,7 @@ impl DtlsTable {
             health: health(self.health_request, self.health_reply),
             dtls: Some(Dtls {
                 psk_file: given("psk_file", self.psk_file),
+                psk_source,
                 cert_file: given("cert_file", self.cert_file),
                 key_file: given("key_file", self.key_file),
                 key_password_file: self.key_password_file,
@@ -595,7 +611,11 @@ fn read_one(
             let read = DtlsTable::read(&mut table, doc)?;
             check_health(&read.health_request, &read.health_reply, &key, doc);
             let login = Login::read(read.authentication, &mut table, doc)?;
-            read.into_listener(name, login, doc)
+            let source = match read.psk_source {
+                Given(true) => Some(Box::new(PskSource::read_from(&mut table, doc)?)),
+                Given(false) => None,
+            };
+            read.into_listener(name, login, source, doc)
         }
     };
     table.finish(doc);

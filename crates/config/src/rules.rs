@@ -8,12 +8,13 @@ use portcullis_proto::policy::identity_names::NameTemplate;
 use portcullis_proto::types::Transport;
 
 use super::Config;
-use super::access::{Authentication, Backend, Jwt, JwtAlgorithm, Login};
+use super::access::{Authentication, Backend, Http, Jwt, JwtAlgorithm, Login};
 use super::broker::{BrokerUrl, Protocol};
 use super::check::placeholders;
 use super::databases::{Common, HashName};
 use super::document::Document;
 use super::listeners::{Dtls, Listener, NameText, Verify};
+use super::psk_source::PskSource;
 
 /// Reports everything that does not fit together.
 pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
@@ -24,6 +25,9 @@ pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
             dtls_files(dtls, &key, doc);
             dtls_identity(dtls, &key, doc);
             dtls_names(dtls, &key, doc);
+            if let Some(source) = &dtls.psk_source {
+                psk_source(source, &format!("{key}.psk_source"), doc);
+            }
         }
         authentication_of(listener, config, &key, doc);
     }
@@ -63,10 +67,11 @@ fn dtls_files(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     let field = |name: &str| format!("{key}.{name}");
     let (psk, cert, private) = (field("psk_file"), field("cert_file"), field("key_file"));
     let (ca, crl, verify) = (field("ca_file"), field("crl_file"), field("verify"));
-    if dtls.psk_file.is_none() && dtls.cert_file.is_none() && dtls.certificates.is_empty() {
+    let has_keys = dtls.psk_file.is_some() || dtls.psk_source.is_some();
+    if !has_keys && dtls.cert_file.is_none() && dtls.certificates.is_empty() {
         doc.complain(
             &[key, &psk, &cert],
-            "a DTLS listener needs psk_file, or cert_file with key_file, or both",
+            "a DTLS listener needs psk_file or psk_source, or cert_file with key_file, or both",
         );
     }
     match (&dtls.cert_file, &dtls.key_file) {
@@ -114,7 +119,8 @@ fn dtls_files(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
 
 fn dtls_identity(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     let names = ["identity", "psk_file", "verify"].map(|name| format!("{key}.{name}"));
-    let proves_nothing = dtls.psk_file.is_none() && dtls.rpk_file.is_none() && dtls.verify == Verify::None;
+    let has_keys = dtls.psk_file.is_some() || dtls.psk_source.is_some() || dtls.rpk_file.is_some();
+    let proves_nothing = !has_keys && dtls.verify == Verify::None;
     if dtls.role() != IdentityRole::None && proves_nothing {
         doc.complain(
             &names.each_ref().map(String::as_str),
@@ -188,21 +194,7 @@ fn backend(authentication: &Authentication, key: &str, doc: &mut Document<'_>) {
                 );
             }
         }
-        Backend::Http => {
-            let http = &authentication.http;
-            if http.url.is_empty() {
-                doc.complain(
-                    &[&field("http.url"), &chosen],
-                    "backend = \"http\" needs the URL of the service",
-                );
-            }
-            anchors(
-                http.ca_file.is_some(),
-                &http.url,
-                [&field("http.ca_file"), &field("http.url")],
-                doc,
-            );
-        }
+        Backend::Http => http(&authentication.http, key, doc),
         Backend::Jwt => {
             let jwt = &authentication.jwt;
             jwt_keys(jwt, &field("jwt"), doc);
@@ -212,11 +204,35 @@ fn backend(authentication: &Authentication, key: &str, doc: &mut Document<'_>) {
         Backend::Postgresql | Backend::Mysql | Backend::Mongodb | Backend::Redis | Backend::Ldap => {}
     }
     if let Some(database) = authentication.database() {
-        self::database(authentication, &database, key, doc);
+        self::database(authentication.legacy_hashes, &database.common(), key, doc);
     }
 }
 
-fn database(authentication: &Authentication, database: &Common<'_>, key: &str, doc: &mut Document<'_>) {
+/// What a source of keys needs.
+fn psk_source(source: &PskSource, key: &str, doc: &mut Document<'_>) {
+    match source.database() {
+        Some(database) => self::database(true, &database.common(), key, doc),
+        None => http(&source.http, key, doc),
+    }
+}
+
+fn http(http: &Http, key: &str, doc: &mut Document<'_>) {
+    let field = |name: &str| format!("{key}.http.{name}");
+    if http.url.is_empty() {
+        doc.complain(
+            &[&field("url"), &format!("{key}.backend")],
+            "backend = \"http\" needs the URL of the service",
+        );
+    }
+    anchors(
+        http.ca_file.is_some(),
+        &http.url,
+        [&field("ca_file"), &field("url")],
+        doc,
+    );
+}
+
+fn database(legacy_hashes: bool, database: &Common<'_>, key: &str, doc: &mut Document<'_>) {
     let table = format!("{key}.{}", database.table);
     let field = |name: &str| format!("{table}.{name}");
     let chosen = format!("{key}.backend");
@@ -234,7 +250,7 @@ fn database(authentication: &Authentication, database: &Common<'_>, key: &str, d
         );
         doc.complain(&[&field("server"), &chosen], message);
     }
-    if matches!(database.hash.name, HashName::Md5 | HashName::Sha) && !authentication.legacy_hashes {
+    if matches!(database.hash.name, HashName::Md5 | HashName::Sha) && !legacy_hashes {
         doc.complain(
             &[&field("password_hash_algorithm.name")],
             "a single MD5 or SHA-1 is found out in minutes by anyone who has it: only with legacy_hashes = true",

@@ -23,7 +23,7 @@ use super::cid::{Notes, notes_index};
 use super::ffi;
 use super::ffi::raw_keys;
 use super::hello::ClientHello;
-use super::psk::PskStore;
+use super::psk::{PskStore, identity_text};
 use super::raw_keys::{Fingerprint, RawKeys, fingerprint};
 use super::suite::{KeyExchange, Suite};
 use setup::{Built, OwnCertificate, PSK_GROUPS, issuers};
@@ -77,6 +77,8 @@ pub struct CertificateMaterial {
 pub struct DtlsMaterial {
     /// Pre-shared keys; `None` for no PSK suites.
     pub psks: Option<Arc<PskStore>>,
+    /// Whether keys of other identities are asked for while their handshakes wait.
+    pub live_keys: bool,
     /// The server's certificate and its chain, the server's first.
     pub cert_pem: Option<Vec<u8>>,
     /// The private key that belongs to it.
@@ -126,6 +128,8 @@ pub(super) struct Authority {
     pub(super) identity: Option<Identity>,
     /// A hash of the pre-shared key, to see that it was changed.
     pub(super) psk_mark: u64,
+    /// Whether that key is from a source of keys.
+    pub(super) has_live_key: bool,
     /// The client's certificate.
     pub(super) certificate: Option<Box<Certified>>,
     /// The client's raw public key.
@@ -318,6 +322,11 @@ impl DtlsContext {
         self.psks.as_ref()
     }
 
+    /// Whether keys that no file has are asked for.
+    pub(super) const fn asks_for_keys(&self) -> bool {
+        self.material.live_keys
+    }
+
     pub(super) const fn cid(&self) -> bool {
         self.cid
     }
@@ -340,7 +349,13 @@ impl DtlsContext {
         match exchange {
             // A ticket would cost more than the handshake that it saves.
             Some(KeyExchange::Psk) => ffi::refuse_ticket(&ssl),
-            Some(KeyExchange::EcdhePsk) => ffi::set_groups(&ssl, &PSK_GROUPS),
+            Some(KeyExchange::EcdhePsk) => {
+                ffi::set_groups(&ssl, &PSK_GROUPS);
+                if self.material.live_keys {
+                    // Nobody could be asked whether the key still counts when a ticket is redeemed.
+                    ffi::refuse_ticket(&ssl);
+                }
+            }
             _ => {}
         }
         if self.has_raw_keys() {
@@ -388,21 +403,28 @@ impl DtlsContext {
     }
 
     fn by_psk(&self, ssl: &SslRef) -> Option<Authority> {
-        let (mark, identity): (_, Box<[u8]>) = if ssl.session_reused() {
+        let (mark, identity, has_live_key): (_, Box<[u8]>, _) = if ssl.session_reused() {
             let data = ffi::ticket_mark(ssl)?;
             let (mark, identity) = data.split_first_chunk()?;
-            (u64::from_be_bytes(*mark), identity.into())
+            (u64::from_be_bytes(*mark), identity.into(), false)
         } else {
             let notes = ssl.ex_data(notes_index().ok()?)?;
-            (notes.psk_key.get()?.mark(), notes.psk_identity.clone()?)
+            let key = notes.psk_key.get()?;
+            (key.mark(), notes.psk_identity.clone()?, key.is_live())
+        };
+        let in_file = self.psks.as_ref()?.get(&identity);
+        let name = match in_file {
+            Some(keys) => keys.name().clone(),
+            None => identity_text(&identity).into(),
         };
         let identity = Identity {
-            name: self.psks.as_ref()?.get(&identity)?.name().clone(),
+            name,
             proof: Proof::Psk,
         };
         Some(Authority {
             identity: Some(identity),
             psk_mark: mark,
+            has_live_key,
             ..Authority::default()
         })
     }
@@ -455,7 +477,10 @@ impl DtlsContext {
         match (&authority.identity, &authority.certificate) {
             (Some(identity), None) => {
                 let keys = self.psks.as_ref().and_then(|psks| psks.named(&identity.name));
-                keys.is_some_and(|keys| keys.marked(authority.psk_mark).is_some())
+                match keys {
+                    Some(keys) => keys.marked(authority.psk_mark).is_some(),
+                    None => authority.has_live_key && self.material.live_keys,
+                }
             }
             (_, Some(certified)) => {
                 !self.revoked.contains(&certified.mark)

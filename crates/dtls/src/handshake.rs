@@ -51,6 +51,7 @@ const ALERT_FATAL: u8 = 2;
 const ALERT_HANDSHAKE_FAILURE: u8 = 40;
 const ALERT_UNSUPPORTED_CERTIFICATE: u8 = 43;
 const ALERT_DECRYPT_ERROR: u8 = 51;
+const ALERT_INTERNAL_ERROR: u8 = 80;
 const ALERT_USER_CANCELED: u8 = 90;
 
 /// Why a handshake is not to go on as OpenSSL would have it.
@@ -552,12 +553,19 @@ impl Pending {
 
     /// When OpenSSL wants to repeat its flight, or the deadline.
     pub(super) fn next_wake(&self, now: Instant) -> Instant {
+        if self.is_asking() {
+            // The client has answered our flight.
+            return self.deadline;
+        }
         let repeat = ffi::timeout(self.stream.ssl()).map(|left| now + left.max(Duration::from_millis(1)));
         repeat.map_or(self.deadline, |repeat| repeat.min(self.deadline))
     }
 
     /// Repeats the flight if it is time. Whether OpenSSL still has patience.
     pub(super) fn repeat_flight(&mut self) -> bool {
+        if self.is_asking() {
+            return true;
+        }
         let alive = ffi::handle_timeout(self.stream.ssl());
         drain_errors();
         alive
@@ -570,6 +578,7 @@ impl Pending {
             (Some(Refusal::Foreign), _) => ALERT_HANDSHAKE_FAILURE,
             (Some(Refusal::RawKey), _) => ALERT_UNSUPPORTED_CERTIFICATE,
             (_, Some(HandshakeResult::WrongKey | HandshakeResult::UnknownIdentity)) => ALERT_DECRYPT_ERROR,
+            (_, Some(HandshakeResult::KeySource)) => ALERT_INTERNAL_ERROR,
             _ => ALERT_USER_CANCELED,
         };
         let [major, minor] = DTLS_1_2;

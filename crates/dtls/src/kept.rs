@@ -41,6 +41,7 @@ const RRC: u8 = 1 << 2;
 const MOVED: u8 = 1 << 3;
 const CERTIFICATE: u8 = 1 << 4;
 const RAW_KEY: u8 = 1 << 5;
+const LIVE_KEY: u8 = 1 << 6;
 
 /// Where a session that was kept belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -287,6 +288,7 @@ fn write(session: &Session, listener: u64, millis: impl Fn(Instant) -> u64) -> O
         (cid.is_some_and(|cid| cid.moved.is_some()), MOVED),
         (authority.certificate.is_some(), CERTIFICATE),
         (authority.raw_key.is_some(), RAW_KEY),
+        (authority.has_live_key, LIVE_KEY),
     ];
     let flags = flags
         .iter()
@@ -347,7 +349,8 @@ fn read(
     let established_at = instant(bytes.u64()?);
     let max_plaintext = bytes.u16()?;
     let address = PeerAddr::from_bytes(&bytes.array()?)?;
-    let authority = read_authority(&mut bytes, has(CERTIFICATE), has(RAW_KEY), chain)?;
+    let mut authority = read_authority(&mut bytes, has(CERTIFICATE), has(RAW_KEY), chain)?;
+    authority.has_live_key = has(LIVE_KEY);
     let sequence = word(NUMBER);
     Some(Session {
         id,
@@ -419,6 +422,7 @@ fn read_authority(
     Some(Authority {
         identity,
         psk_mark,
+        has_live_key: false,
         certificate,
         raw_key,
     })

@@ -10,6 +10,7 @@ use hex::FromHexError;
 use openssl::sha::Sha256;
 use zeroize::Zeroizing;
 
+use portcullis_proto::session::KnownKeys;
 use portcullis_proto::types::{Fault, LineError};
 
 /// A pre-shared key. It prints nothing of itself and is wiped when dropped.
@@ -17,6 +18,8 @@ pub struct PskKey {
     bytes: Zeroizing<Vec<u8>>,
     /// When a handshake with it ended well, in seconds since 1970; 0 is never.
     used: AtomicU64,
+    /// Whether it is from a source of keys and not from a file.
+    is_live: bool,
 }
 
 /// What an identity may prove itself with: one key, or two while it is given another one.
@@ -102,7 +105,12 @@ impl PskKey {
         Self {
             bytes,
             used: AtomicU64::new(0),
+            is_live: false,
         }
+    }
+
+    pub(super) const fn is_live(&self) -> bool {
+        self.is_live
     }
 
     /// The bytes of it; 1 to [`PskStore::MAX_KEY_LEN`].
@@ -132,6 +140,20 @@ impl PskKey {
 }
 
 impl PskKeys {
+    /// The keys that a source knows of an identity.
+    pub(super) fn live(identity: &[u8], known: &KnownKeys) -> Self {
+        let key = |bytes: &Zeroizing<Vec<u8>>| {
+            Arc::new(PskKey {
+                is_live: true,
+                ..PskKey::new(bytes.clone())
+            })
+        };
+        Self {
+            name: identity_text(identity).into(),
+            keys: known.keys.iter().take(PskStore::MAX_KEYS).map(key).collect(),
+        }
+    }
+
     /// The identity as it is written, to be shared.
     #[must_use]
     pub const fn name(&self) -> &Arc<str> {

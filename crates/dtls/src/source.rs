@@ -4,8 +4,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use portcullis_proto::session::{
-    CloseReason, DtlsEvent, DtlsSettings, RestoreResult, SecureSource, SecureTransport, SendError, SessionId,
-    SessionInfo,
+    CloseReason, DtlsEvent, DtlsSettings, KeyAnswer, RestoreResult, SecureSource, SecureTransport, SendError,
+    SessionId, SessionInfo,
 };
 use portcullis_proto::state::Record;
 use portcullis_proto::types::{ListenerId, PeerAddr, Transmits, WorkerId};
@@ -109,6 +109,10 @@ impl SecureTransport for DtlsListener {
 
     fn max_plaintext(&self, session: SessionId) -> usize {
         self.max_plaintext(session)
+    }
+
+    fn give_keys(&mut self, now: Instant, ticket: u64, answer: KeyAnswer, transmits: &mut Transmits) {
+        self.give_keys(now, ticket, answer, transmits);
     }
 
     fn confirm_address(&mut self, session: SessionId) {

@@ -1,9 +1,14 @@
 //! The contract between the gateway and what protects its datagrams: a transport of sessions, which the `dtls` crate is.
 
+use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use zeroize::Zeroizing;
+
 use crate::labels;
+use crate::policy::attributes::Attributes;
 use crate::state::Record;
 use crate::types::{Identity, ListenerId, PeerAddr, Transmits, WorkerId};
 
@@ -72,6 +77,15 @@ pub enum DtlsEvent {
         /// Why.
         reason: CloseReason,
     },
+    /// A handshake waits for the keys of a PSK identity: [`SecureTransport::give_keys`], once.
+    KeysWanted {
+        /// Comes back with the answer.
+        ticket: u64,
+        /// Where the peer is.
+        address: PeerAddr,
+        /// The identity as it is written.
+        identity: Arc<str>,
+    },
     /// What happened outside of sessions: a failed handshake, and while the listener is watched
     /// ([`SecureTransport::set_watched`]) the rest.
     Noted {
@@ -82,6 +96,32 @@ pub enum DtlsEvent {
         /// What happened.
         note: DtlsNote,
     },
+}
+
+/// What is known of the keys of a PSK identity outside of this process.
+#[derive(Debug, Clone)]
+pub enum KeyAnswer {
+    /// These.
+    Known(Arc<KnownKeys>),
+    /// There are none.
+    Unknown,
+    /// Whoever knows could not be asked, or not in time.
+    Unavailable,
+}
+
+/// The keys of a PSK identity, and what else is known of who has them. It prints no key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KnownKeys {
+    /// The newest first; one or two, of 1 to 64 bytes.
+    pub keys: Vec<Zeroizing<Vec<u8>>>,
+    /// Attributes of the client.
+    pub attributes: Attributes,
+}
+
+impl fmt::Debug for KnownKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KnownKeys({})", self.keys.len())
+    }
 }
 
 /// What is noted of a peer for those who watch it.
@@ -177,6 +217,8 @@ labels! {
         NoCipher = "no_cipher",
         /// A message that the protocol does not allow.
         Protocol = "protocol",
+        /// The source of the peer's keys could not be asked.
+        KeySource = "key_source",
         /// Given up for others, or without a place for its session: a cap was reached. A hello that waits for its turn is no
         /// handshake yet.
         Limit = "limit",
@@ -443,6 +485,9 @@ pub trait SecureTransport: Send {
     /// 8449). One CoAP message is one record, so blocks have to fit.
     fn max_plaintext(&self, session: SessionId) -> usize;
 
+    /// An answer to [`DtlsEvent::KeysWanted`].
+    fn give_keys(&mut self, now: Instant, ticket: u64, answer: KeyAnswer, transmits: &mut Transmits);
+
     /// The peer showed that it receives where its session is: what is sent there has no bound any more.
     fn confirm_address(&mut self, session: SessionId);
 
@@ -480,7 +525,7 @@ pub trait SecureTransport: Send {
 }
 
 /// What opens one listener's transport on each worker.
-pub trait SecureSource: std::fmt::Debug + Send + Sync {
+pub trait SecureSource: fmt::Debug + Send + Sync {
     /// The transport of one worker. `seed` is random, secret, and different for each.
     fn open(
         &self,

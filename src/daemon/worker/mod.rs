@@ -29,6 +29,7 @@ use crate::gateway::contract::{ControlAnswer, ControlRequest, Input};
 use crate::gateway::events::ClientEvent;
 use crate::gateway::workers::WorkerMessage;
 use crate::net::{NetMetrics, Outbox, RecvBatch, Socket};
+use crate::session::KeyAnswer;
 use crate::types::{ListenerId, WorkerId};
 
 use super::clock;
@@ -82,6 +83,22 @@ pub enum Command {
 /// How long a worker waits for the others at the start.
 const START: Duration = Duration::from_secs(5);
 
+/// What those say who know clients.
+#[derive(Debug)]
+pub enum Word {
+    /// About a login.
+    Verdict(AuthAnswer),
+    /// About the keys of a PSK identity.
+    Keys {
+        /// The listener that asked.
+        listener: ListenerId,
+        /// The ticket of the question.
+        ticket: u64,
+        /// What is known.
+        answer: KeyAnswer,
+    },
+}
+
 /// Something that happened to a client, with the time of day.
 pub type Told = (SystemTime, Box<ClientEvent>);
 
@@ -101,9 +118,9 @@ pub struct Ports {
     /// To the authentication backends; without them no login can be decided.
     pub auth: Option<AuthHandle>,
     /// From the authentication backends, whose caps bound it.
-    pub verdicts: mpsc::UnboundedReceiver<AuthAnswer>,
+    pub verdicts: mpsc::UnboundedReceiver<Word>,
     /// Its other end, for those who bring verdicts.
-    pub verdicts_to: mpsc::UnboundedSender<AuthAnswer>,
+    pub verdicts_to: mpsc::UnboundedSender<Word>,
     /// To those who tell what happens to clients.
     pub events: mpsc::Sender<Told>,
 }
@@ -287,9 +304,23 @@ impl<C: Core> Worker<C> {
     }
 
     fn run_verdicts(&mut self, now: Instant) {
-        for AuthAnswer { ticket, verdict } in self.ready.verdicts.drain(..) {
-            self.unanswered = self.unanswered.saturating_sub(1);
-            self.core.handle(now, Input::Authenticated { ticket, verdict });
+        for word in self.ready.verdicts.drain(..) {
+            let input = match word {
+                Word::Verdict(AuthAnswer { ticket, verdict }) => {
+                    self.unanswered = self.unanswered.saturating_sub(1);
+                    Input::Authenticated { ticket, verdict }
+                }
+                Word::Keys {
+                    listener,
+                    ticket,
+                    answer,
+                } => Input::KeysFound {
+                    listener,
+                    ticket,
+                    answer,
+                },
+            };
+            self.core.handle(now, input);
         }
     }
 

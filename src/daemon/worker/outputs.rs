@@ -1,11 +1,13 @@
 //! Doing what the core wants done.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use crate::auth::KeyRequest;
 use crate::bridge::contract::{BrokerError, BrokerEvent, BrokerRequest};
 use crate::daemon::clock;
 use crate::daemon::worker::core::Core;
@@ -13,9 +15,10 @@ use crate::gateway::contract::{Input, Output};
 use crate::gateway::workers::WorkerMessage;
 use crate::policy::authentication::{AuthRequest, Verdict};
 use crate::policy::failures::Class;
-use crate::types::WorkerId;
+use crate::session::KeyAnswer;
+use crate::types::{ListenerId, PeerAddr, WorkerId};
 
-use super::{TRANSMITS, Worker};
+use super::{TRANSMITS, Word, Worker};
 
 /// Notifications that wait for one worker to have room: one message may have as many observers there.
 const UNSENT_NOTIFICATIONS: usize = 65_536;
@@ -29,6 +32,12 @@ impl<C: Core> Worker<C> {
             match output {
                 Output::Broker(request) => self.ask_broker(now, request),
                 Output::Authenticate { request, class } => self.authenticate(request, class),
+                Output::FindKeys {
+                    listener,
+                    ticket,
+                    from,
+                    identity,
+                } => self.find_keys(ticket, (listener, from), identity),
                 Output::Worker { to, message } => self.tell(to, message),
                 Output::Event(event) => {
                     if self.ports.events.try_send((clock::wall(), event)).is_err() {
@@ -120,7 +129,7 @@ impl<C: Core> Worker<C> {
         let ticket = request.ticket;
         let to = self.ports.verdicts_to.clone();
         // A worker that ended waits for no verdict.
-        let reply = Box::new(move |answer| drop(to.send(answer)));
+        let reply = Box::new(move |answer| drop(to.send(Word::Verdict(answer))));
         let taken = self
             .ports
             .auth
@@ -133,6 +142,30 @@ impl<C: Core> Worker<C> {
             let verdict = Verdict::Unavailable;
             self.core
                 .handle(clock::now(), Input::Authenticated { ticket, verdict });
+        }
+    }
+
+    /// Asks for the keys of a PSK identity.
+    fn find_keys(&mut self, ticket: u64, (listener, peer): (ListenerId, PeerAddr), identity: Arc<str>) {
+        let to = self.ports.verdicts_to.clone();
+        let reply = move |answer| {
+            // A worker that ended waits for no keys.
+            drop(to.send(Word::Keys {
+                listener,
+                ticket,
+                answer,
+            }));
+        };
+        match &self.ports.auth {
+            Some(auth) => {
+                let request = KeyRequest {
+                    listener,
+                    peer,
+                    identity,
+                };
+                auth.find_keys(request, Box::new(reply));
+            }
+            None => reply(KeyAnswer::Unavailable),
         }
     }
 

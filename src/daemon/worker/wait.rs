@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
-use crate::auth::AuthAnswer;
 use crate::bridge::contract::BrokerEvent;
 use crate::daemon::clock;
 use crate::daemon::worker::core::Core;
 use crate::gateway::workers::WorkerMessage;
 
 use super::stop::Stage;
-use super::{Command, Worker, WorkerError};
+use super::{Command, Word, Worker, WorkerError};
 
 /// What one turn takes from each channel at most.
 const COMMANDS: usize = 16;
@@ -34,7 +33,7 @@ pub(super) struct Ready {
     pub(super) operator_gone: bool,
     pub(super) inbox: Vec<WorkerMessage>,
     pub(super) events: Vec<BrokerEvent>,
-    pub(super) verdicts: Vec<AuthAnswer>,
+    pub(super) verdicts: Vec<Word>,
     pub(super) broker_gone: bool,
     pub(super) sockets: Vec<usize>,
 }

@@ -67,6 +67,9 @@ pub struct LoginDatabase {
     pub listener: Option<String>,
     /// Its `backend`.
     pub backend: String,
+    /// Whether it is asked for pre-shared keys (`psk_source`) and not about logins.
+    #[serde(default)]
+    pub keys: bool,
     /// Whether it could be asked the last time.
     pub up: bool,
     /// Why it could not.
@@ -82,6 +85,7 @@ impl From<LoginServer> for LoginDatabase {
         Self {
             listener: server.listener.as_deref().map(str::to_owned),
             backend: server.backend.label().to_owned(),
+            keys: server.knows_keys,
             up: server.fault.is_none(),
             down_seconds: server.fault.as_ref().map(|(_, time)| time.as_secs()),
             fault: server.fault.map(|(why, _)| why),

@@ -41,7 +41,7 @@ mod record;
 #[cfg(feature = "redis")]
 mod redis;
 
-use health::Health;
+pub(super) use health::Health;
 pub(super) use record::Record;
 
 /// Why there is no answer. None of them holds anything of the question or the answer.

@@ -6,10 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 
+use portcullis_proto::policy::attributes::Attributes;
 use portcullis_proto::policy::authentication::{DenyReason, Verdict};
+use portcullis_proto::session::KnownKeys;
+use zeroize::Zeroizing;
 
 use super::super::hash::{HashAlgorithm, StoredHash};
-use super::super::{answer, json};
+use super::super::{answer, json, keys};
 
 /// Begins the names of columns that are attributes of the client.
 const ATTRIBUTE: &str = "attr_";
@@ -92,6 +95,34 @@ impl Record {
             }
         };
         answer::granted(&source, "acl", "client_attrs", expires_in)
+    }
+
+    /// The pre-shared keys: `key` in hexadecimal digits, `previous_key`, and attributes of the client.
+    ///
+    /// # Errors
+    /// Something of it is not understood.
+    pub(in super::super) fn keys(&self) -> Result<Option<KnownKeys>, String> {
+        // In a directory the key is where a password would be.
+        let key = self.digits("key")?.or(self.digits("password_hash")?);
+        let previous = self.digits("previous_key")?;
+        let attributes = Attributes::from_json(&self.attributes()?)?;
+        keys::known(
+            key.as_ref().map(|key| key.as_str()),
+            previous.as_ref().map(|key| key.as_str()),
+            attributes,
+        )
+    }
+
+    fn digits(&self, name: &str) -> Result<Option<Zeroizing<String>>, String> {
+        Ok(match self.0.get(name) {
+            None => None,
+            Some(Field::Typed(Value::String(text))) => Some(Zeroizing::new(text.clone())),
+            Some(Field::Typed(_)) => return Err(format!("{name} is no text")),
+            Some(Field::Bytes(bytes)) => {
+                let text = std::str::from_utf8(bytes).map_err(|_| format!("{name} is no text"))?;
+                Some(Zeroizing::new(text.to_owned()))
+            }
+        })
     }
 
     fn attributes(&self) -> Result<Map<String, Value>, String> {
@@ -204,6 +235,28 @@ mod tests {
             verdict(&[("acl", bytes(" ")), ("expire_at", Field::Typed(json!(null)))]),
             Ok(Verdict::allow())
         );
+    }
+
+    #[test]
+    fn keys_are_texts_of_digits_with_attributes_beside() {
+        let all = record(&[
+            ("key", bytes("00ff")),
+            ("previous_key", Field::Typed(json!("01"))),
+            ("attr_site", bytes("x")),
+        ]);
+        let known = all.keys().unwrap().unwrap();
+        let keys: Vec<_> = known.keys.iter().map(|key| key.to_vec()).collect();
+        assert_eq!(keys, [vec![0, 0xff], vec![1]]);
+        assert_eq!(known.attributes.get("site"), Some("x"));
+        assert_eq!(record(&[("attr_site", bytes("x"))]).keys(), Ok(None));
+        for (name, value) in [
+            ("key", Field::Typed(json!(7))),
+            ("key", Field::Bytes(vec![0xff])),
+            ("key", bytes("xy")),
+            ("client_attrs", bytes("[]")),
+        ] {
+            assert!(record(&[(name, value)]).keys().is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -103,6 +103,13 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
     ("listeners.dtls.default", "psk_file", "\"keys/psk\"", "1", ""),
     (
         "listeners.dtls.default",
+        "psk_source",
+        "{ backend = \"http\", http.url = \"https://keys.example.net/\" }",
+        "1",
+        "[]",
+    ),
+    (
+        "listeners.dtls.default",
         "cert_file",
         "\"c.pem\"\nkey_file = \"c.key\"",
         "1",

@@ -29,6 +29,8 @@ pub(super) struct Gate {
 pub(super) enum Wait {
     /// The rest of the ClientKeyExchange.
     Message,
+    /// Somebody who says which keys its identity has.
+    Keys,
     /// ChangeCipherSpec and a Finished that opens with one of these.
     Finished(Arc<PskKeys>),
 }

@@ -59,6 +59,24 @@ impl Pending {
         Some(psk_identity(message).unwrap_or_default())
     }
 
+    /// The PSK identity that the client names, once its message is whole.
+    pub(in super::super) fn identity(&self) -> Option<&[u8]> {
+        psk_identity(self.gate.as_ref()?.message()?)
+    }
+
+    /// Somebody was asked for the identity's keys.
+    pub(in super::super) fn wait_for_keys(&mut self) {
+        if let Some(gate) = &mut self.gate {
+            gate.wait = Wait::Keys;
+        }
+    }
+
+    /// Whether an answer about keys is waited for.
+    pub(in super::super) fn is_asking(&self) -> bool {
+        let gate = self.gate.as_ref();
+        gate.is_some_and(|gate| matches!(gate.wait, Wait::Keys))
+    }
+
     /// The identity has these keys, or nobody knows any. `guess` says which of two to take where they cannot be tried.
     pub(in super::super) fn give_keys(
         &mut self,

@@ -3,7 +3,14 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use portcullis_proto::session::KeyAnswer;
+use portcullis_proto::types::Transmits;
+
+use super::super::aead::Aead;
+use super::super::contract::DtlsEvent;
 use super::super::handshake::{Pending, Progress};
+use super::super::metrics::HandshakeResult;
+use super::super::psk::{PskKeys, identity_text};
 use super::DtlsListener;
 
 impl DtlsListener {
@@ -11,6 +18,11 @@ impl DtlsListener {
     pub(super) fn choose_key(&mut self, now: Instant, pending: &mut Pending) -> Progress {
         if let Some(identity) = pending.asks_for() {
             let keys = self.context.psks().and_then(|psks| psks.get(identity)).cloned();
+            if keys.is_none() && self.context.asks_for_keys() && !identity.is_empty() {
+                let identity = identity_text(identity).into();
+                self.want_keys(pending, identity);
+                return Progress::Waiting;
+            }
             let (shared, source) = (&self.shared, pending.address.source());
             let progress = pending.give_keys(keys, |keys| shared.guess(keys, source));
             if progress != Progress::Waiting {
@@ -18,6 +30,55 @@ impl DtlsListener {
             }
         }
         pending.try_keys(&mut self.aead, now)
+    }
+
+    fn want_keys(&mut self, pending: &mut Pending, identity: Arc<str>) {
+        pending.wait_for_keys();
+        self.asked.insert(pending.id, pending.address);
+        self.events.push_back(DtlsEvent::KeysWanted {
+            ticket: pending.id,
+            address: pending.address,
+            identity,
+        });
+    }
+
+    /// Goes on with the handshake that asked for keys; it may have ended since.
+    pub fn give_keys(&mut self, now: Instant, ticket: u64, answer: KeyAnswer, transmits: &mut Transmits) {
+        let Some(address) = self.asked.remove(&ticket) else {
+            return;
+        };
+        let is_it = |pending: &Pending| pending.id == ticket && pending.is_asking();
+        if !self.pendings.get(address).is_some_and(is_it) {
+            return;
+        }
+        let Some(mut pending) = self.pendings.take(address) else {
+            return;
+        };
+        let keys = match answer {
+            KeyAnswer::Unavailable => {
+                pending.doubt = Some(HandshakeResult::KeySource);
+                self.give_up(now, &pending, HandshakeResult::KeySource, transmits);
+                return self.count_half_open();
+            }
+            KeyAnswer::Unknown => None,
+            KeyAnswer::Known(known) => pending
+                .identity()
+                .map(|identity| Arc::new(PskKeys::live(identity, &known))),
+        };
+        let shared = Arc::clone(&self.shared);
+        let heard = pending.heard;
+        let step = |pending: &mut Pending, _: &mut Aead| {
+            let source = pending.address.source();
+            Ok(pending.give_keys(keys, |keys| shared.guess(keys, source)))
+        };
+        if self.feed(now, pending, transmits, step).is_err() {
+            return;
+        }
+        // The peer itself said nothing.
+        if let Some(mut pending) = self.pendings.take(address) {
+            pending.heard = heard;
+            self.pendings.put(now, pending);
+        }
     }
 
     /// A handshake ended well: its key was used, and is the one to take again where two cannot be tried.

@@ -19,7 +19,7 @@ mod opening;
 mod reload;
 mod watch;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,6 +81,8 @@ pub struct DtlsListener {
     shared: Arc<DtlsShared>,
     next_session: u64,
     next_pending: u64,
+    /// Where the handshakes are for whose keys somebody was asked, by their ids. Each question has its answer.
+    asked: HashMap<u64, PeerAddr>,
     spare: Vec<u8>,
     /// The session whose record the gateway has in hand: what it sends now is the answer, and goes where the datagram came from.
     answering: Option<SessionId>,
@@ -128,6 +130,7 @@ impl DtlsListener {
             shared,
             next_session,
             next_pending: 0,
+            asked: HashMap::new(),
             spare: Vec::new(),
             answering: None,
             asked_from: None,

@@ -18,7 +18,7 @@ use crate::policy::authentication::{AuthRequest, Verdict};
 use crate::policy::bans::Bans;
 use crate::policy::connections::ConnectionKey;
 use crate::policy::failures::Class;
-use crate::session::{SecureSource, SessionInfo};
+use crate::session::{KeyAnswer, SecureSource, SessionInfo};
 use crate::types::message::Qos;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, TopicFilter, Transport, WorkerId};
 
@@ -50,6 +50,15 @@ pub enum Input<'a> {
         /// What the backend says.
         verdict: Verdict,
     },
+    /// What is known of the keys of an [`Output::FindKeys`].
+    KeysFound {
+        /// The listener that asked.
+        listener: ListenerId,
+        /// The ticket of the question.
+        ticket: u64,
+        /// What is known.
+        answer: KeyAnswer,
+    },
     /// Another worker says something.
     Worker(WorkerMessage),
     /// An [`Output::Worker`] that [`WorkerMessage::may_be_refused`] found its channel full.
@@ -74,6 +83,17 @@ pub enum Output {
         request: AuthRequest,
         /// How sure it is where they come from.
         class: Class,
+    },
+    /// Ask for the keys of a PSK identity.
+    FindKeys {
+        /// On which listener it was named.
+        listener: ListenerId,
+        /// Comes back with the answer.
+        ticket: u64,
+        /// Who named it.
+        from: PeerAddr,
+        /// The identity as it is written.
+        identity: Arc<str>,
     },
     /// Tell another worker, in order. When its channel is full, hand what [`WorkerMessage::may_be_refused`] back as
     /// [`Input::Refused`], and keep the rest until there is room.

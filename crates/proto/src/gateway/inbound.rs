@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::contract::Output;
 use super::events::{EventKind, More};
 use super::guests::Guests;
 use super::metrics::ConnectionEvent;
@@ -355,6 +356,16 @@ impl Gateway {
             DtlsEvent::Closed { session, reason } => {
                 self.session_closed(now, session, reason);
             }
+            DtlsEvent::KeysWanted {
+                ticket,
+                address,
+                identity,
+            } => self.agenda.output(Output::FindKeys {
+                listener,
+                ticket,
+                from: address,
+                identity,
+            }),
             DtlsEvent::Noted {
                 address,
                 identity,

@@ -232,6 +232,17 @@ impl Gateway {
                 broker_events::broker_event(&mut cx!(self, now), parts, event);
             }
             Input::Authenticated { ticket, verdict } => self.authenticated(now, Ticket(ticket), verdict),
+            Input::KeysFound {
+                listener,
+                ticket,
+                answer,
+            } => {
+                let place = self.dtls.get_mut(usize::from(listener.0));
+                if let Some(dtls) = place.and_then(Option::as_mut) {
+                    dtls.give_keys(now, ticket, answer, &mut self.transmits);
+                    self.dtls_events(now, listener, &[]);
+                }
+            }
             Input::Worker(message) => self.worker_message(now, message),
             Input::Refused(message) => self.refused(message),
             Input::Control { ticket, request } => {

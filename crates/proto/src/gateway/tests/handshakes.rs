@@ -10,8 +10,8 @@ use crate::gateway::workers::{FromPeer, WorkerMessage};
 use crate::policy::authentication::IdentityRole;
 use crate::policy::ledger::Table;
 use crate::session::{
-    CloseReason, DtlsEvent, DtlsSettings, RestoreResult, SecureSource, SecureTransport, SendError, SessionId,
-    SessionInfo,
+    CloseReason, DtlsEvent, DtlsSettings, KeyAnswer, RestoreResult, SecureSource, SecureTransport, SendError,
+    SessionId, SessionInfo,
 };
 use crate::types::reason::Limit;
 use crate::types::standing::Standing;
@@ -90,6 +90,8 @@ impl SecureTransport for Feigned {
         transmits.push(ListenerId(0), *to, plaintext);
         Ok(())
     }
+
+    fn give_keys(&mut self, _: Instant, _: u64, _: KeyAnswer, _: &mut Transmits) {}
 
     fn max_plaintext(&self, _: SessionId) -> usize {
         16_384
