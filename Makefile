@@ -72,6 +72,7 @@ fmt: ## Check the formatting
 
 lint: packages-build ## Run clippy on everything
 	$(CARGO) clippy --workspace --locked --all-targets -- -D warnings
+	$(CARGO) clippy -p portcullis-auth --no-default-features --locked --all-targets -- -D warnings
 
 doc: packages-build ## Build the documentation
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --locked --no-deps

@@ -175,7 +175,7 @@ pub(super) fn backend(authentication: &Authentication) -> Result<BackendSettings
             }),
             None => return Err("authentication.file: name a users file".to_owned()),
         },
-        Backend::Http => BackendSettings::Http(http(&authentication.http)),
+        Backend::Http => BackendSettings::Http(http(&authentication.http, authentication.grace)),
         Backend::Jwt => BackendSettings::Jwt(jwt(&authentication.jwt)),
         Backend::Postgresql | Backend::Mysql | Backend::Mongodb | Backend::Redis | Backend::Ldap => {
             match databases::settings(authentication) {
@@ -193,7 +193,7 @@ fn key_source(source: &PskSource) -> KeySourceSettings {
     let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
     let (server, at_once, timeout) = match source.database() {
         None => {
-            let server = KeyServer::Http(http(&source.http));
+            let server = KeyServer::Http(http(&source.http, source.grace));
             (server, KEY_REQUESTS, source.http.timeout)
         }
         Some(database) => {
@@ -214,7 +214,7 @@ fn key_source(source: &PskSource) -> KeySourceSettings {
     }
 }
 
-fn http(http: &access::Http) -> HttpSettings {
+fn http(http: &access::Http, grace: Duration) -> HttpSettings {
     HttpSettings {
         method: match http.method {
             access::HttpMethod::Get => HttpMethod::Get,
@@ -225,6 +225,7 @@ fn http(http: &access::Http) -> HttpSettings {
         token_file: http.token_file.clone(),
         body: http.body.clone(),
         timeout: http.timeout,
+        grace,
         tls: TlsSettings {
             ca_file: http.ca_file.clone(),
             ..TlsSettings::default()

@@ -185,11 +185,7 @@ fn reasons_of_requests(out: &mut String) {
         "portcullis_authentications_total{backend}",
     );
     reasons::<AuthResult>(out, "Logins", "portcullis_authentications_total{result}");
-    reasons::<DenyReason>(
-        out,
-        "Refused logins, in the log as `a login was refused`",
-        "reason=",
-    );
+    reasons::<DenyReason>(out, "Refused logins, in the log as `login refused`", "reason=");
     reasons::<Action>(
         out,
         "Access rules: what was wanted",

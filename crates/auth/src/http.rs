@@ -30,6 +30,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 pub(super) struct HttpBackend {
     client: Client,
     timeout: Duration,
+    grace: Duration,
     method: HttpMethod,
     path: Template,
     headers: Vec<(HeaderName, Template)>,
@@ -82,6 +83,7 @@ impl HttpBackend {
             Ok(client) if errors.is_empty() => Ok(Self {
                 client,
                 timeout: settings.timeout,
+                grace: settings.grace,
                 method: settings.method,
                 path,
                 headers,
@@ -95,6 +97,10 @@ impl HttpBackend {
                 Err(errors)
             }
         }
+    }
+
+    pub(super) const fn grace(&self) -> Duration {
+        self.grace
     }
 
     /// Asks the server. `Err` when it did not say anything that counts.

@@ -44,7 +44,8 @@ impl Judge {
     pub(super) fn grace(&self) -> Option<Duration> {
         match self {
             Self::Database(database) => Some(database.grace()),
-            Self::Identity | Self::File(_) | Self::Http(_) | Self::Jwt(_) => None,
+            Self::Http(http) => Some(http.grace()),
+            Self::Identity | Self::File(_) | Self::Jwt(_) => None,
         }
     }
 }

@@ -20,8 +20,6 @@ use portcullis_proto::policy::authentication::{
 };
 use portcullis_proto::policy::failures::Class;
 use portcullis_proto::policy::verdict_cache::VerdictCache;
-use portcullis_proto::types::ClientId;
-use portcullis_proto::types::reason::Label as _;
 
 mod answer;
 pub mod client;
@@ -66,9 +64,6 @@ use users::FileError;
 /// A backend's problems are logged at most once in this time.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// One refused login in this time has a line in the log, which tells how many had none: a guesser must not fill the disk.
-const LOG_REFUSED_EVERY: Duration = Duration::from_secs(1);
-
 /// Called once with the verdict of the request that it was given with, from a task of the runtime or at once from
 /// [`AuthHandle::try_submit`]. It must not block.
 pub type Reply = Box<dyn FnOnce(AuthAnswer) + Send>;
@@ -102,14 +97,6 @@ struct Inner {
     metrics: AuthMetrics,
     decoy_key: [u8; 32],
     logged: Mutex<Option<Instant>>,
-    refused: Mutex<Refused>,
-}
-
-/// What the log knows of refused logins.
-#[derive(Default)]
-struct Refused {
-    logged: Option<Instant>,
-    unsaid: u64,
 }
 
 /// The running backends; clones are the same ones.
@@ -153,7 +140,6 @@ pub fn start(settings: &AuthSettings, runtime: Handle) -> Result<AuthHandle, Vec
         metrics: AuthMetrics::default(),
         decoy_key,
         logged: Mutex::default(),
-        refused: Mutex::default(),
         caps,
     })))
 }
@@ -209,9 +195,6 @@ impl AuthHandle {
             let decided = tokio::time::timeout(inner.caps.deadline, deciding).await;
             let (verdict, result) = decided.unwrap_or((Verdict::Unavailable, AuthResult::Unavailable));
             inner.metrics.inc(backend, result);
-            if let Verdict::Deny(reason) = verdict {
-                inner.log_refused(&request, listener, backend, reason);
-            }
             drop(place);
             reply(AuthAnswer {
                 ticket: request.ticket,
@@ -423,27 +406,6 @@ impl Inner {
             verdict
         });
         hashing.await.map_err(|error| error.to_string())
-    }
-
-    /// Without the user name, which may be a token.
-    fn log_refused(&self, request: &AuthRequest, listener: &str, backend: Backend, reason: DenyReason) {
-        let mut refused = lock(&self.refused);
-        if refused.logged.is_some_and(|at| at.elapsed() < LOG_REFUSED_EVERY) {
-            refused.unsaid += 1;
-            return;
-        }
-        let unsaid = std::mem::take(&mut refused.unsaid);
-        refused.logged = Some(Instant::now());
-        drop(refused);
-        tracing::info!(
-            reason = reason.label(),
-            backend = backend.label(),
-            listener,
-            peer = %request.peer,
-            client = request.clientid.as_ref().map(ClientId::as_str),
-            unsaid,
-            "a login was refused"
-        );
     }
 
     fn log(&self, backend: Backend, error: &str) {

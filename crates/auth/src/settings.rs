@@ -40,7 +40,8 @@ impl AuthSettings {
         let all = self.per_listener.values().chain([&self.backend]);
         let graces = all.filter_map(|backend| match backend {
             BackendSettings::Database(database) => Some(database.grace),
-            _ => None,
+            BackendSettings::Http(http) => Some(http.grace),
+            BackendSettings::Identity | BackendSettings::File(_) | BackendSettings::Jwt(_) => None,
         });
         graces.max().unwrap_or_default()
     }
@@ -344,12 +345,14 @@ pub struct HttpSettings {
     pub body: BTreeMap<String, String>,
     /// For all of it: connecting, asking, the answer.
     pub timeout: Duration,
+    /// How long a login that was right stays right while the server cannot be asked.
+    pub grace: Duration,
     /// Trust anchors and a certificate to show, when the URL begins with `https://`.
     pub tls: TlsSettings,
 }
 
 impl HttpSettings {
-    /// POST of clientid, username and password as JSON to `url`, with five seconds for it.
+    /// POST of clientid, username and password as JSON to `url`, with five seconds for it and no grace.
     #[must_use]
     pub fn new(url: &str) -> Self {
         let fields = ["clientid", "username", "password"];
@@ -362,6 +365,7 @@ impl HttpSettings {
                 .map(|field| (field.to_owned(), format!("${{{field}}}")))
                 .into(),
             timeout: Duration::from_secs(5),
+            grace: Duration::ZERO,
             tls: TlsSettings::default(),
         }
     }

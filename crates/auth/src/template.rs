@@ -101,6 +101,7 @@ impl Template {
 
     /// The text with `mark` of the number of each placeholder (from 1) in its place, and what they stand for in that order:
     /// values that travel beside a text cannot become a part of it.
+    #[cfg(any(feature = "mysql", feature = "postgresql"))]
     pub(super) fn bound(&self, mark: impl Fn(usize) -> String) -> (String, Vec<Variable>) {
         let (mut text, mut variables) = (String::new(), Vec::new());
         for part in &self.0 {

@@ -117,7 +117,7 @@ section! {
         file: Option<PathBuf> = "users.txt";
         /// Whether passwords may be kept as a single MD5 or SHA-1, which anyone who has them finds out in minutes.
         legacy_hashes: bool = false;
-        /// How long a login that a database found right stays right while it cannot be asked, "0s" to "24h".
+        /// How long a login that a database or an HTTP service found right stays right while that cannot be asked, "0s" to "24h".
         grace: Duration = "5m", between(secs(0), hours(24));
         section /// The `http` backend.
         http: Http;

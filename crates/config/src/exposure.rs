@@ -40,9 +40,31 @@ fn is_meant(config: &Config, listener: &Listener, doc: &Document<'_>) -> bool {
     }
 }
 
+/// The backends of this build that ask for a login.
+fn built_in() -> String {
+    let all = [
+        "file",
+        "http",
+        "jwt",
+        "postgresql",
+        "mysql",
+        "mongodb",
+        "redis",
+        "ldap",
+    ];
+    let all = all
+        .into_iter()
+        .filter(|name| portcullis_auth::settings::is_built_in(name));
+    let all: Vec<String> = all.map(|name| format!("`{name}`")).collect();
+    match all.split_last() {
+        Some((last, before)) => format!("{} or {last}", before.join(", ")),
+        None => String::new(),
+    }
+}
+
 fn complain(config: &Config, listener: &Listener, doc: &mut Document<'_>) {
     let key = listener.key();
-    let backends = "a backend that asks who they are (`file`, `http` or `jwt`)";
+    let backends = format!("a backend that asks who they are ({})", built_in());
     let (backend, none) = match listener.authentication {
         Login::Off if config.authentication.backend != Backend::None => (
             format!(

@@ -124,6 +124,10 @@ impl Directory {
     }
 }
 
+#[cfg_attr(
+    not(feature = "mongodb"),
+    allow(unused_variables, reason = "only MongoDB's driver keeps the time itself")
+)]
 fn finder(source: &Source, timeout: Duration) -> Result<Box<dyn Find>, FileError> {
     match source {
         #[cfg(feature = "postgresql")]
