@@ -25,6 +25,7 @@ mod mongodb;
 mod mysql;
 mod page;
 mod postgresql;
+mod rate;
 mod redis;
 mod servers;
 mod tries;

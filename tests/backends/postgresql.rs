@@ -98,7 +98,7 @@ impl Postgresql {
         self.running.start(|| works(&mut probe));
     }
 
-    fn config(&self) -> Config {
+    pub fn config(&self) -> Config {
         let there = format!("127.0.0.1:{}", self.running.port.number);
         let config = page::config("postgresql", "127.0.0.1:5432", &there);
         tries::with_acl(config).file("postgresql.password", PASSWORD)
