@@ -49,6 +49,7 @@ pub fn psk_material() -> DtlsMaterial {
     DtlsMaterial {
         psks: Some(Arc::new(PskStore::parse(&format!("u1:{hex}")).unwrap())),
         live_keys: false,
+        cert_attributes: Vec::new(),
         cert_pem: None,
         key_pem: None,
         ca_pem: None,

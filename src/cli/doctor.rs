@@ -250,6 +250,11 @@ pub(super) fn secret_paths(config: &Config) -> Vec<&Path> {
                     .into_iter()
                     .flatten(),
             );
+            if let Some(source) = &dtls.psk_source {
+                files.extend(&source.http.token_file);
+                let database = source.database().map(|database| database.common());
+                files.extend(database.and_then(|database| database.password_file));
+            }
             for more in &dtls.certificates {
                 files.push(&more.key_file);
                 files.extend(&more.key_password_file);

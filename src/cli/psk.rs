@@ -81,7 +81,7 @@ fn add(identity: &str, key_stdin: bool, beside: Beside, file: &PskFile) -> Resul
                 "`{identity}` has a key already; --replace gives it a new one, --another a second one"
             )));
         }
-        Beside::First | Beside::Replaces => lines.with(identity, &hex),
+        Beside::First | Beside::Replaces => psk_file::with(&lines, identity, &hex),
         Beside::Another => psk_file::with_another(&lines, identity, &hex).map_err(refused)?,
     };
     write_secret(&lock, &target.path, text_of_file.as_bytes())?;

@@ -167,7 +167,7 @@ fn ensure_key(path: &Path) -> Result<Option<(String, Zeroizing<String>)>, Failur
         return Ok(Some((IDENTITY.to_owned(), key)));
     }
     let typed = |identity: &str| {
-        let key = psk::as_text(&lines.secret(identity)?)?;
+        let key = psk::as_text(crate::dtls::split_secret(&lines.secret(identity)?).0)?;
         Some((identity.to_owned(), key))
     };
     Ok(typed(IDENTITY).or_else(|| lines.names().find_map(typed)))

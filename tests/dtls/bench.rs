@@ -50,6 +50,7 @@ pub fn material() -> DtlsMaterial {
     DtlsMaterial {
         psks: Some(psks(&format!("u1:{}\nu2:{}", hex(KEY), hex(KEY)))),
         live_keys: false,
+        cert_attributes: Vec::new(),
         cert_pem: None,
         key_pem: None,
         ca_pem: None,

@@ -5,9 +5,12 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use crate::support::coap::typ;
+use crate::support::dtls::Options;
+use crate::support::gateway::hex;
 use crate::support::jwt::hs256;
+use crate::support::pki::Pki;
 use crate::support::ports::{self, Port};
-use crate::support::{Client, Config, Gateway, Kind, Request, code, ms, wait_until};
+use crate::support::{Client, Config, Gateway, Kind, Request, code, ms, psk_of, wait_until};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
@@ -113,6 +116,71 @@ fn an_attribute_stands_in_rules_and_is_told_with_who_comes() {
         json!({"tenant": "acme", "floor": "3"}),
         "{event}"
     );
+}
+
+/// A device over DTLS, its topics below what is known of it, and somebody who sees them all.
+fn below_its_site(config: Config, open: &Port) -> Gateway {
+    let listener = format!("bind = \"127.0.0.1:{}\"\nmountpoint = \"\"", open.number);
+    Gateway::start(
+        config
+            .set("listeners.udp.open", &listener)
+            .dtls("mountpoint = \"t/${attr.site}/\""),
+    )
+}
+
+#[test]
+fn what_stands_behind_a_key_is_an_attribute_of_who_has_it() {
+    let open = ports::reserve();
+    let gateway = below_its_site(Config::new(), &open);
+    let key = |identity: &str| hex(psk_of(identity).as_bytes());
+    let keys = format!(
+        "dev1:{} {{\"site\": \"north\"}}\ndev2:{} {{\"site\": \"a/b\"}}\ndev3:{}\ndev4:{}\n",
+        key("dev1"),
+        key("dev2"),
+        key("dev3"),
+        key("dev4"),
+    );
+    gateway.write("psk.txt", keys.as_bytes());
+    assert!(gateway.reloaded());
+    let mut watcher = watcher(&open);
+    let north = watcher.observe("ps/t/north/#");
+    let mut device = gateway.client(Kind::Dtls);
+    device.publish("ps/a", "here");
+    assert_eq!(watcher.notification(&north.token).text(), "here");
+    // With a connection too.
+    let token = device.create("m-1");
+    device
+        .request(&Request::put(&format!("ps/b?c=m-1&t={token}")).payload("there"))
+        .expect(code::CHANGED);
+    assert_eq!(watcher.notification(&north.token).text(), "there");
+    for (identity, wanted) in [("dev2", code::BAD_REQUEST), ("dev3", code::UNAUTHORIZED)] {
+        let mut other = gateway.client_as(Kind::Dtls, identity);
+        let answer = other.request(&Request::put("ps/a").payload("x"));
+        assert_eq!(answer.code, wanted, "{identity}");
+    }
+    // A new key keeps what is known of the device.
+    let mut add = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    add.args(["psk", "add", "dev1", "--another", "--config"])
+        .arg(gateway.path("portcullis.toml"));
+    assert!(add.output().unwrap().status.success());
+    let lines = std::fs::read_to_string(gateway.path("psk.txt")).unwrap();
+    assert_eq!(lines.matches("{\"site\": \"north\"}").count(), 2, "{lines}");
+}
+
+#[test]
+fn what_a_certificate_says_is_an_attribute_of_who_shows_it() {
+    let open = ports::reserve();
+    let pki = Pki::new();
+    let config = pki
+        .install(Config::new())
+        .dtls("verify = \"optional\"\ncert_attributes = { site = \"cn\" }");
+    let gateway = below_its_site(config, &open);
+    let mut watcher = watcher(&open);
+    let own = watcher.observe("ps/t/device-7/#");
+    let options = Options::certificate(Some(&pki.client), &pki.ca.certificate);
+    let mut device = Client::dtls(gateway.dtls_addr(), &options);
+    device.publish("ps/a", "here");
+    assert_eq!(watcher.notification(&own.token).text(), "here");
 }
 
 #[test]

@@ -33,6 +33,7 @@ fn context() -> Arc<DtlsContext> {
                 PskStore::parse("u1:736573616d652d736573616d652d3136").unwrap(),
             )),
             live_keys: false,
+            cert_attributes: Vec::new(),
             cert_pem: None,
             key_pem: None,
             ca_pem: None,

@@ -164,10 +164,7 @@ async fn a_proved_identity_needs_no_password_but_does_not_excuse_a_wrong_one() {
         judge(&auth, asked.clone()).await,
         Verdict::Deny(DenyReason::MissingCredentials)
     );
-    asked.identity = Some(Identity {
-        name: "dev".into(),
-        proof: Proof::Psk,
-    });
+    asked.identity = Some(Identity::new("dev", Proof::Psk));
     assert_eq!(judge(&auth, asked.clone()).await, Verdict::allow());
     asked.identity_role = IdentityRole::None;
     assert_eq!(

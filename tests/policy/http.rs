@@ -84,10 +84,7 @@ async fn get_puts_the_fields_into_the_query_and_forms_are_encoded() {
     .map(|(k, v)| (k.to_owned(), v.to_owned()))
     .into();
     let mut asked = request("a&b=c", "x");
-    asked.identity = Some(Identity {
-        name: "dev 1".into(),
-        proof: Proof::Certificate,
-    });
+    asked.identity = Some(Identity::new("dev 1", Proof::Certificate));
     asked.identity_role = IdentityRole::Username;
     assert_eq!(
         judge(&start(&http(asking.clone())), asked.clone()).await,

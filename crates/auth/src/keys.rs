@@ -236,10 +236,7 @@ impl KeySource {
             clientid: None,
             username: None,
             password: None,
-            identity: Some(Identity {
-                name: request.identity,
-                proof: Proof::Psk,
-            }),
+            identity: Some(Identity::new(request.identity, Proof::Psk)),
             identity_role: IdentityRole::None,
             peer: request.peer,
             listener: request.listener,

@@ -71,6 +71,7 @@ pub fn dtls_context(dtls: &Dtls, tickets: &TicketKeys) -> Result<DtlsContext, Ve
             CertIdentity::SanDns => dtls::CertIdentity::SanDns,
             CertIdentity::SanUri => dtls::CertIdentity::SanUri,
         },
+        cert_attributes: dtls.cert_attributes.0.clone(),
         ciphers: dtls.ciphers.clone(),
         legacy_cbc: dtls.legacy_cbc,
         mtu: handshake_datagram(dtls),

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use portcullis_dtls::CertField;
 use portcullis_proto::gateway::settings::{NotifyType, OnClose, Overrides};
+use portcullis_proto::policy::attributes::Attributes;
 use portcullis_proto::policy::authentication::IdentityRole;
 use portcullis_proto::types::{AccessRules, Transport};
 
@@ -16,7 +18,7 @@ use super::document::{Document, Table};
 use super::paths::PathBase;
 use super::psk_source::{Given, PskSource};
 use super::section::{Section, section};
-use super::value::{Complaint, Size, Value, expected, items, optional, words};
+use super::value::{Complaint, Size, Value, expected, items, optional, word, words};
 
 /// A table `[listeners.udp.NAME]` or `[listeners.dtls.NAME]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,6 +95,8 @@ pub struct Dtls {
     pub identity: IdentityRole,
     /// Which name of a client certificate is its identity.
     pub cert_identity: CertIdentity,
+    /// Attributes of clients, and what of a certificate they are.
+    pub cert_attributes: CertAttributes,
     /// What makes the client id, with its expression.
     pub clientid: Option<NameText>,
     /// What makes the user name, with its expression.
@@ -245,6 +249,39 @@ words!(CertIdentity {
     "san_uri" => CertIdentity::SanUri,
 });
 
+/// Attributes by their names, and what of a certificate they are.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CertAttributes(pub Vec<(String, CertField)>);
+
+const CERT_FIELDS: [(&str, CertField); 9] = [
+    ("cn", CertField::Cn),
+    ("o", CertField::O),
+    ("ou", CertField::Ou),
+    ("c", CertField::C),
+    ("st", CertField::St),
+    ("l", CertField::L),
+    ("serial_number", CertField::SerialNumber),
+    ("san_dns", CertField::SanDns),
+    ("san_uri", CertField::SanUri),
+];
+
+impl Value for CertAttributes {
+    const KIND: &'static str = "table of `cn` `o` `ou` `c` `st` `l` `serial_number` `san_dns` `san_uri`";
+
+    fn read(value: &DeValue<'_>, _: &PathBase) -> Result<Self, Vec<Complaint>> {
+        let table = value
+            .as_table()
+            .ok_or_else(|| expected("a table such as { site = \"ou\" }", value))?;
+        let mut all = Vec::new();
+        for (name, field) in table {
+            let name = name.get_ref().as_ref();
+            Attributes::new([(name, "")]).map_err(|message| vec![message.into()])?;
+            all.push((name.to_owned(), word(field.get_ref(), &CERT_FIELDS)?));
+        }
+        Ok(Self(all))
+    }
+}
+
 words!(IdentityRole {
     "none" => IdentityRole::None,
     "clientid" => IdentityRole::ClientId,
@@ -326,7 +363,7 @@ section! {
         health_request: HealthBytes = "";
         /// The answer to `health_request`, 1 to 64 bytes, no longer than three times the request.
         health_reply: HealthBytes = "";
-        /// Pre-shared keys, lines `identity:hexkey`; an identity that is no printable text as `hex:` and its digits. The defaults of
+        /// Pre-shared keys, lines `identity:hexkey`, or with attributes of the client `identity:hexkey {"site": "north"}`; an identity that is no printable text as `hex:` and its digits. The defaults of
         /// this and the three files below hold only while none of `psk_file`, `cert_file` and `certificates` is given.
         psk_file: Option<PathBuf> = "psk.txt";
         /// Where keys are looked up that `psk_file` does not have, while their handshakes wait: a table with `backend` (`http` `postgresql` `mysql`
@@ -359,6 +396,9 @@ section! {
         identity: IdentityRole = "none";
         /// Which name of a client certificate is its identity.
         cert_identity: CertIdentity = "cn";
+        /// Attributes of clients that show a certificate, `${attr.NAME}`, by their names: what of the certificate each is, `cn` `o` `ou` `c` `st` `l`
+        /// `serial_number` of the subject, `san_dns` or `san_uri`.
+        cert_attributes: CertAttributes = {};
         /// The client id of devices that prove who they are: a text with ${identity}, or with ${cert.cn}, ${cert.san_dns} or
         /// ${cert.san_uri}, whichever `cert_identity` is, for those with certificates alone. In place of `identity`.
         clientid: Option<String> = unset;
@@ -467,6 +507,7 @@ impl DtlsTable {
                 verify_depth: self.verify_depth,
                 identity: self.identity,
                 cert_identity: self.cert_identity,
+                cert_attributes: self.cert_attributes,
                 clientid: name_text(self.clientid, self.clientid_pattern),
                 username: name_text(self.username, self.username_pattern),
                 on_close: self.on_close,

@@ -8,8 +8,10 @@ use zeroize::Zeroizing;
 /// What a line of one kind of file is.
 #[derive(Clone, Copy)]
 pub struct Form {
-    /// Which colon ends the name: the last, where the secret has none, else the first.
-    pub last_colon: bool,
+    /// Splits a line at the colon that ends the name.
+    pub split: fn(&str) -> Option<(&str, &str)>,
+    /// Whether a name may hold a colon.
+    pub colons: bool,
     /// Whether blanks around a name do not belong to it.
     pub trims: bool,
     /// Longest name in bytes.
@@ -24,11 +26,7 @@ pub struct Form {
 
 impl Form {
     fn split<'l>(&self, line: &'l str) -> Option<(&'l str, &'l str)> {
-        let (name, secret) = if self.last_colon {
-            line.rsplit_once(':')
-        } else {
-            line.split_once(':')
-        }?;
+        let (name, secret) = (self.split)(line)?;
         Some((if self.trims { name.trim() } else { name }, secret))
     }
 }
@@ -279,7 +277,7 @@ fn check_length(name: &str, form: &Form) -> Result<(), String> {
 /// What is wrong with it.
 pub fn check_name(name: &str, form: &Form) -> Result<(), String> {
     check_length(name, form)?;
-    if name.contains(':') && !form.last_colon {
+    if name.contains(':') && !form.colons {
         return Err("the name may not hold a colon: it ends at the first".to_owned());
     }
     if name.contains(char::is_control) {
@@ -296,7 +294,8 @@ mod tests {
     use super::*;
 
     const FORM: Form = Form {
-        last_colon: false,
+        split: |line| line.split_once(':'),
+        colons: false,
         trims: false,
         max_name: 8,
         most: 1,

@@ -4,7 +4,9 @@
 use openssl::error::ErrorStack;
 use zeroize::Zeroizing;
 
-use portcullis_dtls::{PskStore, check_colons, identity_bytes, identity_text};
+use portcullis_dtls::{
+    PskStore, check_colons, identity_bytes, identity_text, read_attributes, split_line, split_secret,
+};
 
 use portcullis_proto::types::LineError;
 
@@ -39,12 +41,18 @@ pub fn generate() -> Result<Zeroizing<String>, ErrorStack> {
 
 /// Lines `identity:hexkey`. Hexadecimal digits hold no colon, so identities may: `urn:dev:ops:32473-1`.
 pub const FORM: Form = Form {
-    last_colon: true,
+    split: split_line,
+    colons: true,
     trims: false,
     max_name: "hex:".len() + 2 * PskStore::MAX_IDENTITY_LEN,
     most: PskStore::MAX_KEYS,
     canonical: canonical_identity,
-    check: |written, key| check_key(key).and_then(|()| check_colons(written, key)),
+    check: |written, secret| {
+        let (key, attributes) = split_secret(secret);
+        check_key(key)?;
+        check_colons(written, key)?;
+        read_attributes(attributes).map(drop)
+    },
 };
 
 /// The one form in which an identity is known, whether it is written as text or as `hex:` and its digits.
@@ -61,7 +69,10 @@ pub fn canonical_identity(written: &str) -> Result<String, String> {
 /// It has two, or this one: in words that say what to do, without the key.
 pub fn with_another(lines: &NamedLines, identity: &str, hex: &str) -> Result<Zeroizing<String>, String> {
     let keys = lines.secrets(identity);
-    if keys.iter().any(|key| key.eq_ignore_ascii_case(hex)) {
+    if keys
+        .iter()
+        .any(|key| split_secret(key).0.eq_ignore_ascii_case(hex))
+    {
         return Err(format!("`{identity}` has this key already"));
     }
     if keys.len() >= FORM.most {
@@ -70,7 +81,21 @@ pub fn with_another(lines: &NamedLines, identity: &str, hex: &str) -> Result<Zer
             keys.len()
         ));
     }
-    Ok(lines.with_another(identity, hex))
+    Ok(lines.with_another(identity, &with_attributes(lines, identity, hex)))
+}
+
+/// The lines with this key of `identity` in place of those that it has.
+#[must_use]
+pub fn with(lines: &NamedLines, identity: &str, hex: &str) -> Zeroizing<String> {
+    lines.with(identity, &with_attributes(lines, identity, hex))
+}
+
+/// A key with the attributes that its identity has.
+fn with_attributes(lines: &NamedLines, identity: &str, hex: &str) -> Zeroizing<String> {
+    let newest = lines.secret(identity).unwrap_or_default();
+    let (_, attributes) = split_secret(&newest);
+    let blank = if attributes.is_empty() { "" } else { " " };
+    Zeroizing::new([hex, blank, attributes].concat())
 }
 
 /// Reads the content of a file of pre-shared keys.
@@ -188,6 +213,24 @@ mod tests {
         assert_eq!(lines.with("a", "33").as_str(), "a:33\n# b's\nb:11\n");
         let third = lines.with_another("a", "33");
         assert!(parse(third.as_bytes()).is_err_and(|errors| errors[0].message.contains("1 and 4")));
+    }
+
+    #[test]
+    fn a_new_key_leaves_the_attributes_of_its_identity() {
+        let Ok(lines) = parse(b"urn:a:00 {\"site\": \"x\"}\nb:11\n") else {
+            panic!("a good file")
+        };
+        assert_eq!(lines.names().collect::<Vec<_>>(), ["urn:a", "b"]);
+        assert_eq!(
+            with(&lines, "urn:a", "22").as_str(),
+            "urn:a:22 {\"site\": \"x\"}\nb:11\n"
+        );
+        assert_eq!(
+            with_another(&lines, "urn:a", "22").unwrap().as_str(),
+            "urn:a:00 {\"site\": \"x\"}\nb:11\nurn:a:22 {\"site\": \"x\"}\n"
+        );
+        assert!(with_another(&lines, "urn:a", "00").is_err());
+        assert!(parse(b"a:00 {\"site\": [1]}\n").is_err());
     }
 
     #[test]

@@ -10,7 +10,8 @@ use super::named_lines::{Form, NamedLines};
 
 /// The form of a users file: the first colon ends the name.
 pub const FORM: Form = Form {
-    last_colon: false,
+    split: |line| line.split_once(':'),
+    colons: false,
     trims: true,
     max_name: MAX_USERNAME,
     most: 1,

@@ -8,6 +8,7 @@ use openssl::nid::Nid;
 use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Private};
 use openssl::sha::sha256;
 use openssl::x509::{X509, X509Crl, X509ExtendedKeyUsage, X509KeyUsage, X509Ref};
+use portcullis_proto::policy::attributes::Attributes;
 use rustls_pki_types::pem::{PemObject, SectionKind};
 use zeroize::Zeroizing;
 
@@ -338,4 +339,57 @@ impl CertIdentity {
         };
         (!name.is_empty() && name.len() <= 255 && !name.contains('\0')).then_some(name)
     }
+}
+
+/// What of a client's certificate may be an attribute of the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertField {
+    /// The common name of the subject.
+    Cn,
+    /// The organization of the subject.
+    O,
+    /// The first organizational unit of the subject.
+    Ou,
+    /// The country of the subject.
+    C,
+    /// The state or province of the subject.
+    St,
+    /// The locality of the subject.
+    L,
+    /// The serial number of the subject, which is not that of the certificate.
+    SerialNumber,
+    /// The first DNS name of the subject's alternative names.
+    SanDns,
+    /// The first URI of the subject's alternative names.
+    SanUri,
+}
+
+impl CertField {
+    fn of(self, certificate: &X509Ref) -> Option<String> {
+        let nid = match self {
+            Self::SanDns => return CertIdentity::SanDns.name(certificate),
+            Self::SanUri => return CertIdentity::SanUri.name(certificate),
+            Self::Cn => Nid::COMMONNAME,
+            Self::O => Nid::ORGANIZATIONNAME,
+            Self::Ou => Nid::ORGANIZATIONALUNITNAME,
+            Self::C => Nid::COUNTRYNAME,
+            Self::St => Nid::STATEORPROVINCENAME,
+            Self::L => Nid::LOCALITYNAME,
+            Self::SerialNumber => Nid::SERIALNUMBER,
+        };
+        let entry = certificate.subject_name().entries_by_nid(nid).next()?;
+        entry.data().to_string().ok()
+    }
+}
+
+/// What a certificate says of its client. What is no attribute, such as a text with control characters, is left out: a topic that needs
+/// it is then refused.
+pub(super) fn attributes(certificate: &X509Ref, wanted: &[(String, CertField)]) -> Attributes {
+    let mut all = Attributes::default();
+    for (name, field) in wanted {
+        let value = field.of(certificate);
+        let one = value.and_then(|value| Attributes::new([(name.as_str(), value.as_str())]).ok());
+        all = one.unwrap_or_default().over(&all);
+    }
+    all
 }

@@ -17,7 +17,7 @@ use zeroize::{Zeroize, Zeroizing};
 use portcullis_proto::state::{ReadBytes, WriteBytes};
 use portcullis_proto::types::{Identity, Proof};
 
-use super::certificates::{self, CertIdentity, CertificateMark, ContextError};
+use super::certificates::{self, CertField, CertIdentity, CertificateMark, ContextError};
 use super::chains::{CertificateHash, Chain, ChainId, Chains};
 use super::cid::{Notes, notes_index};
 use super::ffi;
@@ -99,6 +99,8 @@ pub struct DtlsMaterial {
     pub verify: Verify,
     /// Which name of a client's certificate is its identity.
     pub cert_identity: CertIdentity,
+    /// Attributes of clients by their names, and what of a certificate they are.
+    pub cert_attributes: Vec<(String, CertField)>,
     /// An OpenSSL cipher list; empty for the built-in policy. What is neither AEAD nor, with `legacy_cbc`, one of the suites of
     /// CBC that old devices have, is left out.
     pub ciphers: String,
@@ -403,38 +405,41 @@ impl DtlsContext {
     }
 
     fn by_psk(&self, ssl: &SslRef) -> Option<Authority> {
-        let (mark, identity, has_live_key): (_, Box<[u8]>, _) = if ssl.session_reused() {
+        let (mark, identity, live): (_, Box<[u8]>, _) = if ssl.session_reused() {
             let data = ffi::ticket_mark(ssl)?;
             let (mark, identity) = data.split_first_chunk()?;
-            (u64::from_be_bytes(*mark), identity.into(), false)
+            (u64::from_be_bytes(*mark), identity.into(), None)
         } else {
             let notes = ssl.ex_data(notes_index().ok()?)?;
             let key = notes.psk_key.get()?;
-            (key.mark(), notes.psk_identity.clone()?, key.is_live())
+            (
+                key.mark(),
+                notes.psk_identity.clone()?,
+                Some(key).filter(|key| key.is_live()),
+            )
         };
         let in_file = self.psks.as_ref()?.get(&identity);
         let name = match in_file {
             Some(keys) => keys.name().clone(),
             None => identity_text(&identity).into(),
         };
+        let key = live.or_else(|| in_file?.marked(mark));
         let identity = Identity {
-            name,
-            proof: Proof::Psk,
+            attributes: key.map(|key| key.attributes().clone()).unwrap_or_default(),
+            ..Identity::new(name, Proof::Psk)
         };
         Some(Authority {
             identity: Some(identity),
             psk_mark: mark,
-            has_live_key,
+            has_live_key: live.is_some(),
             ..Authority::default()
         })
     }
 
     fn by_raw_key(&self, key: &PKeyRef<Public>) -> Option<Authority> {
         let fingerprint = fingerprint(key)?;
-        let identity = Identity {
-            name: self.material.raw_keys.as_ref()?.name(&fingerprint)?.clone(),
-            proof: Proof::RawKey,
-        };
+        let name = self.material.raw_keys.as_ref()?.name(&fingerprint)?.clone();
+        let identity = Identity::new(name, Proof::RawKey);
         Some(Authority {
             identity: Some(identity),
             raw_key: Some(Box::new(fingerprint)),
@@ -450,8 +455,8 @@ impl DtlsContext {
             chains.above(ssl.verified_chain()?, ssl.peer_cert_chain())?
         };
         let identity = Identity {
-            name: self.cert_identity.name(certificate)?.into(),
-            proof: Proof::Certificate,
+            attributes: certificates::attributes(certificate, &self.material.cert_attributes),
+            ..Identity::new(self.cert_identity.name(certificate)?, Proof::Certificate)
         };
         Some(Authority {
             identity: Some(identity),

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use portcullis_proto::policy::attributes::Attributes;
 use portcullis_proto::session::{RestoreResult, SessionId};
 use portcullis_proto::state::{Contents, HOT_WORDS, Kind, MARK, ReadBytes, Record, Store, WriteBytes};
 use portcullis_proto::types::reason::Label as _;
@@ -320,6 +321,9 @@ fn write(session: &Session, listener: u64, millis: impl Fn(Instant) -> u64) -> O
             Proof::RawKey => 3,
         };
         out.u8(proof).bytes(identity.name.as_bytes());
+        for (name, value) in identity.attributes.iter() {
+            out.bytes(name.as_bytes()).bytes(value.as_bytes());
+        }
     } else {
         out.u8(0);
     }
@@ -413,10 +417,20 @@ fn read_authority(
         _ => return None,
     };
     let identity = match proof {
-        Some(proof) => Some(Identity {
-            name: std::str::from_utf8(bytes.bytes()?).ok()?.into(),
-            proof,
-        }),
+        Some(proof) => {
+            let identity = Identity::new(std::str::from_utf8(bytes.bytes()?).ok()?, proof);
+            let mut attributes = Vec::new();
+            while !bytes.0.is_empty() {
+                attributes.push((
+                    std::str::from_utf8(bytes.bytes()?).ok()?,
+                    std::str::from_utf8(bytes.bytes()?).ok()?,
+                ));
+            }
+            Some(Identity {
+                attributes: Attributes::new(attributes).ok()?,
+                ..identity
+            })
+        }
         None => None,
     };
     Some(Authority {

@@ -31,14 +31,17 @@ mod shared;
 mod source;
 pub mod suite;
 
-pub use certificates::{CertIdentity, ContextError};
+pub use certificates::{CertField, CertIdentity, ContextError};
 pub use context::{CertificateMaterial, DtlsContext, DtlsMaterial, TicketKeys, Verify};
 pub use kept::{KeptSessions, Place, adopt_chains, place_of};
 pub use listener::DtlsListener;
 pub use metrics::DtlsMetrics;
 pub use portcullis_proto::session as contract;
 pub use portcullis_proto::session::{SendError, SessionInfo};
-pub use psk::{PskKey, PskKeys, PskStore, check_colons, identity_bytes, identity_text};
+pub use psk::{
+    PskKey, PskKeys, PskStore, check_colons, identity_bytes, identity_text, read_attributes, split_line,
+    split_secret,
+};
 pub use raw_keys::RawKeys;
 pub use shared::DtlsShared;
 pub use source::{ContextCell, DtlsSource};

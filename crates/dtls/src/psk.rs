@@ -10,6 +10,7 @@ use hex::FromHexError;
 use openssl::sha::Sha256;
 use zeroize::Zeroizing;
 
+use portcullis_proto::policy::attributes::Attributes;
 use portcullis_proto::session::KnownKeys;
 use portcullis_proto::types::{Fault, LineError};
 
@@ -20,6 +21,8 @@ pub struct PskKey {
     used: AtomicU64,
     /// Whether it is from a source of keys and not from a file.
     is_live: bool,
+    /// What is known of who has it.
+    attributes: Attributes,
 }
 
 /// What an identity may prove itself with: one key, or two while it is given another one.
@@ -81,6 +84,56 @@ fn hex_bytes(digits: &str) -> Result<Zeroizing<Vec<u8>>, &'static str> {
     Ok(bytes)
 }
 
+/// Splits a line of keys in front of the key: identity, and key with what stands behind it. Attributes hold colons of their own.
+#[must_use]
+pub fn split_line(line: &str) -> Option<(&str, &str)> {
+    let is_key = |secret: &&str| {
+        let (hex, _) = split_secret(secret);
+        !hex.is_empty() && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    if line.trim_end().ends_with('}') {
+        let before = line.match_indices('{').filter_map(|(at, _)| {
+            let head = line.get(..at)?;
+            let colon = head.rfind(':')?;
+            let (identity, secret) = line.split_at_checked(colon)?;
+            let secret = secret.strip_prefix(':')?;
+            Some((identity, secret))
+        });
+        for (identity, secret) in before {
+            if is_key(&secret) {
+                return Some((identity, secret));
+            }
+        }
+    }
+    line.rsplit_once(':')
+}
+
+/// Splits the key of a line from the attributes behind it, which may be none.
+#[must_use]
+pub fn split_secret(secret: &str) -> (&str, &str) {
+    match secret.find('{') {
+        Some(at) => {
+            let (hex, attributes) = secret.split_at(at);
+            (hex.trim(), attributes.trim())
+        }
+        None => (secret.trim(), ""),
+    }
+}
+
+/// The attributes behind a key.
+///
+/// # Errors
+/// They are no JSON object of texts, numbers and truth values, or more than a client may have.
+pub fn read_attributes(text: &str) -> Result<Attributes, String> {
+    if text.is_empty() {
+        return Ok(Attributes::default());
+    }
+    let object = serde_json::from_str(text).map_err(|_| {
+        "what stands behind the key is no JSON object, such as {\"site\": \"north\"}".to_owned()
+    })?;
+    Attributes::from_json(&object)
+}
+
 /// Whether a line is likely to be a key whose bytes, or groups of them, have colons between: then the last group would be the
 /// key, and the others part of the identity.
 ///
@@ -101,12 +154,19 @@ pub fn check_colons(written: &str, key: &str) -> Result<(), String> {
 }
 
 impl PskKey {
-    const fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
+    const fn new(bytes: Zeroizing<Vec<u8>>, attributes: Attributes) -> Self {
         Self {
             bytes,
             used: AtomicU64::new(0),
             is_live: false,
+            attributes,
         }
+    }
+
+    /// What is known of who has it.
+    #[must_use]
+    pub const fn attributes(&self) -> &Attributes {
+        &self.attributes
     }
 
     pub(super) const fn is_live(&self) -> bool {
@@ -145,7 +205,7 @@ impl PskKeys {
         let key = |bytes: &Zeroizing<Vec<u8>>| {
             Arc::new(PskKey {
                 is_live: true,
-                ..PskKey::new(bytes.clone())
+                ..PskKey::new(bytes.clone(), known.attributes.clone())
             })
         };
         Self {
@@ -205,8 +265,8 @@ impl PskStore {
     /// Most keys of one identity.
     pub const MAX_KEYS: usize = 2;
 
-    /// Reads lines `identity:hexkey`. Empty lines and lines that start with `#` are skipped; the identity is all
-    /// before the last colon, as text or as `hex:` and digits. It may stand on two lines, of which the later has the newer key.
+    /// Reads lines `identity:hexkey`, or `identity:hexkey {"name": "value"}` with attributes of the client. Empty lines and lines that
+    /// start with `#` are skipped; the identity is all before the last colon in front of the key, as text or as `hex:` and digits. It may stand on two lines, of which the later has the newer key.
     ///
     /// # Errors
     /// Everything that is wrong with the text, with line numbers.
@@ -335,9 +395,9 @@ fn parse_line(line: &str) -> Result<(Box<[u8]>, PskKey), Fault<'_>> {
             "it begins with a byte order mark, which would be part of the identity: save the file without it",
         ));
     }
-    let (written, hex) = line
-        .rsplit_once(':')
-        .ok_or_else(|| whole("it has no colon: a line is identity:hexkey"))?;
+    let (written, secret) =
+        split_line(line).ok_or_else(|| whole("it has no colon: a line is identity:hexkey"))?;
+    let (hex, attributes) = split_secret(secret);
     let identity = identity_bytes(written).map_err(|message| (written, message))?;
     let hex = hex.trim();
     if hex.is_empty() {
@@ -349,7 +409,8 @@ fn parse_line(line: &str) -> Result<(Box<[u8]>, PskKey), Fault<'_>> {
         return Err((hex, format!("the key is longer than {max} bytes")));
     }
     let key = hex_bytes(hex).map_err(|fault| (hex, format!("the key {fault}")))?;
-    Ok((identity.into(), PskKey::new(key)))
+    let attributes = read_attributes(attributes).map_err(|message| (attributes, message))?;
+    Ok((identity.into(), PskKey::new(key, attributes)))
 }
 
 #[cfg(test)]
@@ -374,6 +435,34 @@ mod tests {
             errors[1].message.contains("line 4, with the same key"),
             "{errors:?}"
         );
+    }
+
+    #[test]
+    fn attributes_stand_behind_a_key() {
+        let text = "a:00 {\"site\": \"x:y\", \"n\": 7}\r\n\
+                    urn:dev:{7}:01{\"site\":\"z\"}\nurn:{8}:02\nc {\"a\": 1}:03\nd:04 {}";
+        let store = PskStore::parse(text).unwrap();
+        let of = |identity: &[u8]| {
+            let keys = store.get(identity).unwrap().keys();
+            let pairs = keys[0].attributes().iter();
+            pairs
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of(b"a"), ["n=7", "site=x:y"]);
+        assert_eq!(of(b"urn:dev:{7}"), ["site=z"]);
+        for identity in [&b"urn:{8}"[..], b"c {\"a\": 1}", b"d"] {
+            assert!(of(identity).is_empty(), "{identity:?}");
+        }
+        for bad in [
+            "a:00 {\"site\"}",
+            "a:00 {\"s\": []}",
+            "a:00 [1]",
+            "a:00 {\"s p\": 1}",
+            "a: {\"s\": 1}",
+        ] {
+            assert!(PskStore::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

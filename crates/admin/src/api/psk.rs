@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use portcullis_config::named_lines::{self, NamedLines};
 use portcullis_config::{Config, Listener, psk_file, trial};
-use portcullis_dtls::PskStore;
+use portcullis_dtls::{PskStore, split_secret};
 use portcullis_proto::types::Transport;
 
 use super::error::{ApiError, ErrorBody};
@@ -188,7 +188,7 @@ fn in_force(states: &[ListenerState], file: &KeyFile) -> Vec<Arc<PskStore>> {
 
 /// When the key of a line was used.
 fn used(in_force: &[Arc<PskStore>], identity: &str, hex: &str) -> KeyUse {
-    let bytes = Zeroizing::new(hex::decode(hex).unwrap_or_default());
+    let bytes = Zeroizing::new(hex::decode(split_secret(hex).0).unwrap_or_default());
     let of = |store: &Arc<PskStore>| {
         let keys = store.named(identity)?.keys();
         keys.iter().find(|key| key.as_bytes() == *bytes)?.last_used()
@@ -259,7 +259,7 @@ pub(super) async fn add(
                 "identity {name:?} has a key already; with `replace` it gets a new one, with `another` a second one"
             )));
         } else {
-            lines.with(&name, &secret)
+            psk_file::with(&lines, &name, &secret)
         };
         Ok(Edit {
             content: Zeroizing::new(content.as_bytes().to_vec()),

@@ -174,6 +174,13 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
     ),
     (
         "listeners.dtls.default",
+        "cert_attributes",
+        "{ site = \"ou\" }",
+        "1",
+        "{ site = \"room\" }",
+    ),
+    (
+        "listeners.dtls.default",
         "cert_identity",
         "\"san_uri\"",
         "1",

@@ -62,10 +62,7 @@ mod tests {
     use crate::types::{Identity, Proof};
 
     fn dtls(name: &str) -> Owner {
-        Owner::Dtls(Some(Identity {
-            name: name.into(),
-            proof: Proof::Psk,
-        }))
+        Owner::Dtls(Some(Identity::new(name, Proof::Psk)))
     }
 
     #[test]

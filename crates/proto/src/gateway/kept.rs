@@ -187,8 +187,8 @@ fn read_owner(bytes: &mut ReadBytes<'_>) -> Option<Owner> {
         4 => Proof::RawKey,
         _ => return None,
     };
-    let name = std::str::from_utf8(bytes.bytes()?).ok()?.into();
-    Some(Owner::Dtls(Some(Identity { name, proof })))
+    let name = std::str::from_utf8(bytes.bytes()?).ok()?;
+    Some(Owner::Dtls(Some(Identity::new(name, proof))))
 }
 
 fn write_grant(out: &mut WriteBytes, grant: &Grant, clock: Clock) {

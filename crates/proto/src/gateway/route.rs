@@ -146,7 +146,8 @@ impl Gateway {
         let listener = self.settings.listener(context.from.listener);
         let is_open = !self.settings.connection_required(context.from.listener)
             && listener.is_some_and(|it| !it.authentication);
-        let asker = is_open.then(|| Asker::peer(&self.settings, context, Grant::default()).ok());
+        let grant = Grant::of_identity(context.from.identity());
+        let asker = is_open.then(|| Asker::peer(&self.settings, context, grant).ok());
         let cx = cx!(self, now);
         let response = ops::collection::discover(&cx, &self.topics, context, asker.flatten().as_ref());
         self.agenda.answer(context.reply, response);
@@ -263,7 +264,15 @@ impl Gateway {
         }
     }
 
-    fn logged_in(&mut self, now: Instant, mut context: RequestContext, grant: Grant) -> Result<(), Response> {
+    fn logged_in(
+        &mut self,
+        now: Instant,
+        mut context: RequestContext,
+        mut grant: Grant,
+    ) -> Result<(), Response> {
+        if let Some(identity) = context.from.identity() {
+            grant.attributes = grant.attributes.over(&identity.attributes);
+        }
         // A ban may be newer than the question, and a token of the session may name another client.
         self.not_banned(now, &context)?;
         let listener = self.settings.listener(context.from.listener);
@@ -464,6 +473,7 @@ impl Gateway {
             joining.extend(context);
             return Ok(());
         }
+        let grant = Grant::of_identity(from.identity());
         let wish = Wish {
             standing: from.standing,
             client,
@@ -471,7 +481,7 @@ impl Gateway {
             reply: None,
             joining: context.into_iter().collect(),
             username: None,
-            grant: Grant::default(),
+            grant,
             ended,
         };
         create(&mut cx!(self, now), &mut self.pending, &self.connections, wish)

@@ -74,6 +74,18 @@ impl Attributes {
         Self::new(pairs.iter().map(|(name, text)| (*name, text.as_str())))
     }
 
+    /// These and those of `base` that they do not have; these alone where both are too many together.
+    #[must_use]
+    pub fn over(&self, base: &Self) -> Self {
+        if base.is_empty() {
+            return self.clone();
+        }
+        if self.is_empty() {
+            return base.clone();
+        }
+        Self::new(base.iter().chain(self.iter())).unwrap_or_else(|_| self.clone())
+    }
+
     /// The value of `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
@@ -124,6 +136,19 @@ mod tests {
 
     fn read(value: &Value) -> Result<Attributes, String> {
         Attributes::from_json(value.as_object().unwrap())
+    }
+
+    #[test]
+    fn what_a_login_says_goes_over_what_a_key_says() {
+        let key = Attributes::new([("site", "x"), ("floor", "1")]).unwrap();
+        let login = Attributes::new([("site", "y")]).unwrap();
+        let all = login.over(&key);
+        assert_eq!(all.iter().collect::<Vec<_>>(), [("floor", "1"), ("site", "y")]);
+        assert_eq!(Attributes::default().over(&key), key);
+        assert_eq!(key.over(&Attributes::default()), key);
+        let names: Vec<String> = (0..MAX_ATTRIBUTES).map(|n| format!("n{n}")).collect();
+        let full = Attributes::new(names.iter().map(|name| (name.as_str(), ""))).unwrap();
+        assert_eq!(full.over(&key), full);
     }
 
     #[test]

@@ -202,10 +202,7 @@ mod tests {
 
     #[test]
     fn an_identity_that_is_the_client_id_does_not_excuse_a_wrong_password() {
-        let identity = Some(Identity {
-            name: "c".into(),
-            proof: Proof::Psk,
-        });
+        let identity = Some(Identity::new("c", Proof::Psk));
         let mut asked = AuthRequest {
             identity,
             identity_role: IdentityRole::ClientId,

@@ -212,10 +212,7 @@ mod tests {
             (BanKind::Address, "192.0.2.7", Some(end)),
         ]);
         let client = ClientId::new("c").unwrap();
-        let identity = Identity {
-            name: Arc::from("i"),
-            proof: Proof::Psk,
-        };
+        let identity = Identity::new(Arc::from("i"), Proof::Psk);
         for (at, lasts) in [(now, true), (end - Duration::from_millis(1), true), (end, false)] {
             assert_eq!(bans.kind_of(at, Some(&client), None).is_some(), lasts);
             assert_eq!(bans.kind_of(at, None, Some(&identity)).is_some(), lasts);

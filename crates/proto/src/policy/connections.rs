@@ -136,6 +136,19 @@ pub struct Grant {
     pub until: Option<Instant>,
 }
 
+impl Grant {
+    /// What is known of an identity without a login.
+    #[must_use]
+    pub fn of_identity(identity: Option<&Identity>) -> Self {
+        Self {
+            attributes: identity
+                .map(|identity| identity.attributes.clone())
+                .unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {

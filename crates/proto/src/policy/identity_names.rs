@@ -124,10 +124,7 @@ mod tests {
 
     fn named(text: &str, pattern: Option<&str>, name: &str, proof: Proof) -> Option<String> {
         let template = NameTemplate::new(text, CERT, pattern).unwrap();
-        let identity = Identity {
-            name: name.into(),
-            proof,
-        };
+        let identity = Identity::new(name, proof);
         template.of(&identity).map(|name| name.to_string())
     }
 

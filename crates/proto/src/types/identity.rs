@@ -1,9 +1,11 @@
 //! Who a peer proved to be, and the client id that the MQTT side knows it by.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::text::unsendable;
+use crate::policy::attributes::Attributes;
 
 /// How a DTLS peer proved its identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,12 +31,41 @@ impl Proof {
 }
 
 /// The identity that a DTLS handshake proved. Two identities are the same when name and proof are.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct Identity {
     /// PSK identity, or the name taken from the certificate.
     pub name: Arc<str>,
     /// How it was proved.
     pub proof: Proof,
+    /// What is known of who has its key or its certificate.
+    pub attributes: Attributes,
+}
+
+impl Identity {
+    /// One of whom nothing else is known.
+    #[must_use]
+    pub fn new(name: impl Into<Arc<str>>, proof: Proof) -> Self {
+        Self {
+            name: name.into(),
+            proof,
+            attributes: Attributes::default(),
+        }
+    }
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        self.proof == other.proof && self.name == other.name
+    }
+}
+
+impl Eq for Identity {}
+
+impl Hash for Identity {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+        self.proof.hash(state);
+    }
 }
 
 /// A client id: 1 to 128 bytes of UTF-8 that MQTT carries.
@@ -89,6 +120,18 @@ impl fmt::Display for ClientId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_identity_is_the_same_whatever_else_is_known_of_it() {
+        let known = Identity {
+            attributes: Attributes::new([("site", "x")]).unwrap(),
+            ..Identity::new("a", Proof::Psk)
+        };
+        assert_eq!(known, Identity::new("a", Proof::Psk));
+        assert_ne!(known, Identity::new("a", Proof::RawKey));
+        let all = std::collections::HashSet::from([known]);
+        assert!(all.contains(&Identity::new("a", Proof::Psk)));
+    }
 
     #[test]
     fn client_ids_are_1_to_128_bytes_that_mqtt_carries() {

@@ -32,10 +32,7 @@ impl Feigned {
 }
 
 fn identity(address: SocketAddr) -> Identity {
-    Identity {
-        name: format!("dev{}", address.port() / 1000).into(),
-        proof: Proof::Psk,
-    }
+    Identity::new(format!("dev{}", address.port() / 1000), Proof::Psk)
 }
 
 impl SecureTransport for Feigned {
