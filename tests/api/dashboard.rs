@@ -97,6 +97,7 @@ fn the_last_hour_was_known_only_to_the_tab_that_watched_it() {
     client.observe("ps/t?clientid=seen");
     let history = || get(served.address, "/api/v1/history").expect(200).json();
     wait_until("a step with the requests", || {
+        client.publish("ps/u?clientid=seen", "x");
         let points = history()["points"].clone();
         points.as_array().unwrap().iter().any(|point| {
             point["requests_per_second"].as_f64().unwrap() > 0.0

@@ -188,6 +188,8 @@ fn replaces(gateway: &Gateway, kind: Kind, mut before: Client, again: Option<Cli
         None => (before.create("a"), gateway.client(kind)),
     };
     assert_ne!(old, new);
+    // Where the old one lives at another worker, that one hears of it a moment later.
+    gateway.metric_becomes("connections", &[], 2.0);
     publisher.publish(&uri, "2");
     before.no_notification(&observation.token, ms(200));
     assert_eq!(

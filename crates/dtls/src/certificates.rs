@@ -266,9 +266,12 @@ pub(super) fn unix_seconds(time: &Asn1TimeRef) -> Option<i64> {
 
 /// Whether this time is past, or that cannot be told.
 pub(super) fn is_past(not_after: i64) -> bool {
-    let now = Asn1Time::days_from_now(0).ok();
-    let now = now.and_then(|now| unix_seconds(&now));
-    now.is_none_or(|now| not_after < now)
+    now().is_none_or(|now| not_after < now)
+}
+
+/// The time of the machine as OpenSSL tells it, in seconds since 1970.
+pub(super) fn now() -> Option<i64> {
+    unix_seconds(&*Asn1Time::days_from_now(0).ok()?)
 }
 
 /// Names one certificate of one issuer, in 32 bytes.

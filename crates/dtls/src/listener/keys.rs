@@ -1,12 +1,13 @@
 //! Which pre-shared key a handshake has.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use portcullis_proto::session::KeyAnswer;
 use portcullis_proto::types::Transmits;
 
 use super::super::aead::Aead;
+use super::super::certificates;
 use super::super::contract::DtlsEvent;
 use super::super::handshake::{Pending, Progress};
 use super::super::metrics::HandshakeResult;
@@ -102,11 +103,8 @@ impl DtlsListener {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "what is shown to people is the time of the machine"
-)]
+/// What is shown to people is the time of the machine; 0 where it is not known.
 fn unix_seconds() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
+    let now = certificates::now();
+    now.and_then(|now| u64::try_from(now).ok()).unwrap_or_default()
 }
