@@ -52,7 +52,7 @@ impl KeyView {
             "boolean" => "boolean",
             "number" | "5 or 4" => "number",
             kind if kind.starts_with("list of") => "list",
-            "table of texts" => "table",
+            kind if kind.starts_with("table of") => "table",
             _ => "text",
         };
         Self {
