@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `proto` | pure | [`types`], [`coap`], [`policy`], [`bridge`], and [`gateway`], which composes them |
 //! | [`dtls`] | pure | datagram to plaintext and identity, and back |
+//! | [`stream`] | edge | CoAP over TCP and TLS: frames, signalling, connections |
 //! | [`net`] | edge | sockets, batches of datagrams, errno judgement |
 //! | [`broker`] | edge | the embedded broker, and MQTT upstream |
 //! | [`auth`] | edge | authentication backends: users file, HTTP, JSON Web Tokens |
@@ -21,6 +22,8 @@ pub use portcullis_broker as broker;
 pub use portcullis_config as config;
 pub use portcullis_dtls as dtls;
 pub use portcullis_net as net;
+pub use portcullis_stream as stream;
+
 pub use portcullis_proto::{bridge, coap, gateway, labels, metrics, policy, session, state, types};
 
 pub mod daemon;

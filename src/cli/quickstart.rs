@@ -201,6 +201,8 @@ impl QuickStart {
                     push_lines(&mut text, listener, Proof::None);
                 }
                 Transport::Dtls => self.greet_dtls(listener, &mut text),
+                // The quick start has none.
+                Transport::Tcp | Transport::Tls => {}
             }
         }
         text.push_str("\nThe lines work with coap-client-gnutls too; on Debian both are in libcoap3-bin.\n");

@@ -1,6 +1,7 @@
 //! What the process is made of beyond sockets and threads: the seam at which the core and the broker are put in.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admin::api::handle::Reloaded;
@@ -8,6 +9,7 @@ use crate::auth::AuthHandle;
 use crate::broker::WorkerLink;
 use crate::config::Problems;
 use crate::gateway::contract::ControlRequest;
+use crate::stream::Gate;
 use crate::types::WorkerId;
 use crate::types::metrics::Exposes;
 
@@ -25,6 +27,11 @@ pub trait Assembly {
     /// # Errors
     /// The process does not start.
     fn worker(&mut self, worker: WorkerId) -> Result<WorkerParts<Self::Core>, StartError>;
+
+    /// By listener where its connections come in; none where it is for datagrams.
+    fn gates(&self) -> Vec<Option<Arc<Gate>>> {
+        Vec::new()
+    }
 
     /// What all workers and the broker have to show in a scrape; asked for once, after the workers.
     fn exposes(&mut self) -> Vec<Box<dyn Exposes>>;

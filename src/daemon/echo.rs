@@ -35,7 +35,8 @@ impl Core for Echo {
                     self.transmits.push(listener, peer, b"bye");
                 }
             }
-            Input::Broker(_)
+            Input::Stream { .. }
+            | Input::Broker(_)
             | Input::Worker(_)
             | Input::Refused(_)
             | Input::Authenticated { .. }

@@ -13,6 +13,7 @@ use crate::config::{self, Authentication, Config, Dtls, Listener, Login, PskSour
 use crate::dtls::{DtlsContext, TicketKeys};
 use crate::gateway::settings::Settings;
 use crate::policy::authorization::{Authorizer, NoMatch};
+use crate::stream::GateSettings;
 use crate::types::ListenerId;
 
 use super::databases::Purpose;
@@ -60,6 +61,22 @@ pub(super) fn load(config: &Config, tickets: &TicketKeys) -> Result<Materials, V
     } else {
         Err(wrong)
     }
+}
+
+/// What holds for the connections of a listener; nothing where it is for datagrams.
+pub(super) fn gate_settings(listener: &Listener, config: &Config) -> Option<GateSettings> {
+    let stream = listener.stream?;
+    let number = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    Some(GateSettings {
+        max_connections: number(stream.max_connections),
+        max_per_source: number(stream.max_connections_per_source),
+        max_half_open: number(stream.max_half_open),
+        max_per_second: stream.max_handshakes_per_second,
+        per_second_of_source: config.limits.handshakes_per_second,
+        handshake_timeout: stream.handshake_timeout,
+        message_timeout: stream.message_timeout,
+        max_message: usize::try_from(stream.max_message_size.0).unwrap_or(usize::MAX),
+    })
 }
 
 fn authorizer(config: &Config) -> Result<Authorizer, Vec<String>> {

@@ -3,10 +3,10 @@
 //! The ids of those that were there at the start are their places in the file. One that is added gets the next id, one that is
 //! removed keeps its own in case it comes back: sessions, counters and connections speak of listeners by id.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use crate::config::{Config, Listener, Problem, Severity, Size};
-use crate::net::group::{BindError, open_among};
+use crate::net::group::{BindError, open_among, open_stream};
 use crate::net::{Buffers, GroupSpec, errno};
 use crate::types::{ListenerId, Transport};
 
@@ -40,8 +40,29 @@ pub(super) struct Opening {
     /// Whether its id is new.
     pub(super) fresh: bool,
     pub(super) spec: GroupSpec,
-    /// One socket per worker.
+    /// One socket per worker, of datagrams.
     pub(super) sockets: Vec<UdpSocket>,
+    /// The socket of one for streams.
+    pub(super) stream: Option<TcpListener>,
+}
+
+impl Opening {
+    fn take_sockets(&mut self, among: &[GroupSpec]) -> Result<(), BindError> {
+        if self.spec.transport.is_stream() {
+            self.stream = Some(open_stream(&self.spec, among)?);
+        } else {
+            self.sockets = open_among(&self.spec, among)?;
+        }
+        Ok(())
+    }
+
+    /// Where it is bound.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        match (self.sockets.first(), &self.stream) {
+            (Some(socket), _) => socket.local_addr().ok(),
+            (None, stream) => stream.as_ref()?.local_addr().ok(),
+        }
+    }
 }
 
 /// What a new configuration changes.
@@ -128,11 +149,8 @@ impl ListenerIds {
         let mut wanted = self.wanted(new, &mut changes);
         let specs: Vec<GroupSpec> = new.listeners.iter().map(|listener| self.spec(listener)).collect();
         let mut problems = Vec::new();
-        wanted.retain_mut(|opening| match open_among(&opening.spec, &specs) {
-            Ok(sockets) => {
-                opening.sockets = sockets;
-                true
-            }
+        wanted.retain_mut(|opening| match opening.take_sockets(&specs) {
+            Ok(()) => true,
             Err(error) => {
                 if self.is_our_own(opening, &error) {
                     self.leave(opening, &mut changes, old, new);
@@ -185,6 +203,7 @@ impl ListenerIds {
                 fresh,
                 spec: self.spec(listener),
                 sockets: Vec::new(),
+                stream: None,
             });
             true
         });
@@ -204,6 +223,7 @@ impl ListenerIds {
             && self
                 .slots
                 .iter()
+                .filter(|slot| slot.transport.is_stream() == opening.spec.transport.is_stream())
                 .any(|slot| slot.serves && port != 0 && slot.bind.port() == port)
     }
 
@@ -229,9 +249,13 @@ impl ListenerIds {
             }
             (_, None) => {}
         }
-        let (same_port, close): (Vec<_>, Vec<_>) = std::mem::take(&mut changes.close)
-            .into_iter()
-            .partition(|(_, closing)| closing.bind.port() == spec.bind.port());
+        let (same_port, close): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut changes.close)
+                .into_iter()
+                .partition(|(_, closing)| {
+                    closing.transport.is_stream() == spec.transport.is_stream()
+                        && closing.bind.port() == spec.bind.port()
+                });
         changes.close = close;
         for (_, closing) in same_port {
             let key = format!("listeners.{}.{}", closing.transport.label(), closing.name);

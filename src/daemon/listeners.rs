@@ -10,6 +10,7 @@ use crate::admin::expose::ListenerNames;
 use crate::gateway::contract::ControlRequest;
 use crate::net::GroupSpec;
 use crate::session::SecureSource;
+use crate::stream::Gate;
 use crate::types::ListenerId;
 
 use super::listener_ids::Opening;
@@ -39,6 +40,8 @@ pub struct NewListener {
     pub(super) opening: Opening,
     /// Of one whose id is new: what each worker needs to speak DTLS.
     pub(super) dtls: Option<Vec<Option<Arc<dyn SecureSource>>>>,
+    /// Where the connections of one for streams come in.
+    pub(super) gate: Option<Arc<Gate>>,
 }
 
 /// Does all of it, in order.
@@ -61,6 +64,7 @@ async fn close(workers: &Workers, listener: ListenerId, spec: &GroupSpec) -> boo
     let stopped = workers
         .ask(&ControlRequest::SetListener { listener, enabled })
         .await;
+    workers.close_stream(listener);
     let closed = workers.close(listener).await;
     systemd::forget(spec);
     info!(name = spec.name, transport = spec.transport.label(), addr = %spec.bind, "no longer listening");
@@ -68,13 +72,14 @@ async fn close(workers: &Workers, listener: ListenerId, spec: &GroupSpec) -> boo
 }
 
 async fn open(workers: &Workers, new: NewListener, names: &ListenerNames) -> bool {
+    let addr = new.opening.address();
     let Opening {
         listener,
         spec,
         sockets,
+        stream,
         ..
     } = new.opening;
-    let addr = sockets.first().and_then(|socket| socket.local_addr().ok());
     systemd::keep(std::slice::from_ref(&spec), std::slice::from_ref(&sockets));
     let told = match new.dtls {
         Some(parts) => {
@@ -91,7 +96,10 @@ async fn open(workers: &Workers, new: NewListener, names: &ListenerNames) -> boo
                 .await
         }
     };
-    let opened = workers.open(listener, sockets).await;
+    let opened = match (stream, &new.gate) {
+        (Some(socket), Some(gate)) => workers.open_stream(listener, socket, gate),
+        _ => workers.open(listener, sockets).await,
+    };
     info!(name = spec.name, transport = spec.transport.label(), addr = %addr.unwrap_or(spec.bind), "listening");
     told.iter().all(Option::is_some) && opened
 }

@@ -39,6 +39,7 @@ pub mod pulse;
 mod reload;
 pub mod run;
 mod state;
+mod streams;
 pub mod systemd;
 mod telling;
 pub mod worker;

@@ -14,6 +14,7 @@ use crate::admin::expose::auth::ExposeAuth;
 use crate::admin::expose::certificates::{Certificates, ExposeCertificates};
 use crate::admin::expose::dtls::{DtlsCounters, ExposeDtls};
 use crate::admin::expose::reload::{ExposeReloads, Reloads};
+use crate::admin::expose::streams::StreamCounters;
 use crate::admin::expose::{ExposeWorkers, ListenerNames};
 use crate::admin::local::LocalSocket;
 use crate::admin::operator::Operator;
@@ -31,8 +32,9 @@ use crate::gateway::contract::ControlRequest;
 use crate::gateway::metrics::GatewayMetrics;
 use crate::gateway::{Gateway, Parts, Shared};
 use crate::policy::overload::fullness;
-use crate::types::WorkerId;
+use crate::stream::Gate;
 use crate::types::metrics::Exposes;
+use crate::types::{ListenerId, WorkerId};
 
 use super::assembly::{Assembly, ExitReason, Renewed, StartError, WorkerParts};
 use super::from_config::{self, Materials};
@@ -85,6 +87,9 @@ pub struct Node {
     pub(super) gateways: Vec<Arc<GatewayMetrics>>,
     pub(super) coaps: Vec<Arc<CoapMetrics>>,
     pub(super) dtls: DtlsCounters,
+    /// By listener: where the connections of one for streams come in.
+    pub(super) gates: Vec<Option<Arc<Gate>>>,
+    pub(super) streams: StreamCounters,
     pub(super) slots: ListenerIds,
     pub(super) names: ListenerNames,
     /// The listeners as operators see them.
@@ -136,7 +141,15 @@ impl Node {
         certificates.set(&config, &materials.contexts);
         let sources = Shared::new(clock::now(), &materials.settings, random()?);
         sources.set_wall(clock::unix_seconds());
-        Ok(Self {
+        let names: ListenerNames = config
+            .listeners
+            .iter()
+            .map(|listener| (listener.name.clone(), listener.transport()))
+            .collect::<Vec<_>>()
+            .into();
+        let mut node = Self {
+            gates: Vec::new(),
+            streams: StreamCounters::new(names.clone()),
             shared,
             kept,
             sources: Arc::new(sources),
@@ -148,12 +161,7 @@ impl Node {
             coaps: Vec::new(),
             dtls: DtlsCounters::default(),
             slots: ListenerIds::new(&config, workers),
-            names: config
-                .listeners
-                .iter()
-                .map(|listener| (listener.name.clone(), listener.transport()))
-                .collect::<Vec<_>>()
-                .into(),
+            names,
             listed: Arc::default(),
             certificates,
             reloads: Arc::new(Reloads::new(clock::wall())),
@@ -165,7 +173,9 @@ impl Node {
             contexts: cells(&materials),
             materials,
             tickets,
-        })
+        };
+        node.set_gates();
+        Ok(node)
     }
 
     /// Starts the management interface, where any way to it is configured.
@@ -336,8 +346,8 @@ impl Assembly for Node {
             .config
             .listeners
             .iter()
-            .zip(&self.contexts)
-            .map(|(listener, contexts)| Some(self.dtls_source(&listener.name, worker, contexts.as_ref()?)))
+            .zip((0..).map(ListenerId))
+            .map(|(listener, id)| self.source(id, &listener.name, worker))
             .collect();
         let parts = Parts {
             worker,
@@ -367,6 +377,10 @@ impl Assembly for Node {
         })
     }
 
+    fn gates(&self) -> Vec<Option<Arc<Gate>>> {
+        self.gates.clone()
+    }
+
     fn exposes(&mut self) -> Vec<Box<dyn Exposes>> {
         let mut exposes: Vec<Box<dyn Exposes>> = vec![
             Box::new(ExposeWorkers {
@@ -378,6 +392,7 @@ impl Assembly for Node {
                 workers: self.coaps.clone(),
             }),
             Box::new(ExposeDtls(self.dtls.clone())),
+            Box::new(self.streams.clone()),
             Box::new(Arc::clone(&self.broker_metrics)),
             Box::new(ExposeCertificates(Arc::clone(&self.certificates))),
             Box::new(ExposeReloads(Arc::clone(&self.reloads))),

@@ -11,6 +11,7 @@ use crate::gateway::contract::ControlRequest;
 use crate::gateway::kept::listener_mark;
 use crate::gateway::settings::Settings;
 use crate::session::SecureSource;
+use crate::stream::{Gate, StreamMetrics, StreamSource};
 use crate::types::{ListenerId, Transport, WorkerId};
 
 use super::assembly::Renewed;
@@ -19,7 +20,7 @@ use super::listener_ids::{ListenerChanges, Opening};
 use super::listeners::{ListenerStep, NewListener};
 use super::node::Node;
 use super::process_settings::log_filter;
-use super::{logging, state};
+use super::{clock, logging, state};
 
 impl Node {
     /// Puts what is on disk now in force, all of it or nothing.
@@ -77,6 +78,7 @@ impl Node {
                 (None, _) => self.contexts.push(cell),
             }
         }
+        self.set_gates();
         ControlRequest::Reconfigure {
             settings: Arc::clone(&self.materials.settings),
         }
@@ -121,7 +123,8 @@ impl Node {
             .map(|(listener, spec)| ListenerStep::Close { listener, spec });
         let open = changes.open.into_iter().map(|opening| {
             let dtls = opening.fresh.then(|| self.sources_of(&opening));
-            ListenerStep::Open(NewListener { opening, dtls })
+            let gate = self.gates.get(usize::from(opening.listener.0)).cloned().flatten();
+            ListenerStep::Open(NewListener { opening, dtls, gate })
         });
         close.chain(open).collect()
     }
@@ -129,21 +132,31 @@ impl Node {
     fn sources_of(&self, opening: &Opening) -> Vec<Option<Arc<dyn SecureSource>>> {
         let spec = &opening.spec;
         self.names.add(spec.name.clone(), spec.transport);
-        let contexts = self.contexts.get(usize::from(opening.listener.0));
-        let source = |worker| Some(self.dtls_source(&spec.name, WorkerId(worker), contexts?.as_ref()?));
+        let source = |worker| self.source(opening.listener, &spec.name, WorkerId(worker));
         (0..=u8::MAX).take(spec.workers).map(source).collect()
     }
 
-    /// What opens a listener on one worker, with counters of its own.
-    pub(super) fn dtls_source(
+    /// What opens a listener on one worker, with counters of its own; none for plain UDP.
+    pub(super) fn source(
         &self,
+        id: ListenerId,
         listener: &str,
         worker: WorkerId,
-        contexts: &Arc<ContextCell>,
-    ) -> Arc<dyn SecureSource> {
+    ) -> Option<Arc<dyn SecureSource>> {
+        let index = usize::from(id.0);
+        if let Some(Some(gate)) = self.gates.get(index) {
+            let metrics = Arc::new(StreamMetrics::default());
+            self.streams.add(id, Arc::clone(&metrics));
+            return Some(Arc::new(StreamSource {
+                gate: Arc::clone(gate),
+                shared: Arc::clone(&self.shared),
+                metrics,
+            }));
+        }
+        let contexts = self.contexts.get(index)?.as_ref()?;
         let metrics = Arc::new(DtlsMetrics::default());
         self.dtls.add(listener, Arc::clone(&metrics));
-        Arc::new(DtlsSource {
+        Some(Arc::new(DtlsSource {
             contexts: Arc::clone(contexts),
             shared: Arc::clone(&self.shared),
             metrics,
@@ -151,7 +164,34 @@ impl Node {
                 .kept
                 .of(worker)
                 .map(|kept| (kept, listener_mark(Transport::Dtls, listener))),
-        })
+        }))
+    }
+
+    /// Has the gates of listeners for streams take what the configuration says, and makes those that are new.
+    pub(super) fn set_gates(&mut self) {
+        let places = self.slots.places(&self.config);
+        self.gates.resize(places.len(), None);
+        for (id, place) in places.iter().enumerate() {
+            let listener = place.and_then(|place| self.config.listeners.get(place));
+            let (Some(settings), Some(gate)) = (
+                listener.and_then(|listener| from_config::gate_settings(listener, &self.config)),
+                self.gates.get_mut(id),
+            ) else {
+                continue;
+            };
+            match gate {
+                Some(gate) => gate.set(settings),
+                None => {
+                    let contexts = self.contexts.get(id).cloned().flatten();
+                    let made = Gate::new(contexts, Arc::clone(&self.shared), settings, clock::now);
+                    self.streams.add_gate(
+                        ListenerId(u16::try_from(id).unwrap_or(u16::MAX)),
+                        Arc::clone(&made),
+                    );
+                    *gate = Some(made);
+                }
+            }
+        }
     }
 
     /// Shows operators what moved.
@@ -164,10 +204,7 @@ impl Node {
         }
         for opening in &changes.open {
             let spec = &opening.spec;
-            let bound = opening
-                .sockets
-                .first()
-                .and_then(|socket| socket.local_addr().ok());
+            let bound = opening.address();
             let state = ListenerState {
                 transport: spec.transport,
                 name: spec.name.clone(),

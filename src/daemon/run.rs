@@ -21,9 +21,9 @@ use crate::admin::monitoring::Monitoring;
 use crate::admin::server::{Bounds, Security, Server};
 use crate::config::Problems;
 use crate::gateway::contract::ControlRequest;
-use crate::net::group::bound_addresses;
-use crate::types::WorkerId;
+use crate::net::group::{bound_addresses, open_stream};
 use crate::types::metrics::Exposes;
+use crate::types::{ListenerId, WorkerId};
 
 use super::assembly::{Assembly, ExitReason, Renewed, StartError};
 use super::management::{Controls, Manage};
@@ -84,9 +84,10 @@ fn try_run<A: Assembly>(
         // Ports first: that one is taken says more than that the other process holds the stores too.
         let Passed { sockets, memories } = systemd::passed();
         let groups = bind(settings, sockets)?;
+        let streams = bind_streams(settings)?;
         let monitoring = settings.metrics.map(bind_monitoring).transpose()?;
         let mut assembly = build(memories)?;
-        match start(settings, &mut assembly, groups, monitoring) {
+        match start(settings, &mut assembly, (groups, streams), monitoring) {
             Ok(serving) => serve(settings, &mut assembly, serving, signals).await,
             Err(error) => {
                 assembly.finish(FINISH).await;
@@ -138,16 +139,38 @@ fn bind(
     })
 }
 
+/// The sockets of the listeners for streams, by listener.
+fn bind_streams(settings: &ProcessSettings) -> Result<Vec<Option<TcpListener>>, StartError> {
+    let specs = settings.groups();
+    let (mut sockets, mut lines) = (Vec::new(), Vec::new());
+    for spec in &specs {
+        let socket = spec.transport.is_stream().then(|| open_stream(spec, &specs));
+        match socket.transpose() {
+            Ok(socket) => sockets.push(socket),
+            Err(error) => lines.push(error.to_string()),
+        }
+    }
+    match lines.is_empty() {
+        true => Ok(sockets),
+        false => Err(StartError {
+            code: ExitReason::Unavailable,
+            lines,
+        }),
+    }
+}
+
 fn start<A: Assembly>(
     settings: &ProcessSettings,
     assembly: &mut A,
-    groups: Vec<Vec<UdpSocket>>,
+    (groups, streams): (Vec<Vec<UdpSocket>>, Vec<Option<TcpListener>>),
     monitoring: Option<TcpListener>,
 ) -> Result<Serving, StartError> {
     let parts = (0..settings.workers.get())
         .map(|worker| assembly.worker(WorkerId(worker)))
         .collect::<Result<Vec<_>, _>>()?;
-    let bound = bound_addresses(&groups);
+    let of_streams = streams.iter().map(|it| it.as_ref()?.local_addr().ok());
+    let bound = bound_addresses(&groups).into_iter().zip(of_streams);
+    let bound = bound.map(|(datagrams, stream)| datagrams.or(stream));
     let bound = settings
         .listeners
         .iter()
@@ -160,6 +183,13 @@ fn start<A: Assembly>(
     systemd::keep(&settings.groups(), &groups);
     let mut workers =
         Workers::start(parts, groups).map_err(|error| system("no thread for a worker", &error))?;
+    for ((id, socket), gate) in (0..).map(ListenerId).zip(streams).zip(assembly.gates()) {
+        if let (Some(socket), Some(gate)) = (socket, gate)
+            && !workers.open_stream(id, socket, &gate)
+        {
+            return Err(StartError::new(ExitReason::System, "no thread for streams"));
+        }
+    }
     let health = Arc::<Health>::default();
     let names: ListenerNames = settings
         .listeners

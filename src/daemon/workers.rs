@@ -1,7 +1,7 @@
 //! All workers: starting them, asking them, noticing when one ends, ending them.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -10,11 +10,13 @@ use tokio::sync::{Barrier, mpsc, oneshot};
 
 use crate::gateway::contract::{ControlAnswer, ControlRequest};
 use crate::net::NetMetrics;
+use crate::stream::Gate;
 use crate::types::{ListenerId, WorkerId};
 
 use super::assembly::WorkerParts;
 use super::listener_ids::SPARE_LISTENERS;
 use super::metrics::WorkerMetrics;
+use super::streams::Streams;
 use super::worker::core::Core;
 use super::worker::{Command, Ports, Told, Worker};
 
@@ -23,6 +25,9 @@ const INBOX: usize = 4096;
 
 /// Commands that wait for one worker.
 const COMMANDS: usize = 16;
+
+/// What happens in streams that waits for one worker. What has no place waits where it came in.
+const STREAMS: usize = 256;
 
 /// Events of all workers that wait to be told. More are lost, and counted.
 const EVENTS: usize = 8192;
@@ -46,6 +51,7 @@ pub struct Workers {
     metrics: Vec<Arc<WorkerMetrics>>,
     net: Vec<Arc<NetMetrics>>,
     events: Option<mpsc::Receiver<Told>>,
+    streams: Streams,
 }
 
 /// Says that a worker ended, however it ends.
@@ -80,6 +86,7 @@ impl Workers {
         let (inboxes, inboxes_in): (Vec<_>, Vec<_>) = parts.iter().map(|_| mpsc::channel(INBOX)).unzip();
         let listeners = groups.len() + SPARE_LISTENERS;
         let started = Arc::new(Barrier::new(parts.len()));
+        let mut to_streams = Vec::new();
         let mut groups: Vec<_> = groups.into_iter().map(Vec::into_iter).collect();
         let mut workers = Self {
             commands: Vec::new(),
@@ -89,9 +96,12 @@ impl Workers {
             metrics: Vec::new(),
             net: Vec::new(),
             events: Some(told),
+            streams: Streams::new(Vec::new()),
         };
         for ((id, parts), inbox) in (0..).map(WorkerId).zip(parts).zip(inboxes_in) {
-            let sockets: Vec<UdpSocket> = groups.iter_mut().filter_map(Iterator::next).collect();
+            let sockets = groups.iter_mut().map(Iterator::next).collect();
+            let (streams_to, streams) = mpsc::channel(STREAMS);
+            to_streams.push(streams_to);
             let (commands, commands_in) = mpsc::channel(COMMANDS);
             let (verdicts_to, verdicts) = mpsc::unbounded_channel();
             let ports = Ports {
@@ -104,6 +114,7 @@ impl Workers {
                 verdicts,
                 verdicts_to,
                 events: events.clone(),
+                streams,
             };
             let metrics = Arc::new(WorkerMetrics::default());
             let net = Arc::new(NetMetrics::new(listeners));
@@ -127,6 +138,7 @@ impl Workers {
                 .threads
                 .push(std::thread::Builder::new().name(name).spawn(body)?);
         }
+        workers.streams = Streams::new(to_streams);
         Ok(workers)
     }
 
@@ -195,6 +207,20 @@ impl Workers {
         all_done(answers).await
     }
 
+    /// Accepts the connections of a listener for streams, for all workers. Whether it can.
+    pub fn open_stream(&self, listener: ListenerId, socket: TcpListener, gate: &Arc<Gate>) -> bool {
+        let opened = self.streams.open(listener, socket, gate);
+        if let Err(error) = &opened {
+            tracing::error!(%error, "no connections are accepted");
+        }
+        opened.is_ok()
+    }
+
+    /// Accepts no more connections of a listener for streams.
+    pub fn close_stream(&self, listener: ListenerId) {
+        self.streams.close(listener);
+    }
+
     /// Asks each worker something of its own.
     pub async fn ask_each(
         &self,
@@ -241,6 +267,7 @@ impl Workers {
         if clean.is_err() {
             return false;
         }
+        self.streams.finish().await;
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
         clean.unwrap_or(false)
     }
@@ -261,7 +288,7 @@ fn run<C: Core>(
     id: WorkerId,
     core: Box<dyn FnOnce() -> C + Send>,
     ports: Ports,
-    sockets: Vec<UdpSocket>,
+    sockets: Vec<Option<UdpSocket>>,
     net: &Arc<NetMetrics>,
     metrics: Arc<WorkerMetrics>,
 ) -> Result<(), String> {
@@ -305,6 +332,7 @@ mod tests {
             metrics: Vec::new(),
             net: Vec::new(),
             events: None,
+            streams: Streams::new(Vec::new()),
         };
         assert!(workers.stop(Duration::from_secs(3), true).await);
     }

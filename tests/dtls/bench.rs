@@ -63,6 +63,7 @@ pub fn material() -> DtlsMaterial {
         cert_identity: CertIdentity::Cn,
         ciphers: String::new(),
         legacy_cbc: false,
+        tls: false,
         mtu: 1280,
         cid: true,
         ticket_keys: TicketKeys::new([7; 80]),
@@ -88,6 +89,7 @@ pub fn settings() -> DtlsSettings {
         handshakes_per_second: 0,
         max_handshakes_per_second: 0,
         wants_identity: true,
+        stream: None,
         records_per_key: u64::MAX,
     }
 }

@@ -16,6 +16,7 @@
 //! | `import` | users and keys of other gateways |
 //! | `freshness` | requests that are only meant now |
 //! | `identity` | what a DTLS handshake proves |
+//! | `streams` | CoAP over TCP and TLS |
 //! | `observe` | subscribing, retained messages, cancelling |
 //! | `collection` | topics that are created |
 //! | `conditions` | observing with conditions |
@@ -82,6 +83,7 @@ mod preconditions;
 mod process;
 mod query;
 mod restart;
+mod streams;
 mod tools;
 mod words;
 mod workers;

@@ -46,6 +46,7 @@ fn context() -> Arc<DtlsContext> {
             cert_identity: CertIdentity::Cn,
             ciphers: String::new(),
             legacy_cbc: true,
+            tls: false,
             mtu: 1280,
             cid: true,
             ticket_keys: TicketKeys::new([7; 80]),
@@ -103,6 +104,7 @@ fn listener(seed: u8, now: Instant) -> DtlsListener {
         handshakes_per_second: 0,
         max_handshakes_per_second: 0,
         wants_identity: true,
+        stream: None,
         records_per_key: u64::MAX,
     };
     DtlsListener::new(

@@ -17,6 +17,7 @@ mod dtls_datagram;
 mod mqtt_broker;
 mod place;
 mod psk;
+mod stream_frames;
 mod topics;
 mod users;
 
@@ -103,6 +104,7 @@ replayed! {
     dtls_datagram: 100,
     mqtt_broker: 20_000,
     psk: 20_000,
+    stream_frames: 50_000,
     topics: 50_000,
     users: 20_000,
 }

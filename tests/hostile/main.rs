@@ -7,6 +7,7 @@
 //! | `filters` | filters made to cost |
 //! | `handshakes` | wrong keys, hello floods, handshakes that stop half-way |
 //! | `records` | replayed, cut, flipped and forged records |
+//! | `streams` | half messages, giant lengths, slow readers, idle connections by the thousand |
 //! | `secrets` | what the log must never say
 //! | `standing` | strangers by the thousand, and devices that want too much |
 #![allow(
@@ -32,6 +33,7 @@ mod messages;
 mod records;
 mod secrets;
 mod standing;
+mod streams;
 
 /// Random bytes that are the same in every run (xorshift64*).
 struct Noise(u64);

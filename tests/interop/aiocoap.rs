@@ -1,4 +1,4 @@
-//! aiocoap from PyPI, plain and through tinydtls.
+//! aiocoap from PyPI: plain, through tinydtls, over TCP and TLS.
 
 use std::process::Command;
 use std::time::Duration;
@@ -23,6 +23,21 @@ fn script(arguments: &[&str]) {
 fn plain() {
     let gateway = gateway(Config::new());
     script(&[&format!("coap://127.0.0.1:{}", gateway.udp_addr().port())]);
+    gateway.assert_serves();
+}
+
+#[test]
+fn tcp() {
+    let gateway = gateway(Config::new());
+    script(&[&format!("coap+tcp://127.0.0.1:{}", gateway.udp_addr().port())]);
+    gateway.assert_serves();
+}
+
+#[test]
+fn tls_with_a_server_certificate() {
+    let gateway = gateway(Config::new());
+    let url = format!("coaps+tcp://localhost:{}", gateway.dtls_addr().port());
+    script(&[&url, "--ca", gateway.path("ca.pem").to_str().unwrap()]);
     gateway.assert_serves();
 }
 

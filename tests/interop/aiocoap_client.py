@@ -1,6 +1,6 @@
 """What aiocoap does with the gateway: publish, read, observe, blocks both ways, errors.
 
-Arguments: the gateway's base URI, and for coaps a PSK identity and its key.
+Arguments: the gateway's base URI, for coaps a PSK identity and its key, and for coaps+tcp `--ca` and the trust anchor.
 """
 
 import asyncio
@@ -31,7 +31,9 @@ def expect(response, code):
 
 async def main(base, identity=None, key=None):
     context = await aiocoap.Context.create_client_context()
-    if identity is not None:
+    if identity == "--ca":
+        context.client_credentials.load_from_dict({f"{base}/*": {"tlscert": {"certfile": key}}})
+    elif identity is not None:
         credentials = {"psk": key.encode(), "client-identity": identity.encode()}
         context.client_credentials.load_from_dict({f"{base}/*": {"dtls": credentials}})
 

@@ -11,6 +11,8 @@ use crate::tool::{Done, Running, gateway, run, start};
 struct Way {
     program: &'static str,
     proof: Proof,
+    /// Over TCP or TLS.
+    stream: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +45,10 @@ impl Way {
                 command.args(["-c", "client.pem", "-j", "client.key", "-C", "ca.pem"]);
             }
         }
+        let tcp = if self.stream { "+tcp" } else { "" };
         let base = match self.proof {
-            Proof::Plain => format!("coap://127.0.0.1:{}", gateway.udp_addr().port()),
-            _ => format!("coaps://127.0.0.1:{}", gateway.dtls_addr().port()),
+            Proof::Plain => format!("coap{tcp}://127.0.0.1:{}", gateway.udp_addr().port()),
+            _ => format!("coaps{tcp}://127.0.0.1:{}", gateway.dtls_addr().port()),
         };
         command.arg(format!("{base}/{path}"));
         command
@@ -83,20 +86,26 @@ impl Way {
 
 macro_rules! each_way {
     ($($test:ident),+ $(,)?) => {
-        each_way!(@ openssl_plain, 0, Plain, $($test),+);
-        each_way!(@ openssl_psk, 0, Psk, $($test),+);
-        each_way!(@ openssl_certificate, 0, ServerCertificate, $($test),+);
-        each_way!(@ openssl_client_certificate, 0, ClientCertificate, $($test),+);
-        each_way!(@ gnutls_plain, 1, Plain, $($test),+);
-        each_way!(@ gnutls_psk, 1, Psk, $($test),+);
-        each_way!(@ gnutls_certificate, 1, ServerCertificate, $($test),+);
-        each_way!(@ gnutls_client_certificate, 1, ClientCertificate, $($test),+);
+        each_way!(@ openssl_plain, 0, Plain, false, $($test),+);
+        each_way!(@ openssl_psk, 0, Psk, false, $($test),+);
+        each_way!(@ openssl_certificate, 0, ServerCertificate, false, $($test),+);
+        each_way!(@ openssl_client_certificate, 0, ClientCertificate, false, $($test),+);
+        each_way!(@ gnutls_plain, 1, Plain, false, $($test),+);
+        each_way!(@ gnutls_psk, 1, Psk, false, $($test),+);
+        each_way!(@ gnutls_certificate, 1, ServerCertificate, false, $($test),+);
+        each_way!(@ gnutls_client_certificate, 1, ClientCertificate, false, $($test),+);
+        each_way!(@ openssl_tcp, 0, Plain, true, $($test),+);
+        each_way!(@ openssl_tls_psk, 0, Psk, true, $($test),+);
+        each_way!(@ openssl_tls_client_certificate, 0, ClientCertificate, true, $($test),+);
+        each_way!(@ gnutls_tcp, 1, Plain, true, $($test),+);
+        each_way!(@ gnutls_tls_psk, 1, Psk, true, $($test),+);
+        each_way!(@ gnutls_tls_client_certificate, 1, ClientCertificate, true, $($test),+);
     };
-    (@ $way:ident, $program:literal, $proof:ident, $($test:ident),+) => {
+    (@ $way:ident, $program:literal, $proof:ident, $stream:literal, $($test:ident),+) => {
         mod $way {
             use super::{Proof, PROGRAMS, Way};
             $(#[test] fn $test() {
-                super::$test(Way { program: PROGRAMS[$program], proof: Proof::$proof });
+                super::$test(Way { program: PROGRAMS[$program], proof: Proof::$proof, stream: $stream });
             })+
         }
     };
@@ -254,6 +263,7 @@ fn a_wrong_key_is_refused_and_the_right_one_served() {
         let way = Way {
             program,
             proof: Proof::Psk,
+            stream: false,
         };
         let url = format!("coaps://127.0.0.1:{}/ps/a", gateway.dtls_addr().port());
         let mut wrong = Command::new(program);
@@ -286,7 +296,11 @@ fn a_lossy_client_gets_through() {
     let gateway = gateway(Config::new());
     for program in PROGRAMS {
         for proof in [Proof::Plain, Proof::Psk] {
-            let way = Way { program, proof };
+            let way = Way {
+                program,
+                proof,
+                stream: false,
+            };
             // Its second and fourth datagram are lost.
             let done = way.run(&gateway, &["-l", "2,4", "-m", "put", "-e", "x"], "ps/l?retain=1");
             assert_eq!(done.stderr.trim(), "", "{way:?}");
@@ -300,7 +314,19 @@ fn observers_of_both_builds_and_transports_see_the_same() {
     let gateway = gateway(Config::new());
     let ways: Vec<Way> = PROGRAMS
         .iter()
-        .flat_map(|program| [Proof::Plain, Proof::Psk].map(|proof| Way { program, proof }))
+        .flat_map(|program| {
+            let kinds = [
+                (Proof::Plain, false),
+                (Proof::Psk, false),
+                (Proof::Plain, true),
+                (Proof::Psk, true),
+            ];
+            kinds.map(|(proof, stream)| Way {
+                program,
+                proof,
+                stream,
+            })
+        })
         .collect();
     let observers: Vec<Running> = ways
         .iter()

@@ -127,6 +127,8 @@ pub fn gateway(config: Config) -> Gateway {
     let config = pki
         .install(config)
         .or("listeners.dtls.default", "verify", "\"optional\"")
+        .tcp("")
+        .tls("psk_file = \"psk.txt\"\ncert_file = \"server.pem\"\nkey_file = \"server.key\"\nca_file = \"ca.pem\"\nverify = \"optional\"")
         .file("client.pem", pki.client.cert_pem())
         .file("client.key", pki.client.key_pem());
     Gateway::start(config)

@@ -126,6 +126,7 @@ fn reasons_of_transports(out: &mut String) {
     use portcullis::dtls::metrics::{Alert, HandshakeResult, NotKept, RecordDrop, RestoreResult};
     use portcullis::dtls::suite::Suite;
     use portcullis::net::errno::SendError;
+    use portcullis::stream::metrics::Refusal;
     use portcullis::types::reason::DropReason;
 
     reasons::<DropReason>(
@@ -151,8 +152,13 @@ fn reasons_of_transports(out: &mut String) {
     );
     reasons::<CloseReason>(
         out,
-        "Ends of DTLS sessions",
-        "portcullis_dtls_sessions_closed_total{reason}",
+        "Ends of DTLS sessions and streams",
+        "portcullis_dtls_sessions_closed_total{reason}`, `portcullis_stream_closed_total{reason}",
+    );
+    reasons::<Refusal>(
+        out,
+        "Connections that were closed as soon as they came",
+        "portcullis_stream_refused_total{reason}",
     );
     reasons::<Alert>(out, "DTLS alerts", "portcullis_dtls_alerts_total{description}");
     reasons::<Suite>(out, "Cipher suites", "portcullis_dtls_negotiated_total{cipher}");

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::support::certs::revocation_list;
 use crate::support::pki::Pki;
+use crate::support::stream::Stream;
 use crate::support::{Config, Gateway, Kind, Request};
 
 /// One family of a scrape.
@@ -21,6 +22,8 @@ pub fn busy_gateway() -> Gateway {
         .install(Config::new())
         .dtls("crl_file = \"crl.pem\"\nverify = \"optional\"\nauthentication = false")
         .udp("authentication = false")
+        .tcp("authentication = false")
+        .tls("authentication = false")
         .set("authentication", "backend = \"file\"")
         .file("users.txt", "");
     let mut gateway = Gateway::prepare(&config);
@@ -28,6 +31,11 @@ pub fn busy_gateway() -> Gateway {
     gateway.write("crl.pem", &list);
     gateway.launch();
     gateway.assert_serves();
+    let mut stream = Stream::tcp(gateway.udp_addr());
+    assert_eq!(
+        stream.request(&Request::put("ps/scrape").payload("1")).status(),
+        "2.04"
+    );
     let mut client = gateway.client(Kind::Udp);
     let answer = client.request(&Request::post("mqtt/connection?clientid=scrape"));
     assert_eq!(answer.status(), "2.01");

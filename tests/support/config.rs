@@ -51,6 +51,20 @@ impl Config {
         self.set("listeners.dtls.default", lines)
     }
 
+    /// A listener over TCP, on the port of the one over UDP.
+    pub fn tcp(self, lines: &str) -> Self {
+        self.set("listeners.tcp.default", lines)
+    }
+
+    /// A listener over TLS, on the port of the one over DTLS, with the same keys.
+    pub fn tls(self, lines: &str) -> Self {
+        self.set("listeners.tls.default", lines)
+    }
+
+    fn has_table(&self, table: &str) -> bool {
+        self.tables.iter().any(|(name, _)| name == table)
+    }
+
     /// A file beside the configuration, readable by its owner only.
     pub fn file(mut self, name: &str, content: impl AsRef<[u8]>) -> Self {
         self.files.push((name.to_owned(), content.as_ref().to_vec()));
@@ -89,8 +103,16 @@ impl Config {
 
     /// The file's text for these ports and directory.
     pub(crate) fn text(&self, udp: u16, dtls: u16, metrics: u16, state: &Path) -> String {
-        let config = self
-            .clone()
+        let mut config = self.clone();
+        for (table, port) in [("listeners.tcp.default", udp), ("listeners.tls.default", dtls)] {
+            if self.has_table(table) {
+                config = config.or(table, "bind", &format!("\"127.0.0.1:{port}\""));
+            }
+        }
+        if self.has_table("listeners.tls.default") && !self.has("listeners.tls.default", "cert_file") {
+            config = config.or("listeners.tls.default", "psk_file", "\"psk.txt\"");
+        }
+        let config = config
             .or("node", "state_dir", &format!("{:?}", state.display().to_string()))
             .or("node", "workers", "2")
             .or("listeners.udp.default", "bind", &format!("\"127.0.0.1:{udp}\""))

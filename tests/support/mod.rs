@@ -14,6 +14,7 @@ pub mod http;
 pub mod jwt;
 pub mod pki;
 pub mod ports;
+pub mod stream;
 pub mod web;
 
 pub use client::{Client, Reaction};

@@ -42,7 +42,7 @@ pub struct Event {
     pub identity: Option<String>,
     /// The listener, by name.
     pub listener: String,
-    /// Its transport: `udp` or `dtls`.
+    /// Its transport: `udp`, `dtls`, `tcp` or `tls`.
     pub transport: String,
     /// Address and port of the client; none while its DTLS session is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]

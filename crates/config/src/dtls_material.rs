@@ -74,6 +74,7 @@ pub fn dtls_context(dtls: &Dtls, tickets: &TicketKeys) -> Result<DtlsContext, Ve
         cert_attributes: dtls.cert_attributes.0.clone(),
         ciphers: dtls.ciphers.clone(),
         legacy_cbc: dtls.legacy_cbc,
+        tls: dtls.tls,
         mtu: handshake_datagram(dtls),
         cid: dtls.cid,
         ticket_keys: tickets.clone(),

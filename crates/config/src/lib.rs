@@ -258,6 +258,8 @@ pub fn reference() -> Vec<Key> {
     Coap::keys("coap", &mut keys);
     listeners::UdpTable::keys("listeners.udp.*", &mut keys);
     listeners::DtlsTable::keys("listeners.dtls.*", &mut keys);
+    listeners::TcpTable::keys("listeners.tcp.*", &mut keys);
+    listeners::TlsTable::keys("listeners.tls.*", &mut keys);
     Authentication::keys("authentication", &mut keys);
     Authorization::keys("authorization", &mut keys);
     Broker::keys("broker", &mut keys);

@@ -20,12 +20,12 @@ use super::psk_source::{Given, PskSource};
 use super::section::{Section, section};
 use super::value::{Complaint, Size, Value, expected, items, optional, word, words};
 
-/// A table `[listeners.udp.NAME]` or `[listeners.dtls.NAME]`.
+/// A table `[listeners.udp.NAME]`, `[listeners.dtls.NAME]`, `[listeners.tcp.NAME]` or `[listeners.tls.NAME]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     /// Its name, unique among the listeners of its kind.
     pub name: String,
-    /// The address of its UDP socket; port 0 is any that is free.
+    /// The address of its socket; port 0 is any that is free.
     pub bind: SocketAddr,
     /// Which sources it serves.
     pub access_rules: AccessRules,
@@ -45,17 +45,46 @@ pub struct Listener {
     pub send_buffer: Size,
     /// A datagram that asks whether it serves, and the answer.
     pub health: Option<(Vec<u8>, Vec<u8>)>,
-    /// What a DTLS listener has beside; `None` is a plain UDP listener.
+    /// What a listener with DTLS or TLS has beside.
     pub dtls: Option<Dtls>,
+    /// What a listener for streams has beside: TCP or TLS.
+    pub stream: Option<Stream>,
+}
+
+/// What a listener for streams has beside what every listener has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stream {
+    /// Connections, over all workers.
+    pub max_connections: u32,
+    /// Those of one source; 0 is no limit.
+    pub max_connections_per_source: u32,
+    /// Connections, or TLS handshakes, that begin in a second; 0 is no limit.
+    pub max_handshakes_per_second: u32,
+    /// TLS handshakes in flight.
+    pub max_half_open: u32,
+    /// A handshake, or a wait for the CSM, that takes longer fails.
+    pub handshake_timeout: Duration,
+    /// A connection without a message for this long ends.
+    pub idle_timeout: Duration,
+    /// A message that began has to be whole, and what is sent has to be taken, within this time.
+    pub message_timeout: Duration,
+    /// Longest message, either way.
+    pub max_message_size: Size,
+    /// What may wait for a peer to read it.
+    pub max_queued: Size,
+    /// What becomes of a connection (of connection mode) when its stream ends.
+    pub on_close: OnClose,
 }
 
 impl Listener {
-    /// Plain UDP or DTLS, by which table it came from.
+    /// How its peers speak, by which table it came from.
     #[must_use]
     pub const fn transport(&self) -> Transport {
-        match self.dtls {
-            Some(_) => Transport::Dtls,
-            None => Transport::Udp,
+        match (&self.dtls, &self.stream) {
+            (Some(_), None) => Transport::Dtls,
+            (None, None) => Transport::Udp,
+            (Some(_), Some(_)) => Transport::Tls,
+            (None, Some(_)) => Transport::Tcp,
         }
     }
 
@@ -123,6 +152,8 @@ pub struct Dtls {
     pub mtu: u32,
     /// Whether to negotiate Connection IDs (RFC 9146).
     pub cid: bool,
+    /// Whether it is TLS. What only DTLS has is as if it was not there.
+    pub tls: bool,
 }
 
 /// A name that is made of an identity, as it is written.
@@ -439,6 +470,133 @@ section! {
     }
 }
 
+section! {
+    /// A CoAP listener over TCP (RFC 8323).
+    pub struct TcpTable {
+        /// Where it listens.
+        bind: SocketAddr = "[::]:5683";
+        /// Which sources it serves, first match decides; sources that no rule matches are served.
+        access_rules: AccessRules = [];
+        /// Whether requests must be authenticated; without it, they must unless `authentication.backend` is "none". Or a table
+        /// with the keys of `[authentication]`: a backend of this listener's own.
+        authentication: Switch = unset;
+        /// Overrides `coap.mountpoint`.
+        mountpoint: Option<String> = unset, own_mountpoint;
+        /// Overrides `coap.connection_required`.
+        connection_required: Option<bool> = unset;
+        /// Overrides `coap.heartbeat`, for connections that are used from here.
+        heartbeat: Option<Duration> = unset, own_heartbeat;
+        /// How old the Echo value may be (RFC 9175, 2.4) that a request has to bring that changes something: a publish, DELETE, or a change to the topic
+        /// collection; up to "1h". "0s" asks only those with `fresh=1` for one, of 60 s.
+        fresh_requests: Duration = "0s", between(secs(0), hours(1));
+        /// Connections over all workers, 1 to 1000000. What comes beyond is closed at once.
+        max_connections: u32 = 10000, between(1, 1_000_000);
+        /// Those of one source, 0 to 1000000; 0 is no limit. A fleet behind one address is one source.
+        max_connections_per_source: u32 = 1000, between(0, 1_000_000);
+        /// Connections that begin in a second, 0 to 1000000, as many at once; 0 is no limit.
+        max_handshakes_per_second: u32 = 0, between(0, 1_000_000);
+        /// A connection has to begin with its CSM within this time, "1s" to "5m".
+        handshake_timeout: Duration = "30s", between(secs(1), secs(300));
+        /// A connection without a message for this long ends, "1s" to "8760h". A Ping (RFC 8323, 5.4) is a message; whether a peer is there at
+        /// all TCP asks every two minutes.
+        idle_timeout: Duration = "24h", between(secs(1), hours(24 * 365));
+        /// A message that began has to be whole within this time, and a peer has to take something of what is sent to it, else its connection
+        /// ends; "1s" to "10m".
+        message_timeout: Duration = "30s", between(secs(1), secs(600));
+        /// Longest message, either way, with its options; told to each peer (Max-Message-Size), 1152 to "1MiB". Longer bodies travel in blocks.
+        max_message_size: Size = "64KiB", between(Size(1152), Size(1 << 20));
+        /// What may wait for one peer to read it, "64KiB" to "64MiB", and not less than four messages; with more its connection ends. From 64 KiB on
+        /// notifications wait in their own queue.
+        max_queued: Size = "1MiB", between(Size(64 << 10), Size(64 << 20));
+        /// What becomes of a connection of connection mode when its stream ends.
+        on_close: OnClose = "detach";
+    }
+}
+
+section! {
+    /// A CoAP listener over TLS 1.2 and 1.3 (RFC 8323).
+    pub struct TlsTable {
+        /// Where it listens.
+        bind: SocketAddr = "[::]:5684";
+        /// Which sources it serves, first match decides; sources that no rule matches are served.
+        access_rules: AccessRules = [];
+        /// Whether requests must be authenticated; without it, they must unless `authentication.backend` is "none". Or a table
+        /// with the keys of `[authentication]`: a backend of this listener's own.
+        authentication: Switch = unset;
+        /// Overrides `coap.mountpoint`.
+        mountpoint: Option<String> = unset, own_mountpoint;
+        /// Overrides `coap.connection_required`.
+        connection_required: Option<bool> = unset;
+        /// Overrides `coap.heartbeat`, for connections that are used from here.
+        heartbeat: Option<Duration> = unset, own_heartbeat;
+        /// How old the Echo value may be (RFC 9175, 2.4) that a request has to bring that changes something: a publish, DELETE, or a change to the topic
+        /// collection; up to "1h". "0s" asks only those with `fresh=1` for one, of 60 s.
+        fresh_requests: Duration = "0s", between(secs(0), hours(1));
+        /// Pre-shared keys, lines `identity:hexkey`; an identity that is no printable text as `hex:` and its digits. The defaults of
+        /// this and the three files below hold only while none of `psk_file`, `cert_file` and `certificates` is given.
+        psk_file: Option<PathBuf> = "psk.txt";
+        /// Certificate chain in PEM, the server's own first; optional when `psk_file` is given.
+        cert_file: Option<PathBuf> = "server.pem";
+        /// Private key of the certificate, PEM.
+        key_file: Option<PathBuf> = "server.key";
+        /// File with the password of the private key, if that is encrypted.
+        key_password_file: Option<PathBuf> = "";
+        /// More certificates, tables with `cert_file`, `key_file` and `key_password_file`. A client is shown those with the DNS name that it
+        /// asks for (SNI), else the first of each kind; of ECDSA and RSA what it can check.
+        certificates: Vec<CertificateFiles> = [];
+        /// Trust anchors for client certificates, PEM; read when `verify` is not "none".
+        ca_file: Option<PathBuf> = "ca.pem";
+        /// Revocation list for client certificates, PEM.
+        crl_file: Option<PathBuf> = "";
+        /// Whether clients are asked for a certificate, and whether they need one.
+        verify: Verify = "none";
+        /// Most authorities between a client certificate and its trust anchor, 0 to 100.
+        verify_depth: u32 = 10, between(0, 100);
+        /// What the identity that the handshake proved is used as.
+        identity: IdentityRole = "none";
+        /// Which name of a client certificate is its identity.
+        cert_identity: CertIdentity = "cn";
+        /// Attributes of clients that show a certificate, `${attr.NAME}`, by their names: what of the certificate each is, `cn` `o` `ou` `c` `st` `l`
+        /// `serial_number` of the subject, `san_dns` or `san_uri`.
+        cert_attributes: CertAttributes = {};
+        /// The client id of devices that prove who they are: a text with ${identity}, or with ${cert.cn}, ${cert.san_dns} or
+        /// ${cert.san_uri}, whichever `cert_identity` is, for those with certificates alone. In place of `identity`.
+        clientid: Option<String> = unset;
+        /// Regular expression that the whole of `clientid`, or without it of the identity, must match; its one group is the client id.
+        /// A device that does not fit is refused.
+        clientid_pattern: Option<String> = unset;
+        /// Their user name, in the same way.
+        username: Option<String> = unset;
+        /// As `clientid_pattern`.
+        username_pattern: Option<String> = unset;
+        /// OpenSSL cipher list of TLS 1.2, best first; "" is the built-in policy, that of DTLS. The suites of TLS 1.3 are not chosen from.
+        ciphers: String = "";
+        /// Connections over all workers, 1 to 1000000. What comes beyond is closed at once.
+        max_connections: u32 = 10000, between(1, 1_000_000);
+        /// Those of one source, 0 to 1000000; 0 is no limit. A fleet behind one address is one source.
+        max_connections_per_source: u32 = 1000, between(0, 1_000_000);
+        /// TLS handshakes that begin in a second, 0 to 1000000, as many at once; 0 is no limit.
+        max_handshakes_per_second: u32 = 0, between(0, 1_000_000);
+        /// TLS handshakes in flight, 1 to 100000; each holds about 80 KiB inside OpenSSL while it lasts.
+        max_half_open: u32 = 1024, between(1, 100_000);
+        /// A handshake has to be done, and after it the CSM has to come, within this time, "1s" to "5m".
+        handshake_timeout: Duration = "30s", between(secs(1), secs(300));
+        /// A connection without a message for this long ends, "1s" to "8760h". A Ping (RFC 8323, 5.4) is a message; whether a peer is there at
+        /// all TCP asks every two minutes.
+        idle_timeout: Duration = "24h", between(secs(1), hours(24 * 365));
+        /// A message that began has to be whole within this time, and a peer has to take something of what is sent to it, else its connection
+        /// ends; "1s" to "10m".
+        message_timeout: Duration = "30s", between(secs(1), secs(600));
+        /// Longest message, either way, with its options; told to each peer (Max-Message-Size), 1152 to "1MiB". Longer bodies travel in blocks.
+        max_message_size: Size = "64KiB", between(Size(1152), Size(1 << 20));
+        /// What may wait for one peer to read it, "64KiB" to "64MiB", and not less than four messages; with more its connection ends. From 64 KiB on
+        /// notifications wait in their own queue.
+        max_queued: Size = "1MiB", between(Size(64 << 10), Size(64 << 20));
+        /// What becomes of a connection of connection mode when its stream ends.
+        on_close: OnClose = "detach";
+    }
+}
+
 impl UdpTable {
     fn into_listener(self, name: String, authentication: Login) -> Listener {
         Listener {
@@ -458,6 +616,7 @@ impl UdpTable {
             send_buffer: self.send_buffer,
             health: health(self.health_request, self.health_reply),
             dtls: None,
+            stream: None,
         }
     }
 }
@@ -521,11 +680,122 @@ impl DtlsTable {
                 max_handshakes_per_second: self.max_handshakes_per_second,
                 mtu: self.mtu,
                 cid: self.cid,
+                tls: false,
+            }),
+            stream: None,
+            name,
+        }
+    }
+}
+
+impl TcpTable {
+    fn into_listener(self, name: String, authentication: Login) -> Listener {
+        Listener {
+            name,
+            bind: self.bind,
+            access_rules: self.access_rules,
+            authentication,
+            mountpoint: self.mountpoint,
+            overrides: Overrides {
+                connection_required: self.connection_required,
+                heartbeat: self.heartbeat,
+                notify_type: None,
+            },
+            fresh_requests: self.fresh_requests,
+            max_peers: 0,
+            receive_buffer: Size(0),
+            send_buffer: Size(0),
+            health: None,
+            dtls: None,
+            stream: Some(Stream {
+                max_connections: self.max_connections,
+                max_connections_per_source: self.max_connections_per_source,
+                max_handshakes_per_second: self.max_handshakes_per_second,
+                max_half_open: self.max_connections,
+                handshake_timeout: self.handshake_timeout,
+                idle_timeout: self.idle_timeout,
+                message_timeout: self.message_timeout,
+                max_message_size: self.max_message_size,
+                max_queued: self.max_queued,
+                on_close: self.on_close,
+            }),
+        }
+    }
+}
+
+impl TlsTable {
+    fn into_listener(self, name: String, authentication: Login, doc: &Document<'_>) -> Listener {
+        let key = format!("listeners.tls.{name}");
+        let own_files = doc.has(&format!("{key}.psk_file"))
+            || doc.has(&format!("{key}.cert_file"))
+            || !self.certificates.is_empty();
+        let given = |field: &str, path: Option<PathBuf>| {
+            path.filter(|_| !own_files || doc.has(&format!("{key}.{field}")))
+        };
+        Listener {
+            bind: self.bind,
+            access_rules: self.access_rules,
+            authentication,
+            mountpoint: self.mountpoint,
+            overrides: Overrides {
+                connection_required: self.connection_required,
+                heartbeat: self.heartbeat,
+                notify_type: None,
+            },
+            fresh_requests: self.fresh_requests,
+            max_peers: 0,
+            receive_buffer: Size(0),
+            send_buffer: Size(0),
+            health: None,
+            dtls: Some(Dtls {
+                psk_file: given("psk_file", self.psk_file),
+                psk_source: None,
+                cert_file: given("cert_file", self.cert_file),
+                key_file: given("key_file", self.key_file),
+                key_password_file: self.key_password_file,
+                certificates: self.certificates,
+                rpk_file: None,
+                ca_file: given("ca_file", self.ca_file),
+                crl_file: self.crl_file,
+                verify: self.verify,
+                verify_depth: self.verify_depth,
+                identity: self.identity,
+                cert_identity: self.cert_identity,
+                cert_attributes: self.cert_attributes,
+                clientid: name_text(self.clientid, self.clientid_pattern),
+                username: name_text(self.username, self.username_pattern),
+                on_close: self.on_close,
+                ciphers: self.ciphers,
+                legacy_cbc: false,
+                legacy_max_sessions: 0,
+                handshake_timeout: self.handshake_timeout,
+                idle_timeout: self.idle_timeout,
+                max_sessions: self.max_connections,
+                max_half_open: self.max_half_open,
+                max_handshakes_per_second: self.max_handshakes_per_second,
+                mtu: DATAGRAM,
+                cid: false,
+                tls: true,
+            }),
+            stream: Some(Stream {
+                max_connections: self.max_connections,
+                max_connections_per_source: self.max_connections_per_source,
+                max_handshakes_per_second: self.max_handshakes_per_second,
+                max_half_open: self.max_half_open,
+                handshake_timeout: self.handshake_timeout,
+                idle_timeout: self.idle_timeout,
+                message_timeout: self.message_timeout,
+                max_message_size: self.max_message_size,
+                max_queued: self.max_queued,
+                on_close: self.on_close,
             }),
             name,
         }
     }
 }
+
+/// What stands for the largest datagram of a handshake where there are none.
+const DATAGRAM: u32 = 1280;
 
 /// A name by its two keys. An expression alone is for the identity as it is.
 fn name_text(text: Option<String>, pattern: Option<String>) -> Option<NameText> {
@@ -606,10 +876,13 @@ pub(super) fn read(root: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Vec<L
     }
     let udp = listeners.child(doc, "udp");
     let dtls = listeners.child(doc, "dtls");
+    let tcp = listeners.child(doc, "tcp");
+    let tls = listeners.child(doc, "tls");
     let mistyped = listeners.has_unknown();
     listeners.finish(doc);
     let mut all = Vec::new();
-    for (transport, kind) in [(Transport::Udp, udp), (Transport::Dtls, dtls)] {
+    let kinds = [udp, dtls, tcp, tls];
+    for (transport, kind) in Transport::ALL.into_iter().zip(kinds) {
         for (name, table) in kind.named_tables(doc) {
             let key = kind.key(&name);
             if let Err(message) = check_name(&name) {
@@ -620,7 +893,7 @@ pub(super) fn read(root: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Vec<L
     }
     if all.is_empty() && !mistyped {
         doc.complain(
-            &["listeners", "listeners.udp", "listeners.dtls"],
+            &["listeners", "listeners.udp", "listeners.dtls", "listeners.tcp", "listeners.tls"],
             "no listener: add a table such as [listeners.udp.default], or leave [listeners] out for the default ones",
         );
     }
@@ -658,7 +931,25 @@ fn read_one(
             };
             read.into_listener(name, login, source, doc)
         }
+        Transport::Tcp => {
+            let read = TcpTable::read(&mut table, doc)?;
+            let login = Login::read(read.authentication, &mut table, doc)?;
+            read.into_listener(name, login)
+        }
+        Transport::Tls => {
+            let read = TlsTable::read(&mut table, doc)?;
+            let login = Login::read(read.authentication, &mut table, doc)?;
+            read.into_listener(name, login, doc)
+        }
     };
+    if let Some(stream) = &listener.stream
+        && stream.max_queued.0 / 4 < stream.max_message_size.0
+    {
+        doc.complain(
+            &[&format!("{key}.max_queued"), &format!("{key}.max_message_size")],
+            "it is less than four times `max_message_size`: a peer would be too slow with a few messages",
+        );
+    }
     table.finish(doc);
     Some(listener)
 }

@@ -39,17 +39,27 @@ pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
 }
 
 fn binds(config: &Config, doc: &mut Document<'_>) {
-    let mut taken: HashMap<SocketAddr, String> = HashMap::new();
+    let mut taken: HashMap<(bool, SocketAddr), String> = HashMap::new();
+    let of_process = [
+        ("metrics.bind", config.metrics.bind),
+        ("admin.bind", config.admin.bind),
+    ];
+    for (key, bind) in of_process {
+        if let Some(bind) = bind.filter(|bind| bind.port() != 0) {
+            taken.entry((true, bind)).or_insert_with(|| key.to_owned());
+        }
+    }
     for listener in &config.listeners {
         let key = format!("{}.bind", listener.key());
         if listener.bind.port() == 0 {
             continue;
         }
-        if let Some(other) = taken.get(&listener.bind) {
+        let place = (listener.transport().is_stream(), listener.bind);
+        if let Some(other) = taken.get(&place) {
             let message = format!("{} is taken by {other} already", listener.bind);
             doc.complain(&[&key, other], message);
         } else {
-            taken.insert(listener.bind, key);
+            taken.insert(place, key);
         }
     }
     if let (Some(metrics), Some(admin)) = (config.metrics.bind, config.admin.bind)
@@ -71,7 +81,7 @@ fn dtls_files(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     if !has_keys && dtls.cert_file.is_none() && dtls.certificates.is_empty() {
         doc.complain(
             &[key, &psk, &cert],
-            "a DTLS listener needs psk_file or psk_source, or cert_file with key_file, or both",
+            "a listener with DTLS or TLS needs psk_file, or cert_file with key_file, or both; DTLS may have psk_source instead of psk_file",
         );
     }
     match (&dtls.cert_file, &dtls.key_file) {
@@ -171,8 +181,10 @@ fn authentication_of(listener: &Listener, config: &Config, key: &str, doc: &mut 
         return;
     }
     let hint = match listener.transport() {
-        Transport::Udp => "choose a backend",
-        Transport::Dtls => "choose a backend, or set identity to \"clientid\" or \"username\"",
+        Transport::Udp | Transport::Tcp => "choose a backend",
+        Transport::Dtls | Transport::Tls => {
+            "choose a backend, or set identity to \"clientid\" or \"username\""
+        }
     };
     let (field, identity) = (format!("{key}.authentication"), format!("{key}.identity"));
     doc.complain(

@@ -4,7 +4,7 @@ use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
 
-use portcullis_dtls::contract::DtlsSettings;
+use portcullis_dtls::contract::{DtlsSettings, StreamSettings};
 use portcullis_proto::coap::contract::CoapSettings;
 use portcullis_proto::gateway::settings::{DtlsListenerSettings, Health, ListenerSettings, Settings};
 use portcullis_proto::policy::authentication::IdentityRole;
@@ -15,6 +15,7 @@ use portcullis_proto::types::limits::Caps;
 use super::access::{Authentication, Backend, JwtFrom, Login};
 use super::listeners::{Dtls, Listener, NameText};
 use super::sections::{LogLevel, Unproven};
+use super::value::Size;
 use super::{Config, Limits};
 
 /// Bytes of an IPv6 and a UDP header, which a path's MTU counts and a datagram's length does not.
@@ -150,12 +151,7 @@ fn coap_settings(config: &Config) -> CoapSettings {
 fn listener_settings(listener: &Listener, config: &Config, workers: u8) -> ListenerSettings {
     ListenerSettings {
         name: listener.name.as_str().into(),
-        dtls: listener.dtls.as_ref().map(|dtls| DtlsListenerSettings {
-            transport: dtls_settings(dtls, listener.max_peers, &config.limits, workers),
-            identity: dtls.role(),
-            names: Arc::new(names(dtls)),
-            on_close: dtls.on_close,
-        }),
+        dtls: session_settings(listener, &config.limits, workers),
         access: listener.access_rules.clone(),
         authentication: config.asks_for_login(listener),
         token_in_username: config.takes_token_for_username(listener),
@@ -168,6 +164,56 @@ fn listener_settings(listener: &Listener, config: &Config, workers: u8) -> Liste
             reply: reply.as_slice().into(),
         }),
     }
+}
+
+fn session_settings(listener: &Listener, limits: &Limits, workers: u8) -> Option<DtlsListenerSettings> {
+    let mut settings = listener.dtls.as_ref().map(|dtls| DtlsListenerSettings {
+        transport: dtls_settings(dtls, listener.max_peers, limits, workers),
+        identity: dtls.role(),
+        names: Arc::new(names(dtls)),
+        on_close: dtls.on_close,
+    });
+    if let Some(stream) = &listener.stream {
+        let share = |total: u32| to_usize(total.div_ceil(u32::from(workers.max(1))));
+        let transport = DtlsSettings {
+            handshake_timeout: stream.handshake_timeout,
+            idle_timeout: stream.idle_timeout,
+            // They are counted where they come in.
+            max_sessions: to_usize(stream.max_connections),
+            legacy_max_sessions: 0,
+            sessions_per_identity: to_usize(limits.per_identity.sessions),
+            max_half_open: share(stream.max_half_open),
+            mtu: 0,
+            cid: false,
+            handshakes_per_second: limits.handshakes_per_second,
+            max_handshakes_per_second: stream.max_handshakes_per_second,
+            records_per_key: u64::MAX,
+            wants_identity: settings
+                .as_ref()
+                .is_some_and(|it| it.identity != IdentityRole::None),
+            stream: Some(StreamSettings {
+                tls: listener.dtls.is_some(),
+                max_message: size(stream.max_message_size),
+                max_queued: size(stream.max_queued),
+            }),
+        };
+        match &mut settings {
+            Some(settings) => settings.transport = transport,
+            None => {
+                settings = Some(DtlsListenerSettings {
+                    transport,
+                    identity: IdentityRole::None,
+                    names: Arc::default(),
+                    on_close: stream.on_close,
+                });
+            }
+        }
+    }
+    settings
+}
+
+fn size(size: Size) -> usize {
+    usize::try_from(size.0).unwrap_or(usize::MAX)
 }
 
 /// The largest datagram of a handshake flight, in bytes of UDP payload.
@@ -194,6 +240,7 @@ fn dtls_settings(dtls: &Dtls, max_peers: u32, limits: &Limits, workers: u8) -> D
         max_handshakes_per_second: dtls.max_handshakes_per_second,
         records_per_key: u64::MAX,
         wants_identity: dtls.role() != IdentityRole::None,
+        stream: None,
     }
 }
 

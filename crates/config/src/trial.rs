@@ -116,6 +116,8 @@ fn base_url(transport: Transport, bind: SocketAddr) -> String {
     let (scheme, default_port) = match transport {
         Transport::Udp => ("coap", 5683),
         Transport::Dtls => ("coaps", 5684),
+        Transport::Tcp => ("coap+tcp", 5683),
+        Transport::Tls => ("coaps+tcp", 5684),
     };
     let ip = match bind.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -1,6 +1,7 @@
 //! Connection IDs (RFC 9146) and return routability checks (RFC 9853): what is negotiated, by extensions that OpenSSL does not
 //! know.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use openssl::error::ErrorStack;
@@ -10,6 +11,7 @@ use openssl::ssl::{ExtensionContext, Ssl, SslAlert, SslContextBuilder};
 use super::ffi;
 use super::hello::CLIENT_HELLO;
 use super::psk::PskKey;
+use super::shared::DtlsShared;
 
 /// Bytes of the Connection IDs that we hand out.
 pub const CID_LEN: usize = 8;
@@ -37,6 +39,8 @@ pub(super) struct Notes {
     pub(super) unknown_identity: bool,
     /// The key that was chosen for that identity, before OpenSSL asks for it.
     pub(super) psk_key: OnceLock<Arc<PskKey>>,
+    /// Of TLS: where it is known which of two keys to take for a client, and where that is.
+    pub(super) guesses: Option<(Arc<DtlsShared>, IpAddr)>,
     /// The handshake messages of both sides, as far as they are needed to try keys.
     pub(super) transcript: Option<Vec<u8>>,
     /// Level and description of the last alert that OpenSSL opened.

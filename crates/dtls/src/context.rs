@@ -23,7 +23,7 @@ use super::cid::{Notes, notes_index};
 use super::ffi;
 use super::ffi::raw_keys;
 use super::hello::ClientHello;
-use super::psk::{PskStore, identity_text};
+use super::psk::{PskKey, PskStore, identity_text};
 use super::raw_keys::{Fingerprint, RawKeys, fingerprint};
 use super::suite::{KeyExchange, Suite};
 use setup::{Built, OwnCertificate, PSK_GROUPS, issuers};
@@ -106,6 +106,8 @@ pub struct DtlsMaterial {
     pub ciphers: String,
     /// Whether there are suites of CBC, by OpenSSL's own records and without a Connection ID.
     pub legacy_cbc: bool,
+    /// Whether it is for streams: TLS 1.2 and 1.3 instead of DTLS. What only datagrams have is passed over then.
+    pub tls: bool,
     /// Largest datagram of a flight, in bytes of UDP payload; 256 to 16384.
     pub mtu: usize,
     /// Whether to negotiate Connection IDs (RFC 9146).
@@ -341,6 +343,10 @@ impl DtlsContext {
         self.material.raw_keys.is_some()
     }
 
+    pub(super) const fn openssl(&self) -> &SslContext {
+        &self.context
+    }
+
     /// A fresh server side of a handshake with the client that says `hello`.
     pub(super) fn server(&self, mut notes: Notes, hello: &ClientHello<'_>) -> Result<Ssl, ErrorStack> {
         let mut ssl = Ssl::new(&self.context)?;
@@ -404,26 +410,43 @@ impl DtlsContext {
         authority.filter(|authority| self.still_authorizes(authority))
     }
 
-    fn by_psk(&self, ssl: &SslRef) -> Option<Authority> {
-        let (mark, identity, live): (_, Box<[u8]>, _) = if ssl.session_reused() {
-            let data = ffi::ticket_mark(ssl)?;
-            let (mark, identity) = data.split_first_chunk()?;
-            (u64::from_be_bytes(*mark), identity.into(), None)
-        } else {
-            let notes = ssl.ex_data(notes_index().ok()?)?;
-            let key = notes.psk_key.get()?;
-            (
-                key.mark(),
-                notes.psk_identity.clone()?,
-                Some(key).filter(|key| key.is_live()),
-            )
+    /// As [`Self::authorize`], of a TLS handshake, which resumes nothing.
+    pub(super) fn authorize_tls(&self, ssl: &SslRef, uses_psk: bool, chains: &Chains) -> Option<Authority> {
+        let authority = match (uses_psk, ssl.peer_certificate()) {
+            (true, _) => self.by_used_key(ssl),
+            (false, Some(certificate)) => {
+                let chain = chains.above(ssl.verified_chain()?, ssl.peer_cert_chain())?;
+                self.certified(&certificate, chain)
+            }
+            (false, None) => Some(Authority::default()),
         };
-        let in_file = self.psks.as_ref()?.get(&identity);
+        authority.filter(|authority| self.still_authorizes(authority))
+    }
+
+    fn by_psk(&self, ssl: &SslRef) -> Option<Authority> {
+        if !ssl.session_reused() {
+            return self.by_used_key(ssl);
+        }
+        let data = ffi::ticket_mark(ssl)?;
+        let (mark, identity) = data.split_first_chunk()?;
+        self.by_identity(identity, u64::from_be_bytes(*mark), None)
+    }
+
+    /// Whose the pre-shared key is that a handshake was done with.
+    fn by_used_key(&self, ssl: &SslRef) -> Option<Authority> {
+        let notes = ssl.ex_data(notes_index().ok()?)?;
+        let key = notes.psk_key.get()?;
+        let live = Some(&**key).filter(|key| key.is_live());
+        self.by_identity(notes.psk_identity.as_deref()?, key.mark(), live)
+    }
+
+    fn by_identity(&self, identity: &[u8], mark: u64, live: Option<&PskKey>) -> Option<Authority> {
+        let in_file = self.psks.as_ref()?.get(identity);
         let name = match in_file {
             Some(keys) => keys.name().clone(),
-            None => identity_text(&identity).into(),
+            None => identity_text(identity).into(),
         };
-        let key = live.or_else(|| in_file?.marked(mark));
+        let key = live.or_else(|| in_file?.marked(mark).map(|key| &**key));
         let identity = Identity {
             attributes: key.map(|key| key.attributes().clone()).unwrap_or_default(),
             ..Identity::new(name, Proof::Psk)
@@ -454,6 +477,10 @@ impl DtlsContext {
         } else {
             chains.above(ssl.verified_chain()?, ssl.peer_cert_chain())?
         };
+        self.certified(certificate, chain)
+    }
+
+    fn certified(&self, certificate: &X509Ref, chain: Arc<Chain>) -> Option<Authority> {
         let identity = Identity {
             attributes: certificates::attributes(certificate, &self.material.cert_attributes),
             ..Identity::new(self.cert_identity.name(certificate)?, Proof::Certificate)

@@ -3,7 +3,7 @@
 mod gate;
 mod translate;
 mod unlock;
-mod verdict;
+pub(super) mod verdict;
 
 use std::time::{Duration, Instant};
 

@@ -30,6 +30,7 @@ mod sessions;
 mod shared;
 mod source;
 pub mod suite;
+mod tls;
 
 pub use certificates::{CertField, CertIdentity, ContextError};
 pub use context::{CertificateMaterial, DtlsContext, DtlsMaterial, TicketKeys, Verify};
@@ -45,6 +46,7 @@ pub use psk::{
 pub use raw_keys::RawKeys;
 pub use shared::DtlsShared;
 pub use source::{ContextCell, DtlsSource};
+pub use tls::TlsClient;
 
 #[cfg(test)]
 mod tests_base {

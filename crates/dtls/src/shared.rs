@@ -109,15 +109,18 @@ impl DtlsShared {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn sessions_of(&self, identity: &Identity) -> usize {
+    /// How many sessions an identity has.
+    pub fn sessions_of(&self, identity: &Identity) -> usize {
         self.sessions().get(identity).copied().unwrap_or_default()
     }
 
-    pub(super) fn session_began(&self, identity: &Identity) {
+    /// It has one more.
+    pub fn session_began(&self, identity: &Identity) {
         *self.sessions().entry(identity.clone()).or_default() += 1;
     }
 
-    pub(super) fn session_ended(&self, identity: &Identity) {
+    /// It has one less.
+    pub fn session_ended(&self, identity: &Identity) {
         let mut sessions = self.sessions();
         if let Some(count) = sessions.get_mut(identity) {
             *count = count.saturating_sub(1);

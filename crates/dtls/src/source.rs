@@ -12,6 +12,9 @@ use portcullis_proto::types::{ListenerId, PeerAddr, Transmits, WorkerId};
 
 use super::{DtlsContext, DtlsListener, DtlsMetrics, DtlsShared, KeptSessions};
 
+/// What the keys of a session and its places in the indices weigh, in bytes.
+const SESSION: usize = 768;
+
 /// The suites, keys and certificates of one listener that are in force, for all of its workers.
 #[derive(Debug)]
 pub struct ContextCell(RwLock<Arc<DtlsContext>>);
@@ -157,5 +160,9 @@ impl SecureTransport for DtlsListener {
 
     fn session_count(&self) -> usize {
         self.len()
+    }
+
+    fn session_weight(&self) -> usize {
+        SESSION
     }
 }

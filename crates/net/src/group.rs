@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -21,6 +21,9 @@ pub const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// The same for sending, cut at net.core.wmem_max.
 pub const SEND_BUFFER: usize = 1 << 20;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
 
 /// What is asked of the kernel for each socket, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +71,8 @@ impl GroupSpec {
 pub struct BindError {
     key: String,
     bind: SocketAddr,
+    /// What `ss` calls its sockets.
+    kind: char,
     error: io::Error,
 }
 
@@ -76,6 +81,7 @@ impl BindError {
         Self {
             key: spec.key(),
             bind: spec.bind,
+            kind: if spec.transport.is_stream() { 't' } else { 'u' },
             error,
         }
     }
@@ -89,13 +95,18 @@ impl BindError {
 
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, bind, error } = self;
+        let Self {
+            key,
+            bind,
+            kind,
+            error,
+        } = self;
         write!(f, "{key}: cannot listen on {bind}: ")?;
         let port = bind.port();
         match error.raw_os_error() {
             Some(libc::EADDRINUSE) => write!(
                 f,
-                "the port is in use; stop the other process (ss -ulpn 'sport = :{port}' names it) or choose another port"
+                "the port is in use; stop the other process (ss -{kind}lpn 'sport = :{port}' names it) or choose another port"
             ),
             Some(libc::EADDRNOTAVAIL) => write!(
                 f,
@@ -122,13 +133,18 @@ impl std::error::Error for BindError {
     }
 }
 
-/// Opens the sockets of all listeners; the result is in the order of `specs` and, within, of the workers.
+/// Opens the sockets of all listeners; the result is in the order of `specs` and, within, of the workers. Those for streams have none
+/// here: [`open_stream`].
 ///
 /// # Errors
 /// Every listener that cannot listen, not only the first.
 pub fn open_groups(specs: &[GroupSpec]) -> Result<Vec<Vec<UdpSocket>>, Vec<BindError>> {
     let (mut groups, mut errors) = (Vec::new(), Vec::new());
     for spec in specs {
+        if spec.transport.is_stream() {
+            groups.push(Vec::new());
+            continue;
+        }
         match open_group(spec, shares_port_with_ipv4(spec, specs)) {
             Ok(group) => groups.push(group),
             Err(error) => errors.push(BindError::new(spec, error)),
@@ -149,11 +165,34 @@ pub fn open_among(spec: &GroupSpec, among: &[GroupSpec]) -> Result<Vec<UdpSocket
     open_group(spec, shares_port_with_ipv4(spec, among)).map_err(|error| BindError::new(spec, error))
 }
 
+/// Opens the socket of a listener for streams, `spec`, beside all that are to serve then, `among`.
+///
+/// # Errors
+/// It cannot listen.
+pub fn open_stream(spec: &GroupSpec, among: &[GroupSpec]) -> Result<TcpListener, BindError> {
+    let only_v6 = shares_port_with_ipv4(spec, among);
+    listen(spec, only_v6).map_err(|error| BindError::new(spec, error))
+}
+
+fn listen(spec: &GroupSpec, only_v6: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(spec.bind), Type::STREAM, Some(Protocol::TCP))?;
+    if spec.bind.is_ipv6() {
+        socket.set_only_v6(only_v6)?;
+    }
+    // Connections of an earlier process that have not ended for good do not keep the port.
+    socket.set_reuse_address(true)?;
+    socket.bind(&spec.bind.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
 /// An IPv6 wildcard takes IPv4 too, unless another listener wants IPv4 on the same port.
 fn shares_port_with_ipv4(spec: &GroupSpec, specs: &[GroupSpec]) -> bool {
     spec.bind.port() != 0
         && specs
             .iter()
+            .filter(|other| other.transport.is_stream() == spec.transport.is_stream())
             .any(|other| other.bind.is_ipv4() && other.bind.port() == spec.bind.port())
 }
 
@@ -251,6 +290,7 @@ mod tests {
             let error = BindError {
                 key: "listeners.udp.default.bind".to_owned(),
                 bind,
+                kind: 'u',
                 error: io::Error::from_raw_os_error(libc::EAFNOSUPPORT),
             };
             let text = error.to_string();

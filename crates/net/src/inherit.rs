@@ -59,7 +59,7 @@ pub fn match_groups(specs: &[GroupSpec], stored: Vec<(OwnedFd, String)>) -> Inhe
 /// All of a group and nothing but it: a socket of a worker that is gone would still get its share of the datagrams.
 fn take_group(spec: &GroupSpec, stored: &mut [(Option<UdpSocket>, String)]) -> Option<Vec<UdpSocket>> {
     let beyond = stored_name(spec, spec.workers);
-    if stored.iter().any(|(_, name)| *name == beyond) {
+    if spec.transport.is_stream() || stored.iter().any(|(_, name)| *name == beyond) {
         return None;
     }
     let mut places = Vec::with_capacity(spec.workers);

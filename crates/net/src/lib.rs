@@ -24,7 +24,7 @@ pub mod options;
 pub mod shm;
 pub mod socket;
 
-pub use group::{BindError, Buffers, GroupSpec, RECEIVE_BUFFER, SEND_BUFFER, open_groups};
+pub use group::{BindError, Buffers, GroupSpec, RECEIVE_BUFFER, SEND_BUFFER, open_groups, open_stream};
 pub use metrics::{ListenerNet, NetMetrics};
 pub use mmsg::RecvBatch;
 pub use socket::{Outbox, Socket};

@@ -1,5 +1,6 @@
 //! The contract between the gateway and what protects its datagrams: a transport of sessions, which the `dtls` crate is.
 
+use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -168,7 +169,67 @@ labels! {
         Banned = "banned",
         /// The gateway stops.
         Shutdown = "shutdown",
+        /// The peer of a stream ended it, or released it (RFC 8323, 5.5).
+        StreamEnded = "stream_ended",
+        /// The peer of a stream aborted it (RFC 8323, 5.6).
+        Aborted = "aborted",
+        /// What came in a stream is no message, is too long, or is none that may come then.
+        MalformedStream = "malformed_stream",
+        /// A message began in a stream and was not whole within `message_timeout`.
+        UnfinishedMessage = "unfinished_message",
+        /// The peer of a stream takes nothing for `message_timeout`, or `max_queued` waits for it.
+        SlowReader = "slow_reader",
+        /// The peer of a stream sent no CSM within `handshake_timeout`.
+        NoCsm = "no_csm",
     }
+}
+
+/// What happens to the stream of a peer, beside its messages.
+pub enum StreamEvent {
+    /// It is open.
+    Opened {
+        /// Who its handshake proved the peer to be.
+        identity: Option<Identity>,
+        /// The cipher suite, by its name at IANA; "none" without TLS.
+        suite: &'static str,
+        /// What the transport judges by whether the peer may stay.
+        credential: Option<Box<dyn Any + Send>>,
+    },
+    /// So many bytes of what was sent have left.
+    Written(usize),
+    /// It ended.
+    Ended(CloseReason),
+    /// It did not come so far: its TLS handshake failed.
+    Failed {
+        /// The PSK identity that the peer named, proved or not.
+        identity: Option<Box<str>>,
+        /// Why.
+        result: HandshakeResult,
+        /// How long it took.
+        after: Duration,
+    },
+}
+
+impl fmt::Debug for StreamEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Opened { .. } => "Opened",
+            Self::Written(_) => "Written",
+            Self::Ended(_) => "Ended",
+            Self::Failed { .. } => "Failed",
+        })
+    }
+}
+
+/// What the messages of a listener's streams are bounded by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StreamSettings {
+    /// Whether the streams are those of TLS.
+    pub tls: bool,
+    /// Most bytes of a message, either way.
+    pub max_message: usize,
+    /// Bytes that may wait for a peer to read them; with more its stream ends.
+    pub max_queued: usize,
 }
 
 /// Settings of one DTLS listener that are not key material.
@@ -198,6 +259,8 @@ pub struct DtlsSettings {
     pub records_per_key: u64,
     /// Whether the identity that a handshake proves is used, so that sessions without one are worth counting.
     pub wants_identity: bool,
+    /// What a listener for streams has beside.
+    pub stream: Option<StreamSettings>,
 }
 
 labels! {
@@ -460,6 +523,30 @@ pub trait SecureTransport: Send {
         datagram: &mut [u8],
         transmits: &mut Transmits,
     ) -> bool;
+
+    /// Takes what happens to the stream of a peer; a transport of datagrams has none. The session of which less waits to be read now.
+    fn handle_stream(
+        &mut self,
+        _now: Instant,
+        _from: PeerAddr,
+        _event: StreamEvent,
+        _transmits: &mut Transmits,
+    ) -> Option<SessionId> {
+        None
+    }
+
+    /// Whether its sessions are streams: what is sent arrives once and in order, or the session ends.
+    fn is_stream(&self) -> bool {
+        false
+    }
+
+    /// Bytes that were sent in a stream and have not left.
+    fn queued(&self, _session: SessionId) -> usize {
+        0
+    }
+
+    /// What a session weighs, in bytes, beside its peer.
+    fn session_weight(&self) -> usize;
 
     /// Does what is due at `now`.
     fn handle_timeout(&mut self, now: Instant, transmits: &mut Transmits);

@@ -36,7 +36,7 @@ pub(in crate::cli) struct Which {
     /// Only this listener
     #[arg(long, value_name = "NAME")]
     pub(super) listener: Option<String>,
-    /// Only udp or dtls
+    /// Only udp, dtls, tcp or tls
     #[arg(long, value_parser = ["udp", "dtls"])]
     pub(super) transport: Option<String>,
 }

@@ -111,6 +111,7 @@ fn words(status: &Status) -> String {
         )
     };
     let sessions = &status.sessions;
+    let streams = format!("{} TLS, {} TCP", sessions.tls, sessions.tcp);
     let broker = &status.broker;
     let fault = broker
         .fault
@@ -138,7 +139,7 @@ fn words(status: &Status) -> String {
         (
             "sessions",
             format!(
-                "{} DTLS ({} with CID, {} half-open), {} UDP",
+                "{} DTLS ({} with CID, {} half-open), {} UDP, {streams}",
                 sessions.dtls, sessions.dtls_cid, sessions.dtls_half_open, sessions.udp
             ),
         ),

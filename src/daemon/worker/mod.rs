@@ -6,13 +6,15 @@
 //! 2. timers that are due, all;
 //! 3. messages of other workers and verdicts on logins, 256 each;
 //! 4. events of the broker, 256;
-//! 5. datagrams, 4 batches of 64 per listener. What does not fit waits in the socket, where the kernel drops the excess.
+//! 5. what happens in streams, 256;
+//! 6. datagrams, 4 batches of 64 per listener. What does not fit waits in the socket, where the kernel drops the excess.
 //!
 //! What the core wants done is done after each step, and what it wants sent leaves in one call per listener.
 
 pub mod core;
 mod outputs;
 mod stop;
+mod streams;
 mod wait;
 
 use std::collections::{HashMap, VecDeque};
@@ -30,7 +32,8 @@ use crate::gateway::events::ClientEvent;
 use crate::gateway::workers::WorkerMessage;
 use crate::net::{NetMetrics, Outbox, RecvBatch, Socket};
 use crate::session::KeyAnswer;
-use crate::types::{ListenerId, WorkerId};
+use crate::stream::{FromStream, StreamHandle};
+use crate::types::{ListenerId, PeerAddr, WorkerId};
 
 use super::clock;
 use super::metrics::WorkerMetrics;
@@ -123,6 +126,8 @@ pub struct Ports {
     pub verdicts_to: mpsc::UnboundedSender<Word>,
     /// To those who tell what happens to clients.
     pub events: mpsc::Sender<Told>,
+    /// From the connections of listeners for streams that belong to this worker.
+    pub streams: mpsc::Receiver<FromStream>,
 }
 
 /// Why a worker ended although nobody asked it to.
@@ -156,8 +161,10 @@ pub struct Worker<C> {
     id: WorkerId,
     core: C,
     ports: Ports,
-    /// In the order of [`ListenerId`]; none where the listener does not serve.
+    /// In the order of [`ListenerId`]; none where the listener does not serve, or is for streams.
     sockets: Vec<Option<Socket>>,
+    /// The ways to the peers of streams.
+    streams: HashMap<(ListenerId, PeerAddr), StreamHandle>,
     net: Arc<NetMetrics>,
     batch: RecvBatch,
     outbox: Outbox,
@@ -177,7 +184,7 @@ pub struct Worker<C> {
 }
 
 impl<C: Core> Worker<C> {
-    /// A worker over the sockets of its listeners, in the order of their ids. Has to be made within the runtime of its
+    /// A worker over the sockets of its listeners, in the order of their ids, without one for those for streams. Has to be made within the runtime of its
     /// thread.
     ///
     /// # Errors
@@ -186,19 +193,21 @@ impl<C: Core> Worker<C> {
         id: WorkerId,
         core: C,
         ports: Ports,
-        sockets: Vec<UdpSocket>,
+        sockets: Vec<Option<UdpSocket>>,
         net: &Arc<NetMetrics>,
         metrics: Arc<WorkerMetrics>,
     ) -> io::Result<Self> {
-        let sockets = (0..)
-            .map(ListenerId)
-            .zip(sockets)
-            .map(|(listener, socket)| Socket::new(listener, socket, net.clone()).map(Some));
+        let sockets = (0..).map(ListenerId).zip(sockets).map(|(listener, socket)| {
+            socket
+                .map(|socket| Socket::new(listener, socket, net.clone()))
+                .transpose()
+        });
         Ok(Self {
             id,
             core,
             ports,
             sockets: sockets.collect::<io::Result<_>>()?,
+            streams: HashMap::new(),
             net: net.clone(),
             batch: RecvBatch::new(),
             outbox: Outbox::default(),
@@ -232,6 +241,7 @@ impl<C: Core> Worker<C> {
             self.run_inbox(now);
             self.run_verdicts(now);
             self.run_events(now).await?;
+            self.run_streams(now);
             self.settle().await?;
             let more = self.run_sockets().await?;
             self.advance_stop().await?;
@@ -403,6 +413,7 @@ impl<C: Core> Worker<C> {
             self.outbox
                 .flush(&mut self.sockets, self.core.transmits())
                 .await?;
+            self.send_in_streams();
             self.core.transmits_sent();
         }
         Ok(())

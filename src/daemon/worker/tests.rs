@@ -58,10 +58,12 @@ impl Running {
             verdicts,
             verdicts_to,
             events: mpsc::channel(8).0,
+            streams: mpsc::channel(1).1,
         };
         let metrics = Arc::new(WorkerMetrics::default());
         let net = Arc::new(NetMetrics::new(binds.len()));
         let (worker_metrics, worker_net) = (metrics.clone(), net.clone());
+        let sockets = sockets.into_iter().map(Some).collect();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

@@ -12,6 +12,7 @@ use crate::bridge::contract::BrokerEvent;
 use crate::daemon::clock;
 use crate::daemon::worker::core::Core;
 use crate::gateway::workers::WorkerMessage;
+use crate::stream::FromStream;
 
 use super::stop::Stage;
 use super::{Command, Word, Worker, WorkerError};
@@ -36,6 +37,8 @@ pub(super) struct Ready {
     pub(super) verdicts: Vec<Word>,
     pub(super) broker_gone: bool,
     pub(super) sockets: Vec<usize>,
+    pub(super) streams: Vec<FromStream>,
+    pub(super) streams_gone: bool,
 }
 
 /// The one armed timer of a worker. It is moved only when something is due sooner, or after it fired: a timer that
@@ -122,6 +125,13 @@ impl<C: Core> Worker<C> {
         any |= take(&mut ports.inbox, cx, &mut ready.inbox, MESSAGES, &mut false);
         ready.sockets.clear();
         if self.stage == Stage::Serving {
+            any |= take(
+                &mut ports.streams,
+                cx,
+                &mut ready.streams,
+                MESSAGES,
+                &mut ready.streams_gone,
+            );
             for (index, socket) in sockets.iter().enumerate() {
                 let Some(socket) = socket else { continue };
                 match socket.poll_readable(cx) {

@@ -36,7 +36,7 @@ pub struct Client {
     pub username: Option<String>,
     /// The listener it came to.
     pub listener: String,
-    /// `udp` or `dtls`.
+    /// `udp`, `dtls`, `tcp` or `tls`.
     pub transport: String,
     /// Its address and port; none while its DTLS session is gone.
     pub address: Option<String>,
@@ -179,7 +179,7 @@ pub(super) struct ListQuery {
     username: Option<String>,
     /// Only this listener, by name.
     listener: Option<String>,
-    /// Only `udp` or `dtls`.
+    /// Only `udp`, `dtls`, `tcp` or `tls`.
     transport: Option<String>,
     /// Only who has this in client id, user name, identity or address, in upper or lower case.
     search: Option<String>,
@@ -209,7 +209,9 @@ impl ListQuery {
         let transport = match self.transport.as_deref() {
             None => None,
             Some(word) => Some(transport(word).ok_or_else(|| {
-                ApiError::bad_request(format!("transport is `udp` or `dtls`, not {word:?}"))
+                ApiError::bad_request(format!(
+                    "transport is `udp`, `dtls`, `tcp` or `tls`, not {word:?}"
+                ))
             })?),
         };
         Ok(Filter {
@@ -225,7 +227,7 @@ impl ListQuery {
 }
 
 pub(super) fn transport(word: &str) -> Option<Transport> {
-    [Transport::Udp, Transport::Dtls]
+    Transport::ALL
         .into_iter()
         .find(|transport| transport.label() == word)
 }

@@ -82,8 +82,9 @@ fn keys(text: &str, waiting: &[String]) -> Vec<EffectiveKey> {
     let has_listeners = document.as_table().contains_key("listeners");
     let mut keys = Vec::new();
     for key in config::reference() {
-        let sections = if !has_listeners && key.section.ends_with(".*") {
-            // Without any of its own there is one of each kind.
+        let is_served = ["listeners.udp.*", "listeners.dtls.*"].contains(&key.section.as_str());
+        let sections = if !has_listeners && is_served {
+            // Without any of its own there is one of each of these kinds.
             vec![(key.section.replace('*', "default"), None)]
         } else {
             tables(document.as_table(), &key.section)

@@ -22,7 +22,7 @@ use super::{Api, config};
 /// A socket address that is served, and how.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 pub(super) struct Listener {
-    /// Its transport: `udp` or `dtls`.
+    /// Its transport: `udp`, `dtls`, `tcp` or `tls`.
     pub kind: String,
     /// Its name, unique among those of its kind.
     pub name: String,
@@ -80,8 +80,8 @@ fn numbers(api: &Api) -> Metrics {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewListener {
-    /// Its transport: `udp` or `dtls`.
-    #[schema(pattern = "^(udp|dtls)$")]
+    /// Its transport: `udp`, `dtls`, `tcp` or `tls`.
+    #[schema(pattern = "^(udp|dtls|tcp|tls)$")]
     kind: String,
     /// Its name: 1 to 64 letters, digits, `-` or `_`.
     #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
@@ -105,7 +105,11 @@ pub(super) struct AddedListener {
 }
 
 fn kind_of(word: &str) -> Result<Transport, ApiError> {
-    transport(word).ok_or_else(|| ApiError::not_found(format!("listeners are `udp` or `dtls`, not {word:?}")))
+    transport(word).ok_or_else(|| {
+        ApiError::not_found(format!(
+            "listeners are `udp`, `dtls`, `tcp` or `tls`, not {word:?}"
+        ))
+    })
 }
 
 /// Add a listener
@@ -128,8 +132,9 @@ pub(super) async fn add(
     Body(wanted): Body<NewListener>,
 ) -> Result<Response, ApiError> {
     let NewListener { kind, name, settings } = wanted;
-    let transport = transport(&kind)
-        .ok_or_else(|| ApiError::bad_request(format!("kind is `udp` or `dtls`, not {kind:?}")))?;
+    let transport = transport(&kind).ok_or_else(|| {
+        ApiError::bad_request(format!("kind is `udp`, `dtls`, `tcp` or `tls`, not {kind:?}"))
+    })?;
     let configured = settings
         .get("bind")
         .and_then(JsonValue::as_str)
@@ -167,7 +172,7 @@ pub(super) async fn add(
     path = "/api/v1/listeners/{kind}/{name}",
     tag = "listeners",
     params(
-        ("kind" = String, Path, description = "`udp` or `dtls`"),
+        ("kind" = String, Path, description = "`udp`, `dtls`, `tcp` or `tls`"),
         ("name" = String, Path, description = "The listener's name")
     ),
     responses(
@@ -213,7 +218,7 @@ fn find<'a>(
     path = "/api/v1/listeners/{kind}/{name}/enable/{enabled}",
     tag = "listeners",
     params(
-        ("kind" = String, Path, description = "`udp` or `dtls`"),
+        ("kind" = String, Path, description = "`udp`, `dtls`, `tcp` or `tls`"),
         ("name" = String, Path, description = "The listener's name"),
         ("enabled" = bool, Path, description = "`true` or `false`")
     ),

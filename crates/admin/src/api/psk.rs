@@ -119,7 +119,11 @@ fn key_files(config: &Config, listener: Option<&str>) -> Result<Vec<KeyFile>, Ap
     let mut files: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
     for own in &config.listeners {
         if let Some(path) = own.dtls.as_ref().and_then(|dtls| dtls.psk_file.clone()) {
-            files.entry(path).or_default().push(own.name.clone());
+            let names = files.entry(path).or_default();
+            // One for DTLS and one for TLS may have the same name.
+            if !names.contains(&own.name) {
+                names.push(own.name.clone());
+            }
         }
     }
     // Listeners may share a file: what is meant for one of them concerns all.

@@ -113,6 +113,10 @@ pub struct Sessions {
     pub udp: u64,
     /// Established DTLS sessions.
     pub dtls: u64,
+    /// Connections over TCP.
+    pub tcp: u64,
+    /// Connections over TLS.
+    pub tls: u64,
     /// DTLS sessions with a Connection ID.
     pub dtls_cid: u64,
     /// DTLS handshakes in flight.
@@ -208,6 +212,8 @@ pub(super) async fn get_status(State(api): State<Arc<Api>>) -> Json<Status> {
         sessions: Sessions {
             udp: sessions("udp"),
             dtls: sessions("dtls"),
+            tcp: sessions("tcp"),
+            tls: sessions("tls"),
             dtls_cid: metrics.count("portcullis_dtls_cid_sessions", &[]),
             dtls_half_open: metrics.count("portcullis_dtls_half_open", &[]),
             dtls_unidentified: metrics.count("portcullis_dtls_unidentified_total", &[]),

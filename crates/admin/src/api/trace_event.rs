@@ -22,7 +22,7 @@ pub struct TraceEvent {
     /// The listener that it came to or left from, by name.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub listener: String,
-    /// The listener's transport: `udp` or `dtls`.
+    /// The listener's transport: `udp`, `dtls`, `tcp` or `tls`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub transport: String,
     /// The device's address and port.

@@ -83,7 +83,7 @@ export function clients(selected, wishes) {
   const search = h("input", { type: "search", placeholder: "Id, user, identity, address…", value: asked.search, "aria-label": "Search clients" });
   const restart = (what, value) => { asked[what] = value; asked.page = 1; update(); };
   const listener = select("Listener", [["", "All listeners"]], "", (value) => restart("listener", value));
-  const transport = select("Transport", [["", "UDP and DTLS"], ["udp", "UDP only"], ["dtls", "DTLS only"]], asked.transport, (value) => restart("transport", value));
+  const transport = select("Transport", [["", "All transports"], ["udp", "UDP only"], ["dtls", "DTLS only"], ["tcp", "TCP only"], ["tls", "TLS only"]], asked.transport, (value) => restart("transport", value));
   const size = select("Clients per page", ["25", "50", "100", "500"].map((one) => [one, `${one} a page`]), asked.limit, (value) => restart("limit", value));
   const page = h("input", { class: "short", inputmode: "numeric", "aria-label": "Page", onchange: () => jump(Number(page.value)) });
   const last = h("span", { class: "soft" });

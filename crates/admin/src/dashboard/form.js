@@ -138,7 +138,7 @@ function titleOf(section) {
 function tables(keys, values, listeners) {
   const all = new Map();
   for (const key of keys) {
-    const kind = /^listeners\.(udp|dtls)\.\*$/.exec(key.section)?.[1];
+    const kind = /^listeners\.(udp|dtls|tcp|tls)\.\*$/.exec(key.section)?.[1];
     const sections = kind === undefined ? [key.section]
       : listeners.filter((one) => one.kind === kind).map((one) => `listeners.${kind}.${one.name}`);
     for (const section of sections) {

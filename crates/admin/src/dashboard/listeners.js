@@ -128,7 +128,7 @@ export function listeners() {
 /** The form for one more listener, with the keys of its kind. */
 function adding(done) {
   const box = h("div", { class: "fields" });
-  const kind = h("select", { id: "new-kind" }, h("option", { value: "udp" }, "UDP"), h("option", { value: "dtls" }, "DTLS"));
+  const kind = h("select", { id: "new-kind" }, ["udp", "dtls", "tcp", "tls"].map((value) => h("option", { value }, value.toUpperCase())));
   const called = setting({ name: "name", kind: "text", type: "text", choices: [], default: null, about: "1 to 64 letters, digits, - or _; the label of its metrics." }, undefined);
   const said = h("div", { role: "status" });
   const more = h("div", { class: "fields" });

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use portcullis_config::{Config, certificates_not_after};
 use portcullis_dtls::DtlsContext;
 
+use portcullis_proto::types::Transport;
 use portcullis_proto::types::metrics::{Descriptor, Exposes, LabelPair, Samples};
 
 const NOT_AFTER: Descriptor = Descriptor::gauge(
@@ -42,7 +43,11 @@ impl Certificates {
                 .extend(own.map(|at| (format!("{key}.cert_file"), at)));
             ends.of_file(format!("{key}.ca_file"), &dtls.ca_file);
             let next = context.crl_next_update();
-            ends.lists.extend(next.map(|at| (listener.name.clone(), at)));
+            let name = match listener.transport() {
+                Transport::Tls => format!("tls:{}", listener.name),
+                _ => listener.name.clone(),
+            };
+            ends.lists.extend(next.map(|at| (name, at)));
         }
         ends.of_file("broker.ca_file".to_owned(), &config.broker.ca_file);
         ends.of_file("broker.cert_file".to_owned(), &config.broker.cert_file);

@@ -5,6 +5,7 @@ pub mod certificates;
 pub mod dtls;
 pub mod process;
 pub mod reload;
+pub mod streams;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

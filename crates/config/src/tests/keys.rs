@@ -559,6 +559,15 @@ const OF_DATABASES: &[(&str, &str, &str, &str, &str)] = &[
 ];
 
 /// All of them, with their tables.
+/// What listeners for streams have and no other, as above. What they have in common with one for DTLS is tried with its values.
+const OF_STREAMS: &[(&str, &str, &str, &str)] = &[
+    ("max_connections", "10", "\"10\"", "0"),
+    ("max_connections_per_source", "0", "\"10\"", "-1"),
+    ("message_timeout", "\"5s\"", "5", "\"11m\""),
+    ("max_message_size", "\"16KiB\"", "true", "\"2MiB\""),
+    ("max_queued", "\"2MiB\"", "true", "\"128KiB\""),
+];
+
 fn all() -> Vec<(String, &'static str, &'static str, &'static str, &'static str)> {
     let of_databases = DATABASES.iter().flat_map(|database| {
         let table = move |sub: &str| format!("authentication.{database}{sub}");
@@ -569,7 +578,18 @@ fn all() -> Vec<(String, &'static str, &'static str, &'static str, &'static str)
     let single = KEYS
         .iter()
         .map(|(section, key, other, wrong, out)| ((*section).to_owned(), *key, *other, *wrong, *out));
-    single.chain(of_databases).collect()
+    let of_streams = ["listeners.tcp", "listeners.tls"].iter().flat_map(|listeners| {
+        let section = format!("{listeners}.default");
+        let shared = KEYS.iter().filter(move |(section, key, ..)| {
+            let here = |known: &Key| known.section == format!("{listeners}.*") && known.name == *key;
+            *section == "listeners.dtls.default" && reference().iter().any(here)
+        });
+        let shared = shared.map(|(_, key, other, wrong, out)| (*key, *other, *wrong, *out));
+        let own = OF_STREAMS.iter().copied();
+        own.chain(shared)
+            .map(move |(key, other, wrong, out)| (section.clone(), key, other, wrong, out))
+    });
+    single.chain(of_databases).chain(of_streams).collect()
 }
 
 /// A file with one key; the DTLS listener has its files, so that it stands alone.

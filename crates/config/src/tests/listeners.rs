@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_listener_kind_that_does_not_exist_is_an_error() {
-    let problems = parse("[listeners.tcp.a]\nbind = \"[::]:1\"\n").unwrap_err();
+    let problems = parse("[listeners.udpp.a]\nbind = \"[::]:1\"\n").unwrap_err();
     assert_eq!(problems.0.len(), 1);
     assert!(problems.to_string().contains("did you mean `udp`?"), "{problems}");
 }

@@ -1,6 +1,7 @@
 //! Sets an OpenSSL context up, a part at a time: policy, certificate, verification, pre-shared keys, suites.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use openssl::error::ErrorStack;
@@ -28,6 +29,7 @@ use super::super::hello::MAX_CERTIFICATES;
 use super::super::psk::PskStore;
 use super::super::raw_keys::{RawKeys, fingerprint};
 use super::super::suite::{KeyExchange, Suite};
+use super::super::tls;
 use super::names::of_name;
 use super::{DtlsMaterial, Verify};
 
@@ -74,8 +76,14 @@ pub(super) fn context(
     crls: &[X509Crl],
 ) -> Result<Built, ContextError> {
     let broken = |error: ErrorStack| ContextError::openssl("dtls", "OpenSSL refuses", &error);
-    let mut builder = SslContextBuilder::new(SslMethod::dtls()).map_err(broken)?;
-    set_policy(&mut builder).map_err(broken)?;
+    let method = if material.tls {
+        SslMethod::tls_server()
+    } else {
+        SslMethod::dtls()
+    };
+    let mut builder = SslContextBuilder::new(method).map_err(broken)?;
+    let set = if material.tls { tls::set_policy } else { set_policy };
+    set(&mut builder).map_err(broken)?;
     for own in own {
         own.set(&mut builder)
             .map_err(|error| ContextError::openssl("cert_file", "OpenSSL refuses it", &error))?;
@@ -91,18 +99,20 @@ pub(super) fn context(
         raw_keys::allow(&builder, material.verify != Verify::None).map_err(broken)?;
     }
     builder.set_groups_list(GROUPS).map_err(broken)?;
-    ffi::note_messages(&builder);
-    if material.psks.is_some() {
-        set_psk(&mut builder).map_err(broken)?;
+    if let Some(psks) = &material.psks {
+        set_psk(&mut builder, material.tls.then(|| Arc::clone(psks))).map_err(broken)?;
     }
-    if material.cid {
-        add_extensions(&mut builder).map_err(broken)?;
+    if !material.tls {
+        ffi::note_messages(&builder);
+        if material.cid {
+            add_extensions(&mut builder).map_err(broken)?;
+        }
+        if !ffi::set_ticket_keys(&builder, &material.ticket_keys.0) {
+            return Err(ContextError::new("dtls", "OpenSSL refuses the ticket keys"));
+        }
+        ffi::mark_tickets(&builder);
+        ffi::set_ticket_lifetime(&builder, TICKET_LIFETIME);
     }
-    if !ffi::set_ticket_keys(&builder, &material.ticket_keys.0) {
-        return Err(ContextError::new("dtls", "OpenSSL refuses the ticket keys"));
-    }
-    ffi::mark_tickets(&builder);
-    ffi::set_ticket_lifetime(&builder, TICKET_LIFETIME);
     let kinds: Vec<KeyKind> = own.iter().map(|own| own.kind).collect();
     let (suites, ignored_ciphers) = set_suites(&mut builder, material, &kinds)?;
     Ok(Built {
@@ -344,10 +354,13 @@ fn fault_of(certificate: &X509Ref, depth: u32, cert_identity: CertIdentity) -> O
     (depth == 0 && cert_identity.name(certificate).is_none()).then_some(X509_V_ERR_CERT_REJECTED)
 }
 
-/// What OpenSSL is told when it asks for a key: the one that was chosen before it saw who asks.
-fn set_psk(builder: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+/// What OpenSSL is told when it asks for a key: the one that was chosen before it saw who asks, or of TLS is chosen now, from `psks`.
+fn set_psk(builder: &mut SslContextBuilder, psks: Option<Arc<PskStore>>) -> Result<(), ErrorStack> {
     let index = notes_index()?;
-    builder.set_psk_server_callback(move |ssl, _, out| {
+    builder.set_psk_server_callback(move |ssl, named, out| {
+        if let (Some(psks), Some(named), Some(notes)) = (&psks, named, ssl.ex_data_mut(index)) {
+            tls::choose_key(notes, psks, named);
+        }
         let chosen = ssl.ex_data(index).and_then(|notes| notes.psk_key.get());
         if let Some(key) = chosen.map(|key| key.as_bytes()) {
             let Some(room) = out.get_mut(..key.len()) else {

@@ -5,7 +5,7 @@ use openssl::error::ErrorStack;
 use super::super::metrics::HandshakeResult;
 
 /// The result to count. The numbers are OpenSSL's `SSL_R_*`, the same in all its versions.
-pub(super) fn judge(errors: Option<&ErrorStack>) -> HandshakeResult {
+pub(crate) fn judge(errors: Option<&ErrorStack>) -> HandshakeResult {
     const NO_SHARED_CIPHER: i32 = 193;
     const NO_CIPHERS_SPECIFIED: i32 = 183;
     const BAD_SIGNATURE: i32 = 123;

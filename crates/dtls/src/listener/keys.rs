@@ -104,7 +104,7 @@ impl DtlsListener {
 }
 
 /// What is shown to people is the time of the machine; 0 where it is not known.
-fn unix_seconds() -> u64 {
+pub(crate) fn unix_seconds() -> u64 {
     let now = certificates::now();
     now.and_then(|now| u64::try_from(now).ok()).unwrap_or_default()
 }

@@ -14,7 +14,7 @@ mod ending;
 mod established;
 mod inbound;
 mod keeping;
-mod keys;
+pub(super) mod keys;
 mod opening;
 mod reload;
 mod watch;

@@ -144,10 +144,7 @@ impl Active {
                 false => whole(payload.to_vec()),
             };
         };
-        let fits = match block.more {
-            true => payload.len() == block.size(),
-            false => payload.len() <= block.size(),
-        };
+        let fits = block.fits(payload.len());
         let continues =
             block.offset() == self.answer.len() && (!self.downloading || self.etag == options.etag);
         if !fits || !continues || self.answer.len() + payload.len() > max_body {
@@ -311,6 +308,10 @@ impl Endpoint {
             false => (self.parameters.non_lifetime, true),
         };
         let from = (peer.source, peer.proven);
+        if peer.is_stream() {
+            self.on_response(now, peer, message);
+            return None;
+        }
         let remembered = self.dedup.remember(now, from, message.mid, datagram, lifetime);
         if confirmable {
             // A response with an unknown critical option is rejected (RFC 7252, 5.4.1).
@@ -333,9 +334,16 @@ impl Endpoint {
     /// A response to the active request.
     fn on_response(&mut self, now: Instant, peer: &mut Peer, message: &Message<'_>) {
         let max_body = self.parameters.max_body_size;
+        let Some((mid, id)) = peer.active().map(|active| (active.mid, active.id)) else {
+            return;
+        };
+        let is_stream = peer.unread.is_some();
+        let options = Options::read(message).and_then(|options| match is_stream {
+            true => Ok(options),
+            false => options.without_bert(),
+        });
         let Some(active) = peer.active() else { return };
-        let (mid, id) = (active.mid, active.id);
-        let next = match Options::read(message) {
+        let next = match options {
             Ok(options) => active.on_response(message.code, &options, message.payload, max_body),
             Err(_) => Next::Finish(Err(RequestError::BadResponse)),
         };

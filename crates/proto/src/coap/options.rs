@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::blockwise::Block;
+use super::blockwise::{BERT, Block};
 use super::codec::{Message, uint};
 use super::contract::{Code, Preconditions, ResourceKey};
 
@@ -122,7 +122,7 @@ impl Options {
                 None => false,
             };
             match (good, critical) {
-                (true, _) => options.take(number, value)?,
+                (true, _) => options.take(number, value),
                 (false, true) => return Err(OptionFault::Critical(number)),
                 (false, false) => {}
             }
@@ -130,15 +130,15 @@ impl Options {
         Ok(options)
     }
 
-    fn take(&mut self, number: u16, value: &[u8]) -> Result<(), OptionFault> {
+    fn take(&mut self, number: u16, value: &[u8]) {
         match number {
             OBSERVE => self.observe = Some(uint(value)),
             CONTENT_FORMAT => self.content_format = Some(uint(value) as u16),
             ACCEPT => self.accept = Some(uint(value) as u16),
             MAX_AGE => self.max_age = Some(uint(value)),
             SIZE1 => self.size1 = Some(uint(value)),
-            BLOCK1 => self.block1 = Some(Block::new(uint(value)).ok_or(OptionFault::BlockSize)?),
-            BLOCK2 => self.block2 = Some(Block::new(uint(value)).ok_or(OptionFault::BlockSize)?),
+            BLOCK1 => self.block1 = Some(Block::new(uint(value))),
+            BLOCK2 => self.block2 = Some(Block::new(uint(value))),
             ETAG if self.etag.is_none() => {
                 let mut etag = [0; 8];
                 for (to, from) in etag.iter_mut().zip(value) {
@@ -160,7 +160,15 @@ impl Options {
             PROXY_URI | PROXY_SCHEME => self.proxy = true,
             _ => {}
         }
-        Ok(())
+    }
+
+    /// Refuses several blocks in a message, which datagrams do not have.
+    pub(crate) fn without_bert(self) -> Result<Self, OptionFault> {
+        let is_bert = |block: &Option<Block>| block.is_some_and(|block| block.szx == BERT);
+        match is_bert(&self.block1) || is_bert(&self.block2) {
+            true => Err(OptionFault::BlockSize),
+            false => Ok(self),
+        }
     }
 
     /// Whether the client said that it does not want a response of this class (RFC 7967, 2.1).
@@ -244,11 +252,10 @@ mod tests {
 
     #[test]
     fn block_options_take_up_to_three_bytes_and_size_seven_is_reserved() {
-        assert_eq!(read(&[(27, b"\x07")]).unwrap_err(), OptionFault::BlockSize);
-        assert_eq!(
-            read(&[(23, b"\xff\xff\xff")]).unwrap_err(),
-            OptionFault::BlockSize
-        );
+        for block in [(27, &b"\x07"[..]), (23, b"\xff\xff\xff")] {
+            let fault = read(&[block]).unwrap().without_bert();
+            assert_eq!(fault.unwrap_err(), OptionFault::BlockSize);
+        }
         let block = read(&[(23, b"\xff\xff\xf6")]).unwrap().block2.unwrap();
         assert_eq!((block.num, block.more, block.szx), ((1 << 20) - 1, false, 6));
         let block = read(&[(27, b"")]).unwrap().block1.unwrap();

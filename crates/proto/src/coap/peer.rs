@@ -27,6 +27,9 @@ const SMALL: u64 = 136;
 /// How much may be sent to an unproven address for each byte that came from it.
 const FACTOR: u64 = 3;
 
+/// While more bytes than these wait for the peer of a stream, its notifications wait in their queue, which is bounded and weighed.
+const UNREAD: usize = 64 << 10;
+
 /// Bytes of an empty ACK and a confirmable answer with the smallest block, which are left for asking an address to prove itself.
 pub(super) const QUESTION: usize = 48;
 
@@ -68,6 +71,9 @@ pub struct Peer {
     guesses: u8,
     /// Most bytes of a message to it.
     pub(super) max_message: usize,
+    /// Of a peer at the other end of a stream (RFC 8323): bytes that wait for it to read them. Its messages arrive once and in
+    /// order, so that nothing of it is acknowledged, repeated or taken for a duplicate.
+    pub(super) unread: Option<usize>,
     /// Whether its next confirmable request is to be answered so that the peer proves its address.
     asked: bool,
     pub(super) mids: Mids,
@@ -160,6 +166,7 @@ impl Peer {
             is_known: false,
             guesses: 0,
             max_message: usize::MAX,
+            unread: None,
             asked: false,
             mids: Mids {
                 next: rng.random(),
@@ -211,6 +218,21 @@ impl Peer {
     /// Bounds the messages to it, in bytes: what its DTLS takes in a record (RFC 6066, 4; RFC 8449). Bodies go in blocks that fit.
     pub fn set_max_message(&mut self, bytes: usize) {
         self.max_message = bytes;
+    }
+
+    /// Notes that it is at the other end of a stream (RFC 8323).
+    pub fn set_stream(&mut self) {
+        self.unread = Some(0);
+    }
+
+    /// Whether it is at the other end of a stream.
+    pub(super) const fn is_stream(&self) -> bool {
+        self.unread.is_some()
+    }
+
+    /// Whether it leaves so much unread that notifications wait.
+    pub(super) fn is_behind(&self) -> bool {
+        self.unread.is_some_and(|unread| unread > UNREAD)
     }
 
     /// The largest block size exponent of which a request with a block fits, up to `most` (RFC 7959, 2.2).

@@ -62,6 +62,10 @@ impl Outstanding {
 impl Endpoint {
     /// Sends the confirmable message that was written to the outbox, and keeps it until it is acknowledged.
     pub(super) fn send_confirmable(&mut self, now: Instant, peer: &mut Peer, mid: u16, purpose: Purpose) {
+        if peer.is_stream() {
+            self.transmit_draft(peer);
+            return;
+        }
         let datagram: Box<[u8]> = self.outbox.drafted().into();
         peer.unacknowledged += Outstanding::weight(&datagram);
         let sent = self.transmit_draft(peer);

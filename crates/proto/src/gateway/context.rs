@@ -62,9 +62,9 @@ impl Peer {
             id,
             listener: self.listener,
             address: self.address,
-            owner: match self.session {
-                Some(_) => Owner::Dtls(self.identity.clone()),
-                None => Owner::Udp,
+            owner: match self.secure {
+                true => Owner::Dtls(self.identity.clone()),
+                false => Owner::Udp,
             },
             standing: ledger.standing(self.account),
             mark: self.kept.map_or(0, |kept| kept.get(MARK)),

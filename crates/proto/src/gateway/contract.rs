@@ -18,7 +18,7 @@ use crate::policy::authentication::{AuthRequest, Verdict};
 use crate::policy::bans::Bans;
 use crate::policy::connections::ConnectionKey;
 use crate::policy::failures::Class;
-use crate::session::{KeyAnswer, SecureSource, SessionInfo};
+use crate::session::{KeyAnswer, SecureSource, SessionInfo, StreamEvent};
 use crate::types::message::Qos;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, TopicFilter, Transport, WorkerId};
 
@@ -40,6 +40,16 @@ pub enum Input<'a> {
         local: Option<IpAddr>,
         /// Its bytes, all of them.
         bytes: &'a mut [u8],
+    },
+    /// Something happened to a stream. What comes in it comes as [`Input::Datagram`]s, and what is to be sent in it is among the
+    /// datagrams to send; one without bytes ends it.
+    Stream {
+        /// On which listener.
+        listener: ListenerId,
+        /// Of which peer.
+        from: PeerAddr,
+        /// What happened.
+        event: StreamEvent,
     },
     /// The broker answered or has a message.
     Broker(BrokerEvent),

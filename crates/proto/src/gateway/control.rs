@@ -16,7 +16,7 @@ use crate::coap::contract::{OutgoingRequest, PeerId, RequestError, RequestId, Re
 use crate::policy::connections::{Connection, Grant};
 use crate::session::{CloseReason, SecureSource};
 use crate::types::message::Qos;
-use crate::types::{ClientId, ListenerId, TopicFilter, Transport};
+use crate::types::{ClientId, ListenerId, TopicFilter};
 
 /// Requests to devices that may be under way at the same time.
 const MAX_DEVICE_REQUESTS: usize = 1024;
@@ -188,8 +188,6 @@ impl Gateway {
         let place = self.connections.place(connection);
         // Of a peer of this worker everything is known as it is now.
         let here = connection.peer.and_then(|id| self.peers.get(id));
-        let listener = self.settings.listener(connection.listener);
-        let dtls = listener.is_some_and(|listener| listener.dtls.is_some());
         ClientInfo {
             client: Some(connection.client.clone()),
             username: connection.username.clone(),
@@ -199,7 +197,7 @@ impl Gateway {
                 None => place.map(|place| place.facts.address),
             },
             identity: place.and_then(|place| place.facts.identity().cloned()),
-            transport: if dtls { Transport::Dtls } else { Transport::Udp },
+            transport: self.settings.transport(connection.listener),
             session: match here {
                 Some(peer) => peer.session_info(&self.dtls),
                 None => place.and_then(|place| place.facts.session.as_deref().cloned()),
@@ -227,11 +225,7 @@ impl Gateway {
             listener: peer.listener,
             address: Some(peer.address),
             identity: peer.identity.clone(),
-            transport: if peer.session.is_some() {
-                Transport::Dtls
-            } else {
-                Transport::Udp
-            },
+            transport: self.settings.transport(peer.listener),
             session: peer.session_info(&self.dtls),
             connected: false,
             since: peer.since,

@@ -20,7 +20,7 @@ use crate::coap::contract::PeerId;
 use crate::policy::bans::BanKind;
 use crate::policy::ledger::{AccountId, Ledger, Table};
 use crate::policy::shares::Share;
-use crate::session::{CloseReason, DtlsEvent, DtlsNote, SessionId};
+use crate::session::{CloseReason, DtlsEvent, DtlsNote, SessionId, StreamEvent};
 use crate::types::reason::{DropReason, Label as _, Limit};
 use crate::types::standing::Standing;
 use crate::types::{Identity, ListenerId, PeerAddr, WorkerId};
@@ -38,10 +38,9 @@ const PLACES_LOOKED_AT: usize = 64;
 /// How exactly the order is kept in which peers were heard: moving one to the end for each datagram would cost the packet path.
 const GRAIN: Duration = Duration::from_secs(1);
 
-/// What a peer weighs by itself, in bytes: its record, its places in the indices, and what the message layer keeps of any. With a
-/// DTLS session its keys come to it.
+/// What a peer weighs by itself, in bytes: its record, its places in the indices, and what the message layer keeps of any. What its
+/// session weighs comes to it.
 const PEER: usize = 640;
-const SESSION: usize = PEER + 768;
 
 /// A session that is ready to be used.
 struct Opened {
@@ -65,24 +64,8 @@ impl Gateway {
         let Some(from) = PeerAddr::new(from).map(|from| from.writing_to(local)) else {
             return self.count_dropped(listener, DropReason::SourcePortZero);
         };
-        if !self
-            .settings
-            .listener(listener)
-            .is_some_and(|settings| settings.access.allows(from.ip()))
-        {
-            return self.dropped(now, listener, from, bytes.len(), DropReason::AccessDenied);
-        }
-        if self.bans.has_address(now, from.ip()) {
-            self.metrics.bans.inc(BanKind::Address);
-            return self.dropped(now, listener, from, bytes.len(), DropReason::Banned);
-        }
-        if self
-            .disabled
-            .get(usize::from(listener.0))
-            .copied()
-            .unwrap_or(true)
-        {
-            return self.dropped(now, listener, from, bytes.len(), DropReason::ListenerStopped);
+        if let Some(reason) = self.shuts_out(now, listener, from) {
+            return self.dropped(now, listener, from, bytes.len(), reason);
         }
         if bytes.is_empty() {
             return self.dropped(now, listener, from, 0, DropReason::EmptyDatagram);
@@ -106,6 +89,42 @@ impl Gateway {
         } else {
             self.dropped(now, listener, from, bytes.len(), DropReason::Limit);
         }
+    }
+
+    /// Something happened to a stream. Whom the listener does not serve, its stream is ended as soon as it is open.
+    pub(super) fn stream(&mut self, now: Instant, listener: ListenerId, from: PeerAddr, event: StreamEvent) {
+        if matches!(event, StreamEvent::Opened { .. })
+            && let Some(reason) = self.shuts_out(now, listener, from)
+        {
+            self.dropped(now, listener, from, 0, reason);
+            return self.transmits.push_end(listener, from);
+        }
+        let index = usize::from(listener.0);
+        let Some(dtls) = self.dtls.get_mut(index).and_then(Option::as_mut) else {
+            return self.transmits.push_end(listener, from);
+        };
+        let written = dtls.handle_stream(now, from, event, &mut self.transmits);
+        if let Some(session) = written
+            && let Some(id) = self.peers.on_session(session)
+            && let Some(peer) = self.peers.get_mut(id)
+        {
+            self.coap.written(now, &mut peer.coap, dtls.queued(session));
+            self.weigh(id);
+        }
+    }
+
+    /// Why the listener does not serve an address at all.
+    fn shuts_out(&self, now: Instant, listener: ListenerId, from: PeerAddr) -> Option<DropReason> {
+        let settings = self.settings.listener(listener);
+        if !settings.is_some_and(|settings| settings.access.allows(from.ip())) {
+            return Some(DropReason::AccessDenied);
+        }
+        if self.bans.has_address(now, from.ip()) {
+            self.metrics.bans.inc(BanKind::Address);
+            return Some(DropReason::Banned);
+        }
+        let is_stopped = self.disabled.get(usize::from(listener.0)).copied();
+        is_stopped.unwrap_or(true).then_some(DropReason::ListenerStopped)
     }
 
     fn is_health_request(&self, listener: ListenerId, bytes: &[u8]) -> bool {
@@ -227,6 +246,7 @@ impl Gateway {
             listener,
             address: from,
             session: None,
+            secure: false,
             identity: None,
             bound: None,
             guests: Guests::default(),
@@ -471,24 +491,26 @@ impl Gateway {
             Some(_) => Standing::Known,
             None => Standing::Proven,
         };
+        let weight = self.session_weight(listener);
         let (shares, caps) = (&self.shared.shares, &self.settings.caps);
         let mut principal = opened
             .identity
             .as_ref()
             .map(|identity| Arc::clone(&identity.name));
         let admitted = match &principal {
-            _ if !self.ledger.admits(standing, SESSION, None) => Err(Limit::Memory),
-            Some(name) => shares.take(name, (Share::bytes(SESSION), Share::default()), caps),
+            _ if !self.ledger.admits(standing, weight, None) => Err(Limit::Memory),
+            Some(name) => shares.take(name, (Share::bytes(weight), Share::default()), caps),
             None => Ok(()),
         };
         principal = principal.filter(|_| admitted.is_ok());
         let ledger = &mut self.ledger;
         let peer = self.peers.insert(|id| Peer {
-            account: open_account(ledger, id, standing, SESSION),
+            account: open_account(ledger, id, standing, weight),
             principal,
             listener,
             address: opened.address,
             session: Some(session),
+            secure: self.settings.transport(listener).is_secure(),
             identity: opened.identity,
             bound: None,
             guests: Guests::default(),
@@ -503,6 +525,9 @@ impl Gateway {
         let dtls = self.dtls.get(usize::from(listener.0)).and_then(Option::as_ref);
         if let (Some(dtls), Some(it)) = (dtls, self.peers.get_mut(peer)) {
             it.coap.set_max_message(dtls.max_plaintext(session));
+            if dtls.is_stream() {
+                it.coap.set_stream();
+            }
             it.kept = dtls.kept(session);
             if standing == Standing::Known {
                 it.coap.set_known();
@@ -520,6 +545,12 @@ impl Gateway {
             return None;
         }
         Some(peer)
+    }
+
+    /// What a peer with a session weighs by itself.
+    fn session_weight(&self, listener: ListenerId) -> usize {
+        let dtls = self.dtls.get(usize::from(listener.0)).and_then(Option::as_ref);
+        PEER + dtls.map_or(0, |dtls| dtls.session_weight())
     }
 
     /// A protected record that came to another worker: the session of before the restart is here.
@@ -615,7 +646,8 @@ impl Gateway {
         let (session, listener) = (peer.session, usize::from(peer.listener.0));
         self.ledger.close(peer.account);
         if let Some(principal) = &peer.principal {
-            self.shared.shares.give_back(principal, Share::bytes(SESSION));
+            let weight = self.session_weight(peer.listener);
+            self.shared.shares.give_back(principal, Share::bytes(weight));
         }
         self.coap.forget(peer.coap);
         if session.is_none()

@@ -227,6 +227,14 @@ impl Gateway {
                 self.datagram(now, listener, (from, local), bytes);
                 self.dtls_events(now, listener, bytes);
             }
+            Input::Stream {
+                listener,
+                from,
+                event,
+            } => {
+                self.stream(now, listener, from, event);
+                self.dtls_events(now, listener, &[]);
+            }
             Input::Broker(event) => {
                 let parts = (&mut self.pending, &mut self.observations, &mut self.topics);
                 broker_events::broker_event(&mut cx!(self, now), parts, event);
@@ -308,6 +316,7 @@ impl Gateway {
             dtls,
             transmits,
             traces,
+            settings,
             ..
         } = self;
         coap.drain_transmits(|id, bytes| {
@@ -325,7 +334,7 @@ impl Gateway {
                     .is_some_and(|dtls| dtls.send(session, bytes, transmits).is_ok()),
             };
             if !traces.is_empty() {
-                traces.sent(now, &peer.seen(id), bytes, sealed);
+                traces.sent(now, &peer.seen(id, settings), bytes, sealed);
             }
         });
     }

@@ -77,7 +77,10 @@ fn describe(
         fields.insert("reason".into(), reason.into());
     }
     if let Some(from) = from {
-        fields.insert("transport".into(), from.owner.transport().label().into());
+        fields.insert(
+            "transport".into(),
+            settings.transport(from.listener).label().into(),
+        );
         fields.insert("address".into(), from.address.to_string().into());
         if let Some(listener) = settings.listener(from.listener) {
             fields.insert("listener".into(), (&*listener.name).into());

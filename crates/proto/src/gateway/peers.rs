@@ -35,8 +35,10 @@ pub struct Peer {
     pub listener: ListenerId,
     /// Where it is now.
     pub address: PeerAddr,
-    /// Its DTLS session; `None` over plain UDP.
+    /// Its DTLS session or its stream; `None` over plain UDP.
     pub session: Option<SessionId>,
+    /// Whether what it says is protected on its way: by DTLS or TLS.
+    pub secure: bool,
     /// Who its handshake proved it to be.
     pub identity: Option<Identity>,
     /// The token that let in its whole session.
@@ -313,6 +315,7 @@ mod tests {
             listener: ListenerId(0),
             address,
             session: None,
+            secure: false,
             identity: None,
             bound: None,
             guests: Guests::default(),

@@ -10,7 +10,7 @@ use crate::policy::identity_names::IdentityNames;
 use crate::session::DtlsSettings;
 use crate::types::limits::Caps;
 use crate::types::message::Qos;
-use crate::types::{AccessRules, ClientId, Identity, ListenerId};
+use crate::types::{AccessRules, ClientId, Identity, ListenerId, Transport};
 
 /// The settings of one gateway, the same in every worker.
 #[derive(Debug, Clone)]
@@ -62,6 +62,12 @@ impl Settings {
         self.listeners.get(usize::from(listener.0))
     }
 
+    /// How the peers of a listener speak.
+    pub(super) fn transport(&self, listener: ListenerId) -> Transport {
+        self.listener(listener)
+            .map_or(Transport::Udp, ListenerSettings::transport)
+    }
+
     fn own<T: Copy>(&self, listener: ListenerId, own: impl Fn(&Overrides) -> Option<T>) -> Option<T> {
         self.listener(listener)
             .and_then(|listener| own(&listener.overrides))
@@ -107,7 +113,7 @@ impl Settings {
 pub struct ListenerSettings {
     /// Its name, which with the transport is its metric label.
     pub name: Arc<str>,
-    /// Whether and how it speaks DTLS.
+    /// What its sessions have, of DTLS or in streams; `None` is plain UDP.
     pub dtls: Option<DtlsListenerSettings>,
     /// Who may send to it at all.
     pub access: AccessRules,
@@ -125,6 +131,19 @@ pub struct ListenerSettings {
     pub max_peers: usize,
     /// A datagram that asks whether it serves.
     pub health: Option<Health>,
+}
+
+impl ListenerSettings {
+    /// How its peers speak.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        match self.dtls.as_ref().map(|dtls| dtls.transport.stream) {
+            None => Transport::Udp,
+            Some(None) => Transport::Dtls,
+            Some(Some(stream)) if stream.tls => Transport::Tls,
+            Some(Some(_)) => Transport::Tcp,
+        }
+    }
 }
 
 /// What one listener has in place of what holds for all.

@@ -15,7 +15,7 @@ use super::extra_acl::ExtraAcl;
 use crate::coap::contract::PeerId;
 use crate::state::Record;
 use crate::types::standing::Standing;
-use crate::types::{ClientId, Identity, ListenerId, Transport, WorkerId};
+use crate::types::{ClientId, Identity, ListenerId, WorkerId};
 
 /// A connection; unique in the process, never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -97,9 +97,9 @@ impl fmt::Debug for ConnectionToken {
 /// Who may use a connection besides knowing its token: whoever speaks the way its creator did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
-    /// Created over plain UDP.
+    /// Created in the clear, over UDP or TCP.
     Udp,
-    /// Created over DTLS by this identity (`None`: a session without one).
+    /// Created over DTLS or TLS by this identity (`None`: a session without one).
     Dtls(Option<Identity>),
 }
 
@@ -110,15 +110,6 @@ impl Owner {
         match self {
             Self::Udp => None,
             Self::Dtls(identity) => identity.as_ref(),
-        }
-    }
-
-    /// How it speaks to us.
-    #[must_use]
-    pub const fn transport(&self) -> Transport {
-        match self {
-            Self::Udp => Transport::Udp,
-            Self::Dtls(_) => Transport::Dtls,
         }
     }
 }

@@ -149,16 +149,37 @@ pub enum Transport {
     Udp,
     /// CoAP over DTLS 1.2.
     Dtls,
+    /// CoAP over TCP (RFC 8323).
+    Tcp,
+    /// CoAP over TLS 1.2 or 1.3 (RFC 8323).
+    Tls,
 }
 
 impl Transport {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Udp, Self::Dtls, Self::Tcp, Self::Tls];
+
     /// The metric label and API word.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
             Self::Udp => "udp",
             Self::Dtls => "dtls",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
         }
+    }
+
+    /// Whether its messages travel in streams, and not in datagrams.
+    #[must_use]
+    pub const fn is_stream(self) -> bool {
+        matches!(self, Self::Tcp | Self::Tls)
+    }
+
+    /// Whether it proves who the gateway is, and may prove who a peer is.
+    #[must_use]
+    pub const fn is_secure(self) -> bool {
+        matches!(self, Self::Dtls | Self::Tls)
     }
 }
 

@@ -38,6 +38,17 @@ impl Transmits {
         }
     }
 
+    /// Ends the stream of a peer, once what was added before has left: an entry without bytes.
+    pub fn push_end(&mut self, listener: ListenerId, to: PeerAddr) {
+        let at = self.bytes.len();
+        self.entries.push(Entry {
+            listener,
+            to,
+            start: at,
+            end: at,
+        });
+    }
+
     /// The datagrams, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (ListenerId, PeerAddr, &[u8])> {
         self.entries.iter().map(|entry| {

@@ -5,7 +5,7 @@ mod download;
 mod transfers;
 mod upload;
 
-pub(crate) use block::Block;
+pub(crate) use block::{BERT, Block};
 pub(crate) use download::{Body, etag_of, part};
 pub(crate) use transfers::{Key, Transfers};
 pub(crate) use upload::{Assembled, Piece};

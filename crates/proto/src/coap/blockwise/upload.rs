@@ -64,8 +64,8 @@ impl Transfers {
 
     fn take_piece(&mut self, now: Instant, key: &Key, piece: Piece<'_>) -> Assembled {
         let Piece { block, payload, .. } = piece;
-        let (size, offset) = (block.size(), block.offset());
-        if payload.len() > size || (block.more && payload.len() != size) {
+        let offset = block.offset();
+        if !block.fits(payload.len()) {
             return Assembled::Refused(Code::BAD_REQUEST, "payload does not have the length of its block");
         }
         let max = piece.max_body.min(self.longest_body(piece.standing));

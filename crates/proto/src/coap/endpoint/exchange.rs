@@ -35,7 +35,8 @@ pub(super) struct Exchange {
     pub(super) block2: Option<Block>,
     pub(super) no_response: u8,
     pub(super) resource: Option<ResourceKey>,
-    pub(super) remembered: Remembered,
+    /// Of a message that may come again.
+    pub(super) remembered: Option<Remembered>,
     /// What names it to the next process; `None` where that will not know its peer.
     pub(super) name: Option<Name>,
     pub(super) timer: Option<TimerKey>,
@@ -71,7 +72,9 @@ impl Endpoint {
     /// Answers a confirmable request with an empty message.
     pub(super) fn answer_empty(&mut self, peer: &mut Peer, exchange: &Exchange, kind: MessageType) {
         let answer = codec::empty(kind, exchange.mid);
-        self.dedup.answered(exchange.remembered, &answer);
+        if let Some(remembered) = exchange.remembered {
+            self.dedup.answered(remembered, &answer);
+        }
         self.transmit(peer, &answer);
     }
 

@@ -184,7 +184,7 @@ impl Endpoint {
     pub fn kept(&self, peer: &Peer) -> Kept {
         Kept {
             blocks: self.transfers.bytes_of(peer.id),
-            queue: peer.queue_weight() + peer.unacknowledged,
+            queue: peer.queue_weight() + peer.unacknowledged + peer.unread.unwrap_or_default(),
             requests: peer.exchanges.len() * size_of::<Exchange>(),
         }
     }
@@ -193,6 +193,15 @@ impl Endpoint {
     pub fn set_proven(&mut self, peer: &mut Peer) {
         peer.prove();
         if let Some(now) = self.now {
+            self.pump(now, peer);
+        }
+    }
+
+    /// Notes how many bytes still wait for the peer of a stream to read them, as it has read some; what waited for that goes.
+    pub fn written(&mut self, now: Instant, peer: &mut Peer, unread: usize) {
+        self.saw_time(now);
+        peer.unread = Some(unread);
+        if !peer.is_behind() {
             self.pump(now, peer);
         }
     }
@@ -268,12 +277,16 @@ impl Endpoint {
     pub(super) fn transmit_draft(&mut self, peer: &mut Peer) -> bool {
         let draft = self.outbox.drafted();
         let [first, code, ..] = draft else { return false };
+        let draft_len = draft.len();
         if !peer.spend(draft.len()) {
             self.metrics.limits.inc(Limit::UnprovenBytes);
             return false;
         }
         if let Some(listener) = self.metrics.listener(peer.listener) {
             listener.sent.inc(type_of(*first), Code(*code));
+        }
+        if let Some(unread) = &mut peer.unread {
+            *unread += draft_len;
         }
         self.outbox.push(peer.id);
         true

@@ -70,6 +70,12 @@ impl Endpoint {
                 None
             }
             MessageType::Con | MessageType::Non => {
+                if peer.is_stream() {
+                    return match message.code.is_request() {
+                        true => self.on_request(now, peer, message, datagram),
+                        false => self.on_separate_response(now, peer, &message, datagram),
+                    };
+                }
                 if let Some(reason) = self.on_duplicate(now, peer, message.mid, datagram) {
                     return Some(reason);
                 }
@@ -124,7 +130,8 @@ impl Endpoint {
             false => self.parameters.non_lifetime,
         };
         let from = (peer.source, peer.proven);
-        let remembered = self.dedup.remember(now, from, message.mid, datagram, lifetime);
+        let remembered =
+            (!peer.is_stream()).then(|| self.dedup.remember(now, from, message.mid, datagram, lifetime));
         let mut exchange = Exchange {
             peer: peer.id,
             standing: peer.standing(),
@@ -146,12 +153,18 @@ impl Endpoint {
             timer: None,
             serial: 0,
         };
-        match Options::read(&message) {
+        let options = Options::read(&message).and_then(|options| match peer.is_stream() {
+            true => Ok(options),
+            false => options.without_bert(),
+        });
+        match options {
             Ok(options) => {
                 exchange.no_response = options.no_response;
                 self.on_options(now, peer, exchange, options, message);
             }
-            Err(OptionFault::Critical(_)) if !confirmable => return Some(DropReason::CriticalOption),
+            Err(OptionFault::Critical(_)) if !confirmable && !peer.is_stream() => {
+                return Some(DropReason::CriticalOption);
+            }
             Err(fault) => {
                 let response = match fault {
                     OptionFault::Critical(number) => Response::diagnostic(
@@ -251,7 +264,7 @@ impl Endpoint {
                 standing: peer.standing(),
             };
             let assembled = self.transfers.assemble(now, key, piece);
-            let szx = block.szx.min(self.parameters.max_szx);
+            let szx = block.szx_within(self.parameters.max_szx);
             match assembled {
                 Assembled::Whole(body) => {
                     exchange.block1 = Some(Block { more: false, ..block });
@@ -303,7 +316,7 @@ impl Endpoint {
         }
         let request = Request {
             method,
-            confirmable: exchange.confirmable,
+            confirmable: exchange.confirmable || peer.is_stream(),
             token: exchange.token,
             observe: options.observe,
             content_format: options.content_format,

@@ -136,8 +136,8 @@ impl Endpoint {
         self.write(now, peer, outgoing, &whole, (kind, mid, exchange.token));
         if separate {
             self.metrics.separate_responses.inc();
-        } else {
-            self.dedup.answered(exchange.remembered, self.outbox.drafted());
+        } else if let Some(remembered) = exchange.remembered {
+            self.dedup.answered(remembered, self.outbox.drafted());
         }
         match kind {
             MessageType::Con => {
@@ -218,7 +218,14 @@ impl Endpoint {
             true => room,
             false => room.saturating_sub(BLOCK_OPTIONS),
         };
-        let Some(part) = part(whole.body.len(), whole.want, self.parameters.max_szx, room) else {
+        let most = if peer.is_stream() { usize::MAX } else { largest };
+        let part = part(
+            whole.body.len(),
+            whole.want,
+            self.parameters.max_szx,
+            (room, most),
+        );
+        let Some(part) = part else {
             let refusal = Outgoing {
                 code: Code::BAD_REQUEST.0,
                 block1: outgoing.block1,

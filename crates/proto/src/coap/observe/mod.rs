@@ -11,7 +11,7 @@ use std::time::Instant;
 use crate::types::reason::{Label as _, Limit};
 use crate::types::standing::Standing;
 
-use crate::coap::contract::{Notification, ObservationId};
+use crate::coap::contract::{Event, Notification, NotificationOutcome, ObservationId};
 use crate::coap::endpoint::Endpoint;
 use crate::coap::metrics::{MessageType, NotificationResult};
 use crate::coap::peer::Peer;
@@ -223,6 +223,14 @@ impl Endpoint {
             // A confirmable one is counted when it is known what became of it, so that each is counted once.
             self.metrics.notification(false, NotificationResult::Sent);
             self.transmit_draft(peer);
+            if notification.confirmable && peer.is_stream() {
+                // The stream does what an acknowledgement is waited for elsewhere.
+                self.events.push_back(Event::Notified {
+                    peer: peer.id,
+                    observation: id,
+                    outcome: NotificationOutcome::Acknowledged,
+                });
+            }
             return;
         }
         let again = notification
@@ -256,6 +264,9 @@ impl Endpoint {
 /// gets what fits into its budget, and is asked to acknowledge one while something is left to ask again.
 fn permit(peer: &Peer, observing: &Observing, observation: &Observation) -> Option<Option<bool>> {
     let notification = observation.queue.front()?;
+    if peer.is_stream() {
+        return Some((!peer.is_behind()).then_some(false));
+    }
     let mut confirmable = notification.confirmable || observation.is_doubtful;
     if !peer.proven {
         let (room, least) = (peer.room(), least_length(notification));

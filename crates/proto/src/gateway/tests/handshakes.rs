@@ -138,6 +138,10 @@ impl SecureTransport for Feigned {
     fn session_count(&self) -> usize {
         self.sessions.len()
     }
+
+    fn session_weight(&self) -> usize {
+        768
+    }
 }
 
 #[derive(Debug)]
@@ -169,6 +173,7 @@ fn settings_for(workers: u8, on_close: OnClose) -> Settings {
             legacy_max_sessions: 10,
             records_per_key: u64::MAX,
             wants_identity: true,
+            stream: None,
         },
         identity: IdentityRole::ClientId,
         names: Default::default(),

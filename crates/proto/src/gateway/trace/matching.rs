@@ -12,6 +12,7 @@ use crate::coap::contract::{Code, PeerId, Token};
 use crate::coap::describe::Described;
 use crate::coap::metrics::MessageType;
 use crate::gateway::peers::Peer;
+use crate::gateway::settings::Settings;
 use crate::types::{PeerAddr, Transport};
 
 /// Peers, addresses, and requests of others that a trace remembers; the oldest go.
@@ -102,7 +103,7 @@ impl Watched {
     }
 
     pub(super) fn receives(&mut self, seen: &Seen<'_>, described: &Described, named: &Named) -> bool {
-        if self.knows(seen) && (self.owns(seen) || seen.transport == Transport::Dtls) {
+        if self.knows(seen) && (self.owns(seen) || seen.transport != Transport::Udp) {
             return true;
         }
         let by_name = self.is(named.client.as_deref()) || self.is(named.username.as_deref());
@@ -130,7 +131,7 @@ impl Watched {
                     _ => *token == described.token,
                 }
         };
-        self.owns(seen) || seen.transport == Transport::Dtls || !self.foreign.iter().any(answers_other)
+        self.owns(seen) || seen.transport != Transport::Udp || !self.foreign.iter().any(answers_other)
     }
 }
 
@@ -147,13 +148,10 @@ fn remember<T: PartialEq>(list: &mut VecDeque<T>, item: T) {
 
 impl Peer {
     /// The peer as traces see it.
-    pub(in crate::gateway) fn seen(&self, id: PeerId) -> Seen<'_> {
+    pub(in crate::gateway) fn seen(&self, id: PeerId, settings: &Settings) -> Seen<'_> {
         Seen {
             listener: self.listener,
-            transport: match self.session {
-                Some(_) => Transport::Dtls,
-                None => Transport::Udp,
-            },
+            transport: settings.transport(self.listener),
             address: self.address,
             peer: Some(id),
             identity: self.identity.as_ref().map(|identity| &*identity.name),

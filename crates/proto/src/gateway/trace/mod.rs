@@ -213,9 +213,14 @@ impl Gateway {
         bytes: &[u8],
         dropped: Option<DropReason>,
     ) {
-        let Self { traces, peers, .. } = self;
+        let Self {
+            traces,
+            peers,
+            settings,
+            ..
+        } = self;
         if let Some(peer) = peers.get(id) {
-            let seen = peer.seen(id);
+            let seen = peer.seen(id, settings);
             traces.received(now, &seen, bytes, dropped);
         }
     }
@@ -223,9 +228,14 @@ impl Gateway {
     /// Something happened to a peer that has, or had until now, a session.
     #[cold]
     pub(super) fn trace_peer(&mut self, now: Instant, id: PeerId, what: &Traced) {
-        let Self { traces, peers, .. } = self;
+        let Self {
+            traces,
+            peers,
+            settings,
+            ..
+        } = self;
         if let Some(peer) = peers.get(id) {
-            traces.tell(now, &peer.seen(id), what);
+            traces.tell(now, &peer.seen(id, settings), what);
         }
     }
 
@@ -256,13 +266,9 @@ impl Gateway {
     }
 
     fn seen_from<'a>(&self, listener: ListenerId, address: PeerAddr, identity: Option<&'a str>) -> Seen<'a> {
-        let dtls = self
-            .settings
-            .listener(listener)
-            .is_some_and(|settings| settings.dtls.is_some());
         Seen {
             listener,
-            transport: if dtls { Transport::Dtls } else { Transport::Udp },
+            transport: self.settings.transport(listener),
             address,
             peer: None,
             identity,
