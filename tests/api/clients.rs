@@ -87,7 +87,7 @@ fn filters_narrow_the_list() {
         "limit=0",
         "limit=10001",
         "page=x",
-        "transport=tcp",
+        "transport=sctp",
         "colour=red",
         "clientid=",
     ] {

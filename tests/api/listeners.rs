@@ -157,7 +157,7 @@ fn what_cannot_listen_changes_nothing() {
         .map(|one| one["key"].as_str().unwrap())
         .collect();
     assert!(keys.contains(&"listeners.dtls.second.mtu"), "{keys:?}");
-    add(&managed, "tcp", "second", &json!({})).error(400, "bad_request");
+    add(&managed, "sctp", "second", &json!({})).error(400, "bad_request");
     assert_eq!(file(&managed), before);
     assert_eq!(listed(&managed), ["udp:default", "dtls:default"]);
     assert!(answers(managed.gateway.udp_addr()));

@@ -397,7 +397,12 @@ fn what_is_only_meant_now_is_asked_for_its_echo_here_too() {
 #[test]
 fn a_stop_says_goodbye() {
     let mut gateway = both();
-    let streams = peers(&gateway);
+    let mut streams = peers(&gateway);
+    for peer in &mut streams {
+        // Who is not served yet is not told either.
+        peer.request(&Request::put("ps/a").payload("x"))
+            .expect(code::CHANGED);
+    }
     assert!(gateway.stop().success());
     for mut peer in streams {
         assert_eq!(peer.end().map(|last| last.code), Some(signal::RELEASE));
