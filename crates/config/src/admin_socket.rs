@@ -8,7 +8,7 @@ use super::Config;
 const NAME: &str = "admin.sock";
 
 /// The runtime directory that the packaged unit has, and the state directory that goes with it.
-const SERVICE: (&str, &str) = ("/run/portcullis", "/var/lib/portcullis");
+pub(super) const SERVICE: (&str, &str) = ("/run/portcullis", "/var/lib/portcullis");
 
 /// Where the gateway listens: `admin.socket`, else in `$RUNTIME_DIRECTORY`, else in the state directory.
 #[must_use]

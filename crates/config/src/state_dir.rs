@@ -6,6 +6,7 @@ use rustix::fs::{Access, access, statfs};
 use rustix::io::Errno;
 
 use super::Config;
+use super::admin_socket::SERVICE;
 use super::document::Document;
 use super::problem::Severity;
 
@@ -77,11 +78,13 @@ fn nearest(path: &Path) -> PathBuf {
     there.unwrap_or(Path::new("/")).to_owned()
 }
 
-/// Reports what would keep a start from its state. Where the file does not name the directory, another user may be meant to start.
+/// Reports what would keep a start from its state. Where the file does not name the directory, another user may be meant to start, and
+/// that of the service is made by systemd (`StateDirectory=`).
 pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
     let key = "node.state_dir";
     if let Err(why) = check_state_dir(&config.node.state_dir) {
-        let severity = if why.of_this_user && !doc.has(key) {
+        let is_the_services = config.node.state_dir == Path::new(SERVICE.1);
+        let severity = if why.of_this_user && (is_the_services || !doc.has(key)) {
             Severity::Note
         } else {
             Severity::Error
