@@ -11,7 +11,7 @@ make() { # TREE SUITE PACKAGES [released]
     local wanted="$*" options=(--quiet --mode=root --variant=minbase --dpkgopt=force-unsafe-io --include="$3")
     # shellcheck disable=SC2016 # mmdebstrap's own $1
     [ -z "${4:-}" ] || options+=('--setup-hook=sed -i "/-security\|-updates/d" "$1"/etc/apt/sources.list')
-    [ "$(cat "$1.wanted" 2>/dev/null)" != "$wanted" ] || return 0
+    if [ -d "$1" ] && [ "$(cat "$1.wanted" 2>/dev/null)" = "$wanted" ]; then return 0; fi
     rm -rf --one-file-system "$1" "$1.wanted"
     mkdir -p "$(dirname "$1")"
     mmdebstrap "${options[@]}" "$2" "$1"
