@@ -41,6 +41,7 @@ fn settings(transport: DtlsSettings) -> Settings {
         observe_check: Duration::from_secs(86_400),
         topics: TopicsMode::Implicit,
         pubsub_content_format: 606,
+        translations: Arc::default(),
         coap: CoapSettings::default(),
         caps: Caps::default(),
         authorizer: Authorizer::new(Some(Arc::new(Acl::parse(acl).unwrap())), NoMatch::Deny),

@@ -32,6 +32,7 @@
 //! | `metrics` | the scrape |
 //! | `preconditions` | If-Match and If-None-Match |
 //! | `process` | command line, start, stop |
+//! | `translate` | CBOR on the air, JSON behind |
 //! | `words` | what commands say |
 //! | `tools` | bench, bugreport, doctor |
 //! | `restart` | what goes on in the next process |
@@ -85,5 +86,6 @@ mod query;
 mod restart;
 mod streams;
 mod tools;
+mod translate;
 mod words;
 mod workers;

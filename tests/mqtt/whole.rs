@@ -391,3 +391,49 @@ fn the_type_of_a_notification_does_not_hang_on_what_others_subscribed_with() {
         assert_eq!(typed(qos), expected, "beside another, message of QoS {qos}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn payloads_are_translated_on_their_way_to_a_broker_and_back_with_and_without_content_types() {
+    for protocol in [5, 4] {
+        let mosquitto = Mosquitto::start();
+        let mut peer = Peer::connect(mosquitto.port).await;
+        peer.subscribe("site/#", 1).await;
+        let config = config(&mosquitto, "0B")
+            .set("broker", &format!("protocol = {protocol}"))
+            .coap("mountpoint = \"site/\"")
+            .set("[translate]", "topics = \"site/meters/+\"\nuntyped = \"json\"");
+        let gateway = Gateway::start(config);
+        gateway.metric_becomes("broker_connected", &[], 1.0);
+        let mut client = gateway.client(Kind::Dtls);
+        let cbor = |client: &mut Client, topic: &str, payload: &[u8]| {
+            let request = Request::put(&format!("ps/{topic}?qos=1"))
+                .uint(option::CONTENT_FORMAT, 60)
+                .payload(payload);
+            client.request(&request).expect(code::CHANGED);
+        };
+        // {"kWh": 1042.0, "ok": true}
+        cbor(&mut client, "meters/7", b"\xa2\x63kWh\xf9\x64\x12\x62ok\xf5");
+        let arrived = peer.next().await;
+        assert_eq!(&arrived.topic[..], b"site/meters/7");
+        assert_eq!(payload(&arrived), r#"{"kWh":1042.0,"ok":true}"#);
+        let content_type = arrived.properties.and_then(|properties| properties.content_type);
+        let wanted = (protocol == 5).then_some("application/json");
+        assert_eq!(content_type.as_deref(), wanted);
+        let request = Request::get("ps/meters/set?qos=1")
+            .uint(option::ACCEPT, 60)
+            .observe(0);
+        let observation = client.observe_with(request);
+        peer.publish("site/meters/set", r#"{"every": 900}"#, false).await;
+        let told = client.notification(&observation.token);
+        assert_eq!(
+            (told.format(), &told.payload[..]),
+            (Some(60), &b"\xa1\x65every\x19\x03\x84"[..])
+        );
+        // What is no JSON is for nobody who wants CBOR, and takes nothing along.
+        peer.publish("site/meters/set", "every 900", false).await;
+        peer.publish("site/meters/set", "1", false).await;
+        assert_eq!(client.notification(&observation.token).payload, b"\x01");
+        gateway.metric_becomes("translations_total", &["result=\"dropped\""], 1.0);
+        gateway.assert_serves();
+    }
+}

@@ -175,7 +175,9 @@ fn reasons_of_requests(out: &mut String) {
     use portcullis::broker::{ConnectResult, DroppedReason, RefusedReason};
     use portcullis::coap::metrics::{NotificationResult, TransferResult};
     use portcullis::gateway::events::EventKind;
-    use portcullis::gateway::metrics::{CollectionResult, ConditionResult, ConnectionEvent, PublishResult};
+    use portcullis::gateway::metrics::{
+        CollectionResult, ConditionResult, ConnectionEvent, PublishResult, TranslationResult,
+    };
     use portcullis::policy::authentication::DenyReason;
     use portcullis::policy::authorization::{Action, Reason};
     use portcullis::policy::bans::BanKind;
@@ -214,6 +216,11 @@ fn reasons_of_requests(out: &mut String) {
         out,
         "Messages for observers with conditions",
         "portcullis_observe_conditions_total{result}",
+    );
+    reasons::<TranslationResult>(
+        out,
+        "Payloads that were to be translated",
+        "portcullis_translations_total{result}",
     );
     reasons::<TransferResult>(
         out,

@@ -172,6 +172,7 @@ fn settings(plan: &Plan, chance: &mut Chance) -> Settings {
         observe_check: Duration::from_secs(600),
         topics: TopicsMode::Implicit,
         pubsub_content_format: 606,
+        translations: Arc::default(),
         coap: CoapSettings::default(),
         caps: Caps::default(),
         authorizer: Authorizer::default(),

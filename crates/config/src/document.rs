@@ -250,6 +250,33 @@ impl<'d> Table<'d> {
         section
     }
 
+    /// The tables of an array `[[name]]`, in the order of the file.
+    pub(super) fn tables(&mut self, doc: &mut Document<'_>, name: &'static str) -> Vec<Self> {
+        self.known.push(name);
+        let key = self.key(name);
+        let entry = self.entries.and_then(|entries| entries.get_key_value(name));
+        let Some((name_at, value)) = entry else {
+            return Vec::new();
+        };
+        doc.spans.insert(key.clone(), name_at.span());
+        let array = value
+            .get_ref()
+            .as_array()
+            .filter(|array| array.iter().all(|item| item.get_ref().is_table()));
+        let Some(array) = array else {
+            let message =
+                format!("expected tables: write `[[{key}]]` on a line of its own before the keys of each");
+            doc.at(&key, Some(value.span()), Severity::Error, message);
+            return Vec::new();
+        };
+        let number = |(item, number): (&'d toml::Spanned<DeValue<'d>>, usize)| {
+            let key = format!("{key}.{number}");
+            doc.spans.insert(key.clone(), item.span());
+            self.table_of(doc, &key, item)
+        };
+        array.iter().zip(1..).map(number).collect()
+    }
+
     /// The tables in this one, whatever they are called, in the order of the file.
     pub(super) fn named_tables(&self, doc: &mut Document<'_>) -> Vec<(String, Self)> {
         let mut entries: Vec<_> = self.entries.into_iter().flat_map(DeTable::iter).collect();

@@ -37,6 +37,7 @@ mod state_dir;
 mod suggest;
 pub mod token_store;
 pub mod tokens;
+pub mod translate;
 pub mod trial;
 pub mod users_file;
 mod value;
@@ -53,6 +54,7 @@ pub use section::Key;
 pub use sections::{Admin, Coap, Keep, Limits, Log, LogFormat, LogLevel, Metrics, Node, State, Unproven};
 pub use settings::{handshake_datagram, to_gateway_settings};
 pub use state_dir::{NoStateDir, check_state_dir};
+pub use translate::Translate;
 pub use value::Size;
 
 pub use document::Places;
@@ -84,6 +86,8 @@ pub struct Config {
     pub authorization: Authorization,
     /// `[broker]`: the broker behind the gateway, and the spool for when it is away.
     pub broker: Broker,
+    /// `[[translate]]`: which payloads change their encoding, the first rule that matches first.
+    pub translate: Vec<Translate>,
     /// `[metrics]`: where `/metrics`, `/healthz` and `/readyz` are.
     pub metrics: Metrics,
     /// `[admin]`: where API and dashboard are, and who may use them.
@@ -219,6 +223,7 @@ fn read_root(root: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Config> {
     let authentication = root.section(doc, "authentication");
     let authorization = root.section(doc, "authorization");
     let broker = root.section(doc, "broker");
+    let translate = translate::read(root, doc);
     let metrics = root.section(doc, "metrics");
     let admin = root.section(doc, "admin");
     let limits = root.section(doc, "limits");
@@ -233,6 +238,7 @@ fn read_root(root: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Config> {
         authentication: authentication?,
         authorization: authorization?,
         broker: broker?,
+        translate: translate?,
         metrics: metrics?,
         admin: admin?,
         limits: limits?,
@@ -263,6 +269,7 @@ pub fn reference() -> Vec<Key> {
     Authentication::keys("authentication", &mut keys);
     Authorization::keys("authorization", &mut keys);
     Broker::keys("broker", &mut keys);
+    Translate::keys("[translate]", &mut keys);
     Metrics::keys("metrics", &mut keys);
     Admin::keys("admin", &mut keys);
     Limits::keys("limits", &mut keys);

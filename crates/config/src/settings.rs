@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use portcullis_dtls::contract::{DtlsSettings, StreamSettings};
+use portcullis_proto::bridge::translate::Translations;
 use portcullis_proto::coap::contract::CoapSettings;
 use portcullis_proto::gateway::settings::{DtlsListenerSettings, Health, ListenerSettings, Settings};
 use portcullis_proto::policy::authentication::IdentityRole;
@@ -15,6 +16,7 @@ use portcullis_proto::types::limits::Caps;
 use super::access::{Authentication, Backend, JwtFrom, Login};
 use super::listeners::{Dtls, Listener, NameText};
 use super::sections::{LogLevel, Unproven};
+use super::translate::Translate;
 use super::value::Size;
 use super::{Config, Limits};
 
@@ -99,6 +101,9 @@ pub fn to_gateway_settings(config: &Config, available: u64) -> Settings {
         observe_check: config.coap.observe_check,
         topics: config.coap.topics,
         pubsub_content_format: config.coap.pubsub_content_format,
+        translations: Arc::new(Translations(
+            config.translate.iter().map(Translate::rule).collect(),
+        )),
         coap: coap_settings(config),
         caps: caps(&config.limits, available, workers),
         requests_per_second: config.limits.requests_per_second,

@@ -131,7 +131,17 @@ fn tables<'d>(root: &'d dyn TableLike, section: &str) -> Vec<(String, Option<&'d
         found = found
             .into_iter()
             .flat_map(|(name, table)| {
-                if part == "*" {
+                if let Some(array) = part.strip_prefix('[').and_then(|part| part.strip_suffix(']')) {
+                    let tables = table.and_then(|table| table.get(array));
+                    let tables = tables.and_then(Item::as_array_of_tables);
+                    let tables = tables.into_iter().flat_map(|tables| tables.iter()).zip(1..);
+                    tables
+                        .map(|(table, number)| {
+                            let numbered = format!("{}.{number}", join(&name, array));
+                            (numbered, Some(table as &dyn TableLike))
+                        })
+                        .collect()
+                } else if part == "*" {
                     let entries = table.into_iter().flat_map(|table| table.iter());
                     entries
                         .map(|(own, item)| (join(&name, own), item.as_table_like()))
@@ -168,6 +178,16 @@ mod tests {
             .find(|key| key.key == name)
             .unwrap_or_else(|| panic!("no {name}"))
             .clone()
+    }
+
+    #[test]
+    fn each_table_of_an_array_has_its_number() {
+        let text = "[[translate]]\ntopics = \"a\"\n[[translate]]\nbatch = \"each\"\n";
+        let keys = keys(text, &[]);
+        assert_eq!(key(&keys, "translate.1.topics").value, "a");
+        assert_eq!(key(&keys, "translate.2.topics").source, "default");
+        assert_eq!(key(&keys, "translate.2.batch").line, Some(4));
+        assert!(!keys.iter().any(|key| key.key.contains('[')));
     }
 
     #[test]

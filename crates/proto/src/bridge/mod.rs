@@ -11,4 +11,5 @@ pub mod mountpoint;
 pub mod receipt;
 pub mod sample;
 pub mod subscriptions;
+pub mod translate;
 pub mod uri;

@@ -9,6 +9,7 @@ use super::metrics::PublishResult;
 use super::observations::{Observations, may_receive, remember};
 use super::ops::publish;
 use super::pending_requests::{Awaited, PendingRequests};
+use super::representations::{Representation, Representations};
 use super::topics::Topics;
 use crate::bridge::content;
 use crate::bridge::contract::{BrokerError, BrokerEvent};
@@ -39,7 +40,16 @@ pub(super) fn broker_event(
             }
         }
         BrokerEvent::Published { ticket, result } => match pending.take(ticket) {
-            Some(Awaited::Publish { reply, success, then }) => {
+            Some(Awaited::Publish {
+                reply,
+                success,
+                then,
+                rest,
+            }) => {
+                if result.is_ok() && !rest.is_empty() {
+                    cx.metrics.publishes.inc(PublishResult::Accepted);
+                    return publish::go_on(cx, pending, rest, (reply, success, then));
+                }
                 let is_first = result.is_ok() && topics.follow_up(cx, observations, then);
                 let success = if is_first { Code::CREATED } else { success };
                 published(cx, reply, success, result);
@@ -121,14 +131,21 @@ fn retained(
         Ok(message) => message.filter(|message| !message.is_expired(cx.now)),
         Err(error) => return refusal(cx, error),
     };
-    let etag = message.as_deref().map(content::etag_of);
-    match message {
-        _ if preconditions.is_some_and(|it| !it.hold(etag)) => Preconditions::failed(),
-        Some(message) => {
-            let response = representation(&message, accept);
-            let etag = etag.filter(|_| response.code == Code::CONTENT);
-            Response { etag, ..response }
-        }
+    let shown = message.as_deref().map(|message| Representations::of(cx, message));
+    let meets = |preconditions: &Preconditions| match &shown {
+        Some(shown) => shown.meet(preconditions),
+        None => preconditions.hold(None),
+    };
+    if !preconditions.is_none_or(meets) {
+        return Preconditions::failed();
+    }
+    match shown {
+        Some(shown) => shown
+            .for_accept(accept)
+            .map_or_else(other_format, |shown| Response {
+                etag: Some(shown.etag()),
+                ..content_response(shown)
+            }),
         None if content::accepts(accept, None) => not_found("nothing is retained there"),
         None => other_format(),
     }
@@ -191,7 +208,10 @@ fn begin(
                 && !observation.is_own(message)
                 && may_receive(&cx.settings.authorizer, cx.metrics, observation, message)
         })
-        .partition(|message| content::accepts(observation.terms.accept, content::format_of(message)));
+        .partition(|message| {
+            let shown = Representations::of(cx, message);
+            shown.for_accept(observation.terms.accept).is_some()
+        });
     if fitting.is_empty() && !others.is_empty() {
         // An error ends an observation before it began (RFC 7641, 4.1).
         observations.end(cx, id);
@@ -208,10 +228,11 @@ fn begin(
         }
         watch.report(cx.now, sample);
     }
-    let mut response = observation.last.as_ref().map_or_else(
-        || Response::new(Code::CONTENT),
-        |message| representation(message, None),
-    );
+    let state = observation.last.as_deref().and_then(|message| {
+        let shown = Representations::of(cx, message);
+        shown.for_accept(observation.terms.accept)
+    });
+    let mut response = state.map_or_else(|| Response::new(Code::CONTENT), content_response);
     response.observe = Some(observation.next_sequence());
     response.observation = Some(id);
     let has_conditions = observation.watch.is_some();
@@ -238,15 +259,11 @@ fn refusal(cx: &Cx<'_>, error: BrokerError) -> Response {
     }
 }
 
-/// The answer that shows a retained message, or 4.06 when it is of another format than the one asked for.
-fn representation(message: &Message, accept: Option<u16>) -> Response {
-    let format = content::format_of(message);
-    if !content::accepts(accept, format) {
-        return other_format();
-    }
+/// The answer that shows a retained message.
+fn content_response(shown: Representation) -> Response {
     Response {
-        payload: message.payload.clone(),
-        content_format: format,
+        payload: shown.payload,
+        content_format: shown.format,
         ..Response::new(Code::CONTENT)
     }
 }

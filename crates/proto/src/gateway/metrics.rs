@@ -82,6 +82,22 @@ labels! {
 }
 
 labels! {
+    /// What became of a payload that a rule of `[[translate]]` is about: `translations_total{result}`.
+    pub enum TranslationResult {
+        /// A publish: the broker got it in the other encoding, or each of its elements.
+        Published = "published",
+        /// A publish that could not be translated: 4.15.
+        Refused = "refused",
+        /// A message of the broker in the other encoding; once for all observers of a worker.
+        Delivered = "delivered",
+        /// A message of the broker that could not be translated: nothing for observers who want the other encoding.
+        Dropped = "dropped",
+        /// Could not be translated, and went on as it was.
+        Passed = "passed",
+    }
+}
+
+labels! {
     /// What was done to the topic collection: `collection_requests_total{result}`.
     pub enum CollectionResult {
         /// Topics were listed, or one was read.
@@ -130,6 +146,8 @@ metrics! {
         pub collection: Family<CollectionResult> = counter "collection_requests_total" [] by [result],
         /// Messages for observers with conditions, by what became of them.
         pub conditions: Family<ConditionResult> = counter "observe_conditions_total" [] by [result],
+        /// Payloads that were to be translated, by what became of them.
+        pub translations: Family<TranslationResult> = counter "translations_total" [] by [result],
         /// Observations that an earlier process left, by what became of them.
         pub observations_restored: Family<RestoreResult> = counter "observations_restored_total" [how = "memory"] by [result],
         /// Notifications at QoS 1 or 2 that an earlier process had not delivered, by what became of them.

@@ -31,6 +31,7 @@ mod owner;
 pub mod peers;
 mod pending_requests;
 mod pressure;
+mod representations;
 mod route;
 pub mod settings;
 mod shared;

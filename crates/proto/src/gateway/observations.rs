@@ -13,6 +13,7 @@ use super::inbound::UDP_PEER_IDLE;
 use super::kept::KeptObservations;
 use super::kept_notifications::{self, KeptNotifications};
 use super::metrics::{ConditionResult, GatewayMetrics};
+use super::representations::{Representation, Representations};
 use super::settings::NotifyType;
 use super::timers::Timer;
 use super::workers::ToPeer;
@@ -341,9 +342,12 @@ impl Observations {
         if message.is_expired(cx.now) {
             return;
         }
-        let format = content::format_of(message);
+        let shown = Representations::new(cx.settings, cx.metrics, message);
         let sample = OnceCell::new();
-        let sample = || *sample.get_or_init(|| Sample::of(format, &message.payload));
+        let sample = || {
+            let format = content::format_of(message);
+            *sample.get_or_init(|| Sample::of(format, &message.payload))
+        };
         for filter in filters {
             let mut index = 0;
             while let Some((id, observation)) = self.registry.nth_of_filter(*filter, index) {
@@ -353,14 +357,14 @@ impl Observations {
                     continue;
                 }
                 index += 1;
-                if !is_for(cx, observation, message, format) {
+                let Some(shown) = shown_to(cx, observation, message, &shown) else {
                     continue;
-                }
+                };
                 remember(cx, observation, Some(message));
                 let has_conditions = observation.watch.is_some();
                 if meets_conditions(cx, observation, sample) {
                     let confirmable = confirmable(cx, observation, Some(message));
-                    let mut notification = notification(observation, message, format, confirmable);
+                    let mut notification = notification(observation, message, shown, confirmable);
                     if is_reliable(observation, message, &notification) {
                         let mark = self.kept.mark_of(observation.holder);
                         self.notifications.keep(cx.metrics, mark, &mut notification);
@@ -380,10 +384,11 @@ impl Observations {
             invariant!(false, "an observation that has just begun is there");
             return;
         };
-        let format = content::format_of(message);
+        let shown = Representations::of(cx, message).for_accept(observation.terms.accept);
+        let Some(shown) = shown else { return };
         let confirmable = confirmable(cx, observation, Some(message));
         remember(cx, observation, Some(message));
-        let mut notification = notification(observation, message, format, confirmable);
+        let mut notification = notification(observation, message, shown, confirmable);
         if is_reliable(observation, message, &notification) {
             let mark = self.kept.mark_of(observation.holder);
             self.notifications.keep(cx.metrics, mark, &mut notification);
@@ -494,12 +499,15 @@ impl Observations {
             // Counts as heard of until the check has run its course.
             observation.confirmed_at = cx.now;
         }
-        let check = match newest {
-            Some(message) if may_receive(&cx.settings.authorizer, cx.metrics, observation, &message) => {
-                let format = content::format_of(&message);
-                notification(observation, &message, format, confirmable)
-            }
-            _ => empty(observation, confirmable),
+        let newest =
+            newest.filter(|message| may_receive(&cx.settings.authorizer, cx.metrics, observation, message));
+        let shown = newest.as_deref().and_then(|message| {
+            let shown = Representations::of(cx, message);
+            shown.for_accept(observation.terms.accept)
+        });
+        let check = match newest.zip(shown) {
+            Some((message, shown)) => notification(observation, &message, shown, confirmable),
+            None => empty(observation, confirmable),
         };
         // Who is away is told of what is new when it comes back, and not how often it was told.
         if observation.at.is_some() || look == Look::News {
@@ -579,12 +587,18 @@ fn is_reliable(observation: &Observation, message: &Message, notification: &Noti
     message.qos > Qos::AtMostOnce && (notification.confirmable || observation.at.is_none())
 }
 
-/// Whether a message is for this observer.
-fn is_for(cx: &Cx<'_>, observation: &Observation, message: &Message, format: Option<u16>) -> bool {
-    observation.is_live
-        && !observation.is_own(message)
-        && content::accepts(observation.terms.accept, format)
-        && may_receive(&cx.settings.authorizer, cx.metrics, observation, message)
+/// What an observer is shown of a message; nothing where that is not for it.
+fn shown_to(
+    cx: &Cx<'_>,
+    observation: &Observation,
+    message: &Message,
+    shown: &Representations<'_>,
+) -> Option<Representation> {
+    if !observation.is_live || observation.is_own(message) {
+        return None;
+    }
+    let shown = shown.for_accept(observation.terms.accept)?;
+    may_receive(&cx.settings.authorizer, cx.metrics, observation, message).then_some(shown)
 }
 
 /// Whether a message meets the conditions of its observer, where there are any.
@@ -658,12 +672,12 @@ pub(super) fn remember(cx: &mut Cx<'_>, observation: &mut Observation, message: 
 fn notification(
     observation: &mut Observation,
     message: &Message,
-    content_format: Option<u16>,
+    shown: Representation,
     confirmable: bool,
 ) -> Notification {
     Notification {
-        payload: message.payload.clone(),
-        content_format,
+        payload: shown.payload,
+        content_format: shown.format,
         expires_at: message.expires_at,
         ..empty(observation, confirmable)
     }

@@ -25,6 +25,8 @@ pub(super) enum Awaited {
         success: Code,
         /// What follows for the topic.
         then: Then,
+        /// Of a batch what the broker is yet to be given, the last first.
+        rest: Vec<Arc<Message>>,
     },
     /// What is retained where a publish depends on it.
     Judge(Box<Publishing>),
@@ -53,6 +55,8 @@ pub(super) enum Awaited {
 pub(super) struct Publishing {
     pub(super) reply: ReplyTo,
     pub(super) message: Arc<Message>,
+    /// What follows of a batch, the last first.
+    pub(super) rest: Vec<Arc<Message>>,
     pub(super) success: Code,
     pub(super) then: Then,
     pub(super) preconditions: Option<Box<Preconditions>>,

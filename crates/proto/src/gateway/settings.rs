@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::bridge::translate::Translations;
 use crate::coap::contract::CoapSettings;
 use crate::policy::authentication::IdentityRole;
 use crate::policy::authorization::Authorizer;
@@ -37,6 +38,8 @@ pub struct Settings {
     pub topics: TopicsMode,
     /// The Content-Format of topic properties.
     pub pubsub_content_format: u16,
+    /// Which payloads are translated from one encoding to another.
+    pub translations: Arc<Translations>,
     /// Message layer and block-wise settings.
     pub coap: CoapSettings,
     /// Caps per worker.

@@ -46,6 +46,7 @@ pub(super) fn settings(workers: u8) -> Settings {
         observe_check: Duration::from_secs(86_400),
         topics: TopicsMode::Implicit,
         pubsub_content_format: 606,
+        translations: Arc::default(),
         coap: CoapSettings::default(),
         caps: Caps::default(),
         authorizer: Authorizer::default(),

@@ -10,15 +10,17 @@ use crate::bridge::collection::properties::Properties;
 use crate::bridge::collection::topic::Topic;
 use crate::bridge::content;
 use crate::bridge::contract::BrokerRequest;
+use crate::bridge::translate::{NotTranslated, Unfit};
 use crate::coap::contract::{Code, Preconditions, Response};
 use crate::gateway::agenda::Cx;
-use crate::gateway::answers::unavailable;
+use crate::gateway::answers::{other_format, unavailable};
 use crate::gateway::asker::Asker;
-use crate::gateway::context::RequestContext;
+use crate::gateway::context::{ReplyTo, RequestContext};
 use crate::gateway::guard::{authorize, decide};
-use crate::gateway::metrics::PublishResult;
+use crate::gateway::metrics::{PublishResult, TranslationResult};
 use crate::gateway::pending_requests::{Awaited, PendingRequests, Publishing};
 use crate::gateway::pressure::Pressure;
+use crate::gateway::representations::Representations;
 use crate::gateway::settings::TopicsMode;
 use crate::gateway::topics::{Then, Topics};
 use crate::policy::authorization::{Access, Action};
@@ -77,7 +79,49 @@ pub(super) fn publish(
         }
         None => Then::Nothing,
     };
-    hand_over(cx, pending, context, message, (Code::CHANGED, then))
+    let (message, rest) = translated(cx, context, message)?;
+    hand_over(cx, pending, context, (message, rest), (Code::CHANGED, then))
+}
+
+/// The message in the encoding that a rule wants the broker to have, and what follows where it is a batch that becomes one message for
+/// each element, the last first.
+///
+/// # Errors
+/// 4.15 where it cannot be translated, and the rule does not let it pass.
+fn translated(
+    cx: &Cx<'_>,
+    context: &RequestContext,
+    message: Message,
+) -> Result<(Message, Vec<Arc<Message>>), Response> {
+    let Some(rule) = cx.settings.translations.of(&message.topic) else {
+        return Ok((message, Vec::new()));
+    };
+    let (payloads, format) = match rule.published(context.content_format, &message.payload) {
+        Ok(Some(published)) => published,
+        Ok(None) => return Ok((message, Vec::new())),
+        Err(_) if rule.unfit == Unfit::Pass => {
+            cx.metrics.translations.inc(TranslationResult::Passed);
+            return Ok((message, Vec::new()));
+        }
+        Err(NotTranslated(why)) => {
+            cx.metrics.translations.inc(TranslationResult::Refused);
+            return Err(other_format(why));
+        }
+    };
+    cx.metrics.translations.inc(TranslationResult::Published);
+    let content_type = Some(content::content_type(format));
+    let mut messages = payloads.into_iter().map(|payload| Message {
+        payload,
+        content_type: content_type.clone(),
+        ..message.clone()
+    });
+    // A pack of base fields alone has no record.
+    let Some(first) = messages.next() else {
+        return Err(other_format("an empty batch is no message"));
+    };
+    let mut rest: Vec<_> = messages.map(Arc::new).collect();
+    rest.reverse();
+    Ok((first, rest))
 }
 
 /// Has the broker clear what is retained.
@@ -103,7 +147,7 @@ pub(super) fn clear(
     may_publish(cx, context, asker, text, &message)?;
     let created = topics.used(cx, message.topic.as_str())?;
     let then = created.map_or(Then::Nothing, |topic| Then::Emptied(topic.id().into()));
-    hand_over(cx, pending, context, message, (Code::DELETED, then))
+    hand_over(cx, pending, context, (message, Vec::new()), (Code::DELETED, then))
 }
 
 fn origin(context: &RequestContext, asker: &Asker) -> Option<Origin> {
@@ -133,12 +177,13 @@ fn hand_over(
     cx: &mut Cx<'_>,
     pending: &mut PendingRequests,
     context: &RequestContext,
-    message: Message,
+    (message, rest): (Message, Vec<Arc<Message>>),
     (success, then): (Code, Then),
 ) -> Result<NextStep, Response> {
     let publishing = Publishing {
         reply: context.reply,
         message: Arc::new(message),
+        rest,
         success,
         then,
         preconditions: context.preconditions.clone(),
@@ -156,11 +201,18 @@ fn send(cx: &mut Cx<'_>, pending: &mut PendingRequests, publishing: Publishing) 
     let Publishing {
         reply,
         message,
+        rest,
         success,
         then,
         preconditions,
     } = publishing;
-    let ticket = pending.wait(cx, Awaited::Publish { reply, success, then })?;
+    let awaited = Awaited::Publish {
+        reply,
+        success,
+        then,
+        rest,
+    };
+    let ticket = pending.wait(cx, awaited)?;
     cx.agenda.broker(match preconditions {
         Some(preconditions) => BrokerRequest::PublishIf {
             ticket,
@@ -170,6 +222,28 @@ fn send(cx: &mut Cx<'_>, pending: &mut PendingRequests, publishing: Publishing) 
         None => BrokerRequest::Publish { ticket, message },
     });
     Ok(())
+}
+
+/// Goes on with a batch of which the broker took what it was given.
+pub(in crate::gateway) fn go_on(
+    cx: &mut Cx<'_>,
+    pending: &mut PendingRequests,
+    mut rest: Vec<Arc<Message>>,
+    (reply, success, then): (ReplyTo, Code, Then),
+) {
+    let Some(message) = rest.pop() else { return };
+    let publishing = Publishing {
+        reply,
+        message,
+        rest,
+        success,
+        then,
+        preconditions: None,
+    };
+    if let Err(response) = send(cx, pending, publishing) {
+        cx.metrics.publishes.inc(PublishResult::Unavailable);
+        cx.agenda.answer(reply, response);
+    }
 }
 
 /// Goes on with a publish that what is retained decides about. Whether it found data there that nobody here had heard of.
@@ -183,10 +257,17 @@ pub(in crate::gateway) fn judged(
     retained: Option<&Message>,
 ) -> Result<Then, Response> {
     let state = retained.filter(|message| !message.is_expired(cx.now));
-    let etag = state.map(content::etag_of);
-    if publishing.preconditions.as_ref().is_some_and(|it| !it.hold(etag)) {
-        cx.metrics.publishes.inc(PublishResult::Precondition);
-        return Err(Preconditions::failed());
+    if let Some(preconditions) = &mut publishing.preconditions {
+        let etag = state.map(content::etag_of);
+        if !preconditions.hold(etag) {
+            let is_met = state.is_some_and(|state| Representations::of(cx, state).meet(preconditions));
+            let Some(etag) = etag.filter(|_| is_met) else {
+                cx.metrics.publishes.inc(PublishResult::Precondition);
+                return Err(Preconditions::failed());
+            };
+            // The broker knows the message by what it has itself.
+            preconditions.any_of = vec![etag.into()];
+        }
     }
     let known = match (&publishing.then, state) {
         (Then::Filled(_), Some(_)) => std::mem::replace(&mut publishing.then, Then::Nothing),
