@@ -138,6 +138,8 @@ function titleOf(section) {
 function tables(keys, values, listeners) {
   const all = new Map();
   for (const key of keys) {
+    // An array of tables is changed as a whole: in the file.
+    if (key.section.startsWith("[")) continue;
     const kind = /^listeners\.(udp|dtls|tcp|tls)\.\*$/.exec(key.section)?.[1];
     const sections = kind === undefined ? [key.section]
       : listeners.filter((one) => one.kind === kind).map((one) => `listeners.${kind}.${one.name}`);
