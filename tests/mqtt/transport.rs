@@ -10,6 +10,7 @@ use crate::harness::*;
 use crate::outage::FOR_EVER;
 use crate::proxy::Proxy;
 use crate::support::certs::{Recipe, authority};
+use crate::support::wait_until;
 
 pub fn write_pki(directory: &Path) {
     let ca = authority("test ca");
@@ -47,11 +48,9 @@ async fn tls_with_a_client_certificate() {
         settings.key_file = file("client.key");
         let mut gateway = Gateway::connected(settings.clone(), None, 1).await;
         gateway.workers[0].publish(message("t", "x", 1)).await.unwrap();
-        assert!(
-            mosquitto.log().contains("u'gateway-client'"),
-            "{}",
-            mosquitto.log()
-        );
+        wait_until("mosquitto's log of it", || {
+            mosquitto.log().contains("u'gateway-client'")
+        });
 
         settings.ca_file = file("other.pem");
         let gateway = Gateway::start(settings.clone(), None, 1);

@@ -199,6 +199,19 @@ impl Gateway {
         self.log.lock().unwrap().join("\n")
     }
 
+    /// Waits until the log has this: it comes through a pipe and a thread, later than what a client sees.
+    pub fn says(&self, what: &str) {
+        let begun = Instant::now();
+        while !self.log().contains(what) {
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "the log does not say {what:?}:\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
     }
