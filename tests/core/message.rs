@@ -1,6 +1,6 @@
 //! RFC 7252, 3 to 5.4: what is a message, what is refused, and how.
 
-use portcullis::coap::contract::{Code, Event};
+use portcullis::coap::contract::{Code, Event, Response};
 use portcullis::types::reason::DropReason;
 
 use crate::harness::*;
@@ -163,6 +163,48 @@ fn preconditions_are_handed_on_and_bad_ones_refused() {
     assert!(sim.events().is_empty());
 }
 
+/// RFC 7252, 5.9.1.3 and 5.10.6.2.
+#[test]
+fn who_has_the_state_already_gets_its_etag_and_nothing_else() {
+    let mut sim = Sim::new();
+    let state = |etag: [u8; 8]| {
+        let mut response = content(body(3_000));
+        (response.etag, response.content_format, response.max_age) = (Some(etag), Some(50), Some(9));
+        response
+    };
+    for request in [
+        Msg::get(1, "a").opt(ETAG, &[7; 8]),
+        Msg::get(2, "a")
+            .opt(ETAG, &[1])
+            .opt(ETAG, &[2; 8])
+            .opt(ETAG, &[7; 8]),
+        Msg::get(3, "a").opt(ETAG, &[7; 8]).block(BLOCK2, 0, false, 64),
+        Msg::get(4, "a").opt(ETAG, &[7; 8]).non(),
+    ] {
+        let answer = sim.serve(&request, state([7; 8]));
+        assert_eq!(
+            (answer.code(), answer.option(ETAG)),
+            (Code::VALID, Some(&[7; 8][..]))
+        );
+        assert_eq!((answer.body(), answer.uint(MAX_AGE)), (&b""[..], Some(9)));
+        assert!(!answer.has(CONTENT_FORMAT) && !answer.has(BLOCK2));
+    }
+    for (mid, known) in [(5, &[8; 8][..]), (6, &[7; 7]), (7, &[7])] {
+        let answer = sim.serve(&Msg::get(mid, "a").opt(ETAG, known), state([7; 8]));
+        assert_eq!(answer.code(), Code::CONTENT, "it has another");
+    }
+    let later = Msg::get(10, "b").opt(ETAG, &[7; 8]).block(BLOCK2, 1, false, 64);
+    assert_eq!(sim.serve(&later, state([7; 8])).body(), &body(3_000)[64..128]);
+    let mut begins = state([7; 8]);
+    begins.observe = Some(1);
+    let observes = Msg::get(8, "a").opt(OBSERVE, b"").opt(ETAG, &[7; 8]);
+    assert_eq!(sim.serve(&observes, begins).code(), Code::CONTENT);
+    let mut gone = Response::new(Code::NOT_FOUND);
+    gone.etag = Some([7; 8]);
+    let answer = sim.serve(&Msg::get(9, "a").opt(ETAG, &[7; 8]), gone);
+    assert_eq!(answer.code(), Code::NOT_FOUND);
+}
+
 #[test]
 fn no_response_keeps_back_what_the_client_does_not_want() {
     let mut sim = Sim::new();
@@ -174,10 +216,7 @@ fn no_response_keeps_back_what_the_client_does_not_want() {
     sim.silent();
     sim.receive(&Msg::put(3, "a", b"x").opt(NO_RESPONSE, &[2]).non());
     let (exchange, _) = sim.request();
-    sim.respond(
-        exchange,
-        portcullis::coap::contract::Response::new(Code::FORBIDDEN),
-    );
+    sim.respond(exchange, Response::new(Code::FORBIDDEN));
     assert_eq!(sim.one().code(), Code::FORBIDDEN, "errors are wanted");
     let loud = sim.serve(&Msg::put(4, "a", b"x").opt(NO_RESPONSE, b"").non(), changed());
     assert_eq!(loud.code(), Code::CHANGED);

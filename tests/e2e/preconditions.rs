@@ -5,6 +5,7 @@ use crate::support::{Client, Config, Gateway, Kind, Message, Request, code, opti
 
 each_transport!(
     what_is_there_changes_only_for_who_knows_it,
+    a_read_that_brings_the_etag_of_what_is_there_gets_no_payload,
     what_is_not_there_is_made_once,
     conditions_on_what_has_no_state_are_never_met,
     of_many_who_want_to_be_first_one_is,
@@ -48,6 +49,19 @@ fn what_is_there_changes_only_for_who_knows_it(kind: Kind) {
     client.request(&delete(&second)).expect(code::DELETED);
     client.request(&Request::get("ps/a")).expect(code::NOT_FOUND);
     gateway.metric_becomes("publishes_total", &["result=\"precondition\""], 2.0);
+}
+
+fn a_read_that_brings_the_etag_of_what_is_there_gets_no_payload(kind: Kind) {
+    let gateway = gateway();
+    let mut client = gateway.client(kind);
+    client.publish("ps/a?retain=1", "x".repeat(2_000));
+    let known = etag(&mut client, "ps/a");
+    let again = Request::get("ps/a").option(option::ETAG, &known);
+    let valid = client.request(&again).expect(code::VALID);
+    assert_eq!((valid.option(option::ETAG), valid.payload.len()), (Some(&known[..]), 0));
+    client.publish("ps/a?retain=1", "new");
+    assert_eq!(client.request(&again).expect(code::CONTENT).text(), "new");
+    gateway.metric_becomes("coap_messages_sent_total", &["code=\"2.03\""], 1.0);
 }
 
 fn what_is_not_there_is_made_once(kind: Kind) {

@@ -25,6 +25,7 @@ pub mod code {
     pub const IPATCH: u8 = 7;
     pub const CREATED: u8 = c(2, 1);
     pub const DELETED: u8 = c(2, 2);
+    pub const VALID: u8 = c(2, 3);
     pub const CHANGED: u8 = c(2, 4);
     pub const CONTENT: u8 = c(2, 5);
     pub const NO_CONTENT: u8 = c(2, 7);

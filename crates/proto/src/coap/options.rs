@@ -51,6 +51,9 @@ fn rule(number: u16) -> Option<(usize, usize, bool)> {
     })
 }
 
+/// ETags of a request that are looked at: a client has no more answers of one resource.
+const MOST_KNOWN: usize = 8;
+
 /// Why a message's options cannot be obeyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OptionFault {
@@ -95,6 +98,8 @@ pub(crate) struct Options {
     pub(crate) block2: Option<Block>,
     pub(crate) size1: Option<u32>,
     pub(crate) etag: Option<ETag>,
+    /// The ETags of what a client has already, of the length that ours have (RFC 7252, 5.10.6.2).
+    pub(crate) known: Vec<[u8; 8]>,
     /// An Echo option of the length that ours have.
     pub(crate) echo: Option<[u8; 8]>,
     /// When that value was handed out to the peer first; not read here.
@@ -139,12 +144,15 @@ impl Options {
             SIZE1 => self.size1 = Some(uint(value)),
             BLOCK1 => self.block1 = Some(Block::new(uint(value))),
             BLOCK2 => self.block2 = Some(Block::new(uint(value))),
-            ETAG if self.etag.is_none() => {
+            ETAG => {
                 let mut etag = [0; 8];
                 for (to, from) in etag.iter_mut().zip(value) {
                     *to = *from;
                 }
-                self.etag = Some(ETag(etag, value.len() as u8));
+                if value.len() == etag.len() && self.known.len() < MOST_KNOWN {
+                    self.known.push(etag);
+                }
+                self.etag.get_or_insert(ETag(etag, value.len() as u8));
             }
             ECHO => self.echo = value.try_into().ok(),
             NO_RESPONSE => self.no_response = value.first().copied().unwrap_or(0),

@@ -34,6 +34,8 @@ pub(super) struct Exchange {
     /// The block of the body that the request wants.
     pub(super) block2: Option<Block>,
     pub(super) no_response: u8,
+    /// The ETags of what the client has already.
+    pub(super) known: Vec<[u8; 8]>,
     pub(super) resource: Option<ResourceKey>,
     /// Of a message that may come again.
     pub(super) remembered: Option<Remembered>,
@@ -41,6 +43,24 @@ pub(super) struct Exchange {
     pub(super) name: Option<Name>,
     pub(super) timer: Option<TimerKey>,
     pub(super) serial: u32,
+}
+
+impl Exchange {
+    /// The response, or 2.03 where the client has what it would bring (RFC 7252, 5.9.1.3). Who asks for a later block, and says of which
+    /// body, has not got it all.
+    pub(super) fn validated(&self, response: Response) -> Response {
+        let is_known = response.etag.is_some_and(|etag| self.known.contains(&etag))
+            && self.block2.is_none_or(|block| block.num == 0)
+            && (response.code, response.observe) == (Code::CONTENT, None);
+        if !is_known {
+            return response;
+        }
+        Response {
+            etag: response.etag,
+            max_age: response.max_age,
+            ..Response::new(Code::VALID)
+        }
+    }
 }
 
 impl Endpoint {

@@ -142,6 +142,7 @@ impl Endpoint {
             block1: None,
             block2: None,
             no_response: 0,
+            known: Vec::new(),
             resource: None,
             remembered,
             // Where a peer is kept from this request on, this one still has its place with the others.
@@ -158,8 +159,9 @@ impl Endpoint {
             false => options.without_bert(),
         });
         match options {
-            Ok(options) => {
+            Ok(mut options) => {
                 exchange.no_response = options.no_response;
+                exchange.known = std::mem::take(&mut options.known);
                 self.on_options(now, peer, exchange, options, message);
             }
             Err(OptionFault::Critical(_)) if !confirmable && !peer.is_stream() => {

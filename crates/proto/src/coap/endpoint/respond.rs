@@ -41,7 +41,7 @@ struct Whole<'a> {
 impl Endpoint {
     /// Answers a request with a response of the gateway's or of this layer.
     pub(super) fn answer(&mut self, now: Instant, peer: &mut Peer, exchange: &Exchange, response: Response) {
-        self.answer_with(now, peer, exchange, response, None, |_| {});
+        self.answer_with(now, peer, exchange, exchange.validated(response), None, |_| {});
     }
 
     /// Answers a request for a later block from a body that is kept.
@@ -70,9 +70,12 @@ impl Endpoint {
         kept: Option<[u8; 8]>,
         adorn: impl FnOnce(&mut Outgoing<'_>),
     ) {
+        let is_valid = response.code == Code::VALID;
+        let want = exchange.block2.filter(|_| !is_valid);
         let mut piggybacked = exchange.confirmable && !exchange.acknowledged;
         // Of a request that was done and has an answer with a body the repetition does no harm.
-        let is_bare = response.payload.is_empty() && response.observe.is_none() && exchange.block1.is_none();
+        let has_body = is_valid || !response.payload.is_empty();
+        let is_bare = !has_body && response.observe.is_none() && exchange.block1.is_none();
         match exchange.name.filter(|_| is_bare) {
             Some(Name::OfPeer(name)) => peer.note_handled(exchange.mid, response.code, name),
             Some(Name::Shared(name)) => self.answered.note(now, name, response.code),
@@ -89,8 +92,8 @@ impl Endpoint {
             self.metrics.limits.inc(Limit::BodySize);
             response = Response::diagnostic(Code::INTERNAL_SERVER_ERROR, "body is larger than max_body_size");
         }
-        let is_first = kept.is_none() && exchange.block2.is_none_or(|block| block.num == 0);
-        let is_whole = peer.takes_whole(&response, exchange.block2);
+        let is_first = kept.is_none() && want.is_none_or(|block| block.num == 0);
+        let is_whole = peer.takes_whole(&response, want);
         // The first part of a body comes in the ACK: of one by itself, libcoap does not fetch the rest.
         let asks = match piggybacked && is_first && !is_whole {
             true => peer.must_ask(&response, true),
@@ -101,12 +104,11 @@ impl Endpoint {
             piggybacked = false;
         }
         let separate = (exchange.confirmable || asks) && !piggybacked;
-        let crowded = peer.separate >= SEPARATE_PER_PEER;
-        let (kind, mid) = match (piggybacked, separate) {
-            (true, _) => (MessageType::Ack, exchange.mid),
+        let (kind, mid) = match piggybacked {
+            true => (MessageType::Ack, exchange.mid),
             // A peer that acknowledges none of its separate responses gets them unreliably.
-            (false, true) if !crowded => (MessageType::Con, peer.take_mid()),
-            (false, _) => (MessageType::Non, peer.take_mid()),
+            false if separate && peer.separate < SEPARATE_PER_PEER => (MessageType::Con, peer.take_mid()),
+            false => (MessageType::Non, peer.take_mid()),
         };
         let echo = response.wants_echo.map(|within| {
             let serves = |echo: &Echo| echo.serves(now, within);
@@ -119,7 +121,9 @@ impl Endpoint {
             content_format: response.content_format,
             max_age: response.max_age,
             location: &response.location,
-            etag: response.etag.filter(|_| peer.spares_etag(response.payload.len())),
+            etag: response
+                .etag
+                .filter(|_| is_valid || peer.spares_etag(response.payload.len())),
             block1: exchange.block1,
             ..Outgoing::default()
         };
@@ -128,7 +132,7 @@ impl Endpoint {
             body: &response.payload,
             kept,
             resource: exchange.resource.as_ref(),
-            want: exchange.block2,
+            want,
             // Not for a question that goes at once: with its ACK the bound falls, but the block size stays that of the first block.
             again: kind == MessageType::Con && (exchange.acknowledged || !asks),
             asks,
