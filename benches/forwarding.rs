@@ -50,6 +50,7 @@ fn settings(workers: u8) -> Settings {
         topics: TopicsMode::Implicit,
         pubsub_content_format: 606,
         translations: Arc::default(),
+        sleep: Default::default(),
         coap: CoapSettings::default(),
         caps: Caps::default(),
         authorizer: Authorizer::default(),

@@ -42,6 +42,7 @@ fn settings(transport: DtlsSettings) -> Settings {
         topics: TopicsMode::Implicit,
         pubsub_content_format: 606,
         translations: Arc::default(),
+        sleep: Default::default(),
         coap: CoapSettings::default(),
         caps: Caps::default(),
         authorizer: Authorizer::new(Some(Arc::new(Acl::parse(acl).unwrap())), NoMatch::Deny),

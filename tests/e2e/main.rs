@@ -35,6 +35,7 @@
 //! | `translate` | CBOR on the air, JSON behind |
 //! | `words` | what commands say |
 //! | `tools` | bench, bugreport, doctor |
+//! | `sleeping` | devices that sleep |
 //! | `restart` | what goes on in the next process |
 #![allow(
     clippy::unwrap_used,
@@ -84,6 +85,7 @@ mod preconditions;
 mod process;
 mod query;
 mod restart;
+mod sleeping;
 mod streams;
 mod tools;
 mod translate;

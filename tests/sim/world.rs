@@ -173,6 +173,7 @@ fn settings(plan: &Plan, chance: &mut Chance) -> Settings {
         topics: TopicsMode::Implicit,
         pubsub_content_format: 606,
         translations: Arc::default(),
+        sleep: Default::default(),
         coap: CoapSettings::default(),
         caps: Caps::default(),
         authorizer: Authorizer::default(),

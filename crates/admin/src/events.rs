@@ -29,7 +29,7 @@ pub struct Event {
     /// When it happened (RFC 3339, UTC, milliseconds).
     pub time: String,
     /// What happened: `connected`, `disconnected`, `session_started`, `session_ended`, `restored`, `taken_over`, `moved`,
-    /// `handshake_failed`, `login_refused`, `token_refused`, `denied`, `left_out`.
+    /// `asleep`, `lost`, `awake`, `handshake_failed`, `login_refused`, `token_refused`, `denied`, `left_out`.
     pub kind: String,
     /// The client id, named or proved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,6 +68,9 @@ pub struct Event {
     /// Of `handshake_failed`: how long it took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+    /// Of `asleep`, `lost` and `awake`: how long it had been silent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_seconds: Option<u64>,
     /// Of `left_out`: how many events of this source were not told one by one. Of `restored`: how many sessions went on (`reason` is
     /// `ok`), or did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -170,6 +173,10 @@ impl Event {
             More::After(time) => {
                 self.seconds = Some(time.as_secs_f64());
                 format!(" after {:.1} s", time.as_secs_f64())
+            }
+            More::Silent(time) => {
+                self.idle_seconds = Some(time.as_secs());
+                format!(" after {} s without a sign of life", time.as_secs())
             }
             More::Access {
                 action,

@@ -46,10 +46,21 @@ section! {
         topics: TopicsMode = "implicit";
         /// Content-Format of topic properties, `application/core-pubsub+cbor`; 606 is what the draft asks for.
         pubsub_content_format: u16 = 606;
+        section /// Devices that sleep.
+        sleep: Sleep;
         section /// Block-wise transfer (RFC 7959).
         blockwise: Blockwise;
         section /// Retransmission (RFC 7252, 4.8).
         transmission: Transmission;
+    }
+}
+
+section! {
+    /// Devices that sleep.
+    pub struct Sleep {
+        /// The longest time that a device may be silent because it names it as its lifetime (`?lifetime=` of `mqtt/connection`); a longer
+        /// one is cut to this, "1s" to "365d". Its connection ends after 1.5 times its lifetime without a sign of life.
+        max_lifetime: Duration = "7d", between(secs(1), hours(24 * 365));
     }
 }
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use portcullis_dtls::contract::{DtlsSettings, StreamSettings};
 use portcullis_proto::bridge::translate::Translations;
 use portcullis_proto::coap::contract::CoapSettings;
-use portcullis_proto::gateway::settings::{DtlsListenerSettings, Health, ListenerSettings, Settings};
+use portcullis_proto::gateway::settings::{
+    DtlsListenerSettings, Health, ListenerSettings, Settings, SleepSettings,
+};
 use portcullis_proto::policy::authentication::IdentityRole;
 use portcullis_proto::policy::authorization::Authorizer;
 use portcullis_proto::policy::identity_names::{IdentityNames, NameTemplate};
@@ -104,6 +106,9 @@ pub fn to_gateway_settings(config: &Config, available: u64) -> Settings {
         translations: Arc::new(Translations(
             config.translate.iter().map(Translate::rule).collect(),
         )),
+        sleep: SleepSettings {
+            max_lifetime: config.coap.sleep.max_lifetime,
+        },
         coap: coap_settings(config),
         caps: caps(&config.limits, available, workers),
         requests_per_second: config.limits.requests_per_second,

@@ -135,6 +135,9 @@ fn show(client: &str, remote: &Remote) -> Result<(), Failure> {
         let resumed = if dtls.resumed { ", resumed" } else { "" };
         facts.push(("handshake", format!("{} ago{resumed}", age(dtls.age_seconds))));
     }
+    let lifetime = own.lifetime_seconds.map(age);
+    let promise = lifetime.map_or_else(String::new, |lifetime| format!(", sleeps up to {lifetime}"));
+    facts.push(("state", format!("{}{promise}", own.state)));
     facts.push(("first seen", format!("{} ago", age(own.age_seconds))));
     facts.push(("heard of", format!("{} ago", age(own.idle_seconds))));
     facts.push(("sent again", format!("{} times", own.retransmissions)));

@@ -12,6 +12,8 @@ use utoipa::{IntoParams, ToSchema};
 use portcullis_proto::coap::contract::PeerId;
 use portcullis_proto::gateway::contract::{ClientInfo, ControlAnswer, ControlRequest, ObservationInfo};
 use portcullis_proto::gateway::traffic::Traffic;
+use portcullis_proto::policy::connections::Presence;
+use portcullis_proto::types::reason::Label as _;
 use portcullis_proto::types::{ClientId, Transport, WorkerId};
 
 use super::error::{ApiError, ErrorBody};
@@ -42,8 +44,15 @@ pub struct Client {
     pub address: Option<String>,
     /// Whether it has a connection (connection mode).
     pub connection: bool,
-    /// Whether it can be reached now.
+    /// Whether it has an address or session that it can be reached at.
     pub online: bool,
+    /// `online`; `asleep`: its DTLS session is gone, or it did not acknowledge what was sent to it; `lost`: it was silent for longer than
+    /// its heartbeat or lifetime.
+    #[serde(default)]
+    pub state: String,
+    /// How long it may be silent, in seconds, where it said so itself (`lifetime`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime_seconds: Option<u64>,
     /// What its DTLS handshake proved.
     pub identity: Option<ProvedIdentity>,
     /// The DTLS session that it is on now; none over plain UDP, and while it is away.
@@ -181,6 +190,8 @@ pub(super) struct ListQuery {
     listener: Option<String>,
     /// Only `udp`, `dtls`, `tcp` or `tls`.
     transport: Option<String>,
+    /// Only who is `online`, `asleep` or `lost`.
+    state: Option<String>,
     /// Only who has this in client id, user name, identity or address, in upper or lower case.
     search: Option<String>,
     /// What the list is in the order of, up to the 50000th client; else it is in none. `meta.count` is then on every page.
@@ -214,8 +225,15 @@ impl ListQuery {
                 ))
             })?),
         };
+        let state = match self.state.as_deref() {
+            None => None,
+            Some(word) => Some(presence(word).ok_or_else(|| {
+                ApiError::bad_request(format!("state is `online`, `asleep` or `lost`, not {word:?}"))
+            })?),
+        };
         Ok(Filter {
             client,
+            state,
             like_client: self.like_clientid,
             username: self.username,
             listener: self.listener,
@@ -230,6 +248,10 @@ pub(super) fn transport(word: &str) -> Option<Transport> {
     Transport::ALL
         .into_iter()
         .find(|transport| transport.label() == word)
+}
+
+fn presence(word: &str) -> Option<Presence> {
+    Presence::ALL.iter().copied().find(|state| state.label() == word)
 }
 
 pub(super) fn client_id(text: &str) -> Result<ClientId, ApiError> {
@@ -416,6 +438,8 @@ impl Client {
             address: info.address.map(|address| address.to_string()),
             connection: info.connected,
             online: info.address.is_some(),
+            state: info.presence.label().to_owned(),
+            lifetime_seconds: info.lifetime.map(|lifetime| lifetime.as_secs()),
             identity: info.identity.as_ref().map(|identity| ProvedIdentity {
                 name: identity.name.to_string(),
                 proof: identity.proof.label().to_owned(),

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use portcullis_proto::gateway::contract::{ClientInfo, ControlAnswer, ControlRequest, Cursor};
 use portcullis_proto::gateway::traffic::Traffic;
+use portcullis_proto::policy::connections::Presence;
 use portcullis_proto::types::{ClientId, Transport, WorkerId};
 
 use super::error::ApiError;
@@ -24,6 +25,7 @@ pub(super) struct Filter {
     /// Only clients of the listener with this name.
     pub(super) listener: Option<String>,
     pub(super) transport: Option<Transport>,
+    pub(super) state: Option<Presence>,
     /// In lower case: what is in the client id, the user name, the identity or the address.
     pub(super) part: Option<String>,
     /// Only who is at this address and port, as it is shown.
@@ -128,6 +130,7 @@ impl Filter {
                 .as_ref()
                 .is_none_or(|wanted| client.username.as_deref() == Some(wanted.as_str()))
             && self.transport.is_none_or(|wanted| client.transport == wanted)
+            && self.state.is_none_or(|wanted| client.presence == wanted)
             && self.address.as_ref().is_none_or(|wanted| {
                 client
                     .address

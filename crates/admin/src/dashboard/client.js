@@ -19,6 +19,7 @@ function facts(client) {
     ["Connection ID", client.dtls && (client.dtls.cid ? "yes (RFC 9146)" : "no")],
     ["Handshake", client.dtls && `${age(client.dtls.age_seconds)} ago${client.dtls.resumed ? ", resumed" : ""}`],
     ["First seen", `${age(client.age_seconds)} ago`],
+    ["State", state(client)],
     ["Last seen", `${age(client.idle_seconds)} ago`],
     ["Received", traffic && way(traffic.messages_received, traffic.bytes_received, traffic.publishes_received, "publishes")],
     ["Sent", traffic && way(traffic.messages_sent, traffic.bytes_sent, traffic.publishes_sent, "notifications")],
@@ -26,6 +27,11 @@ function facts(client) {
     ["Retransmissions", count(client.retransmissions)],
   ];
   return list.filter(([, value]) => value).flatMap(([label, value]) => [h("dt", {}, label), h("dd", {}, value)]);
+}
+
+function state(client) {
+  const promise = client.lifetime_seconds !== undefined && `, sleeps up to ${age(client.lifetime_seconds)}`;
+  return h("span", { class: client.state === "online" ? "good" : "warn" }, client.state, promise);
 }
 
 function subscriptions(id, changed) {

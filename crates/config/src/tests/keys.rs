@@ -22,6 +22,7 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
     ("coap", "topics", "\"created\"", "1", "\"some\""),
     ("coap", "pubsub_content_format", "65000", "\"606\"", "70000"),
     ("coap", "observe_check", "\"1h\"", "3600", "\"25h\""),
+    ("coap.sleep", "max_lifetime", "\"1h\"", "3600", "\"400d\""),
     ("coap.blockwise", "max_block_size", "64", "\"64\"", "100"),
     ("coap.blockwise", "max_body_size", "\"4MiB\"", "true", "\"65MiB\""),
     ("coap.transmission", "ack_timeout", "\"3s\"", "2.5", "\"5ms\""),

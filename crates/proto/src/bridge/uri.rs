@@ -135,6 +135,7 @@ enum Name {
     Qos,
     Retain,
     Expiry,
+    Lifetime,
     Fresh,
     NoLocal,
     RetainHandling,
@@ -160,6 +161,7 @@ impl Name {
             b"qos" | b"q" => Self::Qos,
             b"retain" | b"r" => Self::Retain,
             b"expiry" => Self::Expiry,
+            b"lifetime" => Self::Lifetime,
             b"fresh" => Self::Fresh,
             b"nl" => Self::NoLocal,
             b"rh" => Self::RetainHandling,
@@ -186,6 +188,7 @@ impl Name {
             Self::Qos => "qos",
             Self::Retain => "retain",
             Self::Expiry => "expiry",
+            Self::Lifetime => "lifetime",
             Self::Fresh => "fresh",
             Self::NoLocal => "nl",
             Self::RetainHandling => "rh",
@@ -210,7 +213,7 @@ impl Name {
             Self::Password => "name=value",
             Self::Qos | Self::RetainHandling => "0, 1 or 2",
             Self::Retain => "true, 1, false or 0",
-            Self::Expiry => "seconds, 0 to 4294967295",
+            Self::Expiry | Self::Lifetime => "seconds, 0 to 4294967295",
             Self::NoLocal | Self::Fresh => "0 or 1",
             Self::Greater | Self::Less => "a decimal number",
             Self::Step => "a decimal number greater than 0",
@@ -260,6 +263,8 @@ pub struct QueryParams {
     pub retain: Option<bool>,
     /// `expiry` in seconds; `None` and 0 never.
     pub expiry: Option<u32>,
+    /// `lifetime` of a connection in seconds; 0 is none of its own, `None` where nothing is said.
+    pub lifetime: Option<u32>,
     /// `fresh`: whether the request is only meant now.
     pub fresh: bool,
     /// `nl`.
@@ -331,10 +336,8 @@ impl QueryParams {
             Name::Retain => {
                 self.retain = Some(boolean(value)?);
             }
-            Name::Expiry => {
-                let text = text.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
-                self.expiry = Some(text.parse().ok()?);
-            }
+            Name::Expiry => self.expiry = Some(whole_seconds(value)?),
+            Name::Lifetime => self.lifetime = Some(whole_seconds(value)?),
             Name::Fresh => self.fresh = bit(value)?,
             Name::NoLocal => self.no_local = bit(value)?,
             Name::RetainHandling => {
@@ -400,6 +403,12 @@ fn boolean(value: &[u8]) -> Option<bool> {
         b"0" | b"false" => Some(false),
         _ => None,
     }
+}
+
+fn whole_seconds(value: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(value).ok()?;
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
 }
 
 /// Seconds, rounded up to a millisecond.

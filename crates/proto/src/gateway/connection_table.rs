@@ -1,7 +1,7 @@
 //! The connections of this worker, and the peers that their clients speak from, which may be other workers'.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::Rng as _;
 
@@ -12,7 +12,7 @@ use super::events::{ClientEvent, EventKind, More};
 use super::guests::Guest;
 use super::kept;
 use super::metrics::ConnectionEvent;
-use super::news;
+use super::news::{self, News};
 use super::observations::Observations;
 use super::settings::OnClose;
 use super::timers::Timer;
@@ -20,7 +20,7 @@ use super::workers::{ToPeer, WorkerMessage};
 use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::contract::{Notification, ObservationId, PeerId};
 use crate::invariant;
-use crate::policy::connections::{Connection, ConnectionKey, Connections};
+use crate::policy::connections::{Connection, ConnectionKey, Connections, Presence};
 use crate::policy::ledger::Table;
 use crate::state::{MARK, Store};
 use crate::types::hash::IdMap;
@@ -35,6 +35,8 @@ pub(super) const CONNECTION: usize = 768;
 pub(super) struct ClientPeer {
     pub(super) facts: PeerFacts,
     connections: Vec<ConnectionKey>,
+    /// Those of them whose client does not count as online.
+    absent: Vec<ConnectionKey>,
     /// When it last acknowledged something, or pinged.
     alive_at: Option<Instant>,
     /// How often something was sent to it again.
@@ -103,6 +105,7 @@ impl ConnectionTable {
     pub(super) fn insert(&mut self, cx: &mut Cx<'_>, mut connection: Connection) -> Option<u64> {
         if let (None, Some(store)) = (connection.kept, &self.store) {
             connection.kept = kept::keep_connection(store, &connection, cx.rng.random());
+            kept::note_lifetime(&connection);
         }
         let mark = connection.kept.map(|record| record.get(MARK));
         arm(cx, &connection);
@@ -112,9 +115,59 @@ impl ConnectionTable {
         let names =
             connection.client.as_str().len() + connection.username.as_ref().map_or(0, |name| name.len());
         cx.ledger.set(account, Table::Connections, CONNECTION + names);
+        cx.metrics.connection_states.add(connection.presence, 1);
         self.connections.insert(connection);
         cx.metrics.connections.set(self.connections.len() as u64);
         mark
+    }
+
+    /// The client of a connection says how long it may be silent; nothing of its own where it means the heartbeat.
+    pub(super) fn set_lifetime(&mut self, cx: &mut Cx<'_>, key: ConnectionKey, lifetime: Option<Duration>) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.lifetime = lifetime;
+            kept::note_lifetime(connection);
+            arm(cx, connection);
+        }
+    }
+
+    /// What is known of whether the client of a connection can be reached changes.
+    fn set_presence(&mut self, cx: &mut Cx<'_>, key: ConnectionKey, presence: Presence) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let before = std::mem::replace(&mut connection.presence, presence);
+        if before == presence {
+            return;
+        }
+        let states = &cx.metrics.connection_states;
+        states.set(before, states.get(before).saturating_sub(1));
+        states.add(presence, 1);
+        if let Some(peer) = connection.peer.and_then(|id| self.peers.get_mut(&id)) {
+            peer.absent.retain(|other| *other != key);
+            if presence != Presence::Online {
+                peer.absent.push(key);
+            }
+        }
+        let Some(connection) = self.get(key) else { return };
+        let from = self.place(connection).map(|peer| &peer.facts);
+        let kind = match presence {
+            Presence::Online => EventKind::Awake,
+            Presence::Asleep => EventKind::Asleep,
+            Presence::Lost => EventKind::Lost,
+        };
+        let silent = cx.now.saturating_duration_since(self.last_sign(connection));
+        let place = (connection.listener, from.map(|from| from.address));
+        cx.agenda.events.tell(cx.now, kind, place, || {
+            ClientEvent::of_connection(kind, connection, from).with(More::Silent(silent))
+        });
+        let known = (connection.username.as_deref(), Some(&connection.grant.attributes));
+        news::announce(
+            cx,
+            &connection.client,
+            known,
+            from,
+            News::Presence(presence, silent),
+        );
     }
 
     /// A valid request, or a handshake, used the connection: it lives on, and its observations are where that came from.
@@ -141,6 +194,7 @@ impl ConnectionTable {
         } else if let Some(peer) = self.peers.get_mut(&from.id) {
             peer.facts.address = from.address;
         }
+        self.set_presence(cx, key, Presence::Online);
     }
 
     /// The client of a connection is at a peer from now on.
@@ -164,6 +218,7 @@ impl ConnectionTable {
         let peer = self.peers.entry(from.id).or_insert_with(|| ClientPeer {
             facts: from.clone(),
             connections: Vec::new(),
+            absent: Vec::new(),
             alive_at: None,
             retransmissions: 0,
         });
@@ -193,6 +248,7 @@ impl ConnectionTable {
         connection.returning += usize::from(!observations.is_empty());
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.connections.retain(|other| *other != key);
+            peer.absent.retain(|other| *other != key);
             if peer.connections.is_empty() {
                 self.peers.remove(&id);
             }
@@ -230,17 +286,28 @@ impl ConnectionTable {
                 self.end(cx, observations, key, ConnectionEvent::Ended);
             } else {
                 self.part(cx, observations, key);
+                self.set_presence(cx, key, Presence::Asleep);
             }
         }
     }
 
-    /// A peer showed that it lives. Its connections look at it when their time comes: there may be many, and a ping costs its
-    /// sender nothing.
-    pub(super) fn peer_alive(&mut self, now: Instant, id: PeerId, address: PeerAddr, retransmissions: u64) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.alive_at = Some(now);
-            peer.facts.address = address;
-            peer.retransmissions = retransmissions;
+    /// A peer showed that it lives. Its connections look at it when their time comes, but for those whose client was absent: there
+    /// may be many, and a ping costs its sender nothing.
+    pub(super) fn peer_alive(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: PeerId,
+        address: PeerAddr,
+        retransmissions: u64,
+    ) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        peer.alive_at = Some(cx.now);
+        peer.facts.address = address;
+        peer.retransmissions = retransmissions;
+        for key in peer.absent.clone() {
+            self.set_presence(cx, key, Presence::Online);
         }
     }
 
@@ -263,11 +330,18 @@ impl ConnectionTable {
     pub(super) fn check(&mut self, cx: &mut Cx<'_>, observations: &mut Observations, key: ConnectionKey) {
         self.note_life(key);
         let Some(connection) = self.get(key) else { return };
-        match connection.deadline(cx.settings.heartbeat(connection.listener)) {
-            Some(deadline) if deadline <= cx.now => {
-                self.end(cx, observations, key, ConnectionEvent::Expired);
-            }
-            _ => arm(cx, connection),
+        let heartbeat = cx.settings.heartbeat(connection.listener);
+        if connection
+            .deadline(heartbeat)
+            .is_some_and(|deadline| deadline <= cx.now)
+        {
+            return self.end(cx, observations, key, ConnectionEvent::Expired);
+        }
+        if connection.lost_at(heartbeat).is_some_and(|at| at <= cx.now) {
+            self.set_presence(cx, key, Presence::Lost);
+        }
+        if let Some(connection) = self.get(key) {
+            arm(cx, connection);
         }
     }
 
@@ -322,7 +396,8 @@ impl ConnectionTable {
                 });
             }
             let known = (connection.username.as_deref(), Some(&connection.grant.attributes));
-            news::announce(cx, &connection.client, known, from, reason);
+            let what = reason.map_or(News::Connected, News::Disconnected);
+            news::announce(cx, &connection.client, known, from, what);
         }
     }
 
@@ -337,9 +412,17 @@ impl ConnectionTable {
         self.announce(cx, key, Some(event.label()));
         observations.end_all(cx, AccountHolder::Connection(key));
         self.part(cx, observations, key);
-        let Some(Connection { client, kept, .. }) = self.connections.remove(key) else {
+        let Some(Connection {
+            client,
+            kept,
+            presence,
+            ..
+        }) = self.connections.remove(key)
+        else {
             return;
         };
+        let states = &cx.metrics.connection_states;
+        states.set(presence, states.get(presence).saturating_sub(1));
         if let (Some(store), Some(record)) = (&self.store, kept) {
             store.free(record);
         }
@@ -355,7 +438,10 @@ impl ConnectionTable {
 }
 
 fn arm(cx: &mut Cx<'_>, connection: &Connection) {
-    if let Some(deadline) = connection.deadline(cx.settings.heartbeat(connection.listener)) {
-        cx.timers.arm(deadline, Timer::Connection(connection.key));
+    let heartbeat = cx.settings.heartbeat(connection.listener);
+    let lost_at = connection.lost_at(heartbeat);
+    let lost_at = lost_at.filter(|_| connection.presence != Presence::Lost);
+    if let Some(at) = connection.deadline(heartbeat).into_iter().chain(lost_at).min() {
+        cx.timers.arm(at, Timer::Connection(connection.key));
     }
 }

@@ -10,13 +10,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::bridge::contract::{BrokerEvent, BrokerRequest};
 use crate::coap::contract::{OutgoingRequest, PeerId, RequestError, Response, Token};
 use crate::policy::authentication::{AuthRequest, Verdict};
 use crate::policy::bans::Bans;
-use crate::policy::connections::ConnectionKey;
+use crate::policy::connections::{ConnectionKey, Presence};
 use crate::policy::failures::Class;
 use crate::session::{KeyAnswer, SecureSource, SessionInfo, StreamEvent};
 use crate::types::message::Qos;
@@ -269,6 +269,10 @@ pub struct ClientInfo {
     pub session: Option<SessionInfo>,
     /// Whether it has a connection (connection mode).
     pub connected: bool,
+    /// Whether it can be reached.
+    pub presence: Presence,
+    /// How long it may be silent, as it said itself.
+    pub lifetime: Option<Duration>,
     /// When it was first seen.
     pub since: Instant,
     /// When it was last heard of.

@@ -13,7 +13,7 @@ use super::{Gateway, cx};
 use crate::bridge::contract::BrokerRequest;
 use crate::bridge::subscriptions::{AccountHolder, Terms};
 use crate::coap::contract::{OutgoingRequest, PeerId, RequestError, RequestId, ResourceKey, Response, Token};
-use crate::policy::connections::{Connection, Grant};
+use crate::policy::connections::{Connection, Grant, Presence};
 use crate::session::{CloseReason, SecureSource};
 use crate::types::message::Qos;
 use crate::types::{ClientId, ListenerId, TopicFilter};
@@ -203,6 +203,11 @@ impl Gateway {
                 None => place.and_then(|place| place.facts.session.as_deref().cloned()),
             },
             connected: true,
+            presence: match connection.presence {
+                Presence::Online if connection.peer.is_none() => Presence::Asleep,
+                presence => presence,
+            },
+            lifetime: connection.lifetime,
             since: connection.created_at,
             seen_at: self.connections.last_sign(connection),
             observations: self
@@ -228,6 +233,8 @@ impl Gateway {
             transport: self.settings.transport(peer.listener),
             session: peer.session_info(&self.dtls),
             connected: false,
+            presence: Presence::Online,
+            lifetime: None,
             since: peer.since,
             seen_at: peer.seen_at,
             observations: self.observations.of(AccountHolder::Peer(id)).len(),

@@ -40,7 +40,7 @@ impl Gateway {
 
     /// An acknowledgement or a ping keeps the connections at that address alive (interface 2.3). Other workers hear of it in time
     /// and no oftener: a ping costs its sender nothing.
-    fn alive(&mut self, now: Instant, id: PeerId) {
+    pub(super) fn alive(&mut self, now: Instant, id: PeerId) {
         let Some(peer) = self.peers.get_mut(id) else {
             return;
         };
@@ -140,7 +140,7 @@ impl Gateway {
             FromPeer::Alive {
                 address,
                 retransmissions,
-            } => connections.peer_alive(now, peer, address, retransmissions),
+            } => connections.peer_alive(&mut cx, peer, address, retransmissions),
             FromPeer::Gone => connections.peer_gone(&mut cx, observations, peer),
             FromPeer::Notified(observation, outcome) => observations.notified(&mut cx, observation, outcome),
             FromPeer::Parted(key, notifications) => {

@@ -8,7 +8,7 @@ use super::contract::Output;
 use super::events::{EventKind, More};
 use super::guests::Guests;
 use super::metrics::ConnectionEvent;
-use super::news;
+use super::news::{self, News};
 use super::peers::Peer;
 use super::trace::Traced;
 use super::traffic::Traffic;
@@ -438,6 +438,7 @@ impl Gateway {
         let before = std::mem::replace(&mut peer.address, to);
         if confirmed {
             self.coap.set_proven(&mut peer.coap);
+            self.alive(now, id);
         } else {
             self.coap.unprove(&mut peer.coap);
             peer.coap.ask_for_proof();
@@ -605,8 +606,8 @@ impl Gateway {
             .zip(from.identity())
             .and_then(|(dtls, identity)| dtls.proved_client(identity));
         if let Some(client) = client {
-            let reason = reason.map(|_| "session_ended");
-            news::announce(&mut cx!(self, now), &client, (None, None), Some(&from), reason);
+            let what = reason.map_or(News::Connected, |_| News::Disconnected("session_ended"));
+            news::announce(&mut cx!(self, now), &client, (None, None), Some(&from), what);
         }
     }
 

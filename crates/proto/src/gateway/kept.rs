@@ -24,7 +24,7 @@ use crate::coap::contract::{PeerId, ResourceKey, Token};
 use crate::gateway::connection_table::CONNECTION as CONNECTION_WEIGHT;
 use crate::policy::attributes::Attributes;
 use crate::policy::authorization::{Access, Action};
-use crate::policy::connections::{Connection, ConnectionKey, ConnectionToken, Grant, Owner};
+use crate::policy::connections::{Connection, ConnectionKey, ConnectionToken, Grant, Owner, Presence};
 use crate::policy::extra_acl::ExtraAcl;
 use crate::policy::pattern::Subject;
 use crate::session::RestoreResult;
@@ -42,6 +42,9 @@ pub(super) const NOTIFICATION: Kind = Kind(6);
 
 /// The word of a connection's record with the mark of the peer that its client is at.
 const AT: usize = 1;
+
+/// The word of a connection's record with the lifetime that its client named, in seconds; 0 where it named none.
+const LIFETIME: usize = 2;
 
 /// Where a record belongs after a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +145,16 @@ pub(super) fn keep_connection(store: &Store, connection: &Connection, mark: u64)
         .u8(connection.standing as u8);
     write_grant(&mut out, &connection.grant, clock);
     store.put(CONNECTION, &hot(mark), out.as_slice())
+}
+
+/// Notes how long the client of a connection may be silent.
+pub(super) fn note_lifetime(connection: &Connection) {
+    if let Some(record) = &connection.kept {
+        record.set(
+            LIFETIME,
+            connection.lifetime.map_or(0, |lifetime| lifetime.as_secs()),
+        );
+    }
 }
 
 /// Notes where the client of a connection is; 0 nowhere.
@@ -596,6 +609,10 @@ impl Gateway {
                 grant: read_grant(&mut bytes, store.clock())?,
                 peer: None,
                 listener: ListenerId(0),
+                lifetime: Some(record.get(LIFETIME))
+                    .filter(|seconds| *seconds > 0)
+                    .map(|seconds| Duration::from_secs(seconds).min(self.settings.sleep.max_lifetime)),
+                presence: Presence::Online,
                 // While nobody was there it could not show that it lives.
                 seen_at: now,
                 returning: 0,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::policy::authorization::AuthorizationMetrics;
 use crate::policy::bans::BanKind;
+use crate::policy::connections::Presence;
 use crate::policy::ledger::StandingBytes;
 use crate::policy::overload::Step;
 use crate::session::RestoreResult;
@@ -136,6 +137,8 @@ metrics! {
         pub listeners: Box<[ListenerMetrics]>,
         /// Connections (connection mode).
         pub connections: Counter = gauge "connections" [],
+        /// Connections by whether their client can be reached.
+        pub connection_states: Family<Presence> = gauge "connection_states" [] by [state],
         /// What happened to connections.
         pub connection_events: Family<ConnectionEvent> = counter "connections_total" [] by [result],
         /// Observations.

@@ -1,6 +1,8 @@
-//! Who came and who went, told on `$portcullis/{node}/clients/{clientid}/connected|disconnected` (interface 5).
+//! Who came and who went, and who sleeps, told on `$portcullis/{node}/clients/{clientid}/connected|disconnected|asleep|lost|awake`
+//! (interface 5).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
@@ -10,33 +12,52 @@ use super::context::PeerFacts;
 use super::settings::Settings;
 use crate::bridge::contract::BrokerRequest;
 use crate::policy::attributes::Attributes;
+use crate::policy::connections::Presence;
 use crate::types::message::Qos;
 use crate::types::{ClientId, Identity, Message, TopicName};
 
-/// Publishes that a client connected, or with a reason that it disconnected. At QoS 1, so that the spool keeps it while the
-/// broker is away. `from` is where it is; `None` while its DTLS session is gone.
+/// What is told of a client.
+pub(super) enum News {
+    /// It connected.
+    Connected,
+    /// It disconnected, and why.
+    Disconnected(&'static str),
+    /// Whether it can be reached changed, and how long it had been silent.
+    Presence(Presence, Duration),
+}
+
+impl News {
+    const fn level(&self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::Disconnected(_) => "disconnected",
+            Self::Presence(Presence::Online, _) => "awake",
+            Self::Presence(Presence::Asleep, _) => "asleep",
+            Self::Presence(Presence::Lost, _) => "lost",
+        }
+    }
+}
+
+/// Publishes news of a client. At QoS 1, so that the spool keeps it while the broker is away. `from` is where it is; `None` while its
+/// DTLS session is gone.
 pub(super) fn announce(
     cx: &mut Cx<'_>,
     client: &ClientId,
     (username, attributes): (Option<&str>, Option<&Attributes>),
     from: Option<&PeerFacts>,
-    reason: Option<&'static str>,
+    news: News,
 ) {
-    let what = if reason.is_some() {
-        "disconnected"
-    } else {
-        "connected"
-    };
     let topic = format!(
-        "$portcullis/{}/clients/{}/{what}",
+        "$portcullis/{}/clients/{}/{}",
         cx.settings.node,
-        level(client.as_str())
+        level(client.as_str()),
+        news.level()
     );
     // Where the node's name makes no topic there is no news.
     let Ok(topic) = TopicName::new(&topic) else { return };
     let message = Message {
         topic,
-        payload: describe(cx.settings, client, (username, attributes), from, reason)
+        payload: describe(cx.settings, client, (username, attributes), from, &news)
             .to_string()
             .into(),
         qos: Qos::AtLeastOnce,
@@ -58,7 +79,7 @@ fn describe(
     client: &ClientId,
     (username, attributes): (Option<&str>, Option<&Attributes>),
     from: Option<&PeerFacts>,
-    reason: Option<&'static str>,
+    news: &News,
 ) -> serde_json::Value {
     let mut payload = json!({ "node": &*settings.node, "clientid": client.as_str() });
     let Some(fields) = payload.as_object_mut() else {
@@ -73,8 +94,14 @@ fn describe(
             .map(|(name, value)| (name.to_owned(), value.into()));
         fields.insert("attributes".into(), serde_json::Value::Object(all.collect()));
     }
-    if let Some(reason) = reason {
-        fields.insert("reason".into(), reason.into());
+    match news {
+        News::Connected => {}
+        News::Disconnected(reason) => {
+            fields.insert("reason".into(), (*reason).into());
+        }
+        News::Presence(_, silent) => {
+            fields.insert("idle_seconds".into(), silent.as_secs().into());
+        }
     }
     if let Some(from) = from {
         fields.insert(

@@ -49,7 +49,8 @@ pub(super) fn serve(
     let step = match &context.target {
         Target::Connection(operation) => {
             table.use_from(cx, observations, key, &context.from);
-            connect::use_connection(cx, table, observations, key, *operation)
+            let asked = (*operation, context.params.lifetime);
+            connect::use_connection(cx, table, observations, key, asked)
         }
         Target::Topic(operation, text) => {
             let asker = Asker::connection(cx.settings, context, connection)?;

@@ -331,6 +331,7 @@ impl Gateway {
                     reply: Some(context.reply),
                     joining: Vec::new(),
                     username: context.username,
+                    lifetime: context.params.lifetime,
                     grant,
                     ended: None,
                 };
@@ -481,6 +482,7 @@ impl Gateway {
             reply: None,
             joining: context.into_iter().collect(),
             username: None,
+            lifetime: None,
             grant,
             ended,
         };

@@ -40,6 +40,8 @@ pub struct Settings {
     pub pubsub_content_format: u16,
     /// Which payloads are translated from one encoding to another.
     pub translations: Arc<Translations>,
+    /// How clients that sleep are served.
+    pub sleep: SleepSettings,
     /// Message layer and block-wise settings.
     pub coap: CoapSettings,
     /// Caps per worker.
@@ -108,6 +110,21 @@ impl Settings {
                 .collect::<Vec<_>>()
         };
         self.heartbeat != other.heartbeat || own(self) != own(other)
+    }
+}
+
+/// How clients that sleep are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SleepSettings {
+    /// The longest time that a client may name as its lifetime.
+    pub max_lifetime: Duration,
+}
+
+impl Default for SleepSettings {
+    fn default() -> Self {
+        Self {
+            max_lifetime: Duration::from_secs(7 * 24 * 3600),
+        }
     }
 }
 

@@ -140,6 +140,18 @@ impl Grant {
     }
 }
 
+crate::labels! {
+    /// Whether a client can be reached: `connection_states{state}`.
+    pub enum Presence {
+        /// It was heard of, and what was sent to it since is not given up.
+        Online = "online",
+        /// Its DTLS session is gone, or it did not acknowledge what was sent to it; its time is not over, and what is for it waits.
+        Asleep = "asleep",
+        /// It was silent for longer than its heartbeat or the lifetime that it named. After one and a half times that its connection ends.
+        Lost = "lost",
+    }
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -157,6 +169,10 @@ pub struct Connection {
     pub peer: Option<PeerId>,
     /// The listener that it was last seen on.
     pub listener: ListenerId,
+    /// How long its client may be silent, as the client itself said, in place of the heartbeat.
+    pub lifetime: Option<Duration>,
+    /// Whether its client can be reached, as far as that is known.
+    pub presence: Presence,
     /// When the last valid request came, or its client is known to have lived otherwise.
     pub seen_at: Instant,
     /// When it was created.
@@ -172,10 +188,23 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// When it ends if nothing valid comes: 1.5 heartbeats after the last request, or with its credential.
+    /// How long its client may be silent before it counts as lost; `None` for ever.
+    #[must_use]
+    pub fn patience(&self, heartbeat: Option<Duration>) -> Option<Duration> {
+        self.lifetime.or(heartbeat)
+    }
+
+    /// When its client counts as lost if nothing valid comes.
+    #[must_use]
+    pub fn lost_at(&self, heartbeat: Option<Duration>) -> Option<Instant> {
+        Some(self.seen_at + self.patience(heartbeat)?)
+    }
+
+    /// When it ends if nothing valid comes: 1.5 heartbeats, or lifetimes, after the last request, or with its credential.
     #[must_use]
     pub fn deadline(&self, heartbeat: Option<Duration>) -> Option<Instant> {
-        let silence = heartbeat.map(|heartbeat| self.seen_at + heartbeat + heartbeat / 2);
+        let patience = self.patience(heartbeat);
+        let silence = patience.map(|patience| self.seen_at + patience + patience / 2);
         match (silence, self.grant.until) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),

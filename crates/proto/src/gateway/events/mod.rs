@@ -41,6 +41,12 @@ labels! {
         TakenOver = "taken_over",
         /// A connection or session went on from another address.
         Moved = "moved",
+        /// A client did not acknowledge what was sent to it, or its DTLS session ended: what is for it waits.
+        Asleep = "asleep",
+        /// A client was silent for longer than its heartbeat or lifetime.
+        Lost = "lost",
+        /// A client that was asleep or lost was heard of again.
+        Awake = "awake",
         /// A DTLS handshake failed; the reason says how.
         HandshakeFailed = "handshake_failed",
         /// A login was refused; the reason says why.
@@ -104,6 +110,8 @@ pub enum More {
     From(PeerAddr),
     /// How long the handshake took.
     After(Duration),
+    /// How long it had been silent.
+    Silent(Duration),
     /// What was denied, and what decided.
     Access {
         /// What was wanted.

@@ -1,6 +1,7 @@
 //! `mqtt/connection`: connections made, used and closed (interface 2.3).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -15,8 +16,9 @@ use crate::gateway::directory::ClientDirectory;
 use crate::gateway::metrics::ConnectionEvent;
 use crate::gateway::observations::Observations;
 use crate::gateway::pending_requests::{Awaited, Creation, PendingRequests};
+use crate::gateway::settings::Settings;
 use crate::gateway::workers::WorkerMessage;
-use crate::policy::connections::{Connection, ConnectionKey, ConnectionToken, Grant};
+use crate::policy::connections::{Connection, ConnectionKey, ConnectionToken, Grant, Presence};
 use crate::types::ClientId;
 use crate::types::reason::Limit;
 use crate::types::standing::Standing;
@@ -31,6 +33,8 @@ pub(in crate::gateway) struct Wish {
     pub(in crate::gateway) joining: Vec<RequestContext>,
     pub(in crate::gateway) username: Option<Arc<str>>,
     pub(in crate::gateway) grant: Grant,
+    /// How long it may be silent, in seconds, where its client says so.
+    pub(in crate::gateway) lifetime: Option<u32>,
     /// What is known of who wants it.
     pub(in crate::gateway) standing: Standing,
     /// The connection that the home worker believes in, and that has ended.
@@ -59,6 +63,7 @@ pub(in crate::gateway) fn create(
         joining,
         username,
         grant,
+        lifetime,
         ended,
         standing,
     } = wish;
@@ -72,6 +77,8 @@ pub(in crate::gateway) fn create(
         username,
         peer: None,
         listener: from.listener,
+        lifetime: granted_lifetime(cx.settings, lifetime),
+        presence: Presence::Online,
         seen_at: cx.now,
         created_at: cx.now,
         returning: 0,
@@ -116,6 +123,7 @@ pub(in crate::gateway) fn made(
 ) {
     let key = connection.key;
     let payload = Bytes::copy_from_slice(connection.token.as_bytes());
+    let lifetime = connection.lifetime;
     if let Some(older) = table.of_client(&connection.client).map(|older| older.key) {
         table.end(cx, observations, older, ConnectionEvent::Replaced);
     }
@@ -130,6 +138,7 @@ pub(in crate::gateway) fn made(
     if let Some(reply) = reply {
         let response = Response {
             payload,
+            max_age: lifetime.map(seconds),
             ..Response::new(Code::CREATED)
         };
         cx.agenda.answer(reply, response);
@@ -142,11 +151,28 @@ pub(in crate::gateway) fn use_connection(
     table: &mut ConnectionTable,
     observations: &mut Observations,
     key: ConnectionKey,
-    operation: ConnectionOperation,
+    (operation, lifetime): (ConnectionOperation, Option<u32>),
 ) -> NextStep {
     if operation == ConnectionOperation::Close {
         table.end(cx, observations, key, ConnectionEvent::Closed);
         return NextStep::Answer(Response::new(Code::DELETED));
     }
-    NextStep::Answer(Response::new(Code::CHANGED))
+    let granted = granted_lifetime(cx.settings, lifetime);
+    if lifetime.is_some() {
+        table.set_lifetime(cx, key, granted);
+    }
+    NextStep::Answer(Response {
+        max_age: granted.map(seconds),
+        ..Response::new(Code::CHANGED)
+    })
+}
+
+/// The lifetime that a client gets for the one that it names: 0 is none of its own, and what is too long is cut.
+fn granted_lifetime(settings: &Settings, wanted: Option<u32>) -> Option<Duration> {
+    let wanted = wanted.filter(|seconds| *seconds > 0)?;
+    Some(Duration::from_secs(wanted.into()).min(settings.sleep.max_lifetime))
+}
+
+fn seconds(lifetime: Duration) -> u32 {
+    u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX)
 }
