@@ -11,6 +11,8 @@
 //! | [`net`] | edge | sockets, batches of datagrams, errno judgement |
 //! | [`broker`] | edge | the embedded broker, and MQTT upstream |
 //! | [`auth`] | edge | authentication backends: users file, HTTP, JSON Web Tokens |
+//! | [`redis`] | edge | speaking to Redis or Valkey |
+//! | [`group`] | edge | several gateways as one: leases, what they share, how they speak with each other |
 //! | [`config`] | edge | files to checked types |
 //! | [`admin`] | edge | metrics, health, HTTP API, dashboard |
 //!
@@ -21,7 +23,9 @@ pub use portcullis_auth as auth;
 pub use portcullis_broker as broker;
 pub use portcullis_config as config;
 pub use portcullis_dtls as dtls;
+pub use portcullis_group as group;
 pub use portcullis_net as net;
+pub use portcullis_redis as redis;
 pub use portcullis_stream as stream;
 
 pub use portcullis_proto::{bridge, coap, gateway, labels, metrics, policy, session, state, types};

@@ -7,10 +7,11 @@ use std::path::Path;
 use openssl::ssl::{SslContextBuilder, SslMethod};
 use serde_json::json;
 
-use crate::admin::api::{Broker, LoginDatabase, Status};
+use crate::admin::api::{Broker, GroupStatus, LoginDatabase, Status};
 use crate::config::{self, BrokerUrl, Config};
 use crate::daemon::probes;
 use crate::dtls::suite::Suite;
+use crate::group::{Fault, Member};
 use crate::net::{RECEIVE_BUFFER, SEND_BUFFER};
 use crate::session::RestoreResult;
 use crate::types::reason::Label as _;
@@ -279,6 +280,10 @@ pub(super) fn secret_paths(config: &Config) -> Vec<&Path> {
         &config.admin.key_file,
     ];
     files.extend(single.into_iter().flatten());
+    if let Some(group) = &config.group {
+        files.push(&group.key_file);
+        files.extend(&group.password_file);
+    }
     let mut paths: Vec<&Path> = files.into_iter().map(|path| path.as_path()).collect();
     paths.sort();
     paths.dedup();
@@ -332,8 +337,10 @@ fn dependencies(config: &Config) -> Vec<Finding> {
             "not asked: there is no room for a runtime",
         )];
     };
-    let (broker, logins) =
-        runtime.block_on(async { (probes::broker(config).await, probes::logins(config).await) });
+    let (broker, logins, group) = runtime.block_on(async {
+        let broker = probes::broker(config).await;
+        (broker, probes::logins(config).await, probes::group(config).await)
+    });
     let mut all = vec![match (broker, &config.broker.url) {
         (None, _) | (_, BrokerUrl::Embedded) => finding(Verdict::Good, "broker", "embedded"),
         (Some(Ok(())), BrokerUrl::Mqtt { host, port, .. }) => finding(
@@ -349,7 +356,48 @@ fn dependencies(config: &Config) -> Vec<Finding> {
             Err(why) => finding(Verdict::Bad, "logins", to_mend(&table, &why)),
         });
     }
+    all.extend(group.map(|outcome| grouped(config, outcome)));
     all
+}
+
+/// Whether the engine of the group lets the node in, and who of it lives.
+fn grouped(config: &Config, outcome: Result<Vec<Member>, Fault>) -> Finding {
+    let about = "group";
+    match outcome {
+        Ok(members) => {
+            let url = config
+                .group
+                .as_ref()
+                .map(|group| group.url.to_string())
+                .unwrap_or_default();
+            let node = |member: &Member| format!("{} (node {}, {})", member.name, member.id, member.address);
+            let nodes: Vec<String> = members.iter().map(node).collect();
+            let nodes = if nodes.is_empty() {
+                "none".to_owned()
+            } else {
+                nodes.join(", ")
+            };
+            let words = format!(
+                "{url} lets the gateway in; nodes that live: {}",
+                printable(&nodes)
+            );
+            finding(Verdict::Good, about, words)
+        }
+        Err(fault) => {
+            let why = without_numbers(&printable(&fault.message));
+            finding(Verdict::Bad, about, format!("{why}; look at {}", fault.key))
+        }
+    }
+}
+
+/// A node that is not one of its group, as the gateway that runs knows.
+fn not_of_group(group: &GroupStatus) -> Option<Finding> {
+    let fault = group.fault.as_deref()?;
+    let words = format!(
+        "the gateway that runs is not well in its group: {}",
+        printable(fault)
+    );
+    Some(finding(Verdict::Bad, "group", words))
 }
 
 /// Without the numbers of the system's errors, which its words say already.
@@ -430,6 +478,7 @@ fn running(config: &Config) -> Vec<Finding> {
             all.extend(status.login_servers.iter().filter_map(unasked));
             all.extend(unidentified(status.sessions.dtls_unidentified));
             all.extend(not_restored(&status.restored.sessions));
+            all.extend(status.group.as_ref().and_then(not_of_group));
             all
         }
         Err(failure) => vec![finding(Verdict::Warning, about, failure.message)],

@@ -16,6 +16,7 @@ use crate::broker::{BrokerMetrics, Status};
 use crate::config::ban_book::BanBook;
 use crate::config::{Config, Problems};
 use crate::gateway::contract::{ControlAnswer, ControlRequest};
+use crate::group::Group;
 use crate::types::{ListenerId, WorkerId};
 
 use super::clock;
@@ -52,6 +53,7 @@ pub(super) struct NodeSite {
     pub(super) config: Arc<Mutex<Arc<Config>>>,
     pub(super) started: SystemTime,
     pub(super) bans: Arc<BanBook>,
+    pub(super) group: Option<Group>,
     pub(super) broker: watch::Receiver<Status>,
     pub(super) broker_metrics: Arc<BrokerMetrics>,
     pub(super) auth: Option<AuthHandle>,
@@ -145,6 +147,10 @@ impl Site for NodeSite {
 
     fn bans(&self) -> &Arc<BanBook> {
         &self.bans
+    }
+
+    fn group(&self) -> Option<&Group> {
+        self.group.as_ref()
     }
 
     fn operator(&self) -> Option<Operator> {

@@ -7,6 +7,7 @@
 //! | [`assembly`] | the seam at which core and broker are put in |
 //! | [`node`] | those parts of a real gateway: core, broker, authentication |
 //! | `from_config` | what these are built from: the configuration and the files that it names |
+//! | `group` | this node's part in its group |
 //! | `reload` | what is on disk now, put in force while it runs |
 //! | [`management`] | the process as the HTTP API sees it |
 //! | [`listener_ids`], [`listeners`] | listeners that come and go while it runs |
@@ -25,6 +26,7 @@ pub mod clock;
 mod databases;
 pub mod echo;
 mod from_config;
+mod group;
 mod kept;
 pub mod listener_ids;
 pub mod listeners;

@@ -31,6 +31,7 @@ use crate::dtls::{ContextCell, DtlsContext, DtlsShared, TicketKeys};
 use crate::gateway::contract::ControlRequest;
 use crate::gateway::metrics::GatewayMetrics;
 use crate::gateway::{Gateway, Parts, Shared};
+use crate::group::{Group, GroupMetrics};
 use crate::policy::overload::fullness;
 use crate::stream::Gate;
 use crate::types::metrics::Exposes;
@@ -42,7 +43,7 @@ use super::kept::{self, KeptState};
 use super::listener_ids::{ListenerIds, SPARE_LISTENERS};
 use super::management::{Controls, NodeSite};
 use super::process_settings::ProcessSettings;
-use super::{clock, run, state};
+use super::{clock, group, run, state};
 
 /// Called once every listener is up.
 type OnReady = Box<dyn FnOnce() + Send>;
@@ -97,6 +98,8 @@ pub struct Node {
     pub(super) certificates: Arc<Certificates>,
     pub(super) reloads: Arc<Reloads>,
     pub(super) bans: Arc<BanBook>,
+    pub(super) group: Option<Group>,
+    pub(super) group_metrics: Arc<GroupMetrics>,
     pub(super) on_ready: Option<OnReady>,
 }
 
@@ -124,6 +127,7 @@ impl Node {
         let tickets = tickets.keys;
         let bans = BanBook::open(&config.node.state_dir).map_err(|line| wrong(vec![line]))?;
         let materials = from_config::load(&config, &tickets).map_err(wrong)?;
+        let group_metrics = Arc::<GroupMetrics>::default();
         let auth_settings = from_config::auth_settings(&config).map_err(wrong)?;
         let runtime = auth_runtime()?;
         let handle = runtime.handle().clone();
@@ -136,6 +140,8 @@ impl Node {
         let (broker, links) = broker::start(broker_settings(&config, kept.workers()), workers + 1)
             .map_err(|error| StartError::new(exit_reason(error.fault()), error.to_string()))?;
         broker.limit_topics(config.limits.topics());
+        // Last of what may fail: others are told that it lives.
+        let group = group::join(&config, &group_metrics)?;
         let certificates = Arc::new(Certificates::default());
         let config = Arc::new(config);
         certificates.set(&config, &materials.contexts);
@@ -166,6 +172,8 @@ impl Node {
             certificates,
             reloads: Arc::new(Reloads::new(clock::wall())),
             bans: Arc::new(bans),
+            group,
+            group_metrics,
             on_ready: Some(on_ready),
             in_force: Arc::new(Mutex::new(Arc::clone(&config))),
             admin: None,
@@ -198,6 +206,7 @@ impl Node {
             config: Arc::clone(&self.in_force),
             started: clock::wall(),
             bans: Arc::clone(&self.bans),
+            group: self.group.clone(),
             broker: broker.watch_status(),
             broker_metrics: Arc::clone(&self.broker_metrics),
             auth: self.auth.as_ref().map(|(handle, _)| handle.clone()),
@@ -397,6 +406,7 @@ impl Assembly for Node {
             Box::new(ExposeCertificates(Arc::clone(&self.certificates))),
             Box::new(ExposeReloads(Arc::clone(&self.reloads))),
             Box::new(Arc::clone(&self.bans)),
+            Box::new(Arc::clone(&self.group_metrics)),
         ];
         exposes.push(Box::new(ExposeAuth(
             self.auth.as_ref().map(|(handle, _)| handle.clone()),
@@ -476,6 +486,9 @@ impl Assembly for Node {
     async fn finish(&mut self, patience: Duration) {
         // First: it asks workers that have ended.
         self.admin = None;
+        if let Some(group) = self.group.take() {
+            group.leave(patience).await;
+        }
         if let Some(broker) = self.broker.take()
             && tokio::time::timeout(patience, broker.shutdown()).await.is_err()
         {

@@ -8,10 +8,11 @@ use crate::auth::settings::{AuthCaps, AuthSettings};
 use crate::broker::{self, BrokerKind};
 use crate::config::access::Backend;
 use crate::config::{Authentication, Config};
+use crate::group::{Fault, Member};
 use crate::policy::authentication::{AuthRequest, IdentityRole, Password};
 use crate::types::{ClientId, ListenerId, PeerAddr};
 
-use super::{clock, from_config, node};
+use super::{clock, from_config, group, node};
 
 /// Whom backends are asked about.
 const NOBODY: &str = "portcullis-doctor";
@@ -22,6 +23,11 @@ pub async fn broker(config: &Config) -> Option<Result<(), String>> {
         BrokerKind::Embedded(_) => None,
         BrokerKind::Mqtt(settings) => Some(broker::probe(&settings, clock::now).await),
     }
+}
+
+/// Asks the engine of the group who lives; nothing where the node is alone.
+pub async fn group(config: &Config) -> Option<Result<Vec<Member>, Fault>> {
+    Some(group::probe(config.group.as_ref()?).await)
 }
 
 /// Asks each backend that is asked over the network, by the key of its table, about somebody whom it does not know.

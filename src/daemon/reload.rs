@@ -284,6 +284,7 @@ fn keep_fixed(old: &Config, new: &mut Config) {
     new.admin.bind.clone_from(&old.admin.bind);
     new.log.format = old.log.format;
     new.state.clone_from(&old.state);
+    new.group.clone_from(&old.group);
 }
 
 /// The same with where in the file it stands, also of lines that begin with their key.

@@ -58,7 +58,10 @@ fn a_read_that_brings_the_etag_of_what_is_there_gets_no_payload(kind: Kind) {
     let known = etag(&mut client, "ps/a");
     let again = Request::get("ps/a").option(option::ETAG, &known);
     let valid = client.request(&again).expect(code::VALID);
-    assert_eq!((valid.option(option::ETAG), valid.payload.len()), (Some(&known[..]), 0));
+    assert_eq!(
+        (valid.option(option::ETAG), valid.payload.len()),
+        (Some(&known[..]), 0)
+    );
     client.publish("ps/a?retain=1", "new");
     assert_eq!(client.request(&again).expect(code::CONTENT).text(), "new");
     gateway.metric_becomes("coap_messages_sent_total", &["code=\"2.03\""], 1.0);

@@ -169,6 +169,22 @@ fn reasons_of_transports(out: &mut String) {
     );
 }
 
+/// What gateways of a group say.
+fn reasons_of_groups(out: &mut String) {
+    use portcullis::group::metrics::{ChangeResult, LeaseState};
+
+    reasons::<LeaseState>(
+        out,
+        "Leases of the nodes of a group",
+        "portcullis_group_lease{state}",
+    );
+    reasons::<ChangeResult>(
+        out,
+        "Changes of the configuration of a group",
+        "portcullis_group_changes_total{result}",
+    );
+}
+
 /// What is said above them.
 fn reasons_of_requests(out: &mut String) {
     use portcullis::auth::metrics::{AuthResult, Backend};
@@ -253,6 +269,7 @@ fn reasons_of_requests(out: &mut String) {
 fn the_reasons_page_is_that_of_the_code() {
     let mut text = String::new();
     reasons_of_transports(&mut text);
+    reasons_of_groups(&mut text);
     reasons_of_requests(&mut text);
     text.push('\n');
     page("docs/reasons.md", &text);

@@ -29,7 +29,8 @@ pub struct Event {
     /// When it happened (RFC 3339, UTC, milliseconds).
     pub time: String,
     /// What happened: `connected`, `disconnected`, `session_started`, `session_ended`, `restored`, `taken_over`, `moved`,
-    /// `asleep`, `lost`, `awake`, `handshake_failed`, `login_refused`, `token_refused`, `denied`, `left_out`.
+    /// `asleep`, `lost`, `awake`, `handshake_failed`, `login_refused`, `token_refused`, `denied`, `left_out`;
+    /// of a group of gateways `node_joined`, `node_left`, `group_fault`, `group_mended`.
     pub kind: String,
     /// The client id, named or proved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,7 +63,7 @@ pub struct Event {
     /// Of `denied`: the line of the ACL file, or the rule of the credential, that decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,
-    /// Of `denied`: what decided, in words.
+    /// Of `denied`: what decided, in words. Of a group: which node, or what is to be mended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// Of `handshake_failed`: how long it took.
@@ -128,6 +129,21 @@ impl Events {
         if event.kind.is_of_a_request() {
             return;
         }
+        self.keep(shown);
+    }
+
+    /// Tells of something that happened to the group of gateways; the log has it already.
+    pub fn tell_group(&self, at: SystemTime, kind: &str, address: Option<String>, detail: String) {
+        self.keep(Event {
+            time: humantime::format_rfc3339_millis(at).to_string(),
+            kind: kind.to_owned(),
+            address,
+            detail: Some(detail),
+            ..Event::default()
+        });
+    }
+
+    fn keep(&self, mut shown: Event) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.last += 1;
         shown.id = kept.last;

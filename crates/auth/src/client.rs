@@ -280,12 +280,7 @@ pub(super) fn connector(settings: &TlsSettings) -> Result<SslConnectorBuilder, F
 }
 
 /// An error and what it comes from.
-#[cfg(any(
-    feature = "ldap",
-    feature = "mysql",
-    feature = "postgresql",
-    feature = "redis"
-))]
+#[cfg(any(feature = "ldap", feature = "mysql", feature = "postgresql"))]
 pub(super) fn chain(error: &dyn Error) -> String {
     let causes = causes(error);
     let said = error.to_string();

@@ -277,6 +277,18 @@ impl<'d> Table<'d> {
         array.iter().zip(1..).map(number).collect()
     }
 
+    /// The same where the file gives it.
+    pub(super) fn given_section<S: Section>(
+        &mut self,
+        doc: &mut Document<'_>,
+        name: &'static str,
+    ) -> Option<S> {
+        let mut child = self.child(doc, name);
+        let section = child.is_present().then(|| S::read(&mut child, doc)).flatten();
+        child.finish(doc);
+        section
+    }
+
     /// The tables in this one, whatever they are called, in the order of the file.
     pub(super) fn named_tables(&self, doc: &mut Document<'_>) -> Vec<(String, Self)> {
         let mut entries: Vec<_> = self.entries.into_iter().flat_map(DeTable::iter).collect();

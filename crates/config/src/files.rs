@@ -11,6 +11,7 @@ use portcullis_auth as auth;
 use portcullis_auth::settings::AuthCaps;
 use portcullis_auth::users::Taken;
 use portcullis_dtls::{PskStore, RawKeys, TicketKeys};
+use portcullis_group::GroupKey;
 use portcullis_proto::types::LineError;
 
 use openssl::asn1::Asn1Time;
@@ -18,6 +19,7 @@ use openssl::asn1::Asn1Time;
 use super::access::{Authentication, Backend, Http};
 use super::databases::Common;
 use super::document::Document;
+use super::group::Group;
 use super::listeners::{Dtls, Verify};
 use super::problem::Severity;
 use super::psk_source::PskSource;
@@ -66,6 +68,23 @@ pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
         check_admin(config, doc);
     }
     check_acl(config, doc);
+    if let Some(group) = &config.group {
+        check_group(group, doc);
+    }
+}
+
+fn check_group(group: &Group, doc: &mut Document<'_>) {
+    if let Some(content) = read(&group.key_file, "group.key_file", read_secret, doc)
+        && let Err(wrong) = GroupKey::parse(&content)
+    {
+        doc.complain(&["group.key_file"], in_file(&group.key_file, &wrong));
+    }
+    if let Some(path) = &group.password_file {
+        check_one_line(path, "group.password_file", "password", doc);
+    }
+    if let Some(path) = &group.ca_file {
+        certificates(path, "group.ca_file", doc);
+    }
 }
 
 fn check_admin(config: &Config, doc: &mut Document<'_>) {
@@ -498,6 +517,9 @@ fn maker(key: &str) -> Option<&'static str> {
     Some(match name {
         "psk_file" => "`portcullis psk add ID` makes it, with a key",
         "file" if table.ends_with("authentication") => "`portcullis user add NAME` makes it, with a user",
+        "key_file" if table == "group" => {
+            "`openssl rand -hex 32` makes what it holds; copy the same file to every node"
+        }
         "token_file" if table == "admin" => "`portcullis token add NAME` makes it, with a token",
         "cert_file" | "key_file" if table.starts_with("listeners.") || table == "admin" => {
             "`portcullis certs dev` makes one for trials"

@@ -20,6 +20,7 @@ mod document;
 mod dtls_material;
 mod exposure;
 mod files;
+pub mod group;
 pub mod listeners;
 pub mod named_lines;
 pub mod paths;
@@ -46,6 +47,7 @@ pub use access::{Authentication, Authorization, Backend, Login};
 pub use broker::{Broker, BrokerUrl};
 pub use dtls_material::{MaterialError, dtls_context};
 pub use files::{certificate_is_current, certificates_not_after};
+pub use group::Group;
 pub use listeners::{CertIdentity, Dtls, Listener, Verify};
 pub use paths::PathBase;
 pub use problem::{Problem, Problems, Severity};
@@ -96,6 +98,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[state]`: what the next process goes on from.
     pub state: State,
+    /// `[group]`: the gateways that this one is one of; none where it is alone.
+    pub group: Option<Group>,
     /// `[log]`: how much is logged, and in which form.
     pub log: Log,
 }
@@ -228,6 +232,7 @@ fn read_root(root: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Config> {
     let admin = root.section(doc, "admin");
     let limits = root.section(doc, "limits");
     let state = root.section(doc, "state");
+    let group = root.given_section(doc, "group");
     let log = root.section(doc, "log");
     Some(Config {
         source: None,
@@ -243,6 +248,7 @@ fn read_root(root: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Config> {
         admin: admin?,
         limits: limits?,
         state: state?,
+        group,
         log: log?,
     })
 }
@@ -274,6 +280,7 @@ pub fn reference() -> Vec<Key> {
     Admin::keys("admin", &mut keys);
     Limits::keys("limits", &mut keys);
     State::keys("state", &mut keys);
+    Group::keys("group", &mut keys);
     Log::keys("log", &mut keys);
     keys
 }

@@ -36,6 +36,9 @@ pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
     }
     broker(config, doc);
     admin(config, doc);
+    if let Some(group) = &config.group {
+        super::group::rules(group, doc);
+    }
 }
 
 fn binds(config: &Config, doc: &mut Document<'_>) {
@@ -43,10 +46,15 @@ fn binds(config: &Config, doc: &mut Document<'_>) {
     let of_process = [
         ("metrics.bind", config.metrics.bind),
         ("admin.bind", config.admin.bind),
+        ("group.bind", config.group.as_ref().map(|group| group.bind)),
     ];
     for (key, bind) in of_process {
-        if let Some(bind) = bind.filter(|bind| bind.port() != 0) {
-            taken.entry((true, bind)).or_insert_with(|| key.to_owned());
+        let Some(bind) = bind.filter(|bind| bind.port() != 0) else {
+            continue;
+        };
+        match taken.get(&(true, bind)) {
+            Some(other) => doc.complain(&[key, other], format!("{bind} is taken by {other} already")),
+            None => drop(taken.insert((true, bind), key.to_owned())),
         }
     }
     for listener in &config.listeners {
@@ -61,15 +69,6 @@ fn binds(config: &Config, doc: &mut Document<'_>) {
         } else {
             taken.insert(place, key);
         }
-    }
-    if let (Some(metrics), Some(admin)) = (config.metrics.bind, config.admin.bind)
-        && metrics == admin
-        && metrics.port() != 0
-    {
-        doc.complain(
-            &["admin.bind", "metrics.bind"],
-            format!("{admin} is taken by metrics.bind already"),
-        );
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::admin::api::{DrainReport, Restored, Spool, Status};
+use crate::admin::api::{DrainReport, GroupStatus, Restored, Spool, Status};
 use crate::cli::exit::{Failure, UNAVAILABLE};
 use crate::cli::output;
 
@@ -101,6 +101,31 @@ fn restored(restored: &Restored) -> String {
     }
 }
 
+/// Which node this is of its group, who else lives, and what is wrong.
+fn grouped(group: &GroupStatus) -> String {
+    let this = match group.node_id {
+        Some(id) => format!("node {id}"),
+        None => "no lease".to_owned(),
+    };
+    let nodes = group
+        .nodes
+        .iter()
+        .map(|node| format!("{} ({}, {})", printable(&node.name), node.id, node.address));
+    let nodes = match group.connected {
+        true => format!(
+            "of {}: {}",
+            group.nodes.len(),
+            nodes.collect::<Vec<_>>().join(", ")
+        ),
+        false => "the engine does not answer".to_owned(),
+    };
+    let fault = group
+        .fault
+        .as_deref()
+        .map(|fault| format!("; {}", printable(fault)));
+    format!("{this} {nodes}{}", fault.unwrap_or_default())
+}
+
 fn words(status: &Status) -> String {
     let serving = if status.ready {
         "serving".to_owned()
@@ -171,9 +196,11 @@ fn words(status: &Status) -> String {
             format!("{}{}: {fault}", server.backend, whose.unwrap_or_default()),
         )
     });
+    let group = status.group.iter().map(|group| ("group", grouped(group)));
     facts
         .into_iter()
         .chain(logins)
+        .chain(group)
         .map(|(name, value)| format!("{name:14}{value}\n"))
         .collect()
 }

@@ -23,6 +23,7 @@ use portcullis_proto::types::reason::Label as _;
 use super::Api;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Params;
+use super::group;
 use super::trace::Lines;
 
 /// Readers at the same time.
@@ -81,12 +82,9 @@ impl EventQuery {
             .flat_map(|kinds| kinds.split(','))
             .map(|kind| kind.trim().to_owned())
             .collect();
-        let known = || EventKind::ALL.iter().filter(|kind| !kind.is_of_a_request());
-        if let Some(wrong) = kinds
-            .iter()
-            .find(|kind| !known().any(|known| known.label() == *kind))
-        {
-            let words: Vec<&str> = known().map(|kind| kind.label()).collect();
+        let of_clients = EventKind::ALL.iter().filter(|kind| !kind.is_of_a_request());
+        let words: Vec<&str> = of_clients.map(|kind| kind.label()).chain(group::KINDS).collect();
+        if let Some(wrong) = kinds.iter().find(|kind| !words.contains(&kind.as_str())) {
             return Err(ApiError::bad_request(format!(
                 "kind: {wrong:?} is none of {}",
                 words.join(", ")

@@ -13,6 +13,7 @@ use portcullis_broker::{BrokerSnapshot, Status as BrokerStatus};
 use portcullis_config::ban_book::BanBook;
 use portcullis_config::{Config, Problems};
 use portcullis_dtls::ContextCell;
+use portcullis_group::Group;
 use portcullis_proto::gateway::contract::{ControlAnswer, ControlRequest};
 use portcullis_proto::types::{ListenerId, Transport, WorkerId};
 
@@ -60,6 +61,11 @@ pub trait Site: Send + Sync + 'static {
 
     /// Who is banned.
     fn bans(&self) -> &Arc<BanBook>;
+
+    /// This node's part in its group; `None` where it is alone.
+    fn group(&self) -> Option<&Group> {
+        None
+    }
 
     /// The way to the broker past the devices; `None` once the broker is gone.
     fn operator(&self) -> Option<Operator>;

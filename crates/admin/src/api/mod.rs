@@ -9,6 +9,7 @@
 //! | `listing`, `clients`, `subscriptions`, `device`, `trace`, `events` | clients |
 //! | `messages` | publish, listen, retained messages |
 //! | `status`, `metrics`, `history` | how the gateway is |
+//! | `group` | the gateways that it is one of |
 //! | `config`, `schema`, `effective`, `listeners`, `psk`, `users`, `tokens`, `bans`, `lifetime`, `files` | changes |
 //! | [`restart`] | which changes a reload does not do |
 //! | [`serve`] | connections, TLS, time-outs |
@@ -39,6 +40,7 @@ mod error;
 mod events;
 mod extract;
 mod files;
+mod group;
 pub mod handle;
 #[expect(
     unused_qualifications,
@@ -99,6 +101,7 @@ pub use bans::BanView;
 pub use clients::{Client, ClientDetail, ClientPage, ClientTraffic, DtlsSession, PageMeta, ProvedIdentity};
 pub use effective::{Effective, EffectiveKey};
 pub use error::{ErrorBody, ProblemView};
+pub use group::{GroupMember, GroupStatus};
 pub use history::{History, HistoryPoint};
 pub use messages::{MessageView, RetainedPage};
 pub use metrics::{Metrics, Sample};
@@ -243,7 +246,8 @@ fn router(site: Arc<dyn Site>) -> (Router, impl Future<Output = ()> + Send + 'st
         history: std::sync::Mutex::default(),
     });
     let (router, _) = routes().split_for_parts();
-    let recording = history::record(Arc::clone(&api));
+    let (recording, following) = (history::record(Arc::clone(&api)), group::follow(Arc::clone(&api)));
+    let work = async move { _ = tokio::join!(recording, following) };
     let router = router
         .with_state(api.clone())
         .merge(crate::dashboard::router())
@@ -257,7 +261,7 @@ fn router(site: Arc<dyn Site>) -> (Router, impl Future<Output = ()> + Send + 'st
         })
         .layer(from_fn_with_state(api, guard))
         .layer(from_fn(compress::layer));
-    (router, recording)
+    (router, work)
 }
 
 /// What every request goes through: who asks, the whole body within its bounds, the audit line, headers for browsers.

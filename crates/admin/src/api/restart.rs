@@ -20,6 +20,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     note(old.admin.bind != new.admin.bind, "admin.bind");
     note(old.admin.socket != new.admin.socket, "admin.socket");
     note(old.state != new.state, "state");
+    note(old.group != new.group, "group");
     note(old.log.format != new.log.format, "log.format");
     keys
 }

@@ -15,6 +15,7 @@ use portcullis_proto::session::RestoreResult;
 use portcullis_proto::types::reason::Label as _;
 
 use super::error::{ApiError, ErrorBody, ProblemView};
+use super::group::GroupStatus;
 use super::handle::Reloaded;
 use super::{Api, metrics, rfc3339};
 
@@ -57,6 +58,9 @@ pub struct Status {
     pub broker: Broker,
     /// The databases that are asked about logins; none where logins are judged here.
     pub login_servers: Vec<LoginDatabase>,
+    /// The gateways that this one is one of; absent where it is alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupStatus>,
 }
 
 /// A database that is asked about logins.
@@ -238,6 +242,7 @@ pub(super) async fn get_status(State(api): State<Arc<Api>>) -> Json<Status> {
             spool,
         },
         login_servers: state.logins.into_iter().map(LoginDatabase::from).collect(),
+        group: api.site.group().map(|group| GroupStatus::of(&group.view())),
     })
 }
 

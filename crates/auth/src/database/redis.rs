@@ -1,20 +1,6 @@
 //! Redis and Valkey: one server, one that sentinels name, or a cluster.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::pin::Pin;
-
-use openssl::ssl::SslConnector;
-use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, ProtocolVersion, RedisConnectionInfo, RedisError, ServerErrorKind,
-    Value,
-};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
-use tokio_openssl::SslStream;
-use zeroize::Zeroizing;
+use portcullis_redis::{Cmd, Connection, Kind, PORT, SENTINEL_PORT, Servers, Step, Value, cmd};
 
 use super::super::client;
 use super::super::settings::{RedisKind, RedisSettings};
@@ -23,15 +9,6 @@ use super::super::users::FileError;
 use super::pool::Server;
 use super::record::Field;
 use super::{Failure, Found, Record, host_and_port, password};
-
-const PORT: u16 = 6379;
-const SENTINEL_PORT: u16 = 26_379;
-/// Nodes of a cluster that a question may be sent on to, one after the other.
-const REDIRECTIONS: usize = 5;
-/// Nodes that one connection is connected to.
-const NODES: usize = 64;
-
-type Node = (String, u16);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
@@ -42,55 +19,35 @@ enum Shape {
 }
 
 pub(super) struct Redis {
-    kind: RedisKind,
-    servers: Vec<Node>,
-    username: String,
-    password: Option<Zeroizing<String>>,
-    database: u32,
-    tls: Option<SslConnector>,
+    servers: Servers,
     shape: Shape,
     command: String,
     key: Template,
     fields: Vec<String>,
 }
 
-/// A connection, of a cluster to each node that was asked.
-#[derive(Default)]
-pub(super) struct Connection {
-    home: Option<Node>,
-    nodes: HashMap<Node, Spoken>,
-}
-
-struct Spoken {
-    connection: MultiplexedConnection,
-    driver: JoinHandle<()>,
-}
-
-impl Drop for Spoken {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
 impl Redis {
     pub(super) fn open(settings: &RedisSettings) -> Result<Self, FileError> {
         let place = &settings.place;
-        let usual = match settings.kind {
-            RedisKind::Sentinel(_) => SENTINEL_PORT,
-            RedisKind::Single | RedisKind::Cluster => PORT,
+        let (kind, usual) = match &settings.kind {
+            RedisKind::Single => (Kind::Single, PORT),
+            RedisKind::Sentinel(name) => (Kind::Sentinel(name.clone()), SENTINEL_PORT),
+            RedisKind::Cluster => (Kind::Cluster, PORT),
         };
-        let servers = place.server.split(',').map(|server| host_and_port(server, usual));
+        let nodes = place.server.split(',').map(|server| host_and_port(server, usual));
         let (shape, command, key, fields) =
             command(&settings.cmd).map_err(|error| FileError::whole("cmd".as_ref(), error))?;
         Ok(Self {
-            kind: settings.kind.clone(),
-            servers: servers.collect::<Result<_, _>>()?,
-            username: place.username.clone(),
-            password: password(place)?,
-            database: settings.database,
-            tls: match &place.tls {
-                Some(tls) => Some(client::connector(tls)?.build()),
-                None => None,
+            servers: Servers {
+                kind,
+                nodes: nodes.collect::<Result<_, _>>()?,
+                username: place.username.clone(),
+                password: password(place)?,
+                database: settings.database,
+                tls: match &place.tls {
+                    Some(tls) => Some(client::connector(tls)?.build()),
+                    None => None,
+                },
             },
             shape,
             command,
@@ -98,101 +55,12 @@ impl Redis {
             fields,
         })
     }
+}
 
-    /// Speaks to a server; to a sentinel as nobody, for its accounts are others.
-    async fn speak(&self, (host, port): &Node, sentinel: bool) -> Result<Spoken, Failure> {
-        let mut info = RedisConnectionInfo::default()
-            .set_protocol(ProtocolVersion::RESP2)
-            .set_skip_set_lib_name();
-        if !sentinel {
-            info = info.set_db(i64::from(self.database));
-            if !self.username.is_empty() {
-                info = info.set_username(&self.username);
-            }
-            if let Some(password) = &self.password {
-                info = info.set_password(&**password);
-            }
-        }
-        let io = |error: std::io::Error| Failure::Broken(error.to_string());
-        let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(io)?;
-        stream.set_nodelay(true).map_err(io)?;
-        match &self.tls {
-            None => spoken(&info, stream).await,
-            Some(connector) => {
-                let broken = |error: &dyn std::error::Error| Failure::Broken(client::chain(error));
-                let mut tls = connector.configure().map_err(|error| broken(&error))?;
-                tls.set_use_server_name_indication(host.parse::<IpAddr>().is_err());
-                let ssl = tls.into_ssl(host).map_err(|error| broken(&error))?;
-                let mut stream = SslStream::new(ssl, stream).map_err(|error| broken(&error))?;
-                Pin::new(&mut stream)
-                    .connect()
-                    .await
-                    .map_err(|error| broken(&error))?;
-                spoken(&info, stream).await
-            }
-        }
-    }
-
-    /// Where the master is that the sentinels know by `name`.
-    async fn master(&self, name: &str) -> Result<Node, Failure> {
-        let mut last = Failure::Broken("no sentinel is named".to_owned());
-        for sentinel in &self.servers {
-            let asked = async {
-                let mut spoken = self.speak(sentinel, true).await?;
-                let mut asking = redis::cmd("SENTINEL");
-                asking.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
-                let answer: Option<(String, u16)> = asking
-                    .query_async(&mut spoken.connection)
-                    .await
-                    .map_err(|error| failed(&error))?;
-                answer.ok_or_else(|| Failure::Broken("the sentinel knows no master of that name".to_owned()))
-            };
-            match asked.await {
-                Ok(master) => return Ok(master),
-                Err(failure) => last = failure,
-            }
-        }
-        Err(last)
-    }
-
-    async fn node<'c>(&self, connection: &'c mut Connection, node: &Node) -> Result<&'c mut Spoken, Failure> {
-        if !connection.nodes.contains_key(node) {
-            if connection.nodes.len() >= NODES {
-                connection.nodes.clear();
-            }
-            let spoken = self.speak(node, false).await?;
-            connection.nodes.insert(node.clone(), spoken);
-        }
-        let gone = || Failure::Broken("the node is gone".to_owned());
-        connection.nodes.get_mut(node).ok_or_else(gone)
-    }
-
-    /// The answer of whichever node has the key.
-    async fn answer(&self, connection: &mut Connection, asking: &Cmd) -> Result<Value, Failure> {
-        let home = || Failure::Broken("no server is named".to_owned());
-        let mut at = connection.home.clone().ok_or_else(home)?;
-        let mut is_asking = false;
-        for _ in 0..REDIRECTIONS {
-            let spoken = self.node(connection, &at).await?;
-            if std::mem::take(&mut is_asking) {
-                let asked: Result<(), _> = redis::cmd("ASKING").query_async(&mut spoken.connection).await;
-                asked.map_err(|error| failed(&error))?;
-            }
-            let answer: Result<Value, RedisError> = asking.query_async(&mut spoken.connection).await;
-            let error = match answer {
-                Ok(value) => return Ok(value),
-                Err(error) => error,
-            };
-            let (RedisKind::Cluster, Some((node, _))) = (&self.kind, error.redirect_node()) else {
-                return Err(failed(&error));
-            };
-            is_asking = error.kind() == ErrorKind::Server(ServerErrorKind::Ask);
-            let elsewhere = host_and_port(node, PORT);
-            at = elsewhere.map_err(|_| Failure::Refused("it names no node that has the key".to_owned()))?;
-        }
-        Err(Failure::Refused(
-            "its nodes send the question round in a circle".to_owned(),
-        ))
+fn failed(failure: portcullis_redis::Failure) -> Failure {
+    match failure.step {
+        Step::Answer => Failure::Refused(failure.said),
+        Step::Reach | Step::Tls | Step::Login | Step::Serve => Failure::Broken(failure.said),
     }
 }
 
@@ -200,32 +68,18 @@ impl Server for Redis {
     type Connection = Connection;
 
     async fn connect(&self) -> Result<Connection, Failure> {
-        let candidates = match &self.kind {
-            RedisKind::Sentinel(name) => vec![self.master(name).await?],
-            RedisKind::Single | RedisKind::Cluster => self.servers.clone(),
-        };
-        let mut connection = Connection::default();
-        let mut last = Failure::Broken("no server is named".to_owned());
-        for node in candidates {
-            match self.node(&mut connection, &node).await {
-                Ok(_) => {
-                    connection.home = Some(node);
-                    return Ok(connection);
-                }
-                Err(failure) => last = failure,
-            }
-        }
-        Err(last)
+        self.servers.connect().await.map_err(failed)
     }
 
     async fn ask(&self, connection: &mut Connection, values: &Values<'_>) -> Result<Found, Failure> {
         let key = self.key.render(values, plain).map_err(|_| Failure::Unaskable)?;
-        let mut asking = redis::cmd(&self.command);
+        let mut asking: Cmd = cmd(&self.command);
         asking.arg(key.as_str());
         if self.shape == Shape::Named {
             asking.arg(&self.fields);
         }
-        let found = match self.answer(connection, &asking).await? {
+        let answer = self.servers.ask(connection, &asking).await.map_err(failed)?;
+        let found = match answer {
             Value::Array(values) => values,
             Value::Nil => return Ok(Found::Nobody),
             // HGET
@@ -263,41 +117,6 @@ impl Server for Redis {
         } else {
             Found::Nobody
         })
-    }
-}
-
-async fn spoken<S>(info: &RedisConnectionInfo, stream: S) -> Result<Spoken, Failure>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    // How long an answer may take is the caller's to say.
-    let config = AsyncConnectionConfig::new().set_response_timeout(None);
-    let made = MultiplexedConnection::new_with_config(info, stream, config);
-    let (connection, driver) = made
-        .await
-        .map_err(|error| Failure::Broken(failed(&error).told()))?;
-    Ok(Spoken {
-        connection,
-        driver: tokio::spawn(driver),
-    })
-}
-
-/// Without what the server says in words: it quotes what it was asked.
-fn failed(error: &RedisError) -> Failure {
-    let said = match error.code() {
-        Some(code) => format!("it answered {code}"),
-        None => client::chain(error),
-    };
-    match error.kind() {
-        // It is not the server that answers for the data now: another connection may reach one that does.
-        ErrorKind::Server(
-            ServerErrorKind::BusyLoading
-            | ServerErrorKind::MasterDown
-            | ServerErrorKind::ClusterDown
-            | ServerErrorKind::ReadOnly,
-        ) => Failure::Broken(said),
-        ErrorKind::Server(_) => Failure::Refused(said),
-        _ => Failure::Broken(said),
     }
 }
 

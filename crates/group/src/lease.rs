@@ -1,0 +1,403 @@
+//! The lease of this node: had, renewed three times within its time, given back.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use portcullis_redis::cmd;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use super::engine::{Engine, Fault, bytes, number, parts};
+use super::member::{self, Member, index_key, lease_key};
+use super::metrics::{GroupMetrics, LeaseState};
+use super::{Order, Settings, View, store};
+
+/// Renewals within the time of a lease.
+const RENEWALS: u32 = 3;
+
+/// Ids that are tried at a time.
+const TRIES: usize = 8;
+
+/// The file with the id that this node had, within the state directory.
+const FILE: &str = "group.node";
+
+/// Takes a lease, or renews it: where nobody has it, or whoever has it is this process (ARGV 1) or the one before it (ARGV 3).
+/// KEYS: the lease, the set of ids, what all share. Answers who has it where that is another, else the version of what all share.
+const HOLD: &str = "local held = redis.call('GET', KEYS[1])
+if held == false then
+  if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return {0, ''} end
+elseif held == ARGV[1] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+elseif held == ARGV[3] then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+else
+  return {0, held}
+end
+redis.call('SADD', KEYS[2], ARGV[4])
+return {1, redis.call('HGET', KEYS[3], 'version') or '0'}";
+
+/// Gives a lease back, where it is still this process's.
+const GIVE_BACK: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then
+  redis.call('DEL', KEYS[1])
+  redis.call('SREM', KEYS[2], ARGV[2])
+end
+return 1";
+
+/// What a node notes for its next start.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+struct Noted {
+    id: u16,
+    home: String,
+}
+
+/// Who has an id that was asked for.
+enum Held {
+    /// This node; and the version of what all share.
+    Ours(u64),
+    /// Another one, as it is written.
+    Theirs(Vec<u8>),
+}
+
+pub(crate) struct Lease {
+    settings: Settings,
+    metrics: Arc<GroupMetrics>,
+    seen: watch::Sender<View>,
+    engine: Engine,
+    noted: Noted,
+    boot: String,
+    /// The id that is held, and when it was renewed last.
+    held: Option<(u16, Instant)>,
+    /// Whether the lease of the process before this one may be taken over: at the start only, or two copies of one state directory
+    /// would take it from each other for ever.
+    inherits: bool,
+    lock: Option<String>,
+}
+
+impl Lease {
+    pub(crate) fn new(settings: Settings, metrics: Arc<GroupMetrics>, seen: watch::Sender<View>) -> Self {
+        let engine = Engine::new(settings.engine.clone()).within(settings.lease);
+        let noted = noted(&settings.state_dir).unwrap_or_else(|| Noted {
+            id: 0,
+            home: random(),
+        });
+        Self {
+            settings,
+            metrics,
+            seen,
+            engine,
+            noted,
+            boot: random(),
+            held: None,
+            inherits: true,
+            lock: None,
+        }
+    }
+
+    pub(crate) async fn run(mut self, mut ordered: mpsc::Receiver<Order>) {
+        let mut turn = interval(self.settings.lease / RENEWALS);
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                // What keeps this node alive for others goes before what it is asked.
+                biased;
+                _ = turn.tick() => self.turn().await,
+                order = ordered.recv() => match order {
+                    Some(Order::Leave(left)) => {
+                        self.leave().await;
+                        // Whoever waited may have lost patience.
+                        _ = left.send(());
+                        return;
+                    }
+                    Some(order) => self.serve(order).await,
+                    None => return self.leave().await,
+                },
+            }
+        }
+    }
+
+    /// Whoever asked may have gone.
+    async fn serve(&mut self, order: Order) {
+        match order {
+            Order::Fetch(known, reply) => {
+                let fetched = store::fetch(&mut self.engine, &self.settings.key, known).await;
+                drop(reply.send(self.counted(fetched)));
+            }
+            Order::Commit(commit, reply) => {
+                let made = store::commit(&mut self.engine, &self.settings.key, commit).await;
+                drop(reply.send(self.counted(made)));
+            }
+            Order::Lock(reply) => {
+                let holder = format!("{} {}", self.settings.name, self.boot);
+                let locked = store::lock(&mut self.engine, &holder).await;
+                if let Ok(None) = &locked {
+                    self.lock = Some(holder);
+                }
+                drop(reply.send(self.counted(locked)));
+            }
+            Order::Unlock => {
+                if let Some(holder) = self.lock.take() {
+                    let unlocked = store::unlock(&mut self.engine, &holder).await;
+                    // It ends by itself.
+                    drop(self.counted(unlocked));
+                }
+            }
+            Order::Look(reply) => {
+                self.turn().await;
+                drop(reply.send(self.seen.borrow().clone()));
+            }
+            Order::Leave(_) => {}
+        }
+    }
+
+    fn counted<T>(&self, outcome: Result<T, Fault>) -> Result<T, Fault> {
+        if outcome.is_err() {
+            self.metrics.errors.inc();
+        }
+        outcome
+    }
+
+    /// Renews the lease, or tries to have one, and looks who lives.
+    async fn turn(&mut self) {
+        let before = self.seen.borrow().clone();
+        let looked = self.look().await;
+        let looked = self.counted(looked);
+        let now = (self.settings.clock)();
+        if let Some((id, renewed)) = self.held
+            && now.saturating_duration_since(renewed) >= self.settings.lease
+        {
+            warn!(
+                id,
+                "the lease of this node is over: others take it for dead until it is renewed"
+            );
+            self.held = None;
+        }
+        let view = match looked {
+            Ok((version, living, fault)) => View {
+                node: self.held.map(|(id, _)| id),
+                connected: true,
+                fault: fault.or_else(|| living.foreign.first().map(|id| member::other_key(*id))),
+                members: living.members,
+                version,
+            },
+            Err(fault) => View {
+                node: self.held.map(|(id, _)| id),
+                connected: false,
+                fault: Some(fault),
+                ..before.clone()
+            },
+        };
+        self.tell(&before, &view);
+        self.seen.send_if_modified(|seen| {
+            let changed = *seen != view;
+            *seen = view;
+            changed
+        });
+    }
+
+    /// The version of what all share, who lives, and what keeps this node from having an id.
+    async fn look(&mut self) -> Result<(u64, member::Living, Option<Fault>), Fault> {
+        let (version, fault) = match self.have().await? {
+            Ok(version) => (version, None),
+            Err(fault) => (self.seen.borrow().version, Some(fault)),
+        };
+        let living = member::living(&mut self.engine, &self.settings.key).await?;
+        let twin = |other: &&Member| other.name == self.settings.name && other.boot != self.boot;
+        let twin = living.members.iter().find(twin).map(|other| {
+            let message = format!(
+                "node {} at {} has the name {:?} too: each node needs one of its own",
+                other.id, other.address, other.name
+            );
+            Fault::new("node.name", message)
+        });
+        Ok((version, living, fault.or(twin)))
+    }
+
+    /// Holds an id: the one that is held, else one that is free.
+    async fn have(&mut self) -> Result<Result<u64, Fault>, Fault> {
+        let fixed = self.settings.node;
+        for attempt in 0..TRIES {
+            let id = match (self.held, fixed) {
+                (Some((id, _)), _) => id,
+                (None, 0) => self.candidate(attempt),
+                (None, fixed) => fixed,
+            };
+            match self.hold(id).await? {
+                Held::Ours(version) => {
+                    let is_new = self.held.is_none();
+                    self.held = Some((id, (self.settings.clock)()));
+                    self.inherits = false;
+                    if is_new {
+                        info!(id, name = self.settings.name, "this node is one of its group");
+                        self.note(id);
+                    }
+                    return Ok(Ok(version));
+                }
+                Held::Theirs(_) if self.held.is_some() => {
+                    warn!(id, "another node has the lease of this one: it takes another");
+                    self.held = None;
+                    // Whoever has it has the same state directory, or a copy: both cannot be this node.
+                    self.noted = Noted {
+                        id: 0,
+                        home: random(),
+                    };
+                }
+                Held::Theirs(text) if fixed != 0 => {
+                    let whose = Member::read(id, &text, &self.settings.key);
+                    let whose = whose.map(|other| format!(" by {} at {}", other.name, other.address));
+                    let message = format!(
+                        "{id} is leased{}: choose another, or 0",
+                        whose.unwrap_or_default()
+                    );
+                    return Ok(Err(Fault::new("group.node", message)));
+                }
+                Held::Theirs(_) => {}
+            }
+        }
+        Ok(Err(Fault::new(
+            "group.node",
+            "no id was free of those that were tried",
+        )))
+    }
+
+    /// The id that this node had, then one that its name leads to, then any.
+    fn candidate(&self, attempt: usize) -> u16 {
+        let drawn = |seed: &[u8]| {
+            let hash = openssl::sha::sha256(seed);
+            let number = u16::from_be_bytes([hash[0], hash[1]]);
+            number.max(1)
+        };
+        match attempt {
+            0 if self.noted.id != 0 => self.noted.id,
+            0 => drawn(self.settings.name.as_bytes()),
+            _ => drawn(random().as_bytes()),
+        }
+    }
+
+    async fn hold(&mut self, id: u16) -> Result<Held, Fault> {
+        let mine = self.me(id).write(&self.settings.key);
+        let mut before = Vec::new();
+        if self.inherits {
+            let mut asking = cmd("GET");
+            asking.arg(lease_key(id));
+            let found = bytes(self.engine.ask(&asking).await?).unwrap_or_default();
+            let member = Member::read(id, &found, &self.settings.key);
+            if member.is_some_and(|member| member.home == self.noted.home) {
+                before = found;
+            }
+        }
+        let mut asking = cmd("EVAL");
+        asking
+            .arg(HOLD)
+            .arg(3)
+            .arg(lease_key(id))
+            .arg(index_key())
+            .arg(store::key());
+        let millis = u64::try_from(self.settings.lease.as_millis()).unwrap_or(u64::MAX);
+        asking.arg(mine).arg(millis).arg(before).arg(id);
+        let mut answer = parts(self.engine.ask(&asking).await?).into_iter();
+        let is_ours = answer.next().is_some_and(|first| number(first) == 1);
+        let second = answer.next();
+        Ok(if is_ours {
+            Held::Ours(second.map(number).unwrap_or_default())
+        } else {
+            Held::Theirs(second.and_then(bytes).unwrap_or_default())
+        })
+    }
+
+    fn me(&self, id: u16) -> Member {
+        Member {
+            id,
+            name: self.settings.name.clone(),
+            address: self.settings.address,
+            boot: self.boot.clone(),
+            home: self.noted.home.clone(),
+        }
+    }
+
+    fn note(&mut self, id: u16) {
+        let noted = Noted {
+            id,
+            home: self.noted.home.clone(),
+        };
+        if self.noted == noted {
+            return;
+        }
+        self.noted = noted;
+        if let Err(error) = write(&self.settings.state_dir, &self.noted) {
+            let path = self.settings.state_dir.join(FILE);
+            warn!(
+                "the id of this node may be another after a restart: {}: {error}",
+                path.display()
+            );
+        }
+    }
+
+    /// What changed, in the log and in the numbers.
+    fn tell(&self, before: &View, now: &View) {
+        if before.fault != now.fault {
+            match &now.fault {
+                Some(fault) => warn!("group: {fault}"),
+                None => info!(nodes = now.members.len(), "group: all is well"),
+            }
+        }
+        let known = |view: &View, member: &Member| view.members.iter().any(|other| other.boot == member.boot);
+        for member in now.members.iter().filter(|member| !known(before, member)) {
+            info!(id = member.id, name = member.name, address = %member.address, "a node of the group is there");
+        }
+        for member in before.members.iter().filter(|member| !known(now, member)) {
+            info!(id = member.id, name = member.name, address = %member.address, "a node of the group is gone");
+        }
+        let metrics = &self.metrics;
+        metrics.connected.set(now.connected.into());
+        metrics.nodes.set(match now.connected {
+            true => u64::try_from(now.members.len()).unwrap_or(u64::MAX),
+            false => 0,
+        });
+        metrics.node.set(now.node.unwrap_or_default().into());
+        metrics.lease.set(LeaseState::Held, u64::from(now.node.is_some()));
+        metrics.lease.set(LeaseState::Lost, u64::from(now.node.is_none()));
+        metrics.version.set(now.version);
+    }
+
+    async fn leave(&mut self) {
+        if let Some((id, _)) = self.held.take() {
+            let mut asking = cmd("EVAL");
+            asking.arg(GIVE_BACK).arg(2).arg(lease_key(id)).arg(index_key());
+            asking.arg(self.me(id).write(&self.settings.key)).arg(id);
+            // Otherwise it runs out.
+            drop(self.engine.ask(&asking).await);
+        }
+    }
+}
+
+/// 128 random bits in hexadecimal digits.
+fn random() -> String {
+    let mut bytes = [0; 16];
+    // Without randomness there is no TLS either; a lease is safe all the same, for it is proved.
+    drop(openssl::rand::rand_bytes(&mut bytes));
+    hex::encode(bytes)
+}
+
+fn noted(state_dir: &Path) -> Option<Noted> {
+    serde_json::from_slice(&fs::read(state_dir.join(FILE)).ok()?).ok()
+}
+
+fn write(state_dir: &Path, noted: &Noted) -> std::io::Result<()> {
+    let (path, new) = (state_dir.join(FILE), state_dir.join(format!("{FILE}.new")));
+    let mut options = fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(serde_json::to_string(noted)?.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, &path)
+}

@@ -1,0 +1,231 @@
+//! Several gateways as one: who of them lives, what they share, and how they speak with each other.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`key`] | the key of the group, and what is made of it |
+//! | [`member`] | a node as the engine has it, while its lease lasts |
+//! | [`channel`] | TLS 1.3 from node to node, with the key of the group in the place of certificates |
+//! | [`engine`] | Redis or Valkey, asked within a time |
+//! | `lease` | the lease of this node, renewed; who else has one |
+//! | [`store`] | what all nodes share, in versions |
+//! | [`metrics`] | what is counted |
+//!
+//! Nothing here knows what a gateway does. Who serves devices waits for none of it: a [`Group`] runs on a thread of its own, tells what
+//! it sees in a [`View`], and takes orders.
+
+pub mod channel;
+pub mod engine;
+pub mod key;
+mod lease;
+pub mod member;
+pub mod metrics;
+pub mod store;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use zeroize::Zeroizing;
+
+pub use engine::{EngineSettings, Fault};
+pub use key::GroupKey;
+pub use member::Member;
+pub use metrics::GroupMetrics;
+use store::{Commit, Fetched, Known};
+
+/// Orders that wait.
+const ORDERS: usize = 64;
+
+/// What a node of a group is told.
+pub struct Settings {
+    /// The engine that all nodes share.
+    pub engine: EngineSettings,
+    /// The key that all nodes share.
+    pub key: Arc<GroupKey>,
+    /// The name of this node.
+    pub name: String,
+    /// Where other nodes reach it.
+    pub address: SocketAddr,
+    /// Its id, 1 to 65535; 0 is one that is free, and the same again at the next start.
+    pub node: u16,
+    /// How long others believe that it lives without hearing of it.
+    pub lease: Duration,
+    /// Where it notes which id it had.
+    pub state_dir: PathBuf,
+    /// The clock that leases are measured with.
+    pub clock: fn() -> Instant,
+}
+
+/// What a node knows of its group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// The id of this node, while its lease lasts.
+    pub node: Option<u16>,
+    /// Whether the engine answered the last time.
+    pub connected: bool,
+    /// What somebody has to mend.
+    pub fault: Option<Fault>,
+    /// The nodes that live, this one among them, by id.
+    pub members: Vec<Member>,
+    /// The version of what all share; 0 while there is none.
+    pub version: u64,
+}
+
+pub(crate) enum Order {
+    Fetch(Known, oneshot::Sender<Result<Fetched, Fault>>),
+    Commit(Commit, oneshot::Sender<Result<bool, Fault>>),
+    Lock(oneshot::Sender<Result<Option<String>, Fault>>),
+    Unlock,
+    /// Looks at the engine now instead of at the next turn.
+    Look(oneshot::Sender<View>),
+    Leave(oneshot::Sender<()>),
+}
+
+/// A node's part in its group. It ends with the last of these handles, or with [`Group::leave`].
+#[derive(Clone)]
+pub struct Group {
+    orders: mpsc::Sender<Order>,
+    view: watch::Receiver<View>,
+    key: Arc<GroupKey>,
+    metrics: Arc<GroupMetrics>,
+}
+
+impl Group {
+    /// Joins the group, on a thread of its own. The engine need not be there yet.
+    ///
+    /// # Errors
+    /// The thread, or its runtime, cannot be had.
+    pub fn start(settings: Settings, metrics: Arc<GroupMetrics>) -> std::io::Result<Self> {
+        let (orders, ordered) = mpsc::channel(ORDERS);
+        let (seen, view) = watch::channel(View::default());
+        let key = Arc::clone(&settings.key);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let counted = Arc::clone(&metrics);
+        std::thread::Builder::new()
+            .name("group".to_owned())
+            .spawn(move || runtime.block_on(lease::Lease::new(settings, counted, seen).run(ordered)))?;
+        Ok(Self {
+            orders,
+            view,
+            key,
+            metrics,
+        })
+    }
+
+    /// What this node knows now.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.view.borrow().clone()
+    }
+
+    /// The same, to be told when it changes.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<View> {
+        self.view.clone()
+    }
+
+    /// The key of the group.
+    #[must_use]
+    pub fn key(&self) -> &Arc<GroupKey> {
+        &self.key
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<GroupMetrics> {
+        &self.metrics
+    }
+
+    async fn order<T>(
+        &self,
+        order: impl FnOnce(oneshot::Sender<Result<T, Fault>>) -> Order,
+    ) -> Result<T, Fault> {
+        let (reply, answer) = oneshot::channel();
+        let ended = || Fault::new("group", "this node has left its group");
+        self.orders.send(order(reply)).await.map_err(|_| ended())?;
+        answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Who lives, as the engine says now.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn look(&self) -> Result<View, Fault> {
+        let (reply, answer) = oneshot::channel();
+        let ended = || Fault::new("group", "this node has left its group");
+        let sent = self.orders.send(Order::Look(reply)).await;
+        sent.map_err(|_| ended())?;
+        let view = answer.await.map_err(|_| ended())?;
+        match (&view.fault, view.connected) {
+            (Some(fault), false) => Err(fault.clone()),
+            _ => Ok(view),
+        }
+    }
+
+    /// What all share. Of what is `known` already only the name comes.
+    ///
+    /// # Errors
+    /// The engine does not answer, or what it has was not written with this key.
+    pub async fn fetch(&self, known: Known) -> Result<Fetched, Fault> {
+        self.order(|reply| Order::Fetch(known, reply)).await
+    }
+
+    /// Makes the next version; false where another node was faster.
+    ///
+    /// # Errors
+    /// The engine does not answer: nobody knows then whether it did.
+    pub async fn commit(&self, commit: Commit) -> Result<bool, Fault> {
+        self.order(|reply| Order::Commit(commit, reply)).await
+    }
+
+    /// Takes the one place of who changes what all share, for half a minute at most; the name of the node that has it where it is
+    /// taken.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn lock(&self) -> Result<Option<String>, Fault> {
+        self.order(Order::Lock).await
+    }
+
+    /// Gives that place back.
+    pub async fn unlock(&self) {
+        drop(self.orders.send(Order::Unlock).await);
+    }
+
+    /// Gives the lease back, within `patience`.
+    pub async fn leave(&self, patience: Duration) {
+        let (reply, left) = oneshot::channel();
+        if self.orders.send(Order::Leave(reply)).await.is_ok() {
+            drop(tokio::time::timeout(patience, left).await);
+        }
+    }
+}
+
+/// Reads what all share by a connection of its own, for who has not joined yet.
+///
+/// # Errors
+/// The engine does not answer in time, or what it has was not written with this key.
+pub async fn fetch(engine: &EngineSettings, key: &GroupKey, known: Known) -> Result<Fetched, Fault> {
+    let mut asked = engine::Engine::new(engine.clone());
+    store::fetch(&mut asked, key, known).await
+}
+
+/// Asks the engine whether it lets this node in, and whether all nodes that live have the same key.
+///
+/// # Errors
+/// What is to be mended.
+pub async fn probe(engine: &EngineSettings, key: &GroupKey) -> Result<Vec<Member>, Fault> {
+    let mut asked = engine::Engine::new(engine.clone());
+    let found = member::living(&mut asked, key).await?;
+    match found.foreign.first() {
+        Some(id) => Err(member::other_key(*id)),
+        None => Ok(found.members),
+    }
+}
+
+/// A secret of bytes.
+pub type Secret = Zeroizing<Vec<u8>>;

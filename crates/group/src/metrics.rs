@@ -1,0 +1,50 @@
+//! What is counted of a group.
+
+use portcullis_proto::types::metrics::{Counter, Family};
+use portcullis_proto::{labels, metrics};
+
+labels! {
+    /// Whether this node has a lease: `group_lease{state}`.
+    pub enum LeaseState {
+        /// It has, and others know that it lives.
+        Held = "held",
+        /// It has none: there is no group, or the engine is away, or the id is taken.
+        Lost = "lost",
+    }
+}
+
+labels! {
+    /// How changes of what all nodes share ended that were made here: `group_changes_total{result}`.
+    pub enum ChangeResult {
+        /// All nodes have it.
+        Applied = "applied",
+        /// A node refused, or could not be asked: nobody has it.
+        Refused = "refused",
+        /// The engine did not answer.
+        Unavailable = "unavailable",
+    }
+}
+
+metrics! {
+    /// The numbers of a node's part in its group. All are 0 without one.
+    pub struct GroupMetrics {
+        /// Nodes of the group that live, this one among them.
+        pub nodes: Counter = gauge "group_nodes" [],
+        /// 1 while the engine of the group answers.
+        pub connected: Counter = gauge "group_connected" [],
+        /// The id of this node in its group, 1 to 65535; 0 while it has no lease.
+        pub node: Counter = gauge "group_node_id" [],
+        /// Whether this node has a lease, by state.
+        pub lease: Family<LeaseState> = gauge "group_lease" [] by [state],
+        /// Questions that the engine of the group did not answer.
+        pub errors: Counter = counter "group_errors_total" [],
+        /// The version of the configuration that the group has.
+        pub version: Counter = gauge "group_config_version" [],
+        /// The version of it that this node has in force.
+        pub applied: Counter = gauge "group_config_applied_version" [],
+        /// Parts of the shared configuration in which this node differs from its group.
+        pub drift: Counter = gauge "group_config_drift" [],
+        /// Changes of the shared configuration that were made at this node, by how they ended.
+        pub changes: Family<ChangeResult> = counter "group_changes_total" [] by [result],
+    }
+}

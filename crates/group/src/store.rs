@@ -1,0 +1,210 @@
+//! What all nodes share, in the engine: named parts, sealed, in versions. A version is made whole or not at all.
+
+use std::collections::BTreeMap;
+
+use openssl::sha::sha256;
+use portcullis_redis::cmd;
+use serde::{Deserialize, Serialize};
+
+use super::Secret;
+use super::engine::{Engine, Fault, PREFIX, bytes, number, parts};
+use super::key::GroupKey;
+
+/// How often what was changed while it was read is read again.
+const ATTEMPTS: usize = 5;
+
+/// How long one node may be about a change before another takes its turn, in milliseconds.
+const LOCK_MILLIS: u64 = 30_000;
+
+/// Most bytes of all parts together.
+pub const MAX_BYTES: usize = 128 << 20;
+
+/// SHA-256 of a part.
+pub type Digest = [u8; 32];
+
+/// By name what is known already of the parts.
+pub type Known = BTreeMap<String, Digest>;
+
+/// Makes the next version where nobody was faster. KEYS: the hash. ARGV: the version before, the next, the manifest, how many parts
+/// are written, their fields and contents, the fields of those that are gone.
+const COMMIT: &str = "if (redis.call('HGET', KEYS[1], 'version') or '0') ~= ARGV[1] then return 0 end
+local last = 4 + 2 * tonumber(ARGV[4])
+for at = 5, last, 2 do redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1]) end
+for at = last + 1, #ARGV do redis.call('HDEL', KEYS[1], ARGV[at]) end
+redis.call('HSET', KEYS[1], 'version', ARGV[2], 'manifest', ARGV[3])
+return 1";
+
+const UNLOCK: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end return 1";
+
+/// What all share, as one version of it has it.
+#[derive(Debug, Default)]
+pub struct Fetched {
+    /// The version; 0 where nothing is shared yet.
+    pub version: u64,
+    /// The name of the node that made it.
+    pub by: String,
+    /// All parts by name, with their content where it was not known.
+    pub parts: BTreeMap<String, (Digest, Option<Secret>)>,
+}
+
+/// The next version.
+pub struct Commit {
+    /// The version that it comes after.
+    pub base: u64,
+    /// The name of the node that makes it.
+    pub by: String,
+    /// The contents that are new.
+    pub changed: BTreeMap<String, Secret>,
+    /// All parts, those that are new included.
+    pub all: Known,
+    /// The names of those that were there and are not any more.
+    pub gone: Vec<String>,
+}
+
+/// Which parts a version has, sealed beside them, so that nobody without the key mixes parts of several.
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    version: u64,
+    by: String,
+    parts: BTreeMap<String, String>,
+}
+
+/// The digest of a part.
+#[must_use]
+pub fn digest(content: &[u8]) -> Digest {
+    sha256(content)
+}
+
+pub(crate) fn key() -> String {
+    format!("{PREFIX}config")
+}
+
+fn lock_key() -> String {
+    format!("{PREFIX}config:change")
+}
+
+fn field(name: &str) -> String {
+    format!("part:{name}")
+}
+
+fn damaged(what: &str) -> Fault {
+    let message = format!("{what} in the engine was not written with this group.key, or is damaged");
+    Fault::new("group.key_file", message)
+}
+
+pub(crate) async fn fetch(engine: &mut Engine, group: &GroupKey, known: Known) -> Result<Fetched, Fault> {
+    for _ in 0..ATTEMPTS {
+        if let Some(fetched) = fetch_once(engine, group, &known).await? {
+            return Ok(fetched);
+        }
+    }
+    Err(Fault::new(
+        "group.url",
+        "what all share changes faster than it can be read",
+    ))
+}
+
+/// Nothing where it changed meanwhile.
+async fn fetch_once(engine: &mut Engine, group: &GroupKey, known: &Known) -> Result<Option<Fetched>, Fault> {
+    let mut asking = cmd("HMGET");
+    asking.arg(key()).arg("version").arg("manifest");
+    let mut answer = parts(engine.ask(&asking).await?).into_iter();
+    let version = answer.next().map(number).unwrap_or_default();
+    if version == 0 {
+        return Ok(Some(Fetched::default()));
+    }
+    let sealed = answer.next().and_then(bytes).unwrap_or_default();
+    let manifest = group
+        .open("manifest", &sealed)
+        .map_err(|_| damaged("the shared configuration"))?;
+    let manifest: Manifest =
+        serde_json::from_slice(&manifest).map_err(|_| damaged("the shared configuration"))?;
+    if manifest.version != version {
+        return Err(damaged("the version of the shared configuration"));
+    }
+    let mut found = BTreeMap::new();
+    for (name, hex) in manifest.parts {
+        let mut digest = [0; 32];
+        hex::decode_to_slice(hex, &mut digest).map_err(|_| damaged("the shared configuration"))?;
+        found.insert(name, (digest, None));
+    }
+    let wanted: Vec<String> = found
+        .iter()
+        .filter(|(name, (digest, _))| known.get(*name) != Some(digest))
+        .map(|(name, _)| name.clone())
+        .collect();
+    for name in wanted {
+        let mut asking = cmd("HGET");
+        asking.arg(key()).arg(field(&name));
+        let Some(sealed) = bytes(engine.ask(&asking).await?) else {
+            return Ok(None);
+        };
+        let content = group.open(&field(&name), &sealed).map_err(|_| damaged(&name))?;
+        let Some((digest, place)) = found.get_mut(&name) else {
+            continue;
+        };
+        if self::digest(&content) != *digest {
+            return Ok(None);
+        }
+        *place = Some(content);
+    }
+    Ok(Some(Fetched {
+        version,
+        by: manifest.by,
+        parts: found,
+    }))
+}
+
+/// Whether it was made: not where another version is there by now.
+pub(crate) async fn commit(engine: &mut Engine, group: &GroupKey, commit: Commit) -> Result<bool, Fault> {
+    let no_seal = |error: openssl::error::ErrorStack| Fault::new("group", error.to_string());
+    let manifest = Manifest {
+        version: commit.base + 1,
+        by: commit.by,
+        parts: commit
+            .all
+            .iter()
+            .map(|(name, digest)| (name.clone(), hex::encode(digest)))
+            .collect(),
+    };
+    let text = serde_json::to_vec(&manifest).unwrap_or_default();
+    let mut asking = cmd("EVAL");
+    asking.arg(COMMIT).arg(1).arg(key());
+    asking.arg(commit.base).arg(manifest.version);
+    asking.arg(group.seal("manifest", &text).map_err(no_seal)?);
+    asking.arg(commit.changed.len());
+    for (name, content) in &commit.changed {
+        let field = field(name);
+        let sealed = group.seal(&field, content).map_err(no_seal)?;
+        asking.arg(field).arg(sealed);
+    }
+    for name in &commit.gone {
+        asking.arg(field(name));
+    }
+    Ok(number(engine.ask(&asking).await?) == 1)
+}
+
+/// Takes the turn of who changes something; the name of the node whose turn it is, where it is another's.
+pub(crate) async fn lock(engine: &mut Engine, holder: &str) -> Result<Option<String>, Fault> {
+    let mut asking = cmd("SET");
+    asking
+        .arg(lock_key())
+        .arg(holder)
+        .arg("NX")
+        .arg("PX")
+        .arg(LOCK_MILLIS);
+    if bytes(engine.ask(&asking).await?).is_some_and(|answer| answer == b"OK") {
+        return Ok(None);
+    }
+    let mut asking = cmd("GET");
+    asking.arg(lock_key());
+    let held = bytes(engine.ask(&asking).await?).unwrap_or_default();
+    let held = String::from_utf8_lossy(&held);
+    Ok(Some(held.split(' ').next().unwrap_or_default().to_owned()))
+}
+
+pub(crate) async fn unlock(engine: &mut Engine, holder: &str) -> Result<(), Fault> {
+    let mut asking = cmd("EVAL");
+    asking.arg(UNLOCK).arg(1).arg(lock_key()).arg(holder);
+    engine.ask(&asking).await.map(drop)
+}

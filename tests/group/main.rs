@@ -1,0 +1,22 @@
+//! Several gateways as one: built gateways before a real Redis, which each test starts, stops and starts again.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    clippy::let_underscore_must_use,
+    unreachable_pub,
+    dead_code,
+    reason = "tests fail by panicking, read the clock, and each test binary uses a part of the support"
+)]
+
+#[path = "../backends/servers.rs"]
+mod servers;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod engine;
+mod lease;
+mod nodes;
