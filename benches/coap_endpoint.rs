@@ -150,6 +150,8 @@ fn main() {
         max_age: None,
         expires_at: None,
         kept: None,
+        returns: false,
+        topic: None,
     };
     measure("NON notification", |endpoint, peers, now, n| {
         notification.observe = n as u32;

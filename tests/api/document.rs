@@ -23,6 +23,7 @@ const CONTRACT: &[(&str, &str)] = &[
     ("post", "/api/v1/clients/{id}/subscriptions"),
     ("delete", "/api/v1/clients/{id}/subscriptions/{topic}"),
     ("post", "/api/v1/clients/{id}/request"),
+    ("get", "/api/v1/clients/{id}/requests/{request}"),
     ("delete", "/api/v1/retained"),
     ("delete", "/api/v1/retained/{topic}"),
     ("get", "/api/v1/config/effective"),

@@ -17,6 +17,7 @@
 //! | `scale` | a hundred thousand sessions |
 //! | `tls` | HTTPS |
 //! | `trace` | following one device |
+//! | `waiting` | requests that wait for devices that sleep |
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -55,6 +56,7 @@ mod site;
 mod tls;
 mod tokens;
 mod trace;
+mod waiting;
 
 /// One UDP listener; the API without tokens.
 const PLAIN: &str = "[listeners.udp.default]\nbind = \"127.0.0.1:0\"\n";

@@ -429,6 +429,10 @@ pub(crate) fn changed() -> Response {
     Response::new(Code::CHANGED)
 }
 
+pub(crate) fn texts(sent: &[Msg]) -> Vec<&str> {
+    sent.iter().map(Msg::text).collect()
+}
+
 /// A notification whose token and payload name its observation and number.
 pub(crate) fn note(observation: u64, number: u32, confirmable: bool) -> Notification {
     Notification {
@@ -443,6 +447,8 @@ pub(crate) fn note(observation: u64, number: u32, confirmable: bool) -> Notifica
         max_age: None,
         expires_at: None,
         kept: None,
+        returns: false,
+        topic: None,
     }
 }
 

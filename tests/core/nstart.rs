@@ -9,10 +9,6 @@ use portcullis::types::reason::Limit;
 
 use crate::harness::*;
 
-fn texts(sent: &[Msg]) -> Vec<&str> {
-    sent.iter().map(Msg::text).collect()
-}
-
 /// Acknowledges whatever comes until nothing more does, and returns it in order.
 fn drain(sim: &mut Sim) -> Vec<String> {
     let mut all = Vec::new();
@@ -223,11 +219,14 @@ fn what_is_pending_moves_with_a_client_in_order() {
     }
     sim.notify(2, note(2, 1, true));
     sim.sent();
-    let pending = sim.endpoint.take_pending(sim.peers.get(PEER), ObservationId(1));
-    let numbers: Vec<u32> = pending.iter().map(|notification| notification.observe).collect();
+    let pending = sim.endpoint.take_pending(sim.peers.get(PEER), [ObservationId(1)]);
+    let numbers: Vec<u32> = pending
+        .iter()
+        .map(|(_, notification)| notification.observe)
+        .collect();
     assert_eq!(numbers, [1, 2, 3]);
     assert_eq!(texts(&sim.sent()), ["2.1"]);
-    for notification in pending {
+    for (_, notification) in pending {
         sim.notify_peer(OTHER, 1, notification);
     }
     assert_eq!(drain(&mut sim), ["1.1", "1.2", "1.3"]);

@@ -126,13 +126,13 @@ fn silence_and_reset_and_absence_are_told_apart() {
     send(&mut sim, 1, ask("on"));
     sim.pass_s(94);
     assert_eq!(sim.sent().len(), 5);
-    failed(&mut sim, RequestError::Timeout);
+    failed(&mut sim, RequestError::Unreached);
 
     let mut patient = ask("on");
     patient.timeout = Duration::from_secs(1);
     send(&mut sim, 2, patient);
     sim.pass_s(1);
-    failed(&mut sim, RequestError::Timeout);
+    failed(&mut sim, RequestError::Unreached);
     sim.sent();
     sim.pass_s(100);
     sim.silent();
@@ -309,4 +309,59 @@ fn an_answer_without_end_is_cut_off() {
     }
     failed(&mut sim, RequestError::BadResponse);
     sim.silent();
+}
+
+#[test]
+fn a_request_and_a_confirmable_notification_take_turns() {
+    let mut sim = Sim::new();
+    sim.notify(1, note(1, 1, true));
+    send(&mut sim, 1, ask("on"));
+    sim.notify(1, note(1, 2, true));
+    let first = sim.one();
+    assert_eq!(first.text(), "1.1");
+    sim.ack(&first);
+    let request = sim.one();
+    assert_eq!(request.text(), "on");
+    sim.ack(&request);
+    let second = sim.one();
+    assert_eq!(second.text(), "1.2");
+    sim.ack(&second);
+    sim.receive(&Msg::new(Con, Code::CHANGED, 77, request.token()));
+    assert_eq!(answers(&mut sim).len(), 1);
+}
+
+#[test]
+fn a_request_that_is_repeated_holds_notifications_up_no_longer() {
+    let mut sim = Sim::new();
+    send(&mut sim, 1, ask("on"));
+    sim.notify(1, note(1, 1, true));
+    assert_eq!(sim.one().text(), "on");
+    sim.pass_s(3);
+    let sent = sim.sent();
+    assert!(texts(&sent).contains(&"1.1"));
+}
+
+#[test]
+fn what_nobody_acknowledges_comes_back_with_all_that_waited_behind_it() {
+    let mut sim = Sim::new();
+    for number in 1..=3 {
+        let mut notification = note(1, number, true);
+        notification.returns = true;
+        sim.notify(1, notification);
+    }
+    sim.pass_s(94);
+    assert_eq!(sim.sent().len(), 5);
+    let back = sim.events().into_iter().find_map(|event| match event {
+        Event::Unanswered { notifications, .. } => Some(notifications),
+        _ => None,
+    });
+    let numbers: Vec<u32> = back
+        .unwrap()
+        .iter()
+        .map(|notification| notification.observe)
+        .collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    sim.pass_s(300);
+    sim.silent();
+    assert_eq!(sim.metrics.queued_bytes.get(), 0);
 }

@@ -23,6 +23,7 @@ const CAPS: Caps = Caps {
     observations_per_client: 0,
     topics: TopicLimits::MAX,
     queued_per_observation: 5,
+    queued_for_sleeper: 9,
     queued_bytes: 20_000,
     remembered_exchanges: 50,
     pending_requests: 40,
@@ -165,7 +166,7 @@ impl Soup {
             match event {
                 Event::Request { exchange, .. } => self.pending.push(exchange),
                 Event::Answered { request, .. } => *self.answered.entry(request.0).or_default() += 1,
-                Event::Notified { .. } | Event::Alive { .. } => {}
+                Event::Notified { .. } | Event::Unanswered { .. } | Event::Alive { .. } => {}
             }
         }
         n

@@ -160,6 +160,8 @@ impl Fuzz {
             max_age: None,
             expires_at: (what & 16 != 0).then(|| self.now + Duration::from_secs(u64::from(what))),
             kept: None,
+            returns: false,
+            topic: None,
         };
         self.endpoint
             .notify(self.now, self.peers.get(peer), observation, notification);

@@ -192,16 +192,23 @@ fn reasons_of_requests(out: &mut String) {
     use portcullis::coap::metrics::{NotificationResult, TransferResult};
     use portcullis::gateway::events::EventKind;
     use portcullis::gateway::metrics::{
-        CollectionResult, ConditionResult, ConnectionEvent, PublishResult, TranslationResult,
+        CollectionResult, ConditionResult, ConnectionEvent, DeviceRequestResult, PublishResult, QueueResult,
+        TranslationResult,
     };
     use portcullis::policy::authentication::DenyReason;
     use portcullis::policy::authorization::{Action, Reason};
     use portcullis::policy::bans::BanKind;
+    use portcullis::policy::connections::Presence;
     use portcullis::policy::overload::Step;
     use portcullis::types::reason::Limit;
 
     reasons::<Limit>(out, "Caps and rates", "portcullis_limits_rejected_total{limit}");
     reasons::<ConnectionEvent>(out, "Connections", "portcullis_connections_total{result}");
+    reasons::<Presence>(
+        out,
+        "Whether clients can be reached",
+        "portcullis_connection_states{state}",
+    );
     reasons::<EventKind>(out, "Events", "kind=");
     reasons::<Backend>(
         out,
@@ -223,6 +230,16 @@ fn reasons_of_requests(out: &mut String) {
     reasons::<BanKind>(out, "Bans", "portcullis_bans_enforced_total{kind}");
     reasons::<PublishResult>(out, "Publishes", "portcullis_publishes_total{result}");
     reasons::<NotificationResult>(out, "Notifications", "portcullis_notifications_total{result}");
+    reasons::<QueueResult>(
+        out,
+        "Notifications for clients that are away or asleep",
+        "portcullis_queue_notifications_total{result}",
+    );
+    reasons::<DeviceRequestResult>(
+        out,
+        "Requests to devices that may wait for them",
+        "portcullis_queue_requests_total{result}",
+    );
     reasons::<CollectionResult>(
         out,
         "The topic collection",

@@ -61,6 +61,15 @@ section! {
         /// The longest time that a device may be silent because it names it as its lifetime (`?lifetime=` of `mqtt/connection`); a longer
         /// one is cut to this, "1s" to "365d". Its connection ends after 1.5 times its lifetime without a sign of life.
         max_lifetime: Duration = "7d", between(secs(1), hours(24 * 365));
+        /// Notifications and requests that wait for one client that is asleep or away, 1 to 100000. When there are more, the oldest
+        /// notification goes of the observation with most of them.
+        queue_messages: u32 = 256, between(1, 100_000);
+        /// Bytes of them, "1KiB" to "64MiB".
+        queue_bytes: Size = "256KiB", between(Size(1 << 10), Size(64 << 20));
+        /// How long one of them waits; "0s" for as long as the connection lasts.
+        queue_age: Duration = "24h", between(secs(0), hours(24 * 365));
+        /// What of a topic waits: `all` its messages, or the `newest`.
+        keep: KeepQueued = "all";
     }
 }
 
@@ -211,6 +220,20 @@ section! {
         format: LogFormat = "text";
     }
 }
+
+/// What of a topic waits for a client that is asleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepQueued {
+    /// All messages.
+    All,
+    /// The newest message.
+    Newest,
+}
+
+words!(KeepQueued {
+    "all" => KeepQueued::All,
+    "newest" => KeepQueued::Newest,
+});
 
 words!(NotifyType {
     "non" => NotifyType::Non,

@@ -17,7 +17,7 @@ use portcullis_proto::types::limits::Caps;
 
 use super::access::{Authentication, Backend, JwtFrom, Login};
 use super::listeners::{Dtls, Listener, NameText};
-use super::sections::{LogLevel, Unproven};
+use super::sections::{KeepQueued, LogLevel, Sleep, Unproven};
 use super::translate::Translate;
 use super::value::Size;
 use super::{Config, Limits};
@@ -106,11 +106,12 @@ pub fn to_gateway_settings(config: &Config, available: u64) -> Settings {
         translations: Arc::new(Translations(
             config.translate.iter().map(Translate::rule).collect(),
         )),
-        sleep: SleepSettings {
-            max_lifetime: config.coap.sleep.max_lifetime,
-        },
+        sleep: sleep_settings(&config.coap.sleep),
         coap: coap_settings(config),
-        caps: caps(&config.limits, available, workers),
+        caps: Caps {
+            queued_for_sleeper: to_usize(config.coap.sleep.queue_messages),
+            ..caps(&config.limits, available, workers)
+        },
         requests_per_second: config.limits.requests_per_second,
         unproven_datagrams_per_second: config.limits.unproven_datagrams_per_second,
         authorizer: Authorizer::default(),
@@ -121,6 +122,16 @@ pub fn to_gateway_settings(config: &Config, available: u64) -> Settings {
             .iter()
             .map(|listener| listener_settings(listener, config, workers))
             .collect(),
+    }
+}
+
+fn sleep_settings(sleep: &Sleep) -> SleepSettings {
+    SleepSettings {
+        max_lifetime: sleep.max_lifetime,
+        queue_messages: to_usize(sleep.queue_messages),
+        queue_bytes: size(sleep.queue_bytes),
+        queue_age: Some(sleep.queue_age).filter(|age| !age.is_zero()),
+        keep_newest: sleep.keep == KeepQueued::Newest,
     }
 }
 

@@ -499,6 +499,8 @@ fn notification() -> Notification {
         max_age: None,
         expires_at: None,
         kept: None,
+        returns: false,
+        topic: None,
     }
 }
 

@@ -5,17 +5,23 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response as HttpAnswer};
 use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
-use portcullis_config::quantity::parse_duration;
+use portcullis_config::quantity::{parse_duration, show_duration};
 use portcullis_proto::bridge::content;
 use portcullis_proto::coap::contract::{Code, OutgoingRequest, RequestError, Response};
 use portcullis_proto::gateway::contract::{ControlAnswer, ControlRequest};
+use portcullis_proto::types::ClientId;
 
-use super::clients::{client_id, locate, no_client};
+use super::calls::{EXPIRED, RequestStatus};
+use super::clients::{client_id, locate};
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, Path};
 use super::{Api, ask_for};
@@ -25,6 +31,9 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest time a device may take.
 pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The longest time that a request may wait for a device, where what is queued does not age.
+const MAX_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Longest path segment or query option (RFC 7252, 5.10).
 const MAX_OPTION: usize = 255;
@@ -65,6 +74,10 @@ pub(super) struct DeviceRequest {
     /// How long the device may take, such as `"10s"`, or seconds as a number; at most five minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Timeout>,
+    /// How long the request may wait until a device that is asleep or away is heard of, in the same forms; at most
+    /// `coap.sleep.queue_age`. Without it, it does not wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<Timeout>,
 }
 
 /// The Uri-Query options of the request to a device, in either form.
@@ -93,7 +106,7 @@ pub(super) enum ContentFormat {
     MediaType(String),
 }
 
-/// How long a device may take to answer, in either form.
+/// A time, in either form.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum Timeout {
@@ -104,7 +117,7 @@ pub(super) enum Timeout {
 }
 
 /// What a device answered.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(super) struct DeviceAnswer {
     /// The response code, such as `2.05`. An error of the device (`4.04`) is an answer too.
     #[schema(example = "2.05")]
@@ -124,7 +137,10 @@ pub(super) struct DeviceAnswer {
 
 /// Send a CoAP request to a device
 ///
-/// Long payloads go and come block-wise. The request is confirmable and is sent to where the client is now.
+/// Long payloads go and come block-wise. The request is confirmable and is sent to where the client is now. With `wait`, one that
+/// the device does not acknowledge waits, behind those that wait already, and goes out when the device is heard of. The answer is 202
+/// when it still waits after `timeout`: its status is then at the path in `Location`, and published at
+/// `$portcullis/{node}/clients/{id}/requests/{request}`.
 #[utoipa::path(
     post,
     path = "/api/v1/clients/{id}/request",
@@ -133,41 +149,103 @@ pub(super) struct DeviceAnswer {
     request_body = DeviceRequest,
     responses(
         (status = 200, body = DeviceAnswer),
+        (status = 202, body = RequestStatus, description = "It waits for the device"),
         (status = 400, body = ErrorBody),
         (status = 404, body = ErrorBody),
         (status = 409, body = ErrorBody, description = "The client is away, or too many requests wait for it"),
         (status = 502, body = ErrorBody, description = "The device answered RST, or nonsense"),
-        (status = 504, body = ErrorBody, description = "The device did not answer in time")
+        (status = 504, body = ErrorBody, description = "The device did not answer in time, or was not heard of for as long as the request could wait")
     )
 )]
 pub(super) async fn request(
     State(api): State<Arc<Api>>,
     Path(id): Path<String>,
     Body(wanted): Body<DeviceRequest>,
-) -> Result<Json<DeviceAnswer>, ApiError> {
+) -> Result<HttpAnswer, ApiError> {
     let client = client_id(&id)?;
-    let request = wanted.into_request(api.site.config().coap.blockwise.max_body_size.0)?;
-    let (worker, ..) = locate(&api, &client).await?;
-    // The worker itself gives up after the time-out; more than that much later only a worker that is stuck.
-    let patience = request.timeout + Duration::from_secs(5);
+    match ask_device(&api, &client, wanted).await? {
+        Asked::Answered(answer) => Ok(Json(answer).into_response()),
+        Asked::Queued(status) => {
+            let id = utf8_percent_encode(&id, NON_ALPHANUMERIC);
+            let location = format!("/api/v1/clients/{id}/requests/{}", status.request);
+            let head = [(header::LOCATION, location)];
+            Ok((StatusCode::ACCEPTED, head, Json(status)).into_response())
+        }
+    }
+}
+
+/// What came of a request to a device in the time that the device may take.
+pub(super) enum Asked {
+    Answered(DeviceAnswer),
+    /// It waits for the device.
+    Queued(RequestStatus),
+}
+
+/// Sends a request to a device, and has it wait where it may.
+pub(super) async fn ask_device(
+    api: &Arc<Api>,
+    client: &ClientId,
+    wanted: DeviceRequest,
+) -> Result<Asked, ApiError> {
+    let config = api.site.config();
+    let (request, wait) =
+        wanted.into_request(config.coap.blockwise.max_body_size.0, config.coap.sleep.queue_age)?;
+    let timeout = request.timeout;
+    let (worker, ..) = locate(api, client).await?;
     let question = ControlRequest::Request {
         client: client.clone(),
         request,
+        wait,
     };
-    match ask_for(&api, worker, question, patience).await? {
-        ControlAnswer::Answered(Ok(response)) => Ok(Json(DeviceAnswer::of(&response))),
+    // The worker itself gives up; more than that much later only a worker that is stuck.
+    let longest = wait + timeout + Duration::from_secs(5);
+    let (answer, mut answered) = oneshot::channel();
+    let mut status = RequestStatus::queued(api.calls.name(), client);
+    let (waiting, its) = (Arc::clone(api), status.clone());
+    tokio::spawn(async move {
+        let result = outcome(ask_for(&waiting, worker, question, longest).await, &its.clientid);
+        // Nobody stays for what was told to wait.
+        if let Err(result) = answer.send(result) {
+            waiting.calls.tell(&waiting, its.ended(&result)).await;
+        }
+    });
+    let patience = if wait > timeout { timeout } else { longest };
+    if let Ok(result) = tokio::time::timeout(patience, &mut answered).await {
+        return result.map_err(|_| ApiError::worker_gone())?.map(Asked::Answered);
+    }
+    api.calls.tell(api, status.clone()).await;
+    answered.close();
+    if let Ok(result) = answered.try_recv() {
+        status = status.ended(&result);
+        api.calls.tell(api, status).await;
+        return result.map(Asked::Answered);
+    }
+    Ok(Asked::Queued(status))
+}
+
+/// What a worker's answer means.
+fn outcome(answer: Result<ControlAnswer, ApiError>, client: &str) -> Result<DeviceAnswer, ApiError> {
+    match answer? {
+        ControlAnswer::Answered(Ok(response)) => Ok(DeviceAnswer::of(&response)),
         ControlAnswer::Answered(Err(error)) => Err(no_answer(error)),
-        ControlAnswer::NotFound => Err(no_client(&client)),
+        ControlAnswer::Expired => Err(ApiError::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            EXPIRED,
+            "the device was not heard of for as long as the request could wait",
+        )),
+        ControlAnswer::NotFound => Err(ApiError::not_found(format!("there is no client {client:?}"))),
         _ => Err(ApiError::conflict(
             "unavailable",
-            "the client is away, or too many requests to devices are under way",
+            "the client is away, or too many requests wait for devices",
         )),
     }
 }
 
 fn no_answer(error: RequestError) -> ApiError {
     match error {
-        RequestError::Timeout => ApiError::timeout("the device did not answer in time"),
+        RequestError::Timeout | RequestError::Unreached => {
+            ApiError::timeout("the device did not answer in time")
+        }
         RequestError::Reset => {
             ApiError::bad_gateway("reset", "the device answered RST: it does not take requests")
         }
@@ -180,7 +258,12 @@ fn no_answer(error: RequestError) -> ApiError {
 }
 
 impl DeviceRequest {
-    fn into_request(self, max_body: u64) -> Result<OutgoingRequest, ApiError> {
+    /// The request, and how long it may wait; `max_wait` is at most so long, zero without end.
+    fn into_request(
+        self,
+        max_body: u64,
+        max_wait: Duration,
+    ) -> Result<(OutgoingRequest, Duration), ApiError> {
         let word = self.method.to_ascii_lowercase();
         let method = METHODS
             .iter()
@@ -209,14 +292,20 @@ impl DeviceRequest {
                 long.len()
             )));
         }
-        Ok(OutgoingRequest {
+        let max_wait = Some(max_wait).filter(|most| !most.is_zero());
+        let wait = self
+            .wait
+            .map(|wait| time("wait", wait, max_wait.unwrap_or(MAX_WAIT)));
+        let timeout = self.timeout.map(|timeout| time("timeout", timeout, MAX_TIMEOUT));
+        let request = OutgoingRequest {
             method,
             path,
             query,
             content_format: self.content_format.map(number).transpose()?,
             payload,
-            timeout: self.timeout.map_or(Ok(DEFAULT_TIMEOUT), time)?,
-        })
+            timeout: timeout.unwrap_or(Ok(DEFAULT_TIMEOUT))?,
+        };
+        Ok((request, wait.unwrap_or(Ok(Duration::ZERO))?))
     }
 }
 
@@ -249,16 +338,16 @@ fn number(format: ContentFormat) -> Result<u16, ApiError> {
     }
 }
 
-fn time(timeout: Timeout) -> Result<Duration, ApiError> {
-    let wrong = |why: String| ApiError::bad_request(format!("timeout: {why}"));
-    let time = match timeout {
+fn time(name: &str, given: Timeout, most: Duration) -> Result<Duration, ApiError> {
+    let wrong = |why: String| ApiError::bad_request(format!("{name}: {why}"));
+    let time = match given {
         Timeout::Seconds(seconds) => {
             Duration::try_from_secs_f64(seconds).map_err(|error| wrong(error.to_string()))?
         }
         Timeout::Text(text) => parse_duration(&text).map_err(wrong)?,
     };
-    if time.is_zero() || time > MAX_TIMEOUT {
-        return Err(wrong("more than 0s and at most 5m".to_owned()));
+    if time.is_zero() || time > most {
+        return Err(wrong(format!("more than 0s and at most {}", show_duration(most))));
     }
     Ok(time)
 }
@@ -283,7 +372,9 @@ mod tests {
 
     fn read(body: serde_json::Value) -> Result<OutgoingRequest, ApiError> {
         let wanted: DeviceRequest = serde_json::from_value(body).unwrap();
-        wanted.into_request(16)
+        wanted
+            .into_request(16, Duration::from_secs(60))
+            .map(|(request, _)| request)
     }
 
     #[test]
@@ -324,6 +415,8 @@ mod tests {
             json!({"method": "get", "timeout": 1e300}),
             json!({"method": "get", "timeout": "6m"}),
             json!({"method": "get", "timeout": "10"}),
+            json!({"method": "get", "wait": 61}),
+            json!({"method": "get", "wait": "0s"}),
             json!({"method": "get", "content_format": "image/none"}),
         ] {
             assert!(read(body.clone()).is_err(), "{body}");

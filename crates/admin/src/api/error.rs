@@ -17,7 +17,7 @@ pub(super) struct ApiError {
 }
 
 /// Why a request was not done.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[schema(as = Error)]
 pub struct ErrorBody {
     /// A word for programs, such as `bad_request` or `not_found`.
@@ -124,6 +124,10 @@ impl ApiError {
         Self::bad_gateway("worker_gone", "a worker has ended")
     }
 
+    pub(super) const fn body(&self) -> &ErrorBody {
+        &self.body
+    }
+
     pub(super) fn is_not_found(&self) -> bool {
         self.status == StatusCode::NOT_FOUND
     }
@@ -186,6 +190,7 @@ fn description(status: &str) -> &'static str {
     match status {
         "200" => "Here it is",
         "201" => "It was made",
+        "202" => "It is on its way",
         "204" => "It was done",
         "400" => "The request is wrong",
         "404" => "It is not there",

@@ -6,7 +6,7 @@
 //! | `access` | tokens, roles |
 //! | `acl` | what the access rules would say |
 //! | `audit` | a line in the log for each change |
-//! | `listing`, `clients`, `subscriptions`, `device`, `trace`, `events` | clients |
+//! | `listing`, `clients`, `subscriptions`, `device`, `calls`, `trace`, `events` | clients |
 //! | `messages` | publish, listen, retained messages |
 //! | `status`, `metrics`, `history` | how the gateway is |
 //! | `group` | the gateways that it is one of |
@@ -24,6 +24,7 @@ mod access;
 mod acl;
 mod audit;
 mod bans;
+mod calls;
 #[expect(
     unused_qualifications,
     reason = "utoipa writes the types of parameters out in full"
@@ -135,6 +136,8 @@ struct Api {
     traces: Arc<Semaphore>,
     /// As many permits as may read events at once.
     readers: Arc<Semaphore>,
+    /// Requests to devices that were told to wait.
+    calls: calls::Calls,
     openapi: String,
     /// The last hour.
     history: std::sync::Mutex<history::Recorder>,
@@ -186,6 +189,7 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(subscriptions::list, subscriptions::add))
         .routes(routes!(subscriptions::remove))
         .routes(routes!(device::request))
+        .routes(routes!(calls::show))
         .routes(routes!(trace::start))
         .routes(routes!(events::follow))
         .routes(routes!(messages::publish))
@@ -234,7 +238,9 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// The API and the dashboard, and the work that goes on beside them.
 fn router(site: Arc<dyn Site>) -> (Router, impl Future<Output = ()> + Send + 'static) {
+    let calls = calls::Calls::new(site.now().wall);
     let api = Arc::new(Api {
+        calls,
         gate: Gate::new(site.config()),
         site,
         changes: Mutex::new(()),

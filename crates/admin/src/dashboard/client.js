@@ -88,6 +88,7 @@ function requests(id) {
   const query = h("input", { placeholder: "unit=c", class: "mono" });
   const format = h("input", { placeholder: "application/json" });
   const timeout = h("input", { value: "10s" });
+  const wait = h("input", { placeholder: "does not wait" });
   const payload = h("textarea", { rows: 2 });
   const fields = {
     method: field("Method", method),
@@ -95,19 +96,21 @@ function requests(id) {
     query: field("Query", query),
     content_format: field("Content-Format", format),
     timeout: field("Give up after", timeout),
+    wait: field("Wait for it up to", wait),
     payload: field("Payload", payload),
   };
   const wrong = h("span", { class: "bad" });
   const send = h("button", { class: "primary", changes: true }, "Send");
   const answer = h("div", { role: "status" });
   const form = h("form", { class: "form" },
-    h("div", { class: "fields" }, fields.method, fields.path, fields.query, fields.content_format, fields.timeout), fields.payload,
+    h("div", { class: "fields" }, fields.method, fields.path, fields.query, fields.content_format, fields.timeout, fields.wait), fields.payload,
     h("div", { class: "row" }, send, wrong), answer);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const wanted = { method: method.value, path: path.value, query: query.value, timeout: timeout.value };
     const number = /^\d+$/.test(format.value);
     if (format.value) wanted.content_format = number ? Number(format.value) : format.value;
+    if (wait.value) wanted.wait = wait.value;
     if (payload.value) wanted.payload = payload.value;
     send.disabled = true;
     answer.replaceChildren();
@@ -115,6 +118,10 @@ function requests(id) {
     try {
       const got = await call("POST", `clients/${name(id)}/request`, { json: wanted });
       showError(undefined, fields, wrong);
+      if (got.code === undefined) {
+        answer.append(h("p", {}, h("b", { class: "warn" }, got.status), ": it goes out when the device is heard of."));
+        return;
+      }
       const kind = got.code.startsWith("2") ? "good" : "warn";
       const took = seconds((performance.now() - started) / 1000);
       answer.append(

@@ -102,7 +102,9 @@ pub struct Observation {
     pub check: Option<Duration>,
     /// Whether the broker has said that the subscription stands; what comes before is not for it.
     pub is_live: bool,
-    /// Where its notifications go; `None` while its client is away, or has not been given back what waited elsewhere.
+    /// Whether its client sleeps: what that does not acknowledge waits for it, in place of ending the observation.
+    pub sleeps: bool,
+    /// Where its notifications go; `None` while its client is away or asleep, or has not been given back what waited elsewhere.
     pub at: Option<PeerId>,
     /// Where the next process finds it.
     pub kept: Option<Record>,
@@ -291,6 +293,7 @@ impl ObservationRegistry {
             seat: None,
             check: None,
             is_live: false,
+            sleeps: false,
             at,
             kept: None,
             place,

@@ -15,7 +15,7 @@ use super::metrics::MessageType;
 use super::options::{ETag, Options};
 use super::outgoing::Outgoing;
 use super::peer::Peer;
-use super::reliability::Purpose;
+use super::reliability::{Outstanding, Purpose};
 use super::timers::TimerKey;
 
 /// Requests that may wait for one peer.
@@ -186,12 +186,17 @@ impl Endpoint {
     }
 
     /// Begins the next request to a peer unless one is under way.
-    fn start_request(&mut self, now: Instant, peer: &mut Peer) {
+    pub(super) fn start_request(&mut self, now: Instant, peer: &mut Peer) {
         let szx = peer.largest_szx(self.parameters.max_szx);
         let Some(client) = peer.client.as_deref_mut() else {
             return;
         };
         if client.active.is_some() {
+            return;
+        }
+        // One confirmable message at a time (NSTART; RFC 7252, 4.7).
+        let observing = peer.observing.as_deref();
+        if !client.waiting.is_empty() && observing.is_some_and(|it| !it.permits_confirmable()) {
             return;
         }
         match client.waiting.pop_front() {
@@ -227,7 +232,7 @@ impl Endpoint {
         self.settle_request(peer, active.mid, active.id);
         self.requests = self.requests.saturating_sub(1);
         self.tell_answer(active.id, result);
-        self.start_request(now, peer);
+        self.pump(now, peer);
     }
 
     fn tell_answer(&mut self, request: RequestId, result: Result<Response, RequestError>) {
@@ -252,10 +257,21 @@ impl Endpoint {
         }
     }
 
-    /// The time for a request is up, or its retransmissions are used up.
-    pub(super) fn request_timed_out(&mut self, now: Instant, peer: &mut Peer, id: RequestId) {
+    /// The retransmissions of a request are used up.
+    pub(super) fn request_unreached(&mut self, now: Instant, peer: &mut Peer, id: RequestId) {
         if peer.active().is_some_and(|active| active.id == id) {
-            return self.finish_request(now, peer, Err(RequestError::Timeout));
+            self.finish_request(now, peer, Err(RequestError::Unreached));
+        }
+    }
+
+    /// The time for a request is up.
+    pub(super) fn request_timed_out(&mut self, now: Instant, peer: &mut Peer, id: RequestId) {
+        if let Some(mid) = peer.active().filter(|active| active.id == id).map(|it| it.mid) {
+            let error = match peer.purpose(mid) {
+                Some(Purpose::Request(_)) => RequestError::Unreached,
+                _ => RequestError::Timeout,
+            };
+            return self.finish_request(now, peer, Err(error));
         }
         let Some(client) = peer.client.as_deref_mut() else {
             return;
@@ -264,7 +280,7 @@ impl Endpoint {
         client.waiting.retain(|waiting| waiting.id != id);
         if client.waiting.len() < before {
             self.requests = self.requests.saturating_sub(1);
-            self.tell_answer(id, Err(RequestError::Timeout));
+            self.tell_answer(id, Err(RequestError::Unreached));
         }
     }
 
@@ -360,6 +376,12 @@ impl Endpoint {
 impl Peer {
     fn active(&mut self) -> Option<&mut Active> {
         self.client.as_deref_mut()?.active.as_mut()
+    }
+
+    /// Whether a request of ours is new to it: not acknowledged, and not repeated.
+    pub(super) fn is_asked_anew(&self) -> bool {
+        let active = self.client.as_deref().and_then(|client| client.active.as_ref());
+        active.is_some_and(|active| self.outstanding.get(&active.mid).is_some_and(Outstanding::is_new))
     }
 
     fn awaits(&mut self, token: Token) -> bool {

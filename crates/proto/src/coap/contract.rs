@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::state::Held;
+use crate::types::TopicName;
 use bytes::Bytes;
 
 /// A peer as the message layer knows it: one UDP address on one listener, or one DTLS session. Assigned by the gateway,
@@ -323,6 +324,10 @@ pub struct Notification {
     pub expires_at: Option<Instant>,
     /// Where the next process finds it, until it is dropped.
     pub kept: Option<Arc<Held>>,
+    /// Whether it comes back by [`Event::Unanswered`] when nobody acknowledges it: its client sleeps, and what is for it waits.
+    pub returns: bool,
+    /// The topic of its message, as far as it is known.
+    pub topic: Option<TopicName>,
 }
 
 /// A request of ours to a device.
@@ -345,7 +350,9 @@ pub struct OutgoingRequest {
 /// Why a device gave no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestError {
-    /// No answer in time.
+    /// It did not acknowledge the request, so that most likely it never got it.
+    Unreached,
+    /// It got the request, and did not answer in time.
     Timeout,
     /// It answered RST.
     Reset,
@@ -388,6 +395,16 @@ pub enum Event {
         observation: ObservationId,
         /// What became of it.
         outcome: NotificationOutcome,
+    },
+    /// Nobody acknowledged a notification that [`Notification::returns`]: that one, and what waited behind it. The layer has forgotten
+    /// the observation.
+    Unanswered {
+        /// Whose.
+        peer: PeerId,
+        /// Which observation.
+        observation: ObservationId,
+        /// Oldest first.
+        notifications: Vec<Notification>,
     },
     /// The peer showed that it lives: it acknowledged a CON of ours, or pinged.
     Alive {

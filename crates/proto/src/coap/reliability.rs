@@ -38,6 +38,11 @@ impl Outstanding {
         size_of::<Self>() + 64 + datagram.len()
     }
 
+    /// Whether it was not sent again yet.
+    pub(crate) const fn is_new(&self) -> bool {
+        self.retries == 0
+    }
+
     pub(crate) fn timer(&self) -> TimerKey {
         self.timer
     }
@@ -176,7 +181,7 @@ impl Endpoint {
             self.settle(peer, mid);
             match purpose {
                 Purpose::Notification(observation) => self.notification_timed_out(now, peer, observation),
-                Purpose::Request(request) => self.request_timed_out(now, peer, request),
+                Purpose::Request(request) => self.request_unreached(now, peer, request),
                 Purpose::Response(Some(id)) => {
                     self.beginning_concluded(now, peer, id, NotificationOutcome::TimedOut);
                 }
@@ -194,8 +199,27 @@ impl Endpoint {
             peer.retransmissions += 1;
             self.metrics.retransmissions.inc();
         }
-        if let Purpose::Notification(observation) = purpose {
-            self.notification_stalled(now, peer, observation);
+        match purpose {
+            Purpose::Notification(observation) => self.notification_stalled(now, peer, observation),
+            Purpose::Request(_) => self.pump(now, peer),
+            Purpose::Response(_) => {}
+        }
+    }
+
+    /// Sends what a peer did not acknowledge at its first repetition once more now: it was heard of, and may sleep again when the next
+    /// one is due.
+    pub fn nudge(&mut self, peer: &mut Peer) {
+        let unanswered = peer
+            .outstanding
+            .iter()
+            .filter(|(_, it)| it.sent && it.retries > 0);
+        let mut mids: Vec<u16> = unanswered.map(|(mid, _)| *mid).collect();
+        mids.sort_unstable();
+        for mid in mids {
+            if self.send_kept(peer, mid) {
+                peer.retransmissions += 1;
+                self.metrics.retransmissions.inc();
+            }
         }
     }
 

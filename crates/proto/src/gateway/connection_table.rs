@@ -122,12 +122,91 @@ impl ConnectionTable {
     }
 
     /// The client of a connection says how long it may be silent; nothing of its own where it means the heartbeat.
-    pub(super) fn set_lifetime(&mut self, cx: &mut Cx<'_>, key: ConnectionKey, lifetime: Option<Duration>) {
+    pub(super) fn set_lifetime(
+        &mut self,
+        cx: &mut Cx<'_>,
+        observations: &mut Observations,
+        key: ConnectionKey,
+        lifetime: Option<Duration>,
+    ) {
+        observations.set_sleeps(key, lifetime.is_some());
         if let Some(connection) = self.connections.get_mut(key) {
             connection.lifetime = lifetime;
             kept::note_lifetime(connection);
             arm(cx, connection);
         }
+    }
+
+    /// A client did not acknowledge what was sent to it. Where it said that it sleeps, all that is for it waits until it is heard of;
+    /// else the observation ends (RFC 7641, 4.5).
+    pub(super) fn unanswered(
+        &mut self,
+        cx: &mut Cx<'_>,
+        observations: &mut Observations,
+        id: ObservationId,
+        notifications: Vec<Notification>,
+    ) {
+        let holder = observations.get(id).map(|observation| observation.holder);
+        let sleeper = holder.and_then(|holder| match holder {
+            AccountHolder::Connection(key) => self.get(key).filter(|it| it.lifetime.is_some()),
+            AccountHolder::Peer(_) => None,
+        });
+        let Some(key) = sleeper.map(|connection| connection.key) else {
+            return observations.end(cx, id);
+        };
+        let notifications = notifications.into_iter().map(|notification| (id, notification));
+        observations.take_back(cx, notifications.collect());
+        self.fall_asleep(cx, observations, key);
+    }
+
+    /// A client did not acknowledge a request; others may wait for it.
+    pub(super) fn unreached(&mut self, cx: &mut Cx<'_>, observations: &mut Observations, key: ConnectionKey) {
+        let Some(connection) = self.get(key) else { return };
+        if connection.lifetime.is_some() {
+            self.fall_asleep(cx, observations, key);
+        } else if connection.presence == Presence::Online {
+            self.set_presence(cx, key, Presence::Asleep);
+        }
+    }
+
+    /// Says by [`WorkerMessage::Heard`] when the client of a connection is heard of.
+    pub(super) fn listen_for(&mut self, key: ConnectionKey) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.is_listened_for = true;
+        }
+    }
+
+    /// Nothing is sent to the client of a connection until it is heard of.
+    fn fall_asleep(&mut self, cx: &mut Cx<'_>, observations: &mut Observations, key: ConnectionKey) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if !std::mem::replace(&mut connection.is_held, true)
+            && let Some(peer) = connection.peer
+        {
+            let ids = observations.set_away(key);
+            connection.returning += usize::from(!ids.is_empty());
+            cx.agenda.tell_peer(peer, ToPeer::Hold(key, ids));
+        }
+        if connection.presence == Presence::Online {
+            self.set_presence(cx, key, Presence::Asleep);
+        }
+    }
+
+    /// The client of a connection was heard of, and gets what waited for it.
+    fn wake(&mut self, cx: &mut Cx<'_>, observations: &mut Observations, key: ConnectionKey) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let was_held = std::mem::replace(&mut connection.is_held, false);
+        if let (true, 0, Some(peer)) = (was_held, connection.returning, connection.peer) {
+            observations.set_at(cx, key, peer);
+        }
+        if std::mem::take(&mut connection.is_listened_for) {
+            let heard = WorkerMessage::Heard(connection.client.clone());
+            cx.agenda.tell(cx.worker, heard);
+        }
+        self.set_presence(cx, key, Presence::Online);
     }
 
     /// What is known of whether the client of a connection can be reached changes.
@@ -182,6 +261,7 @@ impl ConnectionTable {
             return;
         };
         connection.seen_at = cx.now;
+        let is_awaited = connection.lifetime.is_some() && !connection.is_held;
         if let Some(account) = cx.ledger.of(AccountHolder::Connection(key)) {
             cx.ledger.touch(account);
             cx.ledger.raise(account, from.standing);
@@ -193,8 +273,11 @@ impl ConnectionTable {
             self.attach(cx, observations, key, from);
         } else if let Some(peer) = self.peers.get_mut(&from.id) {
             peer.facts.address = from.address;
+            if is_awaited {
+                cx.agenda.tell_peer(from.id, ToPeer::Nudge);
+            }
         }
-        self.set_presence(cx, key, Presence::Online);
+        self.wake(cx, observations, key);
     }
 
     /// The client of a connection is at a peer from now on.
@@ -210,6 +293,7 @@ impl ConnectionTable {
             return;
         };
         connection.peer = Some(from.id);
+        connection.is_held = false;
         if connection.listener != from.listener {
             connection.listener = from.listener;
             arm(cx, connection);
@@ -269,7 +353,7 @@ impl ConnectionTable {
             return;
         };
         connection.returning = connection.returning.saturating_sub(1);
-        if let (0, Some(peer)) = (connection.returning, connection.peer) {
+        if let (0, false, Some(peer)) = (connection.returning, connection.is_held, connection.peer) {
             observations.set_at(cx, key, peer);
         }
     }
@@ -296,8 +380,8 @@ impl ConnectionTable {
     pub(super) fn peer_alive(
         &mut self,
         cx: &mut Cx<'_>,
-        id: PeerId,
-        address: PeerAddr,
+        observations: &mut Observations,
+        (id, address): (PeerId, PeerAddr),
         retransmissions: u64,
     ) {
         let Some(peer) = self.peers.get_mut(&id) else {
@@ -307,7 +391,7 @@ impl ConnectionTable {
         peer.facts.address = address;
         peer.retransmissions = retransmissions;
         for key in peer.absent.clone() {
-            self.set_presence(cx, key, Presence::Online);
+            self.wake(cx, observations, key);
         }
     }
 

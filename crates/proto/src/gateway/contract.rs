@@ -238,6 +238,8 @@ pub enum ControlRequest {
         client: ClientId,
         /// What is asked of the device.
         request: OutgoingRequest,
+        /// How long it may wait for the device to be heard of, where that cannot be reached; zero not at all.
+        wait: Duration,
     },
 }
 
@@ -331,6 +333,8 @@ pub enum ControlAnswer {
         /// How many more there were that it had no room for; they came last.
         lost: u64,
     },
+    /// The device was not heard of for as long as the request could wait.
+    Expired,
     /// What a device answered.
     Answered(Result<Response, RequestError>),
 }

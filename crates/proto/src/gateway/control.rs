@@ -12,14 +12,11 @@ use super::workers::ToPeer;
 use super::{Gateway, cx};
 use crate::bridge::contract::BrokerRequest;
 use crate::bridge::subscriptions::{AccountHolder, Terms};
-use crate::coap::contract::{OutgoingRequest, PeerId, RequestError, RequestId, ResourceKey, Response, Token};
+use crate::coap::contract::{PeerId, ResourceKey, Token};
 use crate::policy::connections::{Connection, Grant, Presence};
 use crate::session::{CloseReason, SecureSource};
 use crate::types::message::Qos;
 use crate::types::{ClientId, ListenerId, TopicFilter};
-
-/// Requests to devices that may be under way at the same time.
-const MAX_DEVICE_REQUESTS: usize = 1024;
 
 impl Gateway {
     pub(super) fn control(&mut self, now: Instant, ticket: u64, request: ControlRequest) {
@@ -76,12 +73,14 @@ impl Gateway {
             ControlRequest::Trace { id, target, preview } => self.begin_trace(now, id, &target, preview),
             ControlRequest::TakeTrace { id } => self.take_trace(now, id),
             ControlRequest::EndTrace { id } => self.end_trace(id),
-            ControlRequest::Request { client, request } => {
-                match self.request_to_device(ticket, &client, request) {
-                    None => return,
-                    Some(answer) => answer,
-                }
-            }
+            ControlRequest::Request {
+                client,
+                request,
+                wait,
+            } => match self.request_to_device(now, ticket, client, (request, wait)) {
+                None => return,
+                Some(answer) => answer,
+            },
         };
         self.agenda.output(Output::Control { ticket, answer });
     }
@@ -245,7 +244,7 @@ impl Gateway {
     }
 
     /// Where a client is and what holds its observations. One whose connection another worker has is that worker's to show.
-    fn holder_of(&self, client: &ClientId) -> Option<(AccountHolder, Option<PeerId>)> {
+    pub(super) fn holder_of(&self, client: &ClientId) -> Option<(AccountHolder, Option<PeerId>)> {
         if let Some(connection) = self.connections.of_client(client) {
             return Some((AccountHolder::Connection(connection.key), connection.peer));
         }
@@ -370,35 +369,6 @@ impl Gateway {
                 ControlAnswer::Done
             }
             None => ControlAnswer::NotFound,
-        }
-    }
-
-    /// Sends a request to a device; the answer comes later, or at once when it cannot be sent.
-    fn request_to_device(
-        &mut self,
-        ticket: u64,
-        client: &ClientId,
-        request: OutgoingRequest,
-    ) -> Option<ControlAnswer> {
-        let Some((_, peer)) = self.holder_of(client) else {
-            return Some(ControlAnswer::NotFound);
-        };
-        let Some(peer) = peer.filter(|_| self.device_requests.len() < MAX_DEVICE_REQUESTS) else {
-            return Some(ControlAnswer::Unavailable);
-        };
-        let id = RequestId(self.agenda.ticket().0);
-        self.device_requests.insert(id, ticket);
-        self.agenda.tell_peer(peer, ToPeer::Request(id, request));
-        None
-    }
-
-    /// A device answered a request of ours, or did not.
-    pub(super) fn device_answered(&mut self, request: RequestId, result: Result<Response, RequestError>) {
-        if let Some(ticket) = self.device_requests.remove(&request) {
-            self.agenda.output(Output::Control {
-                ticket,
-                answer: ControlAnswer::Answered(result),
-            });
         }
     }
 }

@@ -7,6 +7,7 @@ use super::answers::unavailable;
 use super::workers::{FromPeer, ToPeer, WorkerMessage};
 use super::{Gateway, cx};
 use crate::coap::contract::{Event, ObservationId, PeerId, RequestError};
+use crate::policy::connections::ConnectionKey;
 use crate::types::WorkerId;
 use crate::types::reason::{DropReason, Limit};
 
@@ -30,6 +31,14 @@ impl Gateway {
                 let what = FromPeer::Notified(observation, outcome);
                 self.agenda.tell_owner(owner(observation), peer, what);
             }
+            Event::Unanswered {
+                peer,
+                observation,
+                notifications,
+            } => {
+                let what = FromPeer::Unanswered(observation, notifications);
+                self.agenda.tell_owner(owner(observation), peer, what);
+            }
             Event::Alive { peer } => self.alive(now, peer),
             Event::Answered { request, result } => {
                 let message = WorkerMessage::Answered(request, result);
@@ -48,12 +57,17 @@ impl Gateway {
             .settings
             .heartbeat(peer.listener)
             .map_or(SIGN_OF_LIFE, |heartbeat| heartbeat / 4);
+        let has_guests = !peer.guests.is_empty();
         let due = peer.alive_at.is_none_or(|told| told + every <= now);
         if due {
             peer.alive_at = Some(now);
         }
         let address = peer.address;
         let retransmissions = peer.coap.retransmissions();
+        if !has_guests {
+            return self.heard_peer(now, id);
+        }
+        let Some(peer) = self.peers.get(id) else { return };
         for owner in peer.guests.owners().filter(|owner| due || *owner == self.worker) {
             let what = FromPeer::Alive {
                 address,
@@ -104,18 +118,20 @@ impl Gateway {
                 None => self.agenda.tell_owner(guest.key.worker(), peer, FromPeer::Gone),
             },
             ToPeer::Part(key, observations) => {
-                let has_observations = !observations.is_empty();
-                let mut notifications = Vec::new();
                 if let Some(peer) = peers.get_mut(peer) {
                     peer.guests.remove(key);
-                    for id in observations {
-                        let pending = coap.take_pending(&mut peer.coap, id);
-                        notifications.extend(pending.into_iter().map(|notification| (id, notification)));
-                    }
                 }
-                if has_observations {
-                    let what = FromPeer::Parted(key, notifications);
-                    self.agenda.tell_owner(key.worker(), peer, what);
+                self.give_back(peer, key, observations);
+            }
+            ToPeer::Hold(key, observations) => {
+                if let Some(peer) = peers.get_mut(peer) {
+                    peer.alive_at = None;
+                }
+                self.give_back(peer, key, observations);
+            }
+            ToPeer::Nudge => {
+                if let Some(peer) = peers.get_mut(peer) {
+                    coap.nudge(&mut peer.coap);
                 }
             }
             ToPeer::NotHere(context, key) => self.not_here(now, *context, key),
@@ -130,6 +146,20 @@ impl Gateway {
         }
     }
 
+    /// Gives back to a connection what waits of its observations.
+    fn give_back(&mut self, id: PeerId, key: ConnectionKey, observations: Vec<ObservationId>) {
+        if observations.is_empty() {
+            return;
+        }
+        let Self { coap, peers, .. } = self;
+        let notifications = match peers.get_mut(id) {
+            Some(peer) => coap.take_pending(&mut peer.coap, observations),
+            None => Vec::new(),
+        };
+        let what = FromPeer::Parted(key, notifications);
+        self.agenda.tell_owner(key.worker(), id, what);
+    }
+
     /// Takes in what a peer sent to a connection or observation of this worker, or what became of it.
     pub(super) fn hear_of_peer(&mut self, now: Instant, peer: PeerId, what: FromPeer) {
         let mut cx = cx!(self, now);
@@ -140,11 +170,14 @@ impl Gateway {
             FromPeer::Alive {
                 address,
                 retransmissions,
-            } => connections.peer_alive(&mut cx, peer, address, retransmissions),
+            } => connections.peer_alive(&mut cx, observations, (peer, address), retransmissions),
             FromPeer::Gone => connections.peer_gone(&mut cx, observations, peer),
             FromPeer::Notified(observation, outcome) => observations.notified(&mut cx, observation, outcome),
             FromPeer::Parted(key, notifications) => {
                 connections.parted(&mut cx, observations, key, notifications)
+            }
+            FromPeer::Unanswered(observation, notifications) => {
+                connections.unanswered(&mut cx, observations, observation, notifications);
             }
             FromPeer::Undelivered(notifications) => observations.take_back(&mut cx, notifications),
         }

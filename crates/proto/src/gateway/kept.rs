@@ -613,6 +613,8 @@ impl Gateway {
                     .filter(|seconds| *seconds > 0)
                     .map(|seconds| Duration::from_secs(seconds).min(self.settings.sleep.max_lifetime)),
                 presence: Presence::Online,
+                is_held: false,
+                is_listened_for: false,
                 // While nobody was there it could not show that it lives.
                 seen_at: now,
                 returning: 0,
@@ -629,6 +631,7 @@ impl Gateway {
         }
         let (client, owner) = (connection.client.clone(), connection.owner.clone());
         let at = record.get(AT);
+        self.observations.set_sleeps(key, connection.lifetime.is_some());
         let mark = self.connections.insert(&mut cx!(self, now), connection);
         self.observations
             .note_holder(AccountHolder::Connection(key), mark);

@@ -15,6 +15,7 @@ use super::metrics::GatewayMetrics;
 use crate::bridge::subscriptions::Terms;
 use crate::coap::contract::{Code, Notification, Token};
 use crate::state::{CELL_BYTES, Contents, Held, ReadBytes, Record, Store, WriteBytes};
+use crate::types::TopicName;
 use crate::types::hash::IdMap;
 
 /// Of a store they take at most this part: the rest is for sessions, connections and observations.
@@ -133,6 +134,8 @@ impl KeptNotifications {
             },
             payload: Bytes::copy_from_slice(bytes.0),
             kept: None,
+            returns: true,
+            topic: TopicName::new(terms.filter.as_str()).ok(),
         };
         let held = Held::over(store, record, contents.body.len(), &self.bytes);
         notification.kept = Some(Arc::new(held));

@@ -99,6 +99,40 @@ labels! {
 }
 
 labels! {
+    /// What became of a notification for a client that is away or asleep: `queue_notifications_total{result}`.
+    pub enum QueueResult {
+        /// It waits for the client.
+        Queued = "queued",
+        /// The client was heard of, and it goes out; where nobody acknowledges it, it is queued once more.
+        Delivered = "delivered",
+        /// A newer one of its topic took its place (`coap.sleep.keep`).
+        Replaced = "replaced",
+        /// Its own time was over, or `coap.sleep.queue_age`.
+        Expired = "expired",
+        /// There was no room for it.
+        Dropped = "dropped",
+        /// Its observation ended before.
+        Forgotten = "forgotten",
+    }
+}
+
+labels! {
+    /// What became of a request to a device that may wait for it: `queue_requests_total{result}`.
+    pub enum DeviceRequestResult {
+        /// The device could not be reached: it waits, once more where it went out before.
+        Queued = "queued",
+        /// The device answered.
+        Answered = "answered",
+        /// The device was not heard of in time.
+        Expired = "expired",
+        /// The device got it and gave no valid answer.
+        Failed = "failed",
+        /// There was no room for it.
+        Refused = "refused",
+    }
+}
+
+labels! {
     /// What was done to the topic collection: `collection_requests_total{result}`.
     pub enum CollectionResult {
         /// Topics were listed, or one was read.
@@ -139,6 +173,14 @@ metrics! {
         pub connections: Counter = gauge "connections" [],
         /// Connections by whether their client can be reached.
         pub connection_states: Family<Presence> = gauge "connection_states" [] by [state],
+        /// Requests to devices that are asleep or away.
+        pub queued_requests: Counter = gauge "queued_requests" [],
+        /// Requests to devices that may wait for them, by what became of them.
+        pub queue_requests: Family<DeviceRequestResult> = counter "queue_requests_total" [] by [result],
+        /// Notifications that wait for clients that are away or asleep.
+        pub queued_notifications: Counter = gauge "queued_notifications" [],
+        /// Notifications for clients that are away or asleep, by what became of them.
+        pub queue_notifications: Family<QueueResult> = counter "queue_notifications_total" [] by [result],
         /// What happened to connections.
         pub connection_events: Family<ConnectionEvent> = counter "connections_total" [] by [result],
         /// Observations.

@@ -15,6 +15,7 @@ pub mod context;
 pub mod contract;
 mod control;
 mod delivery;
+mod device_requests;
 pub mod directory;
 pub mod events;
 mod forwarded;
@@ -24,7 +25,7 @@ mod inbound;
 pub mod kept;
 mod kept_notifications;
 pub mod metrics;
-mod news;
+pub mod news;
 mod observations;
 mod ops;
 mod owner;
@@ -51,18 +52,17 @@ use rand::{Rng, RngCore, SeedableRng};
 
 use crate::bridge::contract::Ticket;
 use crate::bridge::subscriptions::AccountHolder;
-use crate::coap::contract::RequestId;
 use crate::coap::{CoapMetrics, Endpoint};
 use crate::policy::bans::Bans;
 use crate::policy::ledger::Ledger;
 use crate::session::{SecureSource, SecureTransport};
 use crate::state::Store;
-use crate::types::hash::IdMap;
 use crate::types::{ListenerId, Transmits, WorkerId};
 
 use agenda::Agenda;
 use connection_table::ConnectionTable;
 use contract::{ControlRequest, Input, Output};
+use device_requests::DeviceRequests;
 use directory::ClientDirectory;
 use forwarded::Forwarded;
 use guard::Guard;
@@ -144,8 +144,7 @@ pub struct Gateway {
     observations: Observations,
     topics: Topics,
     directory: ClientDirectory,
-    /// Requests to devices under way, by the ticket of who asked.
-    device_requests: IdMap<RequestId, u64>,
+    device_requests: DeviceRequests,
     traces: Traces,
     /// Where what the next process goes on from is kept.
     store: Option<Arc<Store>>,
@@ -205,7 +204,7 @@ impl Gateway {
             found: Found::default(),
             restored: Restored::default(),
             directory: ClientDirectory::default(),
-            device_requests: IdMap::default(),
+            device_requests: DeviceRequests::default(),
             traces: Traces::default(),
             shared,
             metrics,
@@ -368,7 +367,8 @@ impl Gateway {
             WorkerMessage::Ended(client, key) => {
                 self.directory.ended(&client, key);
             }
-            WorkerMessage::Answered(request, result) => self.device_answered(request, result),
+            WorkerMessage::Answered(request, result) => self.device_answered(now, request, result),
+            WorkerMessage::Heard(client) => self.heard(now, &client),
             WorkerMessage::AreYouThere(from, at) => {
                 self.agenda.tell(from, WorkerMessage::Here(self.worker, at));
             }

@@ -120,7 +120,8 @@ fn describe(
 }
 
 /// A client id as one topic level: what would make several levels or a filter of it is percent-encoded.
-fn level(client: &str) -> String {
+#[must_use]
+pub fn level(client: &str) -> String {
     let mut level = String::with_capacity(client.len());
     for c in client.chars() {
         if matches!(c, '/' | '+' | '#' | '%') {

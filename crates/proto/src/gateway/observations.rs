@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +13,12 @@ use super::answers::not_found;
 use super::inbound::UDP_PEER_IDLE;
 use super::kept::KeptObservations;
 use super::kept_notifications::{self, KeptNotifications};
-use super::metrics::{ConditionResult, GatewayMetrics};
+use super::metrics::{ConditionResult, GatewayMetrics, QueueResult};
 use super::representations::{Representation, Representations};
 use super::settings::NotifyType;
 use super::timers::Timer;
 use super::workers::ToPeer;
-use crate::bridge::backlog::Backlog;
+use crate::bridge::backlog::{Backlog, Room};
 use crate::bridge::collection::seats::Seat;
 use crate::bridge::collection::topic::Topic;
 use crate::bridge::conditions::{Decision, Look};
@@ -47,6 +48,8 @@ pub(super) struct Observations {
     backlog: Backlog,
     kept: KeptObservations,
     notifications: KeptNotifications,
+    /// The connections whose clients sleep.
+    sleepers: HashSet<ConnectionKey>,
 }
 
 impl Observations {
@@ -56,12 +59,26 @@ impl Observations {
             backlog: Backlog::default(),
             kept: KeptObservations::new(store.clone()),
             notifications: KeptNotifications::new(store),
+            sleepers: HashSet::new(),
         }
     }
 
     /// Notes what names a holder in the records that the next process finds.
     pub(super) fn note_holder(&mut self, holder: AccountHolder, mark: Option<u64>) {
         self.kept.note_holder(holder, mark);
+    }
+
+    /// Notes whether the client of a connection sleeps.
+    pub(super) fn set_sleeps(&mut self, key: ConnectionKey, sleeps: bool) {
+        match sleeps {
+            true => self.sleepers.insert(key),
+            false => self.sleepers.remove(&key),
+        };
+        for id in self.of(AccountHolder::Connection(key)).to_vec() {
+            if let Some(observation) = self.registry.get_mut(id) {
+                observation.sleeps = sleeps;
+            }
+        }
     }
 
     pub(super) fn of(&self, holder: AccountHolder) -> &[ObservationId] {
@@ -164,6 +181,9 @@ impl Observations {
             }
             self.registry.insert(cx.now, holder, at, terms)
         };
+        if let (AccountHolder::Connection(key), Some(observation)) = (holder, self.registry.get_mut(id)) {
+            observation.sleeps = self.sleepers.contains(&key);
+        }
         for removed in replaced {
             self.forget(cx, &removed);
         }
@@ -184,6 +204,9 @@ impl Observations {
     pub(super) fn end_all(&mut self, cx: &mut Cx<'_>, holder: AccountHolder) {
         while let Some(id) = self.of(holder).first().copied() {
             self.end(cx, id);
+        }
+        if let AccountHolder::Connection(key) = holder {
+            self.sleepers.remove(&key);
         }
         if let Some(mark) = self.kept.forget_holder(holder) {
             self.notifications.forget(mark);
@@ -285,14 +308,17 @@ impl Observations {
         }
         cx.timers.disarm(Timer::Observation(removed.id));
         let before = self.backlog.bytes();
-        self.backlog.forget(removed.id);
+        let forgotten = self.backlog.forget(removed.id);
+        cx.metrics
+            .queue_notifications
+            .add(QueueResult::Forgotten, forgotten as u64);
         self.weigh_backlog(cx, *holder, before);
         if let Some(filter_id) = removed.unsubscribe {
             cx.agenda.broker(BrokerRequest::Unsubscribe { filter_id });
         }
     }
 
-    /// The observations of a connection whose client is away from now on.
+    /// The observations of a connection whose client is away, or asleep, from now on.
     pub(super) fn set_away(&mut self, key: ConnectionKey) -> Vec<ObservationId> {
         let ids = self.of(AccountHolder::Connection(key)).to_vec();
         for id in &ids {
@@ -310,9 +336,13 @@ impl Observations {
                 observation.at = Some(peer);
             }
             let before = self.backlog.bytes();
-            let waited = self.backlog.take(cx.now, id);
+            let (waited, expired) = self.backlog.take(cx.now, id);
             self.weigh_backlog(cx, AccountHolder::Connection(key), before);
-            for notification in waited {
+            let results = &cx.metrics.queue_notifications;
+            results.add(QueueResult::Expired, expired as u64);
+            results.add(QueueResult::Delivered, waited.len() as u64);
+            for mut notification in waited {
+                notification.returns = true;
                 self.deliver(cx, id, notification);
             }
         }
@@ -438,18 +468,35 @@ impl Observations {
     }
 
     /// The client is away: the notification waits, as long as those of its standing do not have more than their share.
-    fn keep(&mut self, cx: &mut Cx<'_>, id: ObservationId, notification: Notification) {
+    fn keep(&mut self, cx: &mut Cx<'_>, id: ObservationId, mut notification: Notification) {
         let Some(holder) = self.get(id).map(|observation| observation.holder) else {
             return;
         };
         let account = cx.ledger.of(holder);
         let standing = account.map_or(Standing::Unproven, |account| cx.ledger.standing(account));
-        let caps = &cx.settings.caps;
-        let (most, max_bytes) = (caps.queued_per_observation, standing.share_of(caps.queued_bytes));
+        let sleep = &cx.settings.sleep;
+        if let Some(until) = sleep.queue_age.and_then(|age| cx.now.checked_add(age)) {
+            notification.expires_at = Some(notification.expires_at.map_or(until, |at| at.min(until)));
+        }
+        let room = Room {
+            messages: sleep.queue_messages,
+            bytes: sleep.queue_bytes,
+            newest: sleep.keep_newest,
+        };
+        let max_bytes = standing.share_of(cx.settings.caps.queued_bytes);
         let before = self.backlog.bytes();
-        let dropped = self.backlog.push(id, notification, most, max_bytes);
+        let of_client = self.registry.of(holder);
+        let what = (id, notification);
+        let gone = self.backlog.push(cx.now, what, of_client, room, max_bytes);
         self.weigh_backlog(cx, holder, before);
-        cx.metrics.limits.add(Limit::QueuedNotifications, dropped as u64);
+        let results = &cx.metrics.queue_notifications;
+        results.inc(QueueResult::Queued);
+        results.add(QueueResult::Dropped, gone.dropped as u64);
+        results.add(QueueResult::Replaced, gone.replaced as u64);
+        results.add(QueueResult::Expired, gone.expired as u64);
+        cx.metrics
+            .limits
+            .add(Limit::QueuedNotifications, gone.dropped as u64);
     }
 
     /// Writes down what is kept more or less of a holder's than before.
@@ -458,6 +505,9 @@ impl Observations {
             let change = self.backlog.bytes().cast_signed() - before.cast_signed();
             cx.ledger.add(account, Table::Queues, change);
         }
+        cx.metrics
+            .queued_notifications
+            .set(self.backlog.messages() as u64);
     }
 
     /// An observer that was not heard of for most of `observe_check` gets its next notification confirmably (RFC 7641, 4.5).
@@ -637,12 +687,12 @@ fn confirmable(cx: &Cx<'_>, observation: &Observation, message: Option<&Message>
     let check = observation.check.unwrap_or(cx.settings.observe_check);
     let every = period.map_or(check, |period| check.min(period.saturating_mul(PERIODS)));
     let unheard = cx.now.saturating_duration_since(observation.confirmed_at);
+    let notify_type = cx.settings.notify_type(observation.terms.listener);
     unheard >= due(every)
+        // Else it would not show that its client does not get it.
+        || observation.sleeps && notify_type != NotifyType::Non
         || conditions.is_some_and(|conditions| conditions.confirmable)
-        || cx
-            .settings
-            .notify_type(observation.terms.listener)
-            .confirmable(observation, message)
+        || notify_type.confirmable(observation, message)
 }
 
 /// Keeps the last message for a check, unless those of the holder's standing have half of what they may have: the check then has
@@ -679,6 +729,7 @@ fn notification(
         payload: shown.payload,
         content_format: shown.format,
         expires_at: message.expires_at,
+        topic: Some(message.topic.clone()),
         ..empty(observation, confirmable)
     }
 }
@@ -697,6 +748,8 @@ fn empty(observation: &mut Observation, confirmable: bool) -> Notification {
         max_age: observation.max_age(),
         expires_at: None,
         kept: None,
+        returns: observation.sleeps && confirmable,
+        topic: None,
     }
 }
 

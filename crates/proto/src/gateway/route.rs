@@ -43,6 +43,7 @@ impl Gateway {
         }
         match self.resolve(now, reply, request) {
             Ok(context) => {
+                self.heard_peer(now, peer);
                 if let (true, Target::Topic(_, topic)) = (context.publishes(), &context.target)
                     && let Some(peer) = self.peers.get_mut(peer)
                 {
@@ -534,7 +535,9 @@ impl Gateway {
             }
             Registration::Granted => {
                 let (table, observations) = (&mut self.connections, &mut self.observations);
+                let client = connection.client.clone();
                 made(&mut cx!(self, now), table, observations, connection, &from, reply);
+                self.heard(now, &client);
                 for context in joining {
                     self.dispatch(now, context);
                 }

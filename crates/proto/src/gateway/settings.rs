@@ -118,12 +118,24 @@ impl Settings {
 pub struct SleepSettings {
     /// The longest time that a client may name as its lifetime.
     pub max_lifetime: Duration,
+    /// Notifications that wait for one client, and requests to it.
+    pub queue_messages: usize,
+    /// Their bytes.
+    pub queue_bytes: usize,
+    /// How long one of them waits; `None` for as long as its connection lasts.
+    pub queue_age: Option<Duration>,
+    /// Whether of each topic only the newest waits.
+    pub keep_newest: bool,
 }
 
 impl Default for SleepSettings {
     fn default() -> Self {
         Self {
             max_lifetime: Duration::from_secs(7 * 24 * 3600),
+            queue_messages: 256,
+            queue_bytes: 256 << 10,
+            queue_age: Some(Duration::from_secs(24 * 3600)),
+            keep_newest: false,
         }
     }
 }

@@ -16,6 +16,7 @@ pub(super) enum Timer {
     Connection(ConnectionKey),
     Observation(ObservationId),
     Forwarded,
+    DeviceRequests,
     Topics,
     Sweep,
     Pressure,
@@ -89,6 +90,7 @@ impl Gateway {
                     let (pending, topics) = (&mut self.pending, &mut self.topics);
                     topics.tick(&mut cx!(self, now), pending);
                 }
+                Timer::DeviceRequests => self.expire_device_requests(now),
                 Timer::Forwarded => self.forwarded.check(&mut cx!(self, now)),
                 Timer::Pressure => self.check_pressure(now),
                 Timer::Traces => self.check_traces(now),

@@ -44,6 +44,8 @@ pub enum WorkerMessage {
     Evict(ConnectionKey),
     /// To the home worker: this connection of the client ended.
     Ended(ClientId, ConnectionKey),
+    /// To itself: a client for which requests wait was heard of.
+    Heard(ClientId),
     /// To the worker that had a request sent to a device: the device answered, or did not.
     Answered(RequestId, Result<Response, RequestError>),
     /// Whoever is asked answers the sender at once with the time of the question, and so shows that it took in what it was sent
@@ -132,6 +134,8 @@ pub enum FromPeer {
     Undelivered(Vec<(ObservationId, Notification)>),
     /// The same, and it is all that it had of this connection, which parted from it.
     Parted(ConnectionKey, Vec<(ObservationId, Notification)>),
+    /// Nobody acknowledged a notification: that one, and what waited behind it. Its message layer has forgotten the observation.
+    Unanswered(ObservationId, Vec<Notification>),
 }
 
 /// What the worker of a peer does for the owner of a connection.
@@ -147,6 +151,10 @@ pub enum ToPeer {
     Attach(Guest),
     /// A connection is no longer used from there: give back what waits of its observations, if it has any.
     Part(ConnectionKey, Vec<ObservationId>),
+    /// The client of a connection sleeps: give back what waits of its observations, and say at once when it is heard of.
+    Hold(ConnectionKey, Vec<ObservationId>),
+    /// The client of a connection was heard of, and may sleep soon: repeat what it has not acknowledged.
+    Nudge,
     /// The connection that a handshake proved is not here: find out where it is, and ask again.
     NotHere(Box<RequestContext>, ConnectionKey),
     /// Send a request of ours, whose id comes back with the answer.

@@ -173,6 +173,11 @@ pub struct Connection {
     pub lifetime: Option<Duration>,
     /// Whether its client can be reached, as far as that is known.
     pub presence: Presence,
+    /// Whether what is for its client waits although that has an address: it did not acknowledge what was sent to it, and was not heard
+    /// of since.
+    pub is_held: bool,
+    /// Whether somebody waits to be told when its client is heard of.
+    pub is_listened_for: bool,
     /// When the last valid request came, or its client is known to have lived otherwise.
     pub seen_at: Instant,
     /// When it was created.

@@ -34,6 +34,8 @@ labels! {
         Queues = "queues",
         /// Requests that wait for the broker or a backend.
         Requests = "requests",
+        /// Requests to devices that wait until those are heard of.
+        DeviceRequests = "device_requests",
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Caps {
     pub topics: TopicLimits,
     /// Notifications that wait for one observation while a confirmable one is outstanding.
     pub queued_per_observation: usize,
+    /// The same for a client that sleeps.
+    pub queued_for_sleeper: usize,
     /// Bytes of notifications that wait, in all.
     pub queued_bytes: usize,
     /// Remembered exchanges for duplicate detection.
@@ -36,6 +38,7 @@ impl Default for Caps {
             observations_per_client: 128,
             topics: TopicLimits::default(),
             queued_per_observation: 64,
+            queued_for_sleeper: 256,
             queued_bytes: 64 << 20,
             remembered_exchanges: 131_072,
             pending_requests: 16_384,

@@ -112,6 +112,8 @@ labels! {
         Collection = "collection",
         /// Notifications waiting for an observer: the oldest went.
         QueuedNotifications = "queued_notifications",
+        /// Requests that wait for a device that is asleep or away.
+        QueuedRequests = "queued_requests",
         /// Remembered exchanges: the oldest went.
         RememberedExchanges = "remembered_exchanges",
         /// Requests waiting for the broker or an authentication backend.

@@ -169,7 +169,7 @@ impl Endpoint {
             Event::Request { peer: of, .. }
             | Event::Notified { peer: of, .. }
             | Event::Alive { peer: of } => *of != peer.id,
-            Event::Answered { .. } => true,
+            Event::Answered { .. } | Event::Unanswered { .. } => true,
         });
     }
 

@@ -46,25 +46,24 @@ impl Endpoint {
 
     /// Forgets an observation: what waits and what is outstanding. The others of the peer go on.
     pub fn cancel(&mut self, peer: &mut Peer, observation: ObservationId) {
-        for notification in self.take_pending(peer, observation) {
+        for (_, notification) in self.take_pending(peer, [observation]) {
             let result = NotificationResult::Dropped;
             self.metrics.notification(notification.confirmable, result);
         }
     }
 
-    /// Takes what a peer has not acknowledged of an observation, the outstanding one first, and forgets the observation: for
-    /// a client that moved to another peer.
-    pub fn take_pending(&mut self, peer: &mut Peer, observation: ObservationId) -> Vec<Notification> {
-        let Some(observing) = peer.observing.as_deref_mut() else {
-            return Vec::new();
-        };
+    /// Takes what a peer has not acknowledged of some observations, of each the outstanding one first, and forgets those: for a client
+    /// that moved to another peer, or sleeps.
+    pub fn take_pending(
+        &mut self,
+        peer: &mut Peer,
+        observations: impl IntoIterator<Item = ObservationId>,
+    ) -> Vec<(ObservationId, Notification)> {
         let mut pending = Vec::new();
-        if let Some(landed) = observing.landed(observation) {
-            self.settle(peer, landed.mid);
-            landed.notification.note_sent_as(None);
-            pending.push(landed.notification);
+        for id in observations {
+            let of_this = self.take_of(peer, id);
+            pending.extend(of_this.into_iter().map(|notification| (id, notification)));
         }
-        pending.extend(self.forget_observation(peer, observation));
         if let Some(now) = self.now {
             self.pump(now, peer);
         }
@@ -75,11 +74,18 @@ impl Endpoint {
     pub fn take_all_pending(&mut self, peer: &mut Peer) -> Vec<(ObservationId, Notification)> {
         let observing = peer.observing.as_deref();
         let ids: Vec<_> = observing.map_or_else(Vec::new, |it| it.observations.keys().copied().collect());
+        self.take_pending(peer, ids)
+    }
+
+    fn take_of(&mut self, peer: &mut Peer, id: ObservationId) -> Vec<Notification> {
         let mut pending = Vec::new();
-        for id in ids {
-            let of_this = self.take_pending(peer, id);
-            pending.extend(of_this.into_iter().map(|notification| (id, notification)));
+        let observing = peer.observing.as_deref_mut();
+        if let Some(landed) = observing.and_then(|observing| observing.landed(id)) {
+            self.settle(peer, landed.mid);
+            landed.notification.note_sent_as(None);
+            pending.push(landed.notification);
         }
+        pending.extend(self.forget_observation(peer, id));
         pending
     }
 
@@ -116,7 +122,7 @@ impl Endpoint {
 
     /// Drops the oldest while an observation holds more than it may, or its peer and those of the same standing together do.
     fn bound_queue(&mut self, peer: &mut Peer, id: ObservationId) {
-        let (most, all) = (self.caps.queued_per_observation, self.caps.queued_bytes);
+        let all = self.caps.queued_bytes;
         let standing = peer.standing();
         let share = standing.share_of(all);
         loop {
@@ -128,6 +134,10 @@ impl Endpoint {
             let greedy = observing.weight > (share / 8).max(OVERHEAD);
             let Some(entry) = observing.observations.get_mut(&id) else {
                 return;
+            };
+            let most = match entry.queue.front() {
+                Some(oldest) if oldest.returns => self.caps.queued_for_sleeper,
+                _ => self.caps.queued_per_observation,
             };
             if !(crowded || greedy || entry.queue.len() > most) {
                 return;
@@ -183,6 +193,7 @@ impl Endpoint {
     /// Sends what waits for a peer, as far as it may go: confirmable messages, then its observations in turn.
     pub(in crate::coap) fn pump(&mut self, now: Instant, peer: &mut Peer) {
         self.send_waiting(peer);
+        self.start_request(now, peer);
         while let Some(observing) = peer.observing.as_deref_mut()
             && let Some(id) = observing.ready.pop_front()
         {
@@ -275,6 +286,6 @@ fn permit(peer: &Peer, observing: &Observing, observation: &Observation) -> Opti
         }
         confirmable |= peer.is_nearly_spent() || least > room / 2;
     }
-    let may_go = !confirmable || observing.permits_confirmable();
+    let may_go = !confirmable || (observing.permits_confirmable() && !peer.is_asked_anew());
     Some(may_go.then_some(confirmable))
 }

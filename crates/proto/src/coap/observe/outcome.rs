@@ -33,7 +33,19 @@ impl Endpoint {
         peer: &mut Peer,
         id: ObservationId,
     ) {
-        self.end(now, peer, id, NotificationOutcome::TimedOut, Some(true));
+        let observing = peer.observing.as_deref_mut();
+        let returns = observing.is_some_and(|observing| observing.returns(id));
+        if !returns {
+            return self.end(now, peer, id, NotificationOutcome::TimedOut, Some(true));
+        }
+        self.metrics.con_notifications.inc(NotificationResult::Timeout);
+        let notifications = self.take_of(peer, id);
+        // Who has it back says whether the others wait too.
+        self.events.push_back(Event::Unanswered {
+            peer: peer.id,
+            observation: id,
+            notifications,
+        });
     }
 
     /// What became of the separate response that began an observation: its client cannot tell it from a notification.

@@ -58,8 +58,14 @@ pub(super) fn least_length(notification: &Notification) -> usize {
 
 impl Observing {
     /// Whether a confirmable notification may go now.
-    pub(super) fn permits_confirmable(&self) -> bool {
+    pub(in crate::coap) fn permits_confirmable(&self) -> bool {
         self.outstanding == 0 || self.stalled > 0
+    }
+
+    /// Whether what is unacknowledged of an observation comes back.
+    pub(super) fn returns(&self, id: ObservationId) -> bool {
+        let in_flight = self.observations.get(&id).and_then(|it| it.in_flight.as_ref());
+        in_flight.is_some_and(|in_flight| in_flight.notification.returns)
     }
 
     /// The CON of an observation is settled, one way or the other.

@@ -79,6 +79,8 @@ pub(in crate::gateway) fn create(
         listener: from.listener,
         lifetime: granted_lifetime(cx.settings, lifetime),
         presence: Presence::Online,
+        is_held: false,
+        is_listened_for: false,
         seen_at: cx.now,
         created_at: cx.now,
         returning: 0,
@@ -133,6 +135,7 @@ pub(in crate::gateway) fn made(
     });
     let mark = table.insert(cx, connection);
     observations.note_holder(AccountHolder::Connection(key), mark);
+    observations.set_sleeps(key, lifetime.is_some());
     table.attach(cx, observations, key, from);
     table.announce(cx, key, None);
     if let Some(reply) = reply {
@@ -159,7 +162,7 @@ pub(in crate::gateway) fn use_connection(
     }
     let granted = granted_lifetime(cx.settings, lifetime);
     if lifetime.is_some() {
-        table.set_lifetime(cx, key, granted);
+        table.set_lifetime(cx, observations, key, granted);
     }
     NextStep::Answer(Response {
         max_age: granted.map(seconds),

@@ -1,0 +1,290 @@
+//! Requests to devices that operators ask for: under way, or waiting for a device that is asleep or away until it is heard of.
+//!
+//! Those that may wait go one after the other for each client. One that the device acknowledged is not sent again; one that it did not
+//! acknowledge is, so that a device whose acknowledgement was lost gets it twice.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::contract::{ControlAnswer, Output};
+use super::metrics::DeviceRequestResult;
+use super::timers::Timer;
+use super::workers::ToPeer;
+use super::{Gateway, cx};
+use crate::bridge::subscriptions::AccountHolder;
+use crate::coap::contract::{OutgoingRequest, PeerId, RequestError, RequestId, Response};
+use crate::policy::ledger::Table;
+use crate::types::ClientId;
+use crate::types::hash::IdMap;
+use crate::types::reason::Limit;
+
+/// Requests to devices of a worker, those that wait included.
+const MAX: usize = 4096;
+
+/// What a request that may wait weighs beside its payload, path and query, in bytes.
+const OVERHEAD: usize = 384;
+
+/// A request to a device.
+struct Asked {
+    /// Who asked for it.
+    ticket: u64,
+    /// How it waits, where it may.
+    waits: Option<Waits>,
+}
+
+struct Waits {
+    client: ClientId,
+    request: OutgoingRequest,
+    until: Instant,
+    /// In whose account it is, and what it weighs.
+    charged: (AccountHolder, usize),
+}
+
+/// The requests to one client that may wait, oldest first.
+#[derive(Default)]
+struct Queue {
+    requests: VecDeque<RequestId>,
+    bytes: usize,
+    /// Whether the first of them is on its way.
+    is_sent: bool,
+    /// Whether nothing goes before the client was heard of.
+    is_stuck: bool,
+}
+
+/// The requests of a worker to devices.
+#[derive(Default)]
+pub(super) struct DeviceRequests {
+    asked: IdMap<RequestId, Asked>,
+    queues: HashMap<ClientId, Queue>,
+}
+
+impl DeviceRequests {
+    fn waits(&self, id: RequestId) -> Option<&Waits> {
+        self.asked.get(&id)?.waits.as_ref()
+    }
+
+    /// Those that wait and are not on their way.
+    fn waiting(&self) -> impl Iterator<Item = (RequestId, Instant)> + '_ {
+        let not_sent = |queue: &'_ Queue| usize::from(queue.is_sent);
+        let all = self
+            .queues
+            .values()
+            .flat_map(move |queue| queue.requests.iter().skip(not_sent(queue)));
+        all.filter_map(|id| Some((*id, self.waits(*id)?.until)))
+    }
+}
+
+impl Gateway {
+    /// Sends a request to a device, or has it wait for that; the answer comes later, or at once when neither can be.
+    pub(super) fn request_to_device(
+        &mut self,
+        now: Instant,
+        ticket: u64,
+        client: ClientId,
+        (request, wait): (OutgoingRequest, Duration),
+    ) -> Option<ControlAnswer> {
+        let Some((holder, peer)) = self.holder_of(&client) else {
+            return Some(ControlAnswer::NotFound);
+        };
+        if self.device_requests.asked.len() >= MAX {
+            self.metrics.limits.inc(Limit::QueuedRequests);
+            return Some(ControlAnswer::Unavailable);
+        }
+        let id = RequestId(self.agenda.ticket().0);
+        if wait.is_zero() {
+            let Some(peer) = peer else {
+                return Some(ControlAnswer::Unavailable);
+            };
+            let asked = Asked { ticket, waits: None };
+            self.device_requests.asked.insert(id, asked);
+            self.agenda.tell_peer(peer, ToPeer::Request(id, request));
+            return None;
+        }
+        let texts = request.path.iter().chain(&request.query);
+        let weight = OVERHEAD + request.payload.len() + texts.map(String::len).sum::<usize>();
+        let cx = cx!(self, now);
+        let sleep = &cx.settings.sleep;
+        let known = self.device_requests.queues.get(&client);
+        let (count, bytes) = known.map_or((0, 0), |queue| (queue.requests.len(), queue.bytes));
+        let account = cx.ledger.of(holder);
+        let fits = count < sleep.queue_messages && bytes + weight <= sleep.queue_bytes;
+        let Some(account) = account.filter(|account| fits && cx.may_grow(*account, weight)) else {
+            cx.metrics.limits.inc(Limit::QueuedRequests);
+            cx.metrics.queue_requests.inc(DeviceRequestResult::Refused);
+            return Some(ControlAnswer::Unavailable);
+        };
+        cx.ledger
+            .add(account, Table::DeviceRequests, weight.cast_signed());
+        let waits = Waits {
+            client: client.clone(),
+            request,
+            until: now.checked_add(wait).unwrap_or(now),
+            charged: (holder, weight),
+        };
+        let asked = Asked {
+            ticket,
+            waits: Some(waits),
+        };
+        self.device_requests.asked.insert(id, asked);
+        let queue = self.device_requests.queues.entry(client.clone()).or_default();
+        queue.requests.push_back(id);
+        queue.bytes += weight;
+        self.send_next(now, &client);
+        None
+    }
+
+    /// Sends the next request to a client, where nothing is on its way to it and it can be reached.
+    fn send_next(&mut self, now: Instant, client: &ClientId) {
+        let holder = self.holder_of(client);
+        let requests = &mut self.device_requests;
+        if let Some(queue) = requests.queues.get_mut(client)
+            && !queue.is_sent
+            && !queue.is_stuck
+            && let Some(id) = queue.requests.front().copied()
+        {
+            let held = |holder| match holder {
+                AccountHolder::Connection(key) => self.connections.get(key).is_some_and(|it| it.is_held),
+                AccountHolder::Peer(_) => false,
+            };
+            let place = holder.filter(|(holder, _)| !held(*holder));
+            let place = place.and_then(|(_, peer)| peer);
+            let waits = requests.asked.get(&id).and_then(|asked| asked.waits.as_ref());
+            if let (Some(peer), Some(waits)) = (place, waits) {
+                queue.is_sent = true;
+                self.agenda
+                    .tell_peer(peer, ToPeer::Request(id, waits.request.clone()));
+            } else {
+                self.stick(client, holder.map(|(holder, _)| holder));
+            }
+        }
+        self.arm_device_requests(now);
+    }
+
+    /// Nothing goes to a client before it was heard of.
+    fn stick(&mut self, client: &ClientId, holder: Option<AccountHolder>) {
+        if let Some(queue) = self.device_requests.queues.get_mut(client) {
+            queue.is_sent = false;
+            queue.is_stuck = true;
+            self.metrics.queue_requests.inc(DeviceRequestResult::Queued);
+        }
+        if let Some(AccountHolder::Connection(key)) = holder {
+            self.connections.listen_for(key);
+        }
+    }
+
+    fn arm_device_requests(&mut self, now: Instant) {
+        let waiting = self.device_requests.waiting();
+        let (count, next) = waiting.fold((0, None), |(count, next): (u64, Option<Instant>), (_, until)| {
+            (count + 1, Some(next.map_or(until, |next| next.min(until))))
+        });
+        self.metrics.queued_requests.set(count);
+        match next {
+            Some(next) => self.timers.arm(next.max(now), Timer::DeviceRequests),
+            None => self.timers.disarm(Timer::DeviceRequests),
+        }
+    }
+
+    /// Ends those that waited for as long as they could.
+    pub(super) fn expire_device_requests(&mut self, now: Instant) {
+        let over: Vec<RequestId> = self
+            .device_requests
+            .waiting()
+            .filter(|(_, until)| *until <= now)
+            .map(|(id, _)| id)
+            .collect();
+        for id in over {
+            self.end_device_request(id, DeviceRequestResult::Expired, ControlAnswer::Expired);
+        }
+        self.arm_device_requests(now);
+    }
+
+    /// A client was heard of: what waits for it goes on.
+    pub(super) fn heard(&mut self, now: Instant, client: &ClientId) {
+        if let Some(queue) = self.device_requests.queues.get_mut(client) {
+            queue.is_stuck = false;
+            self.send_next(now, client);
+        }
+    }
+
+    /// A peer was heard of. Where it is a client without a connection, what waits for that goes on.
+    pub(super) fn heard_peer(&mut self, now: Instant, id: PeerId) {
+        if self.device_requests.queues.is_empty() {
+            return;
+        }
+        let client = self.peers.get(id).and_then(|peer| peer.known_as());
+        if let Some(client) = client
+            && self
+                .holder_of(&client)
+                .is_some_and(|(holder, _)| holder == AccountHolder::Peer(id))
+        {
+            self.heard(now, &client);
+        }
+    }
+
+    /// A device answered a request of ours, or did not.
+    pub(super) fn device_answered(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        result: Result<Response, RequestError>,
+    ) {
+        let waits = self.device_requests.waits(id);
+        let (client, until) = match waits {
+            Some(waits) => (waits.client.clone(), waits.until),
+            None => {
+                let answer = ControlAnswer::Answered(result);
+                return self.end_device_request(id, DeviceRequestResult::Answered, answer);
+            }
+        };
+        let unreached = matches!(
+            result,
+            Err(RequestError::Unreached | RequestError::Gone | RequestError::Busy)
+        );
+        if unreached {
+            let holder = self.holder_of(&client).map(|(holder, _)| holder);
+            if let (Err(RequestError::Unreached), Some(AccountHolder::Connection(key))) = (&result, holder) {
+                let (connections, observations) = (&mut self.connections, &mut self.observations);
+                connections.unreached(&mut cx!(self, now), observations, key);
+            }
+            self.stick(&client, holder);
+        }
+        let (end, answer) = match (unreached, result) {
+            (true, _) if now < until => return self.arm_device_requests(now),
+            (true, _) => (DeviceRequestResult::Expired, ControlAnswer::Expired),
+            (false, Ok(response)) => {
+                let answer = ControlAnswer::Answered(Ok(response));
+                (DeviceRequestResult::Answered, answer)
+            }
+            (false, Err(error)) => (DeviceRequestResult::Failed, ControlAnswer::Answered(Err(error))),
+        };
+        if let Some(queue) = self.device_requests.queues.get_mut(&client) {
+            queue.is_sent = false;
+        }
+        self.end_device_request(id, end, answer);
+        self.send_next(now, &client);
+    }
+
+    /// Answers who asked for a request, and forgets it.
+    fn end_device_request(&mut self, id: RequestId, result: DeviceRequestResult, answer: ControlAnswer) {
+        let Some(Asked { ticket, waits }) = self.device_requests.asked.remove(&id) else {
+            return;
+        };
+        self.agenda.output(Output::Control { ticket, answer });
+        let Some(Waits { client, charged, .. }) = waits else {
+            return;
+        };
+        self.metrics.queue_requests.inc(result);
+        let (holder, weight) = charged;
+        if let Some(account) = self.ledger.of(holder) {
+            self.ledger
+                .add(account, Table::DeviceRequests, -weight.cast_signed());
+        }
+        if let Some(queue) = self.device_requests.queues.get_mut(&client) {
+            queue.requests.retain(|other| *other != id);
+            queue.bytes = queue.bytes.saturating_sub(weight);
+            if queue.requests.is_empty() {
+                self.device_requests.queues.remove(&client);
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Requests that wait for devices that sleep.
+
+use serde_json::{Value, json};
+
+use crate::PLAIN;
+use crate::http::{get, send};
+use crate::site::Served;
+use crate::support::client::PATIENCE;
+use crate::support::{Client, Message, Reaction, code, ms, option, typ, wait_until};
+
+fn served(sleep: &str) -> Served {
+    let text = format!(
+        "{PLAIN}[coap.transmission]\nack_timeout = \"50ms\"\nmax_retransmit = 1\n[coap.sleep]\n{sleep}\n"
+    );
+    Served::start(&text)
+}
+
+/// A device that is known and answers nothing.
+fn asleep(served: &Served, id: &str) -> Client {
+    let mut client = Client::udp(served.coap[0]);
+    client.publish(&format!("ps/hello?clientid={id}"), "1");
+    client.reaction = Reaction::Ignore;
+    client
+}
+
+/// It is awake and says so.
+fn wakes(client: &mut Client, id: &str) {
+    while client.recv(ms(100)).is_some() {}
+    client.publish(&format!("ps/hello?clientid={id}"), "2");
+}
+
+/// Takes the next request that is not `before`, and answers it; what it asks for.
+fn serves(client: &mut Client, before: &mut Vec<u16>, code: u8, payload: &[u8]) -> String {
+    loop {
+        let request = client.recv(PATIENCE).expect("a request");
+        if request.typ != typ::CON || request.code > code::IPATCH || before.contains(&request.id) {
+            continue;
+        }
+        before.push(request.id);
+        let path = request
+            .options
+            .iter()
+            .filter(|(number, _)| *number == option::URI_PATH);
+        let path: Vec<_> = path
+            .map(|(_, value)| String::from_utf8_lossy(value).into_owned())
+            .collect();
+        client.send(&Message {
+            typ: typ::ACK,
+            code,
+            id: request.id,
+            token: request.token.clone(),
+            options: Vec::new(),
+            payload: payload.to_vec(),
+        });
+        return path.join("/");
+    }
+}
+
+fn asks(served: &Served, id: &str, body: &Value, status: u16) -> Value {
+    let uri = format!("/api/v1/clients/{id}/request");
+    send(served.address, "POST", &uri, body).expect(status).json()
+}
+
+fn status(served: &Served, id: &str, request: &Value) -> Value {
+    let request = request.as_str().unwrap();
+    let uri = format!("/api/v1/clients/{id}/requests/{request}");
+    get(served.address, &uri).expect(200).json()
+}
+
+#[test]
+fn requests_wait_for_a_device_that_sleeps_and_go_out_in_order_when_it_wakes() {
+    let served = served("");
+    let mut device = asleep(&served, "d");
+    let ask = |path: &str| {
+        let body = json!({"method": "put", "path": path, "payload": "on", "timeout": "400ms", "wait": "1h"});
+        let told = asks(&served, "d", &body, 202);
+        assert_eq!(
+            (&told["status"], &told["clientid"]),
+            (&json!("queued"), &json!("d"))
+        );
+        told["request"].clone()
+    };
+    let names: Vec<Value> = ["/lamp/1", "/lamp/2", "/lamp/3"].into_iter().map(ask).collect();
+    for name in &names {
+        assert_eq!(status(&served, "d", name)["status"], "queued");
+    }
+    wakes(&mut device, "d");
+    let mut before = Vec::new();
+    for path in ["lamp/1", "lamp/2", "lamp/3"] {
+        assert_eq!(serves(&mut device, &mut before, code::CHANGED, b"done"), path);
+    }
+    for name in &names {
+        wait_until("it was delivered", || {
+            status(&served, "d", name)["status"] == "delivered"
+        });
+        assert_eq!(status(&served, "d", name)["answer"]["payload"], "done");
+    }
+    get(served.address, "/api/v1/clients/other/requests/1").error(404, "not_found");
+}
+
+#[test]
+fn a_device_that_wakes_in_time_is_answered_for_at_once() {
+    let served = served("");
+    let mut device = asleep(&served, "d");
+    let waker = std::thread::spawn(move || {
+        let mut before = Vec::new();
+        // Not heard the first time, nor the second.
+        for _ in 0..2 {
+            before.push(device.recv(PATIENCE).unwrap().id);
+        }
+        std::thread::sleep(ms(500));
+        wakes(&mut device, "d");
+        serves(&mut device, &mut before, code::CONTENT, b"21")
+    });
+    let body = json!({"method": "get", "path": "/temperature", "timeout": "1m", "wait": "1m"});
+    let answer = asks(&served, "d", &body, 200);
+    assert_eq!(
+        (&answer["code"], &answer["payload"]),
+        (&json!("2.05"), &json!("21"))
+    );
+    assert_eq!(waker.join().unwrap(), "temperature");
+}
+
+#[test]
+fn a_request_that_waited_in_vain_is_expired_and_nothing_else_is() {
+    let served = served("queue_messages = 2");
+    let _device = asleep(&served, "d");
+    let uri = "/api/v1/clients/d/request";
+    let short = json!({"method": "get", "timeout": "1m", "wait": "500ms"});
+    send(served.address, "POST", uri, &short).error(504, "expired");
+    let long = json!({"method": "get", "timeout": "300ms", "wait": "2s"});
+    let first = asks(&served, "d", &long, 202)["request"].clone();
+    let unending = json!({"method": "get", "timeout": "300ms", "wait": "1h"});
+    let second = asks(&served, "d", &unending, 202)["request"].clone();
+    send(served.address, "POST", uri, &unending).error(409, "unavailable");
+    // One that may not wait does not.
+    let now = json!({"method": "get", "timeout": "300ms"});
+    send(served.address, "POST", uri, &now).error(504, "timeout");
+    wait_until("it expired", || {
+        status(&served, "d", &first)["status"] == "expired"
+    });
+    assert_eq!(status(&served, "d", &first)["error"]["code"], "expired");
+    assert_eq!(status(&served, "d", &second)["status"], "queued");
+    send(
+        served.address,
+        "POST",
+        uri,
+        &json!({"method": "get", "wait": "25h"}),
+    )
+    .error(400, "bad_request");
+}
