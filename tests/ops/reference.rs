@@ -185,21 +185,15 @@ fn reasons_of_groups(out: &mut String) {
     );
 }
 
-/// What is said above them.
-fn reasons_of_requests(out: &mut String) {
+/// What is said of clients, above them.
+fn reasons_of_clients(out: &mut String) {
     use portcullis::auth::metrics::{AuthResult, Backend};
-    use portcullis::broker::{ConnectResult, DroppedReason, RefusedReason};
-    use portcullis::coap::metrics::{NotificationResult, TransferResult};
     use portcullis::gateway::events::EventKind;
-    use portcullis::gateway::metrics::{
-        CollectionResult, ConditionResult, ConnectionEvent, DeviceRequestResult, PublishResult, QueueResult,
-        TranslationResult,
-    };
+    use portcullis::gateway::metrics::ConnectionEvent;
     use portcullis::policy::authentication::DenyReason;
     use portcullis::policy::authorization::{Action, Reason};
     use portcullis::policy::bans::BanKind;
     use portcullis::policy::connections::Presence;
-    use portcullis::policy::overload::Step;
     use portcullis::types::reason::Limit;
 
     reasons::<Limit>(out, "Caps and rates", "portcullis_limits_rejected_total{limit}");
@@ -228,6 +222,17 @@ fn reasons_of_requests(out: &mut String) {
         "reason",
     );
     reasons::<BanKind>(out, "Bans", "portcullis_bans_enforced_total{kind}");
+}
+
+/// What is said of messages and the broker.
+fn reasons_of_messages(out: &mut String) {
+    use portcullis::broker::{ConnectResult, DroppedReason, RefusedReason};
+    use portcullis::coap::metrics::{NotificationResult, TransferResult};
+    use portcullis::gateway::metrics::{
+        CollectionResult, ConditionResult, DeviceRequestResult, PublishResult, QueueResult, TranslationResult,
+    };
+    use portcullis::policy::overload::Step;
+
     reasons::<PublishResult>(out, "Publishes", "portcullis_publishes_total{result}");
     reasons::<NotificationResult>(out, "Notifications", "portcullis_notifications_total{result}");
     reasons::<QueueResult>(
@@ -287,7 +292,8 @@ fn the_reasons_page_is_that_of_the_code() {
     let mut text = String::new();
     reasons_of_transports(&mut text);
     reasons_of_groups(&mut text);
-    reasons_of_requests(&mut text);
+    reasons_of_clients(&mut text);
+    reasons_of_messages(&mut text);
     text.push('\n');
     page("docs/reasons.md", &text);
 
