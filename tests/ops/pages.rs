@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -258,6 +259,11 @@ fn configurations_of_the_pages_are_accepted() {
         &["user", "add", "ann", "--users-file", "users.txt"],
         "correct horse\n",
     );
+    for (file, content) in [("redis.password", "secret\n"), ("group.key", &"0a".repeat(32))] {
+        let path = place.path().join(file);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+    }
     let mut count = 0;
     for page in pages() {
         for block in blocks(&text_of(&page)) {

@@ -1,3 +1,5 @@
+//! What data becomes in the other encoding, by the standards that say it.
+
 use super::*;
 
 fn json_of(from: u16, cbor: &str) -> Result<String, &'static str> {
