@@ -84,6 +84,7 @@ fn main() {
     let clock = Clock {
         now: Instant::now(),
         up: uptime(),
+        ahead: std::time::Duration::ZERO,
     };
     let store = Arc::new(Store::create(memory.memory(), clock, [0; 2], 0).unwrap());
     let shared = DtlsShared::new([9; 32], Instant::now());

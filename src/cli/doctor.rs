@@ -278,6 +278,7 @@ pub(super) fn secret_paths(config: &Config) -> Vec<&Path> {
         &config.broker.key_file,
         &config.admin.token_file,
         &config.admin.key_file,
+        &config.state.key_file,
     ];
     files.extend(single.into_iter().flatten());
     if let Some(group) = &config.group {

@@ -136,7 +136,8 @@ impl Node {
             .map_err(|errors| wrong(errors.iter().map(ToString::to_string).collect()))?;
         let workers = usize::from(materials.settings.workers);
         let shared = DtlsShared::new(random()?, clock::now());
-        let kept = KeptState::open(&config, materials.settings.caps.memory, &shared, memories);
+        let kept = KeptState::open(&config, materials.settings.caps.memory, &shared, memories)
+            .map_err(|line| wrong(vec![line]))?;
         let (broker, links) = broker::start(broker_settings(&config, kept.workers()), workers + 1)
             .map_err(|error| StartError::new(exit_reason(error.fault()), error.to_string()))?;
         broker.limit_topics(config.limits.topics());
@@ -407,6 +408,7 @@ impl Assembly for Node {
             Box::new(ExposeReloads(Arc::clone(&self.reloads))),
             Box::new(Arc::clone(&self.bans)),
             Box::new(Arc::clone(&self.group_metrics)),
+            Box::new(self.kept.disk_metrics()),
         ];
         exposes.push(Box::new(ExposeAuth(
             self.auth.as_ref().map(|(handle, _)| handle.clone()),
@@ -489,6 +491,7 @@ impl Assembly for Node {
         if let Some(group) = self.group.take() {
             group.leave(patience).await;
         }
+        self.kept.finish();
         if let Some(broker) = self.broker.take()
             && tokio::time::timeout(patience, broker.shutdown()).await.is_err()
         {

@@ -37,6 +37,7 @@
 //! | `tools` | bench, bugreport, doctor |
 //! | `sleeping` | devices that sleep |
 //! | `restart` | what goes on in the next process |
+//! | `power_loss` | what goes on in the next run of the machine |
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -81,6 +82,7 @@ mod observe;
 mod outdated;
 mod overload;
 mod paths;
+mod power_loss;
 mod preconditions;
 mod process;
 mod query;

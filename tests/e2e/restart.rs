@@ -25,12 +25,12 @@ fn assert_restored(gateway: &Gateway, results: &[(&str, f64)]) {
     }
 }
 
-fn handshakes(gateway: &Gateway) -> f64 {
+pub(crate) fn handshakes(gateway: &Gateway) -> f64 {
     gateway.metric("dtls_handshakes_total", &[])
 }
 
-/// The files in memory that a gateway keeps state in.
-fn memories(gateway: &Gateway) -> Vec<PathBuf> {
+/// The directory in memory that a gateway keeps state in.
+pub(crate) fn memory_directory(gateway: &Gateway) -> PathBuf {
     let state_dir = fs::canonicalize(gateway.path("state")).unwrap();
     let directories = fs::read_dir("/dev/shm")
         .unwrap()
@@ -39,8 +39,12 @@ fn memories(gateway: &Gateway) -> Vec<PathBuf> {
         fs::read_to_string(path.join("state_dir"))
             .is_ok_and(|owner| owner.ends_with(state_dir.to_str().unwrap()))
     };
-    let directory = directories.into_iter().find(ours).unwrap();
-    let files = fs::read_dir(directory)
+    directories.into_iter().find(ours).unwrap()
+}
+
+/// The files in it.
+fn memories(gateway: &Gateway) -> Vec<PathBuf> {
+    let files = fs::read_dir(memory_directory(gateway))
         .unwrap()
         .map(|entry| entry.unwrap().path());
     files
@@ -71,11 +75,11 @@ fn session_cells(gateway: &Gateway) -> (u64, u64) {
     (cell, word(cell, 1) & 0xffff_ffff)
 }
 
-fn with_certificates(pki: &Pki) -> Config {
+pub(crate) fn with_certificates(pki: &Pki) -> Config {
     pki.install(Config::new()).dtls("verify = \"optional\"")
 }
 
-fn device_with_certificate(gateway: &Gateway, pki: &Pki) -> Client {
+pub(crate) fn device_with_certificate(gateway: &Gateway, pki: &Pki) -> Client {
     Client::dtls(
         gateway.dtls_addr(),
         &dtls::Options::certificate(Some(&pki.client), &pki.ca.certificate),
@@ -126,11 +130,11 @@ fn neither_a_stop_nor_a_kill_costs_a_device_its_session() {
 #[test]
 fn a_record_that_was_taken_before_a_kill_is_not_taken_again() {
     let mut gateway = Gateway::start(Config::new());
-    let (relay, records) = Relay::before(gateway.dtls_addr());
+    let relay = Relay::before(gateway.dtls_addr());
     let options = dtls::Options::psk("dev1", psk_of("dev1").as_bytes());
     let mut device = Client::dtls(relay.address, &options);
     device.publish("ps/door?retain=true", "unlock");
-    let unlock = records.lock().unwrap().last().unwrap().clone();
+    let unlock = relay.of_device().last().unwrap().clone();
     device.publish("ps/door?retain=true", "lock");
     gateway.kill();
     gateway.launch();
@@ -139,34 +143,37 @@ fn a_record_that_was_taken_before_a_kill_is_not_taken_again() {
     assert_eq!(device.read("ps/door"), b"lock");
 }
 
-/// Stands between a device and the gateway, and remembers what the device sent.
-struct Relay {
-    address: SocketAddr,
-    outside: UdpSocket,
+/// What went one way.
+type Datagrams = Arc<Mutex<Vec<Vec<u8>>>>;
+
+/// Stands between a device and the gateway, and remembers what they sent.
+pub(crate) struct Relay {
+    pub(crate) address: SocketAddr,
+    pub(crate) outside: UdpSocket,
+    of_device: Datagrams,
+    of_gateway: Datagrams,
 }
 
 impl Relay {
-    fn before(gateway: SocketAddr) -> (Self, Arc<Mutex<Vec<Vec<u8>>>>) {
+    pub(crate) fn before(gateway: SocketAddr) -> Self {
         let inside = UdpSocket::bind("127.0.0.1:0").unwrap();
         let outside = UdpSocket::bind("127.0.0.1:0").unwrap();
         outside.connect(gateway).unwrap();
-        let records: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+        let (of_device, of_gateway) = (Datagrams::default(), Datagrams::default());
         let relay = Self {
             address: inside.local_addr().unwrap(),
             outside: outside.try_clone().unwrap(),
+            of_device: Arc::clone(&of_device),
+            of_gateway: Arc::clone(&of_gateway),
         };
-        let (to_device, from_gateway, kept) = (
-            inside.try_clone().unwrap(),
-            outside.try_clone().unwrap(),
-            Arc::clone(&records),
-        );
+        let (to_device, from_gateway) = (inside.try_clone().unwrap(), outside.try_clone().unwrap());
         let device: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
         let there = Arc::clone(&device);
         std::thread::spawn(move || {
             let mut buffer = [0; 2048];
             while let Ok((length, from)) = inside.recv_from(&mut buffer) {
                 *there.lock().unwrap() = Some(from);
-                kept.lock().unwrap().push(buffer[..length].to_vec());
+                of_device.lock().unwrap().push(buffer[..length].to_vec());
                 // A gateway that is being restarted refuses.
                 let _ = outside.send(&buffer[..length]);
             }
@@ -177,11 +184,20 @@ impl Relay {
                 if let Ok(length) = from_gateway.recv(&mut buffer)
                     && let Some(device) = *device.lock().unwrap()
                 {
+                    of_gateway.lock().unwrap().push(buffer[..length].to_vec());
                     to_device.send_to(&buffer[..length], device).unwrap();
                 }
             }
         });
-        (relay, records)
+        relay
+    }
+
+    pub(crate) fn of_device(&self) -> Vec<Vec<u8>> {
+        self.of_device.lock().unwrap().clone()
+    }
+
+    pub(crate) fn of_gateway(&self) -> Vec<Vec<u8>> {
+        self.of_gateway.lock().unwrap().clone()
     }
 }
 

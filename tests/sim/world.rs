@@ -128,6 +128,7 @@ impl Memories {
         let clock = Clock {
             now,
             up: now.duration_since(self.begun) + Duration::from_secs(1_000),
+            ahead: Duration::ZERO,
         };
         let store = if std::mem::take(&mut self.is_new) {
             Store::create(memory, clock, [1, 2], worker as u8).unwrap()

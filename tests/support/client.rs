@@ -246,8 +246,9 @@ impl Client {
             if message.typ == typ::ACK || message.typ == typ::RST {
                 return Some(message);
             }
-            let reset = self.reaction == Reaction::Reset;
-            if reset {
+            // A ping is an empty message (RFC 7252, 4.3).
+            let is_ping = message.code == code::EMPTY && self.reaction == Reaction::Acknowledge;
+            if is_ping || self.reaction == Reaction::Reset {
                 self.send(&Message::empty(typ::RST, message.id));
             } else if message.typ == typ::CON && self.reaction == Reaction::Acknowledge {
                 self.send(&Message::empty(typ::ACK, message.id));

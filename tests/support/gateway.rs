@@ -122,7 +122,12 @@ impl Gateway {
 
     /// Starts it (again) and waits until it is ready.
     pub fn launch(&mut self) {
-        let mut child = self.command("run").stderr(Stdio::piped()).spawn().unwrap();
+        self.launch_by(&mut self.command("run"));
+    }
+
+    /// The same by a command of the test's own.
+    pub fn launch_by(&mut self, command: &mut Command) {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let log = Arc::clone(&self.log);
         std::thread::spawn(move || {

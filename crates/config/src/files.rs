@@ -24,7 +24,8 @@ use super::listeners::{Dtls, Verify};
 use super::problem::Severity;
 use super::psk_source::PskSource;
 use super::secrets::{SecretError, read_public, read_secret};
-use super::{Config, pem, tokens};
+use super::sections::Keep;
+use super::{Config, pem, state_key, tokens};
 
 /// Wrong lines of one file that are shown one by one.
 const SHOWN_LINES: usize = 20;
@@ -70,6 +71,21 @@ pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
     check_acl(config, doc);
     if let Some(group) = &config.group {
         check_group(group, doc);
+    }
+    if config.state.keep == Keep::Disk {
+        check_state_key(config, doc);
+    }
+}
+
+/// The key that a start would make is not looked for.
+fn check_state_key(config: &Config, doc: &mut Document<'_>) {
+    let (key, path) = ("state.key_file", state_key::file(config));
+    let is_there = config.state.key_file.is_some() || path.exists();
+    if is_there
+        && let Some(content) = read(&path, key, read_secret, doc)
+        && let Err(why) = state_key::parse(&content)
+    {
+        doc.complain(&[key], in_file(&path, why));
     }
 }
 
@@ -515,6 +531,7 @@ fn read(path: &Path, key: &str, reader: Reader, doc: &mut Document<'_>) -> Optio
 fn maker(key: &str) -> Option<&'static str> {
     let (table, name) = key.rsplit_once('.')?;
     Some(match name {
+        "key_file" if table == "state" => "`openssl rand -hex 32` makes one",
         "psk_file" => "`portcullis psk add ID` makes it, with a key",
         "file" if table.ends_with("authentication") => "`portcullis user add NAME` makes it, with a user",
         "key_file" if table == "group" => {

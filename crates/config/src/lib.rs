@@ -35,6 +35,7 @@ mod section;
 pub mod sections;
 mod settings;
 mod state_dir;
+pub mod state_key;
 mod suggest;
 pub mod token_store;
 pub mod tokens;

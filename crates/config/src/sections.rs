@@ -171,11 +171,12 @@ impl Limits {
 section! {
     /// What of sessions, connections and observations the next process goes on from.
     pub struct State {
-        /// Where it is kept: in memory, which lasts over restart and crash of the process, or nowhere.
+        /// Where it is kept: in memory, which lasts over restart and crash of the process; on disk too, sealed, which lasts over power loss,
+        /// reboot, and a start long after a stop; or nowhere.
         keep: Keep = "memory", keep;
         /// Whether a stop ends every DTLS session with close_notify although they are kept.
         goodbye: bool = false;
-        /// The key that seals what is written to a disk; unset: state.key in the state directory.
+        /// 64 hexadecimal digits, the key that seals what is written to disk; unset: state.key in the state directory, made at the first start.
         key_file: Option<PathBuf> = "";
     }
 }
@@ -203,9 +204,9 @@ words!(Keep {
 /// A level that this release has.
 pub(super) fn keep(keep: &Keep) -> Result<(), String> {
     match keep {
-        Keep::Memory | Keep::None => Ok(()),
-        Keep::Disk | Keep::Group => Err(
-            "this release keeps state in \"memory\", over restart and crash, or with \"none\" nowhere"
+        Keep::Memory | Keep::Disk | Keep::None => Ok(()),
+        Keep::Group => Err(
+            "this release keeps state in \"memory\", over restart and crash, on \"disk\", over power loss too, or with \"none\" nowhere"
                 .to_owned(),
         ),
     }

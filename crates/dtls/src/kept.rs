@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use portcullis_proto::coap::skip_message_ids;
 use portcullis_proto::policy::attributes::Attributes;
 use portcullis_proto::session::{RestoreResult, SessionId};
 use portcullis_proto::state::{Contents, HOT_WORDS, Kind, MARK, ReadBytes, Record, Store, WriteBytes};
@@ -18,11 +19,13 @@ use super::aead::SessionKeys;
 use super::chains::{Chain, ChainId, Chains};
 use super::cid::{CID_LEN, Cid};
 use super::context::{Authority, Certified};
+use super::gate::Gate;
 use super::path::Budget;
+use super::record::MAX_SEQUENCE;
 use super::replay::ReplayWindow;
 use super::sessions::{CidState, Failures, Moved, NONE, Records, Session};
 use super::shared::DtlsShared;
-use super::suite::Suite;
+use super::suite::{Algorithm, Suite};
 
 /// The word of a record that holds the next number to seal with.
 pub(super) const NUMBER: usize = 0;
@@ -30,8 +33,10 @@ pub(super) const NUMBER: usize = 0;
 pub(super) const FLOOR: usize = 1;
 /// When it was last heard, in milliseconds since the machine was started.
 pub(super) const HEARD: usize = 2;
-/// Records that did not open.
+/// Records that did not open, and [`GATED`].
 pub(super) const FAILURES: usize = 3;
+/// Set while the peer has to show first that it lives.
+pub(super) const GATED: u64 = 1 << 63;
 
 const SESSION: Kind = Kind(1);
 const CHAIN: Kind = Kind(2);
@@ -51,6 +56,99 @@ pub struct Place {
     pub listener: u64,
     /// The first byte of its Connection ID, by which the kernel finds its worker; `None` where it has none.
     pub steered_by: Option<u8>,
+}
+
+/// Whether a record may stand where a later run of the machine finds it, by which time the record numbers are not known exactly. Where
+/// the nonce is the record number (RFC 7905, 2), one that comes back gives the key away.
+#[must_use]
+pub fn may_leave_memory(contents: &Contents) -> bool {
+    contents.kind != SESSION || read_keys(&contents.body).is_some_and(|it| it.algorithm.explicit_len() > 0)
+}
+
+/// What a session goes on with whose record was copied a while ago: how often the process began anew from such copies since this one
+/// was made, and bits that nobody draws twice.
+#[derive(Debug, Clone, Copy)]
+pub struct Inexact {
+    /// At least 1.
+    pub generations: u64,
+    /// 40 of its bits are used.
+    pub random: u64,
+}
+
+/// Step of the record numbers from one generation to the next: more than are used between two copies of a record, and few enough that
+/// clients which watch the upper 16 of the 48 bits go along.
+const STEP: u64 = 1 << 24;
+/// Records that may have been sealed since the copy was made: copies follow within a second or two, disks that are slow included.
+const UNSEEN: u64 = 1 << 22;
+/// How many of them the limit of its key is charged with.
+const CHARGED: u64 = 1 << 16;
+/// Bits of an explicit nonce below the random ones: it counts there. A key is given up before it has counted far beyond them.
+const COUNTED: u32 = 24;
+
+impl Inexact {
+    /// Has the record of a session go on under three guards: explicit nonces that depend on nothing that was stored, record numbers above
+    /// all that were used, so that the peer listens, and a gate, because what the peer sent meanwhile is not known. False when the record
+    /// cannot be read, or may not go on. Other records are left as they are.
+    #[must_use]
+    pub fn apply(self, contents: &mut Contents) -> bool {
+        contents.kind != SESSION || self.apply_to_session(contents).is_some()
+    }
+
+    fn apply_to_session(self, contents: &mut Contents) -> Option<()> {
+        let keys = read_keys(&contents.body)?;
+        let [number, failures] = [*contents.hot.get(NUMBER)?, *contents.hot.get(FAILURES)?];
+        let sealed = number.wrapping_sub(keys.unsealed).saturating_add(CHARGED);
+        let ceiling = (number + UNSEEN).next_multiple_of(STEP);
+        let begin = ceiling.checked_add(self.generations.checked_mul(STEP)?)?;
+        if keys.algorithm.explicit_len() == 0 || begin >= MAX_SEQUENCE {
+            return None;
+        }
+        let explicit = self.random << COUNTED;
+        let offsets = [explicit.wrapping_sub(begin), begin.wrapping_sub(sealed)];
+        let place = contents
+            .body
+            .get_mut(keys.offsets_at..)?
+            .first_chunk_mut::<16>()?;
+        place
+            .chunks_exact_mut(8)
+            .zip(offsets)
+            .for_each(|(place, offset)| place.copy_from_slice(&offset.to_be_bytes()));
+        *contents.hot.get_mut(NUMBER)? = begin;
+        *contents.hot.get_mut(FAILURES)? = failures | GATED;
+        skip_message_ids(&mut contents.hot);
+        Some(())
+    }
+}
+
+/// What stands in a session's record around its keys.
+struct Keys {
+    algorithm: Algorithm,
+    unsealed: u64,
+    /// Where the explicit nonce and the number of records sealed stand, both as seen from the record number.
+    offsets_at: usize,
+}
+
+fn read_keys(body: &[u8]) -> Option<Keys> {
+    let mut bytes = ReadBytes(body);
+    let _listener = bytes.u64()?;
+    if bytes.u8()? & HAS_CID != 0 {
+        bytes.raw(CID_LEN)?;
+        bytes.bytes()?;
+    }
+    let algorithm = read_suite(&mut bytes)?.algorithm()?;
+    SessionKeys::read(algorithm, &mut bytes)?;
+    let offsets_at = body.len() - bytes.0.len();
+    let _explicit = bytes.u64()?;
+    Some(Keys {
+        algorithm,
+        unsealed: bytes.u64()?,
+        offsets_at,
+    })
+}
+
+fn read_suite(bytes: &mut ReadBytes<'_>) -> Option<Suite> {
+    let number: [u8; 2] = bytes.array()?;
+    Suite::ALL.iter().find(|suite| suite.id() == number).copied()
 }
 
 /// Where a session belongs; `None` when the record is none.
@@ -208,7 +306,7 @@ impl KeptSessions {
             (NUMBER, session.next_sequence),
             (FLOOR, session.window.floor()),
             (HEARD, self.store.clock().millis(session.heard)),
-            (FAILURES, session.failures.total()),
+            (FAILURES, session.failures_word()),
             (MARK, mark),
         ];
         for (at, word) in words {
@@ -257,13 +355,13 @@ impl KeptSessions {
         });
     }
 
-    /// The session that a record holds, under an id of now.
+    /// The session that a record holds, under an id of now. `mid` is random, for the ping that opens its gate.
     pub(super) fn read(
         &self,
         id: SessionId,
         record: Record,
         contents: &Contents,
-        chains: &Chains,
+        (chains, mid): (&Chains, u16),
     ) -> Option<Session> {
         let find = |chain: &ChainId| {
             let (record, _) = *self.chains().get(chain)?;
@@ -272,6 +370,7 @@ impl KeptSessions {
         let instant = |millis| self.store.clock().instant(millis);
         let mut session = read(id, contents, find, instant)?;
         session.kept = Some(record);
+        session.gate = (record.get(FAILURES) & GATED != 0).then(|| Box::new(Gate::new(mid)));
         Some(session)
     }
 }
@@ -346,8 +445,7 @@ fn read(
     } else {
         None
     };
-    let number: [u8; 2] = bytes.array()?;
-    let suite = *Suite::ALL.iter().find(|suite| suite.id() == number)?;
+    let suite = read_suite(&mut bytes)?;
     let keys = SessionKeys::read(suite.algorithm()?, &mut bytes)?;
     let (explicit, unsealed) = (bytes.u64()?, bytes.u64()?);
     let established_at = instant(bytes.u64()?);
@@ -367,7 +465,7 @@ fn read(
         next_sequence: sequence,
         next_explicit: sequence.wrapping_add(explicit),
         sealed: sequence.wrapping_sub(unsealed),
-        failures: Failures::so_far(word(FAILURES)),
+        failures: Failures::so_far(word(FAILURES) & !GATED),
         established_at,
         heard: instant(word(HEARD)),
         max_plaintext,
@@ -386,6 +484,7 @@ fn read(
             })
         }),
         flight: None,
+        gate: None,
         kept: None,
         newer: NONE,
         older: NONE,

@@ -13,6 +13,7 @@ mod context;
 mod cookie;
 mod effort;
 mod ffi;
+mod gate;
 mod handshake;
 mod hello;
 mod kept;
@@ -34,7 +35,7 @@ mod tls;
 
 pub use certificates::{CertField, CertIdentity, ContextError};
 pub use context::{CertificateMaterial, DtlsContext, DtlsMaterial, TicketKeys, Verify};
-pub use kept::{KeptSessions, Place, adopt_chains, place_of};
+pub use kept::{Inexact, KeptSessions, Place, adopt_chains, may_leave_memory, place_of};
 pub use listener::DtlsListener;
 pub use metrics::DtlsMetrics;
 pub use portcullis_proto::session as contract;

@@ -55,6 +55,10 @@ metrics! {
         pub closed: Family<CloseReason> = counter "dtls_sessions_closed_total" [listener] by [reason],
         /// Sessions that an earlier process left, by what became of them.
         pub restored: Family<RestoreResult> = counter "sessions_restored_total" [how = "memory"] by [result],
+        /// Sessions that were found on disk, by what became of them.
+        pub restored_from_disk: Family<RestoreResult> = counter "sessions_restored_total" [how = "disk"] by [result],
+        /// Sessions that went on from disk and have not answered a ping yet, so that nothing of theirs is acted on.
+        pub gated_sessions: Counter = gauge "dtls_gated_sessions" [listener],
         /// Sessions that the next process will not find, by why.
         pub not_kept: Family<NotKept> = counter "sessions_not_kept_total" [] by [reason],
         /// Caps and rates that refused something.

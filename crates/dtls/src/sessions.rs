@@ -13,6 +13,8 @@ use super::aead::{Aead, Opened, Seal, SessionKeys};
 use super::cid::Cid;
 use super::context::Authority;
 use super::contract::SessionId;
+use super::gate::Gate;
+use super::kept::{FAILURES, GATED};
 use super::legacy::LegacyRecords;
 use super::path::{Budget, Candidate};
 use super::record::Header;
@@ -201,6 +203,8 @@ pub(super) struct Session {
     pub(super) warnings: u8,
     pub(super) cid: Option<Box<CidState>>,
     pub(super) flight: Option<Box<LastFlight>>,
+    /// Until the peer has shown that it lives.
+    pub(super) gate: Option<Box<Gate>>,
     /// Where the next process finds it.
     pub(super) kept: Option<Record>,
     pub(super) newer: u32,
@@ -222,6 +226,11 @@ impl Session {
     pub(super) fn spend(&mut self, len: usize) -> bool {
         let moved = self.cid.as_mut().and_then(|cid| cid.moved.as_mut());
         moved.is_none_or(|moved| moved.budget.spend(len))
+    }
+
+    /// What its record says of records that did not open, and of its gate.
+    pub(super) fn failures_word(&self) -> u64 {
+        self.failures.total() | if self.gate.is_some() { GATED } else { 0 }
     }
 
     /// Whether a hello with this random is the network's second copy of the one that made this session. That comes within
@@ -269,6 +278,7 @@ impl Session {
                 })
             }),
             flight,
+            gate: None,
             kept: None,
             newer: NONE,
             older: NONE,
@@ -318,6 +328,7 @@ pub(super) struct SessionTable {
     cid_at: HashMap<PeerAddr, u32>,
     lists: Lists,
     legacy: usize,
+    gated: usize,
     /// How exactly idleness is kept: moving a session to the front for each record would cost the packet path.
     pub(super) grain: Duration,
 }
@@ -335,6 +346,7 @@ impl SessionTable {
                 known: [NOBODY; 2],
             },
             legacy: 0,
+            gated: 0,
             grain: Self::grain_for(idle_timeout),
         }
     }
@@ -354,6 +366,23 @@ impl SessionTable {
     /// How many have a suite of CBC.
     pub(super) const fn legacy_len(&self) -> usize {
         self.legacy
+    }
+
+    /// How many have to show first that they live.
+    pub(super) const fn gated_len(&self) -> usize {
+        self.gated
+    }
+
+    /// The peer of a session showed that it lives.
+    pub(super) fn open_gate(&mut self, key: u32) {
+        if let Some(session) = self.slots.get_mut(key as usize)
+            && session.gate.take().is_some()
+        {
+            self.gated -= 1;
+            if let Some(kept) = session.kept {
+                kept.set(FAILURES, session.failures_word());
+            }
+        }
     }
 
     pub(super) fn get(&self, key: u32) -> Option<&Session> {
@@ -393,6 +422,7 @@ impl SessionTable {
         let (id, address) = (session.id, session.address);
         let cid = session.cid.as_ref().map(|cid| cid.ours);
         self.legacy += usize::from(session.records.is_legacy());
+        self.gated += usize::from(session.gate.is_some());
         let Ok(key) = u32::try_from(self.slots.insert(session)) else {
             return;
         };
@@ -412,6 +442,7 @@ impl SessionTable {
         let session = self.slots.try_remove(key as usize)?;
         self.by_id.remove(&session.id.0);
         self.legacy -= usize::from(session.records.is_legacy());
+        self.gated -= usize::from(session.gate.is_some());
         if let Some(cid) = &session.cid {
             self.by_cid.remove(&u64::from_be_bytes(cid.ours));
             if self.cid_at.get(&session.address) == Some(&key) {

@@ -160,6 +160,8 @@ labels! {
         Evicted = "evicted",
         /// Too many records that did not open, or as many sealed as the key may.
         KeyLimit = "key_limit",
+        /// It went on from disk and did not answer a ping.
+        Unanswered = "unanswered",
         /// After a reload nothing lets it in any more: its PSK identity was removed or has another key, its certificate or an issuer
         /// was revoked, ran out or is not trusted, or a certificate is required and it has none.
         Revoked = "revoked",
@@ -308,6 +310,10 @@ labels! {
         Layout = "layout",
         /// Counts memories, not sessions: it is of another run of the machine, so that nothing of it is read.
         Boot = "boot",
+        /// Counts disks, not sessions: it was sealed with another key, so that nothing of it is read.
+        Key = "key",
+        /// It went on from disk, and spoke, and did not answer four pings: it was sent close_notify and forgotten.
+        Unanswered = "unanswered",
     }
 }
 
@@ -381,6 +387,8 @@ labels! {
         PathCheck = "path_check",
         /// A protected record before the keys are known.
         Early = "early",
+        /// Of a session that goes on from disk and has not answered a ping yet: it may be a replay of one that was acted on before.
+        Gated = "gated",
     }
 }
 

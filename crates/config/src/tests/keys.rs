@@ -472,7 +472,7 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
     ("limits", "topic_levels", "0", "\"32\"", "201"),
     ("limits", "topic_bytes", "64", "\"1KiB\"", "65536"),
     ("limits", "unproven", "\"echo\"", "true", "\"big\""),
-    ("state", "keep", "\"none\"", "true", "\"disk\""),
+    ("state", "keep", "\"disk\"", "true", "\"group\""),
     ("state", "goodbye", "true", "1", "\"yes\""),
     ("state", "key_file", "\"k\"", "1", "true"),
     ("log", "level", "\"trace\"", "1", "\"verbose\""),

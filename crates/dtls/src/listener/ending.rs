@@ -36,7 +36,7 @@ impl DtlsListener {
         self.count_half_open();
     }
 
-    /// Does what is due at `now`: repeats flights, gives up handshakes, ends idle sessions.
+    /// Does what is due at `now`: repeats flights and pings, gives up handshakes, ends idle sessions.
     pub fn handle_timeout(&mut self, now: Instant, transmits: &mut Transmits) {
         while let Some(pending) = self.pendings.take_due(now) {
             self.wake(now, pending, transmits);
@@ -45,6 +45,7 @@ impl DtlsListener {
         while self.flights.front().is_some_and(|(until, _)| *until <= now) {
             self.forget_flight();
         }
+        self.repeat_pings(now, transmits);
         let idle_timeout = self.settings.idle_timeout;
         while let Some(idle) = self
             .sessions
@@ -113,6 +114,7 @@ impl DtlsListener {
 
     pub(super) fn count_sessions(&self) {
         self.metrics.sessions.set(self.sessions.len() as u64);
+        self.metrics.gated_sessions.set(self.sessions.gated_len() as u64);
         self.metrics.cid_sessions.set(self.sessions.cid_len() as u64);
         self.metrics
             .legacy_sessions

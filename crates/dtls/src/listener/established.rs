@@ -61,20 +61,12 @@ impl DtlsListener {
             };
         }
         let Some(opened) = session.records.open(&mut self.aead, header, record) else {
-            if session.records.is_over() {
-                self.end(key, CloseReason::Alert);
-            } else {
-                let failures = session.failures.count(inbound.now);
-                if let Some(kept) = session.kept {
-                    kept.set(FAILURES, failures);
-                }
-                if failures >= session.records.failure_limit() {
-                    self.say_goodbye(key, transmits);
-                    self.end(key, CloseReason::KeyLimit);
-                }
-            }
+            self.count_failure(inbound.now, key, transmits);
             return Err(RecordDrop::NotAuthentic);
         };
+        if session.gate.is_some() {
+            return self.hear_gated(inbound, at, header, (key, &opened), transmits);
+        }
         let is_newest = session.window.is_newest(header.sequence);
         session.window.mark(header.sequence);
         if let Some(kept) = session.kept {
@@ -117,9 +109,28 @@ impl DtlsListener {
         }
     }
 
+    /// A record did not open: too many of those end a session.
+    fn count_failure(&mut self, now: Instant, key: u32, transmits: &mut Transmits) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if session.records.is_over() {
+            self.end(key, CloseReason::Alert);
+            return;
+        }
+        let failures = session.failures.count(now);
+        if let Some(kept) = session.kept {
+            kept.set(FAILURES, session.failures_word());
+        }
+        if failures >= session.records.failure_limit() {
+            self.say_goodbye(key, transmits);
+            self.end(key, CloseReason::KeyLimit);
+        }
+    }
+
     /// A record with a Connection ID opened: is the peer where it was? Only a record newer than all before moves it, at once, or,
     /// where the peer knows return routability checks, when it has answered there.
-    fn place(
+    pub(super) fn place(
         &mut self,
         inbound: &Inbound<'_>,
         key: u32,

@@ -34,8 +34,8 @@ impl DtlsListener {
         let mut sessions = Vec::new();
         for (record, contents) in kept.of_listener(mark) {
             let restoring = kept.store().restoring(record);
-            let id = self.new_session_id();
-            let session = kept.read(id, record, &contents, &self.shared.chains);
+            let (id, mid) = (self.new_session_id(), self.rng.random());
+            let session = kept.read(id, record, &contents, (&self.shared.chains, mid));
             restoring.finish();
             match session {
                 Some(session) => sessions.push(session),
@@ -52,8 +52,13 @@ impl DtlsListener {
         }
         kept.forget_unused();
         self.count_sessions();
+        let counts = if kept.store().is_inexact() {
+            &self.metrics.restored_from_disk
+        } else {
+            &self.metrics.restored
+        };
         for (result, count) in &results {
-            self.metrics.restored.add(*result, *count);
+            counts.add(*result, *count);
         }
         results.into_iter().collect()
     }

@@ -7,11 +7,12 @@
 //!                          other epoch 0   handshake in flight, or nothing
 //! ```
 //! `inbound` takes datagrams apart, `opening` is the life of a handshake, `established` that of a session, `ending`
-//! how both end, `reload` what new settings change, `keeping` what outlives the process, `keys` which pre-shared key a
+//! how both end, `reload` what new settings change, `keeping` what outlives the process, `gated` who has to show that it lives, `keys` which pre-shared key a
 //! handshake has.
 
 mod ending;
 mod established;
+mod gated;
 mod inbound;
 mod keeping;
 pub(super) mod keys;
@@ -19,7 +20,7 @@ mod opening;
 mod reload;
 mod watch;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,8 @@ enum Path {
     Bound,
     /// The one that is being checked.
     Candidate,
+    /// Where a record came from: no more goes there than came.
+    At(PeerAddr),
 }
 
 /// One DTLS listener of one worker. It owns its sessions and its handshakes in flight, and does no I/O.
@@ -78,6 +81,8 @@ pub struct DtlsListener {
     pendings: PendingTable,
     events: VecDeque<DtlsEvent>,
     flights: VecDeque<(Instant, SessionId)>,
+    /// When to look after the gates of whom.
+    pings: BTreeSet<(Instant, SessionId)>,
     shared: Arc<DtlsShared>,
     next_session: u64,
     next_pending: u64,
@@ -127,6 +132,7 @@ impl DtlsListener {
             pendings: PendingTable::default(),
             events: VecDeque::new(),
             flights: VecDeque::new(),
+            pings: BTreeSet::new(),
             shared,
             next_session,
             next_pending: 0,
@@ -171,6 +177,7 @@ impl DtlsListener {
         if plaintext.len() > self.max_plaintext(session) {
             return Err(SendError::TooLong);
         }
+        self.ping_before(key, transmits);
         let asked_from = self.asked_from.filter(|_| self.answering == Some(session));
         let cid = self.sessions.get(key).and_then(|session| session.cid.as_ref());
         let candidate = cid.and_then(|cid| cid.candidate.as_ref());
@@ -209,6 +216,7 @@ impl DtlsListener {
         let candidate = session.cid.as_mut().and_then(|cid| cid.candidate.as_mut());
         let (address, within) = match (path, candidate) {
             (Path::Candidate, Some(candidate)) => (candidate.address, candidate.budget.spend(len)),
+            (Path::At(address), _) => (address, true),
             _ => (session.address, session.spend(len)),
         };
         if !within {
@@ -247,7 +255,8 @@ impl DtlsListener {
             .most_idle()
             .map(|session| session.heard + self.settings.idle_timeout);
         let flight = self.flights.front().map(|(until, _)| *until);
-        [self.pendings.next_wake(), idle, flight]
+        let ping = self.pings.first().map(|(at, _)| *at);
+        [self.pendings.next_wake(), idle, flight, ping]
             .into_iter()
             .flatten()
             .min()

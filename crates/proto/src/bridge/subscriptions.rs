@@ -11,7 +11,7 @@ use super::contract::FilterId;
 use crate::coap::contract::{ObservationId, PeerId, ResourceKey, Token};
 use crate::invariant;
 use crate::policy::connections::{ConnectionKey, Grant};
-use crate::state::Record;
+use crate::state::{HOT_WORDS, Record};
 use crate::types::hash::IdMap;
 use crate::types::message::Qos;
 use crate::types::{ClientId, ListenerId, Message, TopicFilter, TopicName};
@@ -114,6 +114,14 @@ pub struct Observation {
 
 /// The word of its record with the last Observe number.
 const SEQUENCE: usize = 0;
+
+/// Has the words of a record that was copied a while ago name Observe numbers that come after all that were used since, and are still
+/// taken for later ones (RFC 7641, 4.4).
+pub(crate) fn skip_sequence(hot: &mut [u64; HOT_WORDS]) {
+    if let Some(word) = hot.get_mut(SEQUENCE) {
+        *word = (*word + 4096) & 0x00FF_FFFF;
+    }
+}
 
 impl Observation {
     /// The next Observe number: 24 bits, ascending (RFC 7641, 4.4).

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::state::{Record, digest};
+use crate::state::{HOT_WORDS, Record, digest};
 
 use super::codec::{Message, Writer};
 use super::contract::{Code, Notification};
@@ -19,6 +19,17 @@ const REMEMBERED: usize = 8;
 /// The word of a notification's record with the message id that it was sent under, and [`SENT`].
 const SENT_AS: usize = 0;
 const SENT: u64 = 1 << 16;
+
+/// How far message ids go on from those that an inexact record names: what the peer was sent meanwhile is far less, and one that it has
+/// seen lately it would acknowledge and throw away (RFC 7252, 4.4).
+const SKIPPED: u16 = 4096;
+
+/// Has the words of a peer's record that was copied a while ago name message ids that none was used of since.
+pub fn skip_message_ids(hot: &mut [u64; HOT_WORDS]) {
+    if let Some(word) = hot.get_mut(MIDS) {
+        *word = *word & !0xffff | u64::from((*word as u16).wrapping_add(SKIPPED));
+    }
+}
 
 impl Notification {
     /// The message id under which an earlier process sent it to the same peer: whoever has it already knows it by that.

@@ -38,5 +38,6 @@ mod timers;
 
 pub(crate) use blockwise::etag_of;
 pub use endpoint::Endpoint;
+pub use kept::skip_message_ids;
 pub use metrics::CoapMetrics;
 pub use peer::{Peer, PeerTable, Source};

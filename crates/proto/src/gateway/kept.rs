@@ -18,9 +18,10 @@ use super::workers::WorkerMessage;
 use super::{Gateway, cx};
 use crate::bridge::conditions::Conditions;
 use crate::bridge::contract::BrokerRequest;
-use crate::bridge::subscriptions::{AccountHolder, Terms};
+use crate::bridge::subscriptions::{AccountHolder, Terms, skip_sequence};
 use crate::coap::answered::ANSWERED;
 use crate::coap::contract::{PeerId, ResourceKey, Token};
+use crate::coap::skip_message_ids;
 use crate::gateway::connection_table::CONNECTION as CONNECTION_WEIGHT;
 use crate::policy::attributes::Attributes;
 use crate::policy::authorization::{Access, Action};
@@ -74,6 +75,21 @@ pub fn place_of(contents: &Contents, workers: u8) -> Option<Place> {
         }
         OBSERVATION | NOTIFICATION => contents.hot.get(MARK).copied().map(Place::With),
         _ => None,
+    }
+}
+
+/// Whether a record is worth anything to a later run of the machine: who repeats a request does so within seconds.
+#[must_use]
+pub fn outlasts(kind: Kind) -> bool {
+    kind != ANSWERED
+}
+
+/// Has a record that was copied a while ago go on with message ids and Observe numbers beyond those that were used since.
+pub fn make_inexact(contents: &mut Contents) {
+    match contents.kind {
+        PEER => skip_message_ids(&mut contents.hot),
+        OBSERVATION => skip_sequence(&mut contents.hot),
+        _ => {}
     }
 }
 
@@ -467,6 +483,8 @@ impl Gateway {
         self.all_dtls_events(now);
         if let Some(store) = self.store.clone() {
             self.coap.keep_answered(now, &store);
+            let metrics = Arc::clone(&self.metrics);
+            let [observations, notifications] = metrics.restored(store.is_inexact());
             self.restore_each(now, &store, (PEER, Left::Peer), |it, record, contents| {
                 it.restore_peer(now, record, contents)
             });
@@ -487,9 +505,7 @@ impl Gateway {
                 (OBSERVATION, Left::Observation),
                 |it, record, contents| {
                     let result = it.restore_observation(now, &store, record, contents, &connections);
-                    it.metrics
-                        .observations_restored
-                        .inc(result.err().unwrap_or(RestoreResult::Ok));
+                    observations.inc(result.err().unwrap_or(RestoreResult::Ok));
                     result
                 },
             );
@@ -505,9 +521,7 @@ impl Gateway {
                     let holder = of_connection.or(of_peer).ok_or(RestoreResult::Gone);
                     let read = |holder| it.observations.read_notification(holder, record, contents);
                     let result = holder.and_then(read);
-                    it.metrics
-                        .notifications_restored
-                        .inc(result.as_ref().err().copied().unwrap_or(RestoreResult::Ok));
+                    notifications.inc(result.as_ref().err().copied().unwrap_or(RestoreResult::Ok));
                     let (observation, notification) = result?;
                     waiting.push((mark, observation, notification));
                     Ok(())

@@ -195,8 +195,12 @@ metrics! {
         pub translations: Family<TranslationResult> = counter "translations_total" [] by [result],
         /// Observations that an earlier process left, by what became of them.
         pub observations_restored: Family<RestoreResult> = counter "observations_restored_total" [how = "memory"] by [result],
+        /// Observations that were found on disk, by what became of them.
+        pub observations_from_disk: Family<RestoreResult> = counter "observations_restored_total" [how = "disk"] by [result],
         /// Notifications at QoS 1 or 2 that an earlier process had not delivered, by what became of them.
         pub notifications_restored: Family<RestoreResult> = counter "notifications_restored_total" [how = "memory"] by [result],
+        /// Notifications that were found on disk, by what became of them.
+        pub notifications_from_disk: Family<RestoreResult> = counter "notifications_restored_total" [how = "disk"] by [result],
         /// Notifications at QoS 1 or 2 that a kill would lose until they are delivered: there was no room to keep them, and their client had
         /// the most in it.
         pub notifications_not_kept: Counter = counter "notifications_not_kept_total" [],
@@ -222,6 +226,14 @@ metrics! {
 }
 
 impl GatewayMetrics {
+    /// Where observations and notifications are counted that an earlier process left.
+    pub(super) const fn restored(&self, from_disk: bool) -> [&Family<RestoreResult>; 2] {
+        match from_disk {
+            true => [&self.observations_from_disk, &self.notifications_from_disk],
+            false => [&self.observations_restored, &self.notifications_restored],
+        }
+    }
+
     /// Zeroed counters for `listeners` listeners.
     #[must_use]
     pub fn new(listeners: usize) -> Self {

@@ -1,7 +1,8 @@
 //! Where what stands in the memory of a store.
 //!
 //! ```text
-//! cell 0   magic, size, boot, boot, top, restoring, crashed, worker      the store
+//! cell 0   magic, size, boot, boot, top, restoring, crashed, worker,     the store
+//!          filling, ahead
 //! head     state + kind, own index + body, 14 hot words                   a record
 //! body     next, length, check, 13 words of its bytes                     what it holds
 //! more     next, 15 words of its bytes
@@ -22,7 +23,7 @@ pub const HOT_WORDS: usize = CELL_WORDS - HOT;
 pub type Cell = [AtomicU64; CELL_WORDS];
 
 /// "PCSTATE" and the number of the layout: with another one nothing is read.
-pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"PCSTATE\x01");
+pub const MAGIC: u64 = u64::from_be_bytes(*b"PCSTATE\x01");
 
 // Words of the first cell.
 pub(super) const AT_MAGIC: usize = 0;
@@ -35,6 +36,10 @@ pub(super) const AT_RESTORING: usize = 5;
 /// Whether the process died of itself.
 pub(super) const AT_CRASHED: usize = 6;
 pub(super) const AT_WORKER: usize = 7;
+/// Not 0 while it is filled from somewhere else.
+pub(super) const AT_FILLING: usize = 8;
+/// Milliseconds that its times are ahead of the machine's.
+pub(super) const AT_AHEAD: usize = 9;
 
 // Words of the first cell of a record.
 pub(super) const AT_STATE: usize = 0;

@@ -5,13 +5,14 @@
 //! killed between any two of them leaves what the next one can read.
 
 mod bytes;
+mod changes;
 mod held;
 mod layout;
 mod store;
 
 pub use bytes::{ReadBytes, WriteBytes};
 pub use held::Held;
-pub use layout::{CELL_BYTES, Cell, HOT_WORDS, MARK, digest};
+pub use layout::{CELL_BYTES, Cell, HOT_WORDS, MAGIC as LAYOUT, MARK, digest};
 pub use store::{Clock, Contents, Kind, Memory, Record, Restoring, Store, Unusable};
 
 #[cfg(test)]

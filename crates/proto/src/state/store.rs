@@ -2,15 +2,16 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
+use super::changes::Changes;
 use super::layout::{
-    AT_BODY, AT_BOOT, AT_CELLS, AT_CHECK, AT_CRASHED, AT_LEN, AT_MAGIC, AT_NEXT, AT_RESTORING, AT_STATE,
-    AT_TOP, AT_WORKER, CELL_BYTES, CELL_WORDS, Cell, HOT_WORDS, MAGIC, body_cells, check, hot, live,
-    read_live, set, set_hot, text_at, wipe, word, words_of,
+    AT_AHEAD, AT_BODY, AT_BOOT, AT_CELLS, AT_CHECK, AT_CRASHED, AT_FILLING, AT_LEN, AT_MAGIC, AT_NEXT,
+    AT_RESTORING, AT_STATE, AT_TOP, AT_WORKER, CELL_BYTES, CELL_WORDS, Cell, HOT_WORDS, MAGIC, MARK,
+    body_cells, check, hot, live, read_live, set, set_hot, text_at, wipe, word, words_of,
 };
 
 /// Room is asked for in pieces of this many bytes.
@@ -43,15 +44,23 @@ pub struct Clock {
     pub now: Instant,
     /// How long the machine ran by then, the time that it slept included.
     pub up: Duration,
+    /// What the records count beyond that: they may come from an earlier run of the machine.
+    pub ahead: Duration,
 }
 
 impl Clock {
-    /// In milliseconds since the machine was started.
+    fn counted(&self) -> Duration {
+        self.up.saturating_add(self.ahead)
+    }
+
+    /// In milliseconds since the machine was started, in the run in which the counting began.
     #[must_use]
     pub fn millis(&self, at: Instant) -> u64 {
         let up = match at.checked_duration_since(self.now) {
-            Some(after) => self.up.saturating_add(after),
-            None => self.up.saturating_sub(self.now.saturating_duration_since(at)),
+            Some(after) => self.counted().saturating_add(after),
+            None => self
+                .counted()
+                .saturating_sub(self.now.saturating_duration_since(at)),
         };
         u64::try_from(up.as_millis()).unwrap_or(u64::MAX)
     }
@@ -60,9 +69,9 @@ impl Clock {
     #[must_use]
     pub fn instant(&self, millis: u64) -> Instant {
         let at = Duration::from_millis(millis);
-        match at.checked_sub(self.up) {
+        match at.checked_sub(self.counted()) {
             Some(after) => self.now.checked_add(after),
-            None => self.now.checked_sub(self.up.saturating_sub(at)),
+            None => self.now.checked_sub(self.counted().saturating_sub(at)),
         }
         .unwrap_or(self.now)
     }
@@ -75,6 +84,8 @@ pub enum Unusable {
     Layout,
     /// It is of another run of the machine.
     Boot,
+    /// The process ended while it filled it from somewhere else, where all of it still is.
+    Unfinished,
 }
 
 /// A record of a [`Store`]. Its words may be stored at any time, its bytes only be replaced as a whole.
@@ -100,7 +111,9 @@ impl Record {
         hot(self.0, at)
     }
 
-    fn index(&self) -> u32 {
+    /// The number of the cell in which it begins.
+    #[must_use]
+    pub fn index(&self) -> u32 {
         (word(self.0, AT_BODY) >> 32) as u32
     }
 }
@@ -168,6 +181,8 @@ pub struct Store {
     damaged: u64,
     poisoned: u64,
     is_sealed: AtomicBool,
+    is_inexact: AtomicBool,
+    changes: OnceLock<Changes>,
 }
 
 impl fmt::Debug for Store {
@@ -193,6 +208,11 @@ impl Store {
             .for_each(|(at, word)| set(header, *at, word));
         set(header, AT_TOP, 1);
         set(header, AT_WORKER, u64::from(worker));
+        set(
+            header,
+            AT_AHEAD,
+            u64::try_from(clock.ahead.as_millis()).unwrap_or(u64::MAX),
+        );
         set(header, AT_MAGIC, MAGIC);
         Some(Self::over(memory, header, clock, 1))
     }
@@ -212,11 +232,14 @@ impl Store {
             damaged: 0,
             poisoned: 0,
             is_sealed: AtomicBool::new(false),
+            is_inexact: AtomicBool::new(false),
+            changes: OnceLock::new(),
         }
     }
 
     /// The store that an earlier process left in a memory, with its records at [`Store::found`]. Records that do not read back, and
-    /// the one that the last process died of while it restored it, are wiped and counted.
+    /// the one that the last process died of while it restored it, are wiped and counted. What its times are ahead of the machine's
+    /// is its own matter, whatever `clock` says of it.
     ///
     /// # Errors
     /// Nothing of it can be used.
@@ -234,6 +257,13 @@ impl Store {
         {
             return Err(Unusable::Boot);
         }
+        if word(header, AT_FILLING) != 0 {
+            return Err(Unusable::Unfinished);
+        }
+        let clock = Clock {
+            ahead: Duration::from_millis(word(header, AT_AHEAD)),
+            ..clock
+        };
         let mut store = Self::over(memory, header, clock, u32::try_from(top).unwrap_or(u32::MAX));
         store.look_through();
         set(header, AT_RESTORING, 0);
@@ -336,6 +366,65 @@ impl Store {
         })
     }
 
+    /// The same while others may change it: nothing where it went meanwhile, even if another took its place.
+    #[must_use]
+    pub fn snapshot(&self, record: Record) -> Option<Contents> {
+        let mark = |record: Record| (word(record.0, AT_BODY), record.get(MARK));
+        let before = mark(record);
+        let contents = self.contents(record)?;
+        (mark(record) == before && contents.hot.get(MARK) == Some(&before.1)).then_some(contents)
+    }
+
+    /// Begins to fill it from where its records are not known exactly. Until [`Store::filled`] the next process does not take it for
+    /// the whole of what there is.
+    pub fn fill(&self) {
+        set(self.header, AT_FILLING, 1);
+        self.is_inexact.store(true, Ordering::Release);
+    }
+
+    /// All of it is there.
+    pub fn filled(&self) {
+        set(self.header, AT_FILLING, 0);
+    }
+
+    /// Whether this process filled it from where its records are not known exactly.
+    #[must_use]
+    pub fn is_inexact(&self) -> bool {
+        self.is_inexact.load(Ordering::Acquire)
+    }
+
+    /// Notes from now on which records change, for one who copies them; those that are at [`Store::found`] count as changed.
+    pub fn watch(&self) {
+        let changes = Changes::new(self.cells.len());
+        for record in &*self.found.lock().unwrap_or_else(PoisonError::into_inner) {
+            changes.written(record.index());
+        }
+        // Only the first counts.
+        drop(self.changes.set(changes));
+    }
+
+    /// Where records began, ended, or were written anew since it was asked last: at least `most` places, where there are as many.
+    #[must_use]
+    pub fn take_changed(&self, most: usize) -> Vec<u32> {
+        self.changes
+            .get()
+            .map_or_else(Vec::new, |changes| changes.take(most))
+    }
+
+    /// Has [`Store::take_changed`] name a place once more.
+    pub fn look_again(&self, index: u32) {
+        if let Some(changes) = self.changes.get() {
+            changes.look_again(index);
+        }
+    }
+
+    /// The record that begins in a cell of a store that is watched.
+    #[must_use]
+    pub fn record_at(&self, index: u32) -> Option<Record> {
+        let is_head = self.changes.get()?.is_head(index);
+        self.cell(index).filter(|_| is_head).map(Record)
+    }
+
     /// Leaves everything as it is from now on, whoever drops what it holds: the process ends.
     pub fn seal(&self) {
         self.is_sealed.store(true, Ordering::Release);
@@ -356,6 +445,9 @@ impl Store {
         }
         // Last: from here on it counts.
         set(head, AT_STATE, live(kind.0));
+        if let Some(changes) = self.changes.get() {
+            changes.written(*index);
+        }
         Some(Record(head))
     }
 
@@ -375,6 +467,9 @@ impl Store {
             AT_BODY,
             u64::from(record.index()) << 32 | u64::from(first),
         );
+        if let Some(changes) = self.changes.get() {
+            changes.written(record.index());
+        }
         self.give_back(old.get(1..).unwrap_or_default());
         true
     }
@@ -416,6 +511,9 @@ impl Store {
             return;
         }
         let places = self.places(record.index());
+        if let Some(changes) = self.changes.get() {
+            changes.freed(record.index());
+        }
         // First: from here on it does not count.
         set(record.0, AT_STATE, 0);
         self.give_back(&places.unwrap_or_default());

@@ -22,6 +22,7 @@ fn clock() -> Clock {
     Clock {
         now: clock_for_tests(),
         up: Duration::from_secs(100),
+        ahead: Duration::ZERO,
     }
 }
 
@@ -198,4 +199,69 @@ fn times_go_on_in_the_next_process() {
     };
     assert_eq!(next.instant(101_500), next.now - later);
     assert_eq!(next.instant(104_000), next.now + Duration::from_secs(1));
+    // The machine ran for a hundred seconds, and for three again, and was off for seven.
+    let rebooted = Clock {
+        up: Duration::from_secs(3),
+        ahead: Duration::from_secs(107),
+        ..first
+    };
+    assert_eq!(
+        rebooted.instant(101_500),
+        rebooted.now - Duration::from_millis(8500)
+    );
+    assert_eq!(rebooted.millis(rebooted.now + later), 111_500);
+}
+
+#[test]
+fn times_of_a_store_are_ahead_of_the_machines_in_the_next_process_too() {
+    let cells = cells(10);
+    let ahead = Clock {
+        ahead: Duration::from_millis(7),
+        ..clock()
+    };
+    let _store = Store::create(memory(cells), ahead, BOOT, 0).unwrap();
+    assert_eq!(reopen(cells).clock().millis(clock().now), 100_007);
+}
+
+#[test]
+fn a_store_that_was_being_filled_is_not_the_whole_of_what_there_was() {
+    let cells = cells(50);
+    let store = create(cells);
+    store.fill();
+    store.put(KIND, &hot(0), &body(9)).unwrap();
+    let unfinished = Store::open(memory(cells), clock(), BOOT).unwrap_err();
+    assert_eq!(unfinished, Unusable::Unfinished);
+    store.filled();
+    assert!(store.is_inexact());
+    let next = reopen(cells);
+    assert!(next.found(KIND).len() == 1 && !next.is_inexact());
+}
+
+#[test]
+fn whoever_copies_records_is_told_which_changed_and_reads_none_that_is_half_another() {
+    let cells = cells(50);
+    let store = create(cells);
+    let before = store.put(KIND, &hot(1), &body(9)).unwrap();
+    let store = reopen(cells);
+    store.watch();
+    assert_eq!(store.take_changed(9), [before.index()]);
+    let first = store.put(KIND, &hot(2), &body(300)).unwrap();
+    let second = store.put(KIND, &hot(3), &body(20)).unwrap();
+    first.set(0, 9);
+    assert!(store.rewrite(second, &body(21)));
+    let mut places = [first.index(), second.index()];
+    places.sort_unstable();
+    assert_eq!(store.take_changed(9), places);
+    let copied = store.snapshot(store.record_at(first.index()).unwrap()).unwrap();
+    assert_eq!((copied.hot[0], copied.body.len()), (9, 300));
+    first.set(0, 10);
+    assert!(store.take_changed(9).is_empty());
+    let place = first.index();
+    store.free(first);
+    assert_eq!(store.take_changed(9), [place]);
+    assert!(store.record_at(place).is_none());
+    // Another takes its place.
+    let other = store.put(KIND, &hot(4), &body(300)).unwrap();
+    assert_eq!(other.index(), place);
+    assert_eq!(store.snapshot(other).unwrap().hot[0], 4);
 }

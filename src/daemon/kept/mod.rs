@@ -1,22 +1,34 @@
 //! Where state is kept for the next process, and how what an earlier one left comes to the workers of now.
+//!
+//! Memory that outlived the process is exact and comes first. Where there is none, as after a power loss, and a copy on disk is kept, the
+//! memories are filled from that ([`disk`]), and the thread of [`copier`] keeps the copy up to date.
+
+mod copier;
+mod disk;
+mod filling;
+mod seal;
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
+use crate::config::state_key::{self, StateKey};
 use crate::config::{Config, Keep};
 use crate::dtls::{self, DtlsShared, KeptSessions, adopt_chains};
 use crate::gateway::kept::{self as gateway, Place, Restored, listener_mark};
 use crate::net::memory::{self, Mapped};
 use crate::net::shm::{self, ShmDirectory};
 use crate::session::RestoreResult;
-use crate::state::{CELL_BYTES, Clock, Contents, Kind, MARK, Record, Store, Unusable};
+use crate::state::{CELL_BYTES, Clock, Contents, Kind, MARK, Record, Store, Unusable, digest};
 use crate::types::{Transport, WorkerId};
 
+use self::copier::{Copying, DiskMetrics};
+use self::disk::Disk;
 use super::{clock, systemd};
 
 /// A worker's memory is a multiple of this many bytes, and at least as many.
@@ -28,6 +40,8 @@ const MOST: u64 = 64 << 30;
 #[derive(Debug, Default)]
 pub(super) struct KeptState {
     workers: Vec<Arc<KeptSessions>>,
+    copying: Option<Copying>,
+    disk: Arc<DiskMetrics>,
     /// Its lock is held as long as the process lives.
     _directory: Option<ShmDirectory>,
 }
@@ -90,15 +104,23 @@ struct Kept {
     store: Arc<Store>,
 }
 
+/// What names a memory in the copy of it.
+fn id_of(name: &str) -> u64 {
+    digest(name.as_bytes())
+}
+
 impl KeptState {
-    /// Takes up what an earlier process left, `stored` by a service manager or in /dev/shm, and makes room for what this one keeps,
+    /// Takes up what an earlier process left, `stored` by a service manager, in /dev/shm or on disk, and makes room for what this one keeps,
     /// `bytes` for each worker. Whatever is in the way costs the devices handshakes and does not keep the process from starting.
+    ///
+    /// # Errors
+    /// The key for what is on disk is none, or others can read it.
     pub(super) fn open(
         config: &Config,
         bytes: usize,
         shared: &DtlsShared,
         stored: Vec<(OwnedFd, String)>,
-    ) -> Self {
+    ) -> Result<Self, String> {
         shm::remove_leftovers();
         let home = if systemd::is_there() {
             Home::Manager
@@ -107,15 +129,29 @@ impl KeptState {
                 Ok(Some(directory)) => Home::Directory(directory),
                 Ok(None) => {
                     warn!("another process keeps the state of this state directory: this one keeps none");
-                    return Self::default();
+                    return Ok(Self::default());
                 }
                 Err(error) => {
                     warn!(%error, "there is no place to keep state: devices shake hands after a restart");
-                    return Self::default();
+                    return Ok(Self::default());
                 }
             }
         };
+        if let (Home::Manager, Keep::Disk) = (&home, config.state.keep)
+            && let Ok(Some(other)) = ShmDirectory::open(&config.node.state_dir)
+            && let Err(error) = other.discard()
+        {
+            // What stands there from a start without the manager is not what went on from disk since.
+            warn!(%error, "kept state of a start without the service manager stays");
+        }
         let found = home.memories(stored);
+        let key = match config.state.keep {
+            Keep::Disk => disk_key(config)?,
+            _ => None,
+        };
+        if key.is_none() {
+            Disk::remove(&config.node.state_dir);
+        }
         if config.state.keep == Keep::None {
             for (mapped, name) in found {
                 mapped.discard();
@@ -126,25 +162,52 @@ impl KeptState {
             {
                 tracing::debug!(%error, "the directory for kept state stays");
             }
-            return Self::default();
+            return Ok(Self::default());
         }
-        let workers = config.worker_count();
-        match place(&home, found, workers, bytes, config) {
-            Ok((stores, mut lost)) => {
-                memory::note_crash_in(stores.iter().filter_map(|store| store.crash_mark()).collect());
-                let kept = |store| KeptSessions::new(store, shared, std::mem::take(&mut lost));
-                Self {
-                    workers: stores.into_iter().map(kept).collect(),
-                    _directory: match home {
-                        Home::Manager => None,
-                        Home::Directory(directory) => Some(directory),
-                    },
-                }
-            }
+        let placed = match place(&home, found, bytes, config, key.as_ref()) {
+            Ok(placed) => placed,
             Err(error) => {
                 warn!(%error, "there is no memory to keep state in: devices shake hands after a restart");
-                Self::default()
+                return Ok(Self::default());
             }
+        };
+        let Placed {
+            stores,
+            mut lost,
+            disk,
+        } = placed;
+        let words = stores.iter().filter_map(|(_, store)| store.crash_mark());
+        memory::note_crash_in(words.collect());
+        let metrics = Arc::<DiskMetrics>::default();
+        let copying = key.map(|key| {
+            let place = (config.node.state_dir.clone(), key);
+            Copying::start(place, stores.iter().cloned(), disk, Arc::clone(&metrics))
+        });
+        let copying = copying.transpose().unwrap_or_else(|error| {
+            warn!(%error, "no thread for what is kept on disk: it is kept in memory alone");
+            None
+        });
+        let kept = |(_, store)| KeptSessions::new(store, shared, std::mem::take(&mut lost));
+        Ok(Self {
+            workers: stores.into_iter().map(kept).collect(),
+            copying,
+            disk: metrics,
+            _directory: match home {
+                Home::Manager => None,
+                Home::Directory(directory) => Some(directory),
+            },
+        })
+    }
+
+    /// How the copy on disk is.
+    pub(super) fn disk_metrics(&self) -> Arc<DiskMetrics> {
+        Arc::clone(&self.disk)
+    }
+
+    /// The workers have ended: the copy on disk is made whole.
+    pub(super) fn finish(&mut self) {
+        if let Some(copying) = self.copying.take() {
+            copying.finish();
         }
     }
 
@@ -159,23 +222,41 @@ impl KeptState {
     }
 }
 
+/// The key for what is on disk; none where it cannot be made, which costs no device anything yet.
+fn disk_key(config: &Config) -> Result<Option<StateKey>, String> {
+    if let Err(error) = state_key::prepare(config) {
+        warn!(error, "kept state cannot be sealed: it is kept in memory alone");
+        return Ok(None);
+    }
+    state_key::read(&state_key::file(config)).map(Some)
+}
+
 /// What could not be read.
 type Lost = Vec<(RestoreResult, u64)>;
 
-/// One store for each worker, with the records that belong there.
+/// One store for each worker, by its id, with the records that belong there.
+struct Placed {
+    stores: Vec<(u64, Arc<Store>)>,
+    lost: Lost,
+    /// The file that they were filled from.
+    disk: Option<Disk>,
+}
+
 fn place(
     home: &Home,
     found: Vec<(Mapped, String)>,
-    workers: u8,
     bytes: usize,
     config: &Config,
-) -> io::Result<(Vec<Arc<Store>>, Lost)> {
-    let clock = Clock {
+    key: Option<&StateKey>,
+) -> io::Result<Placed> {
+    let mut clock = Clock {
         now: clock::now(),
         up: memory::uptime(),
+        ahead: Duration::ZERO,
     };
     let (boot, mut lost) = (boot(), Vec::new());
     let bytes = (bytes as u64 / STEP * STEP).clamp(STEP, MOST);
+    let workers = config.worker_count();
     let (mut ours, mut others): (Vec<Option<Kept>>, Vec<Kept>) =
         ((0..workers).map(|_| None).collect(), vec![]);
     for (mapped, name) in found {
@@ -193,48 +274,66 @@ fn place(
                 }
             }
             Err(why) => {
-                lost.push(match why {
-                    Unusable::Layout => (RestoreResult::Layout, 1),
-                    Unusable::Boot => (RestoreResult::Boot, 1),
+                lost.extend(match why {
+                    Unusable::Layout => Some((RestoreResult::Layout, 1)),
+                    Unusable::Boot => Some((RestoreResult::Boot, 1)),
+                    Unusable::Unfinished => None,
                 });
                 mapped.discard();
                 home.remove(&name);
             }
         }
     }
+    let exact = ours.iter().flatten().chain(&others).next();
+    let mut disk = None;
+    if let Some(kept) = exact {
+        clock = kept.store.clock();
+    } else if let Some(key) = key {
+        disk = filling::begin(&config.node.state_dir, key, &mut clock, &mut lost);
+    }
     let mut stores = Vec::new();
     for (worker, place) in (0..).zip(ours) {
         stores.push(match place {
-            Some(kept) => kept.store,
+            Some(kept) => (id_of(&kept.name), kept.store),
             None => create(home, worker, bytes, clock, boot)?,
         });
     }
     let before: Vec<_> = others.iter().map(|kept| Arc::clone(&kept.store)).collect();
-    let all: Vec<_> = stores.iter().chain(&before).cloned().collect();
-    adopt_chains(&all, &stores);
+    let now: Vec<_> = stores.iter().map(|(_, store)| Arc::clone(store)).collect();
+    if let Some(disk) = &disk {
+        filling::fill(disk, &now, &mut lost);
+    }
+    let all: Vec<_> = now.iter().chain(&before).cloned().collect();
+    adopt_chains(&all, &now);
     let listeners: Vec<u64> = config
         .listeners
         .iter()
         .map(|listener| listener_mark(Transport::Dtls, &listener.name))
         .collect();
-    let gone = move_records(&all, &stores, &listeners);
+    let gone = move_records(&all, &now, &listeners);
     lost.push((RestoreResult::Gone, gone));
+    now.iter().for_each(|store| store.filled());
     for kept in others {
         kept.mapped.discard();
         home.remove(&kept.name);
     }
     lost.retain(|(_, count)| *count > 0);
-    Ok((stores, lost))
+    Ok(Placed { stores, lost, disk })
 }
 
-fn create(home: &Home, worker: u8, bytes: u64, clock: Clock, boot: [u64; 2]) -> io::Result<Arc<Store>> {
+fn create(
+    home: &Home,
+    worker: u8,
+    bytes: u64,
+    clock: Clock,
+    boot: [u64; 2],
+) -> io::Result<(u64, Arc<Store>)> {
     let mut unique = [0; 8];
     openssl::rand::rand_bytes(&mut unique)?;
-    let mapped = home.create(&format!("state.{worker}-{}", hex::encode(unique)), bytes)?;
-    let store = Store::create(mapped.memory(), clock, boot, worker);
-    store
-        .map(Arc::new)
-        .ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+    let name = format!("state.{worker}-{}", hex::encode(unique));
+    let mapped = home.create(&name, bytes)?;
+    let store = Store::create(mapped.memory(), clock, boot, worker).ok_or(io::ErrorKind::OutOfMemory)?;
+    Ok((id_of(&name), Arc::new(store)))
 }
 
 /// Moves the records of all stores to where the packets of their peers will arrive. How many sessions are of no listener of now.

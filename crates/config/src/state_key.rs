@@ -1,0 +1,81 @@
+//! The key that seals kept state on disk: `state.key_file`, else in the state directory.
+
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::Config;
+use super::atomic::{self, DirectoryLock};
+use super::secrets::read_secret;
+
+/// Its name within the state directory.
+const FILE: &str = "state.key";
+
+/// A key of AES-256.
+pub type StateKey = Zeroizing<[u8; 32]>;
+
+/// Where it is.
+#[must_use]
+pub fn file(config: &Config) -> PathBuf {
+    let own = config.state.key_file.clone();
+    own.unwrap_or_else(|| config.node.state_dir.join(FILE))
+}
+
+/// Makes it where there is none, unless `state.key_file` says where it is. The state directory must be there.
+///
+/// # Errors
+/// What the system refused.
+pub fn prepare(config: &Config) -> Result<(), String> {
+    let path = file(config);
+    let failed = |why: &dyn std::fmt::Display| format!("{} cannot be made: {why}", path.display());
+    if config.state.key_file.is_some() {
+        return Ok(());
+    }
+    let lock = DirectoryLock::of(&path).map_err(|error| failed(&error))?;
+    if path.exists() {
+        return Ok(());
+    }
+    let mut key = Zeroizing::new([0; 32]);
+    openssl::rand::rand_bytes(key.as_mut()).map_err(|error| failed(&error))?;
+    let line = Zeroizing::new(format!("{}\n", hex::encode(key.as_slice())));
+    atomic::write(&lock, &path, line.as_bytes(), atomic::SECRET).map_err(|error| failed(&error))
+}
+
+/// The key in a file.
+///
+/// # Errors
+/// It cannot be read, others can read it, or it is no key.
+pub fn read(path: &Path) -> Result<StateKey, String> {
+    let content = read_secret(path).map_err(|error| error.to_string())?;
+    parse(&content).map_err(|why| format!("{}: {why}", path.display()))
+}
+
+/// The key in the content of a file.
+pub(super) fn parse(content: &[u8]) -> Result<StateKey, &'static str> {
+    let mut key = Zeroizing::new([0; 32]);
+    match hex::decode_to_slice(content.trim_ascii(), key.as_mut()) {
+        Ok(()) => Ok(key),
+        Err(_) => Err("expected a key of 64 hexadecimal digits, as `openssl rand -hex 32` writes it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_64_digits_and_a_line_end_at_most() {
+        let digits = "00ff".repeat(16);
+        for text in [digits.clone(), format!("{digits}\n"), digits.to_uppercase()] {
+            assert_eq!(parse(text.as_bytes()).unwrap()[..2], [0, 0xff]);
+        }
+        for text in [
+            "",
+            &digits[1..],
+            &format!("{digits}00"),
+            &format!("{}zz", &digits[2..]),
+        ] {
+            assert!(parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}
