@@ -238,7 +238,7 @@ fn an_operator_subscribes_a_client_and_ends_it() {
 }
 
 /// A device that answers each request with what `respond` makes of it; `None` leaves it unanswered.
-fn device(
+pub(crate) fn device(
     server: SocketAddr,
     id: &str,
     mut respond: impl FnMut(&Message) -> Option<Message> + Send + 'static,
@@ -256,7 +256,7 @@ fn device(
     })
 }
 
-fn answer(to: &Message, code: u8, payload: &[u8]) -> Message {
+pub(crate) fn answer(to: &Message, code: u8, payload: &[u8]) -> Message {
     Message {
         typ: typ::ACK,
         code,

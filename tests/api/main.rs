@@ -10,6 +10,7 @@
 //! | `following` | commands that go on until told to stop |
 //! | `messages` | published, retained, listened to; reload and config show |
 //! | `manners` | hanging up, holding all places |
+//! | `emqx` | what tools that were written for EMQX ask for |
 //! | `events` | what happens to clients, in the log and as server-sent events |
 //! | `document` | OpenAPI against what is served |
 //! | `dashboard` | the files of the page, and what only it asks for |
@@ -44,6 +45,7 @@ mod clients;
 mod commands;
 mod dashboard;
 mod document;
+mod emqx;
 mod events;
 mod following;
 mod http;

@@ -117,6 +117,9 @@ section! {
         cert_file: Option<PathBuf> = "";
         /// Private key of the certificate, PEM.
         key_file: Option<PathBuf> = "";
+        /// Whether `/api/v5/gateways/coap` answers tools that were written for EMQX, in its JSON; they show a token as the secret of an API
+        /// key, of any name.
+        emqx_aliases: bool = false;
     }
 }
 

@@ -9,10 +9,12 @@ use std::time::SystemTime;
 use axum::Json;
 use axum::extract::Extension;
 use axum::http::{HeaderMap, Method, header};
+use base64ct::{Base64, Encoding as _};
 use openssl::sha::sha256;
 use serde::{Deserialize, Serialize};
 use tracing::error;
 use utoipa::ToSchema;
+use zeroize::Zeroizing;
 
 use portcullis_config::tokens::{Role, Token};
 use portcullis_config::{Config, token_store};
@@ -71,13 +73,15 @@ impl Gate {
         Self(Mutex::new((config, tokens)))
     }
 
-    /// Who asks, or why nobody is known to.
+    /// Who asks, or why nobody is known to. Where it takes keys, a token may also come as the secret of an API key, whatever that is
+    /// called.
     pub(super) fn admit(
         &self,
         config: &Arc<Config>,
         headers: &HeaderMap,
         peer: Peer,
         now: SystemTime,
+        takes_keys: bool,
     ) -> Result<Caller, ApiError> {
         if let Peer::Local(_) = peer {
             return Ok(Caller {
@@ -86,9 +90,11 @@ impl Gate {
                 peer,
             });
         }
-        let shown = bearer(headers).ok_or_else(ApiError::unauthorized)?;
+        let by_key = || secret_of_key(headers).filter(|_| takes_keys);
+        let shown = bearer(headers).map(|token| Zeroizing::new(token.to_owned()));
+        let shown = shown.or_else(by_key).ok_or_else(ApiError::unauthorized)?;
         let tokens = self.tokens(config);
-        let token = find(&tokens, shown, now).ok_or_else(ApiError::unauthorized)?;
+        let token = find(&tokens, &shown, now).ok_or_else(ApiError::unauthorized)?;
         Ok(Caller {
             role: token.role,
             token: token.name.as_str().into(),
@@ -138,12 +144,24 @@ fn read(config: &Config) -> Option<Arc<[Token]>> {
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
+    credentials(headers, "bearer")
+}
+
+/// The password of `Authorization: Basic` (RFC 7617).
+fn secret_of_key(headers: &HeaderMap) -> Option<Zeroizing<String>> {
+    let decoded = Zeroizing::new(Base64::decode_vec(credentials(headers, "basic")?).ok()?);
+    let (_, secret) = str::from_utf8(&decoded).ok()?.split_once(':')?;
+    (!secret.is_empty()).then(|| Zeroizing::new(secret.to_owned()))
+}
+
+/// What stands behind the scheme.
+fn credentials<'h>(headers: &'h HeaderMap, scheme: &str) -> Option<&'h str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("bearer")
-        .then(|| token.trim())
-        .filter(|token| !token.is_empty())
+    let (shown, credentials) = value.split_once(' ')?;
+    shown
+        .eq_ignore_ascii_case(scheme)
+        .then(|| credentials.trim())
+        .filter(|credentials| !credentials.is_empty())
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ const NAMES: usize = 16;
 const MAX_SUBJECT: usize = 512;
 
 /// Members of a body whose values say what is to be changed. No secret has such a name.
-const NAMING: [&str; 8] = [
-    "identity", "name", "clientid", "address", "kind", "value", "topic", "target",
+const NAMING: [&str; 9] = [
+    "identity", "name", "user_id", "clientid", "address", "kind", "value", "topic", "target",
 ];
 
 /// A change that is asked for: what the log says of it once it is known how it ended.

@@ -24,10 +24,10 @@ use super::subscriptions::Subscription;
 use super::{Api, ask, rfc3339};
 
 /// Most clients on one page.
-const MAX_LIMIT: usize = 10_000;
+pub(super) const MAX_LIMIT: usize = 10_000;
 
 /// How far a list in order is told: so many clients are held until the walk through all is over.
-const MAX_SORTED: usize = 50_000;
+pub(super) const MAX_SORTED: usize = 50_000;
 
 /// A client: a connection, or a peer without one.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -203,11 +203,11 @@ pub(super) struct ListQuery {
     order: Direction,
 }
 
-const fn one() -> usize {
+pub(super) const fn one() -> usize {
     1
 }
 
-const fn hundred() -> usize {
+pub(super) const fn hundred() -> usize {
     100
 }
 
@@ -239,7 +239,7 @@ impl ListQuery {
             listener: self.listener,
             transport,
             part: self.search.map(|part| part.to_lowercase()),
-            address: None,
+            ..Filter::default()
         })
     }
 }
@@ -428,7 +428,7 @@ pub(super) fn no_client(client: &ClientId) -> ApiError {
 }
 
 impl Client {
-    fn of(info: &ClientInfo, now: &Moment, listeners: &[ListenerState]) -> Self {
+    pub(super) fn of(info: &ClientInfo, now: &Moment, listeners: &[ListenerState]) -> Self {
         let listener = listeners.get(usize::from(info.listener.0));
         Self {
             clientid: info.client.as_ref().map(ToString::to_string),

@@ -128,6 +128,18 @@ impl ApiError {
         &self.body
     }
 
+    pub(super) const fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(super) fn code(&self) -> &str {
+        &self.body.code
+    }
+
+    pub(super) fn message(&self) -> &str {
+        &self.body.message
+    }
+
     pub(super) fn is_not_found(&self) -> bool {
         self.status == StatusCode::NOT_FOUND
     }

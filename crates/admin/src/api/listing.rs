@@ -1,6 +1,8 @@
 //! Walking through the clients of all workers in steps that are short for the workers.
 
 use std::cmp::Ordering;
+use std::net::IpAddr;
+use std::time::Instant;
 
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -30,6 +32,14 @@ pub(super) struct Filter {
     pub(super) part: Option<String>,
     /// Only who is at this address and port, as it is shown.
     pub(super) address: Option<String>,
+    /// What is in the user name.
+    pub(super) like_username: Option<String>,
+    /// Only who is at this address, whatever the port.
+    pub(super) ip: Option<IpAddr>,
+    /// Only who can be reached now, or only who cannot.
+    pub(super) online: Option<bool>,
+    /// Only who was first seen from one moment on, and up to another.
+    pub(super) since: (Option<Instant>, Option<Instant>),
 }
 
 /// What a list of clients can be in the order of.
@@ -136,6 +146,19 @@ impl Filter {
                     .address
                     .is_some_and(|address| address.to_string() == *wanted)
             })
+            && self.like_username.as_ref().is_none_or(|part| {
+                let name = client.username.as_deref();
+                name.is_some_and(|name| name.contains(part.as_str()))
+            })
+            && self.ip.is_none_or(|wanted| {
+                let ip = client.address.map(|address| address.ip().to_canonical());
+                ip == Some(wanted.to_canonical())
+            })
+            && self
+                .online
+                .is_none_or(|wanted| client.address.is_some() == wanted)
+            && self.since.0.is_none_or(|from| client.since >= from)
+            && self.since.1.is_none_or(|to| client.since <= to)
             && self.part.as_ref().is_none_or(|part| has_part(client, part))
             && self.listener.as_ref().is_none_or(|wanted| {
                 listeners

@@ -11,6 +11,7 @@
 //! | `status`, `metrics`, `history` | how the gateway is |
 //! | `group` | the gateways that it is one of |
 //! | `config`, `schema`, `effective`, `listeners`, `psk`, `users`, `tokens`, `bans`, `lifetime`, `files` | changes |
+//! | `emqx` | the same for tools of EMQX |
 //! | [`restart`] | which changes a reload does not do |
 //! | [`serve`] | connections, TLS, time-outs |
 //!
@@ -33,6 +34,7 @@ mod clients;
 mod config;
 mod device;
 mod effective;
+mod emqx;
 mod error;
 #[expect(
     unused_qualifications,
@@ -255,6 +257,7 @@ fn router(site: Arc<dyn Site>) -> (Router, impl Future<Output = ()> + Send + 'st
     let (recording, following) = (history::record(Arc::clone(&api)), group::follow(Arc::clone(&api)));
     let work = async move { _ = tokio::join!(recording, following) };
     let router = router
+        .merge(emqx::router(&api))
         .with_state(api.clone())
         .merge(crate::dashboard::router())
         .fallback(async || ApiError::not_found("there is nothing at this path"))
@@ -312,7 +315,11 @@ async fn admitted(api: &Api, peer: Peer, seat: &Seat, request: Request, next: Ne
     let config = api.site.config();
     let (parts, body) = request.into_parts();
     let (method, path) = (&parts.method, parts.uri.path());
-    let caller = match api.gate.admit(&config, &parts.headers, peer, api.site.now().wall) {
+    let takes_keys = emqx::covers(&config, path);
+    let caller = match api
+        .gate
+        .admit(&config, &parts.headers, peer, api.site.now().wall, takes_keys)
+    {
         Ok(caller) => caller,
         Err(error) => return ended(Change::by_nobody(peer, method, path), error),
     };

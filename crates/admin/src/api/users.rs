@@ -40,13 +40,13 @@ pub(super) struct User {
 pub(super) struct NewUser {
     /// The user's name, without a colon.
     #[schema(min_length = 1)]
-    name: String,
+    pub(super) name: String,
     /// The password. It is stored as an Argon2id hash.
     #[serde(deserialize_with = "secret")]
-    password: String,
+    pub(super) password: String,
     /// Whether the user may be there already and gets this password.
     #[serde(default)]
-    replace: bool,
+    pub(super) replace: bool,
 }
 
 /// A user that was stored.

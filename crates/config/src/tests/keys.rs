@@ -461,6 +461,7 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
     ("admin", "socket", "\"s\"", "1", ""),
     ("admin", "cert_file", "\"c\"", "1", ""),
     ("admin", "key_file", "\"k\"", "1", ""),
+    ("admin", "emqx_aliases", "true", "1", "\"yes\""),
     ("limits", "handshakes_per_second", "0", "\"20\"", "-1"),
     ("limits", "requests_per_second", "100", "1.5", "4294967296"),
     ("limits", "unproven_datagrams_per_second", "50", "\"50\"", "-1"),
