@@ -11,6 +11,7 @@ use crate::commands::{Managed, start};
 use crate::dtls_client::{ClientConfig, DtlsClient};
 use crate::http::{TOKEN, ask, send};
 use crate::support::client::receive;
+use crate::support::coap::code;
 use crate::support::{Config, Kind, Request, dtls, ms, wait_until};
 
 /// A running `portcullis trace`; its standard output line by line.
@@ -307,4 +308,82 @@ fn only_admins_trace_and_nonsense_is_refused() {
         trace("admin-token-0123456789ab", &json!({"target": "x", "seconds": 1})),
         200
     );
+}
+
+/// Whatever is said of what the operator wants to know: what it became on the MQTT side, how that went, and who forbade what.
+#[test]
+fn the_mqtt_side_of_a_publish_and_the_line_that_decided_are_told() {
+    let acl = "pattern readwrite dev/%c/#\npattern read all/#\npattern deny dev/%c/secret\n";
+    let config = Config::new()
+        .coap("mountpoint = \"site/\"\n")
+        .set("authorization", "acl_file = \"acl.txt\"\n")
+        .file("acl.txt", acl);
+    let managed = start(config);
+    let mut trace = Tracing::start(&managed, &["m-3"]);
+    let mut device = managed.gateway.client(Kind::Udp);
+    device.observe("ps/all/#?c=m-3&qos=1");
+    device.publish("ps/dev/m-3/t?c=m-3&qos=1&retain=1", "21.5");
+    device.request(&Request::put("ps/dev/m-3/secret?c=m-3"));
+    device.request(&Request::put("ps/elsewhere?c=m-3"));
+    device.publish("ps/dev/other/t?c=other", "of another");
+
+    trace.line(&["--- ACL: subscribe all/# allowed by line 2"]);
+    trace.line(&["==> MQTT subscribe site/all/# qos=1"]);
+    trace.line(&["<== MQTT subscribe site/all/# ok after", " ms"]);
+    let address = device.local_addr().to_string();
+    let judged = trace.line(&["--- ACL: publish dev/m-3/t allowed by line 1"]);
+    assert!(judged.contains(&address) && judged.contains(" m-3 "), "{judged}");
+    trace.line(&["==> MQTT publish site/dev/m-3/t qos=1 retain, 4 bytes"]);
+    trace.line(&["<== MQTT publish site/dev/m-3/t ok after"]);
+    trace.line(&["--- ACL: publish dev/m-3/secret denied by line 3"]);
+    trace.line(&["--- ACL: publish elsewhere denied: no line matches"]);
+    let mut operator = managed.gateway.client(Kind::Udp);
+    let told = send(
+        managed.admin,
+        "POST",
+        "/api/v1/publish",
+        &json!({"topic": "site/all/news", "payload": "hi", "qos": 1}),
+    );
+    told.expect(204);
+    trace.line(&["<== MQTT message site/all/news qos=1, 2 bytes"]);
+    operator.publish("ps/dev/third/t?c=third", "x");
+    let said = trace.stop();
+    assert!(
+        !said.contains("dev/other") && !said.contains("dev/third"),
+        "{said}"
+    );
+    // What came before what.
+    let at = |what: &str| said.find(what).unwrap_or_else(|| panic!("{what} in {said}"));
+    assert!(
+        at("--> CON POST") < at("publish dev/m-3/t") && at("publish dev/m-3/t") < at("==> MQTT publish"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_client_that_moved_to_another_address_is_followed_by_its_user_name() {
+    let hash = portcullis::auth::users::hash_password(b"wonderland").unwrap();
+    let managed = start(
+        Config::new()
+            .connection_mode()
+            .set("authentication", "backend = \"file\"\nfile = \"users.txt\"\n")
+            .file("users.txt", format!("alice:{}\n", hash.as_str())),
+    );
+    let mut trace = Tracing::start(&managed, &["alice"]);
+    let mut first = managed.gateway.client(Kind::Udp);
+    let create = Request::post("mqtt/connection?c=mm&u=alice&p=wonderland");
+    let token = first.request(&create).expect(code::CREATED).text();
+    for payload in ["one", "three", "six"] {
+        // From another address each time, which another worker may serve.
+        let mut moved = managed.gateway.client(Kind::Udp);
+        moved.publish(&format!("ps/t?c=mm&t={token}"), payload);
+        let address = moved.local_addr().to_string();
+        trace.line(&["--> CON", &address, "/ps/t?c=mm&t=***", payload]);
+        trace.line(&["<-- ACK 2.04", &address]);
+    }
+    let mut stranger = managed.gateway.client(Kind::Udp);
+    let refused = stranger.request(&Request::post("ps/t?c=mm&t=AAAAAAAAAAAAAAAAAAAAAAAA"));
+    assert_eq!(refused.code, code::UNAUTHORIZED);
+    let said = trace.stop();
+    assert!(!said.contains(&stranger.local_addr().to_string()), "{said}");
 }

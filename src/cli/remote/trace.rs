@@ -127,6 +127,13 @@ fn words(event: &TraceEvent) -> (String, Colour) {
         "record_dropped" => (format!("--> DTLS record  DROPPED: {reason}"), Colour::Bad),
         "moved" => ("--- moved to this address".to_owned(), Colour::Plain),
         "closed" => (format!("--- session ended: {reason}"), Colour::Plain),
+        "acl" => acl(event),
+        "broker_asked" => (
+            format!("==> MQTT {} {}", action(event), carried(event)),
+            Colour::Sent,
+        ),
+        "broker_answered" => answered(event),
+        "broker_message" => (format!("<== MQTT message {}", carried(event)), Colour::Received),
         "lost" => {
             let count = event.count.unwrap_or_default();
             (
@@ -135,6 +142,59 @@ fn words(event: &TraceEvent) -> (String, Colour) {
             )
         }
         other => (format!("--- {}", printable(other)), Colour::Plain),
+    }
+}
+
+fn action(event: &TraceEvent) -> &str {
+    event.action.as_deref().unwrap_or("?")
+}
+
+fn topic(event: &TraceEvent) -> String {
+    printable(event.topic.as_deref().unwrap_or("?"))
+}
+
+fn acl(event: &TraceEvent) -> (String, Colour) {
+    let rule = event.rule.as_deref().unwrap_or("?");
+    let colour = if event.allowed == Some(true) {
+        Colour::Plain
+    } else {
+        Colour::Bad
+    };
+    (
+        format!("--- ACL: {} {} {}", action(event), topic(event), printable(rule)),
+        colour,
+    )
+}
+
+/// Topic, QoS, retain flag and length on the MQTT side.
+fn carried(event: &TraceEvent) -> String {
+    let retain = if event.retain == Some(true) { " retain" } else { "" };
+    let bytes = match event.bytes {
+        None | Some(0) => String::new(),
+        Some(bytes) => format!(", {bytes} bytes"),
+    };
+    format!(
+        "{} qos={}{retain}{bytes}",
+        topic(event),
+        event.qos.unwrap_or_default()
+    )
+}
+
+fn answered(event: &TraceEvent) -> (String, Colour) {
+    let millis = event.seconds.unwrap_or_default() * 1e3;
+    let (action, topic) = (action(event), topic(event));
+    match event.reason.as_deref() {
+        Some("ok") => (
+            format!("<== MQTT {action} {topic} ok after {millis:.3} ms"),
+            Colour::Good,
+        ),
+        why => {
+            let why = printable(why.unwrap_or("?"));
+            (
+                format!("<== MQTT {action} {topic} REFUSED: {why} after {millis:.3} ms"),
+                Colour::Bad,
+            )
+        }
     }
 }
 
@@ -208,6 +268,25 @@ mod tests {
              Content-Format=text/plain, 9 bytes \"hi\\nthere\"..."
         );
         assert!(show(&event, true).contains("\x1b[36m-->"));
+    }
+
+    #[test]
+    fn the_mqtt_side_and_the_deciding_line_are_said() {
+        let told = |json| show(&event(json), false);
+        let acl = json!({"time": "", "event": "acl", "action": "publish", "topic": "a/b", "allowed": false,
+                         "rule": "denied by line 3 of the ACL file"});
+        assert!(told(acl).ends_with("--- ACL: publish a/b denied by line 3 of the ACL file"));
+        let asked = json!({"time": "", "event": "broker_asked", "action": "publish", "topic": "m/a", "qos": 1, "retain": true, "bytes": 4});
+        assert!(told(asked).ends_with("==> MQTT publish m/a qos=1 retain, 4 bytes"));
+        let answer = |reason| {
+            told(
+                json!({"time": "", "event": "broker_answered", "action": "publish", "topic": "m/a", "reason": reason, "seconds": 0.0015}),
+            )
+        };
+        assert!(answer("ok").ends_with("<== MQTT publish m/a ok after 1.500 ms"));
+        assert!(answer("quota").ends_with("<== MQTT publish m/a REFUSED: quota after 1.500 ms"));
+        let message = json!({"time": "", "event": "broker_message", "topic": "x", "qos": 0, "retain": false, "bytes": 1});
+        assert!(told(message).ends_with("<== MQTT message x qos=0, 1 bytes"));
     }
 
     #[test]

@@ -79,7 +79,7 @@ const fn ten_minutes() -> u64 {
 ///
 /// The answer goes on for as long as was asked: one JSON object per line, and an empty line now and then. Tokens and passwords
 /// are masked. It shows messages with their options, why one was dropped, handshakes with their results, alerts, changes of
-/// address, and the end of sessions, of whoever has the target as client id, user name, DTLS identity or address; a
+/// address, the end of sessions, what the access rules said and which line, and what went to the broker and came from it, of whoever has the target as client id, user name, DTLS identity or address; a
 /// handshake that fails shows under the identity that it named. The trace ends when the connection closes.
 #[utoipa::path(
     post,

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use portcullis_dtls::contract::DtlsNote;
-use portcullis_proto::gateway::trace::{TraceRecord, Traced, TracedMessage};
+use portcullis_proto::bridge::contract::BrokerError;
+use portcullis_proto::gateway::trace::{Carried, TraceRecord, Traced, TracedMessage};
 use portcullis_proto::types::reason::Label as _;
 
 use super::handle::{ListenerState, Moment};
@@ -17,7 +18,9 @@ pub struct TraceEvent {
     pub time: String,
     /// `received` and `sent`: a message. `datagram`: one that is no message, or that nobody looked at. `hello`: a handshake
     /// begins. `established`, `handshake_failed`: how it ended. `alert_sent`, `alert_received`, `record_dropped`: of DTLS.
-    /// `moved`: the session has another address now. `closed`: the session ended. `lost`: events that there was no room for.
+    /// `moved`: the session has another address now. `closed`: the session ended. `acl`: the access rules were asked. `broker_asked`: a
+    /// message or a filter goes to the broker; `broker_answered`: what it said; `broker_message`: it brought a message that the
+    /// device observes. `lost`: events that there was no room for.
     pub event: String,
     /// The listener that it came to or left from, by name.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -35,21 +38,40 @@ pub struct TraceEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
     /// Of `received`, `datagram` and `record_dropped`: why it was dropped. Of `sent`: `not_sent`. Of `handshake_failed`,
-    /// `alert_*` and `closed`: which, by the word that the metrics have for it.
+    /// `alert_*` and `closed`: which, by the word that the metrics have for it. Of `acl`: what decided, in a word. Of
+    /// `broker_answered`: `ok`, or why it was not done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Of `received` and `sent`: the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<TraceMessage>,
-    /// Of `datagram`: its length in bytes.
+    /// Of `datagram`: its length in bytes. Of `broker_asked` and `broker_message`: that of the payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<usize>,
-    /// Of `handshake_failed`: how long it took.
+    /// Of `handshake_failed` and `broker_answered`: how long it took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
     /// Of `established`: the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<TraceSession>,
+    /// Of `acl`: `publish`, `subscribe`, `receive` or `create`. Of `broker_asked` and `broker_answered`: `publish` or `subscribe`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// Of `acl`: the topic as the device names it. Of `broker_*`: the MQTT topic or filter, mountpoint included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// Of `acl`: whether it may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed: Option<bool>,
+    /// Of `acl`: what decided, in words, with the line of the ACL file or the rule of the credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Of `broker_asked` and `broker_message`: the MQTT QoS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qos: Option<u8>,
+    /// Of `broker_asked` and `broker_message`: whether the message is to be, or was, retained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retain: Option<bool>,
     /// Of `lost`: how many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
@@ -122,7 +144,10 @@ impl TraceEvent {
             time: rfc3339(now.wall_of(record.at)),
             listener: listener.map(|listener| listener.name.clone()).unwrap_or_default(),
             transport: record.transport.label().to_owned(),
-            address: record.address.to_string(),
+            address: record
+                .address
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
             clientid: record.client.as_deref().map(str::to_owned),
             identity: record.identity.as_deref().map(str::to_owned),
             ..Self::default()
@@ -163,9 +188,49 @@ impl TraceEvent {
             Traced::Dtls(DtlsNote::AlertSent(alert)) => ("alert_sent", Some(alert.label())),
             Traced::Dtls(DtlsNote::AlertReceived(alert)) => ("alert_received", Some(alert.label())),
             Traced::Dtls(DtlsNote::Dropped(reason)) => ("record_dropped", Some(reason.label())),
+            Traced::Judged {
+                action,
+                topic,
+                decision,
+            } => {
+                self.action = Some(action.label().to_owned());
+                self.topic = Some(topic.to_string());
+                self.allowed = Some(decision.allowed);
+                self.rule = Some(decision.to_string());
+                ("acl", Some(decision.reason.label()))
+            }
+            Traced::Asked { errand, carried } => {
+                self.action = Some(errand.label().to_owned());
+                self.carry(carried);
+                ("broker_asked", None)
+            }
+            Traced::Answered {
+                errand,
+                topic,
+                error,
+                after,
+            } => {
+                self.action = Some(errand.label().to_owned());
+                self.topic = Some(topic.to_string());
+                self.seconds = Some(after.as_secs_f64());
+                ("broker_answered", Some(error.map_or("ok", BrokerError::label)))
+            }
+            Traced::Delivered(carried) => {
+                self.carry(carried);
+                ("broker_message", None)
+            }
         };
         event.clone_into(&mut self.event);
         self.reason = reason.map(str::to_owned);
+    }
+}
+
+impl TraceEvent {
+    fn carry(&mut self, carried: &Carried) {
+        self.topic = Some(carried.topic.to_string());
+        self.qos = Some(carried.qos.number());
+        self.retain = Some(carried.retain);
+        self.bytes = Some(carried.len);
     }
 }
 

@@ -15,6 +15,11 @@ function message({ type, code, mid, token, path, query, options, payload_length:
   return parts.filter(Boolean).join(" ") + (length > 0 ? bytes : "");
 }
 
+/** What goes over the MQTT side. */
+function carried({ topic, qos, retain, bytes }) {
+  return `${topic} QoS ${qos}${retain ? ", retained" : ""}${bytes > 0 ? `, ${bytes} bytes` : ""}`;
+}
+
 /** An event in words, and which way it went. */
 export function told(event) {
   const reason = event.reason?.replaceAll("_", " ");
@@ -30,6 +35,10 @@ export function told(event) {
     case "record_dropped": return ["in", `record dropped: ${reason}`, "bad"];
     case "moved": return ["", `the session moved to ${event.address}`];
     case "closed": return ["", `the session ended: ${reason}`];
+    case "acl": return ["", `ACL: ${event.action} ${event.topic} ${event.rule}`, event.allowed ? undefined : "bad"];
+    case "broker_asked": return ["out", `MQTT ${event.action} ${carried(event)}`];
+    case "broker_answered": return ["in", `MQTT ${event.action} ${event.topic}: ${reason} after ${seconds(event.seconds)}`, reason === "ok" ? "good" : "bad"];
+    case "broker_message": return ["in", `MQTT message ${carried(event)}`];
     case "lost": return ["", `${event.count} events were left out`, "warn"];
     // Of a newer gateway: all that it says.
     default: return ["", [event.event, reason, event.detail ?? event.topic].filter(Boolean).join(" "), undefined];

@@ -120,6 +120,21 @@ pub enum BrokerError {
     Changed,
 }
 
+impl BrokerError {
+    /// Its word in traces.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NotAuthorized => "not_authorized",
+            Self::Quota => "quota",
+            Self::Unavailable => "unavailable",
+            Self::Refused => "refused",
+            Self::TooLarge => "too_large",
+            Self::Changed => "changed",
+        }
+    }
+}
+
 /// What the broker tells a worker.
 #[derive(Debug)]
 pub enum BrokerEvent {

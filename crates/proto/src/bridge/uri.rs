@@ -246,6 +246,18 @@ pub enum RetainHandling {
     DoNotSend,
 }
 
+impl RetainHandling {
+    /// Whether a subscription brings what is retained; `known`: whether it was there before.
+    #[must_use]
+    pub const fn sends(self, known: bool) -> bool {
+        match self {
+            Self::Send => true,
+            Self::SendIfNew => !known,
+            Self::DoNotSend => false,
+        }
+    }
+}
+
 /// The query parameters of a request.
 #[derive(Clone, Default)]
 pub struct QueryParams {

@@ -12,6 +12,7 @@ use super::metrics::GatewayMetrics;
 use super::settings::Settings;
 use super::shared::Shared;
 use super::timers::Timers;
+use super::trace::Notes;
 use super::workers::{FromPeer, ToPeer, WorkerMessage};
 use crate::bridge::contract::{BrokerRequest, Ticket};
 use crate::bridge::subscriptions::AccountHolder;
@@ -57,6 +58,8 @@ pub(super) struct Agenda {
     outputs: VecDeque<Output>,
     /// What operators are told.
     pub(super) events: Events,
+    /// What traces are told.
+    pub(super) notes: Notes,
     /// What this worker tells itself, by the same messages as the others.
     own: VecDeque<WorkerMessage>,
     last_id: u64,
@@ -68,6 +71,7 @@ impl Agenda {
             worker,
             outputs: VecDeque::new(),
             events: Events::default(),
+            notes: Notes::default(),
             own: VecDeque::new(),
             last_id: worker.first_id(),
         }

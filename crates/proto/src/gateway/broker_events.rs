@@ -12,7 +12,7 @@ use super::pending_requests::{Awaited, PendingRequests};
 use super::representations::{Representation, Representations};
 use super::topics::Topics;
 use crate::bridge::content;
-use crate::bridge::contract::{BrokerError, BrokerEvent};
+use crate::bridge::contract::{BrokerError, BrokerEvent, Ticket};
 use crate::bridge::sample::Sample;
 use crate::coap::contract::{Code, ObservationId, Preconditions, Response};
 use crate::invariant;
@@ -39,27 +39,9 @@ pub(super) fn broker_event(
                 receipt.taken();
             }
         }
-        BrokerEvent::Published { ticket, result } => match pending.take(ticket) {
-            Some(Awaited::Publish {
-                reply,
-                success,
-                then,
-                rest,
-            }) => {
-                if result.is_ok() && !rest.is_empty() {
-                    cx.metrics.publishes.inc(PublishResult::Accepted);
-                    return publish::go_on(cx, pending, rest, (reply, success, then));
-                }
-                let is_first = result.is_ok() && topics.follow_up(cx, observations, then);
-                let success = if is_first { Code::CREATED } else { success };
-                published(cx, reply, success, result);
-            }
-            Some(Awaited::Change(change)) => {
-                let refused = result.err().map(|error| refusal(cx, error));
-                topics.stepped(cx, (pending, observations), *change, refused);
-            }
-            _ => {}
-        },
+        BrokerEvent::Published { ticket, result } => {
+            publish_ended(cx, (pending, observations, topics), ticket, result);
+        }
         BrokerEvent::Retained { ticket, result } => match pending.take(ticket) {
             Some(Awaited::Read {
                 reply,
@@ -87,18 +69,52 @@ pub(super) fn broker_event(
             }
             _ => {}
         },
-        BrokerEvent::Subscribed { ticket, result } => match pending.take(ticket) {
-            Some(Awaited::Subscribe { reply, observation }) => {
-                subscribed(cx, observations, reply, observation, result);
+        BrokerEvent::Subscribed { ticket, result } => {
+            let error = result.as_ref().err().copied();
+            cx.agenda.notes.answered(cx.now, ticket, error);
+            match pending.take(ticket) {
+                Some(Awaited::Subscribe { reply, observation }) => {
+                    subscribed(cx, observations, reply, observation, result);
+                }
+                Some(Awaited::Collection) => topics.subscribed(cx, observations, result),
+                _ => {}
             }
-            Some(Awaited::Collection) => topics.subscribed(cx, observations, result),
-            _ => {}
-        },
+        }
         BrokerEvent::SubscriptionLost { filter_id, .. } if topics.is_own(filter_id) => topics.lost(cx),
         BrokerEvent::SubscriptionLost { filter_id, error } => {
             let response = refusal(cx, error);
             observations.refuse_filter(cx, filter_id, &response);
         }
+    }
+}
+
+fn publish_ended(
+    cx: &mut Cx<'_>,
+    (pending, observations, topics): (&mut PendingRequests, &mut Observations, &mut Topics),
+    ticket: Ticket,
+    result: Result<(), BrokerError>,
+) {
+    let about = cx.agenda.notes.answered(cx.now, ticket, result.err());
+    match pending.take(ticket) {
+        Some(Awaited::Publish {
+            reply,
+            success,
+            then,
+            rest,
+        }) => {
+            if result.is_ok() && !rest.is_empty() {
+                cx.metrics.publishes.inc(PublishResult::Accepted);
+                return publish::go_on(cx, pending, rest, (reply, success, then), about);
+            }
+            let is_first = result.is_ok() && topics.follow_up(cx, observations, then);
+            let success = if is_first { Code::CREATED } else { success };
+            published(cx, reply, success, result);
+        }
+        Some(Awaited::Change(change)) => {
+            let refused = result.err().map(|error| refusal(cx, error));
+            topics.stepped(cx, (pending, observations), *change, refused);
+        }
+        _ => {}
     }
 }
 

@@ -124,7 +124,7 @@ impl Gateway {
         let dtls = super::open_transport(listener, self.worker, settings, source.as_deref(), &mut self.rng);
         self.dtls.push(dtls);
         self.disabled.push(false);
-        self.watch_dtls();
+        self.watch();
         self.take_steps();
         ControlAnswer::Done
     }

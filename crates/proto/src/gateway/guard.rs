@@ -13,6 +13,7 @@ use super::events::{ClientEvent, EventKind};
 use super::metrics::ConnectionEvent;
 use super::random_seed;
 use super::settings::Settings;
+use super::trace::About;
 use crate::coap::contract::{PeerId, Response};
 use crate::policy::authentication::{AuthRequest, Verdict};
 use crate::policy::authorization::{Access, Decision};
@@ -191,6 +192,11 @@ pub(super) fn authorize(
 ) -> Result<(), Response> {
     let decision = decide(cx, asker, access);
     cx.metrics.authorizations.count(access.action, &decision);
+    if cx.agenda.notes.is_on() {
+        cx.agenda
+            .notes
+            .judged(About::asker(context, asker), access, decision);
+    }
     if decision.allowed {
         Ok(())
     } else {

@@ -305,6 +305,7 @@ impl Gateway {
                 break;
             }
         }
+        self.trace_notes(now);
         self.flush(now);
     }
 

@@ -17,6 +17,7 @@ use super::metrics::{ConditionResult, GatewayMetrics, QueueResult};
 use super::representations::{Representation, Representations};
 use super::settings::NotifyType;
 use super::timers::Timer;
+use super::trace::About;
 use super::workers::ToPeer;
 use crate::bridge::backlog::{Backlog, Room};
 use crate::bridge::collection::seats::Seat;
@@ -394,6 +395,7 @@ impl Observations {
                 let has_conditions = observation.watch.is_some();
                 if meets_conditions(cx, observation, sample) {
                     let confirmable = confirmable(cx, observation, Some(message));
+                    note(cx, observation, message);
                     let mut notification = notification(observation, message, shown, confirmable);
                     if is_reliable(observation, message, &notification) {
                         let mark = self.kept.mark_of(observation.holder);
@@ -418,6 +420,7 @@ impl Observations {
         let Some(shown) = shown else { return };
         let confirmable = confirmable(cx, observation, Some(message));
         remember(cx, observation, Some(message));
+        note(cx, observation, message);
         let mut notification = notification(observation, message, shown, confirmable);
         if is_reliable(observation, message, &notification) {
             let mark = self.kept.mark_of(observation.holder);
@@ -594,6 +597,22 @@ impl Observations {
 /// From when on news is a check too, so that an observer of what changes is rarely sent the same twice.
 fn due(check: Duration) -> Duration {
     check * 2 / 3
+}
+
+/// Notes for traces that a message is for an observer who can be reached.
+fn note(cx: &mut Cx<'_>, observation: &Observation, message: &Message) {
+    if cx.agenda.notes.is_on()
+        && let Some(peer) = observation.at
+    {
+        let terms = &observation.terms;
+        let who = (
+            terms.client.as_ref(),
+            terms.username.as_ref(),
+            terms.identity.as_ref(),
+        );
+        let about = About::observer(peer, terms.listener, who);
+        cx.agenda.notes.delivered(about, message);
+    }
 }
 
 /// Whether the client may be sent the message: rights may have changed since it subscribed, and a wildcard may match what

@@ -8,6 +8,7 @@ use super::answers::unavailable;
 use super::context::{PeerFacts, ReplyTo, RequestContext};
 use super::metrics::PublishResult;
 use super::topics::{Change, Then};
+use super::trace::About;
 use crate::bridge::contract::Ticket;
 use crate::coap::contract::{Code, ObservationId, PeerId, Preconditions, Response};
 use crate::policy::connections::Connection;
@@ -60,6 +61,8 @@ pub(super) struct Publishing {
     pub(super) success: Code,
     pub(super) then: Then,
     pub(super) preconditions: Option<Box<Preconditions>>,
+    /// Who publishes, while somebody traces.
+    pub(super) about: Option<Box<About>>,
 }
 
 /// A connection that is made as soon as its home worker agrees.

@@ -4,7 +4,6 @@ use super::{NextStep, read};
 use crate::bridge::conditions::Conditions;
 use crate::bridge::contract::BrokerRequest;
 use crate::bridge::subscriptions::Terms;
-use crate::bridge::uri::RetainHandling;
 use crate::coap::contract::{Code, Response};
 use crate::gateway::agenda::Cx;
 use crate::gateway::answers::{bad_request, unavailable};
@@ -15,6 +14,7 @@ use crate::gateway::observations::Observations;
 use crate::gateway::pending_requests::{Awaited, PendingRequests};
 use crate::gateway::settings::{DefaultQos, NotifyType};
 use crate::gateway::topics::Topics;
+use crate::gateway::trace::{About, Carried, Errand};
 use crate::policy::authorization::{Access, Action};
 use crate::types::message::Qos;
 use crate::types::standing::Standing;
@@ -66,6 +66,7 @@ pub(super) fn begin(
         .of(asker.holder)
         .map(|account| cx.ledger.standing(account));
     let principal = asker.principal().filter(|_| known == Some(Standing::Known));
+    let about = cx.agenda.notes.is_on().then(|| About::asker(context, &asker));
     let terms = Terms {
         token: context.token,
         listener,
@@ -98,18 +99,18 @@ pub(super) fn begin(
         observation,
     };
     let ticket = pending.wait(cx, awaited)?;
+    cx.agenda
+        .notes
+        .asked(cx.now, ticket, about, Errand::Subscribe, || {
+            Carried::filter(&filter, subscribe_qos)
+        });
     cx.agenda.broker(BrokerRequest::Subscribe {
         ticket,
         filter_id,
         filter,
         qos: subscribe_qos,
         // Whether there is a created topic to observe, what is retained shows.
-        retained: match params.retain_handling {
-            _ if created.is_some() => true,
-            RetainHandling::Send => true,
-            RetainHandling::SendIfNew => !known,
-            RetainHandling::DoNotSend => false,
-        },
+        retained: created.is_some() || params.retain_handling.sends(known),
     });
     Ok(NextStep::Wait)
 }

@@ -23,6 +23,7 @@ use crate::gateway::pressure::Pressure;
 use crate::gateway::representations::Representations;
 use crate::gateway::settings::TopicsMode;
 use crate::gateway::topics::{Then, Topics};
+use crate::gateway::trace::{About, Carried, Errand};
 use crate::policy::authorization::{Access, Action};
 use crate::types::Message;
 use crate::types::message::{Origin, Qos};
@@ -80,7 +81,13 @@ pub(super) fn publish(
         None => Then::Nothing,
     };
     let (message, rest) = translated(cx, context, message)?;
-    hand_over(cx, pending, context, (message, rest), (Code::CHANGED, then))
+    hand_over(
+        cx,
+        pending,
+        (context, asker),
+        (message, rest),
+        (Code::CHANGED, then),
+    )
 }
 
 /// The message in the encoding that a rule wants the broker to have, and what follows where it is a batch that becomes one message for
@@ -147,7 +154,13 @@ pub(super) fn clear(
     may_publish(cx, context, asker, text, &message)?;
     let created = topics.used(cx, message.topic.as_str())?;
     let then = created.map_or(Then::Nothing, |topic| Then::Emptied(topic.id().into()));
-    hand_over(cx, pending, context, (message, Vec::new()), (Code::DELETED, then))
+    hand_over(
+        cx,
+        pending,
+        (context, asker),
+        (message, Vec::new()),
+        (Code::DELETED, then),
+    )
 }
 
 fn origin(context: &RequestContext, asker: &Asker) -> Option<Origin> {
@@ -176,7 +189,7 @@ fn may_publish(
 fn hand_over(
     cx: &mut Cx<'_>,
     pending: &mut PendingRequests,
-    context: &RequestContext,
+    (context, asker): (&RequestContext, &Asker),
     (message, rest): (Message, Vec<Arc<Message>>),
     (success, then): (Code, Then),
 ) -> Result<NextStep, Response> {
@@ -187,6 +200,11 @@ fn hand_over(
         success,
         then,
         preconditions: context.preconditions.clone(),
+        about: cx
+            .agenda
+            .notes
+            .is_on()
+            .then(|| Box::new(About::asker(context, asker))),
     };
     if publishing.preconditions.is_none() && !matches!(publishing.then, Then::Filled(_)) {
         return send(cx, pending, publishing).map(|()| NextStep::Wait);
@@ -205,6 +223,7 @@ fn send(cx: &mut Cx<'_>, pending: &mut PendingRequests, publishing: Publishing) 
         success,
         then,
         preconditions,
+        about,
     } = publishing;
     let awaited = Awaited::Publish {
         reply,
@@ -213,6 +232,11 @@ fn send(cx: &mut Cx<'_>, pending: &mut PendingRequests, publishing: Publishing) 
         rest,
     };
     let ticket = pending.wait(cx, awaited)?;
+    cx.agenda
+        .notes
+        .asked(cx.now, ticket, about.map(|about| *about), Errand::Publish, || {
+            Carried::of(&message)
+        });
     cx.agenda.broker(match preconditions {
         Some(preconditions) => BrokerRequest::PublishIf {
             ticket,
@@ -230,6 +254,7 @@ pub(in crate::gateway) fn go_on(
     pending: &mut PendingRequests,
     mut rest: Vec<Arc<Message>>,
     (reply, success, then): (ReplyTo, Code, Then),
+    about: Option<About>,
 ) {
     let Some(message) = rest.pop() else { return };
     let publishing = Publishing {
@@ -239,6 +264,7 @@ pub(in crate::gateway) fn go_on(
         success,
         then,
         preconditions: None,
+        about: about.map(Box::new),
     };
     if let Err(response) = send(cx, pending, publishing) {
         cx.metrics.publishes.inc(PublishResult::Unavailable);

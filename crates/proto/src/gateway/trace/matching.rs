@@ -75,9 +75,9 @@ impl Watched {
 
     /// Whether all of a peer is wanted, whatever its messages say.
     fn owns(&self, seen: &Seen<'_>) -> bool {
-        self.ip == Some(seen.address.ip())
-            || self.address == Some(seen.address.socket_addr())
-            || self.is(seen.identity)
+        let is_there =
+            |address: PeerAddr| self.ip == Some(address.ip()) || self.address == Some(address.socket_addr());
+        seen.address.is_some_and(is_there) || self.is(seen.identity)
     }
 
     fn has_part(&self, seen: &Seen<'_>) -> bool {
@@ -95,11 +95,12 @@ impl Watched {
         if seen.transport == Transport::Udp {
             return known;
         }
+        let Some(address) = seen.address else { return known };
         if known {
-            remember(&mut self.addresses, seen.address);
+            remember(&mut self.addresses, address);
         }
         // A record or a hello names nobody: it is of whoever was there last.
-        known || seen.identity.is_none() && self.addresses.contains(&seen.address)
+        known || seen.identity.is_none() && self.addresses.contains(&address)
     }
 
     pub(super) fn receives(&mut self, seen: &Seen<'_>, described: &Described, named: &Named) -> bool {
@@ -152,7 +153,7 @@ impl Peer {
         Seen {
             listener: self.listener,
             transport: settings.transport(self.listener),
-            address: self.address,
+            address: Some(self.address),
             peer: Some(id),
             identity: self.identity.as_ref().map(|identity| &*identity.name),
             client: self.client.as_ref().map(crate::types::ClientId::as_str),

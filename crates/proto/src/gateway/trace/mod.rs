@@ -5,6 +5,7 @@
 //! the packet path pays one look at an empty list.
 
 mod matching;
+mod notes;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -16,15 +17,16 @@ use std::time::{Duration, Instant};
 use super::Gateway;
 use super::contract::ControlAnswer;
 use super::timers::Timer;
-use crate::coap::contract::PeerId;
+use crate::coap::contract::{PeerId, Token};
 use crate::coap::describe::describe;
 use crate::session::DtlsNote;
 use crate::types::reason::DropReason;
 use crate::types::{ListenerId, PeerAddr, Transport};
 
 use matching::{Named, Watched};
+pub(super) use notes::{About, Notes};
 pub(super) use record::mask;
-pub use record::{MASK, TraceRecord, Traced, TracedMessage};
+pub use record::{Carried, Errand, MASK, TraceRecord, Traced, TracedMessage};
 
 /// Traces at the same time, per worker.
 const MAX_TRACES: usize = 8;
@@ -34,6 +36,9 @@ const MAX_RECORDS: usize = 1024;
 
 /// Most bytes of a payload that a record holds.
 pub const MAX_PREVIEW: usize = 1024;
+
+/// Requests that named another than the target, and that a trace holds in case they turn out to be of it.
+const MAX_UNCLAIMED: usize = 64;
 
 /// A trace that nobody asked for this long ends.
 const FORGOTTEN: Duration = Duration::from_secs(10);
@@ -47,6 +52,8 @@ struct Trace {
     watched: Watched,
     preview: usize,
     records: VecDeque<TraceRecord>,
+    /// Requests by peer, message id and token: whose they are is known once they are let in.
+    unclaimed: VecDeque<(PeerId, u16, Token, TraceRecord)>,
     lost: u64,
     asked_at: Instant,
 }
@@ -57,6 +64,26 @@ impl Trace {
             self.records.push_back(record);
         } else {
             self.lost += 1;
+        }
+    }
+
+    /// Holds a request that may turn out to be of the target.
+    fn hold(&mut self, peer: PeerId, (mid, token): (u16, Token), record: TraceRecord) {
+        if self.unclaimed.len() >= MAX_UNCLAIMED {
+            self.unclaimed.pop_front();
+        }
+        self.unclaimed.push_back((peer, mid, token, record));
+    }
+
+    /// Takes the request that the target turned out to have sent, since it is answered.
+    fn claim(&mut self, peer: Option<PeerId>, (mid, token): (u16, Token)) {
+        let is_it = |held: &(PeerId, u16, Token, TraceRecord)| {
+            Some(held.0) == peer && (held.1 == mid || held.2 == token)
+        };
+        if let Some(at) = self.unclaimed.iter().position(is_it)
+            && let Some((.., record)) = self.unclaimed.remove(at)
+        {
+            self.push(record);
         }
     }
 }
@@ -72,6 +99,7 @@ impl Traces {
         let Some(described) = describe(bytes) else { return };
         for trace in &mut self.0 {
             if trace.watched.sends(seen, &described) {
+                trace.claim(seen.peer, (described.mid, described.token));
                 let message = TracedMessage::of(&described, trace.preview);
                 trace.push(seen.record(now, None, Traced::Sent { message, sealed }));
             }
@@ -86,10 +114,20 @@ impl Traces {
         };
         let named = Named::of(&described);
         for trace in &mut self.0 {
-            if trace.watched.receives(seen, &described, &named) {
-                let message = TracedMessage::of(&described, trace.preview);
-                let what = Traced::Received { message, dropped };
-                trace.push(seen.record(now, named.client.as_deref(), what));
+            let is_wanted = trace.watched.receives(seen, &described, &named);
+            let stranger = seen.peer.filter(|_| named.client.is_some() && dropped.is_none());
+            if !is_wanted && stranger.is_none() {
+                continue;
+            }
+            let message = TracedMessage::of(&described, trace.preview);
+            let record = seen.record(
+                now,
+                named.client.as_deref(),
+                Traced::Received { message, dropped },
+            );
+            match stranger {
+                Some(peer) if !is_wanted => trace.hold(peer, (described.mid, described.token), record),
+                _ => trace.push(record),
             }
         }
     }
@@ -108,7 +146,7 @@ impl Traces {
 pub(super) struct Seen<'a> {
     pub(super) listener: ListenerId,
     pub(super) transport: Transport,
-    pub(super) address: PeerAddr,
+    pub(super) address: Option<PeerAddr>,
     pub(super) peer: Option<PeerId>,
     pub(super) identity: Option<&'a str>,
     pub(super) client: Option<&'a str>,
@@ -119,7 +157,7 @@ pub(super) struct Seen<'a> {
 impl Seen<'_> {
     fn record(&self, at: Instant, named: Option<&str>, what: Traced) -> TraceRecord {
         let only = match self.connections.as_slice() {
-            [(only, _)] => Some(*only),
+            [(only, _)] if !only.is_empty() => Some(*only),
             _ => None,
         };
         let client = named.or(self.client).or(only);
@@ -156,10 +194,11 @@ impl Gateway {
             watched: Watched::new(target),
             preview: preview.min(MAX_PREVIEW),
             records: VecDeque::new(),
+            unclaimed: VecDeque::new(),
             lost: 0,
             asked_at: now,
         });
-        self.watch_dtls();
+        self.watch();
         ControlAnswer::Done
     }
 
@@ -179,7 +218,7 @@ impl Gateway {
     pub(super) fn end_trace(&mut self, id: u64) -> ControlAnswer {
         let before = self.traces.0.len();
         self.traces.0.retain(|trace| trace.id != id);
-        self.watch_dtls();
+        self.watch();
         if self.traces.0.len() < before {
             ControlAnswer::Done
         } else {
@@ -192,14 +231,16 @@ impl Gateway {
         self.traces
             .0
             .retain(|trace| now.saturating_duration_since(trace.asked_at) < FORGOTTEN);
-        self.watch_dtls();
+        self.watch();
         if !self.traces.is_empty() {
             self.timers.arm(now + FORGOTTEN, Timer::Traces);
         }
     }
 
-    /// Has the DTLS listeners tell of what happens outside of sessions for as long as someone watches.
-    pub(super) fn watch_dtls(&mut self) {
+    /// Has the operations note what they do, and the DTLS listeners tell of what happens outside of sessions, for as long as someone
+    /// watches.
+    pub(super) fn watch(&mut self) {
+        self.watch_operations();
         for dtls in self.dtls.iter_mut().flatten() {
             dtls.set_watched(!self.traces.is_empty());
         }
@@ -269,7 +310,7 @@ impl Gateway {
         Seen {
             listener,
             transport: self.settings.transport(listener),
-            address,
+            address: Some(address),
             peer: None,
             identity,
             client: None,

@@ -2,15 +2,19 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::bridge::contract::BrokerError;
 use crate::bridge::uri;
 use crate::coap::contract::Code;
 use crate::coap::describe::{Described, code_name};
+use crate::labels;
+use crate::policy::authorization::{Action, Decision};
 use crate::session::SessionInfo;
 use crate::session::{CloseReason, DtlsNote};
+use crate::types::message::Qos;
 use crate::types::reason::{DropReason, Label as _};
-use crate::types::{ListenerId, PeerAddr, Transport};
+use crate::types::{ListenerId, Message, PeerAddr, TopicFilter, Transport};
 
 /// What stands for a secret.
 pub const MASK: &str = "***";
@@ -24,8 +28,8 @@ pub struct TraceRecord {
     pub listener: ListenerId,
     /// How the peer speaks.
     pub transport: Transport,
-    /// Where the peer is.
-    pub address: PeerAddr,
+    /// Where the peer is, as far as the worker that tells knows.
+    pub address: Option<PeerAddr>,
     /// The client id that the message or its peer named.
     pub client: Option<Arc<str>>,
     /// The identity that the handshake proved, or that a failed one named.
@@ -66,6 +70,82 @@ pub enum Traced {
     Closed(CloseReason),
     /// A step outside of sessions.
     Dtls(DtlsNote),
+    /// The access rules were asked.
+    Judged {
+        /// What is wanted.
+        action: Action,
+        /// Of which topic, as the client names it.
+        topic: Arc<str>,
+        /// What they say, and which of them.
+        decision: Decision,
+    },
+    /// The broker is asked for something.
+    Asked {
+        /// For what.
+        errand: Errand,
+        /// With which topic, mountpoint included.
+        carried: Carried,
+    },
+    /// The broker answered.
+    Answered {
+        /// What it was asked for.
+        errand: Errand,
+        /// The topic.
+        topic: Arc<str>,
+        /// Why it was not done; `None` when it was.
+        error: Option<BrokerError>,
+        /// How long that took.
+        after: Duration,
+    },
+    /// The broker brought a message that the client observes.
+    Delivered(Carried),
+}
+
+labels! {
+    /// What the broker is asked for.
+    pub enum Errand {
+        /// To take a message.
+        Publish = "publish",
+        /// To bring the messages of a filter.
+        Subscribe = "subscribe",
+    }
+}
+
+/// A message or a filter on the MQTT side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carried {
+    /// The topic or filter, mountpoint included.
+    pub topic: Arc<str>,
+    /// Its QoS.
+    pub qos: Qos,
+    /// Whether the message is to be, or was, retained.
+    pub retain: bool,
+    /// Bytes of payload.
+    pub len: usize,
+}
+
+impl Carried {
+    /// A message.
+    #[must_use]
+    pub fn of(message: &Message) -> Self {
+        Self {
+            topic: mask(message.topic.as_str()).into(),
+            qos: message.qos,
+            retain: message.retain,
+            len: message.payload.len(),
+        }
+    }
+
+    /// A filter.
+    #[must_use]
+    pub fn filter(filter: &TopicFilter, qos: Qos) -> Self {
+        Self {
+            topic: mask(filter.as_str()).into(),
+            qos,
+            retain: false,
+            len: 0,
+        }
+    }
 }
 
 /// A message in words.
