@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::remote::args::{
-    BanCommand, ClientsCommand, ConfigCommand, DoctorArgs, DrainArgs, PubArgs, StatusArgs, SubArgs, TopArgs,
-    TraceArgs,
+    BanCommand, ClientsCommand, ConfigCommand, DoctorArgs, DrainArgs, PubArgs, ReloadArgs, Remote,
+    StatusArgs, SubArgs, TopArgs, TraceArgs,
 };
 
 pub(super) static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -68,7 +68,10 @@ pub(super) enum Command {
     /// Follow what one device sends and gets, decoded, with secrets masked
     Trace(TraceArgs),
     /// Have the running gateway read its configuration and files again
-    Reload(StatusArgs),
+    Reload(ReloadArgs),
+    /// What the nodes of a group share
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// The configuration of the running gateway
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -297,6 +300,9 @@ pub(super) struct PskFile {
     /// File of keys, lines identity:hexkey
     #[arg(long, value_name = "FILE")]
     pub(super) psk_file: Option<PathBuf>,
+    /// On a node of a group: change it for this node alone
+    #[arg(long)]
+    pub(super) local: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -357,6 +363,9 @@ pub(super) struct UsersFile {
     /// File of users, lines user:hash
     #[arg(long, value_name = "FILE")]
     pub(super) users_file: Option<PathBuf>,
+    /// On a node of a group: change it for this node alone
+    #[arg(long)]
+    pub(super) local: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -413,6 +422,9 @@ pub(super) enum TokenCommand {
         /// Configuration file of the gateway
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// On a node of a group: change it for this node alone
+        #[arg(long)]
+        local: bool,
     },
     /// Remove a token
     Remove {
@@ -421,6 +433,9 @@ pub(super) enum TokenCommand {
         /// Configuration file of the gateway
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// On a node of a group: change it for this node alone
+        #[arg(long)]
+        local: bool,
     },
     /// List the tokens, their roles and ends; what their holders send is not known
     List {
@@ -487,5 +502,19 @@ pub(super) enum CertsCommand {
         /// Overwrite what is there
         #[arg(long)]
         force: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum GroupCommand {
+    /// Give what was changed by hand on this node to all nodes: all of them have it then, or none
+    Import {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Bring back what all nodes share, in the place of what was changed on this one
+    Restore {
+        #[command(flatten)]
+        remote: Remote,
     },
 }

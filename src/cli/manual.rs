@@ -87,6 +87,27 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
             "Add a user, whose password is asked for",
         )],
     ),
+    (
+        "group",
+        &[(
+            "portcullis group import",
+            "Give what was changed by hand to all nodes",
+        )],
+    ),
+    (
+        "group import",
+        &[(
+            "portcullis group import",
+            "Give what was changed by hand to all nodes",
+        )],
+    ),
+    (
+        "group restore",
+        &[(
+            "portcullis group restore",
+            "Have on this node what all nodes share",
+        )],
+    ),
     ("user remove", &[("portcullis user remove ann", "Remove a user")]),
     (
         "user import",

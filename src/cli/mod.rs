@@ -16,6 +16,7 @@ mod certs;
 mod check;
 mod doctor;
 mod exit;
+mod group;
 mod import;
 mod manual;
 mod migrate;
@@ -85,6 +86,7 @@ fn dispatch(command: Command, serve: Serve) -> Result<ExitCode, Failure> {
         Command::Top(args) => remote::top::run(&args)?,
         Command::Trace(args) => remote::trace::run(&args)?,
         Command::Reload(args) => remote::reload::run(&args)?,
+        Command::Group(command) => group::run(&command)?,
         Command::Config(command) => remote::config::run(&command)?,
         Command::Pub(args) => remote::messages::publish(&args)?,
         Command::Sub(args) => remote::messages::listen(&args)?,

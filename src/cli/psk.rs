@@ -15,6 +15,7 @@ use crate::types::LineError;
 use super::args::{PskCommand, PskFile};
 use super::atomic::{DirectoryLock, write_secret};
 use super::exit::{DATA_ERROR, Failure, NO_INPUT, NO_USER};
+use super::group::Sharing;
 use super::remote::table::printable;
 use super::target::{self, PskTarget};
 use super::{import, output, quickstart};
@@ -23,6 +24,18 @@ use super::{import, output, quickstart};
 const WEAK_KEY: usize = 16;
 
 pub(super) fn run(command: &PskCommand) -> Result<(), Failure> {
+    let file = match command {
+        PskCommand::Add { file, .. } | PskCommand::Import { file, .. } | PskCommand::Remove { file, .. } => {
+            file
+        }
+        PskCommand::List { json, file } => return list(*json, file),
+    };
+    let sharing = Sharing::begin(file.config.as_deref(), file.psk_file.is_some(), file.local)?;
+    change(command)?;
+    sharing.end()
+}
+
+fn change(command: &PskCommand) -> Result<(), Failure> {
     match command {
         PskCommand::Add {
             identity,

@@ -14,6 +14,7 @@ use crate::daemon::clock;
 use super::args::TokenCommand;
 use super::atomic::{DirectoryLock, write_secret};
 use super::exit::{DATA_ERROR, Failure, NO_USER, USAGE};
+use super::group::Sharing;
 use super::output;
 use super::psk::wrong_lines;
 use super::quickstart::make_private;
@@ -29,8 +30,17 @@ pub(super) fn run(command: &TokenCommand) -> Result<(), Failure> {
             role,
             expires,
             config,
-        } => add(name, role, expires.as_deref(), &configured(config.as_deref())?),
-        TokenCommand::Remove { name, config } => remove(name, &configured(config.as_deref())?),
+            local,
+        } => {
+            let sharing = Sharing::begin(config.as_deref(), false, *local)?;
+            add(name, role, expires.as_deref(), &configured(config.as_deref())?)?;
+            sharing.end()
+        }
+        TokenCommand::Remove { name, config, local } => {
+            let sharing = Sharing::begin(config.as_deref(), false, *local)?;
+            remove(name, &configured(config.as_deref())?)?;
+            sharing.end()
+        }
         TokenCommand::List { json, config } => list(*json, &configured(config.as_deref())?),
     }
 }

@@ -17,11 +17,24 @@ use crate::types::reason::Label as _;
 use super::args::{UserCommand, UsersFile};
 use super::atomic::{DirectoryLock, write_secret};
 use super::exit::{DATA_ERROR, Failure, NO_INPUT, NO_USER, SOFTWARE};
+use super::group::Sharing;
 use super::psk::wrong_lines;
 use super::remote::table::printable;
 use super::{import, output, target};
 
 pub(super) fn run(command: &UserCommand) -> Result<(), Failure> {
+    let file = match command {
+        UserCommand::Add { file, .. }
+        | UserCommand::Import { file, .. }
+        | UserCommand::Remove { file, .. } => file,
+        UserCommand::List { json, file } => return list(*json, file),
+    };
+    let sharing = Sharing::begin(file.config.as_deref(), file.users_file.is_some(), file.local)?;
+    change(command)?;
+    sharing.end()
+}
+
+fn change(command: &UserCommand) -> Result<(), Failure> {
     match command {
         UserCommand::Add { name, replace, file } => add(name, *replace, file),
         UserCommand::Import { input, hashes, file } => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::admin::api::handle::Reloaded;
 use crate::auth::AuthHandle;
 use crate::broker::WorkerLink;
-use crate::config::Problems;
+use crate::config::{Config, Problems};
 use crate::gateway::contract::ControlRequest;
 use crate::stream::Gate;
 use crate::types::WorkerId;
@@ -59,6 +59,15 @@ pub trait Assembly {
     /// # Errors
     /// Everything that is wrong.
     fn reload(&mut self) -> Result<Renewed, Problems>;
+
+    /// Whether a configuration could be put in force, as far as no file shows it.
+    ///
+    /// # Errors
+    /// Why not.
+    fn could(&self, config: Config) -> Result<(), Problems> {
+        drop(config);
+        Ok(())
+    }
 
     /// Replaces keys whose time is over; asked for every hour. Every worker is asked what is returned.
     fn rotate(&mut self) -> Option<ControlRequest> {

@@ -1,11 +1,14 @@
 //! This node's part in its group, made from `[group]`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use crate::config::group::EngineKind;
 use crate::config::secrets::read_secret;
+use crate::config::shared::record::Record;
+use crate::config::shared::{self, apply};
 use crate::config::{self, Config};
 use crate::group::{self, EngineSettings, Fault, Group, GroupKey, GroupMetrics, Member};
 use crate::redis::Kind;
@@ -32,6 +35,62 @@ pub(super) fn join(config: &Config, metrics: &Arc<GroupMetrics>) -> Result<Optio
     Group::start(settings, Arc::clone(metrics))
         .map(Some)
         .map_err(|error| StartError::new(ExitReason::System, format!("no thread for the group: {error}")))
+}
+
+/// How long a start waits for what the group has.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The configuration as the group has it, where the engine answers and that can be in force here, and what is to be told in the log: a node
+/// that was away begins with what the others have by now.
+pub(super) fn caught_up(config: Config) -> (Config, Vec<String>) {
+    let Some(group) = &config.group else {
+        return (config, Vec::new());
+    };
+    match catch_up(&config, group) {
+        Ok(None) => (config, Vec::new()),
+        Ok(Some((new, notes))) => (new, notes),
+        Err(why) => (
+            config,
+            vec![format!("not begun with the configuration of the group: {why}")],
+        ),
+    }
+}
+
+fn catch_up(config: &Config, group: &config::Group) -> Result<Option<(Config, Vec<String>)>, String> {
+    let (engine, key) = (engine(group).map_err(said)?, key(group).map_err(said)?);
+    let state_dir = &config.node.state_dir;
+    let Some(record) = Record::read(state_dir) else {
+        // Of a node that was never of the group nothing is replaced before it serves: the first one may be about to give its own.
+        return Ok(None);
+    };
+    let known = record.known(&shared::parts(config)?);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(said)?;
+    let fetched = runtime.block_on(async {
+        let fetched = tokio::time::timeout(PATIENCE, group::fetch(&engine, &key, known)).await;
+        fetched
+            .map_err(|_| "group.url: it did not answer in time".to_owned())?
+            .map_err(said)
+    })?;
+    if fetched.version < record.version {
+        return Ok(None);
+    }
+    let taken = apply::take(config, &record, fetched.version, fetched.parts).map_err(said)?;
+    let written = taken.checked.write(Some(&record))?;
+    taken.record.write(state_dir).map_err(said)?;
+    let copies = written.put_aside.iter().map(|copy| {
+        let copy = copy.display();
+        format!("what was changed by hand is not in force: the group's has its place, and a copy is {copy}")
+    });
+    let source = config.source.clone().unwrap_or_default();
+    let new = config::load(&source).map_err(said)?;
+    Ok(Some((new.config, copies.collect())))
+}
+
+fn said(why: impl std::fmt::Display) -> String {
+    why.to_string()
 }
 
 /// Asks the engine whether it lets this node in; the nodes that live.

@@ -27,6 +27,8 @@ use super::worker::Command;
 pub enum Manage {
     /// Reload, and say what came of it.
     Reload(oneshot::Sender<Result<Reloaded, Problems>>),
+    /// Whether a configuration could be put in force.
+    Could(Box<Config>, oneshot::Sender<Result<(), Problems>>),
     /// End, with a goodbye to every DTLS session.
     Drain,
 }
@@ -141,6 +143,20 @@ impl Site for NodeSite {
             if sent.is_err() {
                 return Err(gone());
             }
+            answer.await.unwrap_or_else(|_| Err(gone()))
+        })
+    }
+
+    fn could(&self, config: Config) -> Answer<'_, Result<(), Problems>> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let gone = || Problems::unreadable("reload".as_ref(), "the process is stopping");
+            let sent = self
+                .controls
+                .manage
+                .send(Manage::Could(Box::new(config), reply))
+                .await;
+            sent.map_err(|_| gone())?;
             answer.await.unwrap_or_else(|_| Err(gone()))
         })
     }

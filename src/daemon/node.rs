@@ -31,7 +31,7 @@ use crate::dtls::{ContextCell, DtlsContext, DtlsShared, TicketKeys};
 use crate::gateway::contract::ControlRequest;
 use crate::gateway::metrics::GatewayMetrics;
 use crate::gateway::{Gateway, Parts, Shared};
-use crate::group::{Group, GroupMetrics};
+use crate::group::{Group, GroupMetrics, channel};
 use crate::policy::overload::fullness;
 use crate::stream::Gate;
 use crate::types::metrics::Exposes;
@@ -51,8 +51,12 @@ type OnReady = Box<dyn FnOnce() + Send>;
 /// Serves until told to stop; `on_ready` is called once every listener is up.
 #[must_use]
 pub fn serve(config: Config, on_ready: OnReady) -> ExitCode {
+    let (config, notes) = group::caught_up(config);
     let settings = ProcessSettings::from(&config);
-    run::run(&settings, |memories| Node::new(config, memories, on_ready))
+    run::run(&settings, |memories| {
+        notes.iter().for_each(|note| tracing::warn!("{note}"));
+        Node::new(config, memories, on_ready)
+    })
 }
 
 /// A runtime that may be dropped within another one, where a bare one panics. A start that fails does that.
@@ -189,12 +193,13 @@ impl Node {
 
     /// Starts the management interface, where any way to it is configured.
     fn manage(&mut self, controls: Controls) -> Result<Option<Server>, StartError> {
-        let doors = doors(&self.config)?;
+        let doors = doors(&self.config, self.group.as_ref())?;
         let operator = self.links.pop().map(Operator::start).transpose();
         let operator = operator.map_err(|error| {
             StartError::new(ExitReason::System, format!("no thread for the operator: {error}"))
         })?;
-        let (Some(broker), true) = (&self.broker, doors.net.is_some() || doors.local.is_some()) else {
+        let is_reached = doors.net.is_some() || doors.local.is_some() || doors.nodes.is_some();
+        let (Some(broker), true) = (&self.broker, is_reached) else {
             return Ok(None);
         };
         let socket = doors
@@ -234,7 +239,7 @@ fn is_default(admin: SocketAddr) -> bool {
 }
 
 /// The ways to the management interface. With `admin.bind = ""` there is none, unless a socket is named.
-fn doors(config: &Config) -> Result<Doors, StartError> {
+fn doors(config: &Config, group: Option<&Group>) -> Result<Doors, StartError> {
     let net = match config.admin.bind.map(|bind| (bind, TcpListener::bind(bind))) {
         None => None,
         Some((_, Ok(listener))) => Some(listener),
@@ -249,8 +254,15 @@ fn doors(config: &Config) -> Result<Doors, StartError> {
             return Err(StartError::new(ExitReason::Unavailable, line));
         }
     };
+    let nodes = group
+        .map(|group| nodes_door(config, group))
+        .transpose()?
+        .flatten();
     if config.admin.bind.is_none() && config.admin.socket.is_none() {
-        return Ok(Doors::default());
+        return Ok(Doors {
+            nodes,
+            ..Doors::default()
+        });
     }
     let path = admin_socket::served_at(config);
     let local = match LocalSocket::bind(&path) {
@@ -267,7 +279,24 @@ fn doors(config: &Config) -> Result<Doors, StartError> {
             return Err(StartError::new(ExitReason::Unavailable, line));
         }
     };
-    Ok(Doors { net, local })
+    Ok(Doors { net, local, nodes })
+}
+
+/// Where the other nodes of the group come in.
+fn nodes_door(
+    config: &Config,
+    group: &Group,
+) -> Result<Option<(TcpListener, Arc<openssl::ssl::SslAcceptor>)>, StartError> {
+    let Some(bind) = config.group.as_ref().map(|group| group.bind) else {
+        return Ok(None);
+    };
+    let listener = TcpListener::bind(bind).map_err(|error| {
+        let line = format!("group.bind: cannot listen on {bind}: {error}; choose another address or port");
+        StartError::new(ExitReason::Unavailable, line)
+    })?;
+    let acceptor = channel::acceptor(group.key())
+        .map_err(|error| StartError::new(ExitReason::System, format!("no TLS between nodes: {error}")))?;
+    Ok(Some((listener, Arc::new(acceptor))))
 }
 
 fn exit_reason(fault: StartFault) -> ExitReason {
@@ -466,6 +495,10 @@ impl Assembly for Node {
             Err(_) => self.reloads.failure(),
         }
         outcome
+    }
+
+    fn could(&self, config: Config) -> Result<(), Problems> {
+        self.try_on(config)
     }
 
     fn rotate(&mut self) -> Option<ControlRequest> {

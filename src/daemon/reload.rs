@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use crate::admin::api::handle::{ListenerState, Reloaded};
 use crate::admin::api::restart::needs_restart;
+use crate::config::shared::record::{Record, words};
 use crate::config::{self, Config, Loaded, Places, Problem, Problems, Severity};
 use crate::dtls::{ContextCell, DtlsContext, DtlsMetrics, DtlsSource, TicketKeys};
 use crate::gateway::contract::ControlRequest;
@@ -25,6 +26,7 @@ use super::{clock, logging, state};
 impl Node {
     /// Puts what is on disk now in force, all of it or nothing.
     pub(super) fn renew(&mut self) -> Result<Renewed, Problems> {
+        self.refuse_by_hand()?;
         let (config, report, at) = self.read_again()?;
         self.renew_to(config, report)
             .map_err(|problems| placed(problems, &at))
@@ -248,6 +250,31 @@ impl Node {
             },
             places,
         ))
+    }
+
+    /// What all nodes of a group share may not be changed on one of them unnoticed.
+    fn refuse_by_hand(&self) -> Result<(), Problems> {
+        let record = self
+            .group
+            .as_ref()
+            .and_then(|_| Record::read(&self.config.node.state_dir));
+        let Some(record) = record else { return Ok(()) };
+        let by_hand = record
+            .by_hand(&self.config)
+            .map_err(|why| self.problems(vec![why]))?;
+        if by_hand.is_empty() {
+            return Ok(());
+        }
+        Err(self.problems(by_hand.iter().map(|one| words(&one.path)).collect()))
+    }
+
+    /// Whether a configuration could be put in force: its listeners have where to listen.
+    pub(super) fn try_on(&self, mut config: Config) -> Result<(), Problems> {
+        keep_fixed(&self.config, &mut config);
+        self.slots
+            .changes(&self.config, &mut config)
+            .map(drop)
+            .map_err(Problems)
     }
 
     /// Lines about files, as problems of the configuration that names them.

@@ -305,6 +305,7 @@ async fn serve<A: Assembly>(
             Some(order) = serving.manage.recv() => match order {
                 // Whoever asked may have gone.
                 Manage::Reload(reply) => drop(reply.send(reload(assembly, &serving).await)),
+                Manage::Could(config, reply) => drop(reply.send(assembly.could(*config))),
                 Manage::Drain => break End { goodbye: true, failure: None },
             },
             ended = serving.workers.ended() => {

@@ -178,7 +178,6 @@ fn a_configuration_that_names_no_group_rightly_is_refused_with_what_would_be_rig
         ("lease = \"100ms\"", key, "1s"),
         ("bind = \"0.0.0.0:7683\"", key, "group.bind"),
         ("bind = \"127.0.0.1:0\"", key, "name one"),
-        ("ca_file = \"group.key\"", key, "rediss://"),
         ("reply = \"both\"", key, "\"via\", \"direct\""),
         ("lesae = \"3s\"", key, "lease"),
     ] {

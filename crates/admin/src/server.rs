@@ -68,13 +68,15 @@ pub(super) enum Peer {
     Net(SocketAddr),
     /// A process on this machine that the mode of the Unix socket let in.
     Local(LocalPeer),
+    /// Another node of the group, which proved that it has its key.
+    Node(SocketAddr),
 }
 
 impl Peer {
     /// What connections are counted by: an address, or over the Unix socket a user in its stead.
     fn source(self) -> IpAddr {
         match self {
-            Self::Net(address) => address.ip(),
+            Self::Net(address) | Self::Node(address) => address.ip(),
             Self::Local(peer) => Ipv4Addr::from_bits(peer.uid).into(),
         }
     }
@@ -83,26 +85,28 @@ impl Peer {
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Net(address) => address.fmt(f),
+            Self::Net(address) | Self::Node(address) => address.fmt(f),
             Self::Local(peer) => peer.fmt(f),
         }
     }
 }
 
 /// Where a server is reached.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Doors {
     /// Over the network, or on loopback.
     pub net: Option<TcpListener>,
     /// By processes on this machine.
     pub local: Option<LocalSocket>,
+    /// By other nodes of the group, with what lets in those alone.
+    pub nodes: Option<(TcpListener, Arc<SslAcceptor>)>,
 }
 
 impl From<TcpListener> for Doors {
     fn from(listener: TcpListener) -> Self {
         Self {
             net: Some(listener),
-            local: None,
+            ..Self::default()
         }
     }
 }
@@ -110,6 +114,7 @@ impl From<TcpListener> for Doors {
 /// What is accepted from.
 enum Listening {
     Net(tokio::net::TcpListener),
+    Nodes(tokio::net::TcpListener),
     Local(tokio::net::UnixListener),
 }
 
@@ -125,6 +130,10 @@ impl Listening {
             Self::Net(listener) => {
                 let (stream, address) = listener.accept().await?;
                 Ok((Accepted::Net(stream), Peer::Net(address)))
+            }
+            Self::Nodes(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Accepted::Net(stream), Peer::Node(address)))
             }
             Self::Local(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -177,7 +186,7 @@ impl Server {
         security: impl FnMut() -> Security + Send + 'static,
         work: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<Self> {
-        let Doors { net, local } = doors.into();
+        let Doors { net, local, nodes } = doors.into();
         let address = net.as_ref().map(TcpListener::local_addr).transpose()?;
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -185,7 +194,7 @@ impl Server {
             // Files are read and passwords are hashed there; a password takes 19 MiB while it lasts.
             .max_blocking_threads(4)
             .build()?;
-        let (net, by_name) = {
+        let (net, by_name, nodes) = {
             let _guard = runtime.enter();
             let net = net.map(|listener| {
                 listener.set_nonblocking(true)?;
@@ -196,15 +205,23 @@ impl Server {
                 listener.set_nonblocking(true)?;
                 tokio::net::UnixListener::from_std(listener).map(Listening::Local)
             });
-            (net.transpose()?, by_name.transpose()?)
+            let nodes = nodes.map(|(listener, acceptor)| {
+                listener.set_nonblocking(true)?;
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                Ok::<_, io::Error>((Listening::Nodes(listener), acceptor))
+            });
+            (net.transpose()?, by_name.transpose()?, nodes.transpose()?)
         };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             runtime.block_on(async {
                 // Places of its own each: who fills those of the network shuts nobody out here, and the other way round.
                 let over_net = accept(net, router.clone(), bounds, security, stopped.clone());
                 let plain = || Security::Plain;
-                let serving =
-                    async { tokio::join!(over_net, accept(by_name, router, bounds, plain, stopped)) };
+                let by_name = accept(by_name, router.clone(), bounds, plain, stopped.clone());
+                let (nodes, acceptor) = nodes.unzip();
+                let proved = move || acceptor.clone().map_or(Security::Closed, Security::Tls);
+                let by_nodes = accept(nodes, router, bounds, proved, stopped);
+                let serving = async { tokio::join!(over_net, by_name, by_nodes) };
                 tokio::select! {
                     _ = serving => {}
                     () = work => {}

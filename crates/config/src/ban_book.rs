@@ -23,6 +23,9 @@ pub const MAX_REASON: usize = 256;
 /// The file, within the state directory.
 const FILE: &str = "bans.json";
 
+/// Bans by what they keep out.
+type Book = BTreeMap<(BanKind, String), Ban>;
+
 const BANS: Descriptor = Descriptor::gauge("bans", "Bans that are kept, by what they keep out.");
 
 /// One ban.
@@ -66,11 +69,25 @@ pub enum NotBanned {
     File(std::io::Error),
 }
 
+/// The file with the bans of a state directory.
+#[must_use]
+pub fn file(state_dir: &Path) -> PathBuf {
+    state_dir.join(FILE)
+}
+
+/// Checks the content of such a file.
+///
+/// # Errors
+/// It is not what was written.
+pub fn check(content: &[u8]) -> Result<(), String> {
+    read_all(content).map(drop)
+}
+
 /// The bans of this gateway. What changes is on disk before it is told to anyone.
 #[derive(Debug)]
 pub struct BanBook {
     path: PathBuf,
-    all: Mutex<BTreeMap<(BanKind, String), Ban>>,
+    all: Mutex<Book>,
 }
 
 /// Reads what is to be banned: as [`Banned::parse`], and an identity in either of its forms.
@@ -90,26 +107,41 @@ impl BanBook {
     /// # Errors
     /// The file cannot be read, or is not what was written: nobody knows then who was meant to be kept out.
     pub fn open(state_dir: &Path) -> Result<Self, String> {
-        let path = state_dir.join(FILE);
-        let mut all = BTreeMap::new();
-        if path.exists() {
-            let content = read_secret(&path).map_err(|error| error.to_string())?;
-            let broken =
-                |what: String| format!("{}: {what}; mend it, or remove it to ban nobody", path.display());
-            let lines: Vec<Line> = serde_json::from_slice(&content)
-                .map_err(|error| broken(format!("no list of bans, line {}", error.line())))?;
-            for (number, line) in (1..).zip(lines) {
-                let ban = read(line).map_err(|why| broken(format!("ban {number}: {why}")))?;
-                all.insert(key(&ban.banned), ban);
-            }
-        }
-        Ok(Self {
-            path,
-            all: Mutex::new(all),
-        })
+        let book = Self {
+            path: file(state_dir),
+            all: Mutex::default(),
+        };
+        book.reopen()?;
+        Ok(book)
     }
 
-    fn all(&self) -> MutexGuard<'_, BTreeMap<(BanKind, String), Ban>> {
+    /// Reads them again.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; the bans stay as they are.
+    pub fn reopen(&self) -> Result<(), String> {
+        let mut all = Book::new();
+        if self.path.exists() {
+            let content = read_secret(&self.path).map_err(|error| error.to_string())?;
+            let broken = |what| {
+                format!(
+                    "{}: {what}; mend it, or remove it to ban nobody",
+                    self.path.display()
+                )
+            };
+            all = read_all(&content).map_err(broken)?;
+        }
+        *self.all() = all;
+        Ok(())
+    }
+
+    /// Where they are kept.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn all(&self) -> MutexGuard<'_, Book> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -139,15 +171,34 @@ impl BanBook {
     /// Nothing has changed.
     pub fn add(&self, ban: Ban, now: SystemTime) -> Result<bool, NotBanned> {
         let mut all = self.all();
-        let mut next = all.clone();
-        next.retain(|_, ban| !ban.is_over(now));
-        let is_new = next.insert(key(&ban.banned), ban).is_none();
-        if next.len() > MAX_BANS {
-            return Err(NotBanned::Full);
-        }
+        let (next, is_new) = with(&all, ban, now)?;
         self.write(&next).map_err(NotBanned::File)?;
         *all = next;
         Ok(is_new)
+    }
+
+    /// What the file would hold with a ban, and whether there was none of the same.
+    ///
+    /// # Errors
+    /// There are [`MAX_BANS`] already.
+    pub fn text_with(&self, ban: Ban, now: SystemTime) -> Result<(Vec<u8>, bool), NotBanned> {
+        let (next, is_new) = with(&self.all(), ban, now)?;
+        Ok((
+            text(&next).map_err(|error| NotBanned::File(error.into()))?,
+            is_new,
+        ))
+    }
+
+    /// What the file would hold without a ban; nothing where there is none.
+    ///
+    /// # Errors
+    /// It cannot be written down.
+    pub fn text_without(&self, banned: &Banned) -> std::io::Result<Option<Vec<u8>>> {
+        let mut next = self.all().clone();
+        match next.remove(&key(banned)) {
+            Some(_) => Ok(Some(text(&next)?)),
+            None => Ok(None),
+        }
     }
 
     /// Lifts a ban; false where there is none.
@@ -165,12 +216,9 @@ impl BanBook {
         Ok(true)
     }
 
-    fn write(&self, all: &BTreeMap<(BanKind, String), Ban>) -> std::io::Result<()> {
-        let lines: Vec<Line> = all.values().map(line).collect();
-        let mut text = serde_json::to_vec_pretty(&lines)?;
-        text.push(b'\n');
+    fn write(&self, all: &Book) -> std::io::Result<()> {
         let lock = DirectoryLock::of(&self.path)?;
-        atomic::write(&lock, &self.path, &text, atomic::SECRET)
+        atomic::write(&lock, &self.path, &text(all)?, atomic::SECRET)
     }
 }
 
@@ -183,6 +231,34 @@ impl Exposes for BanBook {
             out.number(BANS, &[("kind", kind.label())], count as f64);
         }
     }
+}
+
+fn with(all: &Book, ban: Ban, now: SystemTime) -> Result<(Book, bool), NotBanned> {
+    let mut next = all.clone();
+    next.retain(|_, ban| !ban.is_over(now));
+    let is_new = next.insert(key(&ban.banned), ban).is_none();
+    if next.len() > MAX_BANS {
+        return Err(NotBanned::Full);
+    }
+    Ok((next, is_new))
+}
+
+fn text(all: &Book) -> serde_json::Result<Vec<u8>> {
+    let lines: Vec<Line> = all.values().map(line).collect();
+    let mut text = serde_json::to_vec_pretty(&lines)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+fn read_all(content: &[u8]) -> Result<Book, String> {
+    let lines: Vec<Line> =
+        serde_json::from_slice(content).map_err(|error| format!("no list of bans, line {}", error.line()))?;
+    let mut all = Book::new();
+    for (number, line) in (1..).zip(lines) {
+        let ban = read(line).map_err(|why| format!("ban {number}: {why}"))?;
+        all.insert(key(&ban.banned), ban);
+    }
+    Ok(all)
 }
 
 fn key(banned: &Banned) -> (BanKind, String) {

@@ -10,6 +10,7 @@ use toml::de::DeValue;
 use super::check::{between, secs};
 use super::document::Document;
 use super::paths::PathBase;
+use super::problem::Severity;
 use super::section::section;
 use super::value::{Complaint, Value, expected, words};
 
@@ -204,7 +205,7 @@ pub(super) fn rules(group: &Group, doc: &mut Document<'_>) {
     }
     if group.ca_file.is_some() && !group.url.tls {
         let message = "ca_file is of no use without TLS: write rediss:// in url";
-        doc.complain(&["group.ca_file", "group.url"], message);
+        doc.complain_as(Severity::Note, &["group.ca_file", "group.url"], message);
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Fetched {
 pub struct Commit {
     /// The version that it comes after.
     pub base: u64,
+    /// Its own, a higher one.
+    pub next: u64,
     /// The name of the node that makes it.
     pub by: String,
     /// The contents that are new.
@@ -83,8 +85,15 @@ fn lock_key() -> String {
     format!("{PREFIX}config:change")
 }
 
-fn field(name: &str) -> String {
-    format!("part:{name}")
+/// Where a part stands: its name is nobody's business there.
+fn field(group: &GroupKey, name: &str) -> String {
+    let proof = group.proof("part", &[name.as_bytes()]);
+    format!("part:{}", hex::encode(proof.get(..16).unwrap_or_default()))
+}
+
+/// What a part is sealed as.
+fn sealed_as(name: &str) -> String {
+    format!("part {name}")
 }
 
 fn damaged(what: &str) -> Fault {
@@ -135,11 +144,13 @@ async fn fetch_once(engine: &mut Engine, group: &GroupKey, known: &Known) -> Res
         .collect();
     for name in wanted {
         let mut asking = cmd("HGET");
-        asking.arg(key()).arg(field(&name));
+        asking.arg(key()).arg(field(group, &name));
         let Some(sealed) = bytes(engine.ask(&asking).await?) else {
             return Ok(None);
         };
-        let content = group.open(&field(&name), &sealed).map_err(|_| damaged(&name))?;
+        let content = group
+            .open(&sealed_as(&name), &sealed)
+            .map_err(|_| damaged(&name))?;
         let Some((digest, place)) = found.get_mut(&name) else {
             continue;
         };
@@ -159,7 +170,7 @@ async fn fetch_once(engine: &mut Engine, group: &GroupKey, known: &Known) -> Res
 pub(crate) async fn commit(engine: &mut Engine, group: &GroupKey, commit: Commit) -> Result<bool, Fault> {
     let no_seal = |error: openssl::error::ErrorStack| Fault::new("group", error.to_string());
     let manifest = Manifest {
-        version: commit.base + 1,
+        version: commit.next,
         by: commit.by,
         parts: commit
             .all
@@ -174,12 +185,11 @@ pub(crate) async fn commit(engine: &mut Engine, group: &GroupKey, commit: Commit
     asking.arg(group.seal("manifest", &text).map_err(no_seal)?);
     asking.arg(commit.changed.len());
     for (name, content) in &commit.changed {
-        let field = field(name);
-        let sealed = group.seal(&field, content).map_err(no_seal)?;
-        asking.arg(field).arg(sealed);
+        let sealed = group.seal(&sealed_as(name), content).map_err(no_seal)?;
+        asking.arg(field(group, name)).arg(sealed);
     }
     for name in &commit.gone {
-        asking.arg(field(name));
+        asking.arg(field(group, name));
     }
     Ok(number(engine.ask(&asking).await?) == 1)
 }

@@ -21,7 +21,7 @@ pub(in crate::cli) struct Remote {
     pub(super) config: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
-    pub(super) json: bool,
+    pub(in crate::cli) json: bool,
 }
 
 /// Which clients a command is about; all when nothing is said.
@@ -114,6 +114,9 @@ pub(in crate::cli) enum BanCommand {
         /// Why, for those who list it
         #[arg(long, value_name = "TEXT", default_value = "")]
         reason: String,
+        /// On a node of a group: keep them out of this node alone
+        #[arg(long)]
+        local: bool,
         #[command(flatten)]
         remote: Remote,
     },
@@ -123,6 +126,9 @@ pub(in crate::cli) enum BanCommand {
         kind: BanKindWord,
         /// The client id, identity, address or network
         value: String,
+        /// On a node of a group: let them into this node alone
+        #[arg(long)]
+        local: bool,
         #[command(flatten)]
         remote: Remote,
     },
@@ -141,6 +147,15 @@ pub(in crate::cli) struct DrainArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct StatusArgs {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ReloadArgs {
+    /// On a node of a group: keep what was changed by hand for this node alone
+    #[arg(long)]
+    pub(super) local: bool,
     #[command(flatten)]
     pub(super) remote: Remote,
 }

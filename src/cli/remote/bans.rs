@@ -19,6 +19,7 @@ pub(in crate::cli) fn run(command: &BanCommand) -> Result<(), Failure> {
             lasts,
             until,
             reason,
+            local,
             remote,
         } => {
             let mut ban = Map::new();
@@ -29,9 +30,14 @@ pub(in crate::cli) fn run(command: &BanCommand) -> Result<(), Failure> {
                     ban.insert(name.to_owned(), json!(value));
                 }
             }
-            add(&Value::Object(ban), remote)
+            add(&Value::Object(ban), *local, remote)
         }
-        BanCommand::Remove { kind, value, remote } => remove(&word(*kind), value, remote),
+        BanCommand::Remove {
+            kind,
+            value,
+            local,
+            remote,
+        } => remove(&word(*kind), value, *local, remote),
         BanCommand::List { remote } => list(remote),
     }
 }
@@ -42,8 +48,8 @@ fn word(kind: BanKindWord) -> String {
         .unwrap_or_default()
 }
 
-fn add(ban: &Value, remote: &Remote) -> Result<(), Failure> {
-    let made: BanView = Api::find(remote)?.post("bans", ban)?;
+fn add(ban: &Value, local: bool, remote: &Remote) -> Result<(), Failure> {
+    let made: BanView = Api::find(remote)?.for_one(local).post("bans", ban)?;
     if remote.json {
         return output::json(&json!(made));
     }
@@ -58,8 +64,10 @@ fn add(ban: &Value, remote: &Remote) -> Result<(), Failure> {
     ))
 }
 
-fn remove(kind: &str, value: &str, remote: &Remote) -> Result<(), Failure> {
-    Api::find(remote)?.delete(&format!("bans/{kind}/{}", encode(value)))?;
+fn remove(kind: &str, value: &str, local: bool, remote: &Remote) -> Result<(), Failure> {
+    Api::find(remote)?
+        .for_one(local)
+        .delete(&format!("bans/{kind}/{}", encode(value)))?;
     if remote.json {
         return output::json(&json!({ "removed": { "kind": kind, "value": value } }));
     }

@@ -217,6 +217,11 @@ fn watch(path: &str, remote: &Remote) -> Result<(), Failure> {
 /// An event as one line: when, what, who, where, why.
 fn words(event: &Event) -> String {
     let mut text = format!("{}  {:16}", event.time, event.kind.replace('_', " "));
+    if let (true, Some(detail)) = (event.listener.is_empty(), &event.detail) {
+        // Of the group, not of a client.
+        let address = event.address.as_ref().map(|address| format!("  {address}"));
+        return format!("{text}  {}{}", printable(detail), address.unwrap_or_default());
+    }
     let who = event.clientid.as_ref().or(event.identity.as_ref());
     text.push_str(&format!(
         "  {}",

@@ -58,6 +58,8 @@ pub(in crate::cli) struct Api {
     way: Way,
     runtime: tokio::runtime::Runtime,
     told: Told,
+    /// Whether what it is asked is for this gateway alone, though it is one of a group.
+    for_one: bool,
 }
 
 /// The signals that ask a command to end, once it wants to hear of them, and whether one came.
@@ -110,7 +112,13 @@ impl Api {
             way,
             runtime,
             told: Told::default(),
+            for_one: false,
         })
+    }
+
+    /// The same, asked for this gateway alone although it is one of a group.
+    pub(in crate::cli) fn for_one(self, for_one: bool) -> Self {
+        Self { for_one, ..self }
     }
 
     /// The interface of a gateway with this configuration on this machine.
@@ -288,6 +296,9 @@ impl Api {
             }
             Way::Net { token: None, .. } => {}
             Way::Local(_) => request = request.header(header::HOST, "localhost"),
+        }
+        if self.for_one {
+            request = request.header("portcullis-scope", "local");
         }
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");

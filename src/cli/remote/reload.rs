@@ -6,13 +6,15 @@ use crate::admin::api::{ProblemView, ReloadReport};
 use crate::cli::exit::Failure;
 use crate::cli::output;
 
-use super::args::StatusArgs;
+use super::args::ReloadArgs;
 use super::http::Api;
 use super::table::printable;
 
 /// Has the gateway reload, and says what came of it.
-pub(in crate::cli) fn run(args: &StatusArgs) -> Result<(), Failure> {
-    let report: ReloadReport = Api::find(&args.remote)?.post("reload", &json!({}))?;
+pub(in crate::cli) fn run(args: &ReloadArgs) -> Result<(), Failure> {
+    let report: ReloadReport = Api::find(&args.remote)?
+        .for_one(args.local)
+        .post("reload", &json!({}))?;
     if args.remote.json {
         return output::json(&json!(report));
     }

@@ -90,6 +90,9 @@ impl Gate {
                 peer,
             });
         }
+        if let Peer::Node(_) = peer {
+            return Err(ApiError::unauthorized());
+        }
         let by_key = || secret_of_key(headers).filter(|_| takes_keys);
         let shown = bearer(headers).map(|token| Zeroizing::new(token.to_owned()));
         let shown = shown.or_else(by_key).ok_or_else(ApiError::unauthorized)?;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use portcullis_config::ban_book::{self, Ban, MAX_BANS, MAX_REASON, NotBanned};
+use portcullis_config::shared::BANS;
 use portcullis_proto::gateway::contract::ControlRequest;
 use portcullis_proto::policy::bans::{BanKind, Banned};
 use portcullis_proto::types::WorkerId;
@@ -18,8 +19,9 @@ use portcullis_proto::types::reason::Label as _;
 
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, Path};
+use super::files::{self, Edit, Kind};
 use super::lifetime::{end, shown};
-use super::{Api, ask, files};
+use super::{Api, ask, group, scope};
 
 /// A ban.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -144,15 +146,30 @@ pub(super) async fn add(
     let now = api.site.now().wall;
     let ban = wanted.into_ban(now)?;
     let made = view(&ban);
-    let _one_at_a_time = api.changes.lock().await;
     let book = Arc::clone(api.site.bans());
-    let is_new = files::blocking(move || book.add(ban, now))
-        .await?
-        .map_err(|why| match why {
-            NotBanned::Full => ApiError::conflict("full", format!("there are {MAX_BANS} bans already")),
-            NotBanned::File(error) => not_written(&error),
-        })?;
-    put_in_force(&api).await?;
+    let refused = |why| match why {
+        NotBanned::Full => ApiError::conflict("full", format!("there are {MAX_BANS} bans already")),
+        NotBanned::File(error) => not_written(&error),
+    };
+    let is_new = if scope::group(&api).is_some() {
+        let path = book.path().to_owned();
+        let (is_new, _) = files::change(&api, path, Kind::Secret, move |_| {
+            let (text, is_new) = book.text_with(ban, now).map_err(refused)?;
+            Ok(Edit {
+                content: text.into(),
+                outcome: is_new,
+            })
+        })
+        .await?;
+        is_new
+    } else {
+        let _one_at_a_time = api.changes.lock().await;
+        let is_new = files::blocking(move || book.add(ban, now))
+            .await?
+            .map_err(refused)?;
+        kept_here(&api).await?;
+        is_new
+    };
     let status = if is_new {
         StatusCode::CREATED
     } else {
@@ -177,20 +194,41 @@ pub(super) async fn remove(
     Path((kind, value)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
     let banned = banned(kind_of(&kind)?, &value)?;
-    let _one_at_a_time = api.changes.lock().await;
     let book = Arc::clone(api.site.bans());
+    let missing = move || ApiError::not_found(format!("no such ban: {kind} {value:?}"));
+    if scope::group(&api).is_some() {
+        let path = book.path().to_owned();
+        files::change(&api, path, Kind::Secret, move |_| {
+            let text = book.text_without(&banned).map_err(|error| not_written(&error))?;
+            Ok(Edit {
+                content: text.ok_or_else(missing)?.into(),
+                outcome: (),
+            })
+        })
+        .await?;
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let _one_at_a_time = api.changes.lock().await;
     let lifted = files::blocking(move || book.remove(&banned))
         .await?
         .map_err(|error| not_written(&error))?;
     if !lifted {
-        return Err(ApiError::not_found(format!("no such ban: {kind} {value:?}")));
+        return Err(missing());
     }
-    put_in_force(&api).await?;
+    kept_here(&api).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Puts in force what this node alone has.
+async fn kept_here(api: &Api) -> Result<(), ApiError> {
+    if api.site.group().is_some() {
+        group::share::keep_here(api, Some(BANS)).await?;
+    }
+    put_in_force(api).await
+}
+
 /// Tells every worker.
-async fn put_in_force(api: &Api) -> Result<(), ApiError> {
+pub(super) async fn put_in_force(api: &Api) -> Result<(), ApiError> {
     let now = api.site.now();
     let bans = api.site.bans().in_force(now.steady, now.wall);
     for worker in 0..api.site.workers() {

@@ -6,11 +6,12 @@ use zeroize::Zeroizing;
 
 use portcullis_config::atomic::{self, DirectoryLock};
 use portcullis_config::secrets::{read_public, read_secret};
+use portcullis_config::shared;
 
-use super::Api;
 use super::error::ApiError;
 use super::handle::Reloaded;
 use super::status::not_reloaded;
+use super::{Api, group, scope};
 
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,19 +37,31 @@ struct Changed {
 }
 
 /// Replaces the content of `path` by what `edit` makes of it (an empty one when there is no file), then reloads. When the
-/// reload fails the old content comes back, so that a later start finds what is in force.
+/// reload fails the old content comes back, so that a later start finds what is in force. What all nodes of a group share is
+/// changed for all of them, unless the request is for this one alone.
 pub(super) async fn change<T: Send + 'static>(
     api: &Api,
     path: PathBuf,
     kind: Kind,
     edit: impl FnOnce(&[u8]) -> Result<Edit<T>, ApiError> + Send + 'static,
 ) -> Result<(T, Reloaded), ApiError> {
+    let part = shared::part_of(&api.site.config(), &path);
+    if let (Some(group), Some(part)) = (scope::group(api), &part) {
+        return group::share::change(api, group, part.clone(), path, edit).await;
+    }
     let _one_at_a_time = api.changes.lock().await;
     let (changed, outcome) = blocking(move || write(path, kind, edit)).await??;
+    let part = part.as_deref().filter(|_| api.site.group().is_some());
+    if let Some(part) = part {
+        group::share::keep_here(api, Some(part)).await?;
+    }
     match api.site.reload().await {
         Ok(reloaded) => Ok((outcome, reloaded)),
         Err(problems) => {
             blocking(move || changed.undo()).await??;
+            if let Some(part) = part {
+                group::share::keep_here(api, Some(part)).await?;
+            }
             Err(not_reloaded(&problems))
         }
     }

@@ -53,6 +53,15 @@ pub trait Site: Send + Sync + 'static {
     /// Everything that is wrong; then the old configuration is still in force.
     fn reload(&self) -> Answer<'_, Result<Reloaded, Problems>>;
 
+    /// Whether a configuration could be put in force, as far as only the process knows: whether it could listen where it would have to.
+    ///
+    /// # Errors
+    /// Why not.
+    fn could(&self, config: Config) -> Answer<'_, Result<(), Problems>> {
+        drop(config);
+        Box::pin(async { Ok(()) })
+    }
+
     /// Ends the process, and says goodbye to every DTLS session although the next process would find it.
     ///
     /// # Errors

@@ -9,7 +9,7 @@
 //! | `listing`, `clients`, `subscriptions`, `device`, `calls`, `trace`, `events` | clients |
 //! | `messages` | publish, listen, retained messages |
 //! | `status`, `metrics`, `history` | how the gateway is |
-//! | `group` | the gateways that it is one of |
+//! | `group`, `scope` | the gateways that it is one of, and what they share |
 //! | `config`, `schema`, `effective`, `listeners`, `psk`, `users`, `tokens`, `bans`, `lifetime`, `files` | changes |
 //! | `emqx` | the same for tools of EMQX |
 //! | [`restart`] | which changes a reload does not do |
@@ -66,6 +66,7 @@ mod metrics;
 mod psk;
 pub mod restart;
 mod schema;
+mod scope;
 pub mod serve;
 mod status;
 mod subscriptions;
@@ -104,6 +105,7 @@ pub use bans::BanView;
 pub use clients::{Client, ClientDetail, ClientPage, ClientTraffic, DtlsSession, PageMeta, ProvedIdentity};
 pub use effective::{Effective, EffectiveKey};
 pub use error::{ErrorBody, ProblemView};
+pub use group::routes::ImportReport;
 pub use group::{GroupMember, GroupStatus};
 pub use history::{History, HistoryPoint};
 pub use messages::{MessageView, RetainedPage};
@@ -160,7 +162,8 @@ struct Api {
         (name = "messages", description = "What the broker has and gets"),
         (name = "credentials", description = "Users and pre-shared keys"),
         (name = "listeners", description = "What serves"),
-        (name = "configuration", description = "The configuration file")
+        (name = "configuration", description = "The configuration file"),
+        (name = "group", description = "What all nodes of a group share")
     ),
     security((), ("token" = []))
 )]
@@ -214,6 +217,8 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(tokens::remove))
         .routes(routes!(bans::list, bans::add))
         .routes(routes!(bans::remove))
+        .routes(routes!(group::routes::import))
+        .routes(routes!(group::routes::restore))
 }
 
 /// The OpenAPI 3.1 document.
@@ -258,6 +263,7 @@ fn router(site: Arc<dyn Site>) -> (Router, impl Future<Output = ()> + Send + 'st
     let work = async move { _ = tokio::join!(recording, following) };
     let router = router
         .merge(emqx::router(&api))
+        .merge(group::routes::between_nodes())
         .with_state(api.clone())
         .merge(crate::dashboard::router())
         .fallback(async || ApiError::not_found("there is nothing at this path"))
@@ -373,8 +379,9 @@ async fn served(api: &Api, change: Option<Change>, request: Request, next: Next)
         let full = ApiError::conflict("busy", format!("{ORDERS} changes are under way already"));
         return ended(Some(change), full);
     };
+    let is_local = scope::is_local(request.headers());
     let order = tokio::spawn(async move {
-        let answered = tokio::spawn(next.run(request)).await;
+        let answered = tokio::spawn(scope::within(is_local, next.run(request))).await;
         let response = answered.unwrap_or_else(|_| ApiError::internal("it failed").into_response());
         drop(place);
         change.ended(&response);

@@ -17,7 +17,7 @@ use portcullis_proto::types::reason::Label as _;
 use super::error::{ApiError, ErrorBody, ProblemView};
 use super::group::GroupStatus;
 use super::handle::Reloaded;
-use super::{Api, metrics, rfc3339};
+use super::{Api, group, metrics, rfc3339, scope};
 
 /// How the gateway is.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -242,7 +242,7 @@ pub(super) async fn get_status(State(api): State<Arc<Api>>) -> Json<Status> {
             spool,
         },
         login_servers: state.logins.into_iter().map(LoginDatabase::from).collect(),
-        group: api.site.group().map(|group| GroupStatus::of(&group.view())),
+        group: api.site.group().map(GroupStatus::of),
     })
 }
 
@@ -266,7 +266,8 @@ impl ReloadReport {
 
 /// Read the configuration and the files that it names again
 ///
-/// All or nothing: when anything is wrong, the old configuration stays in force.
+/// All or nothing: when anything is wrong, the old configuration stays in force. On a node of a group what all share may not have been
+/// changed by hand; with the header `Portcullis-Scope: local` it is kept for this node alone.
 #[utoipa::path(
     post,
     path = "/api/v1/reload",
@@ -278,6 +279,9 @@ impl ReloadReport {
 )]
 pub(super) async fn post_reload(State(api): State<Arc<Api>>) -> Result<Json<ReloadReport>, ApiError> {
     let _one_at_a_time = api.changes.lock().await;
+    if api.site.group().is_some() && scope::group(&api).is_none() {
+        group::share::keep_here(&api, None).await?;
+    }
     let reloaded = api
         .site
         .reload()

@@ -1,13 +1,22 @@
-//! The gateways that this one is one of.
+//! The gateways that this one is one of, and the configuration that they share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use portcullis_group::{Member, View};
+use portcullis_group::{Group, Member, View};
 
 use super::Api;
+
+mod channel;
+pub(super) mod routes;
+pub(super) mod share;
+
+/// How often is tried again to put in force what could not be.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// What is told of a group as events.
 pub(super) const KINDS: [&str; 4] = [JOINED, LEFT, FAULT, MENDED];
@@ -31,6 +40,10 @@ pub struct GroupStatus {
     pub nodes: Vec<GroupMember>,
     /// The version of the configuration that the group has; 0 while it has none.
     pub config_version: u64,
+    /// The version of it that is in force here.
+    pub applied_version: u64,
+    /// How many parts of it were changed for this node alone.
+    pub drift: u64,
 }
 
 /// A node of a group.
@@ -55,18 +68,21 @@ impl GroupMember {
 }
 
 impl GroupStatus {
-    pub(super) fn of(view: &View) -> Self {
+    pub(super) fn of(group: &Group) -> Self {
+        let (view, metrics) = (group.view(), group.metrics());
         Self {
             node_id: view.node,
             connected: view.connected,
             fault: view.fault.as_ref().map(ToString::to_string),
             nodes: view.members.iter().map(GroupMember::of).collect(),
             config_version: view.version,
+            applied_version: metrics.applied.get(),
+            drift: metrics.drift.get(),
         }
     }
 }
 
-/// Tells of nodes that come and go, and of faults, as events.
+/// Tells of nodes that come and go, and of faults, as events, and takes what the group has of its configuration.
 pub(super) async fn follow(api: Arc<Api>) {
     let Some(group) = api.site.group() else { return };
     let mut seen = group.watch();
@@ -74,8 +90,13 @@ pub(super) async fn follow(api: Arc<Api>) {
     loop {
         let now = seen.borrow_and_update().clone();
         tell(&api, &before, &now);
+        let applied = group.metrics().applied.get();
+        if now.node.is_some() && (now.version == 0 || now.version != applied) {
+            share::catch_up(&api, group).await;
+        }
         before = now;
-        if seen.changed().await.is_err() {
+        // What cannot be in force here is tried again now and then.
+        if let Ok(Err(_)) = timeout(AGAIN, seen.changed()).await {
             return;
         }
     }
