@@ -94,6 +94,7 @@ impl Served {
         let doors = Doors {
             net: Some(TcpListener::bind("127.0.0.1:0").unwrap()),
             local: Some(LocalSocket::bind(&directory.path().join("admin.sock")).unwrap()),
+            nodes: None,
         };
         let server = serve::start(doors, site.clone()).unwrap();
         Self {
