@@ -29,6 +29,8 @@ const CONTRACT: &[(&str, &str)] = &[
     ("get", "/api/v1/config/effective"),
     ("get", "/api/v1/events"),
     ("get", "/api/v1/messages"),
+    ("post", "/api/v1/group/import"),
+    ("post", "/api/v1/group/restore"),
     ("get", "/api/v1/retained"),
     ("post", "/api/v1/publish"),
     ("post", "/api/v1/trace"),
