@@ -492,6 +492,7 @@ fn not_restored(sessions: &BTreeMap<String, u64>) -> Option<Finding> {
         RestoreResult::Damaged,
         RestoreResult::Poisoned,
         RestoreResult::Limit,
+        RestoreResult::Key,
     ];
     let count = |result: &RestoreResult| sessions.get(result.label()).copied().unwrap_or_default();
     let found = unwanted.iter().filter(|result| count(result) > 0);

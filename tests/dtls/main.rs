@@ -21,6 +21,7 @@ mod dropped;
 #[path = "../support/dtls_client.rs"]
 mod dtls_client;
 mod ends;
+mod gated;
 mod handshakes;
 mod hostile;
 mod legacy;

@@ -6,20 +6,13 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::moving::Roaming;
-use crate::restart::{Relay, device_with_certificate, handshakes, memory_directory, with_certificates};
+use crate::restart::{Relay, device_with_certificate, handshakes, with_certificates};
 use crate::support::client::PATIENCE;
 use crate::support::pki::Pki;
 use crate::support::{Client, Config, Gateway, Kind, Reaction, Request, code, dtls, ms, psk_of};
 
 fn on_disk() -> Config {
     Config::new().set("state", "keep = \"disk\"")
-}
-
-/// Kills the gateway, and takes away what a machine that is switched off forgets.
-fn lose_power(gateway: &mut Gateway) {
-    let memory = memory_directory(gateway);
-    gateway.kill();
-    fs::remove_dir_all(memory).unwrap();
 }
 
 #[track_caller]
@@ -56,13 +49,14 @@ fn a_power_loss_costs_no_session_but_those_whose_nonces_are_record_numbers() {
         }
         if round == 0 {
             chacha.publish("ps/a", "before");
+            gateway.metric_becomes("sessions_not_kept_total", &["reason=\"chacha20\""], 1.0);
         }
         // The issuers of the certificate too.
         are_on_disk(&gateway, devices.len() + 1);
         if round == 2 {
             gateway.kill();
         } else {
-            lose_power(&mut gateway);
+            gateway.lose_power();
         }
         gateway.launch();
         for device in &mut devices {
@@ -104,7 +98,7 @@ fn a_record_of_before_a_power_loss_is_not_acted_on() {
     device.publish("ps/door?retain=true", "lock");
     assert_eq!(observer.notification(&token).text(), "unlock");
     assert_eq!(observer.notification(&token).text(), "lock");
-    lose_power(&mut gateway);
+    gateway.lose_power();
     gateway.launch();
     for _ in 0..3 {
         relay.outside.send(&unlock).unwrap();
@@ -159,7 +153,7 @@ fn no_nonce_comes_twice_whatever_became_of_the_state_directory() {
                 device.publish("ps/a", "x");
             }
             match round % 3 {
-                0 => lose_power(&mut gateway),
+                0 => gateway.lose_power(),
                 1 => gateway.kill(),
                 _ => assert!(gateway.stop().success()),
             }
@@ -169,7 +163,7 @@ fn no_nonce_comes_twice_whatever_became_of_the_state_directory() {
         assert_eq!(handshakes(&gateway), 0.0);
         // Twice from the same old copy: the numbers come again, and what is sealed with them does not.
         for _ in 0..2 {
-            lose_power(&mut gateway);
+            gateway.lose_power();
             copy(&backup, &state);
             gateway.launch();
             let before = nonces(&relay.of_gateway()).len();
@@ -201,11 +195,11 @@ fn connections_observations_and_notifications_go_on_after_a_power_loss() {
     for round in 0..3 {
         if round == 1 {
             // The machine is switched off in good order.
-            let memory = memory_directory(&gateway);
+            let memory = gateway.memory_directory();
             assert!(gateway.stop().success());
             fs::remove_dir_all(memory).unwrap();
         } else {
-            lose_power(&mut gateway);
+            gateway.lose_power();
         }
         gateway.launch();
         assert_restored(&gateway, "sessions", "ok", 3);
@@ -244,7 +238,7 @@ fn who_does_not_answer_the_ping_is_given_up_and_whoever_sleeps_is_not() {
     mute.publish("ps/a", "x");
     let token = sleeper.observe("ps/news").token;
     are_on_disk(&gateway, 3);
-    lose_power(&mut gateway);
+    gateway.lose_power();
     gateway.launch();
     assert_restored(&gateway, "sessions", "ok", 2);
     mute.reaction = Reaction::Ignore;
@@ -269,7 +263,7 @@ fn what_ends_is_not_found_again_and_another_level_leaves_nothing_on_disk() {
     are_on_disk(&gateway, 2);
     goes.close();
     are_on_disk(&gateway, 1);
-    lose_power(&mut gateway);
+    gateway.lose_power();
     gateway.launch();
     stays.publish("ps/a", "x");
     assert_restored(&gateway, "sessions", "ok", 1);
@@ -289,7 +283,7 @@ fn a_key_that_others_can_read_is_refused_and_with_another_one_nothing_is_read() 
     let mut device = gateway.client(Kind::Dtls);
     device.publish("ps/a", "x");
     are_on_disk(&gateway, 1);
-    lose_power(&mut gateway);
+    gateway.lose_power();
     let refused = |gateway: &Gateway, what: &str| {
         for subcommand in ["run", "check-config"] {
             let ended = gateway.command(subcommand).output().unwrap();
@@ -313,7 +307,7 @@ fn a_key_that_others_can_read_is_refused_and_with_another_one_nothing_is_read() 
     let mut device = gateway.client(Kind::Dtls);
     device.publish("ps/a", "x");
     are_on_disk(&gateway, 1);
-    lose_power(&mut gateway);
+    gateway.lose_power();
     gateway.launch();
     device.publish("ps/a", "x");
     assert_restored(&gateway, "sessions", "ok", 1);
@@ -351,7 +345,7 @@ fn a_disk_that_takes_no_more_harms_nobody_and_is_written_to_once_it_does() {
     limit(&gateway, "unlimited");
     gateway.metric_becomes("state_disk_failed", &[], 0.0);
     are_on_disk(&gateway, 2);
-    lose_power(&mut gateway);
+    gateway.lose_power();
     gateway.launch();
     for device in [&mut before, &mut during] {
         device.publish("ps/a", "z");

@@ -29,22 +29,9 @@ pub(crate) fn handshakes(gateway: &Gateway) -> f64 {
     gateway.metric("dtls_handshakes_total", &[])
 }
 
-/// The directory in memory that a gateway keeps state in.
-pub(crate) fn memory_directory(gateway: &Gateway) -> PathBuf {
-    let state_dir = fs::canonicalize(gateway.path("state")).unwrap();
-    let directories = fs::read_dir("/dev/shm")
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let ours = |path: &PathBuf| {
-        fs::read_to_string(path.join("state_dir"))
-            .is_ok_and(|owner| owner.ends_with(state_dir.to_str().unwrap()))
-    };
-    directories.into_iter().find(ours).unwrap()
-}
-
-/// The files in it.
+/// The files in memory that a gateway keeps state in.
 fn memories(gateway: &Gateway) -> Vec<PathBuf> {
-    let files = fs::read_dir(memory_directory(gateway))
+    let files = fs::read_dir(gateway.memory_directory())
         .unwrap()
         .map(|entry| entry.unwrap().path());
     files

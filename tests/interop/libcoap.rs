@@ -183,6 +183,45 @@ fn observe_and_stop(way: Way) {
     }
 }
 
+#[test]
+fn observers_go_on_over_a_power_loss_and_do_not_shake_hands() {
+    for (program, suite) in PROGRAMS
+        .into_iter()
+        .flat_map(|program| ["PSK-AES128-CCM8", "PSK-AES128-GCM-SHA256"].map(|suite| (program, suite)))
+    {
+        let way = Way {
+            program,
+            proof: Proof::Psk,
+            stream: false,
+        };
+        let config = Config::new().set("state", "keep = \"disk\"");
+        let mut gateway = gateway(config.dtls(&format!("ciphers = \"{suite}\"")));
+        let observer = way.observe(&gateway, 15, &[], "ps/o/over");
+        // The session and what it observes.
+        gateway.metric_becomes("state_disk_records", &[], 2.0);
+        gateway.lose_power();
+        gateway.launch();
+        for payload in ["one", "two"] {
+            way.put(&gateway, "ps/o/over", payload);
+        }
+        let done = observer.wait(Duration::from_secs(30));
+        let got = done.text();
+        assert_eq!(
+            got.split_whitespace().collect::<Vec<_>>(),
+            ["one", "two"],
+            "{done:?}"
+        );
+        let publishers = 2.0;
+        assert_eq!(
+            gateway.metric("dtls_handshakes_total", &[]),
+            publishers,
+            "{way:?} {suite}"
+        );
+        let labels = ["how=\"disk\"", "result=\"ok\""];
+        gateway.metric_becomes("sessions_restored_total", &labels, 1.0);
+    }
+}
+
 fn blocks_both_ways(way: Way) {
     let gateway = gateway(Config::new());
     let body: String = (0..700).map(|i| format!("{i:05}, ")).collect();

@@ -302,6 +302,26 @@ impl Gateway {
         child.wait().unwrap();
     }
 
+    /// The directory in memory that it keeps state in.
+    pub fn memory_directory(&self) -> PathBuf {
+        let state_dir = fs::canonicalize(self.path("state")).unwrap();
+        let ours = |path: &PathBuf| {
+            fs::read_to_string(path.join("state_dir"))
+                .is_ok_and(|owner| owner.ends_with(state_dir.to_str().unwrap()))
+        };
+        let mut directories = fs::read_dir("/dev/shm")
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        directories.find(ours).unwrap()
+    }
+
+    /// Kills it, and takes away what a machine that is switched off forgets.
+    pub fn lose_power(&mut self) {
+        let memory = self.memory_directory();
+        self.kill();
+        fs::remove_dir_all(memory).unwrap();
+    }
+
     /// SIGHUP.
     pub fn reload(&self) {
         self.signal("HUP");

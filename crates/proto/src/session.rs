@@ -324,6 +324,8 @@ labels! {
         Cbc = "cbc",
         /// There is no room.
         Full = "full",
+        /// ChaCha20-Poly1305, with `keep = "disk"`: its nonce is the record number, so that it outlasts a restart and no power loss.
+        ChaCha20 = "chacha20",
     }
 }
 

@@ -263,7 +263,10 @@ fn look(database: &Database, mark: u64) -> Outcome<Result<u64, RestoreResult>> {
 fn open_file(path: &Path) -> Outcome<Database> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
+    // What a broken disk gives back is found here, and not by a panic later.
+    builder
+        .set_cache_size(CACHE_BYTES)
+        .set_check_integrity_on_open(true);
     Ok(builder.create_with_backend(FileBackend::new(file)?)?)
 }
 
@@ -368,6 +371,34 @@ mod tests {
         fs::write(directory.path().join(FILE), [7; 10_000]).unwrap();
         assert_eq!(fill(2), Some(RestoreResult::Damaged));
         assert_eq!(rows(&open(directory.path(), 2).0).len(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_damaged_anywhere_is_opened_or_begun_anew() {
+        use rand::{Rng as _, SeedableRng as _};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        let (mut disk, _) = open(directory.path(), 1);
+        let rows = (0..300).map(|at| ((7, at), Some((0, contents(u64::from(at))))));
+        disk.commit(rows, TIME).unwrap();
+        drop(disk);
+        let whole = fs::read(&path).unwrap();
+        let mut rng = rand::rngs::StdRng::seed_from_u64(3);
+        for round in 0..60 {
+            let mut damaged = whole.clone();
+            if round % 4 == 0 {
+                damaged.truncate(rng.random_range(0..whole.len()));
+            } else {
+                let from = rng.random_range(0..whole.len());
+                let bytes = damaged.iter_mut().skip(from).take(rng.random_range(1..5_000));
+                bytes.for_each(|byte| *byte = rng.random());
+            }
+            fs::write(&path, damaged).unwrap();
+            let (mut disk, _) = open(directory.path(), 1);
+            disk.read(|_, _| {}).unwrap();
+            disk.raise_generation().unwrap();
+            disk.commit([((8, 1), Some((0, contents(5))))], TIME).unwrap();
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use rand::Rng as _;
 use super::super::contract::{CloseReason, DtlsEvent, SessionId};
 use super::super::kept::KeptSessions;
 use super::super::metrics::{NotKept, RecordDrop, RestoreResult};
-use super::super::sessions::Session;
+use super::super::sessions::{Records, Session};
 use super::DtlsListener;
 
 impl DtlsListener {
@@ -138,13 +138,17 @@ impl DtlsListener {
             return;
         };
         session.kept = kept.keep(session, *listener, self.rng.random());
-        if session.kept.is_none() {
-            self.metrics.not_kept.inc(if session.records.is_legacy() {
-                NotKept::Cbc
-            } else {
-                NotKept::Full
-            });
-        }
+        let why = match (&session.kept, &session.records) {
+            (None, Records::Legacy(_)) => NotKept::Cbc,
+            (None, Records::Own(_)) => NotKept::Full,
+            (Some(_), Records::Own(keys))
+                if keys.algorithm().explicit_len() == 0 && kept.store().is_watched() =>
+            {
+                NotKept::ChaCha20
+            }
+            (Some(_), _) => return,
+        };
+        self.metrics.not_kept.inc(why);
     }
 
     /// Writes a session down anew, because something of it changed that is no number.

@@ -403,6 +403,12 @@ impl Store {
         drop(self.changes.set(changes));
     }
 
+    /// Whether somebody copies its records.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.changes.get().is_some()
+    }
+
     /// Where records began, ended, or were written anew since it was asked last: at least `most` places, where there are as many.
     #[must_use]
     pub fn take_changed(&self, most: usize) -> Vec<u32> {
