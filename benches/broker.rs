@@ -32,6 +32,7 @@ fn message(topic: &str, retain: bool) -> Arc<Message> {
         content_type: None,
         expires_at: None,
         origin: None,
+        correspondence: None,
     })
 }
 

@@ -166,6 +166,7 @@ async fn through_the_broker(
         content_type: None,
         expires_at: None,
         origin: None,
+        correspondence: None,
     });
     let begun = Instant::now();
     let (mut sent, mut answered) = (0, 0);

@@ -84,12 +84,13 @@ fn authorizer(config: &Config) -> Result<Authorizer, Vec<String>> {
         access::NoMatch::Allow => NoMatch::Allow,
         access::NoMatch::Deny => NoMatch::Deny,
     };
+    let prefix = &config.broker.events_prefix;
     let Some(path) = &config.authorization.acl_file else {
-        return Ok(Authorizer::new(None, no_match));
+        return Ok(Authorizer::new(None, no_match).with_events_prefix(prefix));
     };
     let acl =
         auth::load_acl(path).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    Ok(Authorizer::new(Some(Arc::new(acl)), no_match))
+    Ok(Authorizer::new(Some(Arc::new(acl)), no_match).with_events_prefix(prefix))
 }
 
 /// One line for each certificate that is valid and would give way to one that is not. One that ran out in force keeps nothing

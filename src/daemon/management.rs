@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::admin::Health;
 use crate::admin::api::handle::{Answer, ListenerState, Moment, Reloaded, Site, SiteState};
 use crate::admin::events::Events;
+use crate::admin::expose::mqtt_requests::MqttRequestMetrics;
 use crate::admin::monitoring::Monitoring;
 use crate::admin::operator::Operator;
 use crate::auth::AuthHandle;
@@ -60,6 +61,7 @@ pub(super) struct NodeSite {
     pub(super) broker_metrics: Arc<BrokerMetrics>,
     pub(super) auth: Option<AuthHandle>,
     pub(super) operator: Option<Operator>,
+    pub(super) mqtt_requests: Arc<MqttRequestMetrics>,
     /// In the order of [`ListenerId`].
     pub(super) listeners: Arc<Mutex<Vec<ListenerState>>>,
 }
@@ -171,6 +173,10 @@ impl Site for NodeSite {
 
     fn operator(&self) -> Option<Operator> {
         self.operator.clone()
+    }
+
+    fn mqtt_requests(&self) -> Arc<MqttRequestMetrics> {
+        Arc::clone(&self.mqtt_requests)
     }
 
     fn events(&self) -> Arc<Events> {

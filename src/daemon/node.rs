@@ -13,6 +13,7 @@ use crate::admin::api::serve;
 use crate::admin::expose::auth::ExposeAuth;
 use crate::admin::expose::certificates::{Certificates, ExposeCertificates};
 use crate::admin::expose::dtls::{DtlsCounters, ExposeDtls};
+use crate::admin::expose::mqtt_requests::{ExposeMqttRequests, MqttRequestMetrics};
 use crate::admin::expose::reload::{ExposeReloads, Reloads};
 use crate::admin::expose::streams::StreamCounters;
 use crate::admin::expose::{ExposeWorkers, ListenerNames};
@@ -101,6 +102,7 @@ pub struct Node {
     pub(super) listed: Arc<Mutex<Vec<ListenerState>>>,
     pub(super) certificates: Arc<Certificates>,
     pub(super) reloads: Arc<Reloads>,
+    mqtt_requests: Arc<MqttRequestMetrics>,
     pub(super) bans: Arc<BanBook>,
     pub(super) group: Option<Group>,
     pub(super) group_metrics: Arc<GroupMetrics>,
@@ -176,6 +178,7 @@ impl Node {
             listed: Arc::default(),
             certificates,
             reloads: Arc::new(Reloads::new(clock::wall())),
+            mqtt_requests: Arc::default(),
             bans: Arc::new(bans),
             group,
             group_metrics,
@@ -198,8 +201,9 @@ impl Node {
         let operator = operator.map_err(|error| {
             StartError::new(ExitReason::System, format!("no thread for the operator: {error}"))
         })?;
+        let is_asked = !self.config.broker.mqtt_requests.is_empty();
         let is_reached = doors.net.is_some() || doors.local.is_some() || doors.nodes.is_some();
-        let (Some(broker), true) = (&self.broker, is_reached) else {
+        let (Some(broker), true) = (&self.broker, is_reached || is_asked) else {
             return Ok(None);
         };
         let socket = doors
@@ -217,6 +221,7 @@ impl Node {
             broker_metrics: Arc::clone(&self.broker_metrics),
             auth: self.auth.as_ref().map(|(handle, _)| handle.clone()),
             operator,
+            mqtt_requests: Arc::clone(&self.mqtt_requests),
         };
         let server = serve::start(doors, Arc::new(site)).map_err(|error| {
             StartError::new(
@@ -364,6 +369,7 @@ fn mqtt_settings(config: &Config, address: BrokerAddress, keepers: usize) -> Mqt
         key_file: broker.key_file.clone(),
         connections: usize::try_from(broker.connections).unwrap_or(1),
         keep_alive: broker.keep_alive,
+        events_prefix: broker.events_prefix.clone(),
         session_expiry: broker.session_expiry,
         keepers,
         spool_bytes: broker.spool.max_bytes.0,
@@ -435,6 +441,7 @@ impl Assembly for Node {
             Box::new(Arc::clone(&self.broker_metrics)),
             Box::new(ExposeCertificates(Arc::clone(&self.certificates))),
             Box::new(ExposeReloads(Arc::clone(&self.reloads))),
+            Box::new(ExposeMqttRequests(Arc::clone(&self.mqtt_requests))),
             Box::new(Arc::clone(&self.bans)),
             Box::new(Arc::clone(&self.group_metrics)),
             Box::new(self.kept.disk_metrics()),

@@ -13,6 +13,7 @@ use portcullis::admin::api::restart::needs_restart;
 use portcullis::admin::api::serve;
 use portcullis::admin::events::Events;
 use portcullis::admin::expose::ExposeWorkers;
+use portcullis::admin::expose::mqtt_requests::MqttRequestMetrics;
 use portcullis::admin::expose::process::Process;
 use portcullis::admin::local::LocalSocket;
 use portcullis::admin::monitoring::Monitoring;
@@ -294,6 +295,10 @@ impl Site for TestSite {
 
     fn operator(&self) -> Option<Operator> {
         self.operator.clone()
+    }
+
+    fn mqtt_requests(&self) -> Arc<MqttRequestMetrics> {
+        Arc::default()
     }
 
     fn events(&self) -> Arc<Events> {

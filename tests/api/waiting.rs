@@ -149,3 +149,51 @@ fn a_request_that_waited_in_vain_is_expired_and_nothing_else_is() {
     )
     .error(400, "bad_request");
 }
+
+#[test]
+fn a_request_comes_through_the_embedded_broker_too() {
+    let served = Served::start(&format!("[broker]\nmqtt_requests = [\"get sensors/#\"]\n{PLAIN}"));
+    let mut device = asleep(&served, "d");
+    let mut backend = Client::udp(served.coap[1]);
+    // It shows that it receives, or it would get answers in small blocks.
+    let proof = backend.observe("ps/proof?qos=1");
+    backend.publish("ps/proof", "1");
+    backend.notification(&proof.token);
+    let answers = backend.observe("ps/answers/1");
+    let publish = |topic: &str, path: &str| {
+        let request = json!({"method": "get", "path": path, "wait": "1m"}).to_string();
+        let message = json!({"topic": topic, "payload": request, "qos": 1, "response_topic": "answers/1"});
+        send(served.address, "POST", "/api/v1/publish", &message)
+    };
+    let topic = "$portcullis/portcullis/clients/d/request";
+    let mut heard = None;
+    wait_until("requests are listened for", || {
+        publish(topic, "lamps").expect(204);
+        heard = backend.try_notification(&answers.token, ms(200));
+        heard.is_some()
+    });
+    let read = |message: &Message| -> Value { serde_json::from_slice(&message.payload).unwrap() };
+    assert_eq!(read(&heard.unwrap())["error"]["code"], "forbidden");
+    publish(topic, "sensors/1").expect(204);
+    wakes(&mut device, "d");
+    assert_eq!(
+        serves(&mut device, &mut Vec::new(), code::CONTENT, b"21"),
+        "sensors/1"
+    );
+    let answer = std::iter::repeat_with(|| read(&backend.notification(&answers.token)));
+    let answer = answer
+        .into_iter()
+        .find(|answer| answer["error"].is_null())
+        .unwrap();
+    assert_eq!(
+        (&answer["payload"], &answer["clientid"]),
+        (&json!("21"), &json!("d"))
+    );
+    for closed in [
+        "$portcullis/portcullis/clients/d/response",
+        "$portcullis/portcullis/clients/d/e/request",
+        "$portcullis/x/clients/d/request",
+    ] {
+        publish(closed, "sensors/1").error(400, "bad_request");
+    }
+}

@@ -416,6 +416,7 @@ pub fn message(topic: &str, payload: &str, qos: u8) -> Message {
         content_type: None,
         expires_at: None,
         origin: None,
+        correspondence: None,
     }
 }
 

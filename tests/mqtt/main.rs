@@ -25,6 +25,7 @@ mod kills;
 mod outage;
 mod proxy;
 mod publish;
+mod requests;
 mod restart;
 mod script;
 mod subscribe;

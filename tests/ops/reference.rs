@@ -187,6 +187,7 @@ fn reasons_of_groups(out: &mut String) {
 
 /// What is said of clients, above them.
 fn reasons_of_clients(out: &mut String) {
+    use portcullis::admin::expose::mqtt_requests::MqttRequestResult;
     use portcullis::auth::metrics::{AuthResult, Backend};
     use portcullis::gateway::events::EventKind;
     use portcullis::gateway::metrics::ConnectionEvent;
@@ -222,6 +223,11 @@ fn reasons_of_clients(out: &mut String) {
         "reason",
     );
     reasons::<BanKind>(out, "Bans", "portcullis_bans_enforced_total{kind}");
+    reasons::<MqttRequestResult>(
+        out,
+        "Requests to devices over MQTT",
+        "portcullis_mqtt_requests_total{result}",
+    );
 }
 
 /// What is said of messages and the broker.

@@ -261,7 +261,11 @@ async fn accept(
     mut security: impl FnMut() -> Security,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let Some(listening) = listening else { return };
+    let Some(listening) = listening else {
+        // The other door, or the work beside, goes on until then.
+        _ = stopped.changed().await;
+        return;
+    };
     let places = Places::new(bounds.connections);
     loop {
         let accepted = tokio::select! {

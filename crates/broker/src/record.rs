@@ -116,6 +116,7 @@ pub(super) fn decode(bytes: &[u8], moment: Moment) -> Option<Record> {
         content_type,
         expires_at: (expiry != 0).then(|| moment.to_instant(expiry)),
         origin: None,
+        correspondence: None,
     };
     Some(Record { message, origin })
 }

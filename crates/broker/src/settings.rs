@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::clock::Clock;
 pub use super::retained::RetainedLimits;
 use portcullis_proto::types::message::Qos;
+use portcullis_proto::types::topic::EVENTS_PREFIX;
 
 /// Everything the broker needs to know.
 #[derive(Debug, Clone)]
@@ -94,8 +95,10 @@ pub struct MqttSettings {
     pub ack_patience: Duration,
     /// Messages of a higher QoS are sent with this one.
     pub max_qos: Qos,
-    /// Whether to keep `$portcullis/{node}/status` up to date, with a will.
+    /// Whether to keep `{events_prefix}/{node}/status` up to date, with a will.
     pub publish_status: bool,
+    /// What the gateway's own topics begin with.
+    pub events_prefix: String,
     /// What the spool may take on disk in bytes, over all connections; 0 switches it off.
     pub spool_bytes: u64,
     /// Whether a full spool gives up its oldest messages for new ones. Else, and as long as some are on their way to the
@@ -123,6 +126,7 @@ impl MqttSettings {
             ack_patience: Duration::from_secs(20),
             max_qos: Qos::ExactlyOnce,
             publish_status: true,
+            events_prefix: EVENTS_PREFIX.into(),
             spool_bytes: 256 << 20,
             spool_drops_oldest: false,
         }

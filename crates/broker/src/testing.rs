@@ -23,5 +23,6 @@ pub(super) fn message(topic: &str, payload: &str) -> Message {
         content_type: None,
         expires_at: None,
         origin: None,
+        correspondence: None,
     }
 }

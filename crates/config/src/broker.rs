@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use portcullis_proto::types::TopicName;
+use portcullis_proto::types::topic::is_below;
+
 use super::check::{at_most, between, hours, placeholders, secs};
+use super::mqtt_requests::MqttRequests;
 use super::paths::PathBase;
 use super::section::section;
 use super::value::{Complaint, Size, Value, expected, words};
@@ -181,6 +185,12 @@ section! {
         /// How long the broker keeps its session with the gateway over a lost connection or a restart, "0s" to "30d": what observers should
         /// get meanwhile waits there. By MQTT 3.1.1, which cannot say it, for as long as the broker likes, unless it is "0s".
         session_expiry: Duration = "5m", between(secs(0), hours(30 * 24));
+        /// What the topics begin with on which the gateway tells of itself and its clients, such as "gateways/portcullis" for brokers that take
+        /// no `$`. Clients never publish there, and read there only where a rule says so.
+        events_prefix: String = "$portcullis", events_prefix;
+        /// Which requests to devices may come over MQTT, to `{events_prefix}/{node}/clients/{id}/request`: methods and a path, as in
+        /// ["get sensors/#", "put,post lamps/+/state"]. None is off.
+        mqtt_requests: MqttRequests = [];
         section /// Store and forward while the broker is away.
         spool: Spool;
     }
@@ -203,6 +213,19 @@ section! {
 fn client_id(text: &String) -> Result<(), String> {
     placeholders(text, &["node"])?;
     at_most(text, 1024)
+}
+
+#[expect(
+    clippy::ptr_arg,
+    reason = "the checks of a section take a reference to the key's own type"
+)]
+fn events_prefix(text: &String) -> Result<(), String> {
+    at_most(text, 128)?;
+    let name = TopicName::new(text).map_err(|error| format!("this is no topic: {error}"))?;
+    if name.as_str().split('/').any(str::is_empty) || is_below(text, "$SYS") {
+        return Err("must be levels of a topic with something in each, and not of $SYS".to_owned());
+    }
+    Ok(())
 }
 
 fn spool_size(size: &Size) -> Result<(), String> {

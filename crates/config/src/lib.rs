@@ -23,6 +23,7 @@ mod exposure;
 mod files;
 pub mod group;
 pub mod listeners;
+pub mod mqtt_requests;
 pub mod named_lines;
 pub mod paths;
 mod pem;

@@ -296,6 +296,7 @@ fn message() -> Message {
         content_type: None,
         expires_at: None,
         origin: None,
+        correspondence: None,
     }
 }
 

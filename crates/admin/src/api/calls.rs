@@ -133,8 +133,9 @@ impl Calls {
     /// Notes where a request stands, and publishes it. Where the broker does not take that, it is still here to be asked for.
     pub(super) async fn tell(&self, api: &Api, status: RequestStatus) {
         let level = news::level(&status.clientid);
-        let node = &api.site.config().node.name;
-        let topic = format!("$portcullis/{node}/clients/{level}/requests/{}", status.request);
+        let config = api.site.config();
+        let (prefix, node) = (&config.broker.events_prefix, &config.node.name);
+        let topic = format!("{prefix}/{node}/clients/{level}/requests/{}", status.request);
         let payload = serde_json::to_vec(&status).unwrap_or_default();
         self.put(status);
         let (Ok(topic), Some(operator)) = (TopicName::new(&topic), api.site.operator()) else {
@@ -148,6 +149,7 @@ impl Calls {
             content_type: Some("application/json".into()),
             expires_at: None,
             origin: None,
+            correspondence: None,
         };
         if !matches!(timeout(PATIENCE, operator.publish(message)).await, Ok(Ok(()))) {
             debug!("the broker did not take the status of a request");

@@ -163,7 +163,7 @@ pub(super) async fn request(
     Body(wanted): Body<DeviceRequest>,
 ) -> Result<HttpAnswer, ApiError> {
     let client = client_id(&id)?;
-    match ask_device(&api, &client, wanted).await? {
+    match ask_device(&api, &client, wanted, Patience::OfTheDevice).await? {
         Asked::Answered(answer) => Ok(Json(answer).into_response()),
         Asked::Queued(status) => {
             let id = utf8_percent_encode(&id, NON_ALPHANUMERIC);
@@ -181,11 +181,21 @@ pub(super) enum Asked {
     Queued(RequestStatus),
 }
 
+/// How long who asks a device stays for the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// As long as the device may take.
+    OfTheDevice,
+    /// As long as the request may wait beside.
+    ToTheEnd,
+}
+
 /// Sends a request to a device, and has it wait where it may.
 pub(super) async fn ask_device(
     api: &Arc<Api>,
     client: &ClientId,
     wanted: DeviceRequest,
+    stays: Patience,
 ) -> Result<Asked, ApiError> {
     let config = api.site.config();
     let (request, wait) =
@@ -209,7 +219,10 @@ pub(super) async fn ask_device(
             waiting.calls.tell(&waiting, its.ended(&result)).await;
         }
     });
-    let patience = if wait > timeout { timeout } else { longest };
+    let patience = match stays {
+        Patience::OfTheDevice if wait > timeout => timeout,
+        Patience::OfTheDevice | Patience::ToTheEnd => longest,
+    };
     if let Ok(result) = tokio::time::timeout(patience, &mut answered).await {
         return result.map_err(|_| ApiError::worker_gone())?.map(Asked::Answered);
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::events::Events;
+use crate::expose::mqtt_requests::MqttRequestMetrics;
 use crate::operator::Operator;
 use portcullis_auth::LoginServer;
 use portcullis_broker::{BrokerSnapshot, Status as BrokerStatus};
@@ -78,6 +79,9 @@ pub trait Site: Send + Sync + 'static {
 
     /// The way to the broker past the devices; `None` once the broker is gone.
     fn operator(&self) -> Option<Operator>;
+
+    /// What is counted of requests that come over MQTT.
+    fn mqtt_requests(&self) -> Arc<MqttRequestMetrics>;
 
     /// What happens to clients.
     fn events(&self) -> Arc<Events>;

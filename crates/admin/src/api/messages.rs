@@ -19,8 +19,8 @@ use utoipa::{IntoParams, ToSchema};
 use crate::operator::{Heard, Operator};
 use crate::places::Seat;
 use portcullis_proto::bridge::contract::{BrokerError, MAX_RETAINED};
-use portcullis_proto::types::message::Qos;
-use portcullis_proto::types::topic::TopicError;
+use portcullis_proto::types::message::{Correspondence, Qos};
+use portcullis_proto::types::topic::{TopicError, is_below};
 use portcullis_proto::types::{Message, TopicFilter, TopicName};
 
 use super::clients::PageMeta;
@@ -65,6 +65,12 @@ pub(super) struct NewMessage {
     /// After how many seconds it is worthless; 0 and none: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expiry: Option<u32>,
+    /// Where an answer goes (MQTT 5): of requests to devices that `broker.mqtt_requests` lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    response_topic: Option<String>,
+    /// What the answer brings back, as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    correlation_data: Option<String>,
 }
 
 /// A message at the broker.
@@ -178,7 +184,14 @@ pub(super) async fn publish(
     Body(wanted): Body<NewMessage>,
 ) -> Result<StatusCode, ApiError> {
     let topic = name(&api, &wanted.topic)?;
-    if topic.is_reserved() {
+    let config = api.site.config();
+    let prefix = &config.broker.events_prefix;
+    let is_request = !config.broker.mqtt_requests.is_empty()
+        && topic
+            .as_str()
+            .strip_prefix(&format!("{prefix}/{}/clients/", config.node.name))
+            .is_some_and(|rest| rest.split_once('/').is_some_and(|(_, last)| last == "request"));
+    if !is_request && (topic.is_reserved() || is_below(topic.as_str(), prefix)) {
         return Err(ApiError::bad_request(
             "topics of $SYS and $portcullis are for the broker and the gateway to publish to",
         ));
@@ -191,6 +204,16 @@ pub(super) async fn publish(
             payload.len()
         )));
     }
+    let response_topic = wanted
+        .response_topic
+        .map(|topic| name(&api, &topic))
+        .transpose()?;
+    let correspondence = (response_topic.is_some() || wanted.correlation_data.is_some()).then(|| {
+        Arc::new(Correspondence {
+            response_topic,
+            correlation_data: wanted.correlation_data.map(Bytes::from),
+        })
+    });
     let now = api.site.now();
     let expiry = wanted.expiry.filter(|seconds| *seconds > 0);
     let message = Message {
@@ -201,6 +224,7 @@ pub(super) async fn publish(
         content_type: wanted.content_type.map(Into::into),
         expires_at: expiry.and_then(|seconds| now.steady.checked_add(Duration::from_secs(seconds.into()))),
         origin: None,
+        correspondence,
     };
     broker(operator(&api)?.publish(message)).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -356,6 +380,7 @@ async fn clear_topic(api: &Api, topic: &str) -> Result<StatusCode, ApiError> {
         content_type: None,
         expires_at: None,
         origin: None,
+        correspondence: None,
     };
     broker(operator.publish(message)).await?;
     Ok(StatusCode::NO_CONTENT)

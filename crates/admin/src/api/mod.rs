@@ -6,7 +6,7 @@
 //! | `access` | tokens, roles |
 //! | `acl` | what the access rules would say |
 //! | `audit` | a line in the log for each change |
-//! | `listing`, `clients`, `subscriptions`, `device`, `calls`, `trace`, `events` | clients |
+//! | `listing`, `clients`, `subscriptions`, `device`, `calls`, `mqtt_requests`, `trace`, `events` | clients |
 //! | `messages` | publish, listen, retained messages |
 //! | `status`, `metrics`, `history` | how the gateway is |
 //! | `group`, `scope` | the gateways that it is one of, and what they share |
@@ -59,6 +59,7 @@ mod listing;
 )]
 mod messages;
 mod metrics;
+mod mqtt_requests;
 #[expect(
     unused_qualifications,
     reason = "utoipa writes the types of parameters out in full"
@@ -260,7 +261,8 @@ fn router(site: Arc<dyn Site>) -> (Router, impl Future<Output = ()> + Send + 'st
     });
     let (router, _) = routes().split_for_parts();
     let (recording, following) = (history::record(Arc::clone(&api)), group::follow(Arc::clone(&api)));
-    let work = async move { _ = tokio::join!(recording, following) };
+    let asked = mqtt_requests::serve(Arc::clone(&api));
+    let work = async move { _ = tokio::join!(recording, following, asked) };
     let router = router
         .merge(emqx::router(&api))
         .merge(group::routes::between_nodes())

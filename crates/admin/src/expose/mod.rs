@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod certificates;
 pub mod dtls;
+pub mod mqtt_requests;
 pub mod process;
 pub mod reload;
 pub mod streams;

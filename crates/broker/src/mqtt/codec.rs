@@ -11,7 +11,8 @@ use rumqttc::v5::mqttbytes as v5;
 
 use crate::origin::{ORIGIN_PROPERTY, OriginTag};
 use crate::settings::Protocol;
-use portcullis_proto::types::message::{Message, Qos};
+use portcullis_proto::types::TopicName;
+use portcullis_proto::types::message::{Correspondence, Message, Qos};
 
 /// Largest packet in bytes, either way.
 pub(super) const MAX_PACKET: usize = 64 << 20;
@@ -69,6 +70,8 @@ pub(super) struct Inbound {
     /// The subscriptions that it matches, if the broker names them.
     pub(super) subscriptions: Vec<usize>,
     pub(super) origin: Option<OriginTag>,
+    /// What belongs to a request (MQTT 5, 4.10).
+    pub(super) correspondence: Option<Arc<Correspondence>>,
 }
 
 /// A packet from the broker; reasons are the codes as they came, 0 where there was none.
@@ -204,6 +207,7 @@ fn inbound(version: Protocol, frame: &mut BytesMut) -> Result<Inbound, Malformed
             expiry: None,
             subscriptions: Vec::new(),
             origin: None,
+            correspondence: None,
         });
     }
     let Ok(v5::v5::Packet::Publish(publish)) = v5::v5::Packet::read(frame, None) else {
@@ -215,6 +219,12 @@ fn inbound(version: Protocol, frame: &mut BytesMut) -> Result<Inbound, Malformed
         .iter()
         .find(|(name, _)| name == ORIGIN_PROPERTY)
         .and_then(|(_, text)| OriginTag::from_text(text));
+    let response_topic = properties.response_topic.as_deref();
+    let correspondence = Correspondence {
+        response_topic: response_topic.and_then(|topic| TopicName::new(topic).ok()),
+        correlation_data: properties.correlation_data,
+    };
+    let correspondence = (correspondence != Correspondence::default()).then(|| Arc::new(correspondence));
     Ok(Inbound {
         topic: publish.topic,
         payload: publish.payload,
@@ -225,6 +235,7 @@ fn inbound(version: Protocol, frame: &mut BytesMut) -> Result<Inbound, Malformed
         expiry: properties.message_expiry_interval,
         subscriptions: properties.subscription_identifiers,
         origin,
+        correspondence,
     })
 }
 
@@ -333,9 +344,12 @@ pub(super) fn publish(
         written.pkid = packet;
         return written.size() <= max && written.write(out).is_ok();
     }
+    let correspondence = message.correspondence.as_deref();
     let properties = v5::v5::PublishProperties {
         message_expiry_interval: publish.expiry,
         content_type: message.content_type.as_deref().map(Into::into),
+        response_topic: correspondence.and_then(|it| Some(it.response_topic.as_ref()?.to_string())),
+        correlation_data: correspondence.and_then(|it| it.correlation_data.clone()),
         user_properties: publish
             .origin
             .iter()

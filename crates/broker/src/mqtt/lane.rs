@@ -17,6 +17,7 @@ use crate::status::Status;
 use portcullis_proto::bridge::contract::BrokerRequest;
 use portcullis_proto::bridge::receipt::{Receipt, Receipts};
 use portcullis_proto::types::message::{Message, Qos};
+use portcullis_proto::types::topic::is_below;
 use portcullis_proto::types::{TopicLimits, TopicName};
 
 use super::backoff::Backoff;
@@ -135,6 +136,7 @@ impl Lane {
                 parts.workers.clone(),
                 Arc::clone(&parts.metrics),
                 parts.settings.protocol,
+                &parts.settings.events_prefix,
             ),
             trial: Trial::new(Arc::clone(&parts.settings), parts.index, parts.clock.now),
             pipeline,
@@ -381,7 +383,7 @@ impl Lane {
         if self.index != 0 || !self.settings.publish_status {
             return None;
         }
-        TopicName::new(&format!("$portcullis/{}/status", self.node)).ok()
+        TopicName::new(&format!("{}/{}/status", self.settings.events_prefix, self.node)).ok()
     }
 
     fn status_payload(&self, status: &str) -> String {
@@ -399,6 +401,7 @@ impl Lane {
             content_type: Some("application/json".into()),
             expires_at: None,
             origin: None,
+            correspondence: None,
         };
         self.pipeline.publish_internal(now, message);
     }
@@ -672,6 +675,9 @@ impl Lane {
             receipt.into_iter().for_each(Receipt::taken);
             return self.metrics.unfit_topics.inc();
         };
+        // What others mean to each other by it is theirs.
+        let of_gateway = is_below(topic.as_str(), &self.settings.events_prefix);
+        let correspondence = inbound.correspondence.filter(|_| of_gateway);
         let mut message = Message {
             topic,
             payload: inbound.payload,
@@ -682,6 +688,7 @@ impl Lane {
                 .expiry
                 .and_then(|seconds| now.checked_add(Duration::from_secs(seconds.into()))),
             origin: None,
+            correspondence,
         };
         message.origin = self.origins.recall(inbound.origin, &message);
         self.subscriptions

@@ -639,6 +639,7 @@ pub fn feed(now: Instant, version: Protocol, pieces: &[&[u8]]) -> usize {
                 content_type: None,
                 expires_at: None,
                 origin: None,
+                correspondence: None,
             };
             let (qos, origin) = (
                 message.qos,

@@ -447,6 +447,14 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
     ("broker", "connections", "4", "\"4\"", "65"),
     ("broker", "session_expiry", "\"1h\"", "60", "\"31d\""),
     ("broker", "keep_alive", "\"1m\"", "60", "\"1s\""),
+    ("broker", "events_prefix", "\"gw/portcullis\"", "1", "\"a/+\""),
+    (
+        "broker",
+        "mqtt_requests",
+        "[\"get sensors/#\"]",
+        "true",
+        "[\"dance sensors\"]",
+    ),
     ("broker.spool", "max_bytes", "0", "true", "\"1KiB\""),
     (
         "broker.spool",

@@ -13,6 +13,7 @@ use crate::coap::contract::Response;
 use crate::policy::connections::{Connection, Grant};
 use crate::types::reason::Limit;
 use crate::types::topic::TopicError;
+use crate::types::topic::is_below;
 use crate::types::{ClientId, TopicFilter, TopicName};
 
 /// Who asks: a peer by itself, or a connection.
@@ -136,7 +137,8 @@ impl Asker {
     pub(super) fn topic_to_publish(&self, cx: &Cx<'_>, text: &str) -> Result<TopicName, Response> {
         let named = TopicName::new(text).map_err(|error| bad_topic(cx.metrics, error))?;
         let topic = self.topic(cx, text)?;
-        if named.is_reserved() || topic.is_reserved() {
+        let prefix = cx.settings.authorizer.events_prefix();
+        if named.is_reserved() || topic.is_reserved() || is_below(topic.as_str(), prefix) {
             return Err(unauthorized(
                 "topics of the broker are not for clients to publish to",
             ));

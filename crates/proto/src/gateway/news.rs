@@ -48,7 +48,8 @@ pub(super) fn announce(
     news: News,
 ) {
     let topic = format!(
-        "$portcullis/{}/clients/{}/{}",
+        "{}/{}/clients/{}/{}",
+        cx.settings.authorizer.events_prefix(),
         cx.settings.node,
         level(client.as_str()),
         news.level()
@@ -65,6 +66,7 @@ pub(super) fn announce(
         content_type: Some("application/json".into()),
         expires_at: None,
         origin: None,
+        correspondence: None,
     };
     // Nobody waits for the answer.
     let ticket = cx.agenda.ticket();

@@ -624,7 +624,8 @@ pub(super) fn may_receive(
     message: &Message,
 ) -> bool {
     let terms = &observation.terms;
-    if !authorizer.has_file() && terms.grant.acl.is_none() {
+    let topic = message.topic.as_str().get(terms.mounted..).unwrap_or_default();
+    if !authorizer.has_file() && terms.grant.acl.is_none() && !authorizer.is_of_gateway(topic) {
         return true;
     }
     let subject = Subject {
@@ -633,7 +634,6 @@ pub(super) fn may_receive(
         identity: terms.identity.as_deref(),
         attributes: Some(&terms.grant.attributes),
     };
-    let topic = message.topic.as_str().get(terms.mounted..).unwrap_or_default();
     let access = Access {
         action: Action::Receive,
         topic,

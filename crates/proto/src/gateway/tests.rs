@@ -350,6 +350,7 @@ impl Site {
             content_type: None,
             expires_at: None,
             origin: None,
+            correspondence: None,
         })
     }
 

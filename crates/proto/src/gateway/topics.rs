@@ -173,7 +173,7 @@ impl Topics {
     }
 
     fn subscribe(&mut self, cx: &mut Cx<'_>, pending: &mut PendingRequests) {
-        let Ok(filter) = TopicFilter::new(&format!("$portcullis/{}/topics/+", cx.settings.node)) else {
+        let Ok(filter) = TopicFilter::new(&path(cx, "+")) else {
             // Where the node's name makes no topic there is no collection.
             return;
         };
@@ -394,8 +394,13 @@ fn keep(cx: &mut Cx<'_>, topic: &Topic) {
 
 /// The message that keeps a topic, or with an empty payload ends that.
 pub(super) fn record(cx: &Cx<'_>, id: &str, payload: Bytes) -> Option<Message> {
-    let topic = format!("$portcullis/{}/topics/{id}", cx.settings.node);
-    Some(retained(TopicName::new(&topic).ok()?, payload))
+    Some(retained(TopicName::new(&path(cx, id)).ok()?, payload))
+}
+
+/// Where the broker keeps a topic of the collection.
+fn path(cx: &Cx<'_>, id: &str) -> String {
+    let prefix = cx.settings.authorizer.events_prefix();
+    format!("{prefix}/{}/topics/{id}", cx.settings.node)
 }
 
 /// A retained message of the gateway's own.
@@ -408,6 +413,7 @@ pub(super) fn retained(topic: TopicName, payload: Bytes) -> Message {
         content_type: None,
         expires_at: None,
         origin: None,
+        correspondence: None,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::labels;
 use crate::types::message::Qos;
 use crate::types::metrics::{Descriptor, Family, LabelPair, Metric, Samples, with};
 
-use crate::types::topic::is_of_gateway;
+use crate::types::topic::{EVENTS_PREFIX, is_of_gateway};
 
 use super::acl::Acl;
 use super::extra_acl::ExtraAcl;
@@ -143,13 +143,39 @@ pub enum NoMatch {
 pub struct Authorizer {
     acl: Option<Arc<Acl>>,
     no_match: NoMatch,
+    events_prefix: Option<Arc<str>>,
 }
 
 impl Authorizer {
     /// Rules from an ACL file; without one everything is allowed to a client whose credential brought no ACL.
     #[must_use]
     pub fn new(acl: Option<Arc<Acl>>, no_match: NoMatch) -> Self {
-        Self { acl, no_match }
+        Self {
+            acl,
+            no_match,
+            events_prefix: None,
+        }
+    }
+
+    /// The same, where the gateway's own topics begin with `prefix`.
+    #[must_use]
+    pub fn with_events_prefix(self, prefix: &str) -> Self {
+        Self {
+            events_prefix: Some(prefix.into()),
+            ..self
+        }
+    }
+
+    /// What the gateway's own topics begin with.
+    #[must_use]
+    pub fn events_prefix(&self) -> &str {
+        self.events_prefix.as_deref().unwrap_or(EVENTS_PREFIX)
+    }
+
+    /// Whether a topic or filter is about what the gateway tells of its clients, which no default opens.
+    #[must_use]
+    pub fn is_of_gateway(&self, text: &str) -> bool {
+        is_of_gateway(text, self.events_prefix())
     }
 
     /// Whether some client may be refused something by the file, so that each message must be asked about.
@@ -180,7 +206,7 @@ impl Authorizer {
             (None, None) => Decision::by(true, Reason::Open, None),
         };
         let by_default = matches!(decision.reason, Reason::Open | Reason::NoMatch);
-        if by_default && is_of_gateway(access.topic) {
+        if by_default && self.is_of_gateway(access.topic) {
             return Decision::by(false, Reason::Unshared, None);
         }
         if decision.reason == Reason::NoMatch && self.no_match == NoMatch::Allow {

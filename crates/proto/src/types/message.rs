@@ -46,6 +46,15 @@ pub struct Origin {
     pub client: Option<ClientId>,
 }
 
+/// What a request and its answer have over MQTT 5 (4.10).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Correspondence {
+    /// Where the answer goes; of a request.
+    pub response_topic: Option<TopicName>,
+    /// What the answer brings back.
+    pub correlation_data: Option<Bytes>,
+}
+
 /// A published message. Shared by reference between workers and never changed.
 #[derive(Debug, Clone)]
 pub struct Message {
@@ -63,6 +72,8 @@ pub struct Message {
     pub expires_at: Option<Instant>,
     /// Who published it; `None` when it came from outside this process.
     pub origin: Option<Origin>,
+    /// What belongs to a request or an answer; of what the broker has only that of requests to the gateway itself.
+    pub correspondence: Option<Arc<Correspondence>>,
 }
 
 impl Message {

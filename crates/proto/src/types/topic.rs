@@ -148,14 +148,23 @@ impl TopicName {
     }
 }
 
-/// Whether a topic or filter is about what the gateway tells of its clients (`$portcullis/...`), in a shared subscription too.
+/// What the topics of the gateway itself begin with, unless the operator says otherwise.
+pub const EVENTS_PREFIX: &str = "$portcullis";
+
+/// Whether a topic or filter is `prefix`, which may have several levels, or below it.
 #[must_use]
-pub fn is_of_gateway(text: &str) -> bool {
-    let mut levels = text.split('/');
-    match levels.next() {
-        Some("$share") => levels.nth(1) == Some("$portcullis"),
-        first => first == Some("$portcullis"),
-    }
+pub fn is_below(text: &str, prefix: &str) -> bool {
+    let rest = text.strip_prefix(prefix);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether a topic or filter is about what the gateway tells of its clients (below `$portcullis` or `prefix`), in a shared
+/// subscription too.
+#[must_use]
+pub fn is_of_gateway(text: &str, prefix: &str) -> bool {
+    let shared = text.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
+    let text = shared.map_or(text, |(_, filter)| filter);
+    is_below(text, EVENTS_PREFIX) || is_below(text, prefix)
 }
 
 impl fmt::Display for TopicName {

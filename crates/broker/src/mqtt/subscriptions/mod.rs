@@ -47,8 +47,6 @@ const LONGEST_ROUND: Duration = Duration::from_secs(60);
 const MAX_COLLECTED_BYTES: usize = 64 << 20;
 /// Live messages that wait for a new observer until its subscription is answered.
 const MAX_HELD: usize = 4_096;
-/// Unsubscribed to learn that the broker has worked off what was sent before; nobody ever subscribes it.
-const FENCE: &str = "$portcullis/fence";
 /// What a SUBSCRIBE packet has beside its filter, at most.
 const SUBSCRIBE_OVERHEAD: usize = 24;
 /// The largest subscription identifier (MQTT 5, 3.8.2.1.2).
@@ -171,6 +169,8 @@ pub(super) struct Subscriptions {
     /// The first number of this process; what an earlier one gave is another, most likely.
     first_number: u32,
     protocol: Protocol,
+    /// Unsubscribed to learn that the broker has worked off what was sent before; nobody ever subscribes it.
+    fence: String,
     connected: bool,
     names_subscriptions: bool,
     wildcards: bool,
@@ -199,13 +199,20 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    pub(super) fn new(workers: Vec<Delivery>, metrics: Arc<LaneMetrics>, protocol: Protocol) -> Self {
+    /// `events_prefix` is what the gateway's own topics begin with.
+    pub(super) fn new(
+        workers: Vec<Delivery>,
+        metrics: Arc<LaneMetrics>,
+        protocol: Protocol,
+        events_prefix: &str,
+    ) -> Self {
         let hasher = RandomState::new();
         let first_number = hasher.hash_one(protocol as u8) as u32 % MAX_NUMBER;
         Self {
             workers,
             metrics,
             protocol,
+            fence: format!("{events_prefix}/fence"),
             entries: HashMap::new(),
             by_filter: HashMap::new(),
             by_holder: HashMap::new(),
@@ -540,7 +547,7 @@ impl Subscriptions {
                     if session.owes_since() < behind {
                         return;
                     }
-                    session.unsubscribe(now, FENCE)
+                    session.unsubscribe(now, &self.fence)
                 }
             };
             let Some(packet) = packet else { return };

@@ -64,6 +64,7 @@ pub(super) fn publish(
         expires_at: expiry.and_then(|seconds| cx.now.checked_add(Duration::from_secs(seconds.into()))),
         origin: origin(context, asker),
         topic,
+        correspondence: None,
     };
     may_publish(cx, context, asker, text, &message)?;
     let then = match topics.published_to(cx, message.topic.as_str(), context)? {
@@ -150,6 +151,7 @@ pub(super) fn clear(
         content_type: None,
         expires_at: None,
         origin: origin(context, asker),
+        correspondence: None,
     };
     may_publish(cx, context, asker, text, &message)?;
     let created = topics.used(cx, message.topic.as_str())?;
