@@ -197,3 +197,40 @@ fn a_request_comes_through_the_embedded_broker_too() {
         publish(closed, "sensors/1").error(400, "bad_request");
     }
 }
+
+#[test]
+fn a_request_follows_its_device_to_another_worker() {
+    let text = format!(
+        "[coap]\nconnection_required = true\n{PLAIN}[coap.transmission]\nack_timeout = \"50ms\"\nmax_retransmit = 1\n"
+    );
+    let served = Served::start(&text);
+    let mut device = Client::udp(served.coap[0]);
+    device.create("d");
+    let ask = |path: &str, wait: &str| {
+        let body = json!({"method": "get", "path": path, "timeout": "400ms", "wait": wait});
+        asks(&served, "d", &body, 202)["request"].clone()
+    };
+    let names = [ask("a", "1h"), ask("b", "1h")];
+    let short = ask("c", "3s");
+    // It slept so deeply that it begins anew, and so does not answer at once.
+    let mut device = Client::udp(served.coap[1]);
+    device.reaction = Reaction::Ignore;
+    device.create("d");
+    wait_until("it expired", || {
+        status(&served, "d", &short)["status"] == "expired"
+    });
+    let mut before = Vec::new();
+    while let Some(message) = device.recv(ms(200)) {
+        before.push(message.id);
+    }
+    let sign = device.next_id();
+    device.send(&Message::empty(typ::CON, sign));
+    for path in ["a", "b"] {
+        assert_eq!(serves(&mut device, &mut before, code::CONTENT, b"1"), path);
+    }
+    for name in &names {
+        wait_until("it was delivered", || {
+            status(&served, "d", name)["status"] == "delivered"
+        });
+    }
+}

@@ -7,16 +7,17 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::contract::{ControlAnswer, Output};
+use super::directory::ClientDirectory;
 use super::metrics::DeviceRequestResult;
 use super::timers::Timer;
-use super::workers::ToPeer;
+use super::workers::{PassedRequest, ToPeer, WorkerMessage};
 use super::{Gateway, cx};
 use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::contract::{OutgoingRequest, PeerId, RequestError, RequestId, Response};
 use crate::policy::ledger::Table;
-use crate::types::ClientId;
 use crate::types::hash::IdMap;
 use crate::types::reason::Limit;
+use crate::types::{ClientId, WorkerId};
 
 /// Requests to devices of a worker, those that wait included.
 const MAX: usize = 4096;
@@ -26,10 +27,20 @@ const OVERHEAD: usize = 384;
 
 /// A request to a device.
 struct Asked {
-    /// Who asked for it.
-    ticket: u64,
-    /// How it waits, where it may.
+    by: Asker,
+    /// How it waits, where it does so here.
     waits: Option<Waits>,
+    /// Whether it waits at another worker, which has its client now.
+    is_passed: bool,
+}
+
+/// Who asked for a request.
+#[derive(Clone, Copy)]
+enum Asker {
+    /// An operator.
+    Operator(u64),
+    /// Another worker, which calls it so.
+    Worker(RequestId),
 }
 
 struct Waits {
@@ -49,6 +60,8 @@ struct Queue {
     is_sent: bool,
     /// Whether nothing goes before the client was heard of.
     is_stuck: bool,
+    /// Whether another worker has the client.
+    is_elsewhere: bool,
 }
 
 /// The requests of a worker to devices.
@@ -95,11 +108,39 @@ impl Gateway {
             let Some(peer) = peer else {
                 return Some(ControlAnswer::Unavailable);
             };
-            let asked = Asked { ticket, waits: None };
+            let asked = Asked {
+                by: Asker::Operator(ticket),
+                waits: None,
+                is_passed: false,
+            };
             self.device_requests.asked.insert(id, asked);
             self.agenda.tell_peer(peer, ToPeer::Request(id, request));
             return None;
         }
+        let until = now.checked_add(wait).unwrap_or(now);
+        let queued = self.enqueue(
+            now,
+            id,
+            (holder, client.clone()),
+            Asker::Operator(ticket),
+            (request, until),
+        );
+        if !queued {
+            return Some(ControlAnswer::Unavailable);
+        }
+        self.send_next(now, &client);
+        None
+    }
+
+    /// Puts a request into the queue of its client; false where there is no room.
+    fn enqueue(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        (holder, client): (AccountHolder, ClientId),
+        by: Asker,
+        (request, until): (OutgoingRequest, Instant),
+    ) -> bool {
         let texts = request.path.iter().chain(&request.query);
         let weight = OVERHEAD + request.payload.len() + texts.map(String::len).sum::<usize>();
         let cx = cx!(self, now);
@@ -111,26 +152,78 @@ impl Gateway {
         let Some(account) = account.filter(|account| fits && cx.may_grow(*account, weight)) else {
             cx.metrics.limits.inc(Limit::QueuedRequests);
             cx.metrics.queue_requests.inc(DeviceRequestResult::Refused);
-            return Some(ControlAnswer::Unavailable);
+            return false;
         };
         cx.ledger
             .add(account, Table::DeviceRequests, weight.cast_signed());
         let waits = Waits {
             client: client.clone(),
             request,
-            until: now.checked_add(wait).unwrap_or(now),
+            until,
             charged: (holder, weight),
         };
         let asked = Asked {
-            ticket,
+            by,
             waits: Some(waits),
+            is_passed: false,
         };
         self.device_requests.asked.insert(id, asked);
-        let queue = self.device_requests.queues.entry(client.clone()).or_default();
+        let queue = self.device_requests.queues.entry(client).or_default();
         queue.requests.push_back(id);
         queue.bytes += weight;
-        self.send_next(now, &client);
-        None
+        true
+    }
+
+    /// The client of a connection that was replaced is at another worker: what waits for it goes there.
+    pub(super) fn pass_requests_on(&mut self, now: Instant, client: &ClientId) {
+        let Some(queue) = self.device_requests.queues.get_mut(client) else {
+            return;
+        };
+        queue.is_elsewhere = true;
+        let sent = usize::from(queue.is_sent);
+        let waiting: Vec<RequestId> = queue.requests.iter().skip(sent).copied().collect();
+        let home = ClientDirectory::home(client, self.settings.workers);
+        for id in waiting {
+            let asked = self.device_requests.asked.get_mut(&id);
+            let Some((asked, waits)) = asked.and_then(|asked| {
+                let waits = asked.waits.take()?;
+                Some((asked, waits))
+            }) else {
+                continue;
+            };
+            asked.is_passed = true;
+            let passed = PassedRequest {
+                id,
+                client: waits.client.clone(),
+                request: waits.request.clone(),
+                until: waits.until,
+            };
+            self.agenda.tell(home, WorkerMessage::PassOn(Box::new(passed)));
+            self.forget_waiting(id, &waits);
+        }
+        self.arm_device_requests(now);
+    }
+
+    /// A request of another worker, whose client is here now.
+    pub(super) fn take_over_request(&mut self, now: Instant, passed: PassedRequest) {
+        let PassedRequest {
+            id: of_other,
+            client,
+            request,
+            until,
+        } = passed;
+        let id = RequestId(self.agenda.ticket().0);
+        let holder = self.holder_of(&client).map(|(holder, _)| holder);
+        let queued = holder.is_some_and(|holder| {
+            let place = (holder, client.clone());
+            self.enqueue(now, id, place, Asker::Worker(of_other), (request, until))
+        });
+        if queued {
+            self.send_next(now, &client);
+        } else {
+            let answer = WorkerMessage::Answered(of_other, Err(RequestError::Gone));
+            self.agenda.tell(WorkerId::of(of_other.0), answer);
+        }
     }
 
     /// Sends the next request to a client, where nothing is on its way to it and it can be reached.
@@ -201,7 +294,7 @@ impl Gateway {
     /// A client was heard of: what waits for it goes on.
     pub(super) fn heard(&mut self, now: Instant, client: &ClientId) {
         if let Some(queue) = self.device_requests.queues.get_mut(client) {
-            queue.is_stuck = false;
+            (queue.is_stuck, queue.is_elsewhere) = (false, false);
             self.send_next(now, client);
         }
     }
@@ -228,12 +321,18 @@ impl Gateway {
         id: RequestId,
         result: Result<Response, RequestError>,
     ) {
-        let waits = self.device_requests.waits(id);
-        let (client, until) = match waits {
+        let Some(asked) = self.device_requests.asked.get(&id) else {
+            return;
+        };
+        let (client, until) = match &asked.waits {
             Some(waits) => (waits.client.clone(), waits.until),
             None => {
-                let answer = ControlAnswer::Answered(result);
-                return self.end_device_request(id, DeviceRequestResult::Answered, answer);
+                let (is_expired, ended) = (asked.is_passed, DeviceRequestResult::Answered);
+                let answer = match result {
+                    Err(RequestError::Unreached) if is_expired => ControlAnswer::Expired,
+                    result => ControlAnswer::Answered(result),
+                };
+                return self.end_device_request(id, ended, answer);
             }
         };
         let unreached = matches!(
@@ -249,7 +348,7 @@ impl Gateway {
             self.stick(&client, holder);
         }
         let (end, answer) = match (unreached, result) {
-            (true, _) if now < until => return self.arm_device_requests(now),
+            (true, _) if now < until => return self.stay_or_go(now, &client),
             (true, _) => (DeviceRequestResult::Expired, ControlAnswer::Expired),
             (false, Ok(response)) => {
                 let answer = ControlAnswer::Answered(Ok(response));
@@ -264,26 +363,50 @@ impl Gateway {
         self.send_next(now, &client);
     }
 
+    /// What was on its way and comes back waits here, or goes after its client.
+    fn stay_or_go(&mut self, now: Instant, client: &ClientId) {
+        let queue = self.device_requests.queues.get(client);
+        if queue.is_some_and(|queue| queue.is_elsewhere) {
+            self.pass_requests_on(now, client);
+        } else {
+            self.arm_device_requests(now);
+        }
+    }
+
     /// Answers who asked for a request, and forgets it.
     fn end_device_request(&mut self, id: RequestId, result: DeviceRequestResult, answer: ControlAnswer) {
-        let Some(Asked { ticket, waits }) = self.device_requests.asked.remove(&id) else {
+        let Some(Asked { by, waits, .. }) = self.device_requests.asked.remove(&id) else {
             return;
         };
-        self.agenda.output(Output::Control { ticket, answer });
-        let Some(Waits { client, charged, .. }) = waits else {
-            return;
-        };
-        self.metrics.queue_requests.inc(result);
-        let (holder, weight) = charged;
+        if let Some(waits) = waits {
+            self.metrics.queue_requests.inc(result);
+            self.forget_waiting(id, &waits);
+        }
+        match by {
+            Asker::Operator(ticket) => self.agenda.output(Output::Control { ticket, answer }),
+            Asker::Worker(of_other) => {
+                let result = match answer {
+                    ControlAnswer::Answered(result) => result,
+                    _ => Err(RequestError::Unreached),
+                };
+                let answer = WorkerMessage::Answered(of_other, result);
+                self.agenda.tell(WorkerId::of(of_other.0), answer);
+            }
+        }
+    }
+
+    /// Takes a request out of the queue and the account of its client.
+    fn forget_waiting(&mut self, id: RequestId, waits: &Waits) {
+        let (holder, weight) = waits.charged;
         if let Some(account) = self.ledger.of(holder) {
             self.ledger
                 .add(account, Table::DeviceRequests, -weight.cast_signed());
         }
-        if let Some(queue) = self.device_requests.queues.get_mut(&client) {
+        if let Some(queue) = self.device_requests.queues.get_mut(&waits.client) {
             queue.requests.retain(|other| *other != id);
             queue.bytes = queue.bytes.saturating_sub(weight);
             if queue.requests.is_empty() {
-                self.device_requests.queues.remove(&client);
+                self.device_requests.queues.remove(&waits.client);
             }
         }
     }

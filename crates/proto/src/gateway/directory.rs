@@ -43,6 +43,12 @@ impl ClientDirectory {
         }
     }
 
+    /// The worker that has the connection of a client.
+    #[must_use]
+    pub fn worker_of(&self, client: &ClientId) -> Option<WorkerId> {
+        self.connections.get(client).map(|(key, _)| key.worker())
+    }
+
     /// Notes that a connection ended. Whether it was known.
     pub fn ended(&mut self, client: &ClientId, key: ConnectionKey) -> bool {
         let known = self

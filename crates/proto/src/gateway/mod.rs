@@ -52,6 +52,7 @@ use rand::{Rng, RngCore, SeedableRng};
 
 use crate::bridge::contract::Ticket;
 use crate::bridge::subscriptions::AccountHolder;
+use crate::coap::contract::RequestError;
 use crate::coap::{CoapMetrics, Endpoint};
 use crate::policy::bans::Bans;
 use crate::policy::ledger::Ledger;
@@ -363,8 +364,20 @@ impl Gateway {
             WorkerMessage::Registered(ticket, registration) => self.registered(now, ticket, registration),
             WorkerMessage::Evict(key) => {
                 let (connections, observations) = (&mut self.connections, &mut self.observations);
+                let client = connections.get(key).map(|connection| connection.client.clone());
                 connections.end(&mut cx!(self, now), observations, key, ConnectionEvent::Replaced);
+                if let Some(client) = client {
+                    self.pass_requests_on(now, &client);
+                }
             }
+            WorkerMessage::PassOn(passed) => match self.directory.worker_of(&passed.client) {
+                Some(worker) => self.agenda.tell(worker, WorkerMessage::TakeOver(passed)),
+                None => {
+                    let answer = WorkerMessage::Answered(passed.id, Err(RequestError::Gone));
+                    self.agenda.tell(WorkerId::of(passed.id.0), answer);
+                }
+            },
+            WorkerMessage::TakeOver(passed) => self.take_over_request(now, *passed),
             WorkerMessage::Ended(client, key) => {
                 self.directory.ended(&client, key);
             }

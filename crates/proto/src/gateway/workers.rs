@@ -46,6 +46,11 @@ pub enum WorkerMessage {
     Ended(ClientId, ConnectionKey),
     /// To itself: a client for which requests wait was heard of.
     Heard(ClientId),
+    /// To the home worker: a request that waits for a client whose connection there is was replaced by one of another worker, which
+    /// takes it over and answers it.
+    PassOn(Box<PassedRequest>),
+    /// From the home worker: take this over.
+    TakeOver(Box<PassedRequest>),
     /// To the worker that had a request sent to a device: the device answered, or did not.
     Answered(RequestId, Result<Response, RequestError>),
     /// Whoever is asked answers the sender at once with the time of the question, and so shows that it took in what it was sent
@@ -99,6 +104,19 @@ impl WorkerMessage {
     pub const fn answers(&self) -> bool {
         matches!(self, Self::ToPeer(_, ToPeer::Answer(..) | ToPeer::NotHere(..)))
     }
+}
+
+/// A request to a device that goes from worker to worker with its client.
+#[derive(Debug)]
+pub struct PassedRequest {
+    /// What the worker that was asked for it calls it; that one is told what comes of it.
+    pub id: RequestId,
+    /// Whom it is for.
+    pub client: ClientId,
+    /// What is asked of the device.
+    pub request: OutgoingRequest,
+    /// How long it waits.
+    pub until: Instant,
 }
 
 /// What the home worker decided about a new connection.
