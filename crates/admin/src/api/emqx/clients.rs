@@ -372,7 +372,7 @@ pub(super) async fn request(
         wait: None,
     };
     let answered = match client_id(&id.0) {
-        Ok(client) => device::ask_device(&api, &client, wanted).await,
+        Ok(client) => device::ask_device(&api, &client, wanted, device::Patience::ToTheEnd).await,
         Err(error) => Err(error),
     };
     match answered {
