@@ -507,6 +507,11 @@ pub(super) enum CertsCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum GroupCommand {
+    /// Show how all nodes are
+    Status {
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// Give what was changed by hand on this node to all nodes: all of them have it then, or none
     Import {
         #[command(flatten)]

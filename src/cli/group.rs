@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::admin::api::{ImportReport, ReloadReport, Status};
+use crate::admin::api::{GroupView, ImportReport, NodeView, ReloadReport, Status};
 use crate::config::atomic::{self, DirectoryLock};
 use crate::config::shared;
 
 use super::args::GroupCommand;
 use super::exit::{Failure, UNAVAILABLE};
+use super::remote::args::Remote;
 use super::remote::http::Api;
+use super::remote::table::{age, printable, table};
 use super::{output, target};
 
 /// A change of a file that all nodes of a group share. Without a group it is nothing.
@@ -97,9 +99,61 @@ fn put_back(before: &[Before]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Runs `group import` or `group restore`.
+/// How all nodes are; fails where one does not answer.
+fn status(remote: &Remote) -> Result<(), Failure> {
+    let view: GroupView = Api::find(remote)?.get("group")?;
+    if remote.json {
+        output::json(&json!(view))?;
+    } else {
+        let headings = [
+            "NODE", "ID", "ADDRESS", "UP", "DTLS", "UDP", "OBS", "CONFIG", "STATE",
+        ];
+        let rows: Vec<Vec<String>> = view.nodes.iter().map(row).collect();
+        output::print(&table(&headings, &[1, 4, 5, 6, 7], &rows))?;
+    }
+    let silent: Vec<&str> = view
+        .nodes
+        .iter()
+        .filter(|node| node.status.is_none())
+        .map(|node| node.name.as_str())
+        .collect();
+    match silent.is_empty() {
+        true => Ok(()),
+        false => {
+            let message = format!("does not answer: {}", printable(&silent.join(", ")));
+            Err(Failure::new(UNAVAILABLE, message))
+        }
+    }
+}
+
+fn row(node: &NodeView) -> Vec<String> {
+    let mut row = vec![printable(&node.name), node.id.to_string(), node.address.clone()];
+    let Some(status) = &node.status else {
+        let why = node.fault.as_deref().unwrap_or_default();
+        row.extend(["-"; 5].map(str::to_owned));
+        row.push(printable(why));
+        return row;
+    };
+    let config = status.group.as_ref().map(|group| group.applied_version);
+    let state = match (status.ready, &status.not_ready) {
+        (true, _) => "serving".to_owned(),
+        (false, why) => printable(why.as_deref().unwrap_or("not serving")),
+    };
+    row.extend([
+        age(status.uptime_seconds),
+        status.sessions.dtls.to_string(),
+        status.sessions.udp.to_string(),
+        status.subscriptions.to_string(),
+        config.unwrap_or_default().to_string(),
+        state,
+    ]);
+    row
+}
+
+/// Runs `group status`, `group import` or `group restore`.
 pub(super) fn run(command: &GroupCommand) -> Result<(), Failure> {
     match command {
+        GroupCommand::Status { remote } => status(remote),
         GroupCommand::Import { remote } => {
             let report: ImportReport = Api::find(remote)?.post("group/import", &json!({}))?;
             if remote.json {

@@ -95,6 +95,10 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     (
+        "group status",
+        &[("portcullis group status", "Show how all nodes of the group are")],
+    ),
+    (
         "group import",
         &[(
             "portcullis group import",

@@ -29,6 +29,7 @@ const CONTRACT: &[(&str, &str)] = &[
     ("get", "/api/v1/config/effective"),
     ("get", "/api/v1/events"),
     ("get", "/api/v1/messages"),
+    ("get", "/api/v1/group"),
     ("post", "/api/v1/group/import"),
     ("post", "/api/v1/group/restore"),
     ("get", "/api/v1/retained"),

@@ -21,3 +21,4 @@ mod configuration;
 mod engine;
 mod lease;
 mod nodes;
+mod view;

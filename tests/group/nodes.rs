@@ -77,11 +77,16 @@ pub fn group(redis: &Redis, count: usize) -> Vec<Node> {
 impl Node {
     /// Status and body of a request to the management interface.
     pub fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+        self.ask_at(method, &format!("/api/v1/{path}"), headers, body)
+    }
+
+    /// The same of a whole path.
+    pub fn ask_at(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
         let mut stream = UnixStream::connect(self.path("admin.sock")).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         write!(
             stream,
-            "{method} /api/v1/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}",
             body.len()
         )
         .unwrap();

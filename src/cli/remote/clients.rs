@@ -42,10 +42,17 @@ fn list(which: &Which, limit: Option<usize>, remote: &Remote) -> Result<(), Fail
     if remote.json {
         return output::json(&json!(clients));
     }
-    let rows: Vec<Vec<String>> = clients.iter().map(row).collect();
-    let headings = [
+    let mut rows: Vec<Vec<String>> = clients.iter().map(row).collect();
+    let mut headings = vec![
         "CLIENT", "IDENTITY", "LISTENER", "ADDRESS", "CIPHER", "CID", "AGE", "IDLE", "OBS", "RETR",
     ];
+    // Of a group the node comes last, so that the others stand where they do without.
+    if clients.iter().any(|client| client.node.is_some()) {
+        headings.push("NODE");
+        for (row, client) in rows.iter_mut().zip(&clients) {
+            row.push(client.node.as_deref().map_or_else(|| "-".to_owned(), printable));
+        }
+    }
     output::print(&table(&headings, &[6, 7, 8, 9], &rows))
 }
 
@@ -68,6 +75,9 @@ fn fetch(api: &Api, which: &Which, limit: Option<usize>) -> Result<Vec<Client>, 
     for page in 1.. {
         let answer: ClientPage = api.get(&format!("clients?page={page}&limit={size}{filter}"))?;
         clients.extend(answer.data);
+        for node in &answer.unreachable {
+            output::note(&format!("portcullis: clients are missing: {}", printable(node)));
+        }
         if !answer.meta.hasnext || clients.len() >= wanted {
             break;
         }
@@ -117,6 +127,9 @@ fn show(client: &str, remote: &Remote) -> Result<(), Failure> {
             .to_owned(),
         ),
     ];
+    if let Some(node) = &own.node {
+        facts.push(("node", printable(node)));
+    }
     if let Some(name) = &own.username {
         facts.push(("user name", printable(name)));
     }

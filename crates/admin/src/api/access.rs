@@ -26,6 +26,10 @@ use crate::server::Peer;
 /// What the audit log calls those whom the Unix socket let in.
 const BY_SOCKET: &str = "socket";
 
+/// The headers by which a node says in whose name it asks another one.
+pub(super) const CALLER: &str = "portcullis-caller";
+pub(super) const ROLE: &str = "portcullis-role";
+
 /// Who sent a request, by token and address: for rights, and for the audit log.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
@@ -91,7 +95,7 @@ impl Gate {
             });
         }
         if let Peer::Node(_) = peer {
-            return Err(ApiError::unauthorized());
+            return by_node(headers, peer).ok_or_else(ApiError::unauthorized);
         }
         let by_key = || secret_of_key(headers).filter(|_| takes_keys);
         let shown = bearer(headers).map(|token| Zeroizing::new(token.to_owned()));
@@ -115,6 +119,16 @@ impl Gate {
         }
         Arc::clone(&current.1)
     }
+}
+
+/// Whom another node lets ask: it has the key of the group, and says who that is.
+fn by_node(headers: &HeaderMap, peer: Peer) -> Option<Caller> {
+    let text = |name| headers.get(name)?.to_str().ok();
+    Some(Caller {
+        role: Role::from_word(text(ROLE)?)?,
+        token: text(CALLER)?.into(),
+        peer,
+    })
 }
 
 /// Looks at every token, so that the time it takes does not depend on which one fits.

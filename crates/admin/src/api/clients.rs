@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
-use axum::http::StatusCode;
+use axum::extract::{Extension, RawQuery, State};
+use axum::http::{StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -16,8 +16,10 @@ use portcullis_proto::policy::connections::Presence;
 use portcullis_proto::types::reason::Label as _;
 use portcullis_proto::types::{ClientId, Transport, WorkerId};
 
+use super::access::Caller;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Params, Path};
+use super::group::view::{self, Part};
 use super::handle::{ListenerState, Moment};
 use super::listing::{self, Direction, Filter, Order, SortBy};
 use super::subscriptions::Subscription;
@@ -32,6 +34,9 @@ pub(super) const MAX_SORTED: usize = 50_000;
 /// A client: a connection, or a peer without one.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Client {
+    /// The node of the group that it is at; absent where a gateway is alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Its client id; none for a peer that never named or proved one.
     pub clientid: Option<String>,
     /// The user name that it was authenticated with.
@@ -151,6 +156,9 @@ pub struct ClientPage {
     pub data: Vec<Client>,
     /// Where in the list they stand.
     pub meta: PageMeta,
+    /// Nodes of the group whose clients are missing, because they could not be asked, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<String>,
 }
 
 /// Where in a list a page stands.
@@ -168,10 +176,14 @@ pub struct PageMeta {
 }
 
 /// Which clients, and which part of the list.
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Clone, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
+    /// How many are left out before the first page.
+    #[serde(default)]
+    #[param(default = 0, minimum = 0)]
+    skip: usize,
     /// Which page, from 1.
     #[serde(default = "one")]
     #[param(default = 1, minimum = 1)]
@@ -261,6 +273,9 @@ pub(super) fn client_id(text: &str) -> Result<ClientId, ApiError> {
 }
 
 /// List clients
+///
+/// Of a group of gateways those of all nodes, one node after the other or in the order that is asked for; of this one alone with the header
+/// `Portcullis-Scope: local`.
 #[utoipa::path(
     get,
     path = "/api/v1/clients",
@@ -270,6 +285,8 @@ pub(super) fn client_id(text: &str) -> Result<ClientId, ApiError> {
 )]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(raw): RawQuery,
     Params(query): Params<ListQuery>,
 ) -> Result<Json<ClientPage>, ApiError> {
     let (page, limit) = (query.page, query.limit);
@@ -278,13 +295,57 @@ pub(super) async fn list(
             "page counts from 1, and limit is 1 to {MAX_LIMIT}"
         )));
     }
-    let skip = (page - 1).saturating_mul(limit);
+    let skip = (page - 1).saturating_mul(limit).saturating_add(query.skip);
+    let part = Part { skip, limit };
+    let others = view::others(&api, &caller);
+    if others.is_empty() {
+        return Ok(Json(page_of(&api, query, part).await?));
+    }
+    let rest = rest_of(raw.as_deref().unwrap_or_default());
+    let order = query.sort.map(|by| Order {
+        by,
+        direction: query.order,
+    });
+    let mut shown = match order {
+        None => view::clients(page_of(&api, query, part).await?, &others, &rest, part).await,
+        // Each node is asked for all of its own up to the end of the page.
+        Some(_) if skip.saturating_add(limit) > MAX_LIMIT => {
+            return Err(ApiError::bad_request(format!(
+                "a list of several nodes in order is told up to its client {MAX_LIMIT}: narrow it down"
+            )));
+        }
+        Some(order) => {
+            let all = Part {
+                skip: 0,
+                limit: skip.saturating_add(limit),
+            };
+            view::clients_in_order(page_of(&api, query, all).await?, &others, &rest, order, part).await
+        }
+    };
+    (shown.meta.page, shown.meta.limit) = (page, limit);
+    Ok(Json(shown))
+}
+
+/// What stands in a query beside which part of the list is wanted.
+fn rest_of(query: &str) -> String {
+    let is_part =
+        |piece: &str| ["page", "limit", "skip"].contains(&piece.split('=').next().unwrap_or_default());
+    let rest = query
+        .split('&')
+        .filter(|piece| !piece.is_empty() && !is_part(piece));
+    rest.map(|piece| format!("&{piece}")).collect()
+}
+
+/// Of this node's clients those of a part of the list.
+async fn page_of(api: &Api, query: ListQuery, part: Part) -> Result<ClientPage, ApiError> {
+    let Part { skip, limit } = part;
+    let page = query.page;
     let (sort, direction) = (query.sort, query.order);
     let filter = query.filter()?;
     let found = match sort {
-        None => listing::find(&api, &filter, skip, limit).await?,
+        None => listing::find(api, &filter, skip, limit).await?,
         Some(by) if skip.saturating_add(limit) <= MAX_SORTED => {
-            listing::find_in_order(&api, &filter, Order { by, direction }, skip, limit).await?
+            listing::find_in_order(api, &filter, Order { by, direction }, skip, limit).await?
         }
         Some(_) => {
             return Err(ApiError::bad_request(format!(
@@ -293,19 +354,26 @@ pub(super) async fn list(
         }
     };
     let (now, listeners) = (api.site.now(), api.site.listeners());
-    Ok(Json(ClientPage {
-        data: found
-            .clients
-            .iter()
-            .map(|client| Client::of(client, &now, &listeners))
-            .collect(),
+    let node = node_of(api);
+    let shown = |client| Client {
+        node: node.clone(),
+        ..Client::of(client, &now, &listeners)
+    };
+    Ok(ClientPage {
+        data: found.clients.iter().map(shown).collect(),
         meta: PageMeta {
             page,
             limit,
             count: found.total,
             hasnext: found.more,
         },
-    }))
+        unreachable: Vec::new(),
+    })
+}
+
+/// The name of this node, where it is one of a group.
+fn node_of(api: &Api) -> Option<String> {
+    api.site.group().map(|_| api.site.config().node.name.clone())
 }
 
 /// Show one client
@@ -318,14 +386,33 @@ pub(super) async fn list(
 )]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
     Path(id): Path<String>,
 ) -> Result<Json<ClientDetail>, ApiError> {
-    let (mut info, observations) = match locate(&api, &client_id(&id)?).await {
+    let own = show_own(&api, &id).await;
+    match own {
+        Err(error) if error.is_not_found() => {
+            let elsewhere = view::client(&view::others(&api, &caller), path_of(&uri)).await?;
+            elsewhere.map(Json).ok_or(error)
+        }
+        own => own.map(Json),
+    }
+}
+
+/// The path below `/api/v1`, as it came.
+fn path_of(uri: &Uri) -> &str {
+    uri.path().trim_start_matches("/api/v1/")
+}
+
+/// What the workers of this node know of a client.
+pub(super) async fn show_own(api: &Api, id: &str) -> Result<ClientDetail, ApiError> {
+    let (mut info, observations) = match locate(api, &client_id(id)?).await {
         Ok((_, info, observations)) => (info, observations),
         Err(error) if error.is_not_found() => {
-            let peer = peer_at(&api, &id).await?.ok_or(error)?;
+            let peer = peer_at(api, id).await?.ok_or(error)?;
             let request = ControlRequest::ShowPeer { peer };
-            match ask(&api, WorkerId::of(peer.0), request).await? {
+            match ask(api, WorkerId::of(peer.0), request).await? {
                 ControlAnswer::Client(info, observations) => (*info, observations),
                 _ => return Err(ApiError::not_found(format!("nobody is at {id}"))),
             }
@@ -334,24 +421,27 @@ pub(super) async fn show(
     };
     if let (None, Some(peer)) = (&info.traffic, info.peer) {
         // It speaks from a peer of another worker than the one that has its connection.
-        let asked = ask(&api, WorkerId::of(peer.0), ControlRequest::Traffic { peer }).await?;
+        let asked = ask(api, WorkerId::of(peer.0), ControlRequest::Traffic { peer }).await?;
         if let ControlAnswer::Traffic(traffic) = asked {
             info.traffic = Some(*traffic);
         }
     }
     let (now, listeners) = (api.site.now(), api.site.listeners());
-    Ok(Json(ClientDetail {
-        client: Client::of(&info, &now, &listeners),
+    Ok(ClientDetail {
+        client: Client {
+            node: node_of(api),
+            ..Client::of(&info, &now, &listeners)
+        },
         observations: observations
             .iter()
             .map(|observation| Subscription::of(observation, &now))
             .collect(),
-    }))
+    })
 }
 
 /// Kick a client
 ///
-/// Ends its connection and its DTLS session, with close_notify, and all of its observations.
+/// Ends its connection and its DTLS session, with close_notify, and all of its observations, at all nodes of a group.
 #[utoipa::path(
     delete,
     path = "/api/v1/clients/{id}",
@@ -361,20 +451,32 @@ pub(super) async fn show(
 )]
 pub(super) async fn kick(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let client = client_id(&id)?;
+    let own = kick_own(&api, &id).await;
+    let elsewhere = view::kick(&view::others(&api, &caller), path_of(&uri)).await?;
+    match own {
+        Err(error) if error.is_not_found() && elsewhere => Ok(StatusCode::NO_CONTENT),
+        own => own,
+    }
+}
+
+/// Has the workers of this node kick a client.
+pub(super) async fn kick_own(api: &Api, id: &str) -> Result<StatusCode, ApiError> {
+    let client = client_id(id)?;
     let mut kicked = false;
     for worker in (0..api.site.workers()).map(WorkerId) {
         let request = ControlRequest::Kick {
             client: client.clone(),
         };
-        kicked |= matches!(ask(&api, worker, request).await?, ControlAnswer::Done);
+        kicked |= matches!(ask(api, worker, request).await?, ControlAnswer::Done);
     }
-    if !kicked && let Some(peer) = peer_at(&api, &id).await? {
+    if !kicked && let Some(peer) = peer_at(api, id).await? {
         let request = ControlRequest::KickPeer { peer };
         kicked = matches!(
-            ask(&api, WorkerId::of(peer.0), request).await?,
+            ask(api, WorkerId::of(peer.0), request).await?,
             ControlAnswer::Done
         );
     }
@@ -431,6 +533,7 @@ impl Client {
     pub(super) fn of(info: &ClientInfo, now: &Moment, listeners: &[ListenerState]) -> Self {
         let listener = listeners.get(usize::from(info.listener.0));
         Self {
+            node: None,
             clientid: info.client.as_ref().map(ToString::to_string),
             username: info.username.as_deref().map(str::to_owned),
             listener: listener.map(|listener| listener.name.clone()).unwrap_or_default(),

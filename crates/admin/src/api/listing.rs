@@ -12,6 +12,7 @@ use portcullis_proto::gateway::traffic::Traffic;
 use portcullis_proto::policy::connections::Presence;
 use portcullis_proto::types::{ClientId, Transport, WorkerId};
 
+use super::clients::{Client, ClientTraffic};
 use super::error::ApiError;
 use super::{Api, ask};
 
@@ -78,6 +79,43 @@ pub(super) struct Order {
 }
 
 impl Order {
+    /// The same of clients as they are shown, those of several nodes together.
+    pub(super) fn compare_shown(self, a: &Client, b: &Client) -> Ordering {
+        let turned = |order: Ordering| match self.direction {
+            Direction::Asc => order,
+            Direction::Desc => order.reverse(),
+        };
+        let text = |of: fn(&Client) -> Option<&str>| match (of(a), of(b)) {
+            (Some(a), Some(b)) => turned(a.cmp(b)),
+            (a, b) => b.is_some().cmp(&a.is_some()),
+        };
+        let number = |of: fn(&Client) -> u64| turned(of(a).cmp(&of(b)));
+        let count = |of: fn(&ClientTraffic) -> u64| {
+            let value = |client: &Client| client.traffic.as_ref().map_or(0, of);
+            turned(value(a).cmp(&value(b)))
+        };
+        let order = match self.by {
+            SortBy::Clientid => text(|client| client.clientid.as_deref()),
+            SortBy::Username => text(|client| client.username.as_deref()),
+            SortBy::Identity => {
+                text(|client| client.identity.as_ref().map(|identity| identity.name.as_str()))
+            }
+            SortBy::Listener => turned((&a.transport, &a.listener).cmp(&(&b.transport, &b.listener))),
+            SortBy::Address => text(|client| client.address.as_deref()),
+            SortBy::CreatedAt => turned(a.created_at.cmp(&b.created_at)),
+            SortBy::SeenAt => turned(a.seen_at.cmp(&b.seen_at)),
+            SortBy::Subscriptions => turned(a.subscriptions.cmp(&b.subscriptions)),
+            SortBy::Retransmissions => number(|client| client.retransmissions),
+            SortBy::MessagesReceived => count(|traffic| traffic.messages_received),
+            SortBy::MessagesSent => count(|traffic| traffic.messages_sent),
+            SortBy::BytesReceived => count(|traffic| traffic.bytes_received),
+            SortBy::BytesSent => count(|traffic| traffic.bytes_sent),
+        };
+        order
+            .then_with(|| a.clientid.cmp(&b.clientid))
+            .then_with(|| a.node.cmp(&b.node))
+    }
+
     fn compare(self, a: &ClientInfo, b: &ClientInfo) -> Ordering {
         let turned = |order: Ordering| match self.direction {
             Direction::Asc => order,

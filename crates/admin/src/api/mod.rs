@@ -107,6 +107,7 @@ pub use clients::{Client, ClientDetail, ClientPage, ClientTraffic, DtlsSession, 
 pub use effective::{Effective, EffectiveKey};
 pub use error::{ErrorBody, ProblemView};
 pub use group::routes::ImportReport;
+pub use group::view::{GroupView, NodeView};
 pub use group::{GroupMember, GroupStatus};
 pub use history::{History, HistoryPoint};
 pub use messages::{MessageView, RetainedPage};
@@ -218,6 +219,7 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(tokens::remove))
         .routes(routes!(bans::list, bans::add))
         .routes(routes!(bans::remove))
+        .routes(routes!(group::view::show))
         .routes(routes!(group::routes::import))
         .routes(routes!(group::routes::restore))
 }
@@ -374,14 +376,14 @@ fn ended(change: Option<Change>, error: ApiError) -> Response {
 /// Has a request answered. What changes something is done to its end and told of in the log, even when the one who asked hangs
 /// up meanwhile: half a change, such as a file that is written and not in force, must not be had by closing a connection.
 async fn served(api: &Api, change: Option<Change>, request: Request, next: Next) -> Response {
+    let is_local = scope::is_local(request.headers(), request.extensions());
     let Some(change) = change else {
-        return next.run(request).await;
+        return scope::within(is_local, next.run(request)).await;
     };
     let Ok(place) = Arc::clone(&api.orders).try_acquire_owned() else {
         let full = ApiError::conflict("busy", format!("{ORDERS} changes are under way already"));
         return ended(Some(change), full);
     };
-    let is_local = scope::is_local(request.headers());
     let order = tokio::spawn(async move {
         let answered = tokio::spawn(scope::within(is_local, next.run(request))).await;
         let response = answered.unwrap_or_else(|_| ApiError::internal("it failed").into_response());

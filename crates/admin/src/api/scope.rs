@@ -1,9 +1,10 @@
 //! For whom a request changes something: for all nodes of a group, or for this one alone.
 
-use axum::http::HeaderMap;
+use axum::http::{Extensions, HeaderMap};
 use portcullis_group::Group;
 
 use super::Api;
+use crate::server::Peer;
 
 /// The header of requests that are for this node alone; its value is `local`.
 const HEADER: &str = "portcullis-scope";
@@ -12,11 +13,13 @@ tokio::task_local! {
     static IS_LOCAL: bool;
 }
 
-/// Whether a request is for this node alone.
-pub(super) fn is_local(headers: &HeaderMap) -> bool {
-    headers
-        .get(HEADER)
-        .is_some_and(|scope| scope.as_bytes().eq_ignore_ascii_case(b"local"))
+/// Whether a request is for this node alone: so are those of other nodes, which ask all themselves.
+pub(super) fn is_local(headers: &HeaderMap, extensions: &Extensions) -> bool {
+    let by_node = matches!(extensions.get(), Some(Peer::Node(_)));
+    by_node
+        || headers
+            .get(HEADER)
+            .is_some_and(|scope| scope.as_bytes().eq_ignore_ascii_case(b"local"))
 }
 
 /// Answers a request of this scope.

@@ -213,18 +213,18 @@ fn client(own: &Client, config: &Config) -> Value {
 pub(super) async fn show(State(api): State<Arc<Api>>, id: Result<Path<String>, ApiError>) -> Response {
     let config = api.site.config();
     let found = match id {
-        Ok(id) => clients::show(State(api), id).await,
+        Ok(Path(id)) => clients::show_own(&api, &id).await,
         Err(error) => Err(error),
     };
     match found {
-        Ok(Json(detail)) => Json(client(&detail.client, &config)).into_response(),
+        Ok(detail) => Json(client(&detail.client, &config)).into_response(),
         Err(error) => refusal(&error, &MISSING),
     }
 }
 
 pub(super) async fn kick(State(api): State<Arc<Api>>, id: Result<Path<String>, ApiError>) -> Response {
     let done = match id {
-        Ok(id) => clients::kick(State(api), id).await,
+        Ok(Path(id)) => clients::kick_own(&api, &id).await,
         Err(error) => Err(error),
     };
     done.map_or_else(|error| refusal(&error, &MISSING), |status| status.into_response())

@@ -14,6 +14,7 @@ use super::Api;
 mod channel;
 pub(super) mod routes;
 pub(super) mod share;
+pub(super) mod view;
 
 /// How often is tried again to put in force what could not be.
 const AGAIN: Duration = Duration::from_secs(5);

@@ -39,7 +39,7 @@ async fn body<T: DeserializeOwned>(peer: Peer, request: Request) -> Result<T, Ap
     serde_json::from_slice(&bytes).map_err(|_| wrong())
 }
 
-fn group(api: &Api) -> Result<&Group, ApiError> {
+pub(super) fn group(api: &Api) -> Result<&Group, ApiError> {
     let alone = || {
         ApiError::conflict(
             "no_group",
