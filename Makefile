@@ -9,7 +9,7 @@ export RUST_TEST_THREADS ?= 8
 BUILD_PACKAGES := build-essential pkg-config libssl-dev ca-certificates
 RUN_PACKAGES := libcoap3-bin
 PEER_PACKAGES := default-jdk-headless maven
-OPS_PACKAGES := mmdebstrap binutils jq
+OPS_PACKAGES := mmdebstrap binutils jq curl python3 libcoap3-bin mosquitto mosquitto-clients
 TEST_PACKAGES := $(RUN_PACKAGES) gnutls-bin openssl prometheus mosquitto mosquitto-clients nats-server \
 	systemd curl jq procps iproute2 python3-venv python3-dev autoconf automake nodejs npm libwolfssl-dev libmbedtls-dev \
 	postgresql redis-server redis-sentinel mariadb-server slapd ldap-utils
@@ -99,8 +99,10 @@ deb: packages-build ## Build the Debian package (target/package/debian)
 	@command -v cargo-deb >/dev/null || $(CARGO) install --locked cargo-deb
 	tests/ops/build.sh
 
+# The commit whose package is upgraded from.
+FORMER := ec96622
 test-deb: packages-ops deb ## Install, upgrade and purge the package in a clean Debian tree (as root)
-	tests/ops/deb.sh target/package/debian/*.deb
+	tests/ops/deb.sh target/package/debian/*.deb "$$(tests/ops/former.sh $(FORMER))"
 
 test-restart: packages-test ## Kill the gateway 20 times under a fleet (PORTCULLIS_FLEET DTLS sessions, PORTCULLIS_KILLS) and count what it cost
 	$(CARGO) test --locked --release --test mqtt fleet -- --ignored --nocapture

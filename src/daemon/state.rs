@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
+use crate::config::changes::VERSION_FILE;
 use crate::dtls::TicketKeys;
 
 use super::assembly::{ExitReason, StartError};
@@ -42,7 +43,13 @@ pub(super) fn prepare(directory: &Path) -> Result<(), StartError> {
                     ),
                 ),
             }
-        })
+        })?;
+    // What cannot be written here costs the next upgrade a note, and is told of by what has to be written.
+    drop(fs::write(
+        directory.join(VERSION_FILE),
+        concat!(env!("CARGO_PKG_VERSION"), "\n"),
+    ));
+    Ok(())
 }
 
 /// Keys for session tickets.

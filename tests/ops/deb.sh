@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Installs, upgrades, removes and purges the package in a clean Debian tree.
+# Installs, upgrades, removes and purges the package in a clean Debian tree, and upgrades to it from a former one.
 #
-#   deb.sh PACKAGE.deb [SUITE]     as root; SUITE is bookworm unless said otherwise
+#   deb.sh PACKAGE.deb FORMER.deb [SUITE]     as root; SUITE is bookworm unless said otherwise
 set -euo pipefail
 package=$(realpath "$1")
-suite=${2:-bookworm}
+former=$(realpath "$2")
+suite=${3:-bookworm}
 work=$(mktemp -d)
 root=$work/root
-trap 'umount -q "$root/proc" || true; rm -rf --one-file-system "$work"' EXIT
+serving= mosquitto=
+trap '[ -z "$serving$mosquitto" ] || kill $serving $mosquitto 2>/dev/null || true; umount -q "$root/proc" || true; rm -rf --one-file-system "$work"' EXIT
 
 step() { echo "== $*"; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
@@ -127,4 +129,7 @@ left=$(inside find / -xdev -path /proc -prune -o -path /tmp -prune -o -iname '*p
 step "install again after purge"
 inside apt-get install -y -qq --no-install-recommends /tmp/portcullis.deb >/dev/null 2>&1 || fail "install again"
 inside portcullis --version >/dev/null
+
+# shellcheck source=tests/ops/upgrade.sh
+. "$(dirname "$0")/upgrade.sh"
 echo "the package is fine on $suite"

@@ -16,6 +16,8 @@ use portcullis_proto::types::TopicName;
 use portcullis_proto::types::message::{Message, Qos};
 
 const VERSION: u8 = 2;
+/// The version that did not say when it was written.
+const FORMER: u8 = 1;
 /// 2025 in milliseconds since 1970: a clock that says less was never set. Gateways without a battery begin in 1970.
 const CLOCK_IS_SET: u64 = 1_735_689_600_000;
 const RETAIN: u8 = 1;
@@ -82,11 +84,13 @@ pub(super) fn decode(bytes: &[u8], moment: Moment) -> Option<Record> {
     }
     let mut reader = Reader(body);
     let [version, flags, qos] = reader.array::<3>()?;
-    if version != VERSION {
-        return None;
-    }
     let mut expiry = u64::from_le_bytes(reader.array()?);
-    let written = u64::from_le_bytes(reader.array()?);
+    let written = match version {
+        // By a clock that is taken to have been set.
+        FORMER => CLOCK_IS_SET,
+        VERSION => u64::from_le_bytes(reader.array()?),
+        _ => return None,
+    };
     // Nobody knows how long ago that was, so all of its time is left.
     if expiry != 0 && written < CLOCK_IS_SET && moment.wall_millis >= CLOCK_IS_SET {
         expiry = moment.wall_millis.saturating_add(expiry.saturating_sub(written));
@@ -128,8 +132,8 @@ pub(super) fn topic(bytes: &[u8]) -> Option<&str> {
         return None;
     }
     let mut reader = Reader(body);
-    let [_, flags, _] = reader.array::<3>()?;
-    let _times = reader.array::<16>()?;
+    let [version, flags, _] = reader.array::<3>()?;
+    let _times = reader.take(if version == FORMER { 8 } else { 16 })?;
     if flags & ORIGIN != 0 {
         let _origin = reader.array::<16>()?;
     }
@@ -208,6 +212,32 @@ mod tests {
                 "{left:?}"
             );
         }
+        assert_eq!(topic(&bytes), Some("a/b"));
+    }
+
+    #[test]
+    fn a_message_of_a_former_version_is_read() {
+        let moment = clock().moment();
+        let mut written = message("a/b", "21.5");
+        written.expires_at = Some(moment.now + Duration::from_secs(3_600));
+        let mut bytes = Vec::new();
+        encode(&written, None, moment, &mut bytes);
+        // Another version, and without the moment of writing.
+        bytes[0] = FORMER;
+        bytes.drain(11..19);
+        let end = bytes.len() - 4;
+        let crc = crc32fast::hash(&bytes[..end]).to_le_bytes();
+        bytes[end..].copy_from_slice(&crc);
+        let read = decode(&bytes, moment).unwrap().message;
+        assert_eq!(
+            (read.topic.as_str(), &read.payload[..]),
+            ("a/b", b"21.5".as_slice())
+        );
+        let left = read.expires_at.unwrap() - moment.now;
+        assert!(
+            left.abs_diff(Duration::from_secs(3_600)) <= Duration::from_millis(2),
+            "{left:?}"
+        );
         assert_eq!(topic(&bytes), Some("a/b"));
     }
 

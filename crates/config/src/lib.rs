@@ -14,6 +14,7 @@ pub mod admin_socket;
 pub mod atomic;
 pub mod ban_book;
 pub mod broker;
+pub mod changes;
 mod check;
 pub mod databases;
 mod document;
@@ -171,6 +172,7 @@ fn load_text(text: &str, file: &Path, base: &PathBase, with_files: bool) -> Resu
         exposure::check(&config, &mut doc);
         files::check(&config, &mut doc);
         state_dir::check(&config, &mut doc);
+        changes::check(&config, &mut doc);
     }
     let places = doc.places();
     let problems = doc.into_problems();

@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::former;
+
 /// Numbered segment files, and one small file for the head.
 pub(super) trait Disk: Send + 'static {
     /// The numbers of the segments that are there, ascending.
@@ -54,13 +56,21 @@ impl Directory {
         let lock = file(&path.join("lock"))?;
         lock.try_lock()
             .map_err(|_| io::Error::new(io::ErrorKind::ResourceBusy, "another process has it open"))?;
-        Ok(Self {
+        let mut directory = Self {
             path: path.into(),
             directory: File::open(path)?,
             open: HashMap::new(),
             head: file(&path.join("head"))?,
             _lock: lock,
-        })
+        };
+        let mut converted = false;
+        for segment in directory.segments()? {
+            converted |= former::convert(&directory.name(segment), segment)?;
+        }
+        if converted {
+            directory.directory.sync_all()?;
+        }
+        Ok(directory)
     }
 
     fn name(&self, segment: u64) -> PathBuf {

@@ -7,6 +7,7 @@
 
 mod copy;
 mod disk;
+mod former;
 mod frame;
 mod log;
 mod recovery;
