@@ -10,13 +10,14 @@ BUILD_PACKAGES := build-essential pkg-config libssl-dev ca-certificates
 RUN_PACKAGES := libcoap3-bin
 PEER_PACKAGES := default-jdk-headless maven
 OPS_PACKAGES := mmdebstrap binutils jq curl python3 libcoap3-bin mosquitto mosquitto-clients
+IMAGE_PACKAGES := umoci runc
 TEST_PACKAGES := $(RUN_PACKAGES) gnutls-bin openssl prometheus mosquitto mosquitto-clients nats-server \
 	systemd curl jq procps iproute2 python3-venv python3-dev autoconf automake nodejs npm libwolfssl-dev libmbedtls-dev \
 	postgresql redis-server redis-sentinel mariadb-server slapd ldap-utils
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-browser test-vendored check fmt lint doc packages-build packages-run packages-test clients \
-	packages-peers test-peers deb test-deb test-restart test-systemd reproducible deny sbom packages-ops compare-openssl test-openssl test-fresh fuzz sim
+	packages-peers test-peers deb test-deb image test-image test-restart test-systemd reproducible deny sbom packages-ops compare-openssl test-openssl test-fresh fuzz sim
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -103,6 +104,14 @@ deb: packages-build ## Build the Debian package (target/package/debian)
 FORMER := ec96622
 test-deb: packages-ops deb ## Install, upgrade and purge the package in a clean Debian tree (as root)
 	tests/ops/deb.sh target/package/debian/*.deb "$$(tests/ops/former.sh $(FORMER))"
+
+image: packages-ops deb ## Make an OCI image without a daemon (target/image; as root)
+	deploy/image.sh target/package/release/portcullis
+
+test-image: image ## Run the image as deploy/ does, and check the manifests there (as root)
+	@tests/support/packages.sh $(IMAGE_PACKAGES)
+	tests/ops/image.sh target/image/oci
+	tests/ops/manifests.sh target/package/release/portcullis
 
 test-restart: packages-test ## Kill the gateway 20 times under a fleet (PORTCULLIS_FLEET DTLS sessions, PORTCULLIS_KILLS) and count what it cost
 	$(CARGO) test --locked --release --test mqtt fleet -- --ignored --nocapture
