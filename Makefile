@@ -113,8 +113,8 @@ test-image: image ## Run the image as deploy/ does, and check the manifests ther
 	tests/ops/image.sh target/image/oci
 	tests/ops/manifests.sh target/package/release/portcullis
 
-test-restart: packages-test ## Kill the gateway 20 times under a fleet (PORTCULLIS_FLEET DTLS sessions, PORTCULLIS_KILLS) and count what it cost
-	$(CARGO) test --locked --release --test mqtt fleet -- --ignored --nocapture
+test-restart: packages-test ## Kill the gateway 20 times under a fleet (PORTCULLIS_FLEET DTLS sessions, PORTCULLIS_KILLS), take its power, and count what it cost
+	$(CARGO) test --locked --release --test mqtt fleet -- --ignored --nocapture --test-threads=1
 
 test-systemd: packages-ops deb ## Run the unit under a booted systemd: start, reload, watchdog, restart, stop (as root)
 	tests/ops/systemd.sh target/package/release/portcullis

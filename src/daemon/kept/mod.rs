@@ -147,11 +147,11 @@ impl KeptState {
         let found = home.memories(stored);
         let key = match config.state.keep {
             Keep::Disk => disk_key(config)?,
-            _ => None,
+            _ => {
+                Disk::remove(&config.node.state_dir);
+                None
+            }
         };
-        if key.is_none() {
-            Disk::remove(&config.node.state_dir);
-        }
         if config.state.keep == Keep::None {
             for (mapped, name) in found {
                 mapped.discard();
