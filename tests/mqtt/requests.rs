@@ -138,14 +138,14 @@ fn a_backend_asks_devices_over_mqtt_for_what_is_listed_and_for_nothing_else() {
             .log()
             .contains("$portcullis/portcullis/clients/+/request")
     });
-    let (correlation, answer) = ask(json!({"method": "GET", "path": "/sensors/1"}));
+    let (correlation, answer) = ask(json!({"method": "GET", "path": "/sensors/1", "wait": "1m"}));
     assert_eq!(correlation, "no-17");
     assert_eq!(
         (&answer["code"], &answer["payload"]),
         (&json!("2.05"), &json!("1 sensors/1 "))
     );
     assert_eq!(answer["clientid"], "d/1");
-    let (_, answer) = ask(json!({"method": "put", "path": "lamps/7/state", "payload": "on"}));
+    let (_, answer) = ask(json!({"method": "put", "path": "lamps/7/state", "payload": "on", "wait": "1m"}));
     assert_eq!(answer["payload"], "3 lamps/7/state on");
     for (method, path) in [
         ("put", "sensors/1"),
@@ -251,6 +251,7 @@ fn a_request_over_mqtt_waits_for_its_device_and_answers_where_it_may() {
 fn nothing_is_listened_for_where_nothing_is_listed() {
     let mosquitto = Mosquitto::start();
     let gateway = Gateway::start(config(&mosquitto, ""));
+    gateway.metric_becomes("broker_connected", &[], 1.0);
     device(&gateway, "d").send(()).unwrap();
     let mut client = gateway.client(Kind::Udp);
     client.observe("ps/later");

@@ -35,7 +35,7 @@ pub(super) const CONNECTION: usize = 768;
 pub(super) struct ClientPeer {
     pub(super) facts: PeerFacts,
     connections: Vec<ConnectionKey>,
-    /// Those of them whose client does not count as online.
+    /// Those of them whose client does not count as online, or is listened for.
     absent: Vec<ConnectionKey>,
     /// When it last acknowledged something, or pinged.
     alive_at: Option<Instant>,
@@ -171,8 +171,14 @@ impl ConnectionTable {
 
     /// Says by [`WorkerMessage::Heard`] when the client of a connection is heard of.
     pub(super) fn listen_for(&mut self, key: ConnectionKey) {
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.is_listened_for = true;
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.is_listened_for = true;
+        if let Some(peer) = connection.peer.and_then(|id| self.peers.get_mut(&id))
+            && !peer.absent.contains(&key)
+        {
+            peer.absent.push(key);
         }
     }
 
@@ -201,6 +207,9 @@ impl ConnectionTable {
         let was_held = std::mem::replace(&mut connection.is_held, false);
         if let (true, 0, Some(peer)) = (was_held, connection.returning, connection.peer) {
             observations.set_at(cx, key, peer);
+        }
+        if let Some(peer) = connection.peer.and_then(|id| self.peers.get_mut(&id)) {
+            peer.absent.retain(|other| *other != key);
         }
         if std::mem::take(&mut connection.is_listened_for) {
             let heard = WorkerMessage::Heard(connection.client.clone());

@@ -246,6 +246,9 @@ impl Gateway {
                 queue.is_sent = true;
                 self.agenda
                     .tell_peer(peer, ToPeer::Request(id, waits.request.clone()));
+                if let Some((holder, _)) = holder {
+                    self.listen_for(holder);
+                }
             } else {
                 self.stick(client, holder.map(|(holder, _)| holder));
             }
@@ -260,7 +263,14 @@ impl Gateway {
             queue.is_stuck = true;
             self.metrics.queue_requests.inc(DeviceRequestResult::Queued);
         }
-        if let Some(AccountHolder::Connection(key)) = holder {
+        if let Some(holder) = holder {
+            self.listen_for(holder);
+        }
+    }
+
+    /// Has the next sign of life of a client told; those of one without a connection always are.
+    fn listen_for(&mut self, holder: AccountHolder) {
+        if let AccountHolder::Connection(key) = holder {
             self.connections.listen_for(key);
         }
     }
@@ -291,10 +301,17 @@ impl Gateway {
         self.arm_device_requests(now);
     }
 
-    /// A client was heard of: what waits for it goes on.
+    /// A client was heard of: what waits for it goes on, and what is on its way and was not acknowledged is repeated at once, for it may
+    /// sleep again when the next repetition is due.
     pub(super) fn heard(&mut self, now: Instant, client: &ClientId) {
         if let Some(queue) = self.device_requests.queues.get_mut(client) {
             (queue.is_stuck, queue.is_elsewhere) = (false, false);
+            if queue.is_sent
+                && let Some((holder, Some(peer))) = self.holder_of(client)
+            {
+                self.agenda.tell_peer(peer, ToPeer::Nudge);
+                self.listen_for(holder);
+            }
             self.send_next(now, client);
         }
     }
