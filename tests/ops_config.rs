@@ -586,6 +586,7 @@ fn psk_add_makes_a_key_that_libcoap_takes_as_text() {
         "{said}"
     );
     assert!(said.contains("coaps://127.0.0.1:7684/ps/"), "{said}");
+    assert!(said.contains("`portcullis reload`"), "{said}");
     let hex: String = key.bytes().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(
         fs::read_to_string(&psk).unwrap(),

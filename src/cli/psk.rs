@@ -112,7 +112,7 @@ fn how_to_try(identity: &str, hex: &str, text: Option<&str>, target: &PskTarget)
         target.path.display()
     ));
     if target.listener.is_some() {
-        said.push_str("A running gateway takes it after a reload.\n");
+        said.push_str("A running gateway takes it after `portcullis reload`.\n");
     }
     // A key that was sent in is not shown, in a line to try it neither.
     let Some(key) = text else { return said };

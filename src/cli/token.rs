@@ -21,7 +21,7 @@ use super::quickstart::make_private;
 use super::remote::http::configured;
 
 /// What is to be done for a running gateway to heed a change.
-const TAKEN: &str = "A running gateway takes it after a reload.";
+const TAKEN: &str = "A running gateway takes it after `portcullis reload`.";
 
 pub(super) fn run(command: &TokenCommand) -> Result<(), Failure> {
     match command {

@@ -57,7 +57,7 @@ fn add(name: &str, replace: bool, file: &UsersFile) -> Result<(), Failure> {
     refuse_present(&lines, name, replace)?;
     write_secret(&lock, &path, lines.with(name, &hash).as_bytes())?;
     output::print(&format!(
-        "{}: password of `{name}` written. A running gateway takes it after a reload.\n",
+        "{}: password of `{name}` written. A running gateway takes it after `portcullis reload`.\n",
         path.display()
     ))
 }
