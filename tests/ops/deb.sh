@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs, upgrades, removes and purges the package in a clean Debian tree, and upgrades to it from a former one.
 #
-#   deb.sh PACKAGE.deb FORMER.deb [SUITE]     as root; SUITE is bookworm unless said otherwise
+#   deb.sh PACKAGE.deb FORMER.deb [SUITE]     as root; FORMER.deb may be empty; SUITE is bookworm unless said otherwise
 set -euo pipefail
 package=$(realpath "$1")
-former=$(realpath "$2")
+former=${2:+$(realpath "$2")}
 suite=${3:-bookworm}
 work=$(mktemp -d)
 root=$work/root
@@ -130,6 +130,10 @@ step "install again after purge"
 inside apt-get install -y -qq --no-install-recommends /tmp/portcullis.deb >/dev/null 2>&1 || fail "install again"
 inside portcullis --version >/dev/null
 
-# shellcheck source=tests/ops/upgrade.sh
-. "$(dirname "$0")/upgrade.sh"
+if [ -n "$former" ]; then
+    # shellcheck source=tests/ops/upgrade.sh
+    . "$(dirname "$0")/upgrade.sh"
+else
+    echo "NOT RUN: the upgrade from a former version, of which the history here knows nothing" >&2
+fi
 echo "the package is fine on $suite"

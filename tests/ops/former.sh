@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Builds the package of a former commit, once, under target/former, and prints where it lies.
+# Builds the package of a former commit, once, under target/former, and prints where it lies; nothing where the history here, of a
+# shallow clone, does not reach as far.
 #
 #   former.sh COMMIT
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-commit=$(git rev-parse --verify --short=12 "$1^{commit}")
+commit=$(git rev-parse --quiet --verify --short=12 "$1^{commit}") || exit 0
 home=$PWD/target/former/$commit
 if ! ls "$home"/*.deb >/dev/null 2>&1; then
     rm -rf "$home"
