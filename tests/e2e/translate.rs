@@ -113,18 +113,21 @@ fn a_pack_becomes_one_message_for_each_record(kind: Kind) {
     let gateway = gateway("batch = \"each\"");
     let mut client = gateway.client(kind);
     let observation = client.observe("ps/pack?qos=1");
-    // [{-2: "a/", -3: 100, 0: "t", 2: 20}, {0: "h", 6: 5, 2: 55}, {0: "d", 4: true}]
-    let pack = b"\x83\xa4\x21\x62a/\x22\x18\x64\x00\x61t\x02\x14\xa3\x00\x61h\x06\x05\x02\x18\x37\xa2\x00\x61d\x04\xf5";
+    // [{-2: "a/", -3: 1700000000, 0: "t", 2: 20}, {0: "h", 6: 5, 2: 55}, {0: "d", 4: true}]
+    let pack = b"\x83\xa4\x21\x62a/\x22\x1a\x65\x53\xf1\x00\x00\x61t\x02\x14\xa3\x00\x61h\x06\x05\x02\x18\x37\xa2\x00\x61d\x04\xf5";
     put(&mut client, "ps/pack?retain=1", SENML_CBOR, pack).expect(code::CHANGED);
     for wanted in [
-        r#"[{"n":"a/t","v":20,"t":100}]"#,
-        r#"[{"n":"a/h","v":55,"t":105}]"#,
-        r#"[{"n":"a/d","t":100,"vb":true}]"#,
+        r#"[{"n":"a/t","v":20,"t":1700000000}]"#,
+        r#"[{"n":"a/h","v":55,"t":1700000005}]"#,
+        r#"[{"n":"a/d","t":1700000000,"vb":true}]"#,
     ] {
         let told = client.notification(&observation.token);
         assert_eq!(shown(&told), (Some(SENML_JSON), wanted.as_bytes()));
     }
-    assert_eq!(client.read("ps/pack"), br#"[{"n":"a/d","t":100,"vb":true}]"#);
+    assert_eq!(
+        client.read("ps/pack"),
+        br#"[{"n":"a/d","t":1700000000,"vb":true}]"#
+    );
     put(&mut client, "ps/pack", JSON, b"[1,2]").expect(code::CHANGED);
     assert_eq!(client.notification(&observation.token).text(), "1");
     assert_eq!(client.notification(&observation.token).text(), "2");

@@ -1,6 +1,6 @@
 //! Requests to devices that come over MQTT, and topics of the gateway that begin otherwise.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
@@ -305,4 +305,65 @@ fn the_topics_of_the_gateway_begin_as_the_operator_says_and_stay_its_own() {
     let (_, answer) = asks(&mosquitto, "gw/coap/portcullis/clients/d/request", &request);
     assert_eq!(answer["payload"], "1 sensors/1 ");
     assert!(!mosquitto.log().contains("$portcullis"), "{}", mosquitto.log());
+}
+
+#[test]
+fn requests_that_are_retained_aliased_or_endless_reach_no_device() {
+    let mosquitto = Mosquitto::start();
+    let gateway = Gateway::start(config(&mosquitto, RULES));
+    device(&gateway, "plc-1").send(()).unwrap();
+    wait_until("it is listened for", || {
+        mosquitto.log().contains("clients/+/request")
+    });
+    let endless = format!("{{\"x\":[{}1]}}", "1,".repeat(200_000));
+    let body = r#"{"method":"get","path":"sensors/1"}"#;
+    let topic = |client: &str| format!("$portcullis/portcullis/clients/{client}/request");
+    for (client, body, more) in [
+        ("plc-1", body, &["-r"][..]),
+        ("%70lc-1", body, &[]),
+        ("plc-1", &*endless, &[]),
+    ] {
+        let mut publisher = Command::new("mosquitto_pub")
+            .args([
+                "-p",
+                &mosquitto.port.to_string(),
+                "-q",
+                "1",
+                "-t",
+                &topic(client),
+                "-s",
+            ])
+            .args(more)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        publisher
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(body.as_bytes())
+            .unwrap();
+        assert!(publisher.wait().unwrap().success());
+    }
+    // A retained message that is new to a subscription that stands comes as any other; one that stood is not asked for again.
+    gateway.metric_becomes("mqtt_requests_total", &["result=\"refused\""], 2.0);
+    let (_, answer) = asks(&mosquitto, &topic("plc-1"), body);
+    assert_eq!(answer["payload"], "1 sensors/1 ");
+}
+
+#[test]
+fn a_mountpoint_leads_nobody_to_where_the_gateway_is_at_home() {
+    let mosquitto = Mosquitto::start();
+    let more = format!("events_prefix = \"gateways/coap\"\n{RULES}");
+    let gateway = Gateway::start(config(&mosquitto, &more).coap("mountpoint = \"${clientid}/\""));
+    gateway.metric_becomes("broker_connected", &[], 1.0);
+    let mut client = gateway.client(Kind::Udp);
+    for path in ["coap/portcullis/clients/%23", "coap/%23"] {
+        let request = Request::get(&format!("ps/{path}?clientid=gateways")).observe(0);
+        client.request(&request).expect(code::UNAUTHORIZED);
+    }
+    let wide = client.observe("ps/+/portcullis/%23?clientid=gateways&qos=1");
+    let mut other = gateway.client(Kind::Udp);
+    other.create("m-1");
+    client.no_notification(&wide.token, ms(300));
 }

@@ -81,10 +81,10 @@ pub fn content_format(content_type: &str) -> Option<u16> {
     if let Some(number) = plain.strip_prefix(UNREGISTERED) {
         return number.parse().ok();
     }
-    FORMATS
-        .iter()
-        .find(|(_, media_type)| *media_type == plain)
-        .map(|(number, _)| *number)
+    let known = |wanted: &str| FORMATS.iter().find(|(_, media_type)| *media_type == wanted);
+    // JSON has no other character set, and many say it.
+    let bare = || known(plain.strip_suffix(";charset=utf-8")?);
+    known(&plain).or_else(bare).map(|(number, _)| *number)
 }
 
 /// Whether a payload of this format meets an Accept option. Formats are compared as numbers, whether they have a name here or not; what has
@@ -142,6 +142,7 @@ mod tests {
     fn content_types_are_read_as_people_write_them() {
         assert_eq!(content_format("Application/JSON"), Some(50));
         assert_eq!(content_format("text/plain; charset=UTF-8"), Some(0));
+        assert_eq!(content_format("application/json; charset=utf-8"), Some(50));
         assert_eq!(content_format("image/webp"), None);
     }
 }

@@ -118,7 +118,8 @@ impl Asker {
     /// 4.00 when it is none.
     pub(super) fn topic(&self, cx: &Cx<'_>, text: &str) -> Result<TopicName, Response> {
         let topic = cx.settings.caps.topics.name(&self.mounted(text));
-        topic.map_err(|error| bad_topic(cx.metrics, error))
+        let topic = topic.map_err(|error| bad_topic(cx.metrics, error))?;
+        self.stays_outside(cx, topic.as_str()).map(|()| topic)
     }
 
     /// The filter at the broker.
@@ -127,7 +128,16 @@ impl Asker {
     /// 4.00 when it is none.
     pub(super) fn filter(&self, cx: &Cx<'_>, text: &str) -> Result<TopicFilter, Response> {
         let filter = cx.settings.caps.topics.filter(&self.mounted(text));
-        filter.map_err(|error| bad_topic(cx.metrics, error))
+        let filter = filter.map_err(|error| bad_topic(cx.metrics, error))?;
+        self.stays_outside(cx, filter.as_str()).map(|()| filter)
+    }
+
+    /// Whether a mountpoint leads somewhere else than to where the gateway is at home: rules are about topics without it.
+    fn stays_outside(&self, cx: &Cx<'_>, mounted: &str) -> Result<(), Response> {
+        if !self.prefix.is_empty() && cx.settings.authorizer.is_of_gateway(mounted) {
+            return Err(unauthorized("topics of the gateway are not for clients"));
+        }
+        Ok(())
     }
 
     /// The topic of a publish. What the broker and the gateway themselves publish is not for clients.

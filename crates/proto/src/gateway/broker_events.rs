@@ -19,6 +19,9 @@ use crate::invariant;
 use crate::types::Message;
 use crate::types::reason::Limit;
 
+/// Most bytes of retained messages that are translated for one who begins to observe.
+const MAX_TRANSLATED: usize = 1 << 20;
+
 /// Takes in what the broker says.
 pub(super) fn broker_event(
     cx: &mut Cx<'_>,
@@ -217,6 +220,7 @@ fn begin(
             .agenda
             .answer(reply, not_found("nothing was published to the topic yet"));
     }
+    let mut budget = MAX_TRANSLATED;
     let (fitting, others): (Vec<_>, Vec<_>) = messages
         .into_iter()
         .filter(|message| {
@@ -224,17 +228,27 @@ fn begin(
                 && !observation.is_own(message)
                 && may_receive(&cx.settings.authorizer, cx.metrics, observation, message)
         })
-        .partition(|message| {
-            let shown = Representations::of(cx, message);
-            shown.for_accept(observation.terms.accept).is_some()
-        });
+        .map(|message| {
+            let shown = Representations::of(cx, &message);
+            let shown = match budget {
+                0 => shown.as_it_is_for(observation.terms.accept),
+                _ => shown.for_accept(observation.terms.accept),
+            };
+            let is_translated = shown
+                .as_ref()
+                .is_some_and(|it| it.payload.as_ptr() != message.payload.as_ptr());
+            budget = budget.saturating_sub(if is_translated { message.payload.len() } else { 0 });
+            (message, shown)
+        })
+        .partition(|(_, shown)| shown.is_some());
     if fitting.is_empty() && !others.is_empty() {
         // An error ends an observation before it began (RFC 7641, 4.1).
         observations.end(cx, id);
         return cx.agenda.answer(reply, other_format());
     }
     let mut messages = fitting.into_iter();
-    remember(cx, observation, messages.next().as_ref());
+    let (first, state) = messages.next().unzip();
+    remember(cx, observation, first.as_ref());
     if let Some(watch) = observation.watch.as_deref_mut() {
         let state = observation.last.as_ref();
         let sample = state.and_then(|state| Sample::of(content::format_of(state), &state.payload));
@@ -244,10 +258,7 @@ fn begin(
         }
         watch.report(cx.now, sample);
     }
-    let state = observation.last.as_deref().and_then(|message| {
-        let shown = Representations::of(cx, message);
-        shown.for_accept(observation.terms.accept)
-    });
+    let state = state.flatten();
     let mut response = state.map_or_else(|| Response::new(Code::CONTENT), content_response);
     response.observe = Some(observation.next_sequence());
     response.observation = Some(id);
@@ -257,8 +268,10 @@ fn begin(
     if has_conditions {
         observations.arm(cx, id);
     }
-    for message in messages {
-        observations.notify_one(cx, id, &message);
+    for (message, shown) in messages {
+        if let Some(shown) = shown {
+            observations.notify_one(cx, id, &message, shown);
+        }
     }
 }
 

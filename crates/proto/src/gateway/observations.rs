@@ -411,13 +411,17 @@ impl Observations {
     }
 
     /// Sends a retained message to one observer.
-    pub(super) fn notify_one(&mut self, cx: &mut Cx<'_>, id: ObservationId, message: &Arc<Message>) {
+    pub(super) fn notify_one(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ObservationId,
+        message: &Arc<Message>,
+        shown: Representation,
+    ) {
         let Some(observation) = self.registry.get_mut(id) else {
             invariant!(false, "an observation that has just begun is there");
             return;
         };
-        let shown = Representations::of(cx, message).for_accept(observation.terms.accept);
-        let Some(shown) = shown else { return };
         let confirmable = confirmable(cx, observation, Some(message));
         remember(cx, observation, Some(message));
         note(cx, observation, message);
@@ -554,6 +558,10 @@ impl Observations {
         }
         let newest =
             newest.filter(|message| may_receive(&cx.settings.authorizer, cx.metrics, observation, message));
+        // Who is away is told of what is new when it comes back, and not how often it was told.
+        if observation.at.is_none() && look != Look::News {
+            return self.arm(cx, id);
+        }
         let shown = newest.as_deref().and_then(|message| {
             let shown = Representations::of(cx, message);
             shown.for_accept(observation.terms.accept)
@@ -562,10 +570,7 @@ impl Observations {
             Some((message, shown)) => notification(observation, &message, shown, confirmable),
             None => empty(observation, confirmable),
         };
-        // Who is away is told of what is new when it comes back, and not how often it was told.
-        if observation.at.is_some() || look == Look::News {
-            self.deliver(cx, id, check);
-        }
+        self.deliver(cx, id, check);
         self.arm(cx, id);
     }
 
@@ -624,6 +629,10 @@ pub(super) fn may_receive(
     message: &Message,
 ) -> bool {
     let terms = &observation.terms;
+    // A mountpoint leads nobody to where the gateway is at home.
+    if terms.mounted > 0 && authorizer.is_of_gateway(message.topic.as_str()) {
+        return false;
+    }
     let topic = message.topic.as_str().get(terms.mounted..).unwrap_or_default();
     if !authorizer.has_file() && terms.grant.acl.is_none() && !authorizer.is_of_gateway(topic) {
         return true;

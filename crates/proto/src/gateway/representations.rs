@@ -58,7 +58,7 @@ impl<'m> Representations<'m> {
     /// The representation that meets an Accept option (RFC 7252, 5.10.4), or the one for who sends none; `None` where there is none.
     pub(super) fn for_accept(&self, accept: Option<u16>) -> Option<Representation> {
         let Some((rule, format)) = self.rule.zip(self.format) else {
-            return content::accepts(accept, self.format).then(|| self.as_is());
+            return self.as_it_is_for(accept);
         };
         let preferred = || rule.observe.and_then(|encoding| encoding.format(format));
         let Some(wanted) = accept.or_else(preferred).filter(|wanted| *wanted != format) else {
@@ -70,6 +70,11 @@ impl<'m> Representations<'m> {
             None if rule.unfit == Unfit::Pass => Some(other.unwrap_or_else(|| self.as_is())),
             _ => other,
         }
+    }
+
+    /// As [`Self::for_accept`], of what needs no translation.
+    pub(super) fn as_it_is_for(&self, accept: Option<u16>) -> Option<Representation> {
+        content::accepts(accept, self.format).then(|| self.as_is())
     }
 
     /// As the broker has it.

@@ -125,12 +125,12 @@ impl Topics {
         &self,
         cx: &Cx<'_>,
         topic: &str,
-        context: &RequestContext,
+        (format, context): (Option<u16>, &RequestContext),
     ) -> Result<Option<&Topic>, Response> {
         let found = self.used(cx, topic)?;
         if let Some(topic) = found {
-            let format = topic.properties().content_format;
-            if format.is_some() && format != context.content_format {
+            let wanted = topic.properties().content_format;
+            if wanted.is_some() && wanted != format {
                 return Err(other_format("the topic has another topic-content-format"));
             }
             if context.payload.is_empty() {

@@ -13,7 +13,10 @@ use super::content::{CBOR, JSON, SENML_CBOR, SENML_JSON, SENSML_CBOR, SENSML_JSO
 use crate::types::{TopicFilter, TopicName};
 
 /// Longest payload that is translated, in bytes.
-pub const MAX_PAYLOAD: usize = 65_536;
+pub const MAX_PAYLOAD: usize = 16_384;
+
+/// Most bytes that a publish becomes: escapes and the names of records make it longer.
+const MAX_PUBLISHED: usize = 8 * MAX_PAYLOAD;
 
 /// Deepest nesting of arrays, maps and tags that is translated.
 pub const MAX_DEPTH: usize = 16;
@@ -128,7 +131,8 @@ impl Translations {
 pub struct NotTranslated(pub &'static str);
 
 impl Translation {
-    /// What a publish becomes: the payloads in their order and their Content-Format. `None` where it stays as it is.
+    /// What a publish becomes that came `wall` seconds after 1970: the payloads in their order and their Content-Format. `None` where it
+    /// stays as it is.
     ///
     /// # Errors
     /// Why it cannot be translated.
@@ -136,6 +140,7 @@ impl Translation {
         &self,
         format: Option<u16>,
         payload: &[u8],
+        wall: u64,
     ) -> Result<Option<(Vec<Bytes>, u16)>, NotTranslated> {
         let Some((from, (encoding, ..))) = format.and_then(|from| Some((from, Encoding::of(from)?))) else {
             return Ok(None);
@@ -149,12 +154,19 @@ impl Translation {
             return Ok(None);
         }
         let values = match decode(from, payload)? {
-            Value::Array(items) if is_split => batch::split(from, items)?,
+            Value::Array(items) if is_split => batch::split(from, items, wall)?,
             _ if to == from => return Ok(None),
             whole => vec![whole],
         };
-        let encoded = values.into_iter().map(|value| encode(to, value).map(Bytes::from));
-        Ok(Some((encoded.collect::<Result<_, _>>()?, to)))
+        let (mut payloads, mut left) = (Vec::with_capacity(values.len()), MAX_PUBLISHED);
+        for value in values {
+            let encoded = encode(to, value)?;
+            left = left
+                .checked_sub(encoded.len())
+                .ok_or(NotTranslated("the translation is too long"))?;
+            payloads.push(Bytes::from(encoded));
+        }
+        Ok(Some((payloads, to)))
     }
 }
 

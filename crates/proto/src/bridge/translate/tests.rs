@@ -180,6 +180,8 @@ fn what_is_no_pack_is_refused() {
     );
 }
 
+const WALL: u64 = 1_800_000_000;
+
 fn rule(publish: Option<Encoding>, batch: Batch) -> Translation {
     Translation {
         topics: TopicFilter::new("#").unwrap(),
@@ -199,7 +201,7 @@ fn texts((payloads, format): (Vec<Bytes>, u16)) -> (Vec<String>, u16) {
 #[test]
 fn a_publish_takes_the_encoding_of_the_rule_and_else_stays_what_it_is() {
     let to_json = rule(Some(Encoding::Json), Batch::Whole);
-    let published = to_json.published(Some(60), b"\x82\x01\x02").unwrap();
+    let published = to_json.published(Some(60), b"\x82\x01\x02", WALL).unwrap();
     assert_eq!(published.map(texts), Some((vec!["[1,2]".to_owned()], 50)));
     for (format, payload) in [
         (Some(50), &b"not looked at"[..]),
@@ -208,37 +210,37 @@ fn a_publish_takes_the_encoding_of_the_rule_and_else_stays_what_it_is() {
         (None, b"\x01"),
         (Some(60), b""),
     ] {
-        assert_eq!(to_json.published(format, payload), Ok(None), "{format:?}");
+        assert_eq!(to_json.published(format, payload, WALL), Ok(None), "{format:?}");
     }
     let to_cbor = rule(Some(Encoding::Cbor), Batch::Whole);
     assert_eq!(
-        to_cbor.published(Some(110), b"[{\"n\":\"a\",\"v\":1}]"),
+        to_cbor.published(Some(110), b"[{\"n\":\"a\",\"v\":1}]", WALL),
         Ok(Some((
             vec![Bytes::from_static(b"\x81\xa2\x00\x61a\x02\x01")],
             112
         )))
     );
-    assert!(to_json.published(Some(60), b"\x82\x01").is_err());
+    assert!(to_json.published(Some(60), b"\x82\x01", WALL).is_err());
 }
 
 #[test]
 fn a_batch_becomes_one_message_for_each_element() {
     let each = rule(Some(Encoding::Json), Batch::Each);
-    let published = each.published(Some(60), b"\x83\x01\x81\x02\xf6").unwrap();
+    let published = each.published(Some(60), b"\x83\x01\x81\x02\xf6", WALL).unwrap();
     assert_eq!(
         published.map(texts),
         Some((vec!["1".to_owned(), "[2]".to_owned(), "null".to_owned()], 50))
     );
-    let published = each.published(Some(50), b"[ 1.0 , {\"a\": 2} ]").unwrap();
+    let published = each.published(Some(50), b"[ 1.0 , {\"a\": 2} ]", WALL).unwrap();
     assert_eq!(
         published.map(texts),
         Some((vec!["1.0".to_owned(), "{\"a\":2}".to_owned()], 50))
     );
-    assert_eq!(each.published(Some(50), b"{\"a\":2}"), Ok(None));
-    assert!(each.published(Some(60), b"\x80").is_err());
+    assert_eq!(each.published(Some(50), b"{\"a\":2}", WALL), Ok(None));
+    assert!(each.published(Some(60), b"\x80", WALL).is_err());
     let many = format!("[{}1]", "1,".repeat(MAX_BATCH));
     assert_eq!(
-        each.published(Some(50), many.as_bytes()),
+        each.published(Some(50), many.as_bytes(), WALL),
         Err(NotTranslated("the batch has too many messages"))
     );
 }
@@ -246,18 +248,57 @@ fn a_batch_becomes_one_message_for_each_element() {
 #[test]
 fn records_of_a_split_pack_stand_alone() {
     let each = rule(Some(Encoding::Json), Batch::Each);
-    let pack = "[{\"bn\":\"urn:a:\",\"bt\":1000,\"bu\":\"Cel\"},{\"n\":\"in\",\"v\":20.5},\
+    let pack = "[{\"bn\":\"urn:a:\",\"bt\":1700001000,\"bu\":\"Cel\"},{\"n\":\"in\",\"v\":20.5},\
                 {\"n\":\"out\",\"t\":-60,\"u\":\"K\",\"v\":280,\"bv\":3},{\"n\":\"door\",\"vb\":false},{\"n\":\"sum\",\"s\":7}]";
-    let published = each.published(Some(110), pack.as_bytes()).unwrap();
+    let published = each.published(Some(110), pack.as_bytes(), WALL).unwrap();
     let wanted = [
-        "[{\"n\":\"urn:a:in\",\"u\":\"Cel\",\"v\":20.5,\"t\":1000}]",
-        "[{\"n\":\"urn:a:out\",\"u\":\"K\",\"v\":283,\"t\":940}]",
-        "[{\"n\":\"urn:a:door\",\"u\":\"Cel\",\"t\":1000,\"vb\":false}]",
-        "[{\"n\":\"urn:a:sum\",\"u\":\"Cel\",\"s\":7,\"t\":1000}]",
+        "[{\"n\":\"urn:a:in\",\"u\":\"Cel\",\"v\":20.5,\"t\":1700001000}]",
+        "[{\"n\":\"urn:a:out\",\"u\":\"K\",\"v\":283,\"t\":1700000940}]",
+        "[{\"n\":\"urn:a:door\",\"u\":\"Cel\",\"t\":1700001000,\"vb\":false}]",
+        "[{\"n\":\"urn:a:sum\",\"u\":\"Cel\",\"s\":7,\"t\":1700001000}]",
     ];
     assert_eq!(
         published.map(texts),
         Some((wanted.map(str::to_owned).to_vec(), 110))
     );
-    assert!(each.published(Some(110), b"[{\"v\":1}]").is_err());
+    assert!(each.published(Some(110), b"[{\"v\":1}]", WALL).is_err());
+}
+
+#[test]
+fn bases_count_where_a_record_has_nothing_and_times_become_those_of_the_clock() {
+    let each = rule(Some(Encoding::Json), Batch::Each);
+    let pack = "[{\"bn\":\"m/\",\"bs\":1000,\"bv\":20,\"n\":\"e\",\"v\":5},{\"n\":\"a\",\"t\":-60},{\"n\":\"s\",\"s\":7,\"t\":1.5}]";
+    let published = each.published(Some(110), pack.as_bytes(), WALL).unwrap();
+    let wanted = [
+        "[{\"n\":\"m/e\",\"v\":25,\"s\":1000}]",
+        "[{\"n\":\"m/a\",\"v\":20,\"s\":1000,\"t\":1799999940}]",
+        "[{\"n\":\"m/s\",\"s\":1007,\"t\":1800000001.5}]",
+    ];
+    assert_eq!(
+        published.map(texts),
+        Some((wanted.map(str::to_owned).to_vec(), 110))
+    );
+}
+
+#[test]
+fn a_base_name_that_every_record_repeats_makes_no_flood() {
+    let each = rule(Some(Encoding::Json), Batch::Each);
+    let pack = |name: &str| {
+        format!(
+            "[{{\"bn\":\"{name}\",\"v\":1}}{}]",
+            ",{\"v\":2}".repeat(MAX_BATCH - 1)
+        )
+    };
+    for name in [
+        "\\u0000".repeat(2_000),
+        "x".repeat(10_000),
+        "-x".to_owned(),
+        "x y".to_owned(),
+    ] {
+        assert!(each.published(Some(110), pack(&name).as_bytes(), WALL).is_err());
+    }
+    assert!(
+        each.published(Some(110), pack("m/1:a_b.c-d").as_bytes(), WALL)
+            .is_ok()
+    );
 }

@@ -67,7 +67,9 @@ pub(super) fn publish(
         correspondence: None,
     };
     may_publish(cx, context, asker, text, &message)?;
-    let then = match topics.published_to(cx, message.topic.as_str(), context)? {
+    let (message, rest) = translated(cx, context, message)?;
+    let format = content::format_of(&message);
+    let then = match topics.published_to(cx, message.topic.as_str(), (format, context))? {
         Some(topic) if topic.is_full || !message.retain => Then::Nothing,
         Some(topic) => Then::Filled(topic.id().into()),
         None if creates && !message.payload.is_empty() => {
@@ -81,7 +83,6 @@ pub(super) fn publish(
         }
         None => Then::Nothing,
     };
-    let (message, rest) = translated(cx, context, message)?;
     hand_over(
         cx,
         pending,
@@ -104,7 +105,8 @@ fn translated(
     let Some(rule) = cx.settings.translations.of(&message.topic) else {
         return Ok((message, Vec::new()));
     };
-    let (payloads, format) = match rule.published(context.content_format, &message.payload) {
+    let (payloads, format) = match rule.published(context.content_format, &message.payload, cx.shared.wall())
+    {
         Ok(Some(published)) => published,
         Ok(None) => return Ok((message, Vec::new())),
         Err(_) if rule.unfit == Unfit::Pass => {
