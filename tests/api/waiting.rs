@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::PLAIN;
+use crate::commands::start;
 use crate::http::{get, send};
 use crate::site::Served;
 use crate::support::client::PATIENCE;
-use crate::support::{Client, Message, Reaction, code, ms, option, typ, wait_until};
+use crate::support::{Client, Config, Kind, Message, Reaction, Request, code, ms, option, typ, wait_until};
 
 fn served(sleep: &str) -> Served {
     let text = format!(
@@ -232,5 +233,52 @@ fn a_request_follows_its_device_to_another_worker() {
         wait_until("it was delivered", || {
             status(&served, "d", name)["status"] == "delivered"
         });
+    }
+}
+
+#[test]
+fn what_waits_for_a_device_is_not_for_another_one_that_takes_its_name() {
+    let managed = start(
+        Config::new()
+            .connection_mode()
+            .coap("heartbeat = \"1s\"")
+            .dtls("identity = \"clientid\"")
+            .set("node", "workers = 1")
+            .transmission(50, 1),
+    );
+    let mut device = managed.gateway.client_as(Kind::Dtls, "dev1");
+    assert_eq!(
+        device.request(&Request::put("mqtt/connection")).code,
+        code::CHANGED
+    );
+    let body =
+        json!({"method": "put", "path": "config/key", "payload": "secret", "timeout": "200ms", "wait": "1h"});
+    device.reaction = Reaction::Ignore;
+    let queued = send(managed.admin, "POST", "/api/v1/clients/dev1/request", &body)
+        .expect(202)
+        .json();
+    device.close();
+    managed.gateway.metric_becomes("connections", &[], 0.0);
+    let mut stranger = managed.gateway.client(Kind::Udp);
+    stranger.create("dev1");
+    while let Some(message) = stranger.recv(ms(300)) {
+        assert!(!message.text().contains("secret"), "{message:?}");
+    }
+    let uri = format!(
+        "/api/v1/clients/dev1/requests/{}",
+        queued["request"].as_str().unwrap()
+    );
+    wait_until("it is not for who has the name now", || {
+        get(managed.admin, &uri).expect(200).json()["status"] == "failed"
+    });
+}
+
+#[test]
+fn no_segment_of_a_path_leads_up() {
+    let served = served("");
+    let _device = asleep(&served, "d");
+    for path in ["sensors/../admin", ".", "a/.."] {
+        let body = json!({"method": "get", "path": path});
+        send(served.address, "POST", "/api/v1/clients/d/request", &body).error(400, "bad_request");
     }
 }

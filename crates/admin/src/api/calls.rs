@@ -24,6 +24,9 @@ use super::extract::Path;
 /// Requests that are known.
 const KNOWN: usize = 1000;
 
+/// Most bytes of answers among them.
+const KNOWN_BYTES: usize = 16 << 20;
+
 /// How long the broker may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -124,10 +127,16 @@ impl Calls {
     fn put(&self, status: RequestStatus) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|known| known.request != status.request);
-        if known.len() >= KNOWN {
-            known.pop_front();
-        }
         known.push_back(status);
+        let weight = |status: &RequestStatus| {
+            let texts = |answer: &DeviceAnswer| answer.payload.as_ref().map_or(0, String::len);
+            let answer = status.answer.as_ref();
+            answer.map_or(0, |answer| answer.payload_base64.len() + texts(answer))
+        };
+        let mut bytes: usize = known.iter().map(weight).sum();
+        while known.len() > KNOWN || (bytes > KNOWN_BYTES && known.len() > 1) {
+            bytes -= known.pop_front().as_ref().map_or(0, weight);
+        }
     }
 
     /// Notes where a request stands, and publishes it. Where the broker does not take that, it is still here to be asked for.

@@ -298,6 +298,11 @@ impl DeviceRequest {
             Query::Joined(joined) => split(&joined, '&'),
         };
         let path = split(self.path.strip_prefix('/').unwrap_or(&self.path), '/');
+        if path.iter().any(|segment| segment == "." || segment == "..") {
+            return Err(ApiError::bad_request(
+                "no segment of a path is . or .. (RFC 7252, 5.10.1)",
+            ));
+        }
         let mut options = path.iter().chain(&query);
         if let Some(long) = options.find(|option| option.len() > MAX_OPTION) {
             return Err(ApiError::bad_request(format!(

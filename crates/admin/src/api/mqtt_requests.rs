@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 use tracing::info;
 
 use portcullis_config::mqtt_requests::MqttRequests;
+use portcullis_proto::gateway::news;
 use portcullis_proto::types::message::{Correspondence, Qos};
 use portcullis_proto::types::topic::is_below;
 use portcullis_proto::types::{Message, TopicFilter, TopicName};
@@ -29,6 +30,9 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// Requests under way, those that wait for their devices included.
 const PLACES: usize = 1024;
+
+/// Longest request, in bytes.
+const MOST_BYTES: usize = 256 << 10;
 
 /// How long the broker may take an answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -75,14 +79,24 @@ pub(super) async fn serve(api: Arc<Api>) {
         api,
     });
     let places = Arc::new(Semaphore::new(PLACES));
+    let turns = Arc::new(Semaphore::new(2 * PLACES));
     loop {
         if let Some(operator) = desk.api.site.operator()
             // What is retained was asked for at another time.
             && let Ok((_, mut heard)) = operator.listen(filter.clone(), Qos::AtLeastOnce).await
         {
             while let Some(Heard::Message(message)) = heard.recv().await {
+                if message.retain || message.payload.len() > MOST_BYTES {
+                    desk.metrics.requests.inc(MqttRequestResult::Refused);
+                    continue;
+                }
                 let place = Arc::clone(&places).try_acquire_owned().ok();
-                tokio::spawn(Arc::clone(&desk).take(message, place));
+                // Those that are told that it is busy are as many again.
+                let Some(turn) = Arc::clone(&turns).try_acquire_owned().ok() else {
+                    desk.metrics.requests.inc(MqttRequestResult::Busy);
+                    continue;
+                };
+                tokio::spawn(Arc::clone(&desk).take(message, place, turn));
             }
         }
         sleep(RETRY).await;
@@ -90,12 +104,21 @@ pub(super) async fn serve(api: Arc<Api>) {
 }
 
 impl Desk {
-    async fn take(self: Arc<Self>, message: Arc<Message>, place: Option<OwnedSemaphorePermit>) {
+    async fn take(
+        self: Arc<Self>,
+        message: Arc<Message>,
+        place: Option<OwnedSemaphorePermit>,
+        _turn: OwnedSemaphorePermit,
+    ) {
         if message.is_expired(self.api.site.now().steady) {
             return self.metrics.requests.inc(MqttRequestResult::Expired);
         }
         let Some(level) = self.level(&message) else { return };
         let client = percent_decode_str(level).decode_utf8_lossy().into_owned();
+        // The broker's rules know a client by one topic.
+        if news::level(&client) != level {
+            return self.metrics.requests.inc(MqttRequestResult::Refused);
+        }
         let body = read(&message.payload);
         let (reply, body) = match self.reply(&message, level, body) {
             Ok(found) => found,

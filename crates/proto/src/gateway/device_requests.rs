@@ -4,6 +4,7 @@
 //! acknowledge is, so that a device whose acknowledgement was lost gets it twice.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::contract::{ControlAnswer, Output};
@@ -14,6 +15,7 @@ use super::workers::{PassedRequest, ToPeer, WorkerMessage};
 use super::{Gateway, cx};
 use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::contract::{OutgoingRequest, PeerId, RequestError, RequestId, Response};
+use crate::policy::connections::Owner;
 use crate::policy::ledger::Table;
 use crate::types::hash::IdMap;
 use crate::types::reason::Limit;
@@ -43,8 +45,16 @@ enum Asker {
     Worker(RequestId),
 }
 
+/// Who had the client id when a request was asked for. Nobody else gets it, whoever takes the name after.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Addressee {
+    owner: Owner,
+    username: Option<Arc<str>>,
+}
+
 struct Waits {
     client: ClientId,
+    of: Addressee,
     request: OutgoingRequest,
     until: Instant,
     /// In whose account it is, and what it weighs.
@@ -58,6 +68,8 @@ struct Queue {
     bytes: usize,
     /// Whether the first of them is on its way.
     is_sent: bool,
+    /// To where it was sent last.
+    sent_to: Option<PeerId>,
     /// Whether nothing goes before the client was heard of.
     is_stuck: bool,
     /// Whether another worker has the client.
@@ -118,10 +130,13 @@ impl Gateway {
             return None;
         }
         let until = now.checked_add(wait).unwrap_or(now);
+        let Some(of) = self.addressee(holder) else {
+            return Some(ControlAnswer::NotFound);
+        };
         let queued = self.enqueue(
             now,
             id,
-            (holder, client.clone()),
+            (holder, client.clone(), of),
             Asker::Operator(ticket),
             (request, until),
         );
@@ -137,7 +152,7 @@ impl Gateway {
         &mut self,
         now: Instant,
         id: RequestId,
-        (holder, client): (AccountHolder, ClientId),
+        (holder, client, of): (AccountHolder, ClientId, Addressee),
         by: Asker,
         (request, until): (OutgoingRequest, Instant),
     ) -> bool {
@@ -158,6 +173,7 @@ impl Gateway {
             .add(account, Table::DeviceRequests, weight.cast_signed());
         let waits = Waits {
             client: client.clone(),
+            of,
             request,
             until,
             charged: (holder, weight),
@@ -195,6 +211,7 @@ impl Gateway {
             let passed = PassedRequest {
                 id,
                 client: waits.client.clone(),
+                of: waits.of.clone(),
                 request: waits.request.clone(),
                 until: waits.until,
             };
@@ -209,13 +226,15 @@ impl Gateway {
         let PassedRequest {
             id: of_other,
             client,
+            of,
             request,
             until,
         } = passed;
         let id = RequestId(self.agenda.ticket().0);
         let holder = self.holder_of(&client).map(|(holder, _)| holder);
+        let holder = holder.filter(|holder| self.addressee(*holder).as_ref() == Some(&of));
         let queued = holder.is_some_and(|holder| {
-            let place = (holder, client.clone());
+            let place = (holder, client.clone(), of);
             self.enqueue(now, id, place, Asker::Worker(of_other), (request, until))
         });
         if queued {
@@ -226,9 +245,44 @@ impl Gateway {
         }
     }
 
+    /// Who has a client id here.
+    fn addressee(&self, holder: AccountHolder) -> Option<Addressee> {
+        match holder {
+            AccountHolder::Connection(key) => self.connections.get(key).map(|connection| Addressee {
+                owner: connection.owner.clone(),
+                username: connection.username.clone(),
+            }),
+            AccountHolder::Peer(id) => self.peers.get(id).map(|peer| Addressee {
+                owner: peer.facts(id, &self.ledger).owner,
+                username: None,
+            }),
+        }
+    }
+
+    /// Ends what waits for another one than who has the client id now.
+    fn end_for_others(&mut self, client: &ClientId, holder: AccountHolder) {
+        let here = self.addressee(holder);
+        let Some(queue) = self.device_requests.queues.get(client) else {
+            return;
+        };
+        let sent = usize::from(queue.is_sent);
+        let waiting = queue.requests.iter().skip(sent).copied();
+        let is_for_other = |id: &RequestId| {
+            let waits = self.device_requests.waits(*id);
+            waits.is_some_and(|waits| here.as_ref() != Some(&waits.of))
+        };
+        for id in waiting.filter(is_for_other).collect::<Vec<_>>() {
+            let answer = ControlAnswer::Answered(Err(RequestError::Gone));
+            self.end_device_request(id, DeviceRequestResult::Failed, answer);
+        }
+    }
+
     /// Sends the next request to a client, where nothing is on its way to it and it can be reached.
     fn send_next(&mut self, now: Instant, client: &ClientId) {
         let holder = self.holder_of(client);
+        if let Some((holder, _)) = holder {
+            self.end_for_others(client, holder);
+        }
         let requests = &mut self.device_requests;
         if let Some(queue) = requests.queues.get_mut(client)
             && !queue.is_sent
@@ -243,7 +297,7 @@ impl Gateway {
             let place = place.and_then(|(_, peer)| peer);
             let waits = requests.asked.get(&id).and_then(|asked| asked.waits.as_ref());
             if let (Some(peer), Some(waits)) = (place, waits) {
-                queue.is_sent = true;
+                (queue.is_sent, queue.sent_to) = (true, Some(peer));
                 self.agenda
                     .tell_peer(peer, ToPeer::Request(id, waits.request.clone()));
                 if let Some((holder, _)) = holder {
@@ -357,7 +411,17 @@ impl Gateway {
             Err(RequestError::Unreached | RequestError::Gone | RequestError::Busy)
         );
         if unreached {
-            let holder = self.holder_of(&client).map(|(holder, _)| holder);
+            let place = self.holder_of(&client);
+            let queue = self.device_requests.queues.get_mut(&client);
+            // Where it was asked nobody answered, and it is somewhere else by now.
+            if let Some(queue) = queue.filter(|queue| now < until && !queue.is_elsewhere)
+                && let Some((_, Some(peer))) = place
+                && queue.sent_to != Some(peer)
+            {
+                (queue.is_sent, queue.is_stuck) = (false, false);
+                return self.send_next(now, &client);
+            }
+            let holder = place.map(|(holder, _)| holder);
             if let (Err(RequestError::Unreached), Some(AccountHolder::Connection(key))) = (&result, holder) {
                 let (connections, observations) = (&mut self.connections, &mut self.observations);
                 connections.unreached(&mut cx!(self, now), observations, key);

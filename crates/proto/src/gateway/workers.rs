@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use super::context::{PeerFacts, ReplyTo, RequestContext};
+use super::device_requests::Addressee;
 use super::guests::Guest;
 use crate::bridge::contract::Ticket;
 use crate::coap::contract::{
@@ -113,6 +114,8 @@ pub struct PassedRequest {
     pub id: RequestId,
     /// Whom it is for.
     pub client: ClientId,
+    /// Who that was when it was asked for.
+    pub(super) of: Addressee,
     /// What is asked of the device.
     pub request: OutgoingRequest,
     /// How long it waits.
