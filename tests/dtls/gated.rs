@@ -169,7 +169,7 @@ fn nothing_counts_until_the_device_answers_the_ping() {
 #[test]
 fn alerts_and_repeated_flights_do_not_count_either() {
     let (mut client, copy, _) = before(&psk_client(ALL_PSK[0]));
-    let (mut site, session) = Site::from_copy(&copy, 1, settings());
+    let (mut site, _) = Site::from_copy(&copy, 1, settings());
     client.shutdown();
     let goodbye = client.take().concat();
     assert_eq!(site.server.input(peer(1), &goodbye).len(), 1);
@@ -177,17 +177,55 @@ fn alerts_and_repeated_flights_do_not_count_either() {
         (site.server.dropped(RecordDrop::Gated), site.server.listener.len()),
         (1, 1)
     );
-    // Who says nothing else is given up half a minute later.
+}
+
+#[test]
+fn a_device_that_goes_on_speaking_and_answers_no_ping_is_given_up_after_four() {
+    let (mut client, copy, _) = before(&psk_client(ALL_PSK[0]));
+    let (mut site, session) = Site::from_copy(&copy, 1, settings());
     let mut pings = 0;
-    for _ in 0..29 {
+    for second in 0..30 {
+        // As it repeats a confirmable request.
+        if [0, 3, 8, 18].contains(&second) {
+            client.send(b"hello");
+            pings += site.server.input(peer(1), &client.take().concat()).len();
+        }
+        assert_eq!(site.server.listener.len(), 1, "{second}");
         pings += site.server.advance(SECOND).len();
     }
-    assert_eq!((pings, site.server.listener.len()), (3, 1));
-    assert_eq!(site.server.advance(SECOND).len(), 1);
+    // One for each record and three besides, and the goodbye.
+    assert_eq!(pings, 4 + 3 + 1);
     assert_eq!(site.server.seen, [Seen::Closed(session, CloseReason::Unanswered)]);
     let results = &site.server.metrics.restored_from_disk;
     assert_eq!(results.get(RestoreResult::Unanswered), 1);
     assert_eq!((site.gated(), site.store.take_changed(9).len()), (0, 1));
+}
+
+#[test]
+fn one_recorded_record_does_not_end_the_session_of_a_device_that_sleeps() {
+    for config in [psk_client(ALL_PSK[1]), with_cid(ALL_PSK[1])] {
+        let (mut client, copy, unlock) = before(&config);
+        let patient = DtlsSettings {
+            idle_timeout: 7200 * SECOND,
+            ..settings()
+        };
+        let (mut site, session) = Site::from_copy(&copy, 1, patient);
+        let mut pings = site.server.input(peer(1), &unlock).len();
+        for second in 0..3600 {
+            // However often it comes.
+            if second % 5 == 0 {
+                assert!(site.server.input(peer(1), &unlock).is_empty());
+            }
+            pings += site.server.advance(SECOND).len();
+        }
+        assert_eq!((pings, site.server.listener.len(), site.gated()), (4, 1, 1));
+        // It wakes up, and is pinged anew.
+        client.send(b"hello");
+        let pings = site.server.input(peer(1), &client.take().concat());
+        site.answer(&mut client, 1, &pings[0].1);
+        assert_eq!((site.gated(), site.server.seen.len()), (0, 0));
+        assert!(site.server.talks(&mut client, session, peer(1)));
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(super) enum Unanswered {
     Ping,
     /// Nothing: it is waited for longer.
     Wait,
-    /// The peer speaks and does not answer: nothing will open the gate.
+    /// The peer goes on speaking and does not answer: nothing will open the gate.
     GiveUp,
 }
 
@@ -39,8 +39,9 @@ pub(super) struct Gate {
     pings: u8,
     /// Until when the last one is waited for; `None` while nothing is under way.
     until: Option<Instant>,
-    /// Whether the peer was heard since the first ping.
-    heard: bool,
+    /// Whether the peer was heard since the last ping of a row, and between that and the one before. One record that somebody recorded
+    /// shows nobody who is awake; who is woke up long enough ago to have answered.
+    heard: [bool; 2],
     /// When and where the last one went.
     last: Option<(Instant, PeerAddr)>,
 }
@@ -52,7 +53,7 @@ impl Gate {
             mid,
             pings: 0,
             until: None,
-            heard: false,
+            heard: [false; 2],
             last: None,
         }
     }
@@ -71,7 +72,8 @@ impl Gate {
 
     /// The peer was heard at `from`. Whether it is to be pinged there now.
     pub(super) fn heard(&mut self, now: Instant, from: PeerAddr) -> bool {
-        self.heard = true;
+        let [since, _] = &mut self.heard;
+        *since = true;
         let is_due = !matches!(self.last, Some((at, there)) if there == from && now < at + PAUSE);
         if is_due {
             self.last = Some((now, from));
@@ -113,11 +115,13 @@ impl Gate {
             let next = if self.pings == 0 {
                 Unanswered::Wait
             } else {
+                let [since, _] = self.heard;
+                self.heard = [false, since];
                 Unanswered::Ping
             };
             return Some((next, Some(self.wait(now))));
         }
-        if self.heard {
+        if self.heard == [true; 2] {
             return Some((Unanswered::GiveUp, None));
         }
         // A device that sleeps hears nothing. Its own next record says when to ping it.
@@ -135,19 +139,23 @@ mod tests {
         PeerAddr::new(([192, 0, 2, 1], port).into()).unwrap()
     }
 
-    /// Seconds from the first ping at which something is to be done, and what.
-    fn course(gate: &mut Gate, begin: Instant, first: Instant) -> Vec<(u64, Unanswered)> {
-        let (mut done, mut at) = (Vec::new(), Some(first));
+    /// Seconds from the first ping at which something is to be done, and what, while the peer is heard at some of these seconds.
+    fn course(gate: &mut Gate, begin: Instant, first: Instant, heard: &[u64]) -> Vec<(u64, Unanswered)> {
+        let (mut done, mut at, mut heard) = (Vec::new(), Some(first), heard.iter().peekable());
         while let Some(named) = at {
+            let second = (named - begin).as_secs();
+            while let Some(then) = heard.next_if(|then| **then < second) {
+                gate.heard(begin + Duration::from_secs(*then), address(1));
+            }
             let (what, next) = gate.unanswered(named, named).unwrap();
-            done.push(((named - begin).as_secs(), what));
+            done.push((second, what));
             at = next;
         }
         done
     }
 
     #[test]
-    fn a_peer_that_speaks_and_does_not_answer_is_given_up_after_four_pings() {
+    fn a_peer_that_goes_on_speaking_and_does_not_answer_is_given_up_after_four_pings() {
         let (now, mut gate) = (start(), Gate::new(7));
         assert!(gate.heard(now, address(1)));
         let first = gate.sent(now).unwrap();
@@ -157,14 +165,29 @@ mod tests {
             (14, Unanswered::Ping),
             (30, Unanswered::GiveUp),
         ];
-        assert_eq!(course(&mut gate, now, first), expected);
+        // As it repeats a confirmable request.
+        assert_eq!(course(&mut gate, now, first, &[3, 8, 18]), expected);
+    }
+
+    #[test]
+    fn records_that_were_recorded_and_a_peer_that_just_woke_up_have_nobody_given_up() {
+        for heard in [&[][..], &[1], &[3, 5], &[7], &[13], &[15], &[29]] {
+            let (now, mut gate) = (start(), Gate::new(7));
+            assert!(gate.heard(now, address(1)));
+            let first = gate.sent(now).unwrap();
+            let course = course(&mut gate, now, first, heard);
+            assert_eq!(course.last(), Some(&(30, Unanswered::Wait)), "{heard:?}");
+            // The next record begins anew.
+            let later = now + Duration::from_secs(60);
+            assert!(gate.heard(later, address(1)) && gate.sent(later).is_some());
+        }
     }
 
     #[test]
     fn one_that_was_not_heard_is_waited_for() {
         let (now, mut gate) = (start(), Gate::new(7));
         gate.sent_before(now);
-        let course = course(&mut gate, now, now);
+        let course = course(&mut gate, now, now, &[]);
         let pings = course.iter().filter(|(_, what)| *what == Unanswered::Ping);
         assert_eq!((course[0], pings.count()), ((0, Unanswered::Wait), 3));
         assert_eq!(*course.last().unwrap(), (30, Unanswered::Wait));

@@ -312,7 +312,7 @@ labels! {
         Boot = "boot",
         /// Counts disks, not sessions: it was sealed with another key, so that nothing of it is read.
         Key = "key",
-        /// It went on from disk, and spoke, and did not answer four pings: it was sent close_notify and forgotten.
+        /// It went on from disk, and went on speaking, and did not answer four pings: it was sent close_notify and forgotten.
         Unanswered = "unanswered",
     }
 }
