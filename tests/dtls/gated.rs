@@ -336,6 +336,37 @@ fn a_key_is_charged_with_what_may_have_been_sealed_since() {
 }
 
 #[test]
+fn a_session_whose_key_has_no_record_left_for_a_ping_is_ended_and_not_left_behind_its_gate() {
+    let (_, copy, unlock) = before(&psk_client(ALL_PSK[1]));
+    let mut ended = Vec::new();
+    for spare in 0..10 {
+        let limited = DtlsSettings {
+            records_per_key: (1 << 16) + spare,
+            ..settings()
+        };
+        let (mut site, session) = Site::from_copy(&copy, 1, limited);
+        // The device speaks once; what is repeated later finds the limit too.
+        let mut sent = site.server.input(peer(1), &unlock).len();
+        site.server.collect_events();
+        let is_first = site.server.listener.is_empty();
+        sent += (0..29).map(|_| site.server.advance(SECOND).len()).sum::<usize>();
+        if site.server.listener.is_empty() {
+            assert_eq!(site.server.seen, [Seen::Closed(session, CloseReason::KeyLimit)]);
+            assert_eq!((site.gated(), site.store.take_changed(9).len()), (0, 1));
+            ended.push((is_first, sent));
+        } else {
+            assert_eq!((sent, site.gated()), (4, 1), "{spare}");
+        }
+    }
+    // The last record of a key is for the goodbye.
+    assert_eq!(ended[0], (true, 0));
+    assert!(
+        ended.ends_with(&[(true, 1), (false, 2), (false, 3), (false, 4)]),
+        "{ended:?}"
+    );
+}
+
+#[test]
 fn where_the_nonce_is_the_record_number_nothing_goes_on() {
     for suite in ALL_PSK.iter().filter(|suite| suite.contains(CHACHA)) {
         let (_, mut copy, _) = before(&psk_client(suite));

@@ -53,12 +53,22 @@ impl DtlsListener {
     }
 
     fn ping(&mut self, now: Instant, key: u32, to: PeerAddr, transmits: &mut Transmits) {
-        if self.send_ping(key, Path::At(to), transmits).is_err() {
+        if !self.has_pinged(key, Path::At(to), transmits) {
             return;
         }
         let session = self.sessions.get_mut(key);
         let named = session.and_then(|session| Some((session.gate.as_mut()?.sent(now)?, session.id)));
         self.pings.extend(named);
+    }
+
+    /// Pings, and ends a session that has no number left for that: its gate would stay shut. Whether the ping was sent.
+    fn has_pinged(&mut self, key: u32, path: Path, transmits: &mut Transmits) -> bool {
+        let sent = self.send_ping(key, path, transmits);
+        if sent == Err(SendError::KeyLimit) {
+            self.say_goodbye(key, transmits);
+            self.end(key, CloseReason::KeyLimit);
+        }
+        sent.is_ok()
     }
 
     fn send_ping(&mut self, key: u32, path: Path, transmits: &mut Transmits) -> Result<(), SendError> {
@@ -99,8 +109,8 @@ impl DtlsListener {
             self.pings.extend(next.map(|next| (next, id)));
             match what {
                 Unanswered::Wait => {}
-                // One that cannot be sent is as one that is lost.
-                Unanswered::Ping => drop(self.send_ping(key, Path::Bound, transmits)),
+                // One that cannot be sent just now is as one that is lost.
+                Unanswered::Ping => _ = self.has_pinged(key, Path::Bound, transmits),
                 Unanswered::GiveUp => {
                     self.metrics.restored_from_disk.inc(RestoreResult::Unanswered);
                     self.say_goodbye(key, transmits);
