@@ -12,43 +12,43 @@ use super::support::client::PATIENCE;
 use super::support::gateway::hex;
 use super::support::{Config, dtls, ms, wait_until};
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
 }
 
-fn key(identity: &str) -> String {
+pub fn key(identity: &str) -> String {
     format!("a key of {identity}, 16 and more")
 }
 
-fn comes_in(node: &Node, identity: &str) -> bool {
+pub fn comes_in(node: &Node, identity: &str) -> bool {
     let options = dtls::Options::psk(identity, key(identity).as_bytes()).patience(ms(1500));
     dtls::connect(node.dtls_addr(), &options).is_ok()
 }
 
 /// The identity comes in at once.
 #[track_caller]
-fn is_let_in(node: &Node, identity: &str) {
+pub fn is_let_in(node: &Node, identity: &str) {
     let options = dtls::Options::psk(identity, key(identity).as_bytes()).patience(PATIENCE);
     dtls::connect(node.dtls_addr(), &options).unwrap_or_else(|why| panic!("{identity}: {why}"));
 }
 
-fn add(node: &Node, identity: &str) -> (u16, serde_json::Value) {
+pub fn add(node: &Node, identity: &str) -> (u16, serde_json::Value) {
     let key = hex(key(identity).as_bytes());
     node.change("POST", "psk", &json!({"identity": identity, "key": key}))
 }
 
 #[track_caller]
-fn added(node: &Node, identity: &str) {
+pub fn added(node: &Node, identity: &str) {
     let (status, body) = add(node, identity);
     assert_eq!(status, 201, "{identity}: {body}");
 }
 
-fn version(node: &Node) -> u64 {
+pub fn version(node: &Node) -> u64 {
     node.group()["config_version"].as_u64().unwrap()
 }
 
 /// Nodes that have the first configuration.
-fn group(redis: &Redis, count: usize) -> Vec<Node> {
+pub fn group(redis: &Redis, count: usize) -> Vec<Node> {
     let nodes = nodes::group(redis, count);
     for node in &nodes {
         node.metric_becomes("group_config_applied_version", &[], 1.0);
@@ -56,7 +56,7 @@ fn group(redis: &Redis, count: usize) -> Vec<Node> {
     nodes
 }
 
-fn by_input(node: &Node, words: &[&str], input: &str) -> Output {
+pub fn by_input(node: &Node, words: &[&str], input: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     command
         .args(words)

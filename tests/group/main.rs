@@ -17,6 +17,7 @@ mod servers;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod channel;
 mod configuration;
 mod engine;
 mod lease;
