@@ -36,6 +36,8 @@ pub(super) struct Failure {
     pub(super) message: String,
     /// Whether the message says by itself what it is about, as problems of files do.
     pub(super) bare: bool,
+    /// Whether the gateway may have done it all the same.
+    pub(super) is_unknown: bool,
 }
 
 impl Failure {
@@ -44,6 +46,7 @@ impl Failure {
             code,
             message: message.into(),
             bare: false,
+            is_unknown: false,
         }
     }
 

@@ -72,6 +72,10 @@ impl Sharing {
             Some(Shared::All { api, before }) => {
                 let given: Result<ImportReport, Failure> = api.post("group/import", &json!({}));
                 if let Err(failure) = given {
+                    if failure.is_unknown {
+                        let message = format!("{}; it stays in the file here", failure.message);
+                        return Err(Failure::new(failure.code, message));
+                    }
                     put_back(&before)?;
                     return Err(failure);
                 }

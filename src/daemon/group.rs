@@ -21,6 +21,13 @@ pub(super) fn join(config: &Config, metrics: &Arc<GroupMetrics>) -> Result<Optio
     let Some(group) = &config.group else {
         return Ok(None);
     };
+    // A start reads all of it.
+    if let Some(record) = Record::read(&config.node.state_dir) {
+        metrics.applied.set(record.version);
+        metrics
+            .drift
+            .set(u64::try_from(record.drift()).unwrap_or(u64::MAX));
+    }
     let wrong = |fault: Fault| StartError::new(ExitReason::Config, fault.to_string());
     let settings = group::Settings {
         engine: engine(group).map_err(wrong)?,

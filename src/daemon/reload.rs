@@ -26,8 +26,8 @@ use super::{clock, logging, state};
 impl Node {
     /// Puts what is on disk now in force, all of it or nothing.
     pub(super) fn renew(&mut self) -> Result<Renewed, Problems> {
-        self.refuse_by_hand()?;
         let (config, report, at) = self.read_again()?;
+        self.refuse_by_hand(&config)?;
         self.renew_to(config, report)
             .map_err(|problems| placed(problems, &at))
     }
@@ -252,16 +252,14 @@ impl Node {
         ))
     }
 
-    /// What all nodes of a group share may not be changed on one of them unnoticed.
-    fn refuse_by_hand(&self) -> Result<(), Problems> {
+    /// What all nodes of a group share may not be changed on one of them unnoticed: of the files that are about to be in force.
+    fn refuse_by_hand(&self, config: &Config) -> Result<(), Problems> {
         let record = self
             .group
             .as_ref()
             .and_then(|_| Record::read(&self.config.node.state_dir));
         let Some(record) = record else { return Ok(()) };
-        let by_hand = record
-            .by_hand(&self.config)
-            .map_err(|why| self.problems(vec![why]))?;
+        let by_hand = record.by_hand(config).map_err(|why| self.problems(vec![why]))?;
         if by_hand.is_empty() {
             return Ok(());
         }

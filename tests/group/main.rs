@@ -22,4 +22,5 @@ mod configuration;
 mod engine;
 mod lease;
 mod nodes;
+mod parts;
 mod view;

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use zeroize::Zeroizing;
 
-use crate::admin::api::ErrorBody;
+use crate::admin::api::{ErrorBody, GROUP_UNKNOWN};
 use crate::admin::local::GROUP;
 use crate::auth::client::{Client, ClientError, Origin, Trust, UNRESERVED, whole};
 use crate::auth::settings::TlsSettings;
@@ -251,6 +251,7 @@ impl Api {
 
     fn failed(&self, error: ClientError) -> Failure {
         let address = self.address();
+        let is_unknown = !matches!(error, ClientError::Connect(_));
         let said = match error {
             ClientError::TimedOut => format!("{address} does not answer in time"),
             ClientError::Broken(why) => format!("{address}: {why}"),
@@ -264,7 +265,10 @@ impl Api {
                 format!("no gateway answers at {address}: {why}")
             }
         };
-        Failure::new(UNAVAILABLE, said)
+        Failure {
+            is_unknown,
+            ..Failure::new(UNAVAILABLE, said)
+        }
     }
 
     fn ask(&self, method: &str, path: &str, body: Option<&serde_json::Value>) -> Result<Bytes, Failure> {
@@ -400,6 +404,7 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
         );
         return Failure::new(CONFIG, said);
     }
+    let is_unknown = error.as_ref().is_some_and(|error| error.code == GROUP_UNKNOWN);
     let said = error.map_or_else(|| format!("HTTP {status}"), |error| error.message);
     let (code, hint) = match status {
         StatusCode::UNAUTHORIZED => (NO_PERMISSION, "; name the file with it by --token-file"),
@@ -408,7 +413,10 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
         StatusCode::BAD_REQUEST => (DATA_ERROR, ""),
         _ => (UNAVAILABLE, ""),
     };
-    Failure::new(code, format!("{said}{hint}"))
+    Failure {
+        is_unknown,
+        ..Failure::new(code, format!("{said}{hint}"))
+    }
 }
 
 /// The configuration that the gateway on this machine runs with: named, installed, or the quick start's.

@@ -108,7 +108,7 @@ pub use effective::{Effective, EffectiveKey};
 pub use error::{ErrorBody, ProblemView};
 pub use group::routes::ImportReport;
 pub use group::view::{GroupView, NodeView};
-pub use group::{GroupMember, GroupStatus};
+pub use group::{GROUP_UNKNOWN, GroupMember, GroupStatus};
 pub use history::{History, HistoryPoint};
 pub use messages::{MessageView, RetainedPage};
 pub use metrics::{Metrics, Sample};

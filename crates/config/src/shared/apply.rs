@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::super::atomic::{self, DirectoryLock};
 use super::super::{Config, PathBase, Problem, Problems, ban_book, load_from, parse, secrets, tokens};
-use super::record::Record;
+use super::record::{ByHand, Noted, Record};
 use super::{BANS, CONFIGURATION, Fetched, Parts, SharedFile, TOKENS, all_files, files, mark, of_text, with};
 
 /// Where contents lie while they are checked, within the state directory.
@@ -119,7 +119,8 @@ pub struct Taken {
     pub record: Record,
 }
 
-/// Checks a version of the group, of which `parts` has the digests, and the contents of those that are to be written.
+/// Checks a version of the group, of which `parts` has the digests, and the contents of those that are to be written. What it does not
+/// have of what no configuration names is emptied here, unless `record` has it as this node's alone.
 ///
 /// # Errors
 /// Everything that is wrong with it here.
@@ -138,6 +139,29 @@ pub fn take(config: &Config, record: &Record, version: u64, parts: Fetched) -> R
             (None, Some(noted)) => drop(next.parts.insert(part, noted.clone())),
             (None, None) => {}
         }
+    }
+    for file in files(config) {
+        let part = file.part;
+        let nothing: &[u8] = match part.as_str() {
+            TOKENS => b"",
+            BANS => b"[]",
+            _ => continue,
+        };
+        if !file.path.exists() || next.parts.contains_key(&part) {
+            continue;
+        }
+        // What was kept for this node alone stays; what it had before it was of the group does not.
+        let kept = record.parts.get(&part).filter(|noted| noted.shared.is_empty());
+        let noted = kept.cloned().unwrap_or_else(|| {
+            changed.insert(part.clone(), Zeroizing::new(nothing.to_vec()));
+            let none = hex::encode(mark(&part, nothing));
+            Noted {
+                shared: String::new(),
+                group: none.clone(),
+                here: none,
+            }
+        });
+        next.parts.insert(part, noted);
     }
     Ok(Taken {
         checked: check(config, None, &changed)?,
@@ -259,6 +283,31 @@ impl Checked {
         named.chain([CONFIGURATION.to_owned()]).collect()
     }
 
+    /// The files that it names that would be in force here without being what all share: neither among `changed` nor as `record` has
+    /// them.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub fn unshared(&self, record: &Record, changed: &Parts) -> Result<Vec<ByHand>, secrets::SecretError> {
+        let mut all = Vec::new();
+        for file in files(&self.parsed) {
+            let is_named = ![TOKENS, BANS].contains(&file.part.as_str());
+            if !is_named || changed.contains_key(&file.part) || !file.path.exists() {
+                continue;
+            }
+            let here = hex::encode(mark(&file.part, &file.read()?));
+            if record
+                .parts
+                .get(&file.part)
+                .is_none_or(|noted| noted.here != here)
+            {
+                let SharedFile { part, path, .. } = file;
+                all.push(ByHand { part, path });
+            }
+        }
+        Ok(all)
+    }
+
     /// The files that it names, that are here, and that `record` does not have.
     ///
     /// # Errors
@@ -267,10 +316,7 @@ impl Checked {
         let mut parts = Parts::new();
         for file in files(&self.parsed) {
             if file.path.exists() && !record.parts.contains_key(&file.part) {
-                let content = match file.is_secret {
-                    true => secrets::read_secret(&file.path)?,
-                    false => secrets::read_public(&file.path)?,
-                };
+                let content = file.read()?;
                 parts.insert(file.part, content);
             }
         }

@@ -20,7 +20,7 @@ use serde_json::{Map, Value as JsonValue};
 use toml_edit::DocumentMut;
 use zeroize::Zeroizing;
 
-use super::{Backend, Config, ban_book, edit, reference, secrets, token_store};
+use super::{Backend, Config, ban_book, edit, reference, secrets, token_store, tokens};
 
 /// The part that is the configuration file.
 pub const CONFIGURATION: &str = "configuration";
@@ -61,6 +61,26 @@ pub struct SharedFile {
     pub path: PathBuf,
     /// Whether it holds secrets.
     pub is_secret: bool,
+}
+
+impl SharedFile {
+    /// What all share of it as it lies here.
+    fn read(&self) -> Result<Zeroizing<Vec<u8>>, secrets::SecretError> {
+        let content = match self.is_secret {
+            true => secrets::read_secret(&self.path)?,
+            false => secrets::read_public(&self.path)?,
+        };
+        Ok(match self.part.as_str() {
+            TOKENS => hashed(&content).unwrap_or(content),
+            _ => content,
+        })
+    }
+}
+
+/// A file of tokens as each node writes it again at its first use, where tokens stand in it in the clear.
+fn hashed(content: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let text = tokens::parse(content).ok()?.rewritten?;
+    Some(Zeroizing::new(text.as_bytes().to_vec()))
 }
 
 /// The files that are shared, those that two keys name twice.
@@ -136,11 +156,8 @@ pub fn parts(config: &Config) -> Result<Parts, String> {
         parts.insert(CONFIGURATION.to_owned(), of_text(text)?);
     }
     for file in files(config).into_iter().filter(|file| file.path.exists()) {
-        let read = match file.is_secret {
-            true => secrets::read_secret(&file.path),
-            false => secrets::read_public(&file.path),
-        };
-        parts.insert(file.part, read.map_err(|error| error.to_string())?);
+        let content = file.read().map_err(|error| error.to_string())?;
+        parts.insert(file.part, content);
     }
     Ok(parts)
 }
@@ -173,7 +190,7 @@ pub fn of_text(text: &str) -> Result<Zeroizing<Vec<u8>>, String> {
         .map_err(|error| error.to_string())
 }
 
-/// What is compared of a part: of the configuration without what each node has its own of.
+/// What is compared of a part: of the configuration without what each node has its own of, of tokens by their hashes.
 #[must_use]
 pub fn mark(part: &str, content: &[u8]) -> Mark {
     if part == CONFIGURATION
@@ -181,6 +198,11 @@ pub fn mark(part: &str, content: &[u8]) -> Mark {
     {
         mask(&mut value, &places());
         return sha256(value.to_string().as_bytes());
+    }
+    if part == TOKENS
+        && let Some(hashed) = hashed(content)
+    {
+        return sha256(&hashed);
     }
     sha256(content)
 }
@@ -214,7 +236,8 @@ fn mask(value: &mut JsonValue, places: &BTreeSet<&'static str>) {
         return;
     };
     for (name, value) in table {
-        if places.contains(name.as_str()) {
+        // A table of such a name is a listener, or something else that somebody gave it.
+        if places.contains(name.as_str()) && !value.is_object() {
             *value = JsonValue::Bool(true);
         } else {
             mask(value, places);
@@ -232,7 +255,8 @@ fn difference(
     for (name, wanted) in theirs {
         match (ours.get(name), wanted) {
             (Some(have), wanted) if have == wanted => {}
-            (Some(_), _) if places.contains(name.as_str()) => {}
+            (Some(have), wanted)
+                if places.contains(name.as_str()) && !have.is_object() && !wanted.is_object() => {}
             (Some(JsonValue::Object(have)), JsonValue::Object(wanted)) => {
                 let inner = difference(have, wanted, places);
                 if !inner.is_empty() {

@@ -19,6 +19,9 @@ pub(super) mod view;
 /// How often is tried again to put in force what could not be.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// The code of an answer after which nobody knows whether something was changed.
+pub const GROUP_UNKNOWN: &str = "group_unknown";
+
 /// What is told of a group as events.
 pub(super) const KINDS: [&str; 4] = [JOINED, LEFT, FAULT, MENDED];
 

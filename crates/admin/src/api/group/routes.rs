@@ -65,8 +65,16 @@ async fn commit(
     request: Request,
 ) -> Result<StatusCode, ApiError> {
     let made = body(peer, request).await?;
-    share::commit(&api, group(&api)?, made).await?;
+    whole(async move { share::commit(&api, group(&api)?, made).await }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Does what may not end half done when who asked for it goes.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    let ended = |error: tokio::task::JoinError| ApiError::conflict("not_written", error.to_string());
+    tokio::spawn(work).await.map_err(ended)?
 }
 
 /// What was shared.
@@ -86,11 +94,12 @@ pub struct ImportReport {
     responses(
         (status = 200, body = ImportReport),
         (status = 400, body = ErrorBody, description = "It is wrong"),
-        (status = 409, body = ErrorBody, description = "A node refused it, or could not be asked")
+        (status = 409, body = ErrorBody, description = "A node refused it, or could not be asked"),
+        (status = 502, body = ErrorBody, description = "It is not known whether it was made")
     )
 )]
 pub(in crate::api) async fn import(State(api): State<Arc<Api>>) -> Result<Json<ImportReport>, ApiError> {
-    let (parts, _) = share::import(&api, group(&api)?).await?;
+    let (parts, _) = whole(async move { share::import(&api, group(&api)?).await }).await?;
     Ok(Json(ImportReport { parts }))
 }
 
@@ -104,6 +113,6 @@ pub(in crate::api) async fn import(State(api): State<Arc<Api>>) -> Result<Json<I
     responses((status = 200, body = ReloadReport), (status = 409, body = ErrorBody))
 )]
 pub(in crate::api) async fn restore(State(api): State<Arc<Api>>) -> Result<Json<ReloadReport>, ApiError> {
-    let reloaded = share::restore(&api, group(&api)?).await?;
+    let reloaded = whole(async move { share::restore(&api, group(&api)?).await }).await?;
     Ok(Json(ReloadReport::of(&reloaded)))
 }

@@ -24,7 +24,7 @@ use super::super::files::{Edit, blocking};
 use super::super::handle::Reloaded;
 use super::super::status::{not_reloaded, summary};
 use super::super::{Api, bans};
-use super::channel;
+use super::{GROUP_UNKNOWN, channel};
 
 /// How long is waited for the turn of this node, and how often it is asked for.
 const TURN: Duration = Duration::from_secs(15);
@@ -114,7 +114,8 @@ pub(in crate::api) async fn change<T: Send + 'static>(
 pub(in crate::api) async fn import(api: &Api, group: &Group) -> Result<(Vec<String>, Reloaded), ApiError> {
     in_turn(group, async {
         let _one_at_a_time = api.changes.lock().await;
-        let record = up_to_date(api, group).await?;
+        let mut given = catch_up_locked(api, group, Give::WhatLiesHere).await?;
+        let record = noted(api).await?;
         let config = api.site.config();
         let (own, noted) = (Arc::clone(&config), record.clone());
         let (names, changed) = blocking(move || {
@@ -129,11 +130,18 @@ pub(in crate::api) async fn import(api: &Api, group: &Group) -> Result<(Vec<Stri
             Ok::<_, ApiError>((names, all))
         })
         .await??;
-        if names.is_empty() {
-            return Ok((names, Reloaded::default()));
-        }
-        let reloaded = propose(api, group, &config, record, None, changed).await?;
-        Ok((names, reloaded))
+        let reloaded = match (given.is_empty(), names.is_empty()) {
+            (true, true) => Reloaded::default(),
+            // What was given lies here, and is noted: it has yet to be in force.
+            (false, true) => api
+                .site
+                .reload()
+                .await
+                .map_err(|problems| not_reloaded(&problems))?,
+            (_, false) => propose(api, group, &config, record, None, changed).await?,
+        };
+        given.extend(names);
+        Ok((given, reloaded))
     })
     .await
 }
@@ -145,7 +153,15 @@ pub(in crate::api) async fn restore(api: &Api, group: &Group) -> Result<Reloaded
         .fetch(Known::new())
         .await
         .map_err(|fault| unavailable(&fault))?;
-    put_in_force(api, group, fetched).await
+    let had = noted(api).await.map_or(0, |record| record.version);
+    if fetched.version == 0 || fetched.version < had {
+        return Err(ApiError::conflict(
+            "group_lost",
+            "the engine of the group has nothing to bring back, or has lost it: it comes from a node that has it still, or by \
+             `portcullis group import` from this one as it lies here",
+        ));
+    }
+    put_in_force(api, group, Record::default(), fetched).await
 }
 
 /// Takes what lies here of a part, or of all, for right, for this node alone.
@@ -157,7 +173,14 @@ pub(in crate::api) async fn keep_here(api: &Api, only: Option<&str>) -> Result<(
         let Some(mut record) = Record::read(state_dir) else {
             return Ok(());
         };
-        let here = shared::parts(&config).map_err(failed)?;
+        // By the files that the next reload reads, which refuses by itself what cannot be read.
+        let next = config.source.as_deref().map(portcullis_config::load);
+        let mut next = match next {
+            Some(Ok(loaded)) => loaded.config,
+            Some(Err(_)) | None => Config::clone(&config),
+        };
+        next.node.clone_from(&config.node);
+        let here = shared::parts(&next).map_err(failed)?;
         let wanted = here
             .iter()
             .filter(|(part, _)| only.as_ref().is_none_or(|only| only == *part));
@@ -213,7 +236,12 @@ async fn take_turn(group: &Group) -> Result<(), ApiError> {
 
 /// What this node has of what all share, once it has all of it.
 async fn up_to_date(api: &Api, group: &Group) -> Result<Record, ApiError> {
-    catch_up_locked(api, group).await?;
+    catch_up_locked(api, group, Give::WhatAllHad).await?;
+    noted(api).await
+}
+
+/// What is noted of what all share.
+async fn noted(api: &Api) -> Result<Record, ApiError> {
     let state_dir = api.site.config().node.state_dir.clone();
     let record = blocking(move || Record::read(&state_dir)).await?;
     record.ok_or_else(|| ApiError::conflict("group_unavailable", "this node has nothing of its group yet"))
@@ -241,11 +269,11 @@ async fn propose(
     let parts = changed.clone();
     let checked = blocking(move || apply::check(&own, whole, &parts)).await?;
     let checked = checked.map_err(|problems| invalid(&problems))?;
-    would(api, &checked).await?;
     // Files that the new configuration is the first to name.
     for (part, content) in checked.first_named(&record).map_err(failed)? {
         changed.entry(part).or_insert(content);
     }
+    would(api, &checked, &record, &changed).await?;
     if changed.is_empty() {
         return applied(api, checked, record).await;
     }
@@ -255,21 +283,11 @@ async fn propose(
         changed: texts(&changed)?,
     };
     let view = agreed(group, &proposal).await?;
-    let commit = commit_of(&record, &changed, &checked.parts(), &config.node.name);
-    let gone = commit.gone.clone();
-    match group.commit(commit).await {
-        Ok(true) => {}
-        Ok(false) => {
-            return Err(ApiError::conflict(
-                "group_busy",
-                "another node was faster: try again",
-            ));
-        }
-        Err(fault) => return Err(unavailable(&fault)),
-    }
+    let names = checked.parts();
+    make(group, commit_of(&record, &changed, &names, &config.node.name)).await?;
     let mut record = record;
     record.version += 1;
-    record.parts.retain(|part, _| !gone.contains(part));
+    record.parts.retain(|part, _| names.contains(part));
     for (part, content) in &changed {
         record.note(part, content, shared::mark(part, content));
     }
@@ -288,6 +306,34 @@ async fn propose(
         );
     }
     outcome
+}
+
+/// Makes the next version. Where the engine did not say whether it did, it is looked for there.
+async fn make(group: &Group, commit: Commit) -> Result<(), ApiError> {
+    let (base, next, all) = (commit.base, commit.next, commit.all.clone());
+    let fault = match group.commit(commit).await {
+        Ok(true) => return Ok(()),
+        Ok(false) => {
+            return Err(ApiError::conflict(
+                "group_busy",
+                "another node was faster: try again",
+            ));
+        }
+        Err(fault) => fault,
+    };
+    let there = group.fetch(all.clone()).await;
+    let is_it = |parts: &BTreeMap<String, _>| {
+        let digests = parts.iter().map(|(part, (digest, _))| (part, digest));
+        digests.eq(&all)
+    };
+    match there {
+        Ok(there) if there.version == next && is_it(&there.parts) => Ok(()),
+        Ok(there) if there.version == base => Err(unavailable(&fault)),
+        _ => Err(ApiError::bad_gateway(
+            GROUP_UNKNOWN,
+            format!("it is not known whether this was changed: see `portcullis group status`: {fault}"),
+        )),
+    }
 }
 
 /// Those who live and could all put it in force.
@@ -315,12 +361,13 @@ fn commit_of(record: &Record, changed: &Parts, names: &BTreeSet<String>, by: &st
             .iter()
             .map(|(part, content)| (part.clone(), digest(content))),
     );
-    let gone = record.parts.keys().filter(|part| !all.contains_key(*part));
+    let known = record.all_known().into_keys();
+    let gone = known.filter(|part| !all.contains_key(part)).collect();
     Commit {
         base: record.version,
         next: record.version + 1,
         by: by.to_owned(),
-        gone: gone.cloned().collect(),
+        gone,
         changed: changed.clone(),
         all,
     }
@@ -386,10 +433,10 @@ pub(super) async fn check(api: &Api, group: &Group, proposal: Proposal) -> Resul
     refuse_by_hand(api, &record).await?;
     let content = |(part, text): (String, String)| (part, Zeroizing::new(text.into_bytes()));
     let changed: Parts = proposal.changed.into_iter().map(content).collect();
-    let config = api.site.config();
-    let checked = blocking(move || apply::check(&config, None, &changed)).await?;
+    let (config, parts) = (api.site.config(), changed.clone());
+    let checked = blocking(move || apply::check(&config, None, &parts)).await?;
     let checked = checked.map_err(|problems| invalid(&problems))?;
-    would(api, &checked).await?;
+    would(api, &checked, &record, &changed).await?;
     info!(
         by = proposal.by,
         version = proposal.base + 1,
@@ -411,7 +458,7 @@ pub(super) async fn commit(api: &Api, group: &Group, made: Made) -> Result<(), A
 /// Catches up with the group, where it has another version, and gives it the first where it has none.
 pub(in crate::api) async fn catch_up(api: &Api, group: &Group) {
     let _one_at_a_time = api.changes.lock().await;
-    if let Err(why) = catch_up_locked(api, group).await {
+    if let Err(why) = catch_up_locked(api, group, Give::WhatAllHad).await {
         error!(
             "the configuration of the group is not in force here: {}",
             why.body().message
@@ -419,7 +466,17 @@ pub(in crate::api) async fn catch_up(api: &Api, group: &Group) {
     }
 }
 
-async fn catch_up_locked(api: &Api, group: &Group) -> Result<(), ApiError> {
+/// What a node gives to a group that has lost what it shared.
+#[derive(PartialEq, Eq, Clone, Copy)]
+enum Give {
+    /// What all had; nothing where that does not lie here any more.
+    WhatAllHad,
+    /// What lies here, by the word of an operator.
+    WhatLiesHere,
+}
+
+/// The parts that were given to the group and are not what all had.
+async fn catch_up_locked(api: &Api, group: &Group, what: Give) -> Result<Vec<String>, ApiError> {
     let config = api.site.config();
     let state_dir = config.node.state_dir.clone();
     let record = blocking(move || Record::read(&state_dir))
@@ -428,13 +485,21 @@ async fn catch_up_locked(api: &Api, group: &Group) -> Result<(), ApiError> {
     let known = record.all_known();
     let fetched = group.fetch(known).await.map_err(|fault| unavailable(&fault))?;
     if fetched.version == record.version && record.version != 0 {
+        // It was written and noted, and what was to put it in force was cut short.
+        if group.metrics().applied.get() != record.version {
+            api.site.bans().reopen().map_err(failed)?;
+            let reloaded = api.site.reload().await;
+            reloaded.map_err(|problems| not_reloaded(&problems))?;
+            bans::put_in_force(api).await?;
+        }
         show(group, &record);
-        return Ok(());
+        return Ok(Vec::new());
     }
     if fetched.version < record.version || fetched.version == 0 {
-        return give(api, group, &config, record, fetched.version).await;
+        return give(api, group, &config, record, fetched.version, what).await;
     }
-    put_in_force(api, group, fetched).await.map(drop)
+    put_in_force(api, group, record, fetched).await?;
+    Ok(Vec::new())
 }
 
 /// Gives the group what it has not, or has lost: what this node has. Where another was faster, that is taken at the next look.
@@ -444,13 +509,44 @@ async fn give(
     config: &Arc<Config>,
     record: Record,
     base: u64,
-) -> Result<(), ApiError> {
+    what: Give,
+) -> Result<Vec<String>, ApiError> {
     let own = Arc::clone(config);
-    let parts = blocking(move || shared::parts(&own)).await?.map_err(failed)?;
+    let mut parts = blocking(move || shared::parts(&own)).await?.map_err(failed)?;
     let mut next = Record {
         version: base.max(record.version) + 1,
         ..Record::default()
     };
+    let mut others = Vec::new();
+    if record.version != 0 {
+        let here = |part: &String| {
+            parts
+                .get(part)
+                .map(|content| hex::encode(shared::mark(part, content)))
+        };
+        let names: BTreeSet<&String> = parts.keys().chain(record.parts.keys()).collect();
+        for part in names {
+            match record.parts.get(part) {
+                Some(noted) if noted.shared.is_empty() && what == Give::WhatAllHad => {
+                    next.parts.insert(part.clone(), noted.clone());
+                }
+                Some(noted) if here(part).as_ref() == Some(&noted.group) => {}
+                _ => others.push(part.clone()),
+            }
+        }
+    }
+    if what == Give::WhatAllHad
+        && let Some(first) = others.first()
+    {
+        let file = shared::files(config).into_iter().find(|file| file.part == *first);
+        let path = file.map(|file| file.path).or_else(|| config.source.clone());
+        return Err(ApiError::conflict(
+            "changed_by_hand",
+            words(&path.unwrap_or_default()),
+        ));
+    }
+    // What is this node's alone is not given.
+    parts.retain(|part, _| !next.parts.contains_key(part));
     for (part, content) in &parts {
         next.note(part, content, shared::mark(part, content));
     }
@@ -471,8 +567,9 @@ async fn give(
             "the group has the configuration of this node now"
         );
         note(api, group, next).await?;
+        return Ok(others);
     }
-    Ok(())
+    Ok(Vec::new())
 }
 
 async fn note(api: &Api, group: &Group, record: Record) -> Result<(), ApiError> {
@@ -491,15 +588,16 @@ fn show(group: &Group, record: &Record) {
         .set(u64::try_from(record.drift()).unwrap_or(u64::MAX));
 }
 
-/// Puts a version in force here.
-async fn put_in_force(api: &Api, group: &Group, fetched: Fetched) -> Result<Reloaded, ApiError> {
+/// Puts a version in force here, where `record` has what of it is here, and what is this node's alone.
+async fn put_in_force(
+    api: &Api,
+    group: &Group,
+    record: Record,
+    fetched: Fetched,
+) -> Result<Reloaded, ApiError> {
     let config = api.site.config();
     let (version, by) = (fetched.version, fetched.by);
-    let own = Arc::clone(&config);
-    let taken = blocking(move || {
-        let record = Record::read(&own.node.state_dir).unwrap_or_default();
-        apply::take(&own, &record, version, fetched.parts)
-    });
+    let taken = blocking(move || apply::take(&config, &record, version, fetched.parts));
     let taken = taken.await?.map_err(|problems| invalid(&problems))?;
     let record = taken.record.clone();
     let reloaded = applied(api, taken.checked, taken.record).await?;
@@ -508,8 +606,12 @@ async fn put_in_force(api: &Api, group: &Group, fetched: Fetched) -> Result<Relo
     Ok(reloaded)
 }
 
-/// Whether the process could put it in force: what no file shows.
-async fn would(api: &Api, checked: &Checked) -> Result<(), ApiError> {
+/// Whether the process could put it in force, after what `record` has: what no file shows, and whether a reload would find something that
+/// all do not share.
+async fn would(api: &Api, checked: &Checked, record: &Record, changed: &Parts) -> Result<(), ApiError> {
+    if let Some(first) = checked.unshared(record, changed).map_err(failed)?.first() {
+        return Err(ApiError::conflict("changed_by_hand", words(&first.path)));
+    }
     let could = api.site.could(checked.config().clone()).await;
     could.map_err(|problems| invalid(&problems))
 }
