@@ -243,16 +243,6 @@ impl Gateway {
         }
     }
 
-    /// Where a client is and what holds its observations. One whose connection another worker has is that worker's to show.
-    pub(super) fn holder_of(&self, client: &ClientId) -> Option<(AccountHolder, Option<PeerId>)> {
-        if let Some(connection) = self.connections.of_client(client) {
-            return Some((AccountHolder::Connection(connection.key), connection.peer));
-        }
-        let id = self.peers.of_client(client)?;
-        let elsewhere = self.peers.get(id)?.guests.of_client(client);
-        elsewhere.is_none().then_some((AccountHolder::Peer(id), Some(id)))
-    }
-
     fn show(&self, holder: AccountHolder) -> ControlAnswer {
         let info = match holder {
             AccountHolder::Connection(key) => self.connections.get(key).map(|it| self.connection_info(it)),
@@ -288,16 +278,6 @@ impl Gateway {
             None => return ControlAnswer::NotFound,
         }
         ControlAnswer::Done
-    }
-
-    /// Ends what a client whose connection was ended still has at its peer: its DTLS session. Several clients may share a UDP
-    /// address: that of the others stays.
-    pub(super) fn kick_peer(&mut self, now: Instant, id: PeerId) {
-        if self.close_session(now, id, CloseReason::Kicked) {
-            self.peer_gone(now, id, CloseReason::Kicked);
-        } else {
-            self.peers.set_client(id, None);
-        }
     }
 
     fn subscribe_for(

@@ -183,6 +183,20 @@ impl Gateway {
         }
     }
 
+    /// Whether the client of a connection is at a peer of this worker, which its owner is then told.
+    pub(super) fn found_at(&mut self, now: Instant, mark: u64, key: ConnectionKey) -> bool {
+        let peer = self.found.peer(mark);
+        let facts = peer.and_then(|id| Some(self.peers.get(id)?.facts(id, &self.ledger)));
+        let Some(facts) = facts else { return false };
+        if key.worker() == self.worker {
+            let (connections, observations) = (&mut self.connections, &mut self.observations);
+            connections.attach(&mut cx!(self, now), observations, key, &facts);
+        } else {
+            self.established(now, facts, key);
+        }
+        true
+    }
+
     /// A message that may be refused found the way to its worker full.
     pub(super) fn refused(&mut self, message: WorkerMessage) {
         match message {

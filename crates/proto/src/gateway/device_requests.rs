@@ -100,6 +100,16 @@ impl DeviceRequests {
 }
 
 impl Gateway {
+    /// Where a client is and what holds its observations. One whose connection another worker has is that worker's to show.
+    pub(super) fn holder_of(&self, client: &ClientId) -> Option<(AccountHolder, Option<PeerId>)> {
+        if let Some(connection) = self.connections.of_client(client) {
+            return Some((AccountHolder::Connection(connection.key), connection.peer));
+        }
+        let id = self.peers.of_client(client)?;
+        let elsewhere = self.peers.get(id)?.guests.of_client(client);
+        elsewhere.is_none().then_some((AccountHolder::Peer(id), Some(id)))
+    }
+
     /// Sends a request to a device, or has it wait for that; the answer comes later, or at once when neither can be.
     pub(super) fn request_to_device(
         &mut self,

@@ -1,9 +1,11 @@
 //! The core composed: one [`contract::Input`], one [`contract::Output`], one deadline.
 //!
-//! A datagram enters at [`Gateway::handle`] and goes through the files in this order: `inbound` (DTLS, message layer),
+//! A datagram enters at [`Gateway::handle`] and goes through the files in this order: `inbound` and `sessions` (DTLS, message layer),
 //! `route` (what it asks, who asks, which worker has the connection that it names), `owner` and `ops` (what is done),
 //! `broker_events` (what the broker says to it), `delivery` and the message layer (back to the peer). An operation is a function of the
 //! request and of the parts that it needs; what it wants done it leaves in the `agenda`.
+//!
+//! The files call each other downwards only: this one, `turn`, `sessions` and `inbound`, `control`, `delivery`, `route`, `banned`, `peer_life`.
 
 mod agenda;
 mod answers;
@@ -29,11 +31,14 @@ pub mod news;
 mod observations;
 mod ops;
 mod owner;
+mod peer_life;
 pub mod peers;
 mod pending_requests;
 mod pressure;
 mod representations;
+pub mod restore;
 mod route;
+mod sessions;
 pub mod settings;
 mod shared;
 #[cfg(test)]
@@ -42,6 +47,7 @@ mod timers;
 mod topics;
 pub mod trace;
 pub mod traffic;
+mod turn;
 pub mod workers;
 
 use std::sync::Arc;
@@ -52,7 +58,6 @@ use rand::{Rng, RngCore, SeedableRng};
 
 use crate::bridge::contract::Ticket;
 use crate::bridge::subscriptions::AccountHolder;
-use crate::coap::contract::RequestError;
 use crate::coap::{CoapMetrics, Endpoint};
 use crate::policy::bans::Bans;
 use crate::policy::ledger::Ledger;
@@ -67,11 +72,11 @@ use device_requests::DeviceRequests;
 use directory::ClientDirectory;
 use forwarded::Forwarded;
 use guard::Guard;
-use kept::{Found, Restored};
-use metrics::{ConnectionEvent, GatewayMetrics};
+use metrics::GatewayMetrics;
 use observations::Observations;
 use peers::Peers;
 use pressure::Pressure;
+use restore::{Found, Restored};
 pub use shared::Shared;
 
 use pending_requests::PendingRequests;
@@ -79,7 +84,6 @@ use settings::{ListenerSettings, Settings};
 use timers::Timers;
 use topics::Topics;
 use trace::Traces;
-use workers::WorkerMessage;
 
 /// The surroundings of an operation, borrowed from a gateway apart from its other parts.
 macro_rules! cx {
@@ -277,131 +281,6 @@ impl Gateway {
         self.all_dtls_events(now);
         self.due(now);
         self.settle(now);
-    }
-
-    /// Handles what DTLS made of `datagram`, which holds the plaintexts. What one record asks for is answered before the next,
-    /// which may close the session.
-    fn dtls_events(&mut self, now: Instant, listener: ListenerId, datagram: &[u8]) {
-        while self.dtls_event(now, listener, datagram) {
-            self.settle(now);
-        }
-    }
-
-    fn all_dtls_events(&mut self, now: Instant) {
-        for listener in (0..self.settings.listeners.len()).filter_map(|index| u16::try_from(index).ok()) {
-            self.dtls_events(now, ListenerId(listener), &[]);
-        }
-    }
-
-    /// Does all that follows from what was taken in, and collects what is to be sent.
-    fn settle(&mut self, now: Instant) {
-        loop {
-            if let Some(event) = self.coap.poll_event() {
-                self.coap_event(now, event);
-            } else if let Some(message) = self.agenda.poll_own() {
-                self.worker_message(now, message);
-            } else if let Some(holder) = self.ledger.gives_way() {
-                self.give_way(now, holder);
-            } else {
-                break;
-            }
-        }
-        self.trace_notes(now);
-        self.flush(now);
-    }
-
-    /// Hands what the message layer wants sent to the sockets, through DTLS where the peer has a session.
-    fn flush(&mut self, now: Instant) {
-        let Self {
-            coap,
-            peers,
-            dtls,
-            transmits,
-            traces,
-            settings,
-            ..
-        } = self;
-        coap.drain_transmits(|id, bytes| {
-            let Some(peer) = peers.get_mut(id) else { return };
-            peer.traffic.sent(bytes.len());
-            let sealed = match peer.session {
-                None => {
-                    transmits.push(peer.listener, peer.address, bytes);
-                    true
-                }
-                // A session that cannot seal any more says so as an event of its own.
-                Some(session) => dtls
-                    .get_mut(usize::from(peer.listener.0))
-                    .and_then(Option::as_mut)
-                    .is_some_and(|dtls| dtls.send(session, bytes, transmits).is_ok()),
-            };
-            if !traces.is_empty() {
-                traces.sent(now, &peer.seen(id, settings), bytes, sealed);
-            }
-        });
-    }
-
-    fn worker_message(&mut self, now: Instant, message: WorkerMessage) {
-        match message {
-            WorkerMessage::FromPeer(peer, what) => self.hear_of_peer(now, peer, what),
-            WorkerMessage::ToPeer(peer, what) => self.serve_peer(now, peer, what),
-            WorkerMessage::Register {
-                ticket,
-                client,
-                key,
-                owner,
-                join,
-                ended,
-            } => {
-                let ended = ended.filter(|ended| self.directory.ended(&client, *ended));
-                let (registration, older) = self.directory.register(client, key, owner, join);
-                for key in ended.into_iter().chain(older) {
-                    self.agenda.tell(key.worker(), WorkerMessage::Evict(key));
-                }
-                let answer = WorkerMessage::Registered(ticket, registration);
-                self.agenda.tell(key.worker(), answer);
-            }
-            WorkerMessage::Registered(ticket, registration) => self.registered(now, ticket, registration),
-            WorkerMessage::Evict(key) => {
-                let (connections, observations) = (&mut self.connections, &mut self.observations);
-                let client = connections.get(key).map(|connection| connection.client.clone());
-                connections.end(&mut cx!(self, now), observations, key, ConnectionEvent::Replaced);
-                if let Some(client) = client {
-                    self.pass_requests_on(now, &client);
-                }
-            }
-            WorkerMessage::PassOn(passed) => match self.directory.worker_of(&passed.client) {
-                Some(worker) => self.agenda.tell(worker, WorkerMessage::TakeOver(passed)),
-                None => {
-                    let answer = WorkerMessage::Answered(passed.id, Err(RequestError::Gone));
-                    self.agenda.tell(WorkerId::of(passed.id.0), answer);
-                }
-            },
-            WorkerMessage::TakeOver(passed) => self.take_over_request(now, *passed),
-            WorkerMessage::Ended(client, key) => {
-                self.directory.ended(&client, key);
-            }
-            WorkerMessage::Answered(request, result) => self.device_answered(now, request, result),
-            WorkerMessage::Heard(client) => self.heard(now, &client),
-            WorkerMessage::AreYouThere(from, at) => {
-                self.agenda.tell(from, WorkerMessage::Here(self.worker, at));
-            }
-            WorkerMessage::Record {
-                listener,
-                from,
-                mut bytes,
-            } => self.record_from_elsewhere(now, listener, from, &mut bytes),
-            WorkerMessage::Known { client, key, owner } => {
-                let (_, older) = self.directory.register(client, key, owner, false);
-                if let Some(older) = older {
-                    self.agenda.tell(older.worker(), WorkerMessage::Evict(older));
-                }
-            }
-            WorkerMessage::Seek { mark, key } => {
-                self.found_at(now, mark, key);
-            }
-            WorkerMessage::Here(from, at) => self.forwarded.heard(from, at),
-        }
     }
 
     /// Answers everything that waits with 5.03: nobody will be there for what it waits for.

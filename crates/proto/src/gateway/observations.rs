@@ -10,10 +10,10 @@ use bytes::Bytes;
 
 use super::agenda::Cx;
 use super::answers::not_found;
-use super::inbound::UDP_PEER_IDLE;
 use super::kept::KeptObservations;
 use super::kept_notifications::{self, KeptNotifications};
 use super::metrics::{ConditionResult, GatewayMetrics, QueueResult};
+use super::peer_life::UDP_PEER_IDLE;
 use super::representations::{Representation, Representations};
 use super::settings::NotifyType;
 use super::timers::Timer;

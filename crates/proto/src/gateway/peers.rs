@@ -4,16 +4,18 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Gateway;
 use super::guests::Guests;
 use super::traffic::Traffic;
 use crate::bridge::subscriptions::AccountHolder;
 use crate::coap;
 use crate::coap::contract::PeerId;
 use crate::policy::connections::Grant;
-use crate::policy::ledger::{AccountId, Ledger};
+use crate::policy::ledger::{AccountId, Ledger, Table};
 use crate::session::{SecureTransport, SessionId, SessionInfo};
 use crate::state::Record;
 use crate::types::hash::{IdMap, Keyed};
+use crate::types::reason::DropReason;
 use crate::types::standing::Standing;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, WorkerId};
 
@@ -295,6 +297,44 @@ const fn place_of(id: PeerId) -> u32 {
 
 const fn generation_of(id: PeerId) -> u32 {
     (id.0 >> 32) as u32 & GENERATIONS
+}
+
+impl Gateway {
+    /// Whether the address of a peer is proved.
+    pub(super) fn is_proven(&self, peer: PeerId) -> bool {
+        self.peers.get(peer).is_some_and(|peer| peer.coap.is_proven())
+    }
+
+    /// Writes down what the message layer keeps for a peer.
+    pub(super) fn weigh(&mut self, id: PeerId) {
+        if let Some(peer) = self.peers.get(id) {
+            let kept = self.coap.kept(&peer.coap);
+            self.ledger.set(peer.account, Table::Blocks, kept.blocks);
+            self.ledger.set(peer.account, Table::Queues, kept.queue);
+            self.ledger.set(peer.account, Table::Requests, kept.requests);
+        }
+    }
+
+    /// Looks whether a peer showed by now that it receives where it sends from.
+    pub(super) fn proved(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(id).filter(|peer| peer.coap.is_proven()) else {
+            return;
+        };
+        self.ledger.raise(peer.account, Standing::Proven);
+        let dtls = self
+            .dtls
+            .get_mut(usize::from(peer.listener.0))
+            .and_then(Option::as_mut);
+        if let (Some(session), Some(dtls)) = (peer.session, dtls) {
+            dtls.confirm_address(session);
+        }
+    }
+
+    pub(super) fn count_dropped(&self, listener: ListenerId, reason: DropReason) {
+        if let Some(metrics) = self.metrics.listeners.get(usize::from(listener.0)) {
+            metrics.dropped.inc(reason);
+        }
+    }
 }
 
 #[cfg(test)]
