@@ -1,6 +1,7 @@
 //! What the crates' boundaries do not show by themselves: which of them are pure, and where `unsafe` lives.
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -123,5 +124,70 @@ fn every_file_says_what_it_is() {
             let opens = fs::read_to_string(&file).unwrap().starts_with("//!");
             assert!(opens, "{} does not begin with //!", file.display());
         }
+    }
+}
+
+/// The functions that a text names behind `before`.
+fn functions<'a>(text: &'a str, before: &'a str) -> impl Iterator<Item = &'a str> {
+    let is_name = |it: char| it.is_alphanumeric() || it == '_';
+    let behind = text.split(before).skip(1);
+    behind.filter_map(move |rest| {
+        let (name, _) = rest.split_once(['(', '<'])?;
+        name.chars().all(is_name).then_some(name)
+    })
+}
+
+/// For each file of a folder that has a part of an object of many files, the files whose methods of it that one calls.
+fn calls(folder: &str, object: &str) -> BTreeMap<PathBuf, BTreeSet<PathBuf>> {
+    let files = sources(&root().join(folder));
+    let parts = files
+        .into_iter()
+        .filter(|file| !is_test(file))
+        .filter_map(|file| {
+            let text = code(&fs::read_to_string(&file).unwrap())
+                .collect::<Vec<_>>()
+                .join("\n");
+            let of_it = |part: &&str| {
+                part.starts_with(&format!(" {object} {{")) || part.contains(&format!("> {object}<C> {{"))
+            };
+            let bodies = text.split("\nimpl").skip(1).filter(of_it);
+            let bodies: Vec<&str> = bodies.map(|body| body.split("\n}").next().unwrap()).collect();
+            (!bodies.is_empty()).then(|| (file, bodies.join("\n")))
+        });
+    let parts: BTreeMap<PathBuf, String> = parts.collect();
+    let home = |method: &str| {
+        let mut it = parts
+            .iter()
+            .filter(|(_, body)| functions(body, "fn ").any(|name| name == method));
+        it.next().map(|(file, _)| file.clone())
+    };
+    let called = |file: &PathBuf, body: &str| {
+        let homes: BTreeSet<PathBuf> = functions(body, "self.").filter_map(home).collect();
+        homes.into_iter().filter(|it| it != file).collect()
+    };
+    parts
+        .iter()
+        .map(|(file, body)| (file.clone(), called(file, body)))
+        .collect()
+}
+
+#[test]
+fn files_of_one_object_call_each_other_in_one_direction() {
+    for (folder, object) in [
+        ("crates/proto/src/gateway", "Gateway"),
+        ("crates/dtls/src/listener", "DtlsListener"),
+        ("src/daemon/worker", "Worker"),
+    ] {
+        let mut left = calls(folder, object);
+        assert!(left.len() > 4, "{folder} has {} files", left.len());
+        // Who calls nobody that is left is in no circle.
+        while let Some(file) = left
+            .keys()
+            .find(|it| left[*it].iter().all(|to| !left.contains_key(to)))
+            .cloned()
+        {
+            left.remove(&file);
+        }
+        assert!(left.is_empty(), "they call each other in a circle: {left:#?}");
     }
 }

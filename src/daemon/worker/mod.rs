@@ -396,28 +396,6 @@ impl<C: Core> Worker<C> {
         }
         Ok(received.more)
     }
-
-    /// Does what the core wants done and sends what it wants sent.
-    async fn settle(&mut self) -> Result<(), WorkerError> {
-        let mut more = true;
-        while more {
-            more = self.drain_outputs();
-            self.flush_broker();
-            self.transmit().await?;
-        }
-        Ok(())
-    }
-
-    async fn transmit(&mut self) -> Result<(), WorkerError> {
-        if !self.core.transmits().is_empty() {
-            self.outbox
-                .flush(&mut self.sockets, self.core.transmits())
-                .await?;
-            self.send_in_streams();
-            self.core.transmits_sent();
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -18,12 +18,34 @@ use crate::policy::failures::Class;
 use crate::session::KeyAnswer;
 use crate::types::{ListenerId, PeerAddr, WorkerId};
 
-use super::{TRANSMITS, Word, Worker};
+use super::{TRANSMITS, Word, Worker, WorkerError};
 
 /// Notifications that wait for one worker to have room: one message may have as many observers there.
 const UNSENT_NOTIFICATIONS: usize = 65_536;
 
 impl<C: Core> Worker<C> {
+    /// Does what the core wants done and sends what it wants sent.
+    pub(super) async fn settle(&mut self) -> Result<(), WorkerError> {
+        let mut more = true;
+        while more {
+            more = self.drain_outputs();
+            self.flush_broker();
+            self.transmit().await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn transmit(&mut self) -> Result<(), WorkerError> {
+        if !self.core.transmits().is_empty() {
+            self.outbox
+                .flush(&mut self.sockets, self.core.transmits())
+                .await?;
+            self.send_in_streams();
+            self.core.transmits_sent();
+        }
+        Ok(())
+    }
+
     /// Returns whether there is more to do once what is to be sent has left.
     pub(super) fn drain_outputs(&mut self) -> bool {
         self.pass_on();

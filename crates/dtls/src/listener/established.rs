@@ -6,11 +6,11 @@ use portcullis_proto::types::{PeerAddr, Transmits};
 use rand::Rng;
 
 use super::super::contract::{CloseReason, DtlsEvent, SessionId};
-use super::super::kept::{FAILURES, FLOOR};
+use super::super::kept::FAILURES;
 use super::super::metrics::{Alert, RecordDrop};
 use super::super::path::{Budget, Candidate, Check};
-use super::super::record::{ALERT, APPLICATION_DATA, HANDSHAKE, Header, RETURN_ROUTABILITY_CHECK, TLS12_CID};
-use super::super::sessions::{Moved, Records};
+use super::super::record::{ALERT, RETURN_ROUTABILITY_CHECK};
+use super::super::sessions::Moved;
 use super::inbound::Inbound;
 use super::{DtlsListener, Path};
 
@@ -24,93 +24,8 @@ const MAX_WARNINGS: u8 = 8;
 const FLIGHT_PAUSE: Duration = Duration::from_millis(200);
 
 impl DtlsListener {
-    /// Opens a record of a live session.
-    pub(super) fn open(
-        &mut self,
-        inbound: &mut Inbound<'_>,
-        at: usize,
-        header: &Header,
-        key: u32,
-        transmits: &mut Transmits,
-    ) -> Result<(), RecordDrop> {
-        let session = self.sessions.get_mut(key).ok_or(RecordDrop::UnknownSession)?;
-        if session.cid.is_some() != (header.kind == TLS12_CID) {
-            return Err(RecordDrop::CidRequired);
-        }
-        if !session.window.is_fresh(header.sequence) {
-            return Err(RecordDrop::Replay);
-        }
-        let per_second = session.records.failures_per_second();
-        if per_second.is_some_and(|limit| !session.failures.may_try(inbound.now, limit)) {
-            return Err(RecordDrop::ForgeryRate);
-        }
-        let record = inbound
-            .datagram
-            .get_mut(at..at + header.record_len())
-            .ok_or(RecordDrop::Malformed)?;
-        if let (Records::Legacy(legacy), HANDSHAKE) = (&session.records, header.kind) {
-            // What cannot be told from the end of another handshake at this address is left to that.
-            let is_ours = legacy.knows(header, record);
-            let is_in_flight = self.pendings.get(inbound.from).is_some();
-            return if is_ours.unwrap_or(!is_in_flight) && legacy.is_as_long_as_finished(record) {
-                self.repeat_flight(inbound.now, key, transmits)
-            } else if is_ours == Some(true) {
-                Err(RecordDrop::Renegotiation)
-            } else {
-                Err(RecordDrop::NotAuthentic)
-            };
-        }
-        let Some(opened) = session.records.open(&mut self.aead, header, record) else {
-            self.count_failure(inbound.now, key, transmits);
-            return Err(RecordDrop::NotAuthentic);
-        };
-        if session.gate.is_some() {
-            return self.hear_gated(inbound, at, header, (key, &opened), transmits);
-        }
-        let is_newest = session.window.is_newest(header.sequence);
-        session.window.mark(header.sequence);
-        if let Some(kept) = session.kept {
-            // Before anything comes of it: no later process takes the record once more.
-            kept.set(FLOOR, session.window.floor());
-        }
-        let id = session.id;
-        let confirms = is_newest && opened.kind == APPLICATION_DATA;
-        if self.sessions.touch(key, inbound.now) {
-            self.keep_heard(key, inbound.now);
-        }
-        if header.kind == TLS12_CID {
-            self.place(inbound, key, header.record_len(), is_newest, transmits);
-        }
-        let range = at + opened.plaintext.start..at + opened.plaintext.end;
-        match opened.kind {
-            APPLICATION_DATA => {
-                if confirms {
-                    self.drop_flight(key);
-                }
-                if range.is_empty() {
-                    return Err(RecordDrop::NoData);
-                }
-                self.events.push_back(DtlsEvent::Plaintext { session: id, range });
-                Ok(())
-            }
-            ALERT => {
-                let body = inbound.datagram.get(range).unwrap_or_default();
-                self.hear_alert(key, body, transmits)
-            }
-            HANDSHAKE => {
-                let first = inbound.datagram.get(range).and_then(|body| body.first()).copied();
-                self.hear_handshake(inbound.now, key, first, transmits)
-            }
-            RETURN_ROUTABILITY_CHECK if header.kind == TLS12_CID => {
-                let check = Check::read(inbound.datagram.get(range).unwrap_or_default());
-                self.hear_check(inbound, key, check, transmits)
-            }
-            _ => Err(RecordDrop::ContentType),
-        }
-    }
-
     /// A record did not open: too many of those end a session.
-    fn count_failure(&mut self, now: Instant, key: u32, transmits: &mut Transmits) {
+    pub(super) fn count_failure(&mut self, now: Instant, key: u32, transmits: &mut Transmits) {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
@@ -202,7 +117,7 @@ impl DtlsListener {
     }
 
     /// A return routability check: the answer to ours moves the session, and theirs is answered where it came from.
-    fn hear_check(
+    pub(super) fn hear_check(
         &mut self,
         inbound: &Inbound<'_>,
         key: u32,
@@ -247,7 +162,12 @@ impl DtlsListener {
         }
     }
 
-    fn hear_alert(&mut self, key: u32, body: &[u8], transmits: &mut Transmits) -> Result<(), RecordDrop> {
+    pub(super) fn hear_alert(
+        &mut self,
+        key: u32,
+        body: &[u8],
+        transmits: &mut Transmits,
+    ) -> Result<(), RecordDrop> {
         let [level, code] = body else {
             return Err(RecordDrop::BadAlert);
         };
@@ -264,7 +184,7 @@ impl DtlsListener {
 
     /// After the handshake a client may only repeat its Finished, because it missed our last flight. What looks like
     /// a new handshake under the old keys is renegotiation, and refused.
-    fn hear_handshake(
+    pub(super) fn hear_handshake(
         &mut self,
         now: Instant,
         key: u32,
@@ -288,7 +208,12 @@ impl DtlsListener {
     }
 
     /// Sends the last flight once more, if it is still kept and did not just leave.
-    fn repeat_flight(&mut self, now: Instant, key: u32, transmits: &mut Transmits) -> Result<(), RecordDrop> {
+    pub(super) fn repeat_flight(
+        &mut self,
+        now: Instant,
+        key: u32,
+        transmits: &mut Transmits,
+    ) -> Result<(), RecordDrop> {
         let session = self.sessions.get_mut(key).ok_or(RecordDrop::UnknownSession)?;
         let due = session
             .flight
@@ -308,7 +233,7 @@ impl DtlsListener {
         Err(RecordDrop::RepeatedFlight)
     }
 
-    fn drop_flight(&mut self, key: u32) {
+    pub(super) fn drop_flight(&mut self, key: u32) {
         if let Some(session) = self.sessions.get_mut(key) {
             session.flight = None;
         }

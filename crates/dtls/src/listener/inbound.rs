@@ -1,16 +1,25 @@
 //! Takes datagrams apart and gives each record to whom it belongs, or a reason why to nobody.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use portcullis_proto::session::KeyAnswer;
 use portcullis_proto::types::{PeerAddr, Transmits};
 
+use super::super::aead::Aead;
 use super::super::cid::{CID_LEN, Cid};
-use super::super::contract::DtlsNote;
+use super::super::contract::{DtlsEvent, DtlsNote};
+use super::super::handshake::Pending;
 use super::super::hello::is_hello;
-use super::super::metrics::{Alert, RecordDrop};
+use super::super::kept::FLOOR;
+use super::super::metrics::{Alert, HandshakeResult, RecordDrop};
+use super::super::path::Check;
+use super::super::psk::PskKeys;
 use super::super::record::{
-    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, DTLS_1_0, DTLS_1_2, HANDSHAKE, Header, TLS12_CID,
+    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, DTLS_1_0, DTLS_1_2, HANDSHAKE, Header,
+    RETURN_ROUTABILITY_CHECK, TLS12_CID,
 };
+use super::super::sessions::Records;
 use super::DtlsListener;
 
 /// A datagram on its way through: who sent it, when, and where its records stand.
@@ -210,5 +219,129 @@ impl DtlsListener {
         self.feed(now, pending, transmits, |pending, aead| {
             pending.feed_protected(aead, now, header, record)
         })
+    }
+
+    /// Opens a record of a live session.
+    pub(super) fn open(
+        &mut self,
+        inbound: &mut Inbound<'_>,
+        at: usize,
+        header: &Header,
+        key: u32,
+        transmits: &mut Transmits,
+    ) -> Result<(), RecordDrop> {
+        let session = self.sessions.get_mut(key).ok_or(RecordDrop::UnknownSession)?;
+        if session.cid.is_some() != (header.kind == TLS12_CID) {
+            return Err(RecordDrop::CidRequired);
+        }
+        if !session.window.is_fresh(header.sequence) {
+            return Err(RecordDrop::Replay);
+        }
+        let per_second = session.records.failures_per_second();
+        if per_second.is_some_and(|limit| !session.failures.may_try(inbound.now, limit)) {
+            return Err(RecordDrop::ForgeryRate);
+        }
+        let record = inbound
+            .datagram
+            .get_mut(at..at + header.record_len())
+            .ok_or(RecordDrop::Malformed)?;
+        if let (Records::Legacy(legacy), HANDSHAKE) = (&session.records, header.kind) {
+            // What cannot be told from the end of another handshake at this address is left to that.
+            let is_ours = legacy.knows(header, record);
+            let is_in_flight = self.pendings.get(inbound.from).is_some();
+            return if is_ours.unwrap_or(!is_in_flight) && legacy.is_as_long_as_finished(record) {
+                self.repeat_flight(inbound.now, key, transmits)
+            } else if is_ours == Some(true) {
+                Err(RecordDrop::Renegotiation)
+            } else {
+                Err(RecordDrop::NotAuthentic)
+            };
+        }
+        let Some(opened) = session.records.open(&mut self.aead, header, record) else {
+            self.count_failure(inbound.now, key, transmits);
+            return Err(RecordDrop::NotAuthentic);
+        };
+        if session.gate.is_some() {
+            return self.hear_gated(inbound, at, header, (key, &opened), transmits);
+        }
+        let is_newest = session.window.is_newest(header.sequence);
+        session.window.mark(header.sequence);
+        if let Some(kept) = session.kept {
+            // Before anything comes of it: no later process takes the record once more.
+            kept.set(FLOOR, session.window.floor());
+        }
+        let id = session.id;
+        let confirms = is_newest && opened.kind == APPLICATION_DATA;
+        if self.sessions.touch(key, inbound.now) {
+            self.keep_heard(key, inbound.now);
+        }
+        if header.kind == TLS12_CID {
+            self.place(inbound, key, header.record_len(), is_newest, transmits);
+        }
+        let range = at + opened.plaintext.start..at + opened.plaintext.end;
+        match opened.kind {
+            APPLICATION_DATA => {
+                if confirms {
+                    self.drop_flight(key);
+                }
+                if range.is_empty() {
+                    return Err(RecordDrop::NoData);
+                }
+                self.events.push_back(DtlsEvent::Plaintext { session: id, range });
+                Ok(())
+            }
+            ALERT => {
+                let body = inbound.datagram.get(range).unwrap_or_default();
+                self.hear_alert(key, body, transmits)
+            }
+            HANDSHAKE => {
+                let first = inbound.datagram.get(range).and_then(|body| body.first()).copied();
+                self.hear_handshake(inbound.now, key, first, transmits)
+            }
+            RETURN_ROUTABILITY_CHECK if header.kind == TLS12_CID => {
+                let check = Check::read(inbound.datagram.get(range).unwrap_or_default());
+                self.hear_check(inbound, key, check, transmits)
+            }
+            _ => Err(RecordDrop::ContentType),
+        }
+    }
+
+    /// Goes on with the handshake that asked for keys; it may have ended since.
+    pub fn give_keys(&mut self, now: Instant, ticket: u64, answer: KeyAnswer, transmits: &mut Transmits) {
+        let Some(address) = self.asked.remove(&ticket) else {
+            return;
+        };
+        let is_it = |pending: &Pending| pending.id == ticket && pending.is_asking();
+        if !self.pendings.get(address).is_some_and(is_it) {
+            return;
+        }
+        let Some(mut pending) = self.pendings.take(address) else {
+            return;
+        };
+        let keys = match answer {
+            KeyAnswer::Unavailable => {
+                pending.doubt = Some(HandshakeResult::KeySource);
+                self.give_up(now, &pending, HandshakeResult::KeySource, transmits);
+                return self.count_half_open();
+            }
+            KeyAnswer::Unknown => None,
+            KeyAnswer::Known(known) => pending
+                .identity()
+                .map(|identity| Arc::new(PskKeys::live(identity, &known))),
+        };
+        let shared = Arc::clone(&self.shared);
+        let heard = pending.heard;
+        let step = |pending: &mut Pending, _: &mut Aead| {
+            let source = pending.address.source();
+            Ok(pending.give_keys(keys, |keys| shared.guess(keys, source)))
+        };
+        if self.feed(now, pending, transmits, step).is_err() {
+            return;
+        }
+        // The peer itself said nothing.
+        if let Some(mut pending) = self.pendings.take(address) {
+            pending.heard = heard;
+            self.pendings.put(now, pending);
+        }
     }
 }

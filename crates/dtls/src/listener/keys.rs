@@ -3,15 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use portcullis_proto::session::KeyAnswer;
-use portcullis_proto::types::Transmits;
-
-use super::super::aead::Aead;
 use super::super::certificates;
 use super::super::contract::DtlsEvent;
 use super::super::handshake::{Pending, Progress};
-use super::super::metrics::HandshakeResult;
-use super::super::psk::{PskKeys, identity_text};
+use super::super::psk::identity_text;
 use super::DtlsListener;
 
 impl DtlsListener {
@@ -41,45 +36,6 @@ impl DtlsListener {
             address: pending.address,
             identity,
         });
-    }
-
-    /// Goes on with the handshake that asked for keys; it may have ended since.
-    pub fn give_keys(&mut self, now: Instant, ticket: u64, answer: KeyAnswer, transmits: &mut Transmits) {
-        let Some(address) = self.asked.remove(&ticket) else {
-            return;
-        };
-        let is_it = |pending: &Pending| pending.id == ticket && pending.is_asking();
-        if !self.pendings.get(address).is_some_and(is_it) {
-            return;
-        }
-        let Some(mut pending) = self.pendings.take(address) else {
-            return;
-        };
-        let keys = match answer {
-            KeyAnswer::Unavailable => {
-                pending.doubt = Some(HandshakeResult::KeySource);
-                self.give_up(now, &pending, HandshakeResult::KeySource, transmits);
-                return self.count_half_open();
-            }
-            KeyAnswer::Unknown => None,
-            KeyAnswer::Known(known) => pending
-                .identity()
-                .map(|identity| Arc::new(PskKeys::live(identity, &known))),
-        };
-        let shared = Arc::clone(&self.shared);
-        let heard = pending.heard;
-        let step = |pending: &mut Pending, _: &mut Aead| {
-            let source = pending.address.source();
-            Ok(pending.give_keys(keys, |keys| shared.guess(keys, source)))
-        };
-        if self.feed(now, pending, transmits, step).is_err() {
-            return;
-        }
-        // The peer itself said nothing.
-        if let Some(mut pending) = self.pendings.take(address) {
-            pending.heard = heard;
-            self.pendings.put(now, pending);
-        }
     }
 
     /// A handshake ended well: its key was used, and is the one to take again where two cannot be tried.

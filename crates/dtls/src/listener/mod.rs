@@ -6,9 +6,9 @@
 //!                          ClientHello     cookie, then always a new handshake beside what lives
 //!                          other epoch 0   handshake in flight, or nothing
 //! ```
-//! `inbound` takes datagrams apart, `opening` is the life of a handshake, `established` that of a session, `ending`
-//! how both end, `reload` what new settings change, `keeping` what outlives the process, `gated` who has to show that it lives, `keys` which pre-shared key a
-//! handshake has.
+//! `inbound` takes datagrams apart, `outbound` seals what is sent, `opening` is the life of a handshake, `established` that of a session,
+//! `ending` how both end and `timeouts` when, `reload` what new settings change, `keeping` what outlives the process and `restoring` how the
+//! next one has it, `gated` who has to show that it lives, `keys` which pre-shared key a handshake has. None calls one that calls it.
 
 mod ending;
 mod established;
@@ -17,7 +17,10 @@ mod inbound;
 mod keeping;
 pub(super) mod keys;
 mod opening;
+mod outbound;
 mod reload;
+mod restoring;
+mod timeouts;
 mod watch;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -33,13 +36,13 @@ use portcullis_proto::types::{ListenerId, PeerAddr, Transmits, WorkerId};
 
 use super::aead::{Aead, Seal};
 use super::context::DtlsContext;
-use super::contract::{CloseReason, DtlsEvent, DtlsSettings, SessionId};
+use super::contract::{DtlsEvent, DtlsSettings, SessionId};
 use super::cookie::Cookies;
 use super::effort::Effort;
 use super::kept::{KeptSessions, NUMBER};
 use super::metrics::DtlsMetrics;
 use super::pendings::PendingTable;
-use super::record::{ALERT, APPLICATION_DATA, MAX_PLAINTEXT, MAX_SEQUENCE};
+use super::record::{ALERT, MAX_PLAINTEXT, MAX_SEQUENCE};
 use super::sessions::SessionTable;
 use super::shared::DtlsShared;
 use super::source::ContextCell;
@@ -161,38 +164,6 @@ impl DtlsListener {
             _ => None,
         };
         event
-    }
-
-    /// Seals `plaintext` into one record, which is one datagram.
-    ///
-    /// # Errors
-    /// When nothing was sent.
-    pub fn send(
-        &mut self,
-        session: SessionId,
-        plaintext: &[u8],
-        transmits: &mut Transmits,
-    ) -> Result<(), SendError> {
-        let key = self.sessions.by_id(session).ok_or(SendError::NoSession)?;
-        if plaintext.len() > self.max_plaintext(session) {
-            return Err(SendError::TooLong);
-        }
-        self.ping_before(key, transmits);
-        let asked_from = self.asked_from.filter(|_| self.answering == Some(session));
-        let cid = self.sessions.get(key).and_then(|session| session.cid.as_ref());
-        let candidate = cid.and_then(|cid| cid.candidate.as_ref());
-        let path = match candidate {
-            Some(candidate) if asked_from == Some(candidate.address) => Path::Candidate,
-            _ => Path::Bound,
-        };
-        match self.seal(key, path, APPLICATION_DATA, plaintext, transmits) {
-            Err(SendError::KeyLimit) => {
-                self.say_goodbye(key, transmits);
-                self.end(key, CloseReason::KeyLimit);
-                Err(SendError::KeyLimit)
-            }
-            result => result,
-        }
     }
 
     /// Seals one record of any type to a session.

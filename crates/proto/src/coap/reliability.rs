@@ -119,7 +119,7 @@ impl Endpoint {
     /// The end of a confirmable message of ours by an ACK, empty or with a response in it, or by a RST. What it was, if there is
     /// one of this id. Only who received the message knows the id, so this proves the address; but who rejects a response does not
     /// want it, as one would in whose name it was asked for.
-    fn conclude(&mut self, peer: &mut Peer, mid: u16, acknowledged: bool) -> Option<Purpose> {
+    pub(super) fn conclude(&mut self, peer: &mut Peer, mid: u16, acknowledged: bool) -> Option<Purpose> {
         let outstanding = self.settle(peer, mid)?;
         let wanted = acknowledged || !matches!(outstanding.purpose, Purpose::Response(_));
         if wanted && outstanding.sent && peer.is_believed(outstanding.moves) {
@@ -149,45 +149,14 @@ impl Endpoint {
         Some(purpose)
     }
 
-    /// A RST. Whether it belonged to a message of ours.
-    pub(super) fn on_reset(&mut self, now: Instant, peer: &mut Peer, mid: u16) -> bool {
-        match self.conclude(peer, mid, false) {
-            Some(Purpose::Notification(observation)) => self.notification_reset(now, peer, observation),
-            Some(Purpose::Request(request)) => self.request_reset(now, peer, request),
-            Some(Purpose::Response(began)) => {
-                if let Some(id) = began {
-                    self.beginning_concluded(now, peer, id, NotificationOutcome::Reset);
-                }
-                self.pump(now, peer);
-            }
-            None => {
-                let known = self.non_notification_reset(now, peer, mid);
-                if !known {
-                    peer.guessed();
-                }
-                return known;
-            }
-        }
-        true
-    }
-
-    /// The time-out of a confirmable message: sends it again, or gives it up.
-    pub(super) fn on_retransmit(&mut self, now: Instant, peer: &mut Peer, mid: u16) {
-        let Some(outstanding) = peer.outstanding.get_mut(&mid) else {
-            return;
-        };
+    /// Sends a confirmable message again that was not acknowledged in time, or gives it up at its last time: what it was, and whether it
+    /// is sent again.
+    pub(super) fn repeat(&mut self, now: Instant, peer: &mut Peer, mid: u16) -> Option<(Purpose, bool)> {
+        let outstanding = peer.outstanding.get_mut(&mid)?;
         let purpose = outstanding.purpose;
         if outstanding.retries >= self.parameters.max_retransmit {
             self.settle(peer, mid);
-            match purpose {
-                Purpose::Notification(observation) => self.notification_timed_out(now, peer, observation),
-                Purpose::Request(request) => self.request_unreached(now, peer, request),
-                Purpose::Response(Some(id)) => {
-                    self.beginning_concluded(now, peer, id, NotificationOutcome::TimedOut);
-                }
-                Purpose::Response(None) => {}
-            }
-            return;
+            return Some((purpose, false));
         }
         outstanding.retries += 1;
         outstanding.timeout = outstanding.timeout.saturating_mul(2);
@@ -199,11 +168,7 @@ impl Endpoint {
             peer.retransmissions += 1;
             self.metrics.retransmissions.inc();
         }
-        match purpose {
-            Purpose::Notification(observation) => self.notification_stalled(now, peer, observation),
-            Purpose::Request(_) => self.pump(now, peer),
-            Purpose::Response(_) => {}
-        }
+        Some((purpose, true))
     }
 
     /// Sends what a peer did not acknowledge at its first repetition once more now: it was heard of, and may sleep again when the next

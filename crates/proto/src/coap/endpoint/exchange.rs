@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use crate::coap::answered::Name;
 use crate::coap::blockwise::Block;
-use crate::coap::codec;
 use crate::coap::contract::{Code, Event, ExchangeId, PeerId, Request, ResourceKey, Response, Token};
 use crate::coap::dedup::Remembered;
 use crate::coap::metrics::MessageType;
@@ -87,15 +86,6 @@ impl Endpoint {
         {
             self.answer_empty(peer, &exchange, MessageType::Rst);
         }
-    }
-
-    /// Answers a confirmable request with an empty message.
-    pub(super) fn answer_empty(&mut self, peer: &mut Peer, exchange: &Exchange, kind: MessageType) {
-        let answer = codec::empty(kind, exchange.mid);
-        if let Some(remembered) = exchange.remembered {
-            self.dedup.answered(remembered, &answer);
-        }
-        self.transmit(peer, &answer);
     }
 
     /// Hands a request to the gateway, or refuses it when too many wait already.

@@ -1,5 +1,6 @@
 //! The message layer of all peers of one worker: datagrams and answers in, events and datagrams out.
 
+mod ending;
 mod exchange;
 mod receive;
 mod respond;
@@ -22,12 +23,12 @@ use crate::state::Store;
 use super::answered::Answered;
 use super::blockwise::Transfers;
 use super::codec::type_of;
-use super::contract::{CoapSettings, Code, Event, PeerId, RequestError, RequestId};
+use super::contract::{CoapSettings, Code, Event, PeerId, RequestId};
 use super::dedup::Dedup;
-use super::metrics::{CoapMetrics, NotificationResult};
+use super::metrics::CoapMetrics;
 use super::outbox::Outbox;
 use super::parameters::Parameters;
-use super::peer::{Peer, PeerTable, Source};
+use super::peer::{Peer, Source};
 use super::timers::TimerHeap;
 use crate::types::hash::Keyed;
 
@@ -147,32 +148,6 @@ impl Endpoint {
         Peer::new(id, listener, source, proven, &mut self.rng)
     }
 
-    /// Forgets all of a peer but the messages of it that were handled: they may come again. Requests of ours to it end with
-    /// [`RequestError::Gone`]; other events about it no longer come.
-    pub fn forget(&mut self, mut peer: Peer) {
-        self.fail_requests(&mut peer, RequestError::Gone);
-        self.transfers.remove_peer(peer.id);
-        for outstanding in peer.outstanding.values() {
-            self.timers.cancel(outstanding.timer());
-        }
-        while let Some(at) = peer.exchanges.first().copied() {
-            self.remove_exchange(&mut peer, at);
-        }
-        if let Some(observing) = peer.observing.take() {
-            for confirmable in observing.unsettled() {
-                self.metrics
-                    .notification(confirmable, NotificationResult::Dropped);
-            }
-            self.weigh_queue(&mut peer);
-        }
-        self.events.retain(|event| match event {
-            Event::Request { peer: of, .. }
-            | Event::Notified { peer: of, .. }
-            | Event::Alive { peer: of } => *of != peer.id,
-            Event::Answered { .. } | Event::Unanswered { .. } => true,
-        });
-    }
-
     /// Bytes of the exchanges that are remembered (RFC 7252, 4.5), of unproven and of proven addresses: they outlive their peers.
     #[must_use]
     pub fn exchanges_kept(&self) -> [usize; 2] {
@@ -186,23 +161,6 @@ impl Endpoint {
             blocks: self.transfers.bytes_of(peer.id),
             queue: peer.queue_weight() + peer.unacknowledged + peer.unread.unwrap_or_default(),
             requests: peer.exchanges.len() * size_of::<Exchange>(),
-        }
-    }
-
-    /// Notes that the address of a peer is proved by other means, such as a DTLS cookie or a path response (RFC 9853).
-    pub fn set_proven(&mut self, peer: &mut Peer) {
-        peer.prove();
-        if let Some(now) = self.now {
-            self.pump(now, peer);
-        }
-    }
-
-    /// Notes how many bytes still wait for the peer of a stream to read them, as it has read some; what waited for that goes.
-    pub fn written(&mut self, now: Instant, peer: &mut Peer, unread: usize) {
-        self.saw_time(now);
-        peer.unread = Some(unread);
-        if !peer.is_behind() {
-            self.pump(now, peer);
         }
     }
 
@@ -239,28 +197,6 @@ impl Endpoint {
         .into_iter()
         .flatten()
         .min()
-    }
-
-    /// Does what is due at `now`.
-    pub fn handle_timeout(&mut self, now: Instant, peers: &mut impl PeerTable) {
-        self.saw_time(now);
-        while let Some(timer) = self.timers.pop_due(now) {
-            let id = match timer {
-                Timeout::Retransmit { peer, .. } | Timeout::Request { peer, .. } => Some(peer),
-                Timeout::Exchange { at } => self.exchanges.get(at).map(|exchange| exchange.peer),
-            };
-            // The timers of a peer end with it.
-            let Some(peer) = id.and_then(|id| peers.coap(id)) else {
-                continue;
-            };
-            match timer {
-                Timeout::Retransmit { mid, .. } => self.on_retransmit(now, peer, mid),
-                Timeout::Exchange { at } => self.on_exchange_timeout(now, peer, at),
-                Timeout::Request { request, .. } => self.request_timed_out(now, peer, request),
-            }
-        }
-        self.dedup.expire(now);
-        self.transfers.expire(now);
     }
 
     pub(super) fn saw_time(&mut self, now: Instant) {

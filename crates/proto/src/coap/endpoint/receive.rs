@@ -7,12 +7,13 @@ use bytes::Bytes;
 use crate::coap::answered::{Name, name_of};
 use crate::coap::blockwise::{Assembled, Block, Key, Piece};
 use crate::coap::codec::{self, Message};
-use crate::coap::contract::{Code, Event, Request, ResourceKey, Response};
+use crate::coap::contract::{Code, Event, NotificationOutcome, Request, ResourceKey, Response};
 use crate::coap::dedup::Seen;
 use crate::coap::kept::{bare_answer, fingerprint};
 use crate::coap::metrics::MessageType;
 use crate::coap::options::{OptionFault, Options};
 use crate::coap::peer::Peer;
+use crate::coap::reliability::Purpose;
 use crate::types::reason::{DropReason, Limit};
 
 use super::Endpoint;
@@ -340,5 +341,44 @@ impl Endpoint {
         self.answer_with(now, peer, exchange, response, None, |outgoing| {
             outgoing.size1 = Some(max)
         });
+    }
+
+    /// Notes that the address of a peer is proved by other means, such as a DTLS cookie or a path response (RFC 9853).
+    pub fn set_proven(&mut self, peer: &mut Peer) {
+        peer.prove();
+        if let Some(now) = self.now {
+            self.pump(now, peer);
+        }
+    }
+
+    /// Notes how many bytes still wait for the peer of a stream to read them, as it has read some; what waited for that goes.
+    pub fn written(&mut self, now: Instant, peer: &mut Peer, unread: usize) {
+        self.saw_time(now);
+        peer.unread = Some(unread);
+        if !peer.is_behind() {
+            self.pump(now, peer);
+        }
+    }
+
+    /// A RST. Whether it belonged to a message of ours.
+    fn on_reset(&mut self, now: Instant, peer: &mut Peer, mid: u16) -> bool {
+        match self.conclude(peer, mid, false) {
+            Some(Purpose::Notification(observation)) => self.notification_reset(now, peer, observation),
+            Some(Purpose::Request(request)) => self.request_reset(now, peer, request),
+            Some(Purpose::Response(began)) => {
+                if let Some(id) = began {
+                    self.beginning_concluded(now, peer, id, NotificationOutcome::Reset);
+                }
+                self.pump(now, peer);
+            }
+            None => {
+                let known = self.non_notification_reset(now, peer, mid);
+                if !known {
+                    peer.guessed();
+                }
+                return known;
+            }
+        }
+        true
     }
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::coap::answered::Name;
 use crate::coap::blockwise::{Block, Body, etag_of, part};
+use crate::coap::codec;
 use crate::coap::contract::{Code, Notification, PeerId, ResourceKey, Response, Token};
 use crate::coap::echo::Echo;
 use crate::coap::metrics::{MessageType, TransferResult};
@@ -39,6 +40,15 @@ struct Whole<'a> {
 }
 
 impl Endpoint {
+    /// Answers a confirmable request with an empty message.
+    pub(super) fn answer_empty(&mut self, peer: &mut Peer, exchange: &Exchange, kind: MessageType) {
+        let answer = codec::empty(kind, exchange.mid);
+        if let Some(remembered) = exchange.remembered {
+            self.dedup.answered(remembered, &answer);
+        }
+        self.transmit(peer, &answer);
+    }
+
     /// Answers a request with a response of the gateway's or of this layer.
     pub(super) fn answer(&mut self, now: Instant, peer: &mut Peer, exchange: &Exchange, response: Response) {
         self.answer_with(now, peer, exchange, exchange.validated(response), None, |_| {});
