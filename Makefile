@@ -11,16 +11,17 @@ RUN_PACKAGES := libcoap3-bin
 PEER_PACKAGES := default-jdk-headless maven
 OPS_PACKAGES := mmdebstrap binutils jq curl python3 libcoap3-bin mosquitto mosquitto-clients
 IMAGE_PACKAGES := umoci runc
+CROSS_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static
 TEST_PACKAGES := $(RUN_PACKAGES) gnutls-bin openssl prometheus mosquitto mosquitto-clients nats-server \
 	systemd curl jq procps iproute2 python3-venv python3-dev autoconf automake nodejs npm libwolfssl-dev libmbedtls-dev \
 	postgresql redis-server redis-sentinel mariadb-server slapd ldap-utils
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-browser test-vendored check fmt lint doc packages-build packages-run packages-test clients \
-	packages-peers test-peers deb test-deb image test-image test-restart test-systemd reproducible deny sbom packages-ops compare-openssl test-openssl test-fresh fuzz sim
+	packages-peers test-peers deb test-deb dist dist-arm64 cyclonedx image test-image test-restart test-systemd reproducible deny sbom packages-ops compare-openssl test-openssl test-fresh fuzz sim
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: packages-run build ## Build and serve the quick start on loopback, with working coap-client lines
 	@exec $(or $(CARGO_TARGET_DIR),target)/release/portcullis run
@@ -100,6 +101,15 @@ deb: packages-build ## Build the Debian package (target/package/debian)
 	@command -v cargo-deb >/dev/null || $(CARGO) install --locked cargo-deb
 	tests/ops/build.sh
 
+dist: deb cyclonedx ## Put together what is released: tarball, Debian package, bill of materials, checksums (target/dist)
+	tests/ops/dist.sh
+
+dist-arm64: packages-ops cyclonedx ## The same for arm64, cross-built on another machine
+	@tests/support/packages.sh $(CROSS_PACKAGES)
+	@command -v cargo-deb >/dev/null || $(CARGO) install --locked cargo-deb
+	ARCH=arm64 tests/ops/build.sh
+	ARCH=arm64 tests/ops/dist.sh
+
 # The commit whose package is upgraded from.
 FORMER := ec96622
 test-deb: packages-ops deb ## Install, upgrade and purge the package in a clean Debian tree (as root)
@@ -119,7 +129,7 @@ test-restart: packages-test ## Kill the gateway 20 times under a fleet (PORTCULL
 test-systemd: packages-ops deb ## Run the unit under a booted systemd: start, reload, watchdog, restart, stop (as root)
 	tests/ops/systemd.sh target/package/release/portcullis
 
-reproducible: packages-ops ## Build the commit twice, in two places, and compare the bytes
+reproducible: packages-ops cyclonedx ## Build the commit twice, in two places, and compare the bytes of all that is released
 	@command -v cargo-deb >/dev/null || $(CARGO) install --locked cargo-deb
 	tests/ops/reproducible.sh
 
@@ -127,6 +137,8 @@ deny: ## Check licences, bans and sources of all dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny --locked check bans licenses sources
 
-sbom: ## Write the software bill of materials (target/sbom)
-	@command -v cargo-cyclonedx >/dev/null || $(CARGO) install --locked cargo-cyclonedx
+sbom: cyclonedx ## Write the software bill of materials (target/sbom)
 	tests/ops/sbom.sh
+
+cyclonedx:
+	@command -v cargo-cyclonedx >/dev/null || $(CARGO) install --locked cargo-cyclonedx

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the committed source in two directories; the binaries and the packages must be the same bytes.
+# Builds the committed source in two directories; the binaries, and all files that are released, must be the same bytes.
 #
 #   reproducible.sh [FIRST]     FIRST is a tree that build.sh has built already, to save a build
 set -euo pipefail
@@ -31,6 +31,6 @@ if strings "$second/target/package/release/portcullis" | grep -F -e "$work" -e "
     echo "paths of this machine are in the binary"
     exit 1
 fi
-package=$(cd "$second" && echo target/package/debian/*.deb)
-same "$package"
+for tree in "$first" "$second"; do "$here/dist.sh" "$tree" >/dev/null; done
+(cd "$second" && find target/dist -type f) | while read -r file; do same "$file"; done
 echo "reproducible"
