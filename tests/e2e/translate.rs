@@ -10,6 +10,7 @@ each_transport!(
     what_cannot_be_translated_is_refused_and_nothing_ends,
     what_cannot_be_translated_passes_where_the_rule_says_so,
     a_translation_has_an_etag_of_its_own_that_preconditions_know,
+    a_value_that_is_told_each_second_is_translated_once,
     a_long_translation_travels_in_blocks,
     a_reload_changes_the_rules,
 );
@@ -193,6 +194,32 @@ fn a_translation_has_an_etag_of_its_own_that_preconditions_know(kind: Kind) {
         .request(&change(&json, b"\x09"))
         .expect(code::PRECONDITION_FAILED);
     assert_eq!(client.read("ps/t"), b"8");
+}
+
+fn a_value_that_is_told_each_second_is_translated_once(kind: Kind) {
+    let gateway = gateway("observe = \"cbor\"");
+    let mut publisher = gateway.client(kind);
+    let conditions = ["c.pmax=1", "c.pmax=1&c.gt=40", "c.pmin=0.2&c.pmax=1"];
+    let mut observers = conditions.map(|conditions| {
+        let mut client = gateway.client(kind);
+        let token = client.observe(&format!("ps/t?{conditions}")).token;
+        (client, token)
+    });
+    put(&mut publisher, "ps/t", JSON, b"41").expect(code::CHANGED);
+    let delivered = || gateway.metric("translations_total", &["result=\"delivered\""]);
+    let mut tell = |times: usize| {
+        for (client, token) in &mut observers {
+            for _ in 0..times {
+                while shown(&client.notification(token)) != (Some(CBOR), &b"\x18\x29"[..]) {}
+            }
+        }
+    };
+    tell(1);
+    // Its observers may be at several workers, each of which translates it.
+    let before = delivered();
+    assert!((1.0..=3.0).contains(&before), "{before}");
+    tell(3);
+    assert_eq!(delivered(), before);
 }
 
 fn a_long_translation_travels_in_blocks(kind: Kind) {

@@ -2,7 +2,27 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use crate::coap;
 use crate::types::Message;
+
+/// A payload with its Content-Format.
+#[derive(Debug, Clone)]
+pub struct Representation {
+    /// The payload.
+    pub payload: Bytes,
+    /// Its Content-Format, where it has one.
+    pub format: Option<u16>,
+}
+
+impl Representation {
+    /// Its ETag (RFC 7252, 5.10.6).
+    #[must_use]
+    pub fn etag(&self) -> [u8; 8] {
+        coap::etag_of(&self.payload, self.format)
+    }
+}
 
 /// `text/plain;charset=utf-8`.
 pub(super) const TEXT: u16 = 0;
@@ -101,7 +121,7 @@ pub fn accepts(accept: Option<u16>, format: Option<u16>) -> bool {
 /// The ETag of a message's payload.
 #[must_use]
 pub fn etag_of(message: &Message) -> [u8; 8] {
-    crate::coap::etag_of(&message.payload, format_of(message))
+    coap::etag_of(&message.payload, format_of(message))
 }
 
 /// The Content-Format of a message, if it has one.

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::collection::seats::Seat;
 use super::conditions::{Conditions, Watch};
+use super::content::Representation;
 use super::contract::FilterId;
+use super::sample::Sample;
 use crate::coap::contract::{ObservationId, PeerId, ResourceKey, Token};
 use crate::invariant;
 use crate::policy::connections::{ConnectionKey, Grant};
@@ -94,6 +96,8 @@ pub struct Observation {
     /// What it was last sent, to be sent once more when the client is checked; where it has conditions, the newest message, whether
     /// it was sent or not.
     pub last: Option<Arc<Message>>,
+    /// What [`Self::last`] is to its observer, where that has conditions: it may be looked at and sent each second.
+    pub state: Option<Box<State>>,
     /// What is known of the values of its topic, where it has conditions.
     pub watch: Option<Box<Watch>>,
     /// Its place among the observers of its topic, where that was created.
@@ -110,6 +114,26 @@ pub struct Observation {
     pub kept: Option<Record>,
     /// Where it stands among those of its filter.
     place: usize,
+}
+
+/// What a message is to an observer with conditions.
+#[derive(Debug)]
+pub struct State {
+    /// As the observer is shown it.
+    pub shown: Representation,
+    /// Its value; `None` where it has none.
+    pub sample: Option<Sample>,
+}
+
+impl State {
+    /// What it weighs beside the message that it is made of, in bytes.
+    #[must_use]
+    pub fn weight(&self, message: &Message) -> usize {
+        match self.shown.payload.as_ptr() == message.payload.as_ptr() {
+            true => 0,
+            false => self.shown.payload.len(),
+        }
+    }
 }
 
 /// The word of its record with the last Observe number.
@@ -148,7 +172,15 @@ impl Observation {
     /// What the observation weighs, in bytes: its terms, and what is kept of the last message beyond a small one's payload.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.terms.weight() + self.last.as_deref().map_or(0, weight_of_last)
+        self.terms.weight() + self.weight_of_last()
+    }
+
+    /// What is kept of the last message, in bytes, beyond a small one's payload.
+    #[must_use]
+    pub fn weight_of_last(&self) -> usize {
+        self.last.as_deref().map_or(0, |last| {
+            weight_of_last(last) + self.state.as_ref().map_or(0, |state| state.weight(last))
+        })
     }
 
     /// The newest message of it that still counts at `now`.
@@ -191,8 +223,7 @@ impl Observation {
 
 /// What the last message of an observation weighs beside the record, in bytes. It may be shared with other observations, but
 /// nobody knows for how long.
-#[must_use]
-pub fn weight_of_last(message: &Message) -> usize {
+fn weight_of_last(message: &Message) -> usize {
     /// Payloads up to this length are in the record's estimate.
     const SMALL: usize = 256;
     message.payload.len().saturating_sub(SMALL)
@@ -298,6 +329,7 @@ impl ObservationRegistry {
             confirmed_at: now,
             doubted_since: None,
             last: None,
+            state: None,
             seat: None,
             check: None,
             is_live: false,

@@ -9,9 +9,9 @@ use super::metrics::PublishResult;
 use super::observations::{Observations, may_receive, remember};
 use super::ops::publish;
 use super::pending_requests::{Awaited, PendingRequests};
-use super::representations::{Representation, Representations};
+use super::representations::Representations;
 use super::topics::Topics;
-use crate::bridge::content;
+use crate::bridge::content::{self, Representation};
 use crate::bridge::contract::{BrokerError, BrokerEvent, Ticket};
 use crate::bridge::sample::Sample;
 use crate::coap::contract::{Code, ObservationId, Preconditions, Response};
@@ -247,19 +247,24 @@ fn begin(
         return cx.agenda.answer(reply, other_format());
     }
     let mut messages = fitting.into_iter();
-    let (first, state) = messages.next().unzip();
-    remember(cx, observation, first.as_ref());
+    let first = messages
+        .next()
+        .and_then(|(message, shown)| Some((message, shown?)));
+    let mut sample = None;
     if let Some(watch) = observation.watch.as_deref_mut() {
-        let state = observation.last.as_ref();
-        let sample = state.and_then(|state| Sample::of(content::format_of(state), &state.payload));
+        let state = first.as_ref().map(|(state, _)| state);
+        sample = state.and_then(|state| Sample::of(content::format_of(state), &state.payload));
         if let Some(Err(what)) = state.map(|_| watch.conditions().fit(sample)) {
             observations.end(cx, id);
             return cx.agenda.answer(reply, bad_request(what));
         }
         watch.report(cx.now, sample);
     }
-    let state = state.flatten();
-    let mut response = state.map_or_else(|| Response::new(Code::CONTENT), content_response);
+    if let Some((message, shown)) = &first {
+        remember(cx, observation, (message, shown), || sample);
+    }
+    let shown = first.map(|(_, shown)| shown);
+    let mut response = shown.map_or_else(|| Response::new(Code::CONTENT), content_response);
     response.observe = Some(observation.next_sequence());
     response.observation = Some(id);
     let has_conditions = observation.watch.is_some();

@@ -14,7 +14,7 @@ use super::kept::KeptObservations;
 use super::kept_notifications::{self, KeptNotifications};
 use super::metrics::{ConditionResult, GatewayMetrics, QueueResult};
 use super::peer_life::UDP_PEER_IDLE;
-use super::representations::{Representation, Representations};
+use super::representations::Representations;
 use super::settings::NotifyType;
 use super::timers::Timer;
 use super::trace::About;
@@ -23,11 +23,11 @@ use crate::bridge::backlog::{Backlog, Room};
 use crate::bridge::collection::seats::Seat;
 use crate::bridge::collection::topic::Topic;
 use crate::bridge::conditions::{Decision, Look};
-use crate::bridge::content;
+use crate::bridge::content::{self, Representation};
 use crate::bridge::contract::{BrokerRequest, FilterId};
 use crate::bridge::sample::Sample;
 use crate::bridge::subscriptions::{
-    AccountHolder, Inserted, Observation, ObservationRegistry, Removed, Terms, weight_of_last,
+    AccountHolder, Inserted, Observation, ObservationRegistry, Removed, State, Terms,
 };
 use crate::coap::contract::{Code, Notification, NotificationOutcome, ObservationId, PeerId, Response};
 use crate::invariant;
@@ -391,7 +391,7 @@ impl Observations {
                 let Some(shown) = shown_to(cx, observation, message, &shown) else {
                     continue;
                 };
-                remember(cx, observation, Some(message));
+                remember(cx, observation, (message, &shown), sample);
                 let has_conditions = observation.watch.is_some();
                 if meets_conditions(cx, observation, sample) {
                     let confirmable = confirmable(cx, observation, Some(message));
@@ -423,7 +423,8 @@ impl Observations {
             return;
         };
         let confirmable = confirmable(cx, observation, Some(message));
-        remember(cx, observation, Some(message));
+        let sample = || Sample::of(content::format_of(message), &message.payload);
+        remember(cx, observation, (message, &shown), sample);
         note(cx, observation, message);
         let mut notification = notification(observation, message, shown, confirmable);
         if is_reliable(observation, message, &notification) {
@@ -533,10 +534,8 @@ impl Observations {
             return self.end(cx, id);
         }
         let newest = observation.newest(cx.now);
-        let sample = newest.as_ref().and_then(|message| {
-            observation.watch.as_ref()?;
-            Sample::of(content::format_of(message), &message.payload)
-        });
+        let state = newest.as_ref().and(observation.state.as_deref());
+        let sample = state.and_then(|state| state.sample);
         let look = match observation.watch.as_deref_mut() {
             Some(watch) if unheard => {
                 watch.report(cx.now, sample);
@@ -562,9 +561,9 @@ impl Observations {
         if observation.at.is_none() && look != Look::News {
             return self.arm(cx, id);
         }
-        let shown = newest.as_deref().and_then(|message| {
-            let shown = Representations::of(cx, message);
-            shown.for_accept(observation.terms.accept)
+        let shown = newest.as_deref().and_then(|message| match &observation.state {
+            Some(state) => Some(state.shown.clone()),
+            None => Representations::of(cx, message).for_accept(observation.terms.accept),
         });
         let check = match newest.zip(shown) {
             Some((message, shown)) => notification(observation, &message, shown, confirmable),
@@ -725,10 +724,21 @@ fn confirmable(cx: &Cx<'_>, observation: &Observation, message: Option<&Message>
 
 /// Keeps the last message for a check, unless those of the holder's standing have half of what they may have: the check then has
 /// no body, and the other half stays for what is asked of us.
-pub(super) fn remember(cx: &mut Cx<'_>, observation: &mut Observation, message: Option<&Arc<Message>>) {
-    let before = observation.last.as_deref().map_or(0, weight_of_last);
-    let mut after = message.map_or(0, |message| weight_of_last(message));
-    observation.last = message.cloned();
+pub(super) fn remember(
+    cx: &mut Cx<'_>,
+    observation: &mut Observation,
+    (message, shown): (&Arc<Message>, &Representation),
+    sample: impl FnOnce() -> Option<Sample>,
+) {
+    let before = observation.weight_of_last();
+    observation.last = Some(Arc::clone(message));
+    observation.state = observation.watch.is_some().then(|| {
+        Box::new(State {
+            shown: shown.clone(),
+            sample: sample(),
+        })
+    });
+    let mut after = observation.weight_of_last();
     if before == after {
         return;
     }
@@ -737,7 +747,7 @@ pub(super) fn remember(cx: &mut Cx<'_>, observation: &mut Observation, message: 
     };
     if after > before && cx.ledger.is_half_full(cx.ledger.standing(account)) {
         cx.metrics.limits.inc(Limit::Memory);
-        observation.last = None;
+        (observation.last, observation.state) = (None, None);
         after = 0;
     }
     cx.ledger.add(

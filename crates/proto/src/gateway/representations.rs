@@ -2,29 +2,13 @@
 
 use std::cell::OnceCell;
 
-use bytes::Bytes;
-
 use super::agenda::Cx;
 use super::metrics::{GatewayMetrics, TranslationResult};
 use super::settings::Settings;
-use crate::bridge::content;
+use crate::bridge::content::{self, Representation};
 use crate::bridge::translate::{self, Encoding, Translation, Unfit};
 use crate::coap::contract::Preconditions;
-use crate::coap::etag_of;
 use crate::types::Message;
-
-/// A payload with its Content-Format.
-#[derive(Debug, Clone)]
-pub(super) struct Representation {
-    pub(super) payload: Bytes,
-    pub(super) format: Option<u16>,
-}
-
-impl Representation {
-    pub(super) fn etag(&self) -> [u8; 8] {
-        etag_of(&self.payload, self.format)
-    }
-}
 
 /// The representations that there are of one message. It is translated at most once, for the first who wants it.
 pub(super) struct Representations<'m> {
