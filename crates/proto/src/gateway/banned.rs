@@ -24,6 +24,7 @@ impl Gateway {
         if self.bans.is_empty() {
             return;
         }
+        self.end_requests_to_banned(now);
         let connections: Vec<(ConnectionKey, Option<PeerId>)> = self
             .connections
             .after(None)

@@ -503,6 +503,10 @@ impl ConnectionTable {
         event: ConnectionEvent,
     ) {
         self.announce(cx, key, Some(event.label()));
+        if let Some(connection) = self.get(key).filter(|connection| connection.is_listened_for) {
+            let gone = WorkerMessage::ConnectionGone(connection.client.clone());
+            cx.agenda.tell(cx.worker, gone);
+        }
         observations.end_all(cx, AccountHolder::Connection(key));
         self.part(cx, observations, key);
         let Some(Connection {

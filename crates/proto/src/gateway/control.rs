@@ -266,6 +266,7 @@ impl Gateway {
     }
 
     fn kick(&mut self, now: Instant, client: &ClientId) -> ControlAnswer {
+        self.end_device_requests(now, client);
         match self.holder_of(client) {
             Some((AccountHolder::Connection(key), peer)) => {
                 let (connections, observations) = (&mut self.connections, &mut self.observations);

@@ -3,101 +3,22 @@
 //! Those that may wait go one after the other for each client. One that the device acknowledged is not sent again; one that it did not
 //! acknowledge is, so that a device whose acknowledgement was lost gets it twice.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::contract::{ControlAnswer, Output};
-use super::directory::ClientDirectory;
+use super::contract::ControlAnswer;
 use super::metrics::DeviceRequestResult;
-use super::timers::Timer;
 use super::workers::{PassedRequest, ToPeer, WorkerMessage};
 use super::{Gateway, cx};
 use crate::bridge::subscriptions::AccountHolder;
 use crate::coap::contract::{OutgoingRequest, PeerId, RequestError, RequestId, Response};
-use crate::policy::connections::Owner;
-use crate::policy::ledger::Table;
-use crate::types::hash::IdMap;
 use crate::types::reason::Limit;
 use crate::types::{ClientId, WorkerId};
 
-/// Requests to devices of a worker, those that wait included.
-const MAX: usize = 4096;
+mod following;
+mod waiting;
 
-/// What a request that may wait weighs beside its payload, path and query, in bytes.
-const OVERHEAD: usize = 384;
-
-/// A request to a device.
-struct Asked {
-    by: Asker,
-    /// How it waits, where it does so here.
-    waits: Option<Waits>,
-    /// Whether it waits at another worker, which has its client now.
-    is_passed: bool,
-}
-
-/// Who asked for a request.
-#[derive(Clone, Copy)]
-enum Asker {
-    /// An operator.
-    Operator(u64),
-    /// Another worker, which calls it so.
-    Worker(RequestId),
-}
-
-/// Who had the client id when a request was asked for. Nobody else gets it, whoever takes the name after.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Addressee {
-    owner: Owner,
-    username: Option<Arc<str>>,
-}
-
-struct Waits {
-    client: ClientId,
-    of: Addressee,
-    request: OutgoingRequest,
-    until: Instant,
-    /// In whose account it is, and what it weighs.
-    charged: (AccountHolder, usize),
-}
-
-/// The requests to one client that may wait, oldest first.
-#[derive(Default)]
-struct Queue {
-    requests: VecDeque<RequestId>,
-    bytes: usize,
-    /// Whether the first of them is on its way.
-    is_sent: bool,
-    /// To where it was sent last.
-    sent_to: Option<PeerId>,
-    /// Whether nothing goes before the client was heard of.
-    is_stuck: bool,
-    /// Whether another worker has the client.
-    is_elsewhere: bool,
-}
-
-/// The requests of a worker to devices.
-#[derive(Default)]
-pub(super) struct DeviceRequests {
-    asked: IdMap<RequestId, Asked>,
-    queues: HashMap<ClientId, Queue>,
-}
-
-impl DeviceRequests {
-    fn waits(&self, id: RequestId) -> Option<&Waits> {
-        self.asked.get(&id)?.waits.as_ref()
-    }
-
-    /// Those that wait and are not on their way.
-    fn waiting(&self) -> impl Iterator<Item = (RequestId, Instant)> + '_ {
-        let not_sent = |queue: &'_ Queue| usize::from(queue.is_sent);
-        let all = self
-            .queues
-            .values()
-            .flat_map(move |queue| queue.requests.iter().skip(not_sent(queue)));
-        all.filter_map(|id| Some((*id, self.waits(*id)?.until)))
-    }
-}
+pub(super) use waiting::{Addressee, DeviceRequests, Elsewhere};
+use waiting::{Asked, Asker, MAX};
 
 impl Gateway {
     /// Where a client is and what holds its observations. One whose connection another worker has is that worker's to show.
@@ -157,84 +78,10 @@ impl Gateway {
         None
     }
 
-    /// Puts a request into the queue of its client; false where there is no room.
-    fn enqueue(
-        &mut self,
-        now: Instant,
-        id: RequestId,
-        (holder, client, of): (AccountHolder, ClientId, Addressee),
-        by: Asker,
-        (request, until): (OutgoingRequest, Instant),
-    ) -> bool {
-        let texts = request.path.iter().chain(&request.query);
-        let weight = OVERHEAD + request.payload.len() + texts.map(String::len).sum::<usize>();
-        let cx = cx!(self, now);
-        let sleep = &cx.settings.sleep;
-        let known = self.device_requests.queues.get(&client);
-        let (count, bytes) = known.map_or((0, 0), |queue| (queue.requests.len(), queue.bytes));
-        let account = cx.ledger.of(holder);
-        let fits = count < sleep.queue_messages && bytes + weight <= sleep.queue_bytes;
-        let Some(account) = account.filter(|account| fits && cx.may_grow(*account, weight)) else {
-            cx.metrics.limits.inc(Limit::QueuedRequests);
-            cx.metrics.queue_requests.inc(DeviceRequestResult::Refused);
-            return false;
-        };
-        cx.ledger
-            .add(account, Table::DeviceRequests, weight.cast_signed());
-        let waits = Waits {
-            client: client.clone(),
-            of,
-            request,
-            until,
-            charged: (holder, weight),
-        };
-        let asked = Asked {
-            by,
-            waits: Some(waits),
-            is_passed: false,
-        };
-        self.device_requests.asked.insert(id, asked);
-        let queue = self.device_requests.queues.entry(client).or_default();
-        queue.requests.push_back(id);
-        queue.bytes += weight;
-        true
-    }
-
-    /// The client of a connection that was replaced is at another worker: what waits for it goes there.
-    pub(super) fn pass_requests_on(&mut self, now: Instant, client: &ClientId) {
-        let Some(queue) = self.device_requests.queues.get_mut(client) else {
-            return;
-        };
-        queue.is_elsewhere = true;
-        let sent = usize::from(queue.is_sent);
-        let waiting: Vec<RequestId> = queue.requests.iter().skip(sent).copied().collect();
-        let home = ClientDirectory::home(client, self.settings.workers);
-        for id in waiting {
-            let asked = self.device_requests.asked.get_mut(&id);
-            let Some((asked, waits)) = asked.and_then(|asked| {
-                let waits = asked.waits.take()?;
-                Some((asked, waits))
-            }) else {
-                continue;
-            };
-            asked.is_passed = true;
-            let passed = PassedRequest {
-                id,
-                client: waits.client.clone(),
-                of: waits.of.clone(),
-                request: waits.request.clone(),
-                until: waits.until,
-            };
-            self.agenda.tell(home, WorkerMessage::PassOn(Box::new(passed)));
-            self.forget_waiting(id, &waits);
-        }
-        self.arm_device_requests(now);
-    }
-
     /// A request of another worker, whose client is here now.
     pub(super) fn take_over_request(&mut self, now: Instant, passed: PassedRequest) {
         let PassedRequest {
-            id: of_other,
+            id: first,
             client,
             of,
             request,
@@ -245,27 +92,13 @@ impl Gateway {
         let holder = holder.filter(|holder| self.addressee(*holder).as_ref() == Some(&of));
         let queued = holder.is_some_and(|holder| {
             let place = (holder, client.clone(), of);
-            self.enqueue(now, id, place, Asker::Worker(of_other), (request, until))
+            self.enqueue(now, id, place, Asker::Worker(first), (request, until))
         });
         if queued {
             self.send_next(now, &client);
         } else {
-            let answer = WorkerMessage::Answered(of_other, Err(RequestError::Gone));
-            self.agenda.tell(WorkerId::of(of_other.0), answer);
-        }
-    }
-
-    /// Who has a client id here.
-    fn addressee(&self, holder: AccountHolder) -> Option<Addressee> {
-        match holder {
-            AccountHolder::Connection(key) => self.connections.get(key).map(|connection| Addressee {
-                owner: connection.owner.clone(),
-                username: connection.username.clone(),
-            }),
-            AccountHolder::Peer(id) => self.peers.get(id).map(|peer| Addressee {
-                owner: peer.facts(id, &self.ledger).owner,
-                username: None,
-            }),
+            let answer = WorkerMessage::Answered(first, Err(RequestError::Gone));
+            self.agenda.tell(WorkerId::of(first.0), answer);
         }
     }
 
@@ -325,7 +158,11 @@ impl Gateway {
         if let Some(queue) = self.device_requests.queues.get_mut(client) {
             queue.is_sent = false;
             queue.is_stuck = true;
+            let is_news = !queue.is_awaited;
             self.metrics.queue_requests.inc(DeviceRequestResult::Queued);
+            if is_news {
+                self.await_elsewhere(client);
+            }
         }
         if let Some(holder) = holder {
             self.listen_for(holder);
@@ -339,15 +176,29 @@ impl Gateway {
         }
     }
 
-    fn arm_device_requests(&mut self, now: Instant) {
-        let waiting = self.device_requests.waiting();
-        let (count, next) = waiting.fold((0, None), |(count, next): (u64, Option<Instant>), (_, until)| {
-            (count + 1, Some(next.map_or(until, |next| next.min(until))))
+    /// An operator ended what a client had: what waits for it is not for who comes next by its name.
+    pub(super) fn end_device_requests(&mut self, now: Instant, client: &ClientId) {
+        let Some(queue) = self.device_requests.queues.get(client) else {
+            return;
+        };
+        let all: Vec<RequestId> = queue.requests.iter().copied().collect();
+        for id in all {
+            let answer = ControlAnswer::Answered(Err(RequestError::Gone));
+            self.end_device_request(id, DeviceRequestResult::Failed, answer);
+        }
+        self.arm_device_requests(now);
+    }
+
+    /// What waits for who is banned is for nobody.
+    pub(super) fn end_requests_to_banned(&mut self, now: Instant) {
+        let waiting = self.device_requests.asked.values();
+        let waiting = waiting.filter_map(|asked| asked.waits.as_ref());
+        let banned = waiting.filter(|waits| {
+            let identity = waits.of.owner.identity();
+            self.bans.kind_of(now, Some(&waits.client), identity).is_some()
         });
-        self.metrics.queued_requests.set(count);
-        match next {
-            Some(next) => self.timers.arm(next.max(now), Timer::DeviceRequests),
-            None => self.timers.disarm(Timer::DeviceRequests),
+        for client in banned.map(|waits| waits.client.clone()).collect::<Vec<_>>() {
+            self.end_device_requests(now, &client);
         }
     }
 
@@ -369,7 +220,7 @@ impl Gateway {
     /// sleep again when the next repetition is due.
     pub(super) fn heard(&mut self, now: Instant, client: &ClientId) {
         if let Some(queue) = self.device_requests.queues.get_mut(client) {
-            (queue.is_stuck, queue.is_elsewhere) = (false, false);
+            (queue.is_stuck, queue.elsewhere) = (false, None);
             if queue.is_sent
                 && let Some((holder, Some(peer))) = self.holder_of(client)
             {
@@ -382,7 +233,7 @@ impl Gateway {
 
     /// A peer was heard of. Where it is a client without a connection, what waits for that goes on.
     pub(super) fn heard_peer(&mut self, now: Instant, id: PeerId) {
-        if self.device_requests.queues.is_empty() {
+        if self.device_requests.queues.is_empty() && self.device_requests.awaited.is_empty() {
             return;
         }
         let client = self.peers.get(id).and_then(|peer| peer.known_as());
@@ -392,6 +243,7 @@ impl Gateway {
                 .is_some_and(|(holder, _)| holder == AccountHolder::Peer(id))
         {
             self.heard(now, &client);
+            self.tell_who_awaits(&client);
         }
     }
 
@@ -424,7 +276,7 @@ impl Gateway {
             let place = self.holder_of(&client);
             let queue = self.device_requests.queues.get_mut(&client);
             // Where it was asked nobody answered, and it is somewhere else by now.
-            if let Some(queue) = queue.filter(|queue| now < until && !queue.is_elsewhere)
+            if let Some(queue) = queue.filter(|queue| now < until && queue.elsewhere.is_none())
                 && let Some((_, Some(peer))) = place
                 && queue.sent_to != Some(peer)
             {
@@ -457,48 +309,9 @@ impl Gateway {
     /// What was on its way and comes back waits here, or goes after its client.
     fn stay_or_go(&mut self, now: Instant, client: &ClientId) {
         let queue = self.device_requests.queues.get(client);
-        if queue.is_some_and(|queue| queue.is_elsewhere) {
-            self.pass_requests_on(now, client);
-        } else {
-            self.arm_device_requests(now);
-        }
-    }
-
-    /// Answers who asked for a request, and forgets it.
-    fn end_device_request(&mut self, id: RequestId, result: DeviceRequestResult, answer: ControlAnswer) {
-        let Some(Asked { by, waits, .. }) = self.device_requests.asked.remove(&id) else {
-            return;
-        };
-        if let Some(waits) = waits {
-            self.metrics.queue_requests.inc(result);
-            self.forget_waiting(id, &waits);
-        }
-        match by {
-            Asker::Operator(ticket) => self.agenda.output(Output::Control { ticket, answer }),
-            Asker::Worker(of_other) => {
-                let result = match answer {
-                    ControlAnswer::Answered(result) => result,
-                    _ => Err(RequestError::Unreached),
-                };
-                let answer = WorkerMessage::Answered(of_other, result);
-                self.agenda.tell(WorkerId::of(of_other.0), answer);
-            }
-        }
-    }
-
-    /// Takes a request out of the queue and the account of its client.
-    fn forget_waiting(&mut self, id: RequestId, waits: &Waits) {
-        let (holder, weight) = waits.charged;
-        if let Some(account) = self.ledger.of(holder) {
-            self.ledger
-                .add(account, Table::DeviceRequests, -weight.cast_signed());
-        }
-        if let Some(queue) = self.device_requests.queues.get_mut(&waits.client) {
-            queue.requests.retain(|other| *other != id);
-            queue.bytes = queue.bytes.saturating_sub(weight);
-            if queue.requests.is_empty() {
-                self.device_requests.queues.remove(&waits.client);
-            }
+        match queue.and_then(|queue| queue.elsewhere.clone()) {
+            Some(elsewhere) => self.pass_requests_on(now, client, &elsewhere),
+            None => self.arm_device_requests(now),
         }
     }
 }

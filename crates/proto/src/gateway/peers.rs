@@ -260,14 +260,17 @@ impl Peers {
         self.places.get_mut(place_of(id) as usize)
     }
 
-    /// A peer that named this client id last, or proved it and named none.
+    /// The peer that named this client id last, or proved it and named none; of several the one heard of last, as far as it is among
+    /// the first of them.
     #[must_use]
     pub fn of_client(&self, client: &ClientId) -> Option<PeerId> {
-        self.by_client
-            .range((client.clone(), PeerId(0))..)
-            .next()
-            .filter(|(found, _)| found == client)
-            .map(|(_, id)| *id)
+        /// How many are looked at: who names the id of another one must not make that costly.
+        const LOOKED_AT: usize = 16;
+        let from = self.by_client.range((client.clone(), PeerId(0))..);
+        let those = from.map_while(|(found, id)| (found == client).then_some(*id));
+        those
+            .take(LOOKED_AT)
+            .max_by_key(|id| self.get(*id).map(|peer| peer.seen_at))
     }
 
     /// The peers in the next `places` places from `from` on, and where to go on; `None` at the end.

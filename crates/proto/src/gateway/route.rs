@@ -288,13 +288,17 @@ impl Gateway {
             (Target::Topic(operation, text), client) => {
                 let asker = Asker::peer(cx.settings, &context, grant)?;
                 let id = context.from.id;
-                if self.peers.get(id).is_some_and(|peer| peer.client != *client) {
+                let is_news = self.peers.get(id).is_some_and(|peer| peer.client != *client);
+                if is_news {
                     self.peers.set_client(id, client.clone());
                 }
                 let parts = (&mut self.pending, &mut self.observations, &self.topics);
                 let asked = (&context, *operation, text.as_str());
                 let step = ops::topic(&mut cx, parts, &self.pressure, asked, asker)?;
                 self.take_step(context.reply, step);
+                if is_news {
+                    self.heard_peer(now, id);
+                }
                 Ok(())
             }
             (Target::Collection(operation), _) => {
@@ -538,6 +542,7 @@ impl Gateway {
                 let client = connection.client.clone();
                 made(&mut cx!(self, now), table, observations, connection, &from, reply);
                 self.heard(now, &client);
+                self.tell_who_awaits(&client);
                 for context in joining {
                     self.dispatch(now, context);
                 }

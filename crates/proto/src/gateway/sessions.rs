@@ -139,6 +139,7 @@ impl Gateway {
             self.connect_implicitly(now, peer);
         }
         self.announce_session(now, peer, None);
+        self.heard_peer(now, peer);
     }
 
     /// A session of an earlier process goes on. Nobody is told: its client was there all the time.

@@ -1,5 +1,6 @@
 //! Several workers' gateways side by side, with a virtual clock and a broker that keeps no state but what the test says.
 
+mod following;
 mod forwarding;
 mod growth;
 mod handshakes;
@@ -85,6 +86,8 @@ struct Site {
     held: Option<Vec<(usize, BrokerEvent)>>,
     logins: Vec<(usize, AuthRequest)>,
     events: Vec<ClientEvent>,
+    /// What operators were answered later.
+    answers: Vec<ControlAnswer>,
     next_mid: u16,
 }
 
@@ -131,6 +134,7 @@ impl Site {
             held: None,
             logins: Vec::new(),
             events: Vec::new(),
+            answers: Vec::new(),
             next_mid: 1,
         };
         site.pass(Duration::ZERO);
@@ -247,6 +251,7 @@ impl Site {
             Output::Broker(request) => self.broker(worker, request),
             Output::Authenticate { request, .. } => self.logins.push((worker, request)),
             Output::Event(event) => self.events.push(*event),
+            Output::Control { ticket: 7, answer } => self.answers.push(answer),
             other => panic!("{other:?}"),
         }
     }
@@ -258,7 +263,7 @@ impl Site {
         let mut answered = None;
         for output in outputs {
             match output {
-                Output::Control { answer, .. } => answered = Some(answer),
+                Output::Control { ticket: 1, answer } => answered = Some(answer),
                 output => self.output(worker, output),
             }
         }

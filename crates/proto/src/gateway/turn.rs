@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::device_requests::Elsewhere;
 use super::metrics::ConnectionEvent;
 use super::workers::WorkerMessage;
 use super::{Gateway, cx};
@@ -99,7 +100,7 @@ impl Gateway {
                 let client = connections.get(key).map(|connection| connection.client.clone());
                 connections.end(&mut cx!(self, now), observations, key, ConnectionEvent::Replaced);
                 if let Some(client) = client {
-                    self.pass_requests_on(now, &client);
+                    self.pass_requests_on(now, &client, &Elsewhere::AtItsConnection);
                 }
             }
             WorkerMessage::PassOn(passed) => match self.directory.worker_of(&passed.client) {
@@ -110,6 +111,12 @@ impl Gateway {
                 }
             },
             WorkerMessage::TakeOver(passed) => self.take_over_request(now, *passed),
+            WorkerMessage::Awaits(client, worker) => self.device_requests.awaited.add(client, worker),
+            WorkerMessage::AwaitsNoMore(client, worker) => {
+                self.device_requests.awaited.remove(&client, worker);
+            }
+            WorkerMessage::Came(arrival) => self.came_elsewhere(now, *arrival),
+            WorkerMessage::ConnectionGone(client) => self.connection_gone(&client),
             WorkerMessage::Ended(client, key) => {
                 self.directory.ended(&client, key);
             }

@@ -50,8 +50,16 @@ pub enum WorkerMessage {
     /// To the home worker: a request that waits for a client whose connection there is was replaced by one of another worker, which
     /// takes it over and answers it.
     PassOn(Box<PassedRequest>),
-    /// From the home worker: take this over.
+    /// From the home worker, or from where it waited: take this over.
     TakeOver(Box<PassedRequest>),
+    /// To all others: requests wait for this client at that worker.
+    Awaits(ClientId, WorkerId),
+    /// To all others: none does any more.
+    AwaitsNoMore(ClientId, WorkerId),
+    /// To the worker where requests wait for a client: it was heard of elsewhere.
+    Came(Box<Arrival>),
+    /// To itself: the connection of a client for which requests wait has ended.
+    ConnectionGone(ClientId),
     /// To the worker that had a request sent to a device: the device answered, or did not.
     Answered(RequestId, Result<Response, RequestError>),
     /// Whoever is asked answers the sender at once with the time of the question, and so shows that it took in what it was sent
@@ -120,6 +128,17 @@ pub struct PassedRequest {
     pub request: OutgoingRequest,
     /// How long it waits.
     pub until: Instant,
+}
+
+/// A client that was heard of.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Which.
+    pub client: ClientId,
+    /// Who has its name there.
+    pub(super) of: Addressee,
+    /// The worker that heard of it.
+    pub at: WorkerId,
 }
 
 /// What the home worker decided about a new connection.
