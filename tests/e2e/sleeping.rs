@@ -428,6 +428,26 @@ fn what_waits_at_qos_1_outlives_a_kill() {
 }
 
 #[test]
+fn where_no_connection_is_required_a_device_that_sleeps_makes_one() {
+    for kind in [Kind::Udp, Kind::Dtls] {
+        let config = Config::new()
+            .coap("heartbeat = \"1h\"")
+            .set("admin", "bind = \"\"\nsocket = \"admin.sock\"")
+            .transmission(50, 1);
+        let gateway = Gateway::start(config);
+        let mut sleeper = Sleeper::new(&gateway, kind, "s", &["a"]);
+        let mut publisher = gateway.client_as(Kind::Udp, "dev2");
+        for number in 0..7 {
+            publisher.publish("ps/a?qos=1", number.to_string());
+        }
+        becomes(&gateway, "s", "asleep");
+        gateway.metric_becomes("queued_notifications", &[], 7.0);
+        sleeper.wake();
+        assert_eq!(sleeper.texts(0, 7), numbers(0..7));
+    }
+}
+
+#[test]
 fn who_never_said_that_it_sleeps_loses_its_observation_as_ever() {
     let gateway = impatient("", "");
     let mut publisher = Publisher::new(&gateway);
