@@ -189,6 +189,13 @@ fn observers_go_on_over_a_power_loss_and_do_not_shake_hands() {
         .into_iter()
         .flat_map(|program| ["PSK-AES128-CCM8", "PSK-AES128-GCM-SHA256"].map(|suite| (program, suite)))
     {
+        // OpenSSL takes CCM_8 for weak since 3.2, and its clients offer it no more.
+        if program == "coap-client-openssl"
+            && suite.ends_with("CCM8")
+            && openssl::version::number() >= 0x3020_0000
+        {
+            continue;
+        }
         let way = Way {
             program,
             proof: Proof::Psk,

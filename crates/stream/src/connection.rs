@@ -1,6 +1,7 @@
 //! One connection: its handshake, what it brings, and what goes out by it.
 
 use std::any::Any;
+use std::ffi::c_ulong;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,6 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
+use openssl::error::ErrorStack;
+use openssl::ssl;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -273,11 +276,21 @@ async fn write(
     CloseReason::StreamEnded
 }
 
-/// Why the kernel gave a connection up.
+/// What marks an error of the system in OpenSSL's queue, with its number in the rest (`ERR_SYSTEM_FLAG` of `openssl/err.h`).
+const ERR_SYSTEM_FLAG: u32 = 1 << 31;
+
+/// Why the kernel gave a connection up. From OpenSSL 3.2 on, an error of the system stands in OpenSSL's queue.
 fn ended(error: &io::Error) -> CloseReason {
-    match error.kind() {
-        io::ErrorKind::TimedOut => CloseReason::SlowReader,
-        _ => CloseReason::StreamEnded,
+    const TIMED_OUT: u32 = ERR_SYSTEM_FLAG | libc::ETIMEDOUT.unsigned_abs();
+    let tls = error.get_ref().and_then(|why| why.downcast_ref::<ssl::Error>());
+    let mut queue = tls
+        .and_then(ssl::Error::ssl_error)
+        .into_iter()
+        .flat_map(ErrorStack::errors);
+    if error.kind() == io::ErrorKind::TimedOut || queue.any(|it| it.code() == c_ulong::from(TIMED_OUT)) {
+        CloseReason::SlowReader
+    } else {
+        CloseReason::StreamEnded
     }
 }
 
