@@ -1,5 +1,7 @@
 //! `doctor`: whether this machine and the configuration suit each other.
 
+mod running_out;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -74,9 +76,11 @@ pub(super) fn look(file: Option<&Path>) -> Vec<Finding> {
         return findings;
     };
     findings.push(state_directory(&config));
+    findings.extend(running_out::room(&config));
     // Of a broken file there is only the way to the gateway that runs, which has another in force.
     if is_whole {
         findings.extend(secret_files(&config));
+        findings.extend(running_out::certificates(&config));
         findings.extend(dependencies(&config));
     }
     findings.extend(running(&config));

@@ -33,6 +33,7 @@ use crate::gateway::contract::ControlRequest;
 use crate::gateway::metrics::GatewayMetrics;
 use crate::gateway::{Gateway, Parts, Shared};
 use crate::group::{Group, GroupMetrics, channel};
+use crate::net::group::BindError;
 use crate::policy::overload::fullness;
 use crate::stream::Gate;
 use crate::types::metrics::Exposes;
@@ -250,13 +251,13 @@ fn doors(config: &Config, group: Option<&Group>) -> Result<Doors, StartError> {
         Some((_, Ok(listener))) => Some(listener),
         // Two gateways on one machine that do not care for it have the same default: devices are served all the same.
         Some((bind, Err(error))) if is_default(bind) => {
-            tracing::warn!("no dashboard and no HTTP API: cannot listen on {bind}: {error}");
+            let error = BindError::of_tcp("admin.bind", bind, error);
+            tracing::warn!("no dashboard and no HTTP API: {error}");
             None
         }
         Some((bind, Err(error))) => {
-            let line =
-                format!("admin.bind: cannot listen on {bind}: {error}; choose another address or port");
-            return Err(StartError::new(ExitReason::Unavailable, line));
+            let error = BindError::of_tcp("admin.bind", bind, error);
+            return Err(StartError::new(ExitReason::Unavailable, error.to_string()));
         }
     };
     let nodes = group
@@ -296,8 +297,8 @@ fn nodes_door(
         return Ok(None);
     };
     let listener = TcpListener::bind(bind).map_err(|error| {
-        let line = format!("group.bind: cannot listen on {bind}: {error}; choose another address or port");
-        StartError::new(ExitReason::Unavailable, line)
+        let error = BindError::of_tcp("group.bind", bind, error);
+        StartError::new(ExitReason::Unavailable, error.to_string())
     })?;
     let acceptor = channel::acceptor(group.key())
         .map_err(|error| StartError::new(ExitReason::System, format!("no TLS between nodes: {error}")))?;

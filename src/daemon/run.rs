@@ -21,7 +21,7 @@ use crate::admin::monitoring::Monitoring;
 use crate::admin::server::{Bounds, Security, Server};
 use crate::config::Problems;
 use crate::gateway::contract::ControlRequest;
-use crate::net::group::{bound_addresses, open_stream};
+use crate::net::group::{BindError, bound_addresses, open_stream};
 use crate::types::metrics::Exposes;
 use crate::types::{ListenerId, WorkerId};
 
@@ -240,8 +240,8 @@ fn start<A: Assembly>(
 
 fn bind_monitoring(bind: SocketAddr) -> Result<TcpListener, StartError> {
     let listener = TcpListener::bind(bind).map_err(|error| {
-        let line = format!("metrics.bind: cannot listen on {bind}: {error}; choose another address or port");
-        StartError::new(ExitReason::Unavailable, line)
+        let error = BindError::of_tcp("metrics.bind", bind, error);
+        StartError::new(ExitReason::Unavailable, error.to_string())
     })?;
     if let Ok(addr) = listener.local_addr() {
         info!(%addr, "metrics and health");
@@ -422,6 +422,8 @@ async fn reload<A: Assembly>(assembly: &mut A, serving: &Serving) -> Result<Relo
         }
         Err(problems) => {
             for problem in problems.iter() {
+                // The place stands on a line of its own, which a log has no room for.
+                let problem = problem.to_string().replace('\n', ": ");
                 error!("not reloaded, the old stays in force: {problem}");
             }
             Err(problems)

@@ -136,7 +136,11 @@ fn a_start_that_fails_after_the_first_threads_says_why_and_does_not_panic() {
     };
     let gateway = Gateway::prepare(&Config::new());
     let _holder = std::net::TcpListener::bind(gateway.metrics_addr()).unwrap();
-    refused(&gateway, 69, "metrics.bind: cannot listen on");
+    let who = format!(
+        "metrics.bind: cannot listen on {}: the port is in use; stop the other process (ss -tlpn",
+        gateway.metrics_addr()
+    );
+    refused(&gateway, 69, &who);
 
     for broker in ["embedded:", "mqtt://127.0.0.1:1"] {
         let config = Config::new().set("broker", &format!("url = \"{broker}\""));

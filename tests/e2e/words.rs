@@ -198,3 +198,20 @@ fn manual_pages_and_help_show_examples_and_where_the_documentation_is() {
         );
     }
 }
+
+#[test]
+fn a_script_sees_by_the_exit_status_what_the_access_rules_deny() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("rules"), "user bea\ntopic write tank/+\n").unwrap();
+    let check = |topic| {
+        portcullis(
+            directory.path(),
+            &["acl", "check", "bea", "publish", topic, "--acl-file", "rules"],
+        )
+    };
+    for (topic, status, word) in [("tank/4", 0, "allowed"), ("tank/4/level", 1, "denied")] {
+        let output = check(topic);
+        assert_eq!(output.status.code(), Some(status), "{}", said(&output));
+        assert!(said(&output).contains(word), "{}", said(&output));
+    }
+}

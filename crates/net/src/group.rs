@@ -66,7 +66,7 @@ impl GroupSpec {
     }
 }
 
-/// A listener cannot listen.
+/// What a key names cannot be listened on, with the way out.
 #[derive(Debug)]
 pub struct BindError {
     key: String,
@@ -82,6 +82,17 @@ impl BindError {
             key: spec.key(),
             bind: spec.bind,
             kind: if spec.transport.is_stream() { 't' } else { 'u' },
+            error,
+        }
+    }
+
+    /// Of a TCP port that `key` of the configuration names, such as that of the management interface.
+    #[must_use]
+    pub fn of_tcp(key: &str, bind: SocketAddr, error: io::Error) -> Self {
+        Self {
+            key: key.to_owned(),
+            bind,
+            kind: 't',
             error,
         }
     }

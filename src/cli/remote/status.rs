@@ -43,7 +43,7 @@ fn counted(number: u64, what: &str) -> String {
 }
 
 /// An amount of memory or disk in its unit.
-fn bytes(amount: u64) -> String {
+pub(in crate::cli) fn bytes(amount: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if amount < 1024 {
         return counted(amount, "byte");

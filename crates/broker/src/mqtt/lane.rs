@@ -608,7 +608,8 @@ impl Lane {
         if ending.result == ConnectResult::Protocol && since.is_none() {
             tracing::error!(connection = self.index, "{text}");
         } else {
-            tracing::warn!(connection = self.index, retry_in = ?wait, "{text}");
+            let retry_in = Duration::from_millis(wait.as_millis().try_into().unwrap_or(u64::MAX));
+            tracing::warn!(connection = self.index, ?retry_in, "{text}");
         }
         self.say(text, Vec::new());
         for gauge in [
