@@ -6,6 +6,8 @@
 //! | `monitoring` | rules and dashboard, against promtool, a live scrape and a running Prometheus |
 //! | `reference` | the generated pages of `docs/`, against the code and a live scrape |
 //! | `pages` | links and commands of all pages, against the files and a running gateway |
+//! | `tasks` | what `docs/tasks.md` has an operator do, against gateway, broker, devices and a small disk |
+//! | `recipes` | what `docs/recipes.md` puts together, with the brokers that it names |
 //! | `certificates` | the profiles of `certs/`, against the `openssl` command, `certs dev` and a running gateway |
 //! | `conformance` | what the standards ask, against the tests that show it |
 //! | `threats` | the tests that the threat model names, against the tests that there are (`named_tests`) |
@@ -32,8 +34,10 @@ mod emqx;
 mod monitoring;
 mod named_tests;
 mod pages;
+mod recipes;
 mod reference;
 mod scrape;
+mod tasks;
 mod threats;
 
 use std::path::{Path, PathBuf};
