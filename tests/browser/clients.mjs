@@ -94,12 +94,21 @@ export async function panel(page) {
   await side.getByRole("cell", { name: "barn/#", exact: true }).waitFor({ state: "detached" });
 }
 
-/** What a device does could be followed by the command line only. */
+/** The trace of the panel, with what a request came to behind the gateway: the deciding line, the broker's topic, its answer and the time. */
+export async function traceOfBothSides(side) {
+  await side.getByRole("button", { name: "Start" }).click();
+  const line = (text) => side.locator(".trace li", { hasText: text });
+  await line("POST").nth(2).waitFor();
+  await line(/ACL: publish sensors\/\S+ .*line \d+/).first().waitFor();
+  await line(/MQTT publish sensors\/\S+ QoS 1, \d+ bytes/).first().waitFor();
+  await line(/MQTT publish sensors\/\S+: ok after [\d.]+ .?s/).first().waitFor();
+  await side.locator(".trace").scrollIntoViewIfNeeded();
+}
+
+/** What a device does could be followed by the command line only, and without its MQTT side. */
 export async function trace(page) {
   const side = page.getByRole("complementary");
-  await side.getByRole("button", { name: "Start" }).click();
-  await side.locator(".trace li", { hasText: "POST" }).nth(2).waitFor();
-  await side.locator(".trace").scrollIntoViewIfNeeded();
+  await traceOfBothSides(side);
   await picture(page, "client");
   await page.emulateMedia({ colorScheme: "dark" });
   await picture(page, "client-dark");

@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { accessible, go, noOverflow, open, phone, picture, signIn, token } from "./browser.mjs";
+import { traceOfBothSides } from "./clients.mjs";
 
 export async function signingIn(page) {
   await page.goto("/");
@@ -88,5 +89,10 @@ export async function onAPhone() {
   await page.getByText("weather/+").waitFor();
   await noOverflow(page, "client");
   await picture(page, "phone-client-dark");
+  const side = page.getByRole("complementary");
+  await traceOfBothSides(side);
+  await noOverflow(page, "a trace");
+  await picture(page, "phone-trace-dark");
+  await side.getByRole("button", { name: "Stop" }).click();
   await page.context().close();
 }
