@@ -45,3 +45,5 @@ for shell in bash zsh fish; do
 done
 umask 022
 cargo deb --no-build --locked --quiet "${package[@]}"
+# It lies among those of this machine too, where only one is looked for.
+[ ${#target[@]} = 0 ] || rm -f "$CARGO_TARGET_DIR"/debian/portcullis_*_"$ARCH".deb

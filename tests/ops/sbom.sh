@@ -21,7 +21,8 @@ cargo cyclonedx --quiet --format json --spec-version 1.5 --target "$triple" --ov
 if [ "$arch" = "$native" ]; then
     openssl=$(dpkg-query -W -f '${Version}' libssl-dev)
 else
-    openssl=$(dpkg-query --admindir="$("$here/sysroot.sh" target/sysroot "$arch")/var/lib/dpkg" -W -f '${Version}' libssl-dev)
+    libraries=$("$here/sysroot.sh" target/sysroot "$arch")
+    openssl=$(zcat "$libraries/usr/share/doc/libssl-dev/changelog.Debian.gz" | sed -n '1s/^openssl (\(.*\)) .*/\1/p')
 fi
 time=$(date -u -d "@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}" +%Y-%m-%dT%H:%M:%SZ)
 jq --sort-keys --arg version "${openssl%%-*}" --arg package "$openssl" --arg time "$time" 'del(.serialNumber) | .metadata.timestamp = $time

@@ -238,7 +238,7 @@ for file in $(cd "$blocks" && ls | sort -V); do
     : >"$work/said"
     ! declare -F "before_$scene" >/dev/null || "before_$scene"
     here "$blocks/$file" >"$work/block"
-    timeout 120 bash -eu "$work/block" >"$work/said" 2>&1 || fail "it ended with $?"
+    timeout 300 bash -eu "$work/block" >"$work/said" 2>&1 || fail "it ended with $?"
     ! declare -F "after_$scene" >/dev/null || "after_$scene"
     case " ${done_tasks[*]} " in *" $task "*) ;; *) done_tasks+=("$task") ;; esac
 done
