@@ -12,7 +12,13 @@ own=(unshare -rnm)
 if [ -z "${PORTCULLIS_OWN_NETWORK:-}" ] && "${own[@]}" ip link set lo up 2>/dev/null; then
     PORTCULLIS_OWN_NETWORK=1 exec "${own[@]}" "$BASH" "$0" "$@"
 fi
-[ -z "${PORTCULLIS_OWN_NETWORK:-}" ] || ip link set lo up
+if [ -n "${PORTCULLIS_OWN_NETWORK:-}" ]; then
+    ip link set lo up
+else
+    # Those of one run take turns with the ports of this machine.
+    exec 9>"${TMPDIR:-/tmp}/portcullis-fixed-ports-$(id -u).lock"
+    flock 9
+fi
 binary=$1 blocks=$2 packaged=$3
 
 work=$(mktemp -d)
