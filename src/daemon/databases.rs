@@ -57,8 +57,7 @@ pub(super) fn source(database: &Database<'_>, purpose: Purpose) -> Source {
         Database::Ldap(directory) => {
             let mut settings = ldap(directory, place);
             if purpose == Purpose::Keys {
-                // There is no password to bind with: the key is read.
-                settings.method = LdapMethod::Hash;
+                settings.method = LdapMethod::Keys;
             }
             Source::Ldap(Box::new(settings))
         }

@@ -8,27 +8,29 @@ use super::support::ports::{self, Port};
 use super::support::{Config, Gateway, Kind, code};
 use super::{page, tries};
 
-const PASSWORD: &str = "a password of the gateway";
+pub const PASSWORD: &str = "a password of the gateway";
 
-struct Slapd {
-    running: Running,
+pub struct Slapd {
+    pub running: Running,
     tls: Port,
 }
 
 impl Slapd {
     /// A server with what the page and the tests put into it.
-    fn start(pki: &Pki) -> Self {
+    pub fn start(pki: &Pki) -> Self {
         let mut running = Running::new();
         let tls = ports::reserve();
         let [cert, key, ca] = running.install(pki);
         let data = running.shown("data");
         run(super::servers::command("mkdir").arg(&data), "");
-        let schema = running.write("mqtt.schema", page::block("text schema"));
+        let schemas = page::block("text schema") + &page::block("text psk-schema");
+        let schema = running.write("mqtt.schema", schemas);
         let text = format!(
             "include /etc/ldap/schema/core.schema\ninclude {schema}\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\n\
              TLSCertificateFile {cert}\nTLSCertificateKeyFile {key}\nTLSCACertificateFile {ca}\npidfile {pid}\n\
-             database mdb\nsuffix \"dc=example,dc=net\"\nrootdn \"cn=admin,dc=example,dc=net\"\nrootpw admin\ndirectory {data}\n\
+             database mdb\ndbnosync\nsuffix \"dc=example,dc=net\"\nrootdn \"cn=admin,dc=example,dc=net\"\nrootpw admin\ndirectory {data}\n\
              access to attrs=userPassword by anonymous auth by dn=\"cn=hashes,dc=example,dc=net\" read by * none\n\
+             access to attrs=deviceKey by dn=\"cn=portcullis,dc=example,dc=net\" read by * none\n\
              access to * by users read by anonymous auth\n",
             pid = running.shown("pid"),
         );
@@ -42,8 +44,13 @@ impl Slapd {
         server.up();
         let text =
             page::block("text ldif").replace("userPassword: secret", &format!("userPassword: {PASSWORD}"));
-        run(server.client("ldapadd").arg("-x"), &format!("{text}{MORE}"));
+        server.ldif(&format!("{text}{MORE}"));
         server
+    }
+
+    /// Adds entries.
+    pub fn ldif(&self, text: &str) {
+        run(self.client("ldapadd").arg("-x"), text);
     }
 
     fn client(&self, program: &str) -> Command {
@@ -53,16 +60,24 @@ impl Slapd {
         client
     }
 
-    fn up(&mut self) {
+    pub fn up(&mut self) {
         let mut probe = self.client("ldapwhoami");
         probe.arg("-x");
         self.running.start(|| works(&mut probe));
     }
 
-    fn config(&self) -> Config {
+    pub fn config(&self) -> Config {
         let there = format!("127.0.0.1:{}", self.running.port.number);
         let config = page::config("ldap", "127.0.0.1:389", &there);
         tries::with_acl(config).file("ldap.password", PASSWORD)
+    }
+
+    /// The same by an account that reads hashes.
+    pub fn by_hash(&self) -> Config {
+        let table = "authentication.ldap";
+        let account = "\"cn=hashes,dc=example,dc=net\"";
+        let config = self.config().replace(table, "username", account);
+        config.set(table, "method = \"hash\"")
     }
 }
 
@@ -126,15 +141,7 @@ fn a_login_is_judged_by_a_bind_as_the_entry() {
 #[test]
 fn a_login_is_judged_by_the_hash_in_an_attribute() {
     let server = Slapd::start(&Pki::new());
-    let config = server
-        .config()
-        .replace(
-            "authentication.ldap",
-            "username",
-            "\"cn=hashes,dc=example,dc=net\"",
-        )
-        .set("authentication.ldap", "method = \"hash\"");
-    let gateway = Gateway::start(config);
+    let gateway = Gateway::start(server.by_hash());
     let mut client = gateway.client(Kind::Udp);
     tries::publish(&mut client, "open/t", "dora", "correct horse").expect(code::CHANGED);
     tries::publish(&mut client, "open/t", "dora", "correct horses").expect(code::UNAUTHORIZED);
@@ -183,4 +190,42 @@ fn a_server_with_a_certificate_of_others_is_not_spoken_to() {
     };
     assert_eq!(with(&pki.ca.cert_pem()), code::CHANGED);
     assert_eq!(with(&Pki::new().ca.cert_pem()), code::UNAVAILABLE);
+}
+
+#[test]
+fn no_field_of_a_login_is_a_part_of_the_question() {
+    let server = Slapd::start(&Pki::new());
+    let text = "dn: ou=c1,ou=devices,dc=example,dc=net\nobjectClass: organizationalUnit\nou: c1\n\n\
+                dn: uid=alice,ou=c1,ou=devices,dc=example,dc=net\nobjectClass: account\nobjectClass: mqttUser\nuid: alice\n\
+                userPassword: correct horse\nl: default\n";
+    server.ldif(text);
+    let table = "authentication.ldap";
+    let config = server
+        .config()
+        .replace(
+            table,
+            "base_dn",
+            "\"ou=${clientid},ou=devices,dc=example,dc=net\"",
+        )
+        .replace(table, "filter", "\"(&(uid=${username})(l=${listener}))\"");
+    tries::takes_no_injections_in_any_field(config, table);
+}
+
+#[test]
+fn an_entry_without_a_password_or_that_is_there_twice_keeps_no_other_device_out() {
+    let server = Slapd::start(&Pki::new());
+    let entry = |unit: &str, name: &str, more: &str| {
+        format!(
+            "dn: uid={name},{unit}ou=devices,dc=example,dc=net\nobjectClass: account\nobjectClass: mqttUser\nuid: {name}\n{more}\n"
+        )
+    };
+    let unit = "dn: ou=attic,ou=devices,dc=example,dc=net\nobjectClass: organizationalUnit\nou: attic\n\n";
+    let odd = entry("ou=attic,", "odd", "userPassword: pw\n") + &entry("", "odd", "userPassword: pw\n");
+    server.ldif(&format!("{unit}{odd}{}", entry("", "bare", "")));
+    let gateway = tries::is_odd_to_one_alone(server.config());
+    let mut client = gateway.client(Kind::Udp);
+    for _ in 0..3 {
+        tries::publish(&mut client, "open/t", "bare", "correct horse").expect(code::UNAUTHORIZED);
+        tries::publish(&mut client, "own/c1", "bob", "correct horse").expect(code::CHANGED);
+    }
 }

@@ -19,8 +19,11 @@ mod dtls_client;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod certificates;
+mod key_servers;
 mod keys;
 mod ldap;
+mod login_servers;
 mod mongodb;
 mod mysql;
 mod page;
@@ -28,4 +31,5 @@ mod postgresql;
 mod rate;
 mod redis;
 mod servers;
+mod slow;
 mod tries;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use mongodb::bson::{Document, serialize_to_document};
 
 use super::servers::Running;
-use super::support::{Config, Gateway, Kind};
+use super::support::pki::Pki;
+use super::support::{Config, Gateway, Kind, code};
 use super::{page, tries};
 
 /// What `tests/interop/peers.sh` makes.
@@ -17,24 +18,42 @@ fn home() -> PathBuf {
     target.join("interop/mongodb")
 }
 
-struct Mongo {
-    running: Running,
+pub struct Mongo {
+    pub running: Running,
+    /// How the tests speak to it.
+    query: String,
 }
 
 impl Mongo {
     /// A server with what the page and the tests put into it.
-    fn start() -> Self {
-        let mut running = Running::new();
+    pub fn start() -> Self {
+        Self::start_with(Running::new(), &[])
+    }
+
+    /// The same, spoken to by TLS.
+    fn start_tls(pki: &Pki) -> Self {
+        let running = Running::new();
+        let [cert, key, _] = running.install(pki);
+        let ca = running.shown("ca.pem");
+        Self::start_with(running, &[cert, key, ca])
+    }
+
+    /// With certificate, key, and the authority that vouches for them, where it speaks TLS.
+    fn start_with(mut running: Running, tls: &[String]) -> Self {
         let home = home().display().to_string();
         let classes = format!("{home}:{home}/lib/*");
         let port = running.port.number.to_string();
-        running.started_by(&["java", "-Xmx64m", "-cp", &classes, "DocumentServer", &port]);
-        let mut server = Self { running };
+        let mut words = vec!["java", "-Xmx64m", "-cp", &classes, "DocumentServer", &port];
+        words.extend(tls.iter().take(2).map(String::as_str));
+        running.started_by(&words);
+        let query = tls.last().map(|ca| format!("/?tls=true&tlsCAFile={ca}"));
+        let query = query.unwrap_or_default();
+        let mut server = Self { running, query };
         server.up();
         server
     }
 
-    fn up(&mut self) {
+    pub fn up(&mut self) {
         let port = self.running.port.number;
         self.running
             .start(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
@@ -42,26 +61,33 @@ impl Mongo {
     }
 
     fn fill(&self) {
-        let texts = page::block("text mongodb") + MORE;
-        let documents: Vec<Document> = texts
-            .lines()
-            .map(|line| {
-                serialize_to_document(&serde_json::from_str::<serde_json::Value>(line).unwrap()).unwrap()
-            })
-            .collect();
-        let url = format!("mongodb://127.0.0.1:{}", self.running.port.number);
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(async {
-            let client = mongodb::Client::with_uri_str(&url).await.unwrap();
-            let users = client.database("devices").collection::<Document>("mqtt_user");
-            users.insert_many(documents).await.unwrap();
-        });
+        self.insert("mqtt_user", &(page::block("text mongodb") + MORE));
     }
 
-    fn config(&self) -> Config {
+    /// Adds documents, one a line.
+    pub fn insert(&self, collection: &str, lines: &str) {
+        let url = format!("mongodb://127.0.0.1:{}{}", self.running.port.number, self.query);
+        insert(&url, collection, lines);
+    }
+
+    pub fn config(&self) -> Config {
         let there = format!("127.0.0.1:{}", self.running.port.number);
         tries::with_acl(page::config("mongodb", "127.0.0.1:27017", &there))
     }
+}
+
+fn insert(url: &str, collection: &str, lines: &str) {
+    let document = |line| {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        serialize_to_document(&value).unwrap()
+    };
+    let documents: Vec<Document> = lines.lines().map(document).collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let client = mongodb::Client::with_uri_str(url).await.unwrap();
+        let all = client.database("devices").collection::<Document>(collection);
+        all.insert_many(documents).await.unwrap();
+    });
 }
 
 /// A superuser, rules, an end, and a hash that tells how it was made.
@@ -99,4 +125,38 @@ fn a_database_that_is_stopped_concerns_only_who_is_new() {
         || server.borrow_mut().running.stop(),
         || server.borrow_mut().up(),
     );
+}
+
+#[test]
+#[ignore = "needs Maven: make test-peers"]
+fn a_server_with_a_certificate_of_others_is_not_spoken_to() {
+    let pki = Pki::new();
+    let server = Mongo::start_tls(&pki);
+    let with = |anchor: &[u8]| {
+        let config = server.config().file("anchor.pem", anchor);
+        let config = config.replace("authentication.mongodb", "query_timeout", "\"3s\"");
+        let tls = "enable = true\nca_file = \"anchor.pem\"";
+        let gateway = Gateway::start(config.set("authentication.mongodb.tls", tls));
+        let answer = tries::publish(&mut gateway.client(Kind::Udp), "open/t", "alice", "correct horse");
+        let log = gateway.log();
+        assert!(!log.contains("correct horse"), "{log}");
+        answer.code
+    };
+    assert_eq!(with(&pki.ca.cert_pem()), code::CHANGED);
+    assert_eq!(with(&Pki::new().ca.cert_pem()), code::UNAVAILABLE);
+}
+
+#[test]
+#[ignore = "needs Maven: make test-peers"]
+fn no_field_of_a_login_is_a_part_of_the_question() {
+    let server = Mongo::start();
+    let known = r#"{"clientid": "c1", "listener": "default", "#;
+    server.insert("known", &page::block("text mongodb").replacen('{', known, 1));
+    let table = "authentication.mongodb";
+    let config = server.config().replace(table, "collection", "\"known\"").replace(
+        table,
+        "filter",
+        "{ username = \"${username}\", clientid = \"${clientid}\", listener = \"${listener}\" }",
+    );
+    tries::takes_no_injections_in_any_field(config, table);
 }

@@ -7,15 +7,15 @@ use super::support::pki::Pki;
 use super::support::{Config, Gateway, Kind, code, wait_until};
 use super::{page, tries};
 
-const PASSWORD: &str = "a password of the gateway";
+pub const PASSWORD: &str = "a password of the gateway";
 
-struct Mariadb {
-    running: Running,
+pub struct Mariadb {
+    pub running: Running,
 }
 
 impl Mariadb {
     /// A server with what the page and the tests put into it.
-    fn start(pki: &Pki) -> Self {
+    pub fn start(pki: &Pki) -> Self {
         let mut running = Running::new();
         let data = format!("--datadir={}", running.shown("data"));
         // A server that starts removes what another one has at work in a directory for both.
@@ -56,17 +56,17 @@ impl Mariadb {
         client
     }
 
-    fn sql(&self, text: &str) -> String {
+    pub fn sql(&self, text: &str) -> String {
         run(&mut self.client(), text)
     }
 
-    fn up(&mut self) {
+    pub fn up(&mut self) {
         let mut probe = self.client();
         probe.args(["-e", "SELECT 1"]);
         self.running.start(|| works(&mut probe));
     }
 
-    fn config(&self) -> Config {
+    pub fn config(&self) -> Config {
         let there = format!("127.0.0.1:{}", self.running.port.number);
         let config = page::config("mysql", "127.0.0.1:3306", &there);
         tries::with_acl(config).file("mysql.password", PASSWORD)
@@ -142,4 +142,27 @@ fn a_server_with_a_certificate_of_others_is_not_spoken_to() {
     };
     assert_eq!(with(&pki.ca.cert_pem()), code::CHANGED);
     assert_eq!(with(&Pki::new().ca.cert_pem()), code::UNAVAILABLE);
+}
+
+#[test]
+fn no_field_of_a_login_is_a_part_of_the_question() {
+    let server = Mariadb::start(&Pki::new());
+    let query = "SELECT password_hash, salt FROM mqtt_user WHERE username = ${username} AND ${clientid} = 'c1' AND ${password} <> '' \
+                 AND coalesce(${identity}, '') IN ('', 'dev1') AND ${peerhost} LIKE '127.%' AND ${listener} = 'default'";
+    let table = "authentication.mysql";
+    let config = server.config().replace(table, "query", &format!("\"{query}\""));
+    tries::takes_no_injections_in_any_field(config, table);
+}
+
+#[test]
+fn a_function_that_fails_for_one_device_keeps_no_other_out() {
+    let server = Mariadb::start(&Pki::new());
+    server.sql(
+        "USE devices;\nDELIMITER //\nCREATE FUNCTION known(name text) RETURNS int DETERMINISTIC BEGIN \
+         IF name = 'odd' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no such device'; END IF; RETURN 1; END//\n\
+         DELIMITER ;\nGRANT EXECUTE ON FUNCTION known TO portcullis@'%';",
+    );
+    let query = "\"SELECT password_hash, salt, is_superuser FROM mqtt_user WHERE username = ${username} AND known(${username}) = 1\"";
+    let config = server.config().replace("authentication.mysql", "query", query);
+    tries::is_odd_to_one_alone(config);
 }

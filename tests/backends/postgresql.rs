@@ -183,3 +183,26 @@ fn a_server_with_a_certificate_of_others_is_not_spoken_to() {
     assert_eq!(with(&pki.ca.cert_pem()), code::CHANGED);
     assert_eq!(with(&Pki::new().ca.cert_pem()), code::UNAVAILABLE);
 }
+
+#[test]
+fn no_field_of_a_login_is_a_part_of_the_question() {
+    let server = Postgresql::start(&Pki::new());
+    let query = "SELECT password_hash, salt FROM mqtt_user WHERE username = ${username} AND ${clientid} = 'c1' AND ${password} <> '' \
+                 AND coalesce(${identity}, '') IN ('', 'dev1') AND ${peerhost} LIKE '127.%' AND ${listener} = 'default'";
+    let table = "authentication.postgresql";
+    let config = server.config().replace(table, "query", &format!("\"{query}\""));
+    tries::takes_no_injections_in_any_field(config, table);
+}
+
+#[test]
+fn a_function_that_fails_for_one_device_keeps_no_other_out() {
+    let server = Postgresql::start(&Pki::new());
+    let function = "CREATE FUNCTION known(name text) RETURNS text LANGUAGE plpgsql AS \
+                    $$ BEGIN IF name = 'odd' THEN RAISE 'no such device: %', name; END IF; RETURN name; END $$";
+    server.sql("devices", function);
+    let query = "\"SELECT password_hash, salt FROM mqtt_user WHERE username = known(${username})\"";
+    let config = server
+        .config()
+        .replace("authentication.postgresql", "query", query);
+    tries::is_odd_to_one_alone(config);
+}

@@ -69,7 +69,7 @@ impl Redis {
     }
 }
 
-fn config(there: &str) -> Config {
+pub fn config(there: &str) -> Config {
     let config = page::config("redis", "127.0.0.1:6379", there);
     tries::with_acl(config).file("redis.password", PASSWORD)
 }
@@ -196,4 +196,22 @@ fn whichever_node_of_a_cluster_has_the_user_is_asked() {
     let gateway = Gateway::start(config(&there).set("authentication.redis", "redis_type = \"cluster\""));
     tries::judges(&gateway, Kind::Udp);
     tries::takes_no_injections(&gateway);
+}
+
+#[test]
+fn no_field_of_a_login_is_a_part_of_the_question() {
+    let server = Redis::start("");
+    server.fill();
+    server.say("COPY mqtt_user:alice mqtt_user:c1/alice/default\n");
+    let table = "authentication.redis";
+    let cmd = "\"HMGET mqtt_user:${clientid}/${username}/${listener} password_hash salt\"";
+    tries::takes_no_injections_in_any_field(config(&server.at()).replace(table, "cmd", cmd), table);
+}
+
+#[test]
+fn a_key_that_holds_something_else_keeps_no_other_device_out() {
+    let server = Redis::start("");
+    server.fill();
+    server.say("SET mqtt_user:odd \"no hash\"\n");
+    tries::is_odd_to_one_alone(config(&server.at()));
 }

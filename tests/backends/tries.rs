@@ -1,6 +1,6 @@
 //! What is tried with every database, through the gateway.
 
-use super::support::{Client, Config, Gateway, Kind, Message, Request, code, option};
+use super::support::{Client, Config, Gateway, Kind, Message, Request, code, ms, option, wait_until};
 
 /// Everybody may publish below `open/`.
 const ACL: &str = "pattern readwrite open/#\n";
@@ -88,6 +88,74 @@ pub fn takes_no_injections(gateway: &Gateway) {
     publish(&mut client, "open/t", "alice", "correct horse").expect(code::CHANGED);
 }
 
+/// A publish of somebody who is there is answered. On a machine with no time left a worker may refuse some, and says so.
+pub fn is_served(gateway: &Gateway, client: &mut Client, path: &str) {
+    let publish = Request::post(path).payload("still here");
+    wait_until("a publish is taken", || {
+        let answer = client.request(&publish);
+        if answer.code == code::CHANGED {
+            return true;
+        }
+        answer.expect(code::UNAVAILABLE);
+        wait_until("it is told why", || {
+            gateway.metric("limits_rejected_total", &["limit=\"overload\""]) > 0.0
+        });
+        std::thread::sleep(ms(200));
+        false
+    });
+}
+
+/// A device `odd`, about which the server has nothing of use, gets 5.03 whenever it comes, and others come in meanwhile as ever.
+pub fn is_odd_to_one_alone(config: Config) -> Gateway {
+    let gateway = Gateway::start(config);
+    let mut client = gateway.client(Kind::Udp);
+    for (user, password) in [
+        ("alice", "correct horse"),
+        ("dora", "correct horse"),
+        ("root", "battery staple"),
+    ] {
+        publish(&mut client, "open/t", "odd", "pw").expect(code::UNAVAILABLE);
+        publish(&mut client, "open/t", user, password).expect(code::CHANGED);
+    }
+    assert_eq!(gateway.metric("authentication_backend_up", &[]), 1.0);
+    gateway
+}
+
+/// No injection gets in where the question holds every field that a device can write: `alice` is known as `c1` alone.
+pub fn takes_no_injections_in_any_field(config: Config, table: &str) {
+    let gateway = Gateway::start(config);
+    let mut clients = [gateway.client(Kind::Udp), gateway.client(Kind::Dtls)];
+    let mut login = |clientid: &str, user: &str, password: &str, wanted: &[u8]| {
+        for client in &mut clients {
+            let request = Request::post("ps/open/t").payload("x");
+            let request = request.query(format!("clientid={clientid}"));
+            let request = request.query(format!("username={user}"));
+            let answer = client.request(&request.query(format!("password={password}")));
+            assert!(
+                wanted.contains(&answer.code),
+                "{table}: {clientid:?} {user:?} {password:?}: {} {}",
+                answer.status(),
+                answer.text()
+            );
+        }
+    };
+    login("c1", "alice", "correct horse", &[code::CHANGED]);
+    for text in INJECTIONS {
+        // What is no client id is refused before anybody is asked.
+        let refused = [code::UNAUTHORIZED, code::BAD_REQUEST];
+        login(text, "alice", "correct horse", &refused);
+        login("c1", text, "correct horse", &[code::UNAUTHORIZED]);
+        login("c1", "alice", text, &[code::UNAUTHORIZED]);
+    }
+    assert_eq!(
+        gateway.metric("authentications_total", &["result=\"unavailable\""]),
+        0.0
+    );
+    for client in &mut clients {
+        publish(client, "open/t", "alice", "correct horse").expect(code::CHANGED);
+    }
+}
+
 /// While the server is away who was let in just now comes in, who was not is told to come again, and who has a connection is
 /// not concerned.
 pub fn serves_without(gateway: &Gateway, stop: impl FnOnce(), start: impl FnOnce()) {
@@ -107,7 +175,7 @@ pub fn serves_without(gateway: &Gateway, stop: impl FnOnce(), start: impl FnOnce
     let of_logins = |line: &&str| line.starts_with("logins") && !line.ends_with("answers");
     assert!(said.lines().any(|line| of_logins(&line)), "{said}");
     start();
-    super::support::wait_until("the server is asked again", || {
+    wait_until("the server is asked again", || {
         publish(&mut client, "open/t", "dora", "correct horse").code == code::CHANGED
     });
     gateway.metric_becomes("authentication_backend_up", &[], 1.0);

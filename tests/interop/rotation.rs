@@ -19,34 +19,74 @@ fn portcullis(gateway: &Gateway, arguments: &str) -> String {
     done.text()
 }
 
-/// Who is let in with a key.
-fn let_in(gateway: &Gateway, key: &str) -> Vec<&'static str> {
+/// Suites of a key alone.
+const KEY_ALONE: &[&str] = &[
+    "TLS-PSK-WITH-AES-128-CCM-8",
+    "TLS-PSK-WITH-AES-256-GCM-SHA384",
+    "TLS-PSK-WITH-CHACHA20-POLY1305-SHA256",
+];
+
+/// One with a key exchange.
+const KEY_EXCHANGE: &[&str] = &["TLS-ECDHE-PSK-WITH-CHACHA20-POLY1305-SHA256"];
+
+/// Who is let in with a key within so many handshakes.
+fn let_in_within(
+    handshakes: usize,
+    gateway: &Gateway,
+    key: &str,
+    suites: &[&'static str],
+) -> Vec<&'static str> {
     let port = gateway.dtls_addr().port().to_string();
     let ok = || gateway.metric("dtls_handshakes_total", &["result=\"ok\""]);
     let mut all = Vec::new();
     for program in PROGRAMS {
         let before = ok();
-        let mut command = Command::new(program);
-        command
-            .args(["-B", "4", "-u", "dev1", "-k", key, "-m", "put", "-e", "x"])
-            .arg(format!("coaps://127.0.0.1:{port}/ps/rotation"));
-        run(command);
-        if ok() > before {
+        let comes_in = |_| {
+            let mut command = Command::new(program);
+            command
+                .args(["-B", "4", "-u", "dev1", "-k", key, "-m", "put", "-e", "x"])
+                .arg(format!("coaps://127.0.0.1:{port}/ps/rotation"));
+            run(command);
+            ok() > before
+        };
+        if (0..handshakes).any(comes_in) {
             all.push(program);
         }
     }
-    for suite in [
-        "TLS-PSK-WITH-AES-128-CCM-8",
-        "TLS-PSK-WITH-AES-256-GCM-SHA384",
-        "TLS-PSK-WITH-CHACHA20-POLY1305-SHA256",
-    ] {
-        let mut mbedtls = Command::new(home().join("mbedtls_client"));
-        mbedtls.args(["127.0.0.1", &port, suite, "psk", "dev1", key]);
-        if carry(mbedtls).is_ok() {
+    for suite in suites {
+        let comes_in = |_| {
+            let mut mbedtls = Command::new(home().join("mbedtls_client"));
+            mbedtls.args(["127.0.0.1", &port, suite, "psk", "dev1", key]);
+            carry(mbedtls).is_ok()
+        };
+        if (0..handshakes).any(comes_in) {
             all.push(suite);
         }
     }
     all
+}
+
+fn let_in(gateway: &Gateway, key: &str) -> Vec<&'static str> {
+    let_in_within(1, gateway, key, KEY_ALONE)
+}
+
+#[test]
+fn with_a_key_exchange_the_other_key_is_tried_at_the_next_handshake() {
+    let gateway = gateway(Config::new().dtls("ciphers = \"ECDHE-PSK-CHACHA20-POLY1305\""));
+    let old = psk_of("dev1");
+    let comes_in = |key: &str| let_in_within(3, &gateway, key, KEY_EXCHANGE).len();
+    assert_eq!(comes_in(&old), 3);
+    let said = portcullis(&gateway, "psk add dev1 --another");
+    let new = said.lines().find_map(|line| line.strip_prefix("key as text: "));
+    let new = new.unwrap_or_else(|| panic!("{said}")).to_owned();
+    assert!(gateway.reloaded());
+    for key in [&old, &new, &old] {
+        assert_eq!(comes_in(key), 3, "{key}");
+    }
+    portcullis(&gateway, "psk remove dev1 --older");
+    assert!(gateway.reloaded());
+    assert!(let_in_within(1, &gateway, &old, KEY_EXCHANGE).is_empty());
+    assert_eq!(comes_in(&new), 3);
 }
 
 #[test]

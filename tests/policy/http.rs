@@ -181,6 +181,7 @@ async fn a_server_that_is_away_slow_or_odd_lets_nobody_in_and_counts_as_unavaila
         "Content-Length: 18\r\nTransfer-Encoding: chunked\r\n\r\n12\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 900\r\n\r\n12\r\n",
         "Content-Length: 18\r\nContent-Length: 23\r\n\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n\r\n12\r\n",
     ] {
         let answer = format!("HTTP/1.1 200 OK\r\n{head}{{\"result\":\"allow\"}}\r\n0\r\n\r\n");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

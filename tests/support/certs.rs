@@ -136,6 +136,8 @@ pub struct Recipe<'a> {
     pub profile: Profile,
     /// Common name; none when empty.
     pub name: &'a str,
+    /// What the subject has before the common name.
+    pub subject: &'a [(Nid, &'a str)],
     /// Alternative names, as `DNS:device.example,URI:urn:dev:7`; those of the profile when empty.
     pub names: &'a str,
     /// Valid from.
@@ -154,6 +156,7 @@ impl<'a> Recipe<'a> {
         Self {
             profile: SERVER,
             name,
+            subject: &[],
             names: "",
             from: from_now(-3600),
             to: from_now(86_400),
@@ -173,6 +176,9 @@ impl<'a> Recipe<'a> {
     /// Makes it, signed by `issuer` or by itself.
     pub fn make(self, issuer: Option<&Certified>) -> Certified {
         let mut name = X509NameBuilder::new().unwrap();
+        for (kind, value) in self.subject {
+            name.append_entry_by_nid(*kind, value).unwrap();
+        }
         if !self.name.is_empty() {
             name.append_entry_by_nid(Nid::COMMONNAME, self.name).unwrap();
         }

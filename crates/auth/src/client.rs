@@ -237,9 +237,15 @@ impl Client {
             answered = self.inner.request(request).await;
         }
         let answer = answered?;
-        if answer.headers().contains_key(TRANSFER_ENCODING) && answer.headers().contains_key(CONTENT_LENGTH) {
-            let both = "it has both a Content-Length and a Transfer-Encoding";
-            return Err(ClientError::Broken(both.to_owned()));
+        if let Some(coding) = answer.headers().get(TRANSFER_ENCODING) {
+            let why = if answer.headers().contains_key(CONTENT_LENGTH) {
+                "it has both a Content-Length and a Transfer-Encoding"
+            } else if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                "its Transfer-Encoding is not chunked alone"
+            } else {
+                return Ok(answer);
+            };
+            return Err(ClientError::Broken(why.to_owned()));
         }
         Ok(answer)
     }

@@ -168,6 +168,17 @@ impl Source {
         }
     }
 
+    /// Where it is, and who asks it.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        match self {
+            Self::Postgresql(sql) | Self::Mysql(sql) => &sql.place,
+            Self::Mongodb(mongodb) => &mongodb.place,
+            Self::Redis(redis) => &redis.place,
+            Self::Ldap(ldap) => &ldap.place,
+        }
+    }
+
     /// Its name in the configuration.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -197,7 +208,7 @@ pub struct Place {
     pub username: String,
     /// The password for it, on the first line of this file.
     pub password_file: Option<PathBuf>,
-    /// Most connections.
+    /// Most connections, each for one question at a time.
     pub pool_size: usize,
     /// TLS; `None` speaks in clear.
     pub tls: Option<TlsSettings>,
@@ -244,13 +255,15 @@ pub struct MongoSettings {
     pub filter: BTreeMap<String, String>,
 }
 
-/// How a directory says whether a password is right.
+/// What a directory is asked for beside the rights of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LdapMethod {
-    /// It is bound as the entry with it.
+    /// It is bound as the entry, with the password.
     Bind,
-    /// It is compared with the hash in an attribute.
+    /// The password is compared with the hash in an attribute.
     Hash,
+    /// There is no password: the values of an attribute are the pre-shared keys, at most two.
+    Keys,
 }
 
 /// An LDAP directory that is searched for the entry of a client; where `place` names no port, TLS is on 636.
@@ -264,7 +277,7 @@ pub struct LdapSettings {
     pub filter: String,
     /// How the password is judged.
     pub method: LdapMethod,
-    /// The attribute with the hash.
+    /// The attribute with the hash, or with the keys.
     pub password_attribute: String,
     /// The attribute that says whether the ACL does not concern the client; "" for none, as below.
     pub superuser_attribute: String,

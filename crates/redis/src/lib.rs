@@ -282,7 +282,8 @@ fn failed(error: &RedisError) -> Failure {
             | ServerErrorKind::ClusterDown
             | ServerErrorKind::ReadOnly,
         ) => Step::Serve,
-        ErrorKind::Server(_) => Step::Answer,
+        // A code that the client library has no name for, as WRONGTYPE.
+        ErrorKind::Server(_) | ErrorKind::Extension => Step::Answer,
         _ => Step::Reach,
     };
     Failure::new(step, said)

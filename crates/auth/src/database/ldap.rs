@@ -23,9 +23,13 @@ use super::{Failure, Found, Record, host_and_port, password};
 
 /// Result codes (RFC 4511, appendix A).
 const SIZE_LIMIT_EXCEEDED: u32 = 4;
+const CONSTRAINT_VIOLATION: u32 = 19;
 const NO_SUCH_OBJECT: u32 = 32;
 const INVALID_DN_SYNTAX: u32 = 34;
+const INAPPROPRIATE_AUTHENTICATION: u32 = 48;
 const INVALID_CREDENTIALS: u32 = 49;
+const INSUFFICIENT_ACCESS_RIGHTS: u32 = 50;
+const UNWILLING_TO_PERFORM: u32 = 53;
 
 pub(super) struct Ldap {
     url: String,
@@ -84,7 +88,7 @@ impl Ldap {
             .chain(settings.attributes.values())
             .cloned()
             .collect();
-        if settings.method == LdapMethod::Hash {
+        if settings.method != LdapMethod::Bind {
             wanted.push(settings.password_attribute.clone());
         }
         wanted.retain(|name| !name.is_empty());
@@ -126,7 +130,13 @@ impl Ldap {
         let bound = ldap.simple_bind(dn, password).await.map_err(broken)?;
         let takes = match bound.rc {
             0 => true,
-            INVALID_CREDENTIALS => false,
+            // The entry has no password, is locked, or must not log in: the directory itself is well.
+            INVALID_CREDENTIALS
+            | INAPPROPRIATE_AUTHENTICATION
+            | INSUFFICIENT_ACCESS_RIGHTS
+            | CONSTRAINT_VIOLATION
+            | UNWILLING_TO_PERFORM
+            | NO_SUCH_OBJECT => false,
             code => return Err(Failure::Broken(format!("a bind ended with result code {code}"))),
         };
         if self.account.is_empty() {
@@ -141,7 +151,7 @@ impl Ldap {
         self.bind(ldap).await.map(|()| takes)
     }
 
-    fn record(&self, attributes: &[Attribute]) -> Record {
+    fn record(&self, attributes: &[Attribute]) -> Result<Record, Failure> {
         let values = |wanted: &str| {
             let of = |(name, _): &&Attribute| !wanted.is_empty() && name.eq_ignore_ascii_case(wanted);
             attributes
@@ -175,17 +185,32 @@ impl Ldap {
                 record.put(&format!("attr_{name}"), Field::Bytes(value.clone()));
             }
         }
-        if self.settings.method == LdapMethod::Hash {
-            let all = values(&self.settings.password_attribute);
-            // An entry may have several; the first that is understood, else the first.
-            let known = |value: &&Vec<u8>| {
-                std::str::from_utf8(value).is_ok_and(|text| StoredHash::parse(text).is_ok())
-            };
-            if let Some(hash) = all.iter().find(known).or_else(|| all.first()) {
-                record.put("password_hash", Field::Bytes(hash.clone()));
+        let of_device = values(&self.settings.password_attribute);
+        match (self.settings.method, of_device) {
+            (LdapMethod::Bind, _) => {}
+            (LdapMethod::Hash, all) => {
+                // An entry may have several; the first that is understood, else the first.
+                let known = |value: &&Vec<u8>| {
+                    std::str::from_utf8(value).is_ok_and(|text| StoredHash::parse(text).is_ok())
+                };
+                if let Some(hash) = all.iter().find(known).or_else(|| all.first()) {
+                    record.put("password_hash", Field::Bytes(hash.clone()));
+                }
+            }
+            (LdapMethod::Keys, [_, _, _, ..]) => {
+                return Err(Failure::OfOne(format!(
+                    "an entry has more than two values of {}: a device has two keys at most",
+                    self.settings.password_attribute
+                )));
+            }
+            // Which of them is newer a directory does not say.
+            (LdapMethod::Keys, keys) => {
+                for (name, key) in ["key", "previous_key"].into_iter().zip(keys) {
+                    record.put(name, Field::Bytes(key.clone()));
+                }
             }
         }
-        record
+        Ok(record)
     }
 }
 
@@ -228,15 +253,15 @@ impl Server for Ldap {
             return Ok(Found::Nobody);
         };
         if entries.next().is_some() {
-            return Err(Failure::Refused(
+            return Err(Failure::OfOne(
                 "more than one entry is found: filter and base_dn leave open who is meant".to_owned(),
             ));
         }
         let malformed = || Failure::Broken("an entry is malformed".to_owned());
         let (dn, attributes) = entry(first).ok_or_else(malformed)?;
-        let record = self.record(&attributes);
+        let record = self.record(&attributes)?;
         match self.settings.method {
-            LdapMethod::Hash => Ok(Found::Somebody(record)),
+            LdapMethod::Hash | LdapMethod::Keys => Ok(Found::Somebody(record)),
             LdapMethod::Bind => {
                 let secret = values.get(Variable::Password).map_err(unaskable)?;
                 let takes = self.takes(ldap, &dn, secret.unwrap_or_default()).await?;

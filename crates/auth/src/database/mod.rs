@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use portcullis_proto::policy::authentication::{AuthRequest, DenyReason, Password, Verdict};
@@ -51,6 +52,8 @@ pub(super) enum Failure {
     Broken(String),
     /// The server said that it will not or cannot answer.
     Refused(String),
+    /// What it has of the one who was asked about is of no use, or asking about that one fails: nobody else is concerned.
+    OfOne(String),
     /// The question cannot be put to this server, as text with a NUL cannot to PostgreSQL: whoever it is about is not known.
     Unaskable,
 }
@@ -58,7 +61,7 @@ pub(super) enum Failure {
 impl Failure {
     fn told(self) -> String {
         match self {
-            Self::Broken(why) | Self::Refused(why) => why,
+            Self::Broken(why) | Self::Refused(why) | Self::OfOne(why) => why,
             Self::Unaskable => "the question cannot be put to it".to_owned(),
         }
     }
@@ -86,6 +89,9 @@ pub(super) trait Find: Send + Sync {
 /// A server that is asked by name.
 pub(super) struct Directory {
     finder: Box<dyn Find>,
+    /// One for each connection. Who waits for a turn takes nothing of the time that the server has for an answer: many who come at
+    /// once would make it look as if it gave none.
+    turns: Semaphore,
     timeout: Duration,
     health: Arc<Health>,
 }
@@ -101,6 +107,7 @@ impl Directory {
     pub(super) fn open(source: &Source, timeout: Duration) -> Result<Self, FileError> {
         Ok(Self {
             finder: finder(source, timeout)?,
+            turns: Semaphore::new(source.place().pool_size.max(1)),
             timeout,
             health: Arc::default(),
         })
@@ -110,16 +117,25 @@ impl Directory {
         &self.health
     }
 
-    /// Asks the server, for as long as `query_timeout` says.
+    /// Asks the server as soon as it is this question's turn, for as long as `query_timeout` says.
     pub(super) async fn find(&self, values: &Values<'_>) -> Result<Found, String> {
+        let _turn = self
+            .turns
+            .acquire()
+            .await
+            .map_err(|_| "it is stopped".to_owned())?;
         let trial = self.health.trial()?;
         let found = tokio::time::timeout(self.timeout, self.finder.find(values)).await;
-        let found = match found {
-            Ok(Err(Failure::Unaskable)) => Ok(Found::Nobody),
-            Ok(found) => found.map_err(Failure::told),
-            Err(_) => Err(format!("no answer within {:?}", self.timeout)),
+        let (found, answered) = match found {
+            Ok(Err(Failure::Unaskable)) => (Ok(Found::Nobody), true),
+            Ok(Err(Failure::OfOne(why))) => (Err(why), true),
+            Ok(found) => {
+                let answered = found.is_ok();
+                (found.map_err(Failure::told), answered)
+            }
+            Err(_) => (Err(format!("no answer within {:?}", self.timeout)), false),
         };
-        trial.ends(found.as_ref().err());
+        trial.ends(found.as_ref().err().filter(|_| !answered));
         found
     }
 }
@@ -131,27 +147,17 @@ impl Directory {
 fn finder(source: &Source, timeout: Duration) -> Result<Box<dyn Find>, FileError> {
     match source {
         #[cfg(feature = "postgresql")]
-        Source::Postgresql(settings) => Ok(Box::new(pool::Pool::new(
-            postgresql::Postgresql::open(settings)?,
-            settings.place.pool_size,
-        ))),
+        Source::Postgresql(settings) => {
+            Ok(Box::new(pool::Pool::new(postgresql::Postgresql::open(settings)?)))
+        }
         #[cfg(feature = "mongodb")]
         Source::Mongodb(settings) => Ok(Box::new(mongodb::Mongodb::open(settings, timeout)?)),
         #[cfg(feature = "mysql")]
-        Source::Mysql(settings) => Ok(Box::new(pool::Pool::new(
-            mysql::Mysql::open(settings)?,
-            settings.place.pool_size,
-        ))),
+        Source::Mysql(settings) => Ok(Box::new(pool::Pool::new(mysql::Mysql::open(settings)?))),
         #[cfg(feature = "ldap")]
-        Source::Ldap(settings) => Ok(Box::new(pool::Pool::new(
-            ldap::Ldap::open(settings)?,
-            settings.place.pool_size,
-        ))),
+        Source::Ldap(settings) => Ok(Box::new(pool::Pool::new(ldap::Ldap::open(settings)?))),
         #[cfg(feature = "redis")]
-        Source::Redis(settings) => Ok(Box::new(pool::Pool::new(
-            redis::Redis::open(settings)?,
-            settings.place.pool_size,
-        ))),
+        Source::Redis(settings) => Ok(Box::new(pool::Pool::new(redis::Redis::open(settings)?))),
         #[allow(
             unreachable_patterns,
             reason = "a build with all backends has an arm for each"
@@ -310,4 +316,81 @@ fn host_and_port(server: &str, usual: u16) -> Result<(String, u16), FileError> {
         return Err(wrong());
     }
     Ok((host.to_owned(), authority.port_u16().unwrap_or(usual)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::super::tests::request;
+    use super::*;
+
+    /// A server that takes its time, and has nothing of use about some.
+    #[derive(Default)]
+    struct Slow {
+        asked: AtomicUsize,
+    }
+
+    const ANSWER: Duration = Duration::from_millis(300);
+
+    impl Find for Slow {
+        fn find<'a>(&'a self, values: &'a Values<'a>) -> Finding<'a> {
+            Box::pin(async move {
+                self.asked.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(ANSWER).await;
+                match values.get(super::super::template::Variable::Username) {
+                    Ok(Some("odd")) => Err(Failure::OfOne("two of that name".to_owned())),
+                    Ok(Some("gone")) => Err(Failure::Broken("it hung up".to_owned())),
+                    _ => Ok(Found::Nobody),
+                }
+            })
+        }
+    }
+
+    fn directory(turns: usize) -> Arc<Directory> {
+        Arc::new(Directory {
+            finder: Box::new(Slow::default()),
+            turns: Semaphore::new(turns),
+            timeout: Duration::from_secs(1),
+            health: Arc::default(),
+        })
+    }
+
+    async fn asks(directory: &Directory, username: &str) -> Result<Found, String> {
+        let asked = request(username, "pw");
+        directory.find(&Values::new(&asked, "default")).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_wait_for_their_turn_do_not_make_a_server_look_dead() {
+        let directory = directory(4);
+        let all: Vec<_> = (0..200)
+            .map(|n| {
+                let directory = Arc::clone(&directory);
+                tokio::spawn(async move { asks(&directory, &format!("u{n}")).await })
+            })
+            .collect();
+        for one in all {
+            assert!(matches!(one.await, Ok(Ok(Found::Nobody))));
+        }
+        assert!(directory.health().fault().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_cannot_be_asked_about_keeps_nobody_else_out() {
+        let directory = directory(4);
+        for _ in 0..3 {
+            assert_eq!(
+                asks(&directory, "odd").await.err().as_deref(),
+                Some("two of that name")
+            );
+            assert!(asks(&directory, "ann").await.is_ok());
+        }
+        assert_eq!(
+            asks(&directory, "gone").await.err().as_deref(),
+            Some("it hung up")
+        );
+        assert!(asks(&directory, "ann").await.is_err(), "it is asked later");
+        assert!(directory.health().fault().is_some());
+    }
 }

@@ -129,7 +129,10 @@ impl Server for Mysql {
 }
 
 fn failed(error: Error) -> Failure {
+    let is_of_one = |state: &str| ["21", "22", "45"].iter().any(|class| state.starts_with(class));
     match &error {
+        // Cardinality, data and what a function of the site raises depend on the values that were asked with.
+        Error::Server(said) if is_of_one(&said.state) => Failure::OfOne(told(&error)),
         // The server is being stopped.
         Error::Server(said) if said.code != 1053 => Failure::Refused(told(&error)),
         _ => Failure::Broken(told(&error)),

@@ -1,9 +1,7 @@
-//! A bounded number of connections to one server.
+//! The connections to one server: as many as there are questions at the same time.
 
 use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use tokio::sync::Semaphore;
 
 use super::super::template::Values;
 use super::{Failure, Find, Finding, Found};
@@ -27,16 +25,14 @@ pub(super) trait Server: Send + Sync {
 /// A server and its connections.
 pub(super) struct Pool<S: Server> {
     server: S,
-    places: Semaphore,
     idle: Mutex<Vec<S::Connection>>,
 }
 
 impl<S: Server> Pool<S> {
-    /// At most `size` connections, made when they are needed.
-    pub(super) fn new(server: S, size: usize) -> Self {
+    /// Connections are made when they are needed.
+    pub(super) fn new(server: S) -> Self {
         Self {
             server,
-            places: Semaphore::new(size.max(1)),
             idle: Mutex::default(),
         }
     }
@@ -46,8 +42,6 @@ impl<S: Server> Pool<S> {
     }
 
     async fn ask(&self, values: &Values<'_>) -> Result<Found, Failure> {
-        let stopped = |_| Failure::Broken("it is stopped".to_owned());
-        let _place = self.places.acquire().await.map_err(stopped)?;
         let kept = self.idle().pop();
         if let Some(mut connection) = kept {
             match self.server.ask(&mut connection, values).await {

@@ -131,10 +131,12 @@ fn broken(error: tokio_postgres::Error) -> Failure {
 }
 
 fn failed(error: tokio_postgres::Error) -> Failure {
-    match error.as_db_error() {
-        // Class 57, the server is being stopped.
-        Some(said) if !said.code().code().starts_with("57") => Failure::Refused(told(&error)),
-        _ => broken(error),
+    match error.as_db_error().and_then(|said| said.code().code().get(..2)) {
+        // Cardinality, and what a function of the site raises, depend on the values that were asked with.
+        Some("21" | "P0") => Failure::OfOne(told(&error)),
+        // The server is being stopped.
+        Some("57") | None => broken(error),
+        Some(_) => Failure::Refused(told(&error)),
     }
 }
 

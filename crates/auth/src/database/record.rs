@@ -102,8 +102,7 @@ impl Record {
     /// # Errors
     /// Something of it is not understood.
     pub(in super::super) fn keys(&self) -> Result<Option<KnownKeys>, String> {
-        // In a directory the key is where a password would be.
-        let key = self.digits("key")?.or(self.digits("password_hash")?);
+        let key = self.digits("key")?;
         let previous = self.digits("previous_key")?;
         let attributes = Attributes::from_json(&self.attributes()?)?;
         keys::known(

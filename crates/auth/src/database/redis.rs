@@ -59,6 +59,8 @@ impl Redis {
 
 fn failed(failure: portcullis_redis::Failure) -> Failure {
     match failure.step {
+        // Under the key of this one is something else.
+        Step::Answer if failure.said.ends_with(" WRONGTYPE") => Failure::OfOne(failure.said),
         Step::Answer => Failure::Refused(failure.said),
         Step::Reach | Step::Tls | Step::Login | Step::Serve => Failure::Broken(failure.said),
     }
