@@ -320,6 +320,19 @@ pub(super) enum PskCommand {
         /// Give an identity that has a key a second one: both count, until `psk remove --older` when the device has the new one
         #[arg(long, conflicts_with = "replace")]
         another: bool,
+        /// What else is known of the device, `${attr.NAME}`: a JSON object; without it what was known stays
+        #[arg(long, value_name = "JSON")]
+        attributes: Option<String>,
+        #[command(flatten)]
+        file: PskFile,
+    },
+    /// Say what is known of a device, `${attr.NAME}`, from its next handshake on; its keys stay
+    Attributes {
+        /// The device's PSK identity
+        identity: String,
+        /// A JSON object of texts, numbers and truth values, such as '{"site": "north"}'; '{}' takes all away
+        #[arg(value_name = "JSON")]
+        attributes: String,
         #[command(flatten)]
         file: PskFile,
     },
@@ -341,7 +354,7 @@ pub(super) enum PskCommand {
         #[command(flatten)]
         file: PskFile,
     },
-    /// List the identities; keys are never shown
+    /// List the identities and what else is known of them; keys are never shown
     List {
         /// Print JSON
         #[arg(long)]

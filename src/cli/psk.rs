@@ -1,5 +1,6 @@
 //! `psk add`, `psk remove`, `psk list`.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -10,6 +11,7 @@ use crate::config::named_lines::{self, NamedLines};
 use crate::config::psk_file;
 use crate::config::secrets::read_secret;
 use crate::config::trial;
+use crate::policy::attributes::Attributes;
 use crate::types::LineError;
 
 use super::args::{PskCommand, PskFile};
@@ -25,9 +27,10 @@ const WEAK_KEY: usize = 16;
 
 pub(super) fn run(command: &PskCommand) -> Result<(), Failure> {
     let file = match command {
-        PskCommand::Add { file, .. } | PskCommand::Import { file, .. } | PskCommand::Remove { file, .. } => {
-            file
-        }
+        PskCommand::Add { file, .. }
+        | PskCommand::Attributes { file, .. }
+        | PskCommand::Import { file, .. }
+        | PskCommand::Remove { file, .. } => file,
         PskCommand::List { json, file } => return list(*json, file),
     };
     let sharing = Sharing::begin(file.config.as_deref(), file.psk_file.is_some(), file.local)?;
@@ -42,6 +45,7 @@ fn change(command: &PskCommand) -> Result<(), Failure> {
             key_stdin,
             replace,
             another,
+            attributes,
             file,
         } => {
             let beside = match (replace, another) {
@@ -49,8 +53,14 @@ fn change(command: &PskCommand) -> Result<(), Failure> {
                 (_, true) => Beside::Another,
                 _ => Beside::First,
             };
-            add(identity, *key_stdin, beside, file)
+            let attributes = attributes.as_deref().map(read_object).transpose()?;
+            add(identity, *key_stdin, beside, attributes.as_ref(), file)
         }
+        PskCommand::Attributes {
+            identity,
+            attributes,
+            file,
+        } => describe(identity, &read_object(attributes)?, file),
         PskCommand::Import { input, file } => import::keys(input, &target::psk_file(file)?.path),
         PskCommand::Remove {
             identity,
@@ -72,7 +82,42 @@ enum Beside {
     Another,
 }
 
-fn add(identity: &str, key_stdin: bool, beside: Beside, file: &PskFile) -> Result<(), Failure> {
+fn read_object(text: &str) -> Result<Attributes, Failure> {
+    let wrong = |why: String| Failure::new(DATA_ERROR, format!("attributes: {why}"));
+    let object = serde_json::from_str(text)
+        .map_err(|_| wrong("this is no JSON object, such as {\"site\": \"north\"}".to_owned()))?;
+    Attributes::from_json(&object).map_err(wrong)
+}
+
+fn describe(identity: &str, attributes: &Attributes, file: &PskFile) -> Result<(), Failure> {
+    let path = target::psk_file(file)?.path;
+    let lock = DirectoryLock::of(&path)?;
+    let lines = read(&path)?;
+    if !lines.contains(identity) {
+        return Err(no_identity(&path, identity));
+    }
+    let text = psk_file::described(&lines, identity, attributes);
+    write_secret(&lock, &path, text.as_bytes())?;
+    output::print(&format!(
+        "{}: attributes of `{identity}` written.\n",
+        path.display()
+    ))
+}
+
+fn no_identity(path: &Path, identity: &str) -> Failure {
+    Failure::new(
+        NO_USER,
+        format!("{} has no identity `{identity}`", path.display()),
+    )
+}
+
+fn add(
+    identity: &str,
+    key_stdin: bool,
+    beside: Beside,
+    attributes: Option<&Attributes>,
+    file: &PskFile,
+) -> Result<(), Failure> {
     named_lines::check_name(identity, &psk_file::FORM)
         .map_err(|message| Failure::new(DATA_ERROR, message))?;
     let target = target::psk_file(file)?;
@@ -94,8 +139,8 @@ fn add(identity: &str, key_stdin: bool, beside: Beside, file: &PskFile) -> Resul
                 "`{identity}` has a key already; --replace gives it a new one, --another a second one"
             )));
         }
-        Beside::First | Beside::Replaces => psk_file::with(&lines, identity, &hex),
-        Beside::Another => psk_file::with_another(&lines, identity, &hex).map_err(refused)?,
+        Beside::First | Beside::Replaces => psk_file::with(&lines, identity, &hex, attributes),
+        Beside::Another => psk_file::with_another(&lines, identity, &hex, attributes).map_err(refused)?,
     };
     write_secret(&lock, &target.path, text_of_file.as_bytes())?;
     output::print(&how_to_try(
@@ -137,10 +182,7 @@ fn remove(identity: &str, older: bool, file: &PskFile) -> Result<(), Failure> {
     let lock = DirectoryLock::of(&path)?;
     let lines = read(&path)?;
     if !lines.contains(identity) {
-        return Err(Failure::new(
-            NO_USER,
-            format!("{} has no identity `{identity}`", path.display()),
-        ));
+        return Err(no_identity(&path, identity));
     }
     if older && lines.secrets(identity).len() < 2 {
         return Err(Failure::new(
@@ -167,23 +209,32 @@ fn list(as_json: bool, file: &PskFile) -> Result<(), Failure> {
         if !is_one {
             text.push_str(&format!("{}:\n", path.display()));
         }
-        for (identity, keys) in lines.counted() {
-            let mut entry = json!({ "identity": identity, "keys": keys });
-            if let (false, Some(entry)) = (is_one, entry.as_object_mut()) {
+        for (identity, secrets) in lines.all() {
+            let (keys, attributes) = (secrets.len(), psk_file::attributes(&secrets));
+            let mut entry = serde_json::Map::new();
+            entry.insert("identity".to_owned(), json!(identity));
+            entry.insert("keys".to_owned(), json!(keys));
+            if !attributes.is_empty() {
+                let known: BTreeMap<_, _> = attributes.iter().collect();
+                entry.insert("attributes".to_owned(), json!(known));
+            }
+            if !is_one {
                 entry.insert("file".to_owned(), json!(path));
             }
             all.push(entry);
             let indent = if is_one { "" } else { "  " };
-            let more = if keys == 1 {
-                String::new()
-            } else {
-                format!("  ({keys} keys)")
-            };
+            let mut more = String::new();
+            if keys > 1 {
+                more.push_str(&format!("  ({keys} keys)"));
+            }
+            for (name, value) in attributes.iter() {
+                more.push_str(&format!("  {name}={}", printable(value)));
+            }
             text.push_str(&format!("{indent}{}{more}\n", printable(identity)));
         }
     }
     if as_json {
-        return output::json(&all.into());
+        return output::json(&json!(all));
     }
     output::print(&text)
 }

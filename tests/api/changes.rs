@@ -354,6 +354,56 @@ fn keys_are_given_and_taken_and_shown_once() {
 }
 
 #[test]
+fn what_is_known_of_a_device_is_given_shown_and_changed_without_its_key() {
+    let served = with_keys();
+    let new = json!({"identity": "lamp-2", "key": "00aabb", "listener": "a", "attributes": {"site": "north", "floor": "3"}});
+    send(served.address, "POST", "/api/v1/psk", &new).expect(201);
+    assert!(
+        served
+            .read("keys-a")
+            .ends_with("lamp-2:00aabb {\"floor\":\"3\",\"site\":\"north\"}\n")
+    );
+    let of = |identity: &str| {
+        let all = get(served.address, "/api/v1/psk?listener=a").json();
+        let one = all
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|one| one["identity"] == identity);
+        one.unwrap()["attributes"].clone()
+    };
+    assert_eq!(of("lamp-2"), json!({"site": "north", "floor": "3"}));
+    assert_eq!(of("old"), Value::Null);
+    let put =
+        |identity: &str, body: &Value| send(served.address, "PUT", &format!("/api/v1/psk/{identity}"), body);
+    put("old", &json!({"attributes": {"site": "south: {1}"}})).expect(204);
+    put("lamp-2", &json!({"attributes": {}})).expect(204);
+    assert_eq!(of("old"), json!({"site": "south: {1}"}));
+    assert_eq!(
+        served.read("keys-a"),
+        "# fleet\nold:00112233445566778899aabbccddeeff {\"site\":\"south: {1}\"}\nlamp-2:00aabb\n"
+    );
+    // A new key keeps what is known, unless something else is said with it.
+    let again = json!({"identity": "old", "key": "11", "listener": "a", "replace": true});
+    send(served.address, "POST", "/api/v1/psk", &again).expect(201);
+    assert_eq!(of("old"), json!({"site": "south: {1}"}));
+    put("nobody", &json!({"attributes": {}})).error(404, "not_found");
+    let many: serde_json::Map<String, Value> = (0..33).map(|n| (format!("a{n}"), json!("x"))).collect();
+    for bad in [
+        json!({}),
+        json!({"attributes": {"a b": "x"}}),
+        json!({"attributes": {"site": "a\u{0}b"}}),
+        json!({"attributes": {"site": "x".repeat(257)}}),
+        json!({"attributes": {"site": ["x"]}}),
+        json!({"attributes": many}),
+        json!({"attributes": {}, "key": "00"}),
+    ] {
+        put("old", &bad).error(400, "bad_request");
+    }
+    assert_eq!(of("old"), json!({"site": "south: {1}"}));
+}
+
+#[test]
 fn when_the_reload_fails_the_file_is_as_it_was() {
     let served = with_keys();
     let before = served.read("keys-a");

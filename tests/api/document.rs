@@ -47,6 +47,7 @@ const CONTRACT: &[(&str, &str)] = &[
     ("delete", "/api/v1/users/{name}"),
     ("get", "/api/v1/psk"),
     ("post", "/api/v1/psk"),
+    ("put", "/api/v1/psk/{identity}"),
     ("delete", "/api/v1/psk/{identity}"),
     ("get", "/api/v1/tokens"),
     ("post", "/api/v1/tokens"),

@@ -168,6 +168,55 @@ fn what_stands_behind_a_key_is_an_attribute_of_who_has_it() {
 }
 
 #[test]
+fn attributes_are_given_by_commands_and_shown_with_the_client() {
+    let open = ports::reserve();
+    let gateway = below_its_site(Config::new().set("admin", "bind = \"127.0.0.1:0\""), &open);
+    let portcullis = |words: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        let config = gateway.path("portcullis.toml");
+        let output = command.args(words).arg("--config").arg(config).output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), said)
+    };
+    let described = portcullis(&["psk", "attributes", "dev2", r#"{"site": "attic 3", "floor": 2}"#]);
+    assert_eq!(described.0, Some(0), "{described:?}");
+    let added = portcullis(&["psk", "add", "dev9", "--attributes", r#"{"site": "yard"}"#]);
+    assert_eq!(added.0, Some(0), "{added:?}");
+    for (words, code) in [
+        (["psk", "attributes", "nobody", "{}"], Some(67)),
+        (["psk", "attributes", "dev2", "[]"], Some(65)),
+        (["psk", "attributes", "dev2", r#"{"site": ["x"]}"#], Some(65)),
+        (["psk", "attributes", "dev2", r#"{"a b": "x"}"#], Some(65)),
+    ] {
+        assert_eq!(portcullis(&words).0, code, "{words:?}");
+    }
+    assert!(gateway.reloaded());
+    let (_, listed) = portcullis(&["psk", "list"]);
+    assert!(
+        listed.contains("dev2  floor=2  site=attic 3\n") && listed.contains("dev9  site=yard\n"),
+        "{listed}"
+    );
+    let mut watcher = watcher(&open);
+    let attic = watcher.observe("ps/t/attic 3/#");
+    let mut device = gateway.client_as(Kind::Dtls, "dev2");
+    device.publish("ps/a", "here");
+    assert_eq!(watcher.notification(&attic.token).text(), "here");
+    let (_, shown) = portcullis(&["clients", "show", "dev2"]);
+    assert!(shown.contains("floor=2 site=attic 3"), "{shown}");
+    device.create("m-2");
+    let (_, shown) = portcullis(&["clients", "show", "m-2", "--json"]);
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["attributes"], json!({"site": "attic 3", "floor": "2"}));
+    // They are taken away with the next handshake.
+    assert_eq!(portcullis(&["psk", "attributes", "dev2", "{}"]).0, Some(0));
+    assert!(gateway.reloaded());
+    let mut again = gateway.client_as(Kind::Dtls, "dev2");
+    again
+        .request(&Request::put("ps/a").payload("x"))
+        .expect(code::UNAUTHORIZED);
+}
+
+#[test]
 fn what_a_certificate_says_is_an_attribute_of_who_shows_it() {
     let open = ports::reserve();
     let pki = Pki::new();

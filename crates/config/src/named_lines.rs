@@ -96,11 +96,19 @@ impl NamedLines {
         self.names.iter().map(|named| named.name.as_str())
     }
 
-    /// The names in the order of the file, each with the number of its lines.
-    pub fn counted(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.names
-            .iter()
-            .map(|named| (named.name.as_str(), named.lines.len()))
+    /// The names in the order of the file, each with its secrets, the oldest first.
+    pub fn all(&self) -> impl Iterator<Item = (&str, Vec<Zeroizing<String>>)> {
+        let lines: Vec<&str> = self.text.lines().collect();
+        self.names.iter().map(move |named| {
+            let secret = |line: &usize| {
+                let (_, secret) = self.form.split(lines.get(line - 1)?)?;
+                Some(Zeroizing::new(secret.trim().to_owned()))
+            };
+            (
+                named.name.as_str(),
+                named.lines.iter().filter_map(secret).collect(),
+            )
+        })
     }
 
     /// How many names there are.
@@ -150,6 +158,27 @@ impl NamedLines {
         let name = self.canonical(name);
         let mut text = self.without_lines(&[], name.len() + secret.len() + 2);
         push_line(&mut text, &name, secret);
+        text
+    }
+
+    /// The text with each secret of a name changed, on the line where it stands.
+    #[must_use]
+    pub fn with_changed(&self, name: &str, change: impl Fn(&str) -> Zeroizing<String>) -> Zeroizing<String> {
+        let name = self.canonical(name);
+        let secrets = self.secrets(&name);
+        let changed: Vec<_> = secrets.iter().map(|secret| change(secret)).collect();
+        let more: usize = changed.iter().map(|secret| name.len() + secret.len() + 2).sum();
+        let mut at = self.lines_of(&name).iter().zip(&changed).peekable();
+        let mut text = Zeroizing::new(String::with_capacity(self.text.len() + more + 1));
+        for (line, number) in self.text.lines().zip(1..) {
+            match at.next_if(|(changed, _)| **changed == number) {
+                Some((_, secret)) => push_line(&mut text, &name, secret),
+                None => {
+                    text.push_str(line);
+                    text.push('\n');
+                }
+            }
+        }
         text
     }
 

@@ -8,6 +8,7 @@ use portcullis_dtls::{
     PskStore, check_colons, identity_bytes, identity_text, read_attributes, split_line, split_secret,
 };
 
+use portcullis_proto::policy::attributes::Attributes;
 use portcullis_proto::types::LineError;
 
 use super::named_lines::{Form, NamedLines};
@@ -63,11 +64,16 @@ pub fn canonical_identity(written: &str) -> Result<String, String> {
     identity_bytes(written).map(|bytes| identity_text(&bytes))
 }
 
-/// The lines with a key of `identity` beside those that it has.
+/// The lines with a key of `identity` beside those that it has; with these attributes, or without any given with those that it has.
 ///
 /// # Errors
 /// It has two, or this one: in words that say what to do, without the key.
-pub fn with_another(lines: &NamedLines, identity: &str, hex: &str) -> Result<Zeroizing<String>, String> {
+pub fn with_another(
+    lines: &NamedLines,
+    identity: &str,
+    hex: &str,
+    given: Option<&Attributes>,
+) -> Result<Zeroizing<String>, String> {
     let keys = lines.secrets(identity);
     if keys
         .iter()
@@ -81,21 +87,52 @@ pub fn with_another(lines: &NamedLines, identity: &str, hex: &str) -> Result<Zer
             keys.len()
         ));
     }
-    Ok(lines.with_another(identity, &with_attributes(lines, identity, hex)))
+    Ok(lines.with_another(identity, &secret(lines, identity, hex, given)))
 }
 
-/// The lines with this key of `identity` in place of those that it has.
+/// The lines with this key of `identity` in place of those that it has; its attributes as in [`with_another`].
 #[must_use]
-pub fn with(lines: &NamedLines, identity: &str, hex: &str) -> Zeroizing<String> {
-    lines.with(identity, &with_attributes(lines, identity, hex))
+pub fn with(lines: &NamedLines, identity: &str, hex: &str, given: Option<&Attributes>) -> Zeroizing<String> {
+    lines.with(identity, &secret(lines, identity, hex, given))
 }
 
-/// A key with the attributes that its identity has.
-fn with_attributes(lines: &NamedLines, identity: &str, hex: &str) -> Zeroizing<String> {
+/// The lines with these attributes behind each key of `identity`, in place of those that are there.
+#[must_use]
+pub fn described(lines: &NamedLines, identity: &str, attributes: &Attributes) -> Zeroizing<String> {
+    let text = object(attributes);
+    lines.with_changed(identity, |secret| join(split_secret(secret).0, &text))
+}
+
+/// What stands behind the newest of the keys of an identity.
+#[must_use]
+pub fn attributes(secrets: &[Zeroizing<String>]) -> Attributes {
+    let newest = secrets.last().map_or("", |secret| split_secret(secret).1);
+    read_attributes(newest).unwrap_or_default()
+}
+
+fn secret(lines: &NamedLines, identity: &str, hex: &str, given: Option<&Attributes>) -> Zeroizing<String> {
+    if let Some(given) = given {
+        return join(hex, &object(given));
+    }
     let newest = lines.secret(identity).unwrap_or_default();
-    let (_, attributes) = split_secret(&newest);
+    join(hex, split_secret(&newest).1)
+}
+
+/// A key with what stands behind it, which may be nothing.
+fn join(hex: &str, attributes: &str) -> Zeroizing<String> {
     let blank = if attributes.is_empty() { "" } else { " " };
     Zeroizing::new([hex, blank, attributes].concat())
+}
+
+/// Attributes as a file has them.
+fn object(attributes: &Attributes) -> String {
+    if attributes.is_empty() {
+        return String::new();
+    }
+    let all = attributes
+        .iter()
+        .map(|(name, value)| (name.to_owned(), value.into()));
+    serde_json::Value::Object(all.collect()).to_string()
 }
 
 /// Reads the content of a file of pre-shared keys.
@@ -199,7 +236,8 @@ mod tests {
         let Ok(lines) = parse(two.as_bytes()) else {
             panic!("two lines of one identity")
         };
-        assert_eq!(lines.counted().collect::<Vec<_>>(), [("a", 2), ("b", 1)]);
+        let counted: Vec<_> = lines.all().map(|(name, keys)| (name, keys.len())).collect();
+        assert_eq!(counted, [("a", 2), ("b", 1)]);
         assert_eq!(
             lines
                 .secrets("a")
@@ -222,15 +260,43 @@ mod tests {
         };
         assert_eq!(lines.names().collect::<Vec<_>>(), ["urn:a", "b"]);
         assert_eq!(
-            with(&lines, "urn:a", "22").as_str(),
+            with(&lines, "urn:a", "22", None).as_str(),
             "urn:a:22 {\"site\": \"x\"}\nb:11\n"
         );
         assert_eq!(
-            with_another(&lines, "urn:a", "22").unwrap().as_str(),
+            with_another(&lines, "urn:a", "22", None).unwrap().as_str(),
             "urn:a:00 {\"site\": \"x\"}\nb:11\nurn:a:22 {\"site\": \"x\"}\n"
         );
-        assert!(with_another(&lines, "urn:a", "00").is_err());
+        assert!(with_another(&lines, "urn:a", "00", None).is_err());
         assert!(parse(b"a:00 {\"site\": [1]}\n").is_err());
+    }
+
+    #[test]
+    fn attributes_are_given_changed_and_taken_away_with_all_keys_and_comments_as_they_were() {
+        let given = Attributes::new([("site", "a:{\"b\"}"), ("floor", "3")]).unwrap();
+        let Ok(lines) = parse(b"# fleet\nurn:a:00\nb:11\nurn:a:22 {\"site\": \"x\"}\n") else {
+            panic!("a good file")
+        };
+        let text = described(&lines, "urn:a", &given);
+        let object = r#"{"floor":"3","site":"a:{\"b\"}"}"#;
+        assert_eq!(
+            text.as_str(),
+            format!("# fleet\nurn:a:00 {object}\nb:11\nurn:a:22 {object}\n")
+        );
+        let Ok(again) = parse(text.as_bytes()) else {
+            panic!("what is written is read")
+        };
+        let all: Vec<_> = again
+            .all()
+            .map(|(name, secrets)| (name, attributes(&secrets)))
+            .collect();
+        assert_eq!(all, [("urn:a", given.clone()), ("b", Attributes::default())]);
+        let bare = described(&again, "urn:a", &Attributes::default());
+        assert_eq!(bare.as_str(), "# fleet\nurn:a:00\nb:11\nurn:a:22\n");
+        assert_eq!(
+            with(&lines, "b", "33", Some(&given)).lines().nth(2),
+            Some(&*format!("b:33 {object}"))
+        );
     }
 
     #[test]

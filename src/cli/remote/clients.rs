@@ -139,6 +139,13 @@ fn show(client: &str, remote: &Remote) -> Result<(), Failure> {
             format!("{} ({})", printable(&identity.name), identity.proof),
         ));
     }
+    if !own.attributes.is_empty() {
+        let each = own.attributes.iter();
+        let each: Vec<_> = each
+            .map(|(name, value)| format!("{name}={}", printable(value)))
+            .collect();
+        facts.push(("attributes", each.join(" ")));
+    }
     if let Some(dtls) = &own.dtls {
         facts.push(("cipher", dtls.cipher.clone()));
         facts.push((

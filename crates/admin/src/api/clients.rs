@@ -1,5 +1,6 @@
 //! `clients`: list, show, kick.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use portcullis_proto::coap::contract::PeerId;
 use portcullis_proto::gateway::contract::{ClientInfo, ControlAnswer, ControlRequest, ObservationInfo};
 use portcullis_proto::gateway::traffic::Traffic;
+use portcullis_proto::policy::attributes::Attributes;
 use portcullis_proto::policy::connections::Presence;
 use portcullis_proto::types::reason::Label as _;
 use portcullis_proto::types::{ClientId, Transport, WorkerId};
@@ -60,6 +62,9 @@ pub struct Client {
     pub lifetime_seconds: Option<u64>,
     /// What its DTLS handshake proved.
     pub identity: Option<ProvedIdentity>,
+    /// What else is known of it, by its login, key or certificate.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
     /// The DTLS session that it is on now; none over plain UDP, and while it is away.
     pub dtls: Option<DtlsSession>,
     /// When it was first seen (RFC 3339).
@@ -529,6 +534,13 @@ pub(super) fn no_client(client: &ClientId) -> ApiError {
     ApiError::not_found(format!("there is no client {:?}", client.as_str()))
 }
 
+/// Attributes as the API tells them.
+pub(super) fn named(attributes: &Attributes) -> BTreeMap<String, String> {
+    let all = attributes.iter();
+    all.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
 impl Client {
     pub(super) fn of(info: &ClientInfo, now: &Moment, listeners: &[ListenerState]) -> Self {
         let listener = listeners.get(usize::from(info.listener.0));
@@ -547,6 +559,7 @@ impl Client {
                 name: identity.name.to_string(),
                 proof: identity.proof.label().to_owned(),
             }),
+            attributes: named(&info.attributes),
             dtls: info.session.as_ref().map(|session| DtlsSession {
                 cipher: session.suite.to_owned(),
                 cid: session.cid,

@@ -214,7 +214,7 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(users::list, users::add))
         .routes(routes!(users::remove))
         .routes(routes!(psk::list, psk::add))
-        .routes(routes!(psk::remove))
+        .routes(routes!(psk::remove, psk::describe))
         .routes(routes!(tokens::list, tokens::add))
         .routes(routes!(tokens::remove))
         .routes(routes!(bans::list, bans::add))

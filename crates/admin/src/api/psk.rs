@@ -16,8 +16,10 @@ use zeroize::Zeroizing;
 use portcullis_config::named_lines::{self, NamedLines};
 use portcullis_config::{Config, Listener, psk_file, trial};
 use portcullis_dtls::{PskStore, split_secret};
+use portcullis_proto::policy::attributes::Attributes;
 use portcullis_proto::types::Transport;
 
+use super::clients::named;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, Params, Path, secret_or_none};
 use super::files::{self, Edit, Kind};
@@ -33,6 +35,9 @@ pub(super) struct PskIdentity {
     pub listeners: Vec<String>,
     /// Its keys, file by file, the newest first: two in one file while it is given another.
     pub keys: Vec<KeyUse>,
+    /// What else is known of who has the newest of them: `${attr.NAME}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// What is told of a key.
@@ -62,6 +67,24 @@ pub(super) struct NewPsk {
     /// Whether it is given beside the one that the identity has: both count, until the older is removed.
     #[serde(default)]
     another: bool,
+    /// What else is known of who has the key: `${attr.NAME}`. Without it what was known of the identity stays.
+    #[serde(default)]
+    attributes: Option<BTreeMap<String, String>>,
+}
+
+/// What else is known of a device than its keys.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewAttributes {
+    /// Names and values, at most 32, in place of those that there are: `${attr.NAME}`.
+    attributes: BTreeMap<String, String>,
+}
+
+fn checked(attributes: &BTreeMap<String, String>) -> Result<Attributes, ApiError> {
+    let pairs = attributes
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    Attributes::new(pairs).map_err(|why| ApiError::bad_request(format!("attributes: {why}")))
 }
 
 /// A key that was stored.
@@ -162,14 +185,15 @@ pub(super) async fn list(
             let content = files::read(&file.path, Kind::Secret)?.unwrap_or_default();
             let lines = parse(&content)?;
             let in_force = in_force(&states, &file);
-            for name in lines.names() {
+            for (name, keys) in lines.all() {
                 let entry = all.entry(name.to_owned()).or_insert_with(|| PskIdentity {
                     identity: name.to_owned(),
                     listeners: Vec::new(),
                     keys: Vec::new(),
+                    attributes: BTreeMap::new(),
                 });
                 entry.listeners.extend(file.listeners.iter().cloned());
-                let keys = lines.secrets(name);
+                entry.attributes.extend(named(&psk_file::attributes(&keys)));
                 entry
                     .keys
                     .extend(keys.iter().rev().map(|hex| used(&in_force, name, hex)));
@@ -227,8 +251,10 @@ pub(super) async fn add(
         listener,
         replace,
         another,
+        attributes,
     } = wanted;
     let given = key.map(Zeroizing::new);
+    let attributes = attributes.as_ref().map(checked).transpose()?;
     if replace && another {
         return Err(ApiError::bad_request("replace and another exclude each other"));
     }
@@ -257,13 +283,13 @@ pub(super) async fn add(
         let lines = parse(old)?;
         let exists = |why| ApiError::conflict("exists", why);
         let content = if another {
-            psk_file::with_another(&lines, &name, &secret).map_err(exists)?
+            psk_file::with_another(&lines, &name, &secret, attributes.as_ref()).map_err(exists)?
         } else if lines.contains(&name) && !replace {
             return Err(exists(format!(
                 "identity {name:?} has a key already; with `replace` it gets a new one, with `another` a second one"
             )));
         } else {
-            psk_file::with(&lines, &name, &secret)
+            psk_file::with(&lines, &name, &secret, attributes.as_ref())
         };
         Ok(Edit {
             content: Zeroizing::new(content.as_bytes().to_vec()),
@@ -321,41 +347,83 @@ pub(super) async fn remove(
     Path(identity): Path<String>,
     Params(query): Params<RemovalQuery>,
 ) -> Result<StatusCode, ApiError> {
-    let (mut removed, older) = (false, query.older);
-    for file in key_files(&api.site.config(), query.listener.as_deref())? {
-        let name = identity.clone();
-        let outcome = files::change(&api, file.path, Kind::Secret, move |old| {
+    let older = query.older;
+    change_each(&api, query.listener.as_deref(), &identity, move |lines, name| {
+        if older && lines.secrets(name).len() < 2 {
+            return Err(ApiError::conflict(
+                "one_key",
+                format!("identity {name:?} has one key only"),
+            ));
+        }
+        Ok(if older {
+            lines.without_older(name)
+        } else {
+            lines.without(name)
+        })
+    })
+    .await
+}
+
+/// Say what is known of a device
+///
+/// It counts from the device's next handshake on.
+#[utoipa::path(
+    put,
+    path = "/api/v1/psk/{identity}",
+    tag = "credentials",
+    params(("identity" = String, Path, description = "The PSK identity"), ListenerQuery),
+    request_body = NewAttributes,
+    responses(
+        (status = 204),
+        (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody)
+    )
+)]
+pub(super) async fn describe(
+    State(api): State<Arc<Api>>,
+    Path(identity): Path<String>,
+    Params(query): Params<ListenerQuery>,
+    Body(wanted): Body<NewAttributes>,
+) -> Result<StatusCode, ApiError> {
+    let attributes = checked(&wanted.attributes)?;
+    change_each(&api, query.listener.as_deref(), &identity, move |lines, name| {
+        Ok(psk_file::described(lines, name, &attributes))
+    })
+    .await
+}
+
+/// Changes the lines of an identity in each file that has it; 404 where none has.
+async fn change_each(
+    api: &Api,
+    listener: Option<&str>,
+    identity: &str,
+    change: impl Fn(&NamedLines, &str) -> Result<Zeroizing<String>, ApiError> + Clone + Send + 'static,
+) -> Result<StatusCode, ApiError> {
+    let mut changed = false;
+    for file in key_files(&api.site.config(), listener)? {
+        let (name, change) = (identity.to_owned(), change.clone());
+        let outcome = files::change(api, file.path, Kind::Secret, move |old| {
             let lines = parse(old)?;
             if !lines.contains(&name) {
                 return Err(no_identity(&name));
             }
-            if older && lines.secrets(&name).len() < 2 {
-                return Err(ApiError::conflict(
-                    "one_key",
-                    format!("identity {name:?} has one key only"),
-                ));
-            }
-            let left = if older {
-                lines.without_older(&name)
-            } else {
-                lines.without(&name)
-            };
             Ok(Edit {
-                content: Zeroizing::new(left.as_bytes().to_vec()),
+                content: Zeroizing::new(change(&lines, &name)?.as_bytes().to_vec()),
                 outcome: (),
             })
         })
         .await;
         match outcome {
-            Ok(_) => removed = true,
+            Ok(_) => changed = true,
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }
     }
-    if removed {
+    if changed {
         Ok(StatusCode::NO_CONTENT)
     } else {
-        Err(no_identity(&identity))
+        Err(no_identity(identity))
     }
 }
 

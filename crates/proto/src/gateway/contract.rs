@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::bridge::contract::{BrokerEvent, BrokerRequest};
 use crate::coap::contract::{OutgoingRequest, PeerId, RequestError, Response, Token};
+use crate::policy::attributes::Attributes;
 use crate::policy::authentication::{AuthRequest, Verdict};
 use crate::policy::bans::Bans;
 use crate::policy::connections::{ConnectionKey, Presence};
@@ -265,6 +266,8 @@ pub struct ClientInfo {
     pub address: Option<PeerAddr>,
     /// Who its handshake proved it to be.
     pub identity: Option<Identity>,
+    /// What else is known of it.
+    pub attributes: Attributes,
     /// How it speaks to us.
     pub transport: Transport,
     /// Its DTLS session.

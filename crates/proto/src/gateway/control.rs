@@ -13,6 +13,7 @@ use super::{Gateway, cx};
 use crate::bridge::contract::BrokerRequest;
 use crate::bridge::subscriptions::{AccountHolder, Terms};
 use crate::coap::contract::{PeerId, ResourceKey, Token};
+use crate::policy::attributes::Attributes;
 use crate::policy::connections::{Connection, Grant, Presence};
 use crate::session::{CloseReason, SecureSource};
 use crate::types::message::Qos;
@@ -196,6 +197,7 @@ impl Gateway {
                 None => place.map(|place| place.facts.address),
             },
             identity: place.and_then(|place| place.facts.identity().cloned()),
+            attributes: connection.grant.attributes.clone(),
             transport: self.settings.transport(connection.listener),
             session: match here {
                 Some(peer) => peer.session_info(&self.dtls),
@@ -229,6 +231,10 @@ impl Gateway {
             listener: peer.listener,
             address: Some(peer.address),
             identity: peer.identity.clone(),
+            attributes: peer
+                .identity
+                .as_ref()
+                .map_or_else(Attributes::default, |identity| identity.attributes.clone()),
             transport: self.settings.transport(peer.listener),
             session: peer.session_info(&self.dtls),
             connected: false,
