@@ -15,7 +15,7 @@ mapfile -t again < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log" | sort -
 late=0
 if [ "$status" != 0 ] && [ ${#again[@]} -ge 1 ] && [ ${#again[@]} -le 3 ]; then
     echo "Once more: ${again[*]}"
-    if RUST_TEST_THREADS=1 "${CARGO:-cargo}" test --workspace --locked --no-fail-fast --all-targets -- --exact "${again[@]}" >"$log.again" 2>&1; then
+    if RUST_TEST_THREADS=1 "${CARGO:-cargo}" test --workspace --locked --no-fail-fast -- --exact "${again[@]}" >"$log.again" 2>&1; then
         late=${#again[@]} status=0
     fi
     grep -vE '^(|running 0 tests|test result: ok. 0 passed.*)$|Running ' "$log.again" || true
