@@ -329,6 +329,8 @@ words!(OnClose {
 section! {
     /// A CoAP listener over plain UDP.
     pub struct UdpTable {
+        /// Whether it listens. With `false` its table is read, and no file that it names is; a reload opens and closes it.
+        enable: bool = true;
         /// Where it listens.
         bind: SocketAddr = "[::]:5683";
         /// Which sources it serves, first match decides; sources that no rule matches are served.
@@ -365,6 +367,8 @@ section! {
 section! {
     /// A CoAP listener over DTLS 1.2.
     pub struct DtlsTable {
+        /// Whether it listens. With `false` its table is read, and no file that it names is; a reload opens and closes it.
+        enable: bool = true;
         /// Where it listens.
         bind: SocketAddr = "[::]:5684";
         /// Which sources it serves, first match decides; sources that no rule matches are served.
@@ -473,6 +477,8 @@ section! {
 section! {
     /// A CoAP listener over TCP (RFC 8323).
     pub struct TcpTable {
+        /// Whether it listens. With `false` its table is read, and no file that it names is; a reload opens and closes it.
+        enable: bool = true;
         /// Where it listens.
         bind: SocketAddr = "[::]:5683";
         /// Which sources it serves, first match decides; sources that no rule matches are served.
@@ -516,6 +522,8 @@ section! {
 section! {
     /// A CoAP listener over TLS 1.2 and 1.3 (RFC 8323).
     pub struct TlsTable {
+        /// Whether it listens. With `false` its table is read, and no file that it names is; a reload opens and closes it.
+        enable: bool = true;
         /// Where it listens.
         bind: SocketAddr = "[::]:5684";
         /// Which sources it serves, first match decides; sources that no rule matches are served.
@@ -865,13 +873,15 @@ pub(super) fn read(root: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Vec<L
                 "default".to_owned(),
                 Table::absent("listeners.udp.default"),
                 doc,
-            )?,
+            )?
+            .1,
             read_one(
                 Transport::Dtls,
                 "default".to_owned(),
                 Table::absent("listeners.dtls.default"),
                 doc,
-            )?,
+            )?
+            .1,
         ]);
     }
     let udp = listeners.child(doc, "udp");
@@ -896,6 +906,8 @@ pub(super) fn read(root: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Vec<L
             &["listeners", "listeners.udp", "listeners.dtls", "listeners.tcp", "listeners.tls"],
             "no listener: add a table such as [listeners.udp.default], or leave [listeners] out for the default ones",
         );
+    } else if !all.is_empty() && all.iter().all(|(_, (is_enabled, _))| !is_enabled) {
+        doc.complain(&["listeners"], "no listener is enabled");
     }
     if all.len() > MAX_LISTENERS {
         doc.complain(
@@ -904,7 +916,8 @@ pub(super) fn read(root: &mut Table<'_>, doc: &mut Document<'_>) -> Option<Vec<L
         );
     }
     all.sort_by_key(|(position, _)| *position);
-    Some(all.into_iter().map(|(_, listener)| listener).collect())
+    let enabled = all.into_iter().filter(|(_, (is_enabled, _))| *is_enabled);
+    Some(enabled.map(|(_, (_, listener))| listener).collect())
 }
 
 fn read_one(
@@ -912,14 +925,14 @@ fn read_one(
     name: String,
     mut table: Table<'_>,
     doc: &mut Document<'_>,
-) -> Option<Listener> {
+) -> Option<(bool, Listener)> {
     let key = format!("listeners.{}.{name}", transport.label());
-    let listener = match transport {
+    let (is_enabled, listener) = match transport {
         Transport::Udp => {
             let read = UdpTable::read(&mut table, doc)?;
             check_health(&read.health_request, &read.health_reply, &key, doc);
             let login = Login::read(read.authentication, &mut table, doc)?;
-            read.into_listener(name, login)
+            (read.enable, read.into_listener(name, login))
         }
         Transport::Dtls => {
             let read = DtlsTable::read(&mut table, doc)?;
@@ -929,17 +942,17 @@ fn read_one(
                 Given(true) => Some(Box::new(PskSource::read_from(&mut table, doc)?)),
                 Given(false) => None,
             };
-            read.into_listener(name, login, source, doc)
+            (read.enable, read.into_listener(name, login, source, doc))
         }
         Transport::Tcp => {
             let read = TcpTable::read(&mut table, doc)?;
             let login = Login::read(read.authentication, &mut table, doc)?;
-            read.into_listener(name, login)
+            (read.enable, read.into_listener(name, login))
         }
         Transport::Tls => {
             let read = TlsTable::read(&mut table, doc)?;
             let login = Login::read(read.authentication, &mut table, doc)?;
-            read.into_listener(name, login, doc)
+            (read.enable, read.into_listener(name, login, doc))
         }
     };
     if let Some(stream) = &listener.stream
@@ -951,7 +964,7 @@ fn read_one(
         );
     }
     table.finish(doc);
-    Some(listener)
+    Some((is_enabled, listener))
 }
 
 fn check_name(name: &str) -> Result<(), String> {

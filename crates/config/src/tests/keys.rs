@@ -344,6 +344,10 @@ const KEYS: &[(&str, &str, &str, &str, &str)] = &[
         "\"(\"",
     ),
     ("listeners.dtls.default", "cid", "false", "1", ""),
+    ("listeners.udp.default", "enable", "false", "1", ""),
+    ("listeners.dtls.default", "enable", "false", "1", ""),
+    ("listeners.tcp.default", "enable", "false", "1", ""),
+    ("listeners.tls.default", "enable", "false", "1", ""),
     ("authentication", "backend", "\"file\"", "1", "\"kerberos\""),
     (
         "authentication",
@@ -670,7 +674,7 @@ fn each_key_takes_its_default_and_another_value() {
             assert!(
                 matches!(
                     (section.as_str(), *key),
-                    ("authentication", "backend") | ("admin", "cert_file" | "key_file")
+                    ("authentication", "backend") | ("admin", "cert_file" | "key_file") | (_, "enable")
                 ),
                 "{section}.{key}: {changed:?}"
             );
