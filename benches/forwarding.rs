@@ -137,6 +137,7 @@ impl Site {
                 }),
                 broker,
                 auth: None,
+                links: None,
             }
         });
         let workers_running = Workers::start(parts.collect(), groups).unwrap();

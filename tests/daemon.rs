@@ -96,6 +96,7 @@ impl Assembly for EchoAssembly {
             core: Box::new(Mortal::default),
             broker: self.links.pop().unwrap(),
             auth: None,
+            links: None,
         })
     }
     fn exposes(&mut self) -> Vec<Box<dyn Exposes>> {

@@ -126,6 +126,7 @@ impl Server {
             }),
             broker: links.remove(0),
             auth: None,
+            links: None,
         };
         Self {
             workers: Workers::start(vec![parts], groups).unwrap(),

@@ -9,6 +9,7 @@ use crate::auth::AuthHandle;
 use crate::broker::WorkerLink;
 use crate::config::{Config, Problems};
 use crate::gateway::contract::ControlRequest;
+use crate::group::Links;
 use crate::stream::Gate;
 use crate::types::WorkerId;
 use crate::types::metrics::Exposes;
@@ -103,6 +104,8 @@ pub struct WorkerParts<C> {
     pub broker: WorkerLink,
     /// The authentication backends; without them no login can be decided.
     pub auth: Option<AuthHandle>,
+    /// Its way to the other nodes of the group.
+    pub links: Option<Arc<Links>>,
 }
 
 /// Why the process did not start or did not go on, with its exit code (sysexits.h).

@@ -1,20 +1,28 @@
 //! This node's part in its group, made from `[group]`.
 
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
+use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
-use crate::config::group::EngineKind;
+use crate::config::group::{EngineKind, Reply};
 use crate::config::secrets::read_secret;
 use crate::config::shared::record::Record;
 use crate::config::shared::{self, apply};
 use crate::config::{self, Config};
-use crate::group::{self, EngineSettings, Fault, Group, GroupKey, GroupMetrics, Member};
+use crate::dtls::DtlsShared;
+use crate::gateway::nodes::NodeMessage;
+use crate::group::{
+    self, EngineSettings, Fault, Group, GroupKey, GroupMetrics, Links, Listening, Member, Said,
+};
 use crate::redis::Kind;
 
 use super::assembly::{ExitReason, StartError};
 use super::clock;
+use super::listener_ids::buffers;
 
 /// Joins the group that the configuration names; none where the node is alone.
 pub(super) fn join(config: &Config, metrics: &Arc<GroupMetrics>) -> Result<Option<Group>, StartError> {
@@ -43,6 +51,74 @@ pub(super) fn join(config: &Config, metrics: &Arc<GroupMetrics>) -> Result<Optio
         .map(Some)
         .map_err(|error| StartError::new(ExitReason::System, format!("no thread for the group: {error}")))
 }
+
+/// The datagrams between this node and the others of its group; none where it is alone.
+pub(super) fn links(config: &Config, group: Option<&Group>) -> Result<Option<Arc<Links>>, StartError> {
+    let (Some(settings), Some(group)) = (&config.group, group) else {
+        return Ok(None);
+    };
+    let bind = settings.bind;
+    // As much as a listener: what a burst brings there arrives here.
+    let room = config
+        .listeners
+        .iter()
+        .map(|listener| buffers(listener).receive)
+        .max();
+    let socket = UdpSocket::bind(bind).and_then(|socket| {
+        SockRef::from(&socket).set_recv_buffer_size(room.unwrap_or_default())?;
+        Links::new(group, socket, settings.reply == Reply::Direct)
+    });
+    let links = socket.map_err(|error| {
+        let line = format!("group.bind: cannot take UDP on {bind}: {error}; choose another address or port");
+        StartError::new(ExitReason::Unavailable, line)
+    })?;
+    Ok(Some(Arc::new(links)))
+}
+
+/// Has the workers hear what other nodes send, and new Connection IDs name this one.
+pub(super) fn listen(
+    group: &Group,
+    links: &Arc<Links>,
+    shared: &Arc<DtlsShared>,
+    workers: Vec<mpsc::Sender<NodeMessage>>,
+) -> Result<Listening, StartError> {
+    let shared = Arc::clone(shared);
+    shared.nodes().set(None, []);
+    // By what this process drew: while its lease is not renewed, what others see of it is no other node.
+    let this = group.boot().to_owned();
+    let lives = move |own, members: &[Member]| {
+        let others = members.iter().filter(|member| member.boot != this);
+        shared.nodes().set(own, others.map(|member| member.id));
+    };
+    let take = move |said| {
+        let (steered_by, message) = match said {
+            Said::Record {
+                listener,
+                from,
+                bytes,
+            } => (
+                bytes.get(FIRST_BYTE_OF_CID).copied().unwrap_or_default(),
+                NodeMessage::Record {
+                    listener,
+                    from,
+                    bytes,
+                },
+            ),
+            Said::Answer { listener, to, bytes } => {
+                let [low, ..] = to.socket_addr().port().to_le_bytes();
+                (low, NodeMessage::Answer { listener, to, bytes })
+            }
+        };
+        let worker = workers.get(usize::from(steered_by) % workers.len().max(1));
+        worker.is_some_and(|worker| worker.try_send(message).is_ok())
+    };
+    links
+        .listen(group, lives, take)
+        .map_err(|error| StartError::new(ExitReason::System, format!("no thread for other nodes: {error}")))
+}
+
+/// Where the Connection ID stands in a record (RFC 9146, 4); its first byte is the worker.
+const FIRST_BYTE_OF_CID: usize = 11;
 
 /// How long a start waits for what the group has.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -17,6 +17,7 @@ use crate::broker::{BrokerMetrics, Status};
 use crate::config::ban_book::BanBook;
 use crate::config::{Config, Problems};
 use crate::gateway::contract::{ControlAnswer, ControlRequest};
+use crate::gateway::nodes::NodeMessage;
 use crate::group::Group;
 use crate::types::{ListenerId, WorkerId};
 
@@ -38,6 +39,8 @@ pub enum Manage {
 pub struct Controls {
     /// To each worker, in the order of [`WorkerId`].
     pub workers: Vec<mpsc::Sender<Command>>,
+    /// Where each of them hears of other nodes.
+    pub of_nodes: Vec<mpsc::Sender<NodeMessage>>,
     /// To the main thread.
     pub manage: mpsc::Sender<Manage>,
     /// What a scrape shows.

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::group::Sent;
 use crate::metrics;
-use crate::types::metrics::{Counter, Descriptor, Exposes, LIMITS_REJECTED, LabelPair, Samples};
+use crate::types::metrics::{Counter, Descriptor, Exposes, Family, LIMITS_REJECTED, LabelPair, Samples};
 use crate::types::reason::{Label as _, Limit};
 
 metrics! {
@@ -15,6 +16,10 @@ metrics! {
         pub events_lost: Counter = counter "events_lost_total" [],
         /// Messages to the broker or to another worker that found the channel full.
         pub channel_full: Counter = shared LIMITS_REJECTED [limit = Limit::Channel.label()],
+        /// Records of sessions of other nodes that reached this one, by what became of them.
+        pub forwarded: Family<Sent> = counter "group_records_forwarded_total" [] by [result],
+        /// Datagrams of sessions here to peers that write to other nodes, by what became of them.
+        pub returned: Family<Sent> = counter "group_answers_returned_total" [] by [result],
     }
 }
 

@@ -32,7 +32,7 @@ use crate::dtls::{ContextCell, DtlsContext, DtlsShared, TicketKeys};
 use crate::gateway::contract::ControlRequest;
 use crate::gateway::metrics::GatewayMetrics;
 use crate::gateway::{Gateway, Parts, Shared};
-use crate::group::{Group, GroupMetrics, channel};
+use crate::group::{Group, GroupMetrics, Links, Listening, channel};
 use crate::net::group::BindError;
 use crate::policy::overload::fullness;
 use crate::stream::Gate;
@@ -106,6 +106,8 @@ pub struct Node {
     mqtt_requests: Arc<MqttRequestMetrics>,
     pub(super) bans: Arc<BanBook>,
     pub(super) group: Option<Group>,
+    to_nodes: Option<Arc<Links>>,
+    listening: Option<Listening>,
     pub(super) group_metrics: Arc<GroupMetrics>,
     pub(super) on_ready: Option<OnReady>,
 }
@@ -150,6 +152,7 @@ impl Node {
         broker.limit_topics(config.limits.topics());
         // Last of what may fail: others are told that it lives.
         let group = group::join(&config, &group_metrics)?;
+        let to_nodes = group::links(&config, group.as_ref())?;
         let certificates = Arc::new(Certificates::default());
         let config = Arc::new(config);
         certificates.set(&config, &materials.contexts);
@@ -182,6 +185,8 @@ impl Node {
             mqtt_requests: Arc::default(),
             bans: Arc::new(bans),
             group,
+            to_nodes,
+            listening: None,
             group_metrics,
             on_ready: Some(on_ready),
             in_force: Arc::new(Mutex::new(Arc::clone(&config))),
@@ -420,6 +425,7 @@ impl Assembly for Node {
             }),
             broker,
             auth: self.auth.as_ref().map(|(handle, _)| handle.clone()),
+            links: self.to_nodes.clone(),
         })
     }
 
@@ -470,6 +476,10 @@ impl Assembly for Node {
                 context: context.clone(),
             });
         *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = states.collect();
+        if let (Some(group), Some(links)) = (&self.group, &self.to_nodes) {
+            let listening = group::listen(group, links, &self.shared, controls.of_nodes.clone())?;
+            self.listening = Some(listening);
+        }
         self.admin = self.manage(controls)?;
         if let Some(on_ready) = self.on_ready.take() {
             on_ready();
@@ -529,6 +539,7 @@ impl Assembly for Node {
     async fn finish(&mut self, patience: Duration) {
         // First: it asks workers that have ended.
         self.admin = None;
+        self.listening = None;
         if let Some(group) = self.group.take() {
             group.leave(patience).await;
         }

@@ -221,6 +221,7 @@ fn start<A: Assembly>(
     let (to_manage, manage) = mpsc::channel(MANAGE);
     let controls = Controls {
         workers: workers.commands(),
+        of_nodes: workers.of_nodes(),
         manage: to_manage,
         monitoring: shown,
         health: health.clone(),

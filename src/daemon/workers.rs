@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Barrier, mpsc, oneshot};
 
 use crate::gateway::contract::{ControlAnswer, ControlRequest};
+use crate::gateway::nodes::NodeMessage;
 use crate::net::NetMetrics;
 use crate::stream::Gate;
 use crate::types::{ListenerId, WorkerId};
@@ -22,6 +23,9 @@ use super::worker::{Command, Ports, Told, Worker};
 
 /// Messages that wait for one worker from all others.
 const INBOX: usize = 4096;
+
+/// Datagrams of other nodes that wait for one worker, of 65 KB at most. More are lost, and counted.
+const OF_NODES: usize = 256;
 
 /// Commands that wait for one worker.
 const COMMANDS: usize = 16;
@@ -44,6 +48,7 @@ pub struct Ended {
 /// The threads of all workers, and the way to each of them.
 pub struct Workers {
     commands: Vec<mpsc::Sender<Command>>,
+    of_nodes: Vec<mpsc::Sender<NodeMessage>>,
     threads: Vec<JoinHandle<()>>,
     /// Those whose end was not noticed yet.
     running: usize,
@@ -90,6 +95,7 @@ impl Workers {
         let mut groups: Vec<_> = groups.into_iter().map(Vec::into_iter).collect();
         let mut workers = Self {
             commands: Vec::new(),
+            of_nodes: Vec::new(),
             threads: Vec::new(),
             running: 0,
             ended,
@@ -102,6 +108,8 @@ impl Workers {
             let sockets = groups.iter_mut().map(Iterator::next).collect();
             let (streams_to, streams) = mpsc::channel(STREAMS);
             to_streams.push(streams_to);
+            let (of_nodes_to, of_nodes) = mpsc::channel(OF_NODES);
+            workers.of_nodes.push(of_nodes_to);
             let (commands, commands_in) = mpsc::channel(COMMANDS);
             let (verdicts_to, verdicts) = mpsc::unbounded_channel();
             let ports = Ports {
@@ -115,6 +123,8 @@ impl Workers {
                 verdicts_to,
                 events: events.clone(),
                 streams,
+                of_nodes,
+                links: parts.links,
             };
             let metrics = Arc::new(WorkerMetrics::default());
             let net = Arc::new(NetMetrics::new(listeners));
@@ -146,6 +156,12 @@ impl Workers {
     #[must_use]
     pub fn commands(&self) -> Vec<mpsc::Sender<Command>> {
         self.commands.clone()
+    }
+
+    /// Where each worker hears of other nodes.
+    #[must_use]
+    pub fn of_nodes(&self) -> Vec<mpsc::Sender<NodeMessage>> {
+        self.of_nodes.clone()
     }
 
     /// What happens to clients, as all workers tell it; it ends with the last of them. Only the first call gets it.
@@ -326,6 +342,7 @@ mod tests {
         let _other = commands.clone();
         let workers = Workers {
             commands: vec![commands],
+            of_nodes: Vec::new(),
             threads: vec![thread],
             running: 1,
             ended,

@@ -102,6 +102,7 @@ pub enum Seen {
     AddressChanged(SessionId, PeerAddr),
     Closed(SessionId, CloseReason),
     KeysWanted(u64, String),
+    OfNode(u16, Vec<u8>),
 }
 
 pub struct Server {
@@ -178,6 +179,7 @@ impl Server {
                 DtlsEvent::KeysWanted { ticket, identity, .. } => {
                     Seen::KeysWanted(ticket, identity.to_string())
                 }
+                DtlsEvent::OfNode { node, range, .. } => Seen::OfNode(node, datagram[range].to_vec()),
                 DtlsEvent::Restored { .. } | DtlsEvent::Elsewhere { .. } => panic!("nothing is kept"),
             });
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portcullis::dtls::contract::{CloseReason, DtlsSettings, SessionId};
 use portcullis::dtls::metrics::RecordDrop;
-use portcullis::dtls::{DtlsMaterial, SendError, Verify};
+use portcullis::dtls::{DtlsMaterial, DtlsShared, SendError, Verify};
 use portcullis::types::PeerAddr;
 
 use crate::bench::*;
@@ -81,6 +81,122 @@ fn every_suite_and_length_of_cid_talks() {
         }
     }
     assert_eq!(server.metrics.cid_sessions.get(), u64::from(n));
+}
+
+#[test]
+fn a_record_of_another_node_that_lives_goes_there_as_it_came_and_one_of_nobody_nowhere() {
+    let shared = DtlsShared::new([9; 32], start());
+    shared.nodes().set(Some(0x0102), [0x0102, 0x0304]);
+    let mut server = Server::sharing(&material(), settings(), 5, start(), shared);
+    let (mut client, session) = server.establish(&with_cid(&[1]), peer(1));
+    assert_eq!(client.server_cid().unwrap()[..3], [5, 1, 2]);
+    exchange(&mut server, &mut client, session, 1);
+    client.send(b"of another node");
+    let record = client.take().remove(0);
+    let named = |high, low| {
+        let mut record = record.clone();
+        (record[12], record[13], record[14]) = (high, low, record[14] ^ 1);
+        record
+    };
+    let before = server.seen.len();
+    let elsewhere = named(3, 4);
+    // Two of one datagram go as one, and what is not for this node has no part in its session.
+    let two = [&elsewhere[..], &elsewhere].concat();
+    assert!(server.input(peer(1), &two).is_empty());
+    assert_eq!(server.seen[before..], [Seen::OfNode(0x0304, two)]);
+    for (high, low) in [(1, 2), (9, 9), (0, 0)] {
+        server.input(peer(1), &named(high, low));
+    }
+    assert_eq!(server.metrics.records_dropped.get(RecordDrop::UnknownCid), 3);
+    assert_eq!(server.seen.len(), before + 1);
+    assert!(server.talks(&mut client, session, peer(1)));
+}
+
+/// A record with a Connection ID of node 0x0304, its body `len` bytes long.
+fn of_another_node(len: u8) -> Vec<u8> {
+    let mut record = vec![25, 254, 253, 0, 1, 0, 0, 0, 0, 0, 9];
+    record.extend([5, 3, 4, 1, 1, 1, 1, 1, 0, len]);
+    record.resize(record.len() + usize::from(len), 7);
+    record
+}
+
+/// One of two nodes, with a session.
+fn of_two_nodes() -> (Server, DtlsClient, SessionId) {
+    let shared = DtlsShared::new([9; 32], start());
+    shared.nodes().set(Some(0x0102), [0x0304]);
+    let mut server = Server::sharing(&material(), settings(), 5, start(), shared);
+    let (client, session) = server.establish(&with_cid(&[1]), peer(1));
+    (server, client, session)
+}
+
+#[test]
+fn one_datagram_of_thousands_of_tiny_records_does_not_become_as_many_for_another_node() {
+    let (mut server, mut client, session) = of_two_nodes();
+    let before = server.seen.len();
+    for (n, len) in [0, 1, 9, 16].into_iter().enumerate() {
+        let many = of_another_node(len).repeat(1_500);
+        server.input(peer(2), &many);
+        assert_eq!(server.seen.len(), before, "{len}");
+        let dropped = server.metrics.records_dropped.get(RecordDrop::Malformed);
+        assert_eq!(dropped, 1_500 * (n as u64 + 1));
+    }
+    let many = of_another_node(17).repeat(1_500);
+    server.input(peer(2), &many);
+    assert_eq!(server.seen[before..], [Seen::OfNode(0x0304, many)]);
+    assert!(server.talks(&mut client, session, peer(1)));
+}
+
+#[test]
+fn a_flood_of_records_of_another_node_is_handed_on_at_a_rate_by_source_and_in_all() {
+    let (mut server, mut client, session) = of_two_nodes();
+    let record = of_another_node(20);
+    let from = |source: u8| PeerAddr::new(([192, 0, 2, source], 5_000).into()).unwrap();
+    let handed_on = |server: &mut Server, source, count| {
+        let before = server.seen.len();
+        for _ in 0..count {
+            server.input(from(source), &record);
+        }
+        server.seen.len() - before
+    };
+    let one = handed_on(&mut server, 1, 3_000);
+    assert_eq!(one, 2_000);
+    assert_eq!(server.metrics.records_dropped.get(RecordDrop::ForwardRate), 1_000);
+    // Another source has its own, and all together not more than there is for all.
+    assert_eq!(handed_on(&mut server, 2, 10), 10);
+    let all: usize = (3..20).map(|source| handed_on(&mut server, source, 2_000)).sum();
+    assert_eq!(one + 10 + all, 20_000);
+    assert!(server.talks(&mut client, session, peer(1)));
+    server.now += Duration::from_secs(1);
+    assert_eq!(handed_on(&mut server, 1, 10), 10);
+}
+
+#[test]
+fn what_another_node_handed_on_is_not_handed_on_once_more() {
+    let (mut server, mut client, session) = of_two_nodes();
+    let of_node = |server: &mut Server, mut bytes: Vec<u8>| {
+        let (now, transmits) = (server.now, &mut server.transmits);
+        server
+            .listener
+            .handle_records_of_node(now, peer(9), &mut bytes, transmits)
+    };
+    assert!(!of_node(&mut server, of_another_node(20).repeat(3)));
+    assert!(server.listener.poll_event().is_none());
+    assert_eq!(server.metrics.records_dropped.get(RecordDrop::UnknownCid), 3);
+    // Nor does it begin anything here: a hello in the clear, a record of a session without a Connection ID.
+    let before = server.metrics.records_dropped.get(RecordDrop::CidRequired);
+    for kind in [22, 23] {
+        let clear = [&[kind, 254, 253][..], &[0; 8], &[0, 20], &[1; 20]].concat();
+        assert!(!of_node(&mut server, clear));
+    }
+    assert_eq!(
+        server.metrics.records_dropped.get(RecordDrop::CidRequired),
+        before + 2
+    );
+    // A record of a session here is taken.
+    client.send(b"by another node");
+    assert!(of_node(&mut server, client.take().remove(0)));
+    while server.listener.poll_event().is_some() {}
+    assert!(server.talks(&mut client, session, peer(1)));
 }
 
 #[test]

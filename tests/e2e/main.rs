@@ -53,6 +53,8 @@
 
 #[path = "../support/dtls_client.rs"]
 mod dtls_client;
+#[path = "../support/roaming.rs"]
+mod roaming;
 #[path = "../support/mod.rs"]
 mod support;
 

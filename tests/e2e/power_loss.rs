@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::moving::Roaming;
 use crate::restart::{Relay, device_with_certificate, handshakes, with_certificates};
+use crate::roaming::Roaming;
 use crate::support::client::PATIENCE;
 use crate::support::pki::Pki;
 use crate::support::{Client, Config, Gateway, Kind, Reaction, Request, code, dtls, ms, psk_of};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use openssl::x509::X509Crl;
 
-use crate::moving::Roaming;
+use crate::roaming::Roaming;
 use crate::support::certs::revocation_list;
 use crate::support::client::PATIENCE;
 use crate::support::pki::Pki;

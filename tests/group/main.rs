@@ -12,6 +12,10 @@
     reason = "tests fail by panicking, read the clock, and each test binary uses a part of the support"
 )]
 
+#[path = "../support/dtls_client.rs"]
+mod dtls_client;
+#[path = "../support/roaming.rs"]
+mod roaming;
 #[path = "../backends/servers.rs"]
 mod servers;
 #[path = "../support/mod.rs"]
@@ -20,6 +24,7 @@ mod support;
 mod channel;
 mod configuration;
 mod engine;
+mod forwarding;
 mod lease;
 mod nodes;
 mod parts;

@@ -171,12 +171,23 @@ fn reasons_of_transports(out: &mut String) {
 
 /// What gateways of a group say.
 fn reasons_of_groups(out: &mut String) {
-    use portcullis::group::metrics::{ChangeResult, LeaseState};
+    use portcullis::group::Sent;
+    use portcullis::group::metrics::{ChangeResult, LeaseState, Received};
 
     reasons::<LeaseState>(
         out,
         "Leases of the nodes of a group",
         "portcullis_group_lease{state}",
+    );
+    reasons::<Sent>(
+        out,
+        "Datagrams to other nodes of a group",
+        "portcullis_group_records_forwarded_total{result}`, `portcullis_group_answers_returned_total{result}",
+    );
+    reasons::<Received>(
+        out,
+        "Datagrams of other nodes of a group",
+        "portcullis_group_datagrams_received_total{result}",
     );
     reasons::<ChangeResult>(
         out,

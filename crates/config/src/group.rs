@@ -29,11 +29,12 @@ section! {
         key_file: PathBuf = "group.key";
         /// The id of this node, 1 to 65535; 0 is one that is free, and the same again after a restart.
         node: u16 = 0;
-        /// Where the other nodes reach this one.
+        /// Where the other nodes reach this one, over TCP and UDP.
         bind: SocketAddr = "127.0.0.1:7683";
         /// How long the others take it for alive without a word of it, "1s" to "1m".
         lease: Duration = "3s", between(secs(1), secs(60));
-        /// By which node the answers to a record leave that reached another than its session's; nodes hand on no records yet.
+        /// By which node the answers to a record leave that reached another than its session's: by that one, or `direct`ly by the session's own,
+        /// whose address devices have to take for that of the other.
         reply: Reply = "via";
     }
 }

@@ -21,7 +21,7 @@ pub const CONNECTION_ID_EXTENSION: u16 = 54;
 /// The number of the `rrc` extension (RFC 9853, 3).
 pub const RRC_EXTENSION: u16 = 61;
 
-/// Ours to be found by; the first byte is the worker.
+/// Ours to be found by; the first byte is the worker, the next two are the node of a group.
 pub(super) type Cid = [u8; CID_LEN];
 
 /// What the callbacks of one handshake are told and what they note.

@@ -20,6 +20,7 @@ mod kept;
 mod legacy;
 mod listener;
 pub mod metrics;
+mod nodes;
 mod path;
 mod pendings;
 mod prf;
@@ -38,6 +39,7 @@ pub use context::{CertificateMaterial, DtlsContext, DtlsMaterial, TicketKeys, Ve
 pub use kept::{Inexact, KeptSessions, Place, adopt_chains, may_leave_memory, place_of};
 pub use listener::DtlsListener;
 pub use metrics::DtlsMetrics;
+pub use nodes::NodeIds;
 pub use portcullis_proto::session as contract;
 pub use portcullis_proto::session::{SendError, SessionInfo};
 pub use psk::{

@@ -14,6 +14,7 @@ use portcullis_proto::types::{Identity, ListenerId, PeerAddr, WorkerId};
 
 use super::chains::Chains;
 use super::cookie::CookieSecrets;
+use super::nodes::NodeIds;
 use super::psk::{PskKey, PskKeys};
 
 /// Hellos without a cookie may come this many times as often as handshakes: anyone can send them in anyone's name,
@@ -28,6 +29,12 @@ const HANDSHAKE_SOURCES: usize = 16_384;
 /// How many listeners.
 const LISTENERS: usize = 1_024;
 
+/// Records of sessions of other nodes that a source may send in a second, as many as devices behind one address do: anyone can send
+/// them in anyone's name.
+const FORWARDS: u32 = 2_000;
+/// Those of all sources.
+const ALL_FORWARDS: u32 = 20_000;
+
 /// How many guesses of keys are remembered.
 const GUESSES: usize = 4096;
 
@@ -40,6 +47,9 @@ pub struct DtlsShared {
     handshakes: SourceRates,
     /// Handshakes by listener.
     listeners: SourceRates,
+    /// Records of sessions of other nodes, by source.
+    forwards: SourceRates,
+    all_forwards: SourceRates,
     /// What client certificates stand on.
     pub(super) chains: Chains,
     /// How many sessions each identity has, over all workers and listeners.
@@ -52,6 +62,8 @@ pub struct DtlsShared {
     restored: Mutex<HashMap<(ListenerId, PeerAddr), WorkerId>>,
     /// How many those are.
     restored_len: AtomicUsize,
+    /// The nodes of the group.
+    pub(super) nodes: NodeIds,
 }
 
 impl DtlsShared {
@@ -68,13 +80,22 @@ impl DtlsShared {
             hellos: SourceRates::new(base, HELLO_SOURCES, secret(b"hellos")),
             handshakes: SourceRates::new(base, HANDSHAKE_SOURCES, secret(b"handshakes")),
             listeners: SourceRates::new(base, LISTENERS, secret(b"listeners")),
+            forwards: SourceRates::new(base, HELLO_SOURCES, secret(b"forwards")),
+            all_forwards: SourceRates::new(base, 1, secret(b"all forwards")),
             cookies: CookieSecrets::new(master, base),
             chains: Chains::default(),
             sessions: Mutex::default(),
             guesses: Mutex::default(),
             restored: Mutex::default(),
             restored_len: AtomicUsize::new(0),
+            nodes: NodeIds::default(),
         })
+    }
+
+    /// The nodes of the group that this one is of.
+    #[must_use]
+    pub const fn nodes(&self) -> &NodeIds {
+        &self.nodes
     }
 
     fn restored(&self) -> MutexGuard<'_, HashMap<(ListenerId, PeerAddr), WorkerId>> {
@@ -162,6 +183,15 @@ impl DtlsShared {
     pub(super) fn takes_handshake(&self, now: Instant, source: IpAddr, per_second: u32) -> bool {
         let allowance = Allowance::per_second(per_second, BURST);
         self.handshakes.take(now, source, allowance).is_ok()
+    }
+
+    /// Whether one more datagram of `source` may be handed on to another node.
+    pub(super) fn takes_forward(&self, now: Instant, source: IpAddr) -> bool {
+        let (its, all) = (
+            Allowance::per_second(FORWARDS, 1),
+            Allowance::per_second(ALL_FORWARDS, 1),
+        );
+        self.forwards.take(now, source, its).is_ok() && self.all_forwards.take(now, (), all).is_ok()
     }
 
     /// Whether the listener may begin one more handshake.

@@ -89,6 +89,16 @@ impl SecureTransport for DtlsListener {
         self.handle_datagram(now, from, datagram, transmits)
     }
 
+    fn handle_records_of_node(
+        &mut self,
+        now: Instant,
+        from: PeerAddr,
+        records: &mut [u8],
+        transmits: &mut Transmits,
+    ) -> bool {
+        self.handle_records_of_node(now, from, records, transmits)
+    }
+
     fn handle_timeout(&mut self, now: Instant, transmits: &mut Transmits) {
         self.handle_timeout(now, transmits);
     }

@@ -80,23 +80,31 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    pub(crate) fn new(settings: Settings, metrics: Arc<GroupMetrics>, seen: watch::Sender<View>) -> Self {
+    pub(crate) fn new(
+        settings: Settings,
+        metrics: Arc<GroupMetrics>,
+        seen: watch::Sender<View>,
+        boot: String,
+    ) -> std::io::Result<Self> {
         let engine = Engine::new(settings.engine.clone()).within(settings.lease);
-        let noted = noted(&settings.state_dir).unwrap_or_else(|| Noted {
-            id: 0,
-            home: random(),
-        });
-        Self {
+        let noted = match noted(&settings.state_dir) {
+            Some(noted) => noted,
+            None => Noted {
+                id: 0,
+                home: random()?,
+            },
+        };
+        Ok(Self {
             settings,
             metrics,
             seen,
             engine,
             noted,
-            boot: random(),
+            boot,
             held: None,
             inherits: true,
             lock: None,
-        }
+        })
     }
 
     pub(crate) async fn run(mut self, mut ordered: mpsc::Receiver<Order>) {
@@ -224,7 +232,7 @@ impl Lease {
         for attempt in 0..TRIES {
             let id = match (self.held, fixed) {
                 (Some((id, _)), _) => id,
-                (None, 0) => self.candidate(attempt),
+                (None, 0) => self.candidate(attempt)?,
                 (None, fixed) => fixed,
             };
             match self.hold(id).await? {
@@ -244,7 +252,7 @@ impl Lease {
                     // Whoever has it has the same state directory, or a copy: both cannot be this node.
                     self.noted = Noted {
                         id: 0,
-                        home: random(),
+                        home: random().map_err(no_randomness)?,
                     };
                 }
                 Held::Theirs(text) if fixed != 0 => {
@@ -266,17 +274,17 @@ impl Lease {
     }
 
     /// The id that this node had, then one that its name leads to, then any.
-    fn candidate(&self, attempt: usize) -> u16 {
+    fn candidate(&self, attempt: usize) -> Result<u16, Fault> {
         let drawn = |seed: &[u8]| {
             let hash = openssl::sha::sha256(seed);
             let number = u16::from_be_bytes([hash[0], hash[1]]);
             number.max(1)
         };
-        match attempt {
+        Ok(match attempt {
             0 if self.noted.id != 0 => self.noted.id,
             0 => drawn(self.settings.name.as_bytes()),
-            _ => drawn(random().as_bytes()),
-        }
+            _ => drawn(random().map_err(no_randomness)?.as_bytes()),
+        })
     }
 
     async fn hold(&mut self, id: u16) -> Result<Held, Fault> {
@@ -377,11 +385,17 @@ impl Lease {
 }
 
 /// 128 random bits in hexadecimal digits.
-fn random() -> String {
+///
+/// # Errors
+/// OpenSSL has no randomness: without it two processes would be the same to others, and use the same nonces.
+pub(crate) fn random() -> std::io::Result<String> {
     let mut bytes = [0; 16];
-    // Without randomness there is no TLS either; a lease is safe all the same, for it is proved.
-    drop(openssl::rand::rand_bytes(&mut bytes));
-    hex::encode(bytes)
+    openssl::rand::rand_bytes(&mut bytes)?;
+    Ok(hex::encode(bytes))
+}
+
+fn no_randomness(error: std::io::Error) -> Fault {
+    Fault::new("group", format!("no randomness: {error}"))
 }
 
 fn noted(state_dir: &Path) -> Option<Noted> {

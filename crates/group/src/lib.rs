@@ -5,6 +5,8 @@
 //! | [`key`] | the key of the group, and what is made of it |
 //! | [`member`] | a node as the engine has it, while its lease lasts |
 //! | [`channel`] | TLS 1.3 from node to node, with the key of the group in the place of certificates |
+//! | [`links`] | datagrams from node to node: records of sessions of another, and their answers |
+//! | `replay` | none of them is taken twice |
 //! | [`engine`] | Redis or Valkey, asked within a time |
 //! | `lease` | the lease of this node, renewed; who else has one |
 //! | [`store`] | what all nodes share, in versions |
@@ -17,8 +19,10 @@ pub mod channel;
 pub mod engine;
 pub mod key;
 mod lease;
+pub mod links;
 pub mod member;
 pub mod metrics;
+mod replay;
 pub mod store;
 
 use std::net::SocketAddr;
@@ -31,6 +35,7 @@ use zeroize::Zeroizing;
 
 pub use engine::{EngineSettings, Fault};
 pub use key::GroupKey;
+pub use links::{Links, Listening, Said, Sent};
 pub use member::Member;
 pub use metrics::GroupMetrics;
 use store::{Commit, Fetched, Known};
@@ -90,13 +95,14 @@ pub struct Group {
     view: watch::Receiver<View>,
     key: Arc<GroupKey>,
     metrics: Arc<GroupMetrics>,
+    boot: Arc<str>,
 }
 
 impl Group {
     /// Joins the group, on a thread of its own. The engine need not be there yet.
     ///
     /// # Errors
-    /// The thread, or its runtime, cannot be had.
+    /// The thread, its runtime, or randomness cannot be had.
     pub fn start(settings: Settings, metrics: Arc<GroupMetrics>) -> std::io::Result<Self> {
         let (orders, ordered) = mpsc::channel(ORDERS);
         let (seen, view) = watch::channel(View::default());
@@ -104,15 +110,17 @@ impl Group {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let counted = Arc::clone(&metrics);
+        let (counted, boot) = (Arc::clone(&metrics), lease::random()?);
+        let lease = lease::Lease::new(settings, counted, seen, boot.clone())?;
         std::thread::Builder::new()
             .name("group".to_owned())
-            .spawn(move || runtime.block_on(lease::Lease::new(settings, counted, seen).run(ordered)))?;
+            .spawn(move || runtime.block_on(lease.run(ordered)))?;
         Ok(Self {
             orders,
             view,
             key,
             metrics,
+            boot: boot.into(),
         })
     }
 
@@ -138,6 +146,12 @@ impl Group {
     #[must_use]
     pub fn metrics(&self) -> &Arc<GroupMetrics> {
         &self.metrics
+    }
+
+    /// What tells this process from every other one, as [`Member::boot`].
+    #[must_use]
+    pub fn boot(&self) -> &str {
+        &self.boot
     }
 
     async fn order<T>(

@@ -25,6 +25,28 @@ labels! {
     }
 }
 
+labels! {
+    /// What became of a datagram of another node: `group_datagrams_received_total{result}`.
+    pub enum Received {
+        /// A record that arrived there, for a session here.
+        Record = "record",
+        /// An answer, for a peer whose records arrive here.
+        Answer = "answer",
+        /// A record or an answer that the worker had no room for.
+        QueueFull = "queue_full",
+        /// It is none, or of another release.
+        Malformed = "malformed",
+        /// Nobody who lives sends such: a node that is gone, one that is not known here yet, or no node.
+        UnknownNode = "unknown_node",
+        /// It does not open: it is forged, or damaged, or was for another process.
+        NotAuthentic = "not_authentic",
+        /// It was taken before, or is too old to tell.
+        Replay = "replay",
+        /// The socket could not be read for a moment.
+        Failed = "failed",
+    }
+}
+
 metrics! {
     /// The numbers of a node's part in its group. All are 0 without one.
     pub struct GroupMetrics {
@@ -46,5 +68,7 @@ metrics! {
         pub drift: Counter = gauge "group_config_drift" [],
         /// Changes of the shared configuration that were made at this node, by how they ended.
         pub changes: Family<ChangeResult> = counter "group_changes_total" [] by [result],
+        /// Datagrams of other nodes, by what became of them.
+        pub datagrams: Family<Received> = counter "group_datagrams_received_total" [] by [result],
     }
 }

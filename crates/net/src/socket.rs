@@ -273,9 +273,9 @@ impl Outbox {
     pub async fn flush(
         &mut self,
         sockets: &mut [Option<Socket>],
-        waiting: &portcullis_proto::types::Transmits,
+        waiting: impl Iterator<Item = (ListenerId, PeerAddr, &[u8])>,
     ) -> io::Result<()> {
-        let mut waiting = waiting.iter().peekable();
+        let mut waiting = waiting.peekable();
         while let Some((listener, _, _)) = waiting.peek() {
             let listener = *listener;
             let Some(socket) = sockets.get_mut(usize::from(listener.0)).and_then(Option::as_mut) else {

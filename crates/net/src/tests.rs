@@ -100,7 +100,10 @@ impl Bench {
         for (from, local, bytes) in &seen {
             transmits.push(LISTENER, peer_addr(*from).writing_to(*local), bytes);
         }
-        self.outbox.flush(&mut self.sockets, &transmits).await.unwrap();
+        self.outbox
+            .flush(&mut self.sockets, transmits.iter())
+            .await
+            .unwrap();
         seen
     }
 

@@ -53,6 +53,15 @@ pub enum DtlsEvent {
         /// Where in the datagram it stands.
         range: Range<usize>,
     },
+    /// A protected record whose Connection ID another node of the group gave out, and what follows it in its datagram.
+    OfNode {
+        /// The id of that.
+        node: u16,
+        /// Who sent it.
+        from: PeerAddr,
+        /// Where in the datagram it stands.
+        range: Range<usize>,
+    },
     /// A record was opened. Its plaintext stands in the datagram that was handed in.
     Plaintext {
         /// The session it came on.
@@ -369,6 +378,8 @@ labels! {
         UnknownSession = "unknown_session",
         /// A Connection ID that is nobody's.
         UnknownCid = "unknown_cid",
+        /// A record of a session of another node of the group: too many were handed on within the second, of its source or of all.
+        ForwardRate = "forward_rate",
         /// A record without the Connection ID that was negotiated.
         CidRequired = "cid_required",
         /// A sequence number that was seen, or is too old to tell.
@@ -533,6 +544,18 @@ pub trait SecureTransport: Send {
         datagram: &mut [u8],
         transmits: &mut Transmits,
     ) -> bool;
+
+    /// Takes records that reached another node of the group; only those of sessions here are of use, and none is handed on again. A
+    /// transport without Connection IDs has no such.
+    fn handle_records_of_node(
+        &mut self,
+        _now: Instant,
+        _from: PeerAddr,
+        _records: &mut [u8],
+        _transmits: &mut Transmits,
+    ) -> bool {
+        false
+    }
 
     /// Takes what happens to the stream of a peer; a transport of datagrams has none. The session of which less waits to be read now.
     fn handle_stream(

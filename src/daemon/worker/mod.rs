@@ -7,7 +7,8 @@
 //! 3. messages of other workers and verdicts on logins, 256 each;
 //! 4. events of the broker, 256;
 //! 5. what happens in streams, 256;
-//! 6. datagrams, 4 batches of 64 per listener. What does not fit waits in the socket, where the kernel drops the excess.
+//! 6. datagrams of other nodes, 256;
+//! 7. datagrams, 4 batches of 64 per listener. What does not fit waits in the socket, where the kernel drops the excess.
 //!
 //! What the core wants done is done after each step, and what it wants sent leaves in one call per listener.
 
@@ -29,7 +30,9 @@ use crate::auth::{AuthAnswer, AuthHandle};
 use crate::broker::WorkerLink;
 use crate::gateway::contract::{ControlAnswer, ControlRequest, Input};
 use crate::gateway::events::ClientEvent;
+use crate::gateway::nodes::NodeMessage;
 use crate::gateway::workers::WorkerMessage;
+use crate::group::Links;
 use crate::net::{NetMetrics, Outbox, RecvBatch, Socket};
 use crate::session::KeyAnswer;
 use crate::stream::{FromStream, StreamHandle};
@@ -128,6 +131,10 @@ pub struct Ports {
     pub events: mpsc::Sender<Told>,
     /// From the connections of listeners for streams that belong to this worker.
     pub streams: mpsc::Receiver<FromStream>,
+    /// From the other nodes of the group.
+    pub of_nodes: mpsc::Receiver<NodeMessage>,
+    /// To them.
+    pub links: Option<Arc<Links>>,
 }
 
 /// Why a worker ended although nobody asked it to.
@@ -243,6 +250,7 @@ impl<C: Core> Worker<C> {
             self.run_events(now).await?;
             self.run_streams(now);
             self.settle().await?;
+            self.run_nodes(now).await?;
             let more = self.run_sockets().await?;
             self.advance_stop().await?;
             if more {
@@ -311,6 +319,22 @@ impl<C: Core> Worker<C> {
             self.asked = self.asked.saturating_sub(u64::from(message.answers()));
             self.core.handle(now, Input::Worker(message));
         }
+    }
+
+    async fn run_nodes(&mut self, now: Instant) -> Result<(), WorkerError> {
+        if self.ready.of_nodes.is_empty() {
+            return Ok(());
+        }
+        let mut messages = std::mem::take(&mut self.ready.of_nodes);
+        for message in messages.drain(..) {
+            self.core
+                .handle(now, Input::Worker(WorkerMessage::OfNode(message)));
+            if self.core.transmits().len() >= TRANSMITS {
+                self.settle().await?;
+            }
+        }
+        self.ready.of_nodes = messages;
+        self.settle().await
     }
 
     fn run_verdicts(&mut self, now: Instant) {

@@ -13,6 +13,7 @@ use crate::daemon::clock;
 use crate::daemon::worker::core::Core;
 use crate::gateway::contract::{Input, Output};
 use crate::gateway::workers::WorkerMessage;
+use crate::group::Sent;
 use crate::policy::authentication::{AuthRequest, Verdict};
 use crate::policy::failures::Class;
 use crate::session::KeyAnswer;
@@ -37,9 +38,19 @@ impl<C: Core> Worker<C> {
 
     pub(super) async fn transmit(&mut self) -> Result<(), WorkerError> {
         if !self.core.transmits().is_empty() {
-            self.outbox
-                .flush(&mut self.sockets, self.core.transmits())
-                .await?;
+            let waiting = self.core.transmits();
+            match &self.ports.links {
+                None => self.outbox.flush(&mut self.sockets, waiting.iter()).await?,
+                Some(links) => {
+                    for (_, to, bytes) in waiting.iter() {
+                        if let Some(via) = to.via() {
+                            self.metrics.returned.inc(links.answer(via, to, bytes));
+                        }
+                    }
+                    let here = waiting.iter().filter(|(_, to, _)| to.via().is_none());
+                    self.outbox.flush(&mut self.sockets, here).await?;
+                }
+            }
             self.send_in_streams();
             self.core.transmits_sent();
         }
@@ -61,6 +72,16 @@ impl<C: Core> Worker<C> {
                     identity,
                 } => self.find_keys(ticket, (listener, from), identity),
                 Output::Worker { to, message } => self.tell(to, message),
+                Output::Forward {
+                    node,
+                    listener,
+                    from,
+                    record,
+                } => {
+                    let links = self.ports.links.as_ref();
+                    let sent = links.map(|links| links.forward(node, listener, from, &record));
+                    self.metrics.forwarded.inc(sent.unwrap_or(Sent::UnknownNode));
+                }
                 Output::Event(event) => {
                     if self.ports.events.try_send((clock::wall(), event)).is_err() {
                         self.metrics.events_lost.inc();

@@ -55,10 +55,12 @@ impl Running {
             workers: vec![inbox],
             broker: link,
             auth: None,
+            links: None,
             verdicts,
             verdicts_to,
             events: mpsc::channel(8).0,
             streams: mpsc::channel(1).1,
+            of_nodes: mpsc::channel(1).1,
         };
         let metrics = Arc::new(WorkerMetrics::default());
         let net = Arc::new(NetMetrics::new(binds.len()));

@@ -11,6 +11,7 @@ use tokio::time::Sleep;
 use crate::bridge::contract::BrokerEvent;
 use crate::daemon::clock;
 use crate::daemon::worker::core::Core;
+use crate::gateway::nodes::NodeMessage;
 use crate::gateway::workers::WorkerMessage;
 use crate::stream::FromStream;
 
@@ -39,6 +40,8 @@ pub(super) struct Ready {
     pub(super) sockets: Vec<usize>,
     pub(super) streams: Vec<FromStream>,
     pub(super) streams_gone: bool,
+    pub(super) of_nodes: Vec<NodeMessage>,
+    pub(super) nodes_gone: bool,
 }
 
 /// The one armed timer of a worker. It is moved only when something is due sooner, or after it fired: a timer that
@@ -131,6 +134,13 @@ impl<C: Core> Worker<C> {
                 &mut ready.streams,
                 MESSAGES,
                 &mut ready.streams_gone,
+            );
+            any |= take(
+                &mut ports.of_nodes,
+                cx,
+                &mut ready.of_nodes,
+                MESSAGES,
+                &mut ready.nodes_gone,
             );
             for (index, socket) in sockets.iter().enumerate() {
                 let Some(socket) = socket else { continue };

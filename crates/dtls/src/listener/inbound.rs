@@ -27,7 +27,14 @@ pub(super) struct Inbound<'a> {
     pub(super) now: Instant,
     pub(super) from: PeerAddr,
     pub(super) datagram: &'a mut [u8],
+    /// Whether another node was reached by it.
+    of_node: bool,
+    /// Whether the rest of it is for another node.
+    is_handed_on: bool,
 }
+
+/// What a protected record holds at least: a type, and the tag of 16 bytes, or a nonce and a tag of 8 each (RFC 6655, RFC 9146).
+const SHORTEST_PROTECTED: usize = 17;
 
 impl DtlsListener {
     /// Takes a datagram. Records are opened in place, and each plaintext is an event of its own. Whether any of its records
@@ -39,11 +46,41 @@ impl DtlsListener {
         datagram: &mut [u8],
         transmits: &mut Transmits,
     ) -> bool {
-        if datagram.is_empty() {
+        let inbound = Inbound {
+            now,
+            from,
+            datagram,
+            of_node: false,
+            is_handed_on: false,
+        };
+        self.take_apart(inbound, transmits)
+    }
+
+    /// Takes records that reached another node, which took them for ours by their Connection ID. What is not of a session here is of
+    /// nobody: it might go round for ever.
+    pub fn handle_records_of_node(
+        &mut self,
+        now: Instant,
+        from: PeerAddr,
+        datagram: &mut [u8],
+        transmits: &mut Transmits,
+    ) -> bool {
+        let inbound = Inbound {
+            now,
+            from,
+            datagram,
+            of_node: true,
+            is_handed_on: false,
+        };
+        self.take_apart(inbound, transmits)
+    }
+
+    fn take_apart(&mut self, mut inbound: Inbound<'_>, transmits: &mut Transmits) -> bool {
+        let from = inbound.from;
+        if inbound.datagram.is_empty() {
             self.drop_record(from, RecordDrop::Empty);
         }
         self.asked_from = Some(from);
-        let mut inbound = Inbound { now, from, datagram };
         let (mut at, mut taken) = (0, false);
         while at < inbound.datagram.len() {
             let Some(header) = Header::parse(inbound.datagram.get(at..).unwrap_or_default(), CID_LEN) else {
@@ -53,6 +90,9 @@ impl DtlsListener {
             match self.dispatch(&mut inbound, at, &header, transmits) {
                 Ok(()) => taken = true,
                 Err(reason) => self.drop_record(from, reason),
+            }
+            if inbound.is_handed_on {
+                return true;
             }
             at += header.record_len();
         }
@@ -75,6 +115,7 @@ impl DtlsListener {
         match (header.kind, header.epoch) {
             _ if !known => Err(RecordDrop::Version),
             (TLS12_CID, 1) => self.dispatch_cid(inbound, at, header, transmits),
+            _ if inbound.of_node => Err(RecordDrop::CidRequired),
             (HANDSHAKE | CHANGE_CIPHER_SPEC | ALERT | APPLICATION_DATA, 0) => {
                 self.dispatch_clear(inbound, at, header, transmits)
             }
@@ -197,7 +238,22 @@ impl DtlsListener {
         if pending.is_some_and(|(ours, _)| ours == cid) {
             return self.feed_protected(inbound, at, header, transmits);
         }
-        Err(RecordDrop::UnknownCid)
+        let [_, high, low, ..] = cid;
+        let node = u16::from_be_bytes([high, low]);
+        if inbound.of_node || !self.shared.nodes.has(node) {
+            return Err(RecordDrop::UnknownCid);
+        }
+        if header.record_len() < header.header_len + SHORTEST_PROTECTED {
+            return Err(RecordDrop::Malformed);
+        }
+        let (from, range) = (inbound.from, at..inbound.datagram.len());
+        if !self.shared.takes_forward(inbound.now, from.source()) {
+            return Err(RecordDrop::ForwardRate);
+        }
+        // The rest with it, whatever it is: a datagram becomes one, and not as many as there are records in it.
+        inbound.is_handed_on = true;
+        self.events.push_back(DtlsEvent::OfNode { node, from, range });
+        Ok(())
     }
 
     fn feed_protected(

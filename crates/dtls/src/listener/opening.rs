@@ -173,8 +173,11 @@ impl DtlsListener {
     fn new_cid(&mut self) -> Cid {
         loop {
             let mut cid: Cid = self.rng.random::<[u8; CID_LEN]>();
-            let [worker, ..] = &mut cid;
+            let [worker, high, low, ..] = &mut cid;
             *worker = self.worker.0;
+            if let Some(node) = self.shared.nodes.own() {
+                [*high, *low] = node.to_be_bytes();
+            }
             if self.sessions.by_cid(cid).is_none() {
                 return cid;
             }

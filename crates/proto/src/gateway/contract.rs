@@ -114,6 +114,17 @@ pub enum Output {
         /// What it is told.
         message: WorkerMessage,
     },
+    /// Tell another node of the group. What does not go is lost, as any datagram may be.
+    Forward {
+        /// The id of the node.
+        node: u16,
+        /// What names the listener in every node.
+        listener: u64,
+        /// Who sent the record.
+        from: PeerAddr,
+        /// The record.
+        record: Box<[u8]>,
+    },
     /// Tell operators.
     Event(Box<ClientEvent>),
     /// An answer to [`Input::Control`].

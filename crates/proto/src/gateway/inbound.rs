@@ -79,7 +79,7 @@ impl Gateway {
     }
 
     /// Why the listener does not serve an address at all.
-    fn shuts_out(&self, now: Instant, listener: ListenerId, from: PeerAddr) -> Option<DropReason> {
+    pub(super) fn shuts_out(&self, now: Instant, listener: ListenerId, from: PeerAddr) -> Option<DropReason> {
         let settings = self.settings.listener(listener);
         if !settings.is_some_and(|settings| settings.access.allows(from.ip())) {
             return Some(DropReason::AccessDenied);
@@ -142,7 +142,7 @@ impl Gateway {
         }
     }
 
-    fn dropped(
+    pub(super) fn dropped(
         &mut self,
         now: Instant,
         listener: ListenerId,

@@ -212,6 +212,8 @@ metrics! {
         pub publishes: Family<PublishResult> = counter "publishes_total" [] by [result],
         /// Requests that were asked to show by an Echo option that they are meant now.
         pub stale_requests: Counter = counter "stale_requests_total" [],
+        /// Datagrams of other nodes of the group for a listener that this one does not have.
+        pub no_listener: Counter = counter "group_no_listener_total" [],
         /// From a request's last datagram to its answer.
         pub request_seconds: Histogram[REQUEST_SECONDS] = histogram "request_seconds" [],
         /// Refusals by the limit that was hit.

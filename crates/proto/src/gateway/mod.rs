@@ -28,6 +28,7 @@ pub mod kept;
 mod kept_notifications;
 pub mod metrics;
 pub mod news;
+pub mod nodes;
 mod observations;
 mod ops;
 mod owner;

@@ -91,16 +91,16 @@ impl Gateway {
                 let record = datagram.get(range).unwrap_or_default();
                 self.hand_record_on(worker, listener, from, record);
             }
+            DtlsEvent::OfNode { node, from, range } => {
+                let record = datagram.get(range).unwrap_or_default();
+                self.hand_to_node(node, listener, from, record);
+            }
             DtlsEvent::AddressChanged {
                 session,
                 to,
                 confirmed,
-            } => {
-                self.session_moved(now, session, to, confirmed);
-            }
-            DtlsEvent::Closed { session, reason } => {
-                self.session_closed(now, session, reason);
-            }
+            } => self.session_moved(now, session, to, confirmed),
+            DtlsEvent::Closed { session, reason } => self.session_closed(now, session, reason),
             DtlsEvent::KeysWanted {
                 ticket,
                 address,

@@ -139,6 +139,7 @@ impl Gateway {
             WorkerMessage::Seek { mark, key } => {
                 self.found_at(now, mark, key);
             }
+            WorkerMessage::OfNode(message) => self.hear_node(now, message),
             WorkerMessage::Here(from, at) => self.forwarded.heard(from, at),
         }
     }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::context::{PeerFacts, ReplyTo, RequestContext};
 use super::device_requests::Addressee;
 use super::guests::Guest;
+use super::nodes::NodeMessage;
 use crate::bridge::contract::Ticket;
 use crate::coap::contract::{
     Notification, NotificationOutcome, ObservationId, OutgoingRequest, PeerId, RequestError, RequestId,
@@ -90,6 +91,8 @@ pub enum WorkerMessage {
         /// The record.
         bytes: Box<[u8]>,
     },
+    /// Another node of the group says something.
+    OfNode(NodeMessage),
     /// This worker is there, and had taken in by then what it was asked at that time.
     Here(WorkerId, Instant),
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU16;
 
+use crate::state::ReadBytes;
+
 /// The address of a peer, and the one of ours that it wrote to where the socket has several: whoever writes to two of ours is two peers,
 /// as the answers and notifications of each must come from where it wrote to (RFC 7252, 5.3.2). Source port 0 cannot be answered, so it
 /// cannot be represented.
@@ -17,7 +19,57 @@ pub struct PeerAddr {
     local: Ipv6Addr,
 }
 
+/// The first bytes of what stands in the place of an address of ours for a peer whose datagrams reach another node: of 0100::/8 there
+/// are no hosts (RFC 4291, 2.4; RFC 6666).
+const ELSEWHERE: [u8; 2] = [1, 0];
+
+/// Bytes that tell the process of a node from the next one.
+pub const PROCESS: usize = 6;
+
+/// The way back to a peer whose datagrams reach another node of the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Via {
+    /// The node.
+    pub node: u16,
+    /// The first bytes of what its process drew at its start: only that one knows what the numbers are for.
+    pub process: [u8; PROCESS],
+    /// Its number for the address of its own that the peer writes to.
+    pub local: u16,
+    /// What names the listener there: the lower half of that.
+    pub listener: u32,
+}
+
 impl PeerAddr {
+    /// The same peer, reached by another node only. As with addresses of ours, who writes to two nodes is two peers.
+    #[must_use]
+    pub fn reached_by(mut self, via: Via) -> Self {
+        let mut octets = [0; 16];
+        let parts = [
+            &ELSEWHERE[..],
+            &via.node.to_be_bytes(),
+            &via.process,
+            &via.local.to_be_bytes(),
+            &via.listener.to_be_bytes(),
+        ];
+        let all = parts.into_iter().flatten();
+        octets.iter_mut().zip(all).for_each(|(to, from)| *to = *from);
+        self.local = Ipv6Addr::from(octets);
+        self
+    }
+
+    /// By which node the peer is reached, where it is not this one.
+    #[must_use]
+    pub fn via(self) -> Option<Via> {
+        let octets = self.local.octets();
+        let mut bytes = ReadBytes(octets.strip_prefix(&ELSEWHERE)?);
+        Some(Via {
+            node: bytes.u16()?,
+            process: bytes.array()?,
+            local: bytes.u16()?,
+            listener: bytes.u32()?,
+        })
+    }
+
     /// The address, or nothing when its port is 0. IPv4-mapped IPv6 addresses become IPv4. A link-local address keeps its
     /// scope: without it there is no way back.
     #[must_use]
@@ -208,6 +260,28 @@ mod tests {
         assert_eq!(to("198.51.100.1").socket_addr(), peer.socket_addr());
         for none in ["224.0.1.187", "255.255.255.255", "ff02::fd", "::", ""] {
             assert_eq!((to(none), to(none).local()), (peer, None), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_is_reached_by_another_node_is_another_peer_and_keeps_its_way_back() {
+        let peer = PeerAddr::new("192.0.2.1:5683".parse().unwrap()).unwrap();
+        let via = Via {
+            node: 0xfffe,
+            process: [1, 2, 3, 4, 5, 255],
+            local: 7,
+            listener: 0x8000_0001,
+        };
+        let there = peer.reached_by(via);
+        assert_eq!(there.via(), Some(via));
+        assert_eq!(PeerAddr::from_bytes(&there.to_bytes()), Some(there));
+        assert_ne!(there, peer);
+        // The next process of that node has other addresses under the same numbers.
+        let process = [1, 2, 3, 4, 5, 254];
+        assert_ne!(peer.reached_by(Via { process, ..via }), there);
+        assert_eq!(there.writing_to(None), peer);
+        for local in ["198.51.100.1", "2001:db8::1", "::"] {
+            assert_eq!(peer.writing_to(local.parse().ok()).via(), None);
         }
     }
 

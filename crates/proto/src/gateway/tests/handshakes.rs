@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use super::*;
+use crate::gateway::kept::listener_mark;
+use crate::gateway::nodes::NodeMessage;
 use crate::gateway::settings::{DtlsListenerSettings, OnClose};
 use crate::gateway::workers::{FromPeer, WorkerMessage};
 use crate::policy::authentication::IdentityRole;
@@ -13,9 +15,9 @@ use crate::session::{
     CloseReason, DtlsEvent, DtlsSettings, KeyAnswer, RestoreResult, SecureSource, SecureTransport, SendError,
     SessionId, SessionInfo,
 };
-use crate::types::reason::Limit;
+use crate::types::reason::{DropReason, Limit};
 use crate::types::standing::Standing;
-use crate::types::{Identity, PeerAddr, Proof, Transmits};
+use crate::types::{Identity, PeerAddr, Proof, Transmits, Transport};
 
 /// Every address has a session at once; its port says who it is. A datagram `bye` ends it.
 #[derive(Default)]
@@ -384,4 +386,29 @@ fn a_kick_ends_the_session_at_another_worker() {
     assert_eq!(connections(&site), [0, 0]);
     let gateway = &site.workers[1];
     assert_eq!(gateway.dtls[0].as_ref().unwrap().session_count(), 0);
+}
+
+#[test]
+fn an_answer_of_another_node_does_not_leave_by_a_listener_that_is_stopped() {
+    let mut site = site(1, OnClose::End);
+    let name = &site.workers[0].settings.listeners[0].name;
+    let listener = listener_mark(Transport::Dtls, name) as u32;
+    let to = PeerAddr::new(([192, 0, 2, 1], 1000).into()).unwrap();
+    let answer = |site: &mut Site| {
+        let bytes = b"of another node"[..].into();
+        let message = WorkerMessage::OfNode(NodeMessage::Answer { listener, to, bytes });
+        site.workers[0].handle(site.now, Input::Worker(message));
+        let left = site.workers[0].transmits().len();
+        site.workers[0].transmits_sent();
+        left
+    };
+    assert_eq!(answer(&mut site), 1);
+    for (enabled, left) in [(false, 0), (true, 1)] {
+        let listener = ListenerId(0);
+        site.control(0, ControlRequest::SetListener { listener, enabled });
+        site.workers[0].transmits_sent();
+        assert_eq!(answer(&mut site), left, "{enabled}");
+    }
+    let dropped = &site.workers[0].metrics.listeners[0].dropped;
+    assert_eq!(dropped.get(DropReason::ListenerStopped), 1);
 }
