@@ -65,9 +65,10 @@ pub(super) fn load(config: &Config, tickets: &TicketKeys) -> Result<Materials, V
 
 /// What holds for the connections of a listener; nothing where it is for datagrams.
 pub(super) fn gate_settings(listener: &Listener, config: &Config) -> Option<GateSettings> {
-    let stream = listener.stream?;
+    let stream = listener.stream.as_ref()?;
     let number = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
     Some(GateSettings {
+        web: stream.websocket.origins(),
         max_connections: number(stream.max_connections),
         max_per_source: number(stream.max_connections_per_source),
         max_half_open: number(stream.max_half_open),

@@ -17,6 +17,7 @@
 //! | `freshness` | requests that are only meant now |
 //! | `identity` | what a DTLS handshake proves |
 //! | `streams` | CoAP over TCP and TLS |
+//! | `websockets` | CoAP over WebSockets |
 //! | `observe` | subscribing, retained messages, cancelling |
 //! | `collection` | topics that are created |
 //! | `conditions` | observing with conditions |
@@ -93,5 +94,6 @@ mod sleeping;
 mod streams;
 mod tools;
 mod translate;
+mod websockets;
 mod words;
 mod workers;

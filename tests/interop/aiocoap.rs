@@ -1,9 +1,9 @@
-//! aiocoap from PyPI: plain, through tinydtls, over TCP and TLS.
+//! aiocoap from PyPI: plain, through tinydtls, over TCP, TLS and WebSockets.
 
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{Config, psk_of};
+use crate::support::{Config, Gateway, psk_of};
 use crate::tool::{gateway, home, start};
 
 fn script(arguments: &[&str]) {
@@ -30,6 +30,14 @@ fn plain() {
 fn tcp() {
     let gateway = gateway(Config::new());
     script(&[&format!("coap+tcp://127.0.0.1:{}", gateway.udp_addr().port())]);
+    gateway.assert_serves();
+}
+
+#[test]
+fn web_sockets() {
+    let gateway = Gateway::start(Config::new().tcp("websocket = true"));
+    script(&[&format!("coap+ws://127.0.0.1:{}", gateway.udp_addr().port())]);
+    gateway.metric_becomes("stream_accepted_total", &["transport=\"tcp\""], 1.0);
     gateway.assert_serves();
 }
 

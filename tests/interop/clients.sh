@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CoAP and DTLS clients that no package has, under target/interop: aiocoap with tinydtls from PyPI (venv/), node-dtls-client
+# CoAP and DTLS clients that no package has, under target/interop: aiocoap with tinydtls and WebSockets from PyPI (venv/), node-dtls-client
 # from npm (node/), and small clients over Debian's wolfSSL and Mbed TLS (wolfssl_client, mbedtls_client).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -10,7 +10,7 @@ exec 9>"$home/lock"
 flock 9
 
 # Once for each version of these lists.
-python=(aiocoap==0.4.17 DTLSSocket==0.2.3)
+python=(aiocoap==0.4.17 DTLSSocket==0.2.3 websockets==17.4)
 if [ "$(cat "$home/venv/wanted" 2>/dev/null)" != "${python[*]}" ]; then
     rm -rf "$home/venv"
     python3 -m venv "$home/venv"

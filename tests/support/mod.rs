@@ -16,6 +16,7 @@ pub mod pki;
 pub mod ports;
 pub mod stream;
 pub mod web;
+pub mod websocket;
 
 pub use client::{Client, Reaction};
 pub use coap::{Message, Request, code, option, typ};

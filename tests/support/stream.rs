@@ -19,7 +19,8 @@ pub mod signal {
     pub const ABORT: u8 = 0xe5;
 }
 
-trait Bytes: Read + Write + Send {}
+/// What the messages of a connection go through.
+pub trait Bytes: Read + Write + Send {}
 impl<T: Read + Write + Send> Bytes for T {}
 
 /// One connection.
@@ -56,6 +57,16 @@ pub fn signalling(code: u8, options: &[(u16, Vec<u8>)]) -> Message {
 }
 
 impl Stream {
+    /// A connection over what is there, over which nothing was sent yet.
+    pub fn over(bytes: Box<dyn Bytes>, tcp: TcpStream) -> Self {
+        Self {
+            bytes,
+            tcp,
+            came: Vec::new(),
+            next_token: 0,
+        }
+    }
+
     /// A connection over which nothing was sent yet.
     pub fn silent(server: SocketAddr) -> Self {
         let tcp = TcpStream::connect(server).unwrap();

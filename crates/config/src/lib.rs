@@ -47,6 +47,7 @@ pub mod translate;
 pub mod trial;
 pub mod users_file;
 mod value;
+pub mod websocket;
 
 pub use access::{Authentication, Authorization, Backend, Login};
 pub use broker::{Broker, BrokerUrl};

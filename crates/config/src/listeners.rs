@@ -19,6 +19,7 @@ use super::paths::PathBase;
 use super::psk_source::{Given, PskSource};
 use super::section::{Section, section};
 use super::value::{Complaint, Size, Value, expected, items, optional, word, words};
+use super::websocket::WebSocket;
 
 /// A table `[listeners.udp.NAME]`, `[listeners.dtls.NAME]`, `[listeners.tcp.NAME]` or `[listeners.tls.NAME]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,8 +53,10 @@ pub struct Listener {
 }
 
 /// What a listener for streams has beside what every listener has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stream {
+    /// Whether its connections are WebSockets.
+    pub websocket: WebSocket,
     /// Connections, over all workers.
     pub max_connections: u32,
     /// Those of one source; 0 is no limit.
@@ -506,6 +509,9 @@ section! {
         /// A connection without a message for this long ends, "1s" to "8760h". A Ping (RFC 8323, 5.4) is a message; whether a peer is there at
         /// all TCP asks every two minutes.
         idle_timeout: Duration = "24h", between(secs(1), hours(24 * 365));
+        /// `true`: its connections are WebSockets (RFC 8323, 4), at `/.well-known/coap` with the subprotocol `coap`, and no page of a browser may open
+        /// one. A list of origins, as browsers write them: those pages may.
+        websocket: WebSocket = false;
         /// A message that began has to be whole within this time, and a peer has to take something of what is sent to it, else its connection
         /// ends; "1s" to "10m".
         message_timeout: Duration = "30s", between(secs(1), secs(600));
@@ -592,6 +598,9 @@ section! {
         /// A connection without a message for this long ends, "1s" to "8760h". A Ping (RFC 8323, 5.4) is a message; whether a peer is there at
         /// all TCP asks every two minutes.
         idle_timeout: Duration = "24h", between(secs(1), hours(24 * 365));
+        /// `true`: its connections are WebSockets (RFC 8323, 4), at `/.well-known/coap` with the subprotocol `coap`, and no page of a browser may open
+        /// one. A list of origins, as browsers write them: those pages may.
+        websocket: WebSocket = false;
         /// A message that began has to be whole within this time, and a peer has to take something of what is sent to it, else its connection
         /// ends; "1s" to "10m".
         message_timeout: Duration = "30s", between(secs(1), secs(600));
@@ -716,6 +725,7 @@ impl TcpTable {
             health: None,
             dtls: None,
             stream: Some(Stream {
+                websocket: self.websocket,
                 max_connections: self.max_connections,
                 max_connections_per_source: self.max_connections_per_source,
                 max_handshakes_per_second: self.max_handshakes_per_second,
@@ -786,6 +796,7 @@ impl TlsTable {
                 tls: true,
             }),
             stream: Some(Stream {
+                websocket: self.websocket,
                 max_connections: self.max_connections,
                 max_connections_per_source: self.max_connections_per_source,
                 max_handshakes_per_second: self.max_handshakes_per_second,

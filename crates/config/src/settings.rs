@@ -214,6 +214,7 @@ fn session_settings(listener: &Listener, limits: &Limits, workers: u8) -> Option
                 .is_some_and(|it| it.identity != IdentityRole::None),
             stream: Some(StreamSettings {
                 tls: listener.dtls.is_some(),
+                web: stream.websocket.origins().is_some(),
                 max_message: size(stream.max_message_size),
                 max_queued: size(stream.max_queued),
             }),

@@ -41,6 +41,8 @@ pub(super) struct Notes {
     pub(super) psk_key: OnceLock<Arc<PskKey>>,
     /// Of TLS: where it is known which of two keys to take for a client, and where that is.
     pub(super) guesses: Option<(Arc<DtlsShared>, IpAddr)>,
+    /// Whether it is for a WebSocket.
+    pub(super) is_web: bool,
     /// The handshake messages of both sides, as far as they are needed to try keys.
     pub(super) transcript: Option<Vec<u8>>,
     /// Level and description of the last alert that OpenSSL opened.

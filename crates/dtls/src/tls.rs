@@ -20,6 +20,8 @@ use super::shared::DtlsShared;
 
 /// The protocol's name, with its length before it (RFC 8323, 8.2).
 const COAP: &[u8] = b"\x04coap";
+/// That of WebSockets, whose handshake is HTTP's (RFC 8323, 8.4).
+const HTTP: &[u8] = b"\x08http/1.1";
 /// OpenSSL finds a pre-shared key of any name for the first of them.
 const SUITES: &str =
     "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_CCM_SHA256";
@@ -57,8 +59,14 @@ pub(super) fn set_policy(builder: &mut SslContextBuilder) -> Result<(), ErrorSta
     builder.set_num_tickets(0)?;
     builder.set_ciphersuites(SUITES)?;
     builder.set_sigalgs_list(SIGNATURES)?;
-    builder.set_alpn_select_callback(|_, offered| {
-        openssl::ssl::select_next_proto(COAP, offered).ok_or(AlpnError::ALERT_FATAL)
+    builder.set_alpn_select_callback(|ssl, offered| {
+        let notes = notes_index().ok().and_then(|index| ssl.ex_data(index));
+        let own = if notes.is_some_and(|notes| notes.is_web) {
+            HTTP
+        } else {
+            COAP
+        };
+        openssl::ssl::select_next_proto(own, offered).ok_or(AlpnError::ALERT_FATAL)
     });
     Ok(())
 }
@@ -77,14 +85,20 @@ pub(super) fn choose_key(notes: &mut Notes, psks: &PskStore, named: &[u8]) {
 }
 
 impl DtlsContext {
-    /// A fresh server side of a TLS handshake with a client at `source`.
+    /// A fresh server side of a TLS handshake with a client at `source`, for a stream or for a WebSocket.
     ///
     /// # Errors
     /// OpenSSL has no room for it.
-    pub fn tls_server(&self, shared: &Arc<DtlsShared>, source: IpAddr) -> Result<Ssl, ErrorStack> {
+    pub fn tls_server(
+        &self,
+        shared: &Arc<DtlsShared>,
+        source: IpAddr,
+        is_web: bool,
+    ) -> Result<Ssl, ErrorStack> {
         let mut ssl = Ssl::new(self.openssl())?;
         let notes = Notes {
             guesses: Some((Arc::clone(shared), source)),
+            is_web,
             ..Notes::default()
         };
         ssl.set_ex_data(notes_index()?, notes);

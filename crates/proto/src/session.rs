@@ -237,6 +237,8 @@ impl fmt::Debug for StreamEvent {
 pub struct StreamSettings {
     /// Whether the streams are those of TLS.
     pub tls: bool,
+    /// Whether they are WebSockets.
+    pub web: bool,
     /// Most bytes of a message, either way.
     pub max_message: usize,
     /// Bytes that may wait for a peer to read them; with more its stream ends.

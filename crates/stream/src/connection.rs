@@ -24,7 +24,9 @@ use portcullis_proto::types::{ListenerId, PeerAddr};
 
 use crate::frame;
 use crate::gate::{Gate, Place};
+use crate::metrics::Refusal;
 use crate::signal;
+use crate::websocket::{Partial, WebStream};
 
 /// While more than this waits to be read by a peer, nothing more is read of it: who asks has to take the answers.
 const UNREAD: usize = 64 << 10;
@@ -98,7 +100,7 @@ impl Connection {
 
 /// Serves one connection to its end.
 pub(crate) async fn run(mut connection: Connection, stream: TcpStream) {
-    let Some((stream, client)) = handshake(&connection, stream).await else {
+    let Some((stream, suite, client)) = handshake(&connection, stream).await else {
         return;
     };
     connection.place.opened();
@@ -110,7 +112,6 @@ pub(crate) async fn run(mut connection: Connection, stream: TcpStream) {
         unread: Arc::clone(&unread),
         _open: open,
     };
-    let suite = stream.suite();
     let opened = StreamEvent::Opened {
         identity: client.as_ref().and_then(|client| client.identity().cloned()),
         suite,
@@ -119,11 +120,16 @@ pub(crate) async fn run(mut connection: Connection, stream: TcpStream) {
     if !connection.tell(Told::Opened(handle, opened)).await {
         return;
     }
+    let partial = match &stream {
+        Stream::Web(stream) => Some(stream.partial()),
+        Stream::Plain(_) => None,
+    };
     let (mut read_half, mut write_half) = tokio::io::split(stream);
     let drained = Notify::new();
     let mut unfinished = Unfinished {
         gate: &connection.gate,
         bytes: 0,
+        partial,
     };
     let reason = tokio::select! {
         reason = read(&connection, &mut read_half, &mut unfinished, (&unread, &drained)) => reason,
@@ -138,11 +144,28 @@ pub(crate) async fn run(mut connection: Connection, stream: TcpStream) {
     connection.tell(Told::Event(StreamEvent::Ended(reason))).await;
 }
 
+/// The stream, through TLS and as a WebSocket where the listener speaks those, and who is there.
+async fn handshake(
+    connection: &Connection,
+    stream: TcpStream,
+) -> Option<(Stream, &'static str, Option<TlsClient>)> {
+    let (plain, client) = secure(connection, stream).await?;
+    let (gate, suite) = (&connection.gate, plain.suite());
+    let Some(origins) = gate.settings().web else {
+        return Some((Stream::Plain(plain), suite, client));
+    };
+    let web = WebStream::accept(plain, gate, &origins).await;
+    if web.is_none() {
+        gate.metrics.refused.inc(Refusal::Upgrade);
+    }
+    Some((Stream::Web(Box::new(web?)), suite, client))
+}
+
 /// The stream, through TLS where the listener speaks it, and who is there. One that fails is told of.
-async fn handshake(connection: &Connection, stream: TcpStream) -> Option<(Stream, Option<TlsClient>)> {
+async fn secure(connection: &Connection, stream: TcpStream) -> Option<(Plain, Option<TlsClient>)> {
     let gate = &connection.gate;
     let Some(tls) = gate.tls(connection.from.source()) else {
-        return Some((Stream::Tcp(stream), None));
+        return Some((Plain::Tcp(stream), None));
     };
     let began = gate.now();
     let (context, ssl) = tls.ok()?;
@@ -152,7 +175,7 @@ async fn handshake(connection: &Connection, stream: TcpStream) -> Option<(Stream
         Ok(Ok(())) => match gate.client(&context, stream.ssl()) {
             Some(client) => {
                 gate.metrics.handshakes.inc(HandshakeResult::Ok);
-                return Some((Stream::Tls(Box::new(stream)), Some(client)));
+                return Some((Plain::Tls(Box::new(stream)), Some(client)));
             }
             None => (HandshakeResult::BadCertificate, None),
         },
@@ -174,6 +197,8 @@ async fn handshake(connection: &Connection, stream: TcpStream) -> Option<(Stream
 struct Unfinished<'a> {
     gate: &'a Gate,
     bytes: usize,
+    /// Of a WebSocket, which counts its own: only its whole messages are seen here.
+    partial: Option<Arc<Partial>>,
 }
 
 impl Unfinished<'_> {
@@ -222,7 +247,15 @@ async fn read(
                 bytes = BytesMut::new();
             }
             bytes.reserve(QUIET);
-            stream.read_buf(&mut bytes).await
+            match &unfinished.partial {
+                None => stream.read_buf(&mut bytes).await,
+                Some(partial) => {
+                    match read_whole(stream, &mut bytes, partial, settings.message_timeout).await {
+                        Some(came) => came,
+                        None => return CloseReason::UnfinishedMessage,
+                    }
+                }
+            }
         } else {
             if bytes.len() > QUIET && !connection.gate.holds() {
                 return CloseReason::Evicted;
@@ -238,6 +271,24 @@ async fn read(
             Ok(1..) => {}
             Ok(0) => return CloseReason::StreamEnded,
             Err(error) => return ended(&error),
+        }
+    }
+}
+
+/// Reads from a WebSocket; nothing when a message that began is not whole in time.
+async fn read_whole(
+    stream: &mut ReadHalf<Stream>,
+    bytes: &mut BytesMut,
+    partial: &Partial,
+    within: Duration,
+) -> Option<io::Result<usize>> {
+    let mut has_begun = false;
+    loop {
+        if let Ok(came) = timeout(within, stream.read_buf(bytes)).await {
+            return Some(came);
+        }
+        if std::mem::replace(&mut has_begun, partial.bytes() > 0) && has_begun {
+            return None;
         }
     }
 }
@@ -287,10 +338,12 @@ fn ended(error: &io::Error) -> CloseReason {
         .and_then(ssl::Error::ssl_error)
         .into_iter()
         .flat_map(ErrorStack::errors);
-    if error.kind() == io::ErrorKind::TimedOut || queue.any(|it| it.code() == c_ulong::from(TIMED_OUT)) {
-        CloseReason::SlowReader
-    } else {
-        CloseReason::StreamEnded
+    match error.kind() {
+        io::ErrorKind::TimedOut => CloseReason::SlowReader,
+        io::ErrorKind::InvalidData => CloseReason::MalformedStream,
+        io::ErrorKind::QuotaExceeded => CloseReason::Evicted,
+        _ if queue.any(|it| it.code() == c_ulong::from(TIMED_OUT)) => CloseReason::SlowReader,
+        _ => CloseReason::StreamEnded,
     }
 }
 
@@ -322,11 +375,49 @@ async fn linger(read_half: ReadHalf<Stream>, write_half: WriteHalf<Stream>) {
 
 /// The bytes of a connection.
 enum Stream {
+    Plain(Plain),
+    Web(Box<WebStream<Plain>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Web(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Web(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Web(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Web(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// The bytes beneath.
+enum Plain {
     Tcp(TcpStream),
     Tls(Box<SslStream<TcpStream>>),
 }
 
-impl Stream {
+impl Plain {
     fn suite(&self) -> &'static str {
         match self {
             Self::Tcp(_) => "none",
@@ -340,7 +431,7 @@ impl Stream {
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for Plain {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -349,7 +440,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for Plain {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),

@@ -1,7 +1,7 @@
 //! Messages in a stream of bytes (RFC 8323, 3.2), and the form of a datagram in which the message layer reads and writes them: that of a
 //! non-confirmable message with the id 0.
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, BufMut, BytesMut};
 
 /// What stands before the token in a datagram (RFC 7252, 3).
 const HEADER: usize = 4;
@@ -18,7 +18,7 @@ const FOUR_BYTES: u64 = 65_805;
 /// Why what follows in a stream cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameError {
-    /// A token of 9 to 15 bytes.
+    /// A token of 9 to 15 bytes; in a WebSocket also less than a message, or one with a length.
     Token,
     /// A message of more bytes than are taken.
     TooLong,
@@ -53,7 +53,11 @@ pub fn write(datagram: &[u8], out: &mut Vec<u8>) {
     let [first, code, _, _, rest @ ..] = datagram else {
         return;
     };
-    let token_len = first & 15;
+    put(first & 15, *code, rest, out);
+}
+
+/// Appends a message, which has a token of `token_len` bytes and all that comes after it in `rest`.
+fn put(token_len: u8, code: u8, rest: &[u8], out: &mut impl BufMut) {
     let len = (rest.len() as u64).saturating_sub(u64::from(token_len));
     let (nibble, bytes) = match len {
         ..ONE_BYTE => (len as u8, 0),
@@ -63,10 +67,33 @@ pub fn write(datagram: &[u8], out: &mut Vec<u8>) {
     };
     let base = [0, ONE_BYTE, TWO_BYTES, 0, FOUR_BYTES];
     let more = len - base.get(bytes).copied().unwrap_or_default();
-    out.push(nibble << 4 | token_len);
-    out.extend_from_slice(more.to_be_bytes().get(8 - bytes..).unwrap_or_default());
-    out.push(*code);
-    out.extend_from_slice(rest);
+    out.put_u8(nibble << 4 | token_len);
+    out.put_slice(more.to_be_bytes().get(8 - bytes..).unwrap_or_default());
+    out.put_u8(code);
+    out.put_slice(rest);
+}
+
+/// Appends a message of a WebSocket, which has no length (RFC 8323, 4.2), as it would stand in a stream.
+///
+/// # Errors
+/// It is none.
+pub fn from_web(message: &[u8], out: &mut BytesMut) -> Result<(), FrameError> {
+    match message {
+        [token_len @ ..=MAX_TOKEN, code, rest @ ..] if rest.len() >= usize::from(*token_len) => {
+            put(*token_len, *code, rest, out);
+            Ok(())
+        }
+        _ => Err(FrameError::Token),
+    }
+}
+
+/// The first message of a stream as a WebSocket has it, and its bytes in the stream; `None` where it is not whole.
+#[must_use]
+pub fn to_web(stream: &[u8]) -> Option<(usize, Vec<u8>)> {
+    let head = Head::read(stream).ok()??;
+    let len = usize::try_from(head.len).ok()?;
+    let rest = stream.get(head.before_token..len)?;
+    Some((len, [&[head.token_len, head.code], rest].concat()))
 }
 
 /// What stands before the token.
@@ -145,6 +172,25 @@ mod tests {
                 bytes.extend_from_slice(cut[1]);
                 assert_eq!(take(&mut bytes, MOST).unwrap().unwrap(), sent);
             }
+        }
+    }
+
+    #[test]
+    fn a_message_of_a_web_socket_has_no_length_and_is_the_same() {
+        for len in [0, 12, 13, 269, 65_805] {
+            for token in [&b""[..], b"12345678"] {
+                let mut stream = Vec::new();
+                write(&datagram(token, len), &mut stream);
+                let (taken, message) = to_web(&[&stream[..], b"next"].concat()).unwrap();
+                assert_eq!((taken, message.len()), (stream.len(), 2 + token.len() + len));
+                assert_eq!(to_web(&stream[..stream.len() - 1]), None);
+                let mut back = BytesMut::new();
+                from_web(&message, &mut back).unwrap();
+                assert_eq!(back, stream);
+            }
+        }
+        for broken in [&b""[..], b"\0", b"\x10\x01", b"\x09\x01123456789", b"\x04\x01123"] {
+            assert!(from_web(broken, &mut BytesMut::new()).is_err(), "{broken:?}");
         }
     }
 

@@ -33,8 +33,10 @@ const SOURCES: usize = 4096;
 const UNFINISHED: usize = 64 << 20;
 
 /// What holds for the connections of one listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GateSettings {
+    /// Whether its connections are WebSockets, and the pages of browsers that may open them by where they are from.
+    pub web: Option<Arc<[Box<str>]>>,
     /// Connections, those included whose handshake is under way.
     pub max_connections: usize,
     /// Those of one source; 0 is no limit.
@@ -110,7 +112,10 @@ impl Gate {
     /// What holds now.
     #[must_use]
     pub fn settings(&self) -> GateSettings {
-        *self.settings.read().unwrap_or_else(PoisonError::into_inner)
+        self.settings
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The keys and certificates in force; none where there is no TLS.
@@ -249,7 +254,8 @@ impl Gate {
         source: IpAddr,
     ) -> Option<Result<(Arc<DtlsContext>, Ssl), openssl::error::ErrorStack>> {
         let context = self.context()?;
-        let ssl = context.tls_server(&self.shared, source);
+        let is_web = self.settings().web.is_some();
+        let ssl = context.tls_server(&self.shared, source, is_web);
         Some(ssl.map(|ssl| (context, ssl)))
     }
 }

@@ -1,4 +1,4 @@
-//! CoAP over TCP and TLS (RFC 8323).
+//! CoAP over TCP, TLS and WebSockets (RFC 8323).
 //!
 //! | file | what |
 //! |---|---|
@@ -6,6 +6,7 @@
 //! | [`signal`] | signalling messages |
 //! | [`listener`] | the streams of one worker, as the gateway knows sessions; pure |
 //! | [`gate`] | where connections come in: caps, TLS, the way to a worker |
+//! | `websocket` | a WebSocket as such a stream |
 //! | `connection` | one connection: reading, writing, time-outs |
 //! | [`source`] | what opens a listener on a worker |
 //! | [`metrics`] | what is counted |
@@ -17,6 +18,7 @@ pub mod listener;
 pub mod metrics;
 pub mod signal;
 pub mod source;
+mod websocket;
 
 pub use connection::{FromStream, StreamHandle, Told};
 pub use gate::{Gate, GateSettings};

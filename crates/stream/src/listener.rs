@@ -33,6 +33,8 @@ const ID_COUNTER_BITS: u32 = 40;
 /// What a connection holds, in bytes, beside its peer: its task, its buffers, its places here; and OpenSSL's part of it.
 const TCP_WEIGHT: usize = 4 << 10;
 const TLS_WEIGHT: usize = 32 << 10;
+/// What a WebSocket's buffers are beside.
+const WEB_WEIGHT: usize = 24 << 10;
 
 /// One connection.
 struct Stream {
@@ -562,10 +564,10 @@ impl SecureTransport for StreamListener {
     }
 
     fn session_weight(&self) -> usize {
-        match self.stream().tls {
-            true => TCP_WEIGHT + TLS_WEIGHT,
-            false => TCP_WEIGHT,
-        }
+        let stream = self.stream();
+        let tls = if stream.tls { TLS_WEIGHT } else { 0 };
+        let web = if stream.web { WEB_WEIGHT } else { 0 };
+        TCP_WEIGHT + tls + web
     }
 }
 

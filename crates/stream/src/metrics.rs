@@ -18,6 +18,8 @@ labels! {
         Rate = "max_handshakes_per_second",
         /// Its source has begun its `limits.handshakes_per_second`, and half of `max_half_open` is taken.
         SourceRate = "handshakes_per_second",
+        /// It asked for no WebSocket, for one of another protocol, or as a page that is not listed.
+        Upgrade = "websocket",
         /// The process has no descriptor left for it.
         Descriptors = "descriptors",
     }

@@ -595,6 +595,7 @@ const OF_DATABASES: &[(&str, &str, &str, &str, &str)] = &[
 const OF_STREAMS: &[(&str, &str, &str, &str)] = &[
     ("max_connections", "10", "\"10\"", "0"),
     ("max_connections_per_source", "0", "\"10\"", "-1"),
+    ("websocket", "true", "1", "[\"example.net\"]"),
     ("message_timeout", "\"5s\"", "5", "\"11m\""),
     ("max_message_size", "\"16KiB\"", "true", "\"2MiB\""),
     ("max_queued", "\"2MiB\"", "true", "\"128KiB\""),

@@ -41,6 +41,7 @@ impl Bench {
         let now = clock();
         let shared = DtlsShared::new([1; 32], now);
         let gate = GateSettings {
+            web: None,
             max_connections: 10,
             max_per_source: 0,
             max_half_open: 10,
@@ -64,6 +65,7 @@ impl Bench {
             records_per_key: 0,
             wants_identity: true,
             stream: Some(StreamSettings {
+                web: false,
                 tls: false,
                 max_message: 4096,
                 max_queued: 4 * 4096,
