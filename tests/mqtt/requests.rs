@@ -367,3 +367,69 @@ fn a_mountpoint_leads_nobody_to_where_the_gateway_is_at_home() {
     other.create("m-1");
     client.no_notification(&wide.token, ms(300));
 }
+
+/// Publishes the same line over and over to the requests of a client.
+fn flood(mosquitto: &Mosquitto, client: &str, line: &str) -> Child {
+    let topic = format!("$portcullis/portcullis/clients/{client}/request");
+    let mut publisher = Command::new("mosquitto_pub")
+        .args(["-p", &mosquitto.port.to_string(), "-q", "1", "-t", &topic, "-l"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("mosquitto_pub is installed");
+    let mut lines = publisher.stdin.take().unwrap();
+    let line = format!("{line}\n");
+    std::thread::spawn(move || {
+        for _ in 0..FLOOD {
+            lines.write_all(line.as_bytes()).unwrap();
+        }
+    });
+    publisher
+}
+
+/// Messages of one flood.
+const FLOOD: usize = 1500;
+
+#[test]
+fn requests_over_mqtt_by_the_thousand_are_bounded_and_everybody_else_is_served() {
+    let mosquitto = Mosquitto::start();
+    let gateway = Gateway::start(config(&mosquitto, RULES));
+    device(&gateway, "good").send(()).unwrap();
+    let _never_woken = device(&gateway, "mute");
+    let mut session = gateway.client(Kind::Dtls);
+    let observed = session.observe("ps/standing?qos=1");
+    wait_until("it is listened for", || {
+        mosquitto.log().contains("clients/+/request")
+    });
+    let before = gateway.rss_kib();
+    let nested = "[".repeat(4000);
+    let own = "$portcullis/portcullis/clients/mute/request";
+    let looped = json!({"method": "get", "path": "sensors/1", "response_topic": own, "correlation_data": "x".repeat(4000)});
+    let floods = [
+        ("mute", r#"{"method":"get","path":"sensors/1","wait":"1h"}"#),
+        ("mute", &nested),
+        ("mute", &looped.to_string()),
+        ("nobody", r#"{"method":"get","path":"sensors/1","wait":"1h"}"#),
+        ("mute%2f", r#"{"method":"get","path":"sensors/1"}"#),
+    ];
+    let floods = floods.map(|(client, line)| flood(&mosquitto, client, line));
+    let sent = FLOOD * floods.len();
+    for mut flood in floods {
+        assert!(flood.wait().unwrap().success());
+    }
+    let waiting = || gateway.metric("queued_requests", &[]);
+    wait_until("all are judged but those that wait", || {
+        gateway.metric("mqtt_requests_total", &[]) + 256.0 >= sent as f64
+    });
+    assert!((1.0..=256.0).contains(&waiting()), "{} wait", waiting());
+    // Whoever was there is served, and so are new ones.
+    session.publish("ps/standing", "still");
+    assert_eq!(session.notification(&observed.token).text(), "still");
+    gateway.client(Kind::Dtls).publish("ps/standing", "new");
+    assert_eq!(session.notification(&observed.token).text(), "new");
+    gateway.assert_serves();
+    let request = r#"{"method":"get","path":"sensors/7","wait":"1m"}"#;
+    let (_, answer) = asks(&mosquitto, "$portcullis/portcullis/clients/good/request", request);
+    assert_eq!(answer["payload"], "1 sensors/7 ");
+    let grown = gateway.rss_kib().saturating_sub(before);
+    assert!(grown < 64 << 10, "{grown} KiB more than before");
+}

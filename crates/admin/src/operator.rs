@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -19,9 +20,6 @@ const ORDERS: usize = 64;
 /// Orders whose answer the broker owes.
 const UNANSWERED: usize = 256;
 
-/// Messages that wait for one who listens. More are lost to it.
-const WAITING: usize = 256;
-
 /// How often is looked whether those who listen are still there.
 const SWEEP: Duration = Duration::from_secs(2);
 
@@ -34,7 +32,40 @@ enum Order {
     Publish(Arc<Message>, Reply<()>),
     Read(TopicName, Reply<Option<Arc<Message>>>),
     Find(TopicFilter, Reply<Found>),
-    Listen(TopicFilter, Qos, mpsc::Sender<Heard>, Reply<Found>),
+    Listen(TopicFilter, Qos, Ear, Reply<Found>),
+}
+
+/// Where what one who listens is to hear goes.
+struct Ear {
+    to: mpsc::Sender<Heard>,
+    missed: Arc<AtomicU64>,
+}
+
+impl Ear {
+    fn tell(&self, heard: Heard) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.to.try_send(heard) {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What one who listens hears, and how much it missed.
+#[derive(Debug)]
+pub struct Hearing {
+    from: mpsc::Receiver<Heard>,
+    missed: Arc<AtomicU64>,
+}
+
+impl Hearing {
+    /// The next that it hears; `None` when there will be nothing more.
+    pub async fn recv(&mut self) -> Option<Heard> {
+        self.from.recv().await
+    }
+
+    /// How many messages it missed since this was asked last, because too many waited.
+    pub fn take_missed(&self) -> u64 {
+        self.missed.swap(0, Ordering::Relaxed)
+    }
 }
 
 /// What one who listens hears.
@@ -112,7 +143,8 @@ impl Operator {
         self.order(|reply| Order::Find(filter, reply)).await
     }
 
-    /// Listens: the retained messages, and then what comes, until the receiver is dropped. Who reads too slowly misses messages.
+    /// Listens: the retained messages, and then what comes, until what it hears by is dropped. With more than `most` messages waiting it misses
+    /// those that come.
     ///
     /// # Errors
     /// What the broker says.
@@ -120,17 +152,23 @@ impl Operator {
         &self,
         filter: TopicFilter,
         qos: Qos,
-    ) -> Result<(Found, mpsc::Receiver<Heard>), BrokerError> {
-        let (to, heard) = mpsc::channel(WAITING);
-        let found = self.order(|reply| Order::Listen(filter, qos, to, reply)).await?;
-        Ok((found, heard))
+        most: usize,
+    ) -> Result<(Found, Hearing), BrokerError> {
+        let (to, from) = mpsc::channel(most);
+        let missed = Arc::<AtomicU64>::default();
+        let ear = Ear {
+            to,
+            missed: Arc::clone(&missed),
+        };
+        let found = self.order(|reply| Order::Listen(filter, qos, ear, reply)).await?;
+        Ok((found, Hearing { from, missed }))
     }
 }
 
 struct Desk {
     link: WorkerLink,
     owed: HashMap<Ticket, Owed>,
-    listening: HashMap<FilterId, mpsc::Sender<Heard>>,
+    listening: HashMap<FilterId, Ear>,
     /// The last ticket or filter id.
     last: u64,
 }
@@ -166,10 +204,10 @@ impl Desk {
             }
             Order::Read(topic, reply) => (Owed::Read(reply), BrokerRequest::ReadRetained { ticket, topic }),
             Order::Find(filter, reply) => self.subscribe(ticket, filter, Qos::AtMostOnce, reply),
-            Order::Listen(filter, qos, to, reply) => {
+            Order::Listen(filter, qos, ear, reply) => {
                 let (owed, request) = self.subscribe(ticket, filter, qos, reply);
                 if let Owed::Found(_, id) = &owed {
-                    self.listening.insert(*id, to);
+                    self.listening.insert(*id, ear);
                 }
                 (owed, request)
             }
@@ -242,9 +280,9 @@ impl Desk {
                 receipt,
             } => {
                 for id in filters {
-                    if let Some(to) = self.listening.get(&id) {
-                        // Who is too slow misses it; who is gone is found by the sweep.
-                        drop(to.try_send(Heard::Message(Arc::clone(&message))));
+                    if let Some(ear) = self.listening.get(&id) {
+                        // Who is gone is found by the sweep.
+                        ear.tell(Heard::Message(Arc::clone(&message)));
                     }
                 }
                 // Nobody who listens here is promised anything.
@@ -253,8 +291,8 @@ impl Desk {
                 }
             }
             BrokerEvent::SubscriptionLost { filter_id, error } => {
-                if let Some(to) = self.listening.remove(&filter_id) {
-                    drop(to.try_send(Heard::Ended(error)));
+                if let Some(ear) = self.listening.remove(&filter_id) {
+                    ear.tell(Heard::Ended(error));
                 }
             }
         }
@@ -269,7 +307,7 @@ impl Desk {
         let gone: Vec<FilterId> = self
             .listening
             .iter()
-            .filter(|(_, to)| to.is_closed())
+            .filter(|(_, ear)| ear.to.is_closed())
             .map(|(id, _)| *id)
             .collect();
         for id in gone {

@@ -30,6 +30,9 @@ use super::handle::Moment;
 use super::trace::Lines;
 use super::{Api, device};
 
+/// Messages that wait for one who follows a topic. More are lost to it.
+const WAITING: usize = 256;
+
 /// How long the broker may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -423,7 +426,7 @@ pub(super) async fn listen(
     let (filter, qos) = (filter(&api, &query.topic)?, quality(query.qos)?);
     let full = || ApiError::conflict("limit", "too many listen already");
     let place = Arc::clone(&api.readers).try_acquire_owned().map_err(|_| full())?;
-    let (found, mut heard) = broker(operator(&api)?.listen(filter, qos)).await?;
+    let (found, mut heard) = broker(operator(&api)?.listen(filter, qos, WAITING)).await?;
     let mut text = ": ok\n\n".to_owned();
     for message in &found {
         write_message(&mut text, message, &api.site.now());

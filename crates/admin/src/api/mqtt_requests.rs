@@ -31,6 +31,12 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Requests under way, those that wait for their devices included.
 const PLACES: usize = 1024;
 
+/// Requests that have come and are not taken in yet. Of more is known only that they came.
+const WAITING: usize = 2 * PLACES;
+
+/// How often is looked whether more came.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// Longest request, in bytes.
 const MOST_BYTES: usize = 256 << 10;
 
@@ -83,9 +89,18 @@ pub(super) async fn serve(api: Arc<Api>) {
     loop {
         if let Some(operator) = desk.api.site.operator()
             // What is retained was asked for at another time.
-            && let Ok((_, mut heard)) = operator.listen(filter.clone(), Qos::AtLeastOnce).await
+            && let Ok((_, mut heard)) = operator.listen(filter.clone(), Qos::AtLeastOnce, WAITING).await
         {
-            while let Some(Heard::Message(message)) = heard.recv().await {
+            loop {
+                let next = timeout(LOOK, heard.recv()).await;
+                desk.metrics
+                    .requests
+                    .add(MqttRequestResult::Busy, heard.take_missed());
+                let message = match next {
+                    Ok(Some(Heard::Message(message))) => message,
+                    Ok(Some(Heard::Ended(_)) | None) => break,
+                    Err(_nothing) => continue,
+                };
                 if message.retain || message.payload.len() > MOST_BYTES {
                     desk.metrics.requests.inc(MqttRequestResult::Refused);
                     continue;
