@@ -187,6 +187,69 @@ fn a_message_in_fragments_is_whole_in_time_or_ends_its_web_socket() {
 }
 
 #[test]
+fn a_message_that_begins_right_behind_a_whole_one_is_whole_in_time_or_ends_its_web_socket() {
+    let gateway = gateway("message_timeout = \"1s\"");
+    let request = message(&Request::put("ps/a").payload([b'x'; 600]));
+    let whole = framed(frame::BINARY, true, &request);
+    let (mut tcp, mut stream) = websocket::by_hand(gateway.udp_addr());
+    tcp.write_all(&[&whole[..], &whole[..100]].concat()).unwrap();
+    assert_eq!(stream.receive().expect("an answer").code, code::CHANGED);
+    gateway.metric_becomes("stream_closed_total", &["reason=\"unfinished_message\""], 1.0);
+    gateway.assert_serves();
+}
+
+#[test]
+fn pings_whose_pongs_nobody_takes_are_read_no_further() {
+    const ENOUGH: usize = 96 << 20;
+    let gateway = gateway("message_timeout = \"1s\"");
+    let (mut tcp, _greeted) = websocket::by_hand(gateway.udp_addr());
+    tcp.set_write_timeout(Some(ms(5_000))).unwrap();
+    let pings = framed(frame::PING, true, &[b'p'; 125]).repeat(1_000);
+    let mut sent = 0;
+    while sent < ENOUGH && tcp.write_all(&pings).is_ok() {
+        sent += pings.len();
+    }
+    assert!(sent < ENOUGH, "all of them were read");
+    gateway.metric_becomes("stream_closed_total", &["reason=\"slow_reader\""], 1.0);
+    // Who takes them may ping as much as it likes.
+    let (mut tcp, mut stream) = websocket::by_hand(gateway.udp_addr());
+    for few in pings.chunks(pings.len() / 10) {
+        tcp.write_all(few).unwrap();
+        stream
+            .request(&Request::put("ps/a").payload("1"))
+            .expect(code::CHANGED);
+    }
+    gateway.assert_serves();
+}
+
+#[test]
+fn messages_of_the_longest_length_that_is_announced_are_taken_and_of_no_more_after_a_reload_too() {
+    let gateway = gateway("max_message_size = 2048");
+    let at_most = |most: usize| {
+        let head = message(&Request::put("ps/a").payload("")).len() + 1;
+        message(&Request::put("ps/a").payload(vec![b'x'; most - head]))
+    };
+    let (mut tcp, mut stream) = websocket::by_hand(gateway.udp_addr());
+    tcp.write_all(&framed(frame::BINARY, true, &at_most(2048)))
+        .unwrap();
+    assert_eq!(stream.receive().expect("an answer").code, code::CHANGED);
+    let own = "websocket = true\nmax_message_size = 8192";
+    gateway.configure(&Config::new().tcp(own).tls(own));
+    assert!(gateway.reloaded());
+    let csm = stream.receive().expect("it is told of it");
+    assert_eq!(csm.code, signal::CSM);
+    let longest = at_most(8192);
+    let (start, end) = longest.split_at(3_000);
+    tcp.write_all(&framed(frame::BINARY, false, start)).unwrap();
+    tcp.write_all(&framed(frame::CONTINUATION, true, end)).unwrap();
+    assert_eq!(stream.receive().expect("an answer").code, code::CHANGED);
+    tcp.write_all(&framed(frame::BINARY, true, &at_most(8193)))
+        .unwrap();
+    gateway.metric_becomes("stream_closed_total", &["reason=\"malformed_stream\""], 1.0);
+    gateway.assert_serves();
+}
+
+#[test]
 fn web_sockets_that_are_never_asked_for_keep_nobody_out_for_long() {
     let gateway = gateway("max_connections = 20\nhandshake_timeout = \"2s\"");
     let mut standing = gateway.client(Kind::Dtls);

@@ -202,6 +202,11 @@ struct Unfinished<'a> {
 }
 
 impl Unfinished<'_> {
+    /// Bytes that the length of a message may take which counts for no part of it: a WebSocket's messages have none.
+    fn length(&self) -> usize {
+        self.partial.as_ref().map_or(0, |_| frame::MAX_LENGTH)
+    }
+
     fn set(&mut self, bytes: usize) {
         let all = &self.gate.unfinished;
         all.fetch_add(bytes, Ordering::Relaxed);
@@ -230,7 +235,7 @@ async fn read(
             while unread.load(Ordering::Relaxed) > UNREAD {
                 drained.notified().await;
             }
-            match frame::take(&mut bytes, settings.max_message) {
+            match frame::take(&mut bytes, settings.max_message + unfinished.length()) {
                 Ok(Some(message)) => {
                     began = None;
                     if !connection.tell(Told::Message(message)).await {
@@ -282,12 +287,13 @@ async fn read_whole(
     partial: &Partial,
     within: Duration,
 ) -> Option<io::Result<usize>> {
-    let mut has_begun = false;
+    let mut waits_for = None;
     loop {
         if let Ok(came) = timeout(within, stream.read_buf(bytes)).await {
             return Some(came);
         }
-        if std::mem::replace(&mut has_begun, partial.bytes() > 0) && has_begun {
+        let before = std::mem::replace(&mut waits_for, partial.message());
+        if before.is_some() && before == waits_for {
             return None;
         }
     }

@@ -9,6 +9,8 @@ const HEADER: usize = 4;
 const NON: u8 = 0x50;
 /// The longest token; what is longer is reserved (RFC 8323, 3.2).
 const MAX_TOKEN: u8 = 8;
+/// The longest length that stands beside the first byte (RFC 8323, 3.2).
+pub(crate) const MAX_LENGTH: usize = 4;
 
 /// Lengths that stand in one, two or four bytes of their own begin here.
 const ONE_BYTE: u64 = 13;

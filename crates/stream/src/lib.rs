@@ -18,6 +18,7 @@ pub mod listener;
 pub mod metrics;
 pub mod signal;
 pub mod source;
+mod web_frames;
 mod websocket;
 
 pub use connection::{FromStream, StreamHandle, Told};

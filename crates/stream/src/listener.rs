@@ -33,8 +33,8 @@ const ID_COUNTER_BITS: u32 = 40;
 /// What a connection holds, in bytes, beside its peer: its task, its buffers, its places here; and OpenSSL's part of it.
 const TCP_WEIGHT: usize = 4 << 10;
 const TLS_WEIGHT: usize = 32 << 10;
-/// What a WebSocket's buffers are beside.
-const WEB_WEIGHT: usize = 24 << 10;
+/// What a WebSocket's buffers are beside; those that grow with a long message are given back after it.
+const WEB_WEIGHT: usize = 32 << 10;
 
 /// One connection.
 struct Stream {

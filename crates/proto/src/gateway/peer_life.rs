@@ -55,6 +55,7 @@ impl Gateway {
         let peer = self.peers.insert(|id| Peer {
             account: open_account(ledger, id, Standing::Unproven, PEER),
             principal: None,
+            weight: PEER,
             listener,
             address: from,
             session: None,
@@ -211,8 +212,7 @@ impl Gateway {
         let (session, listener) = (peer.session, usize::from(peer.listener.0));
         self.ledger.close(peer.account);
         if let Some(principal) = &peer.principal {
-            let weight = self.session_weight(peer.listener);
-            self.shared.shares.give_back(principal, Share::bytes(weight));
+            self.shared.shares.give_back(principal, Share::bytes(peer.weight));
         }
         self.coap.forget(peer.coap);
         if session.is_none()

@@ -51,6 +51,8 @@ pub struct Peer {
     pub account: AccountId,
     /// In whose share its session is counted.
     pub principal: Option<Arc<str>>,
+    /// What it weighs by itself in its account and in that share, in bytes.
+    pub weight: usize,
     /// The client id that it named last; changed by [`Peers::set_client`] only.
     pub client: Option<ClientId>,
     /// When it was first seen.
@@ -363,6 +365,7 @@ mod tests {
             bound: None,
             guests: Guests::default(),
             principal: None,
+            weight: 0,
             client: None,
             since: seen_at,
             alive_at: None,

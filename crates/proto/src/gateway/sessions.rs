@@ -180,6 +180,7 @@ impl Gateway {
         let peer = self.peers.insert(|id| Peer {
             account: open_account(ledger, id, standing, weight),
             principal,
+            weight,
             listener,
             address: opened.address,
             session: Some(session),

@@ -13,7 +13,7 @@ use crate::policy::authentication::IdentityRole;
 use crate::policy::ledger::Table;
 use crate::session::{
     CloseReason, DtlsEvent, DtlsSettings, KeyAnswer, RestoreResult, SecureSource, SecureTransport, SendError,
-    SessionId, SessionInfo,
+    SessionId, SessionInfo, StreamSettings,
 };
 use crate::types::reason::{DropReason, Limit};
 use crate::types::standing::Standing;
@@ -24,6 +24,7 @@ use crate::types::{Identity, PeerAddr, Proof, Transmits, Transport};
 struct Feigned {
     sessions: HashMap<SessionId, PeerAddr>,
     events: std::collections::VecDeque<DtlsEvent>,
+    is_web: bool,
 }
 
 impl Feigned {
@@ -116,7 +117,9 @@ impl SecureTransport for Feigned {
         self.sessions.clear();
     }
 
-    fn reconfigure(&mut self, _: Instant, _: DtlsSettings, _: &mut Transmits) {}
+    fn reconfigure(&mut self, _: Instant, settings: DtlsSettings, _: &mut Transmits) {
+        self.is_web = settings.stream.is_some_and(|stream| stream.web);
+    }
 
     fn set_pressure(&mut self, _: Duration, _: bool) {}
 
@@ -142,7 +145,7 @@ impl SecureTransport for Feigned {
     }
 
     fn session_weight(&self) -> usize {
-        768
+        if self.is_web { 0 } else { 768 }
     }
 }
 
@@ -250,6 +253,38 @@ fn sessions_of_one_identity_have_its_share_at_all_workers_together() {
         .iter()
         .map(|worker| worker.metrics.limits.get(Limit::IdentityMemory));
     assert_eq!(refused.sum::<u64>(), 1);
+}
+
+#[test]
+fn a_session_gives_back_what_it_took_though_one_weighs_something_else_by_then() {
+    let mut settings = settings_for(1, OnClose::End);
+    settings.caps.memory_per_identity = 3_000;
+    let mut site = Site::with(settings.clone());
+    for port in [1000, 1001] {
+        say(&mut site, 0, port, b"hello");
+    }
+    let before = Arc::clone(&site.workers[0].settings);
+    if let Some(dtls) = &mut settings.listeners[0].dtls {
+        let web = true;
+        dtls.transport.stream = Some(StreamSettings {
+            web,
+            ..Default::default()
+        });
+    }
+    let reconfigure = |site: &mut Site, settings| {
+        let answer = site.control(0, ControlRequest::Reconfigure { settings });
+        assert!(matches!(answer, ControlAnswer::Done));
+    };
+    reconfigure(&mut site, Arc::new(settings));
+    for port in [1000, 1001] {
+        say(&mut site, 0, port, b"bye");
+    }
+    reconfigure(&mut site, before);
+    for port in [1002, 1003] {
+        say(&mut site, 0, port, b"hello");
+    }
+    let count = site.workers[0].dtls[0].as_ref().unwrap().session_count();
+    assert_eq!((count, site.metrics[0].limits.get(Limit::IdentityMemory)), (2, 0));
 }
 
 #[test]
