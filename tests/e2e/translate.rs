@@ -13,6 +13,7 @@ each_transport!(
     a_value_that_is_told_each_second_is_translated_once,
     a_long_translation_travels_in_blocks,
     a_reload_changes_the_rules,
+    what_is_told_each_second_is_told_by_the_rules_of_a_reload,
 );
 
 const JSON: u32 = 50;
@@ -246,6 +247,18 @@ fn a_long_translation_travels_in_blocks(kind: Kind) {
     ]
     .concat();
     assert_eq!(cbor, wanted);
+}
+
+fn what_is_told_each_second_is_told_by_the_rules_of_a_reload(kind: Kind) {
+    let gateway = gateway("observe = \"cbor\"");
+    let mut client = gateway.client(kind);
+    let token = client.observe("ps/t?c.pmax=1").token;
+    let mut publisher = gateway.client(kind);
+    put(&mut publisher, "ps/t", JSON, b"43").expect(code::CHANGED);
+    while shown(&client.notification(&token)) != (Some(CBOR), &b"\x18\x2b"[..]) {}
+    gateway.configure(&Config::new());
+    assert!(gateway.reloaded());
+    while shown(&client.notification(&token)) != (Some(JSON), &b"43"[..]) {}
 }
 
 fn a_reload_changes_the_rules(kind: Kind) {

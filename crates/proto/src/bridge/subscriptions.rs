@@ -10,6 +10,7 @@ use super::conditions::{Conditions, Watch};
 use super::content::Representation;
 use super::contract::FilterId;
 use super::sample::Sample;
+use super::translate::Translations;
 use crate::coap::contract::{ObservationId, PeerId, ResourceKey, Token};
 use crate::invariant;
 use crate::policy::connections::{ConnectionKey, Grant};
@@ -121,6 +122,8 @@ pub struct Observation {
 pub struct State {
     /// As the observer is shown it.
     pub shown: Representation,
+    /// The rules of which that is.
+    pub rules: Arc<Translations>,
     /// Its value; `None` where it has none.
     pub sample: Option<Sample>,
 }

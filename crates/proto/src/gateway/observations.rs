@@ -561,10 +561,18 @@ impl Observations {
         if observation.at.is_none() && look != Look::News {
             return self.arm(cx, id);
         }
-        let shown = newest.as_deref().and_then(|message| match &observation.state {
-            Some(state) => Some(state.shown.clone()),
-            None => Representations::of(cx, message).for_accept(observation.terms.accept),
-        });
+        let is_current = |state: &&State| state.rules == cx.settings.translations;
+        let shown = match (&newest, observation.state.as_deref().filter(is_current)) {
+            (Some(_), Some(state)) => Some(state.shown.clone()),
+            (Some(message), None) => {
+                let shown = Representations::of(cx, message).for_accept(observation.terms.accept);
+                if let (Some(shown), Some(_)) = (&shown, &observation.state) {
+                    remember(cx, observation, (message, shown), || sample);
+                }
+                shown
+            }
+            (None, _) => None,
+        };
         let check = match newest.zip(shown) {
             Some((message, shown)) => notification(observation, &message, shown, confirmable),
             None => empty(observation, confirmable),
@@ -735,6 +743,7 @@ pub(super) fn remember(
     observation.state = observation.watch.is_some().then(|| {
         Box::new(State {
             shown: shown.clone(),
+            rules: Arc::clone(&cx.settings.translations),
             sample: sample(),
         })
     });
