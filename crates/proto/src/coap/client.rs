@@ -251,6 +251,25 @@ impl Endpoint {
         }
     }
 
+    /// Gives up a request that its peer has not acknowledged: it ends with [`RequestError::Unreached`]. One that it has goes on.
+    pub fn give_up(&mut self, now: Instant, peer: &mut Peer, id: RequestId) {
+        if let Some(mid) = peer.active().filter(|active| active.id == id).map(|it| it.mid) {
+            if let Some(Purpose::Request(_)) = peer.purpose(mid) {
+                self.finish_request(now, peer, Err(RequestError::Unreached));
+            }
+            return;
+        }
+        let Some(client) = peer.client.as_deref_mut() else {
+            return;
+        };
+        let at = client.waiting.iter().position(|waiting| waiting.id == id);
+        if let Some(waiting) = at.and_then(|at| client.waiting.remove(at)) {
+            self.timers.cancel(waiting.deadline);
+            self.requests = self.requests.saturating_sub(1);
+            self.tell_answer(id, Err(RequestError::Unreached));
+        }
+    }
+
     pub(super) fn request_reset(&mut self, now: Instant, peer: &mut Peer, id: RequestId) {
         if peer.active().is_some_and(|active| active.id == id) {
             self.finish_request(now, peer, Err(RequestError::Reset));

@@ -142,6 +142,11 @@ impl Gateway {
                     self.agenda.tell(WorkerId::of(id.0), message);
                 }
             },
+            ToPeer::GiveUp(id) => {
+                if let Some(peer) = peers.get_mut(peer) {
+                    coap.give_up(now, &mut peer.coap, id);
+                }
+            }
             ToPeer::Kick => self.kick_peer(now, peer),
         }
     }

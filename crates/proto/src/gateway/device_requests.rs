@@ -80,25 +80,46 @@ impl Gateway {
 
     /// A request of another worker, whose client is here now.
     pub(super) fn take_over_request(&mut self, now: Instant, passed: PassedRequest) {
-        let PassedRequest {
-            id: first,
-            client,
-            of,
-            request,
-            until,
-        } = passed;
+        let (first, client) = (passed.id, passed.client.clone());
+        let Some((holder, _)) = self.holder_of(&client) else {
+            return self.send_back(Box::new(passed));
+        };
+        if self.addressee(holder).as_ref() != Some(&passed.of) {
+            let answer = WorkerMessage::Answered(first, Err(RequestError::Gone));
+            return self.agenda.tell(WorkerId::of(first.0), answer);
+        }
         let id = RequestId(self.agenda.ticket().0);
-        let holder = self.holder_of(&client).map(|(holder, _)| holder);
-        let holder = holder.filter(|holder| self.addressee(*holder).as_ref() == Some(&of));
-        let queued = holder.is_some_and(|holder| {
-            let place = (holder, client.clone(), of);
-            self.enqueue(now, id, place, Asker::Worker(first), (request, until))
-        });
-        if queued {
+        let (place, what) = (
+            (holder, client.clone(), passed.of.clone()),
+            (passed.request.clone(), passed.until),
+        );
+        if self.enqueue(now, id, place, Asker::Worker(first), what) {
             self.send_next(now, &client);
         } else {
-            let answer = WorkerMessage::Answered(first, Err(RequestError::Gone));
-            self.agenda.tell(WorkerId::of(first.0), answer);
+            self.send_back(Box::new(passed));
+        }
+    }
+
+    /// Has a request wait where it was asked for until its client is heard of again.
+    pub(super) fn send_back(&mut self, passed: Box<PassedRequest>) {
+        let first = WorkerId::of(passed.id.0);
+        self.agenda.tell(first, WorkerMessage::TakeBack(passed));
+    }
+
+    /// A request that was passed on comes back.
+    pub(super) fn take_back_request(&mut self, now: Instant, passed: PassedRequest) {
+        let (id, client, until) = (passed.id, passed.client.clone(), passed.until);
+        if until <= now {
+            return self.end_device_request(id, DeviceRequestResult::Expired, ControlAnswer::Expired);
+        }
+        if self.enqueue_again(passed) {
+            self.send_next(now, &client);
+            let queue = self.device_requests.queues.get(&client);
+            if queue.is_some_and(|queue| !queue.is_awaited) {
+                self.await_elsewhere(&client);
+            }
+        } else {
+            self.end_device_request(id, DeviceRequestResult::Refused, ControlAnswer::Unavailable);
         }
     }
 
@@ -303,6 +324,10 @@ impl Gateway {
             queue.is_sent = false;
         }
         self.end_device_request(id, end, answer);
+        let queue = self.device_requests.queues.get(&client);
+        if let Some(elsewhere) = queue.and_then(|queue| queue.elsewhere.clone()) {
+            self.pass_requests_on(now, &client, &elsewhere);
+        }
         self.send_next(now, &client);
     }
 

@@ -7,9 +7,8 @@ use super::device_requests::Elsewhere;
 use super::metrics::ConnectionEvent;
 use super::workers::WorkerMessage;
 use super::{Gateway, cx};
-use crate::coap::contract::RequestError;
 use crate::types::reason::DropReason;
-use crate::types::{ListenerId, PeerAddr, WorkerId};
+use crate::types::{ListenerId, PeerAddr};
 
 impl Gateway {
     /// Does all that follows from what was taken in, and collects what is to be sent.
@@ -105,12 +104,10 @@ impl Gateway {
             }
             WorkerMessage::PassOn(passed) => match self.directory.worker_of(&passed.client) {
                 Some(worker) => self.agenda.tell(worker, WorkerMessage::TakeOver(passed)),
-                None => {
-                    let answer = WorkerMessage::Answered(passed.id, Err(RequestError::Gone));
-                    self.agenda.tell(WorkerId::of(passed.id.0), answer);
-                }
+                None => self.send_back(passed),
             },
             WorkerMessage::TakeOver(passed) => self.take_over_request(now, *passed),
+            WorkerMessage::TakeBack(passed) => self.take_back_request(now, *passed),
             WorkerMessage::Awaits(client, worker) => self.device_requests.awaited.add(client, worker),
             WorkerMessage::AwaitsNoMore(client, worker) => {
                 self.device_requests.awaited.remove(&client, worker);

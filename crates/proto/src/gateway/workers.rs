@@ -53,6 +53,8 @@ pub enum WorkerMessage {
     PassOn(Box<PassedRequest>),
     /// From the home worker, or from where it waited: take this over.
     TakeOver(Box<PassedRequest>),
+    /// To the worker that was asked for it: its client is gone again from where it was passed to, or there is no room for it there.
+    TakeBack(Box<PassedRequest>),
     /// To all others: requests wait for this client at that worker.
     Awaits(ClientId, WorkerId),
     /// To all others: none does any more.
@@ -202,6 +204,8 @@ pub enum ToPeer {
     NotHere(Box<RequestContext>, ConnectionKey),
     /// Send a request of ours, whose id comes back with the answer.
     Request(RequestId, OutgoingRequest),
+    /// Give up a request of ours that was not acknowledged, for its client is somewhere else.
+    GiveUp(RequestId),
     /// An operator ended its connection: its DTLS session ends too.
     Kick,
 }

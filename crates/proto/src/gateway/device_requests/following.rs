@@ -5,11 +5,11 @@
 
 use std::time::Instant;
 
-use super::waiting::{Addressee, Asker, Elsewhere};
+use super::waiting::{Asker, Elsewhere};
 use crate::coap::contract::RequestId;
 use crate::gateway::Gateway;
 use crate::gateway::directory::ClientDirectory;
-use crate::gateway::workers::{Arrival, PassedRequest, WorkerMessage};
+use crate::gateway::workers::{Arrival, PassedRequest, ToPeer, WorkerMessage};
 use crate::types::ClientId;
 
 impl Gateway {
@@ -58,7 +58,16 @@ impl Gateway {
         };
         queue.elsewhere = Some(to.clone());
         let sent = usize::from(queue.is_sent);
+        let first = queue.requests.front().filter(|_| queue.is_sent).copied();
         let waiting: Vec<RequestId> = queue.requests.iter().skip(sent).copied().collect();
+        let sent_to = queue.sent_to;
+        // They stay in their order: what is on its way to where the client was goes before them, or is answered before them.
+        if let (Some(first), Some(peer)) = (first, sent_to)
+            && let Some(waits) = self.device_requests.waits(first)
+            && to.has(&waits.of)
+        {
+            return self.agenda.tell_peer(peer, ToPeer::GiveUp(first));
+        }
         for id in waiting {
             self.pass_on(id, to);
         }
@@ -69,8 +78,7 @@ impl Gateway {
         let Some(asked) = self.device_requests.asked.get_mut(&id) else {
             return;
         };
-        let is_for_others = |of: &Addressee| matches!(to, Elsewhere::Worker(_, there) if there != of);
-        let waits = asked.waits.take_if(|waits| !is_for_others(&waits.of));
+        let waits = asked.waits.take_if(|waits| to.has(&waits.of));
         let Some(waits) = waits else { return };
         asked.is_passed = true;
         // Who had it asked for first is answered by who has it last.

@@ -9,7 +9,7 @@ use crate::coap::contract::{OutgoingRequest, PeerId, RequestError, RequestId};
 use crate::gateway::contract::{ControlAnswer, Output};
 use crate::gateway::metrics::DeviceRequestResult;
 use crate::gateway::timers::Timer;
-use crate::gateway::workers::WorkerMessage;
+use crate::gateway::workers::{PassedRequest, WorkerMessage};
 use crate::gateway::{Gateway, cx};
 use crate::policy::connections::Owner;
 use crate::policy::ledger::Table;
@@ -57,7 +57,7 @@ pub(super) struct Waits {
     pub(super) request: OutgoingRequest,
     pub(super) until: Instant,
     /// In whose account it is, and what it weighs.
-    pub(super) charged: (AccountHolder, usize),
+    pub(super) charged: (Option<AccountHolder>, usize),
 }
 
 /// Where a client is that is not here.
@@ -67,6 +67,16 @@ pub(in crate::gateway) enum Elsewhere {
     AtItsConnection,
     /// At a worker that heard of it, and of whom.
     Worker(WorkerId, Addressee),
+}
+
+impl Elsewhere {
+    /// Whether who is there may be who a request is for.
+    pub(super) fn has(&self, of: &Addressee) -> bool {
+        match self {
+            Self::AtItsConnection => true,
+            Self::Worker(_, there) => there == of,
+        }
+    }
 }
 
 /// The requests to one client that may wait, oldest first.
@@ -171,7 +181,46 @@ impl Awaited {
     }
 }
 
+/// What a request that may wait weighs, in bytes.
+fn weight(request: &OutgoingRequest) -> usize {
+    let texts = request.path.iter().chain(&request.query);
+    OVERHEAD + request.payload.len() + texts.map(String::len).sum::<usize>()
+}
+
 impl Gateway {
+    /// Puts a request that was passed on back into the queue of its client, which may be nowhere, before those that were asked for
+    /// after it; false where there is no room.
+    pub(super) fn enqueue_again(&mut self, passed: PassedRequest) -> bool {
+        let weight = weight(&passed.request);
+        let requests = &mut self.device_requests;
+        if requests.bytes + weight > MAX_BYTES {
+            self.metrics.limits.inc(Limit::QueuedRequests);
+            return false;
+        }
+        let Some(asked) = requests.asked.get_mut(&passed.id) else {
+            return true;
+        };
+        asked.is_passed = false;
+        asked.waits = Some(Waits {
+            client: passed.client.clone(),
+            of: passed.of,
+            request: passed.request,
+            until: passed.until,
+            // It was in an account when it was asked for, and what that was of may be gone.
+            charged: (None, weight),
+        });
+        let queue = requests.queues.entry(passed.client).or_default();
+        let sent = usize::from(queue.is_sent);
+        let at = queue
+            .requests
+            .partition_point(|other| *other < passed.id)
+            .max(sent);
+        queue.requests.insert(at.min(queue.requests.len()), passed.id);
+        queue.bytes += weight;
+        requests.bytes += weight;
+        true
+    }
+
     /// Puts a request into the queue of its client; false where there is no room.
     pub(super) fn enqueue(
         &mut self,
@@ -181,8 +230,7 @@ impl Gateway {
         by: Asker,
         (request, until): (OutgoingRequest, Instant),
     ) -> bool {
-        let texts = request.path.iter().chain(&request.query);
-        let weight = OVERHEAD + request.payload.len() + texts.map(String::len).sum::<usize>();
+        let weight = weight(&request);
         let cx = cx!(self, now);
         let sleep = &cx.settings.sleep;
         let known = self.device_requests.queues.get(&client);
@@ -203,7 +251,7 @@ impl Gateway {
             of,
             request,
             until,
-            charged: (holder, weight),
+            charged: (Some(holder), weight),
         };
         let asked = Asked {
             by,
@@ -296,7 +344,7 @@ impl Gateway {
     /// Takes a request out of the queue and the account of its client.
     pub(super) fn forget_waiting(&mut self, id: RequestId, waits: &Waits) {
         let (holder, weight) = waits.charged;
-        if let Some(account) = self.ledger.of(holder) {
+        if let Some(account) = holder.and_then(|holder| self.ledger.of(holder)) {
             self.ledger
                 .add(account, Table::DeviceRequests, -weight.cast_signed());
         }

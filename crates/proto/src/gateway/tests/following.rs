@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::coap::contract::{Code, OutgoingRequest, RequestError};
+use crate::gateway::workers::WorkerMessage;
 use crate::types::ClientId;
 
 const WAIT: Duration = Duration::from_secs(3600);
@@ -129,6 +130,58 @@ fn requests_follow_a_client_that_has_no_connection() {
     assert_eq!((site.delivered(), site.waiting()), (1, 0));
     let left: usize = site.workers.iter().map(|it| it.device_requests.len()).sum();
     assert_eq!(left, 0, "no worker keeps what it passed on");
+}
+
+#[test]
+fn requests_keep_their_order_when_their_client_moves_while_one_is_on_its_way() {
+    let mut site = Site::new(2);
+    site.create(0, 1000, "meter");
+    for path in ["a", "b", "c"] {
+        site.ask_device(0, "meter", path);
+    }
+    site.create(1, 2000, "meter");
+    assert_eq!(site.asked(1, 2000), ["a", "b", "c"]);
+    assert_eq!((site.delivered(), site.waiting()), (3, 0));
+    let left: usize = site.workers.iter().map(|it| it.device_requests.len()).sum();
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn what_follows_a_client_that_is_gone_again_waits_until_it_is_heard_of() {
+    let mut site = connectionless(3);
+    site.says_who(0, 1000, "meter");
+    for path in ["a", "b"] {
+        site.ask_device(0, "meter", path);
+    }
+    site.pass(Duration::from_secs(100));
+    site.sent(0, 1000);
+    let publish = site.request(RequestType::Post, "ps/x", &["clientid=meter"]);
+    let input = Input::Datagram {
+        listener: ListenerId(0),
+        from: ([127, 0, 0, 1], 2000).into(),
+        local: None,
+        bytes: &mut publish.to_bytes().unwrap(),
+    };
+    site.workers[2].handle(site.now, input);
+    let mut strays = 0;
+    while let Some((worker, output)) = (0..3).find_map(|it| Some((it, site.workers[it].poll_output()?))) {
+        match output {
+            // It is nowhere by then.
+            Output::Worker { message, .. } if matches!(message, WorkerMessage::TakeOver(_)) => {
+                strays += 1;
+                site.workers[1].handle(site.now, Input::Worker(message));
+            }
+            output => site.output(worker, output),
+        }
+    }
+    assert_eq!((strays, site.answers.len()), (2, 0));
+    site.pass(Duration::from_secs(100));
+    assert_eq!((site.waiting(), site.answers.len()), (2, 0));
+    site.says_who(1, 3000, "meter");
+    assert_eq!(site.asked(1, 3000), ["a", "b"]);
+    assert_eq!((site.delivered(), site.waiting()), (2, 0));
+    let left: usize = site.workers.iter().map(|it| it.device_requests.len()).sum();
+    assert_eq!(left, 0);
 }
 
 #[test]
