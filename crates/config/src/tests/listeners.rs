@@ -295,7 +295,7 @@ fn the_peers_of_a_listener_are_shared_out_and_hold_for_sessions_too() {
 fn a_listener_that_is_not_enabled_stays_in_the_file_and_listens_nowhere() {
     let one_of_two = "[listeners.udp.a]\nbind = \"127.0.0.1:5685\"\n[listeners.dtls.b]\nenable = false\npsk_file = \"p\"\n";
     let read = parse(one_of_two).unwrap();
-    let keys: Vec<String> = read.listeners.iter().map(super::Listener::key).collect();
+    let keys: Vec<String> = read.listeners.iter().map(Listener::key).collect();
     assert_eq!(keys, ["listeners.udp.a"]);
     // It has to be right all the same, and one has to be left.
     let mistyped = parse(&one_of_two.replace("psk_file", "psk_fil")).unwrap_err();
