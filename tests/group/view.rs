@@ -44,7 +44,8 @@ fn walk(node: &Node, limit: usize, more: &str) -> Vec<(String, String)> {
 #[test]
 fn clients_of_all_nodes_are_listed_shown_and_kicked_at_each_of_them() {
     let redis = Redis::start();
-    let config = || Config::new().connection_mode();
+    // No client says a word while the pages are turned.
+    let config = || Config::new().connection_mode().set("coap", "heartbeat = \"0s\"");
     let nodes: Vec<Node> = ["a", "b", "c"]
         .iter()
         .map(|name| nodes::start(&redis, name, config()))
