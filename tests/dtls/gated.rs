@@ -274,6 +274,28 @@ fn what_is_sent_is_led_by_a_ping_and_a_device_that_sleeps_is_waited_for() {
 }
 
 #[test]
+fn an_acknowledgement_that_came_before_the_answer_counts_after_it() {
+    let (mut client, copy, _) = before(&with_cid(ALL_PSK[1]));
+    let (mut site, session) = Site::from_copy(&copy, 1, settings());
+    let server = &mut site.server;
+    server
+        .listener
+        .send(session, b"news", &mut server.transmits)
+        .unwrap();
+    let sent = site.server.output();
+    for late in [9, 12] {
+        client.send(&[0x60, 0, 7, late]);
+        site.server.input(peer(1), &client.take().concat());
+    }
+    assert!(site.server.seen.is_empty() && site.gated() == 1);
+    site.answer(&mut client, 1, &sent[0].1);
+    // The last of them, once, and nothing else of what came before.
+    let expected = [Seen::Plaintext(session, vec![0x60, 0, 7, 12])];
+    assert_eq!((&site.server.seen[..], site.gated()), (&expected[..], 0));
+    assert!(site.server.talks(&mut client, session, peer(1)));
+}
+
+#[test]
 fn numbers_and_nonces_go_on_beyond_all_that_were_used() {
     let (_, copy, unlock) = before(&psk_client(ALL_PSK[1]));
     for generations in [1, 3] {

@@ -196,12 +196,17 @@ fn where_the_handshake_is_the_connection_a_heartbeat_says_how_long_it_may_sleep(
 
 /// One that soon gives up what is not acknowledged.
 fn impatient(sleep: &str, more: &str) -> Gateway {
+    giving_up(50, sleep, more)
+}
+
+/// One that repeats once what is not acknowledged after so many milliseconds.
+fn giving_up(after: u64, sleep: &str, more: &str) -> Gateway {
     let config = Config::new()
         .coap("connection_required = true\nheartbeat = \"1h\"")
         .set("coap.sleep", sleep)
         .set("admin", "bind = \"\"\nsocket = \"admin.sock\"")
         .set("node", more)
-        .transmission(50, 1);
+        .transmission(after, 1);
     Gateway::start(config)
 }
 
@@ -326,7 +331,8 @@ fn what_a_sleeping_device_does_not_acknowledge_waits_and_comes_in_order() {
 
 #[test]
 fn one_message_at_a_time_goes_to_a_device_that_woke() {
-    let gateway = impatient("", "workers = 1");
+    // Longer than the test may be held up between a message and its acknowledgement.
+    let gateway = giving_up(1000, "", "workers = 1");
     let mut publisher = Publisher::new(&gateway);
     let mut sleeper = Sleeper::new(&gateway, Kind::Udp, "s", &["a", "b"]);
     publisher.publish("a", "", 0..3);

@@ -18,6 +18,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// First byte of an empty message, in which no token stands: version 1, and the type.
 const CONFIRMABLE: u8 = 0x40;
+const ACKNOWLEDGEMENT: u8 = 0x60;
 const RESET: u8 = 0x70;
 
 /// What is to be done when a ping was not answered in time.
@@ -44,6 +45,8 @@ pub(super) struct Gate {
     heard: [bool; 2],
     /// When and where the last one went.
     last: Option<(Instant, PeerAddr)>,
+    /// The last empty acknowledgement that came before the answer.
+    acknowledgement: Option<[u8; 4]>,
 }
 
 impl Gate {
@@ -55,6 +58,7 @@ impl Gate {
             until: None,
             heard: [false; 2],
             last: None,
+            acknowledgement: None,
         }
     }
 
@@ -68,6 +72,18 @@ impl Gate {
     pub(super) fn is_answer(&self, plaintext: &[u8]) -> bool {
         let [high, low] = self.mid.to_be_bytes();
         plaintext == [RESET, 0, high, low]
+    }
+
+    /// Holds a plaintext that is an empty acknowledgement: some clients send it before their answer, and never again.
+    pub(super) fn hold(&mut self, plaintext: &[u8]) {
+        if let [ACKNOWLEDGEMENT, 0, high, low] = *plaintext {
+            self.acknowledgement = Some([ACKNOWLEDGEMENT, 0, high, low]);
+        }
+    }
+
+    /// The acknowledgement that is held.
+    pub(super) const fn held(&self) -> Option<[u8; 4]> {
+        self.acknowledgement
     }
 
     /// The peer was heard at `from`. Whether it is to be pinged there now.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use portcullis_proto::types::{PeerAddr, Transmits};
 
 use super::super::aead::Opened;
-use super::super::contract::{CloseReason, SendError};
+use super::super::contract::{CloseReason, DtlsEvent, SendError};
 use super::super::gate::Unanswered;
 use super::super::kept::FLOOR;
 use super::super::metrics::{RecordDrop, RestoreResult};
@@ -19,7 +19,7 @@ impl DtlsListener {
     /// below that record counts as seen.
     pub(super) fn hear_gated(
         &mut self,
-        inbound: &Inbound<'_>,
+        inbound: &mut Inbound<'_>,
         at: usize,
         header: &Header,
         (key, opened): (u32, &Opened),
@@ -30,14 +30,18 @@ impl DtlsListener {
         // Not stored: it only keeps one record from being answered with more than one ping.
         session.window.mark(header.sequence);
         let range = at + opened.plaintext.start..at + opened.plaintext.end;
-        let plaintext = inbound.datagram.get(range).unwrap_or_default();
+        let plaintext = inbound.datagram.get(range.clone()).unwrap_or_default();
         let gate = session.gate.as_mut().ok_or(RecordDrop::UnknownSession)?;
         if opened.kind != APPLICATION_DATA || !gate.is_answer(plaintext) {
+            if opened.kind == APPLICATION_DATA {
+                gate.hold(plaintext);
+            }
             if gate.heard(inbound.now, inbound.from) {
                 self.ping(inbound.now, key, inbound.from, transmits);
             }
             return Err(RecordDrop::Gated);
         }
+        let (id, held) = (session.id, gate.held());
         session.window = ReplayWindow::above(header.sequence + 1);
         if let Some(kept) = session.kept {
             // In this order: a process that is killed in between leaves it gated.
@@ -49,6 +53,13 @@ impl DtlsListener {
             self.keep_heard(key, inbound.now);
         }
         self.place(inbound, key, header.record_len(), is_newest, transmits);
+        // In the place of the answer, which is as long.
+        if let (Some(held), Some(place)) = (held, inbound.datagram.get_mut(range.clone()))
+            && place.len() == held.len()
+        {
+            place.copy_from_slice(&held);
+            self.events.push_back(DtlsEvent::Plaintext { session: id, range });
+        }
         Ok(())
     }
 

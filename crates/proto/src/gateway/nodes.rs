@@ -43,48 +43,51 @@ impl Gateway {
         }
     }
 
-    pub(super) fn hear_node(&mut self, now: Instant, message: NodeMessage) {
+    /// Takes in what another node says. Records of which plaintexts may have come, which are events of the session's listener.
+    pub(super) fn hear_node(
+        &mut self,
+        now: Instant,
+        message: NodeMessage,
+    ) -> Option<(ListenerId, Box<[u8]>)> {
         match message {
             NodeMessage::Record {
                 listener,
                 from,
                 mut bytes,
             } => {
-                let Some(listener) = self.listener_by(|mark| mark == listener) else {
-                    return self.metrics.no_listener.inc();
-                };
-                match self.shuts_out(now, listener, from) {
-                    Some(reason) => self.dropped(now, listener, from, bytes.len(), reason),
-                    None => self.records_of_node(now, listener, from, &mut bytes),
+                let listener = self.listener_by(|mark| mark == listener)?;
+                if let Some(reason) = self.shuts_out(now, listener, from) {
+                    self.dropped(now, listener, from, bytes.len(), reason);
+                    return None;
                 }
+                let dtls = self.dtls.get_mut(usize::from(listener.0));
+                if let Some(dtls) = dtls.and_then(Option::as_mut)
+                    && !dtls.handle_records_of_node(now, from, &mut bytes, &mut self.transmits)
+                {
+                    self.count_dropped(listener, DropReason::Dtls);
+                }
+                Some((listener, bytes))
             }
             NodeMessage::Answer { listener, to, bytes } => {
-                let Some(listener) = self.listener_by(|mark| mark as u32 == listener) else {
-                    return self.metrics.no_listener.inc();
-                };
+                let listener = self.listener_by(|mark| mark as u32 == listener)?;
                 match self.shuts_out(now, listener, to) {
                     Some(reason) => self.dropped(now, listener, to, bytes.len(), reason),
                     None => self.transmits.push(listener, to, &bytes),
                 }
+                None
             }
         }
     }
 
-    fn records_of_node(&mut self, now: Instant, listener: ListenerId, from: PeerAddr, records: &mut [u8]) {
-        let dtls = self.dtls.get_mut(usize::from(listener.0));
-        if let Some(dtls) = dtls.and_then(Option::as_mut)
-            && !dtls.handle_records_of_node(now, from, records, &mut self.transmits)
-        {
-            self.count_dropped(listener, DropReason::Dtls);
-        }
-        self.dtls_events(now, listener, records);
-    }
-
+    /// The listener with such a mark. What names none is counted.
     fn listener_by(&self, is_it: impl Fn(u64) -> bool) -> Option<ListenerId> {
         let mut listeners = (0..).map(ListenerId).zip(&self.settings.listeners);
         let found = listeners.find(|(_, it)| {
             it.transport() == Transport::Dtls && is_it(listener_mark(Transport::Dtls, &it.name))
         });
+        if found.is_none() {
+            self.metrics.no_listener.inc();
+        }
         found.map(|(id, _)| id)
     }
 }

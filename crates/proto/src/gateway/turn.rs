@@ -136,7 +136,11 @@ impl Gateway {
             WorkerMessage::Seek { mark, key } => {
                 self.found_at(now, mark, key);
             }
-            WorkerMessage::OfNode(message) => self.hear_node(now, message),
+            WorkerMessage::OfNode(message) => {
+                if let Some((listener, records)) = self.hear_node(now, message) {
+                    self.dtls_events(now, listener, &records);
+                }
+            }
             WorkerMessage::Here(from, at) => self.forwarded.heard(from, at),
         }
     }
