@@ -49,7 +49,7 @@ impl KeyView {
             _ => Vec::new(),
         };
         let value_type = match key.kind {
-            "boolean" => "boolean",
+            "boolean" | "boolean or list of origins" => "boolean",
             "number" | "5 or 4" => "number",
             kind if kind.starts_with("list of") => "list",
             kind if kind.starts_with("table of") => "table",
