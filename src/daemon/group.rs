@@ -15,9 +15,7 @@ use crate::config::shared::{self, apply};
 use crate::config::{self, Config};
 use crate::dtls::DtlsShared;
 use crate::gateway::nodes::NodeMessage;
-use crate::group::{
-    self, EngineSettings, Fault, Group, GroupKey, GroupMetrics, Links, Listening, Member, Said,
-};
+use crate::group::{self, EngineSettings, Fault, Group, GroupKey, GroupMetrics, Links, Listening, Member};
 use crate::redis::Kind;
 
 use super::assembly::{ExitReason, StartError};
@@ -90,23 +88,12 @@ pub(super) fn listen(
         let others = members.iter().filter(|member| member.boot != this);
         shared.nodes().set(own, others.map(|member| member.id));
     };
-    let take = move |said| {
-        let (steered_by, message) = match said {
-            Said::Record {
-                listener,
-                from,
-                bytes,
-            } => (
-                bytes.get(FIRST_BYTE_OF_CID).copied().unwrap_or_default(),
-                NodeMessage::Record {
-                    listener,
-                    from,
-                    bytes,
-                },
-            ),
-            Said::Answer { listener, to, bytes } => {
+    let take = move |message: NodeMessage| {
+        let steered_by = match &message {
+            NodeMessage::Record { bytes, .. } => bytes.get(FIRST_BYTE_OF_CID).copied().unwrap_or_default(),
+            NodeMessage::Answer { to, .. } => {
                 let [low, ..] = to.socket_addr().port().to_le_bytes();
-                (low, NodeMessage::Answer { listener, to, bytes })
+                low
             }
         };
         let worker = workers.get(usize::from(steered_by) % workers.len().max(1));

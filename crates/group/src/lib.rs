@@ -35,7 +35,7 @@ use zeroize::Zeroizing;
 
 pub use engine::{EngineSettings, Fault};
 pub use key::GroupKey;
-pub use links::{Links, Listening, Said, Sent};
+pub use links::{Links, Listening, Sent};
 pub use member::Member;
 pub use metrics::GroupMetrics;
 use store::{Commit, Fetched, Known};

@@ -17,6 +17,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use openssl::symm::{Cipher, decrypt_aead, encrypt_aead};
+use portcullis_proto::gateway::nodes::NodeMessage;
 use portcullis_proto::labels;
 use portcullis_proto::state::{ReadBytes, WriteBytes};
 use portcullis_proto::types::PeerAddr;
@@ -67,29 +68,6 @@ labels! {
         /// The socket would not take it.
         Failed = "failed",
     }
-}
-
-/// What another node says.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Said {
-    /// A record arrived there, and is of a session here.
-    Record {
-        /// What names the listener.
-        listener: u64,
-        /// Who sent it, and where its answers leave.
-        from: PeerAddr,
-        /// The record, and what followed it.
-        bytes: Box<[u8]>,
-    },
-    /// What a session there sends to a peer whose records arrive here.
-    Answer {
-        /// The lower half of what names the listener.
-        listener: u32,
-        /// Who gets it, from which of our addresses.
-        to: PeerAddr,
-        /// The datagram.
-        bytes: Box<[u8]>,
-    },
 }
 
 /// Another node that lives.
@@ -259,7 +237,7 @@ impl Links {
         self: &Arc<Self>,
         group: &Group,
         lives: impl Fn(Option<u16>, &[Member]) + Send + 'static,
-        take: impl Fn(Said) -> bool + Send + 'static,
+        take: impl Fn(NodeMessage) -> bool + Send + 'static,
     ) -> io::Result<Listening> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -285,7 +263,7 @@ impl Links {
         mut end: oneshot::Receiver<()>,
         metrics: &GroupMetrics,
         lives: impl Fn(Option<u16>, &[Member]),
-        take: impl Fn(Said) -> bool,
+        take: impl Fn(NodeMessage) -> bool,
     ) -> io::Result<()> {
         let socket = tokio::net::UdpSocket::from_std(socket)?;
         // Of every process that was ever heard, for the life of this one: one whose lease was late for a moment is the same as before,
@@ -326,7 +304,7 @@ impl Links {
         &self,
         datagram: &[u8],
         windows: &mut HashMap<Boot, Window>,
-    ) -> Result<(Received, Said), Received> {
+    ) -> Result<(Received, NodeMessage), Received> {
         let (header, sealed) = datagram.split_at_checked(HEADER).ok_or(Received::Malformed)?;
         let mut fields = ReadBytes(header);
         if fields.u8() != Some(VERSION) {
@@ -348,7 +326,7 @@ impl Links {
         self.read(&other, &opened).ok_or(Received::Malformed)
     }
 
-    fn read(&self, sender: &Other, text: &[u8]) -> Option<(Received, Said)> {
+    fn read(&self, sender: &Other, text: &[u8]) -> Option<(Received, NodeMessage)> {
         let mut bytes = ReadBytes(text);
         match bytes.u8()? {
             RECORD => {
@@ -362,7 +340,7 @@ impl Links {
                 };
                 let from = if self.direct { from } else { from.reached_by(via) };
                 let bytes = bytes.0.into();
-                let said = Said::Record {
+                let said = NodeMessage::Record {
                     listener,
                     from,
                     bytes,
@@ -374,7 +352,7 @@ impl Links {
                 let to = PeerAddr::from_bytes(&bytes.array()?)?;
                 let to = to.writing_to(self.local(local));
                 let bytes = bytes.0.into();
-                Some((Received::Answer, Said::Answer { listener, to, bytes }))
+                Some((Received::Answer, NodeMessage::Answer { listener, to, bytes }))
             }
             _ => None,
         }

@@ -33,6 +33,18 @@ pub(super) struct Inbound<'a> {
     is_handed_on: bool,
 }
 
+impl<'a> Inbound<'a> {
+    const fn new(now: Instant, from: PeerAddr, datagram: &'a mut [u8], of_node: bool) -> Self {
+        Self {
+            now,
+            from,
+            datagram,
+            of_node,
+            is_handed_on: false,
+        }
+    }
+}
+
 /// What a protected record holds at least: a type, and the tag of 16 bytes, or a nonce and a tag of 8 each (RFC 6655, RFC 9146).
 const SHORTEST_PROTECTED: usize = 17;
 
@@ -46,14 +58,7 @@ impl DtlsListener {
         datagram: &mut [u8],
         transmits: &mut Transmits,
     ) -> bool {
-        let inbound = Inbound {
-            now,
-            from,
-            datagram,
-            of_node: false,
-            is_handed_on: false,
-        };
-        self.take_apart(inbound, transmits)
+        self.take_apart(Inbound::new(now, from, datagram, false), transmits)
     }
 
     /// Takes records that reached another node, which took them for ours by their Connection ID. What is not of a session here is of
@@ -65,14 +70,7 @@ impl DtlsListener {
         datagram: &mut [u8],
         transmits: &mut Transmits,
     ) -> bool {
-        let inbound = Inbound {
-            now,
-            from,
-            datagram,
-            of_node: true,
-            is_handed_on: false,
-        };
-        self.take_apart(inbound, transmits)
+        self.take_apart(Inbound::new(now, from, datagram, true), transmits)
     }
 
     fn take_apart(&mut self, mut inbound: Inbound<'_>, transmits: &mut Transmits) -> bool {

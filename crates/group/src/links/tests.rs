@@ -68,7 +68,7 @@ fn a_record_comes_with_its_way_back_and_the_answer_finds_the_address_that_was_wr
     let datagram = sent(&a, &b, b"record");
     let (what, said) = b.open(&datagram, &mut HashMap::new()).unwrap();
     assert_eq!(what, Received::Record);
-    let Said::Record {
+    let NodeMessage::Record {
         listener,
         from,
         bytes,
@@ -88,7 +88,7 @@ fn a_record_comes_with_its_way_back_and_the_answer_finds_the_address_that_was_wr
     b.set_members(&[back]);
     assert_eq!(b.answer(via, from, b"answer"), Sent::Ok);
     let (what, said) = a.open(&caught(&a), &mut HashMap::new()).unwrap();
-    let wanted = Said::Answer {
+    let wanted = NodeMessage::Answer {
         listener: 0x0506_0708,
         to: peer().writing_to("198.51.100.7".parse().ok()),
         bytes: b"answer"[..].into(),
@@ -101,7 +101,7 @@ fn where_answers_go_directly_the_peer_is_one_that_writes_here() {
     let (a, mut b) = two();
     b.direct = true;
     let datagram = sent(&a, &b, b"record");
-    let Ok((_, Said::Record { from, .. })) = b.open(&datagram, &mut HashMap::new()) else {
+    let Ok((_, NodeMessage::Record { from, .. })) = b.open(&datagram, &mut HashMap::new()) else {
         panic!("no record")
     };
     assert_eq!(from, peer().writing_to("198.51.100.7".parse().ok()));
@@ -167,7 +167,10 @@ fn a_datagram_of_before_a_late_lease_is_not_taken_again_after_it() {
     };
     knows(&[member(7, "a")]);
     a.socket.send_to(&recorded, address).unwrap();
-    assert!(matches!(takes.recv_timeout(PATIENCE), Ok(Said::Record { .. })));
+    assert!(matches!(
+        takes.recv_timeout(PATIENCE),
+        Ok(NodeMessage::Record { .. })
+    ));
     knows(&[]);
     a.socket.send_to(&recorded, address).unwrap();
     becomes(Received::UnknownNode, 1);
@@ -176,7 +179,10 @@ fn a_datagram_of_before_a_late_lease_is_not_taken_again_after_it() {
     becomes(Received::Replay, 1);
     // What it sends anew is taken.
     assert_eq!(a.forward(8, 1, peer(), b"another"), Sent::Ok);
-    assert!(matches!(takes.recv_timeout(PATIENCE), Ok(Said::Record { .. })));
+    assert!(matches!(
+        takes.recv_timeout(PATIENCE),
+        Ok(NodeMessage::Record { .. })
+    ));
     drop(seen);
     thread.join().unwrap().unwrap();
 }
@@ -185,7 +191,7 @@ fn a_datagram_of_before_a_late_lease_is_not_taken_again_after_it() {
 fn an_answer_does_not_leave_by_the_next_process_of_the_node_that_the_peer_was_reached_by() {
     let (a, b) = two();
     let datagram = sent(&a, &b, b"record");
-    let Ok((_, Said::Record { from, .. })) = b.open(&datagram, &mut HashMap::new()) else {
+    let Ok((_, NodeMessage::Record { from, .. })) = b.open(&datagram, &mut HashMap::new()) else {
         panic!("no record")
     };
     let via = from.via().unwrap();

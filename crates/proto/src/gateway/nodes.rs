@@ -9,7 +9,7 @@ use crate::types::reason::DropReason;
 use crate::types::{ListenerId, PeerAddr, Transport};
 
 /// What another node says.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum NodeMessage {
     /// A record of a session here arrived there.
     Record {
