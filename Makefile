@@ -12,13 +12,15 @@ PEER_PACKAGES := default-jdk-headless maven
 OPS_PACKAGES := mmdebstrap binutils jq curl python3 libcoap3-bin mosquitto mosquitto-clients
 IMAGE_PACKAGES := umoci runc
 CROSS_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static
+BENCH_PACKAGES := valgrind jq util-linux
 TEST_PACKAGES := $(RUN_PACKAGES) gnutls-bin openssl prometheus mosquitto mosquitto-clients nats-server \
 	systemd curl jq procps iproute2 python3-venv python3-dev autoconf automake nodejs npm libwolfssl-dev libmbedtls-dev \
 	postgresql redis-server redis-sentinel mariadb-server slapd ldap-utils
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-browser test-vendored check fmt lint doc packages-build packages-run packages-test clients \
-	packages-peers test-peers deb test-deb dist dist-arm64 cyclonedx image test-image test-restart test-systemd reproducible deny sbom packages-ops compare-openssl test-openssl test-fresh fuzz sim
+	packages-peers test-peers deb test-deb dist dist-arm64 cyclonedx image test-image test-restart test-systemd reproducible deny sbom bench instructions \
+	soak nightly packages-ops compare-openssl test-openssl test-fresh fuzz sim
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +56,19 @@ test-openssl: packages-test packages-ops clients ## Run the DTLS tests on every 
 test-fresh: packages-ops ## Run make run and make test in minimal Debian trees, from a clean clone (as root)
 	tests/ops/fresh.sh bookworm trixie
 
+bench: packages-build ## Measure beside bare echoes and libcoap on a quiet machine, and write docs/performance.md
+	@tests/support/packages.sh $(RUN_PACKAGES) $(BENCH_PACKAGES)
+	UPDATE_DOCS=1 $(CARGO) bench --locked --bench beside
+	$(CARGO) bench --locked --bench dtls_records
+
+instructions: packages-build ## Count the instructions of fixed traces of packets, and compare with those of before
+	@tests/support/packages.sh $(BENCH_PACKAGES)
+	tests/ops/instructions.sh
+
+MINUTES ?= 10
+soak: packages-test build ## Churn, storms, reloads, broker restarts and kills for MINUTES (10); memory and messages are counted
+	tests/ops/soak.sh target/release/portcullis $(MINUTES)
+
 SEEDS ?= 10000
 sim: packages-build ## Run the core against a hostile network on a virtual clock, SEEDS (10000) times
 	PORTCULLIS_SEEDS=$(SEEDS) $(CARGO) test --locked --test sim -- --nocapture
@@ -66,6 +81,14 @@ fuzz: packages-build ## Run each fuzz target for FUZZ_SECONDS (60), on a nightly
 		$(CARGO) +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
 			-max_len=4096 -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1; \
 	done
+
+nightly: ## Run what takes too long for every change: other OpenSSLs, clients from Maven, the same bytes twice, soak, fuzzing
+	$(MAKE) test-vendored
+	$(MAKE) reproducible
+	$(MAKE) test-peers
+	$(MAKE) sim
+	$(MAKE) soak
+	$(MAKE) fuzz FUZZ_SECONDS=60
 
 check: fmt lint doc ## Formatting, lints and documentation, warnings being errors
 
