@@ -264,7 +264,7 @@ impl Fleet {
     /// Asks at a rate whether or not answers come; the times to the answers, ascending, in microseconds.
     pub fn open_loop(&mut self, rate: f64, time: Duration) -> Vec<f64> {
         let begun = Instant::now();
-        let mut waiting: VecDeque<(usize, Instant)> = VecDeque::new();
+        let mut waiting: VecDeque<(usize, u16, Instant)> = VecDeque::new();
         let (mut times, mut count) = (Vec::new(), 0_usize);
         for device in &self.devices {
             device.socket.set_nonblocking(true).unwrap();
@@ -279,14 +279,14 @@ impl Fleet {
                 self.question.write(&mut self.message, device.mid);
                 drop(device.socket.send(&self.message));
                 // A request counts from when it was due, however late this loop is.
-                waiting.push_back((at, due));
+                waiting.push_back((at, device.mid, due));
             }
-            let Some((at, due)) = waiting.front().copied() else {
+            let Some((at, mid, due)) = waiting.front().copied() else {
                 continue;
             };
             let device = &self.devices[at];
             let is_answered = match device.socket.recv(&mut self.buffer) {
-                Ok(length) => self.question.is_answered(&self.buffer[..length], device.mid),
+                Ok(length) => self.question.is_answered(&self.buffer[..length], mid),
                 Err(_) => false,
             };
             if is_answered {

@@ -1,11 +1,11 @@
 //! Messages that were handled, so that a duplicate is handled no second time (RFC 7252, 4.5).
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hashbrown::hash_table::{Entry, HashTable};
 use slab::Slab;
 
 use crate::types::list::{Links, List};
@@ -24,8 +24,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// A handled message whose answer may still come.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Remembered {
-    at: usize,
-    serial: u64,
+    at: u32,
+    serial: u32,
 }
 
 /// What is known of a message.
@@ -74,17 +74,40 @@ impl Answer {
     }
 }
 
+/// A message that was handled. A busy gateway remembers as many as it may, so that each of them is in no cache when it is wanted
+/// again: it is one line of it, with nothing in it that is the same for all of a source.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Exchanged {
-    source: Source,
-    proven: bool,
-    mid: u16,
-    serial: u64,
     fingerprint: u64,
-    expires: Instant,
     answer: Answer,
+    /// The place of its source.
+    source: u32,
+    serial: u32,
+    /// In milliseconds of [`Dedup::millis`].
+    expires: u32,
     by_age: Links,
     of_source: Links,
+    mid: u16,
+    proven: bool,
+}
+
+impl Exchanged {
+    /// How long it is still remembered; the milliseconds come round after 49 days, lifetimes are some minutes.
+    fn remaining(&self, now: u32) -> Option<Duration> {
+        let millis = self.expires.wrapping_sub(now) as i32;
+        u64::try_from(millis)
+            .ok()
+            .filter(|millis| *millis > 0)
+            .map(Duration::from_millis)
+    }
+}
+
+/// What is the same for all messages of a source.
+#[derive(Debug)]
+struct Sent {
+    source: Source,
+    messages: List,
 }
 
 /// The memory of one endpoint. It knows where messages came from and not which peers there are, so that a retransmission is told
@@ -92,15 +115,19 @@ struct Exchanged {
 #[derive(Debug)]
 pub(crate) struct Dedup {
     entries: Slab<Exchanged>,
-    index: HashMap<(Source, u16), u32, Keyed>,
+    /// Places of entries, by source and message id.
+    index: HashTable<u32>,
     /// What came from addresses that were not proved, which goes first.
     unproven: List,
     proven: List,
-    of_source: HashMap<Source, List, Keyed>,
+    sources: Slab<Sent>,
+    by_source: HashMap<Source, u32, Keyed>,
     bytes: usize,
-    serial: u64,
+    serial: u32,
     capacity: usize,
     hasher: Keyed,
+    /// From when on milliseconds are counted.
+    epoch: Option<Instant>,
     next_sweep: Option<Instant>,
     metrics: Arc<CoapMetrics>,
 }
@@ -111,14 +138,16 @@ impl Dedup {
         let hasher = Keyed::new(secret);
         Self {
             entries: Slab::new(),
-            index: HashMap::with_hasher(hasher),
+            index: HashTable::new(),
             unproven: List::default(),
             proven: List::default(),
-            of_source: HashMap::with_hasher(hasher),
+            sources: Slab::new(),
+            by_source: HashMap::with_hasher(hasher),
             bytes: 0,
             serial: 0,
             capacity,
             hasher,
+            epoch: None,
             next_sweep: None,
             metrics,
         }
@@ -136,15 +165,32 @@ impl Dedup {
         self.bound_answers();
     }
 
+    fn millis(&self, now: Instant) -> u32 {
+        let since = self.epoch.map(|epoch| now.saturating_duration_since(epoch));
+        since.map_or(0, |since| since.as_millis() as u32)
+    }
+
+    fn hash(&self, source: u32, mid: u16) -> u64 {
+        self.hasher.hash_one(u64::from(source) << 16 | u64::from(mid))
+    }
+
     /// Whether this very message was handled before. Another message under the same id is a new one: a device that
     /// restarted counts anew.
     pub(crate) fn look_up(&self, now: Instant, source: Source, mid: u16, datagram: &[u8]) -> Seen<'_> {
-        let entry = self
-            .index
-            .get(&(source, mid))
-            .and_then(|at| self.entries.get(*at as usize));
+        let entry = self.by_source.get(&source).and_then(|source| {
+            let is_it = |at: &u32| {
+                self.entries
+                    .get(*at as usize)
+                    .is_some_and(|it| it.source == *source && it.mid == mid)
+            };
+            let at = self.index.find(self.hash(*source, mid), is_it)?;
+            self.entries.get(*at as usize)
+        });
         match entry {
-            Some(entry) if entry.expires > now && entry.fingerprint == self.hasher.hash_one(datagram) => {
+            Some(entry)
+                if entry.remaining(self.millis(now)).is_some()
+                    && entry.fingerprint == self.hasher.hash_one(datagram) =>
+            {
                 Seen::Duplicate(entry.answer.bytes())
             }
             _ => Seen::New,
@@ -161,40 +207,66 @@ impl Dedup {
         lifetime: Duration,
     ) -> Remembered {
         self.make_room(source);
-        self.serial += 1;
+        self.serial = self.serial.wrapping_add(1);
+        self.epoch.get_or_insert(now);
+        let source = *self.by_source.entry(source).or_insert_with(|| {
+            let messages = List::default();
+            self.sources.insert(Sent { source, messages }) as u32
+        });
         let at = self.entries.insert(Exchanged {
-            source,
-            proven,
-            mid,
-            serial: self.serial,
             fingerprint: self.hasher.hash_one(datagram),
-            expires: now + lifetime,
             answer: Answer::None,
+            source,
+            serial: self.serial,
+            expires: self.millis(now).wrapping_add(lifetime.as_millis() as u32),
             by_age: Links::default(),
             of_source: Links::default(),
+            mid,
+            proven,
         });
-        if let Some(before) = self.index.insert((source, mid), at as u32) {
-            self.remove(before as usize);
-        }
         let list = if proven {
             &mut self.proven
         } else {
             &mut self.unproven
         };
         list.push_newest(&mut self.entries, at, |entry| &mut entry.by_age);
-        let of_source = self.of_source.entry(source).or_default();
-        of_source.push_newest(&mut self.entries, at, |entry| &mut entry.of_source);
+        if let Some(sent) = self.sources.get_mut(source as usize) {
+            sent.messages
+                .push_newest(&mut self.entries, at, |entry| &mut entry.of_source);
+        }
+        self.point_to(at as u32, source, mid);
         self.next_sweep.get_or_insert(now + lifetime);
         self.metrics.remembered_exchanges.set(self.entries.len() as u64);
         Remembered {
-            at,
+            at: at as u32,
             serial: self.serial,
+        }
+    }
+
+    /// Has the index lead to an entry, in the place of an earlier one with the same id.
+    fn point_to(&mut self, at: u32, source: u32, mid: u16) {
+        let (entries, hasher) = (&self.entries, self.hasher);
+        let key = |at: &u32| entries.get(*at as usize).map(|it| (it.source, it.mid));
+        let hash = |at: &u32| {
+            let (source, mid) = key(at).unwrap_or_default();
+            hasher.hash_one(u64::from(source) << 16 | u64::from(mid))
+        };
+        let is_it = |it: &u32| key(it) == Some((source, mid));
+        let before = match self.index.entry(self.hash(source, mid), is_it, hash) {
+            Entry::Occupied(mut place) => Some(std::mem::replace(place.get_mut(), at)),
+            Entry::Vacant(place) => {
+                place.insert(at);
+                None
+            }
+        };
+        if let Some(before) = before {
+            self.remove(before as usize);
         }
     }
 
     /// Remembers the answer to a message, in place of an earlier one.
     pub(crate) fn answered(&mut self, remembered: Remembered, answer: &[u8]) {
-        let entry = self.entries.get_mut(remembered.at);
+        let entry = self.entries.get_mut(remembered.at as usize);
         if let Some(entry) = entry.filter(|entry| entry.serial == remembered.serial) {
             let before = entry.answer.weight();
             entry.answer = Answer::new(answer);
@@ -213,8 +285,8 @@ impl Dedup {
 
     /// Bytes that are kept of messages from unproven and from proven addresses; the long answers count with the latter.
     pub(crate) fn kept(&self) -> [usize; 2] {
-        // The entry, and its places in the indices.
-        let entry = size_of::<Exchanged>() + 96;
+        // The entry, its place in the index, and a source of its own.
+        let entry = size_of::<Exchanged>() + 8 + size_of::<Sent>() + 72;
         [
             self.unproven.len() * entry,
             self.proven.len() * entry + self.bytes,
@@ -231,15 +303,16 @@ impl Dedup {
             return;
         }
         self.next_sweep = None;
+        let millis = self.millis(now);
         for list in [|it: &Self| it.unproven.oldest(), |it: &Self| it.proven.oldest()] {
             while let Some(at) = list(self) {
-                match self.entries.get(at) {
-                    Some(entry) if entry.expires > now => {
-                        let next = entry.expires.max(now + SWEEP);
+                match self.entries.get(at).and_then(|entry| entry.remaining(millis)) {
+                    Some(remaining) => {
+                        let next = now + remaining.max(SWEEP);
                         self.next_sweep = Some(self.next_sweep.map_or(next, |at| at.min(next)));
                         break;
                     }
-                    _ => self.remove(at),
+                    None => self.remove(at),
                 }
             }
         }
@@ -251,9 +324,12 @@ impl Dedup {
         if self.entries.len() < self.capacity {
             return;
         }
-        let mine = self.of_source.get(&source);
-        let greedy = mine.filter(|mine| mine.len() > self.capacity / 16);
-        if let Some(oldest) = greedy.and_then(List::oldest).or(self.oldest()) {
+        let mine = self
+            .by_source
+            .get(&source)
+            .and_then(|at| self.sources.get(*at as usize));
+        let greedy = mine.filter(|mine| mine.messages.len() > self.capacity / 16);
+        if let Some(oldest) = greedy.and_then(|mine| mine.messages.oldest()).or(self.oldest()) {
             self.metrics.limits.inc(Limit::RememberedExchanges);
             self.remove(oldest);
         }
@@ -264,29 +340,28 @@ impl Dedup {
     }
 
     fn remove(&mut self, at: usize) {
-        let Some((source, proven)) = self.entries.get(at).map(|entry| (entry.source, entry.proven)) else {
-            return;
-        };
+        let Some(entry) = self.entries.get(at) else { return };
+        let (source, mid, proven) = (entry.source, entry.mid, entry.proven);
         let list = if proven {
             &mut self.proven
         } else {
             &mut self.unproven
         };
         list.remove(&mut self.entries, at, |entry| &mut entry.by_age);
-        if let Entry::Occupied(mut of_source) = self.of_source.entry(source) {
-            of_source
-                .get_mut()
+        if let Some(sent) = self.sources.get_mut(source as usize) {
+            sent.messages
                 .remove(&mut self.entries, at, |entry| &mut entry.of_source);
-            if of_source.get().is_empty() {
-                of_source.remove();
+            if sent.messages.is_empty() {
+                let sent = self.sources.remove(source as usize);
+                self.by_source.remove(&sent.source);
             }
         }
-        let message = self.entries.remove(at);
         // The id may have gone to a newer message.
-        let key = (source, message.mid);
-        if self.index.get(&key).is_some_and(|it| *it as usize == at) {
-            self.index.remove(&key);
+        let is_it = |it: &u32| *it as usize == at;
+        if let Ok(place) = self.index.find_entry(self.hash(source, mid), is_it) {
+            place.remove();
         }
+        let message = self.entries.remove(at);
         self.bytes = self.bytes.saturating_sub(message.answer.weight());
         self.metrics.remembered_exchanges.set(self.entries.len() as u64);
     }
@@ -371,7 +446,12 @@ mod tests {
         assert_eq!(dedup.entries.len(), 4);
         dedup.expire(now + LIFETIME);
         assert_eq!((dedup.bytes, dedup.entries.len(), dedup.index.len()), (0, 0, 0));
-        assert!(dedup.of_source.is_empty() && dedup.proven.is_empty());
+        assert!(
+            dedup.by_source.is_empty()
+                && dedup.sources.is_empty()
+                && dedup.index.is_empty()
+                && dedup.proven.is_empty()
+        );
     }
 
     #[test]
@@ -421,5 +501,27 @@ mod tests {
         assert_eq!(second, first + SWEEP);
         dedup.expire(second);
         assert_eq!((dedup.entries.len(), dedup.next_expiry()), (0, None));
+    }
+
+    #[test]
+    fn a_remembered_message_is_one_line_of_the_cache() {
+        assert_eq!(size_of::<Option<Exchanged>>(), 64);
+    }
+
+    #[test]
+    fn lifetimes_hold_where_the_milliseconds_come_round() {
+        let (mut dedup, _, now) = dedup(8);
+        dedup.remember(now, from(1), 1, b"first", LIFETIME);
+        let later = now + Duration::from_millis(u64::from(u32::MAX) - 100);
+        dedup.expire(now + LIFETIME);
+        dedup.remember(later, from(2), 2, b"then", LIFETIME);
+        let before_its_end = later + LIFETIME - Duration::from_millis(1);
+        assert_eq!(
+            dedup.look_up(before_its_end, from(2).0, 2, b"then"),
+            Seen::Duplicate(None)
+        );
+        assert_eq!(dedup.look_up(later + LIFETIME, from(2).0, 2, b"then"), Seen::New);
+        dedup.expire(later + LIFETIME);
+        assert_eq!(dedup.kept(), [0, 0]);
     }
 }

@@ -109,7 +109,7 @@ impl Asker {
     }
 
     fn mounted(&self, text: &str) -> String {
-        format!("{}{text}", self.prefix)
+        [&*self.prefix, text].concat()
     }
 
     /// The topic at the broker.
