@@ -251,16 +251,20 @@ pub(super) fn secret_paths(config: &Config) -> Vec<&Path> {
     for listener in &config.listeners {
         if let Some(dtls) = &listener.dtls {
             files.extend(
-                [&dtls.psk_file, &dtls.key_file, &dtls.key_password_file]
-                    .into_iter()
-                    .flatten(),
+                [
+                    &dtls.handshake.psk_file,
+                    &dtls.handshake.key_file,
+                    &dtls.handshake.key_password_file,
+                ]
+                .into_iter()
+                .flatten(),
             );
             if let Some(source) = &dtls.psk_source {
                 files.extend(&source.http.token_file);
-                let database = source.database().map(|database| database.common());
-                files.extend(database.and_then(|database| database.password_file));
+                let database = source.database().map(|database| database.server().common);
+                files.extend(database.and_then(|common| common.password_file.as_ref()));
             }
-            for more in &dtls.certificates {
+            for more in &dtls.handshake.certificates {
                 files.push(&more.key_file);
                 files.extend(&more.key_password_file);
             }
@@ -272,9 +276,10 @@ pub(super) fn secret_paths(config: &Config) -> Vec<&Path> {
                 .into_iter()
                 .flatten(),
         );
-        if let Some(database) = authentication.database().map(|database| database.common()) {
-            files.extend(database.password_file);
-            files.extend(&database.tls.key_file);
+        if let Some(database) = authentication.database() {
+            let common = database.server().common;
+            files.extend(&common.password_file);
+            files.extend(&common.tls.key_file);
         }
     }
     let single = [

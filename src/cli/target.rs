@@ -55,7 +55,7 @@ pub(super) fn psk_files(args: &PskFile) -> Result<Vec<PathBuf>, Failure> {
     let files = config
         .listeners
         .iter()
-        .filter_map(|listener| listener.dtls.as_ref()?.psk_file.clone());
+        .filter_map(|listener| listener.dtls.as_ref()?.handshake.psk_file.clone());
     let mut all: Vec<PathBuf> = Vec::new();
     for file in files {
         if !all.contains(&file) {
@@ -74,7 +74,7 @@ fn of_listeners(config: &Config, name: Option<&str>) -> Result<PskTarget, Failur
         .iter()
         .filter(|listener| name.is_none_or(|name| listener.name == name))
         .filter_map(|listener| {
-            let path = listener.dtls.as_ref()?.psk_file.clone()?;
+            let path = listener.dtls.as_ref()?.handshake.psk_file.clone()?;
             Some(PskTarget {
                 path,
                 listener: Some((Box::new(config.clone()), listener.clone())),

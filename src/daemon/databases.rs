@@ -7,7 +7,7 @@ use crate::auth::settings::{
 };
 use crate::config::Authentication;
 use crate::config::databases::{
-    self as config, Common, Database, HashName, MacFunction, PasswordHash, RedisType, SaltPosition,
+    self as config, Database, HashName, MacFunction, PasswordHash, RedisType, SaltPosition, Server,
 };
 
 /// What a database is asked about.
@@ -22,10 +22,10 @@ pub(super) enum Purpose {
 /// The settings of the database that decides, if one does.
 pub(super) fn settings(authentication: &Authentication) -> Option<DatabaseSettings> {
     let database = authentication.database()?;
-    let common = database.common();
+    let common = database.server().common;
     Some(DatabaseSettings {
         source: source(&database, Purpose::Logins),
-        algorithm: algorithm(common.hash),
+        algorithm: algorithm(&common.password_hash_algorithm),
         legacy_hashes: authentication.legacy_hashes,
         timeout: common.query_timeout,
         grace: authentication.grace,
@@ -34,7 +34,7 @@ pub(super) fn settings(authentication: &Authentication) -> Option<DatabaseSettin
 
 /// A server, and what it is asked.
 pub(super) fn source(database: &Database<'_>, purpose: Purpose) -> Source {
-    let place = place(&database.common());
+    let place = place(&database.server());
     match database {
         Database::Postgresql(sql) => Source::Postgresql(SqlSettings {
             place,
@@ -92,11 +92,12 @@ fn ldap(ldap: &config::Ldap, place: Place) -> LdapSettings {
     }
 }
 
-fn place(common: &Common<'_>) -> Place {
+fn place(server: &Server<'_>) -> Place {
+    let common = server.common;
     Place {
-        server: common.server.to_owned(),
-        username: common.username.to_owned(),
-        password_file: common.password_file.cloned(),
+        server: server.server.to_owned(),
+        username: server.username.to_owned(),
+        password_file: common.password_file.clone(),
         pool_size: usize::try_from(common.pool_size).unwrap_or(usize::MAX),
         tls: common.tls.enable.then(|| TlsSettings {
             ca_file: common.tls.ca_file.clone(),

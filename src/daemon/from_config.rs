@@ -71,7 +71,10 @@ pub(super) fn gate_settings(listener: &Listener, config: &Config) -> Option<Gate
         web: stream.websocket.origins(),
         max_connections: number(stream.max_connections),
         max_per_source: number(stream.max_connections_per_source),
-        max_half_open: number(stream.max_half_open),
+        max_half_open: number(match &listener.dtls {
+            Some(dtls) => dtls.handshake.max_half_open,
+            None => stream.max_connections,
+        }),
         max_per_second: stream.max_handshakes_per_second,
         per_second_of_source: config.limits.handshakes_per_second,
         handshake_timeout: stream.handshake_timeout,
@@ -110,8 +113,9 @@ pub(super) fn out_of_time(
             let listener = config.listeners.get((*place)?)?;
             let new = new.contexts.get((*place)?)?;
             let dtls = listener.dtls.as_ref()?;
-            let more = dtls.certificates.iter().map(|more| &more.cert_file);
+            let more = dtls.handshake.certificates.iter().map(|more| &more.cert_file);
             let files: Vec<String> = dtls
+                .handshake
                 .cert_file
                 .iter()
                 .chain(more)
@@ -216,7 +220,7 @@ fn key_source(source: &PskSource) -> KeySourceSettings {
             (server, KEY_REQUESTS, source.http.timeout)
         }
         Some(database) => {
-            let common = database.common();
+            let common = database.server().common;
             let server = KeyServer::Database(databases::source(&database, Purpose::Keys));
             (server, size(common.pool_size), common.query_timeout)
         }

@@ -5,7 +5,7 @@
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
-use crate::config::{Config, Listener, Problem, Severity, Size};
+use crate::config::{Config, Datagrams, Listener, Problem, Severity, Size};
 use crate::net::group::{BindError, open_among, open_stream};
 use crate::net::{Buffers, GroupSpec, errno};
 use crate::types::{ListenerId, Transport};
@@ -291,10 +291,16 @@ impl ListenerIds {
 
 /// What the sockets of a listener may hold.
 pub(super) fn buffers(listener: &Listener) -> Buffers {
-    let bytes = |size: Size| usize::try_from(size.0).unwrap_or(usize::MAX);
+    let bytes = |size: fn(&Datagrams) -> Size| {
+        let size = listener
+            .datagrams
+            .as_ref()
+            .map_or(0, |datagrams| size(datagrams).0);
+        usize::try_from(size).unwrap_or(usize::MAX)
+    };
     Buffers {
-        receive: bytes(listener.receive_buffer),
-        send: bytes(listener.send_buffer),
+        receive: bytes(|datagrams| datagrams.receive_buffer),
+        send: bytes(|datagrams| datagrams.send_buffer),
     }
 }
 

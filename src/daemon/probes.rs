@@ -40,7 +40,7 @@ pub async fn logins(config: &Config) -> Vec<(String, Result<(), String>)> {
             Backend::Jwt => "jwt",
             _ => authentication
                 .database()
-                .map_or("", |database| database.common().table),
+                .map_or("", |database| database.server().table),
         };
         all.push((format!("{key}.{table}"), login(authentication).await));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::check::{at_most, between, hours, millis, placeholders, secs, web_url};
-use super::databases::{Database, Ldap, Mongodb, Mysql, Postgresql, Redis};
+use super::databases::{Database, Databases};
 use super::document::{Document, Table};
 use super::paths::PathBase;
 use super::section::section;
@@ -119,20 +119,12 @@ section! {
         legacy_hashes: bool = false;
         /// How long a login that a database or an HTTP service found right stays right while that cannot be asked, "0s" to "24h".
         grace: Duration = "5m", between(secs(0), hours(24));
+        with /// The databases.
+        databases: Databases;
         section /// The `http` backend.
         http: Http;
         section /// The `jwt` backend.
         jwt: Jwt;
-        section /// The `postgresql` backend.
-        postgresql: Postgresql;
-        section /// The `mysql` backend.
-        mysql: Mysql;
-        section /// The `mongodb` backend.
-        mongodb: Mongodb;
-        section /// The `redis` backend.
-        redis: Redis;
-        section /// The `ldap` backend.
-        ldap: Ldap;
     }
 }
 
@@ -142,11 +134,11 @@ impl Authentication {
     pub fn database(&self) -> Option<Database<'_>> {
         match self.backend {
             Backend::None | Backend::File | Backend::Http | Backend::Jwt => None,
-            Backend::Postgresql => Some(Database::Postgresql(&self.postgresql)),
-            Backend::Mysql => Some(Database::Mysql(&self.mysql)),
-            Backend::Mongodb => Some(Database::Mongodb(&self.mongodb)),
-            Backend::Redis => Some(Database::Redis(&self.redis)),
-            Backend::Ldap => Some(Database::Ldap(&self.ldap)),
+            Backend::Postgresql => Some(Database::Postgresql(&self.databases.postgresql)),
+            Backend::Mysql => Some(Database::Mysql(&self.databases.mysql)),
+            Backend::Mongodb => Some(Database::Mongodb(&self.databases.mongodb)),
+            Backend::Redis => Some(Database::Redis(&self.databases.redis)),
+            Backend::Ldap => Some(Database::Ldap(&self.databases.ldap)),
         }
     }
 }

@@ -98,6 +98,22 @@ section! {
 }
 
 section! {
+    /// What every database has.
+    pub struct Common {
+        /// File with the password of the account on its first line.
+        password_file: Option<PathBuf> = "";
+        /// Most connections, 1 to 64.
+        pool_size: u32 = 8, between(1, 64);
+        /// An answer that takes longer counts as none, "100ms" to "10s".
+        query_timeout: Duration = "5s", between(millis(100), secs(10));
+        section /// How passwords are hashed.
+        password_hash_algorithm: PasswordHash;
+        section /// TLS.
+        tls: ServerTls;
+    }
+}
+
+section! {
     /// Asking a PostgreSQL database.
     pub struct Postgresql {
         /// Where it is, `HOST` or `HOST:PORT` (5432).
@@ -106,18 +122,10 @@ section! {
         database: String = "";
         /// The account.
         username: String = "";
-        /// File with its password on the first line.
-        password_file: Option<PathBuf> = "";
-        /// Most connections, 1 to 64.
-        pool_size: u32 = 8, between(1, 64);
         /// What is asked; placeholders become parameters, so they stand without quotes.
         query: String = "SELECT password_hash, salt, is_superuser FROM mqtt_user WHERE username = ${username} LIMIT 1", query;
-        /// An answer that takes longer counts as none, "100ms" to "10s".
-        query_timeout: Duration = "5s", between(millis(100), secs(10));
-        section /// How passwords are hashed.
-        password_hash_algorithm: PasswordHash;
-        section /// TLS.
-        tls: ServerTls;
+        with /// What every database has.
+        common: Common;
     }
 }
 
@@ -130,18 +138,10 @@ section! {
         database: String = "";
         /// The account.
         username: String = "";
-        /// File with its password on the first line.
-        password_file: Option<PathBuf> = "";
-        /// Most connections, 1 to 64.
-        pool_size: u32 = 8, between(1, 64);
         /// What is asked; placeholders become parameters, so they stand without quotes.
         query: String = "SELECT password_hash, salt, is_superuser FROM mqtt_user WHERE username = ${username} LIMIT 1", query;
-        /// An answer that takes longer counts as none, "100ms" to "10s".
-        query_timeout: Duration = "5s", between(millis(100), secs(10));
-        section /// How passwords are hashed.
-        password_hash_algorithm: PasswordHash;
-        section /// TLS.
-        tls: ServerTls;
+        with /// What every database has.
+        common: Common;
     }
 }
 
@@ -158,20 +158,12 @@ section! {
         collection: String = "mqtt_user";
         /// The account; "" logs in with none.
         username: String = "";
-        /// File with its password on the first line.
-        password_file: Option<PathBuf> = "";
         /// The database that knows the account; "" is `admin`.
         auth_source: String = "";
-        /// Most connections, 1 to 64.
-        pool_size: u32 = 8, between(1, 64);
         /// The fields that the document of a client has; a value is a text whatever is in it.
         filter: BTreeMap<String, String> = { username = "${username}" }, filter;
-        /// An answer that takes longer counts as none, "100ms" to "10s".
-        query_timeout: Duration = "5s", between(millis(100), secs(10));
-        section /// How passwords are hashed.
-        password_hash_algorithm: PasswordHash;
-        section /// TLS.
-        tls: ServerTls;
+        with /// What every database has.
+        common: Common;
     }
 }
 
@@ -196,10 +188,6 @@ section! {
         server: String = "", servers;
         /// The name of the account that searches; "" searches as nobody.
         username: String = "";
-        /// File with its password on the first line.
-        password_file: Option<PathBuf> = "";
-        /// Most connections, 1 to 64.
-        pool_size: u32 = 8, between(1, 64);
         /// Below which entry is searched; values of placeholders are escaped.
         base_dn: String = "", named;
         /// What the entry of a client must be (RFC 4515); values of placeholders are escaped.
@@ -218,12 +206,8 @@ section! {
         all_attribute: String = "mqttPubSubTopic";
         /// Attributes of clients by their names, and the directory's that hold them.
         attributes: BTreeMap<String, String> = {};
-        /// An answer that takes longer counts as none, "100ms" to "10s".
-        query_timeout: Duration = "5s", between(millis(100), secs(10));
-        section /// How passwords are hashed.
-        password_hash_algorithm: PasswordHash;
-        section /// TLS.
-        tls: ServerTls;
+        with /// What every database has.
+        common: Common;
     }
 }
 
@@ -257,40 +241,27 @@ section! {
         database: u32 = 0;
         /// The account; "" logs in with the password alone, if there is one.
         username: String = "";
-        /// File with its password on the first line.
-        password_file: Option<PathBuf> = "";
-        /// Most connections, 1 to 64.
-        pool_size: u32 = 8, between(1, 64);
         /// What is asked: `HMGET KEY FIELD...`, `HGET KEY FIELD` or `HGETALL KEY`; placeholders stand in the key.
         cmd: String = "HMGET mqtt_user:${username} password_hash salt is_superuser", query;
-        /// An answer that takes longer counts as none, "100ms" to "10s".
-        query_timeout: Duration = "5s", between(millis(100), secs(10));
-        section /// How passwords are hashed.
-        password_hash_algorithm: PasswordHash;
-        section /// TLS.
-        tls: ServerTls;
+        with /// What every database has.
+        common: Common;
     }
 }
 
-/// What every database has.
-#[derive(Debug, Clone, Copy)]
-pub struct Common<'c> {
-    /// Its table within that of the authentication.
-    pub table: &'static str,
-    /// Where it is.
-    pub server: &'c str,
-    /// The account.
-    pub username: &'c str,
-    /// The password of the account.
-    pub password_file: Option<&'c PathBuf>,
-    /// Most connections.
-    pub pool_size: u32,
-    /// For one question.
-    pub query_timeout: Duration,
-    /// How passwords are hashed.
-    pub hash: &'c PasswordHash,
-    /// TLS.
-    pub tls: &'c ServerTls,
+section! {
+    /// The databases that may be asked about clients.
+    pub struct Databases {
+        section /// The `postgresql` backend.
+        postgresql: Postgresql;
+        section /// The `mysql` backend.
+        mysql: Mysql;
+        section /// The `mongodb` backend.
+        mongodb: Mongodb;
+        section /// The `redis` backend.
+        redis: Redis;
+        section /// The `ldap` backend.
+        ldap: Ldap;
+    }
 }
 
 /// A database, by its kind.
@@ -308,31 +279,35 @@ pub enum Database<'c> {
     Ldap(&'c Ldap),
 }
 
-macro_rules! common {
-    ($table:literal, $from:expr) => {
-        Common {
-            table: $table,
-            server: &$from.server,
-            username: &$from.username,
-            password_file: $from.password_file.as_ref(),
-            pool_size: $from.pool_size,
-            query_timeout: $from.query_timeout,
-            hash: &$from.password_hash_algorithm,
-            tls: &$from.tls,
-        }
-    };
+/// What a database has, whatever its kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Server<'c> {
+    /// Its table within that of the authentication.
+    pub table: &'static str,
+    /// Where it is.
+    pub server: &'c str,
+    /// The account.
+    pub username: &'c str,
+    /// How it is reached and asked.
+    pub common: &'c Common,
 }
 
 impl<'c> Database<'c> {
-    /// What every database has.
+    /// What it has, whatever its kind.
     #[must_use]
-    pub fn common(&self) -> Common<'c> {
-        match *self {
-            Self::Postgresql(it) => common!("postgresql", it),
-            Self::Mysql(it) => common!("mysql", it),
-            Self::Mongodb(it) => common!("mongodb", it),
-            Self::Redis(it) => common!("redis", it),
-            Self::Ldap(it) => common!("ldap", it),
+    pub fn server(&self) -> Server<'c> {
+        let (table, server, username, common) = match *self {
+            Self::Postgresql(it) => ("postgresql", &it.server, &it.username, &it.common),
+            Self::Mysql(it) => ("mysql", &it.server, &it.username, &it.common),
+            Self::Mongodb(it) => ("mongodb", &it.server, &it.username, &it.common),
+            Self::Redis(it) => ("redis", &it.server, &it.username, &it.common),
+            Self::Ldap(it) => ("ldap", &it.server, &it.username, &it.common),
+        };
+        Server {
+            table,
+            server,
+            username,
+            common,
         }
     }
 }

@@ -10,9 +10,12 @@ use portcullis_dtls::{
 };
 use portcullis_proto::types::LineError;
 
-use super::handshake_datagram;
 use super::listeners::{CertIdentity, CertificateFiles, Dtls, Verify};
 use super::secrets::{SecretError, read_public, read_secret};
+use super::settings::handshake_datagram;
+
+/// What stands for the largest datagram of a handshake where there are none.
+const NO_DATAGRAMS: usize = 1232;
 
 /// Why a DTLS listener cannot be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,45 +41,45 @@ impl MaterialError {
 pub fn dtls_context(dtls: &Dtls, tickets: &TicketKeys) -> Result<DtlsContext, Vec<MaterialError>> {
     let one = |error| vec![error];
     let material = DtlsMaterial {
-        psks: match (&dtls.psk_file, &dtls.psk_source) {
+        psks: match (&dtls.handshake.psk_file, &dtls.psk_source) {
             (Some(path), _) => Some(Arc::new(psks(path)?)),
             (None, Some(_)) => Some(Arc::default()),
             (None, None) => None,
         },
         live_keys: dtls.psk_source.is_some(),
-        cert_pem: pem("cert_file", dtls.cert_file.as_ref()).map_err(one)?,
-        key_pem: match (&dtls.cert_file, &dtls.key_file) {
+        cert_pem: pem("cert_file", dtls.handshake.cert_file.as_ref()).map_err(one)?,
+        key_pem: match (&dtls.handshake.cert_file, &dtls.handshake.key_file) {
             (Some(_), Some(path)) => Some(read("key_file", path, read_secret).map_err(one)?),
             _ => None,
         },
-        key_password: match &dtls.key_password_file {
+        key_password: match &dtls.handshake.key_password_file {
             Some(path) => Some(password(path).map_err(one)?),
             None => None,
         },
-        certificates: more(&dtls.certificates).map_err(one)?,
+        certificates: more(&dtls.handshake.certificates).map_err(one)?,
         raw_keys: match &dtls.rpk_file {
             None => None,
             Some(path) => Some(Arc::new(raw_keys(path)?)),
         },
-        verify_depth: dtls.verify_depth,
-        ca_pem: pem("ca_file", verifying(dtls, &dtls.ca_file)).map_err(one)?,
-        crl_pem: pem("crl_file", verifying(dtls, &dtls.crl_file)).map_err(one)?,
-        verify: match dtls.verify {
+        verify_depth: dtls.handshake.verify_depth,
+        ca_pem: pem("ca_file", verifying(dtls, &dtls.handshake.ca_file)).map_err(one)?,
+        crl_pem: pem("crl_file", verifying(dtls, &dtls.handshake.crl_file)).map_err(one)?,
+        verify: match dtls.handshake.verify {
             Verify::None => dtls::Verify::None,
             Verify::Optional => dtls::Verify::Optional,
             Verify::Required => dtls::Verify::Required,
         },
-        cert_identity: match dtls.cert_identity {
+        cert_identity: match dtls.handshake.cert_identity {
             CertIdentity::Cn => dtls::CertIdentity::Cn,
             CertIdentity::SanDns => dtls::CertIdentity::SanDns,
             CertIdentity::SanUri => dtls::CertIdentity::SanUri,
         },
-        cert_attributes: dtls.cert_attributes.0.clone(),
-        ciphers: dtls.ciphers.clone(),
-        legacy_cbc: dtls.legacy_cbc,
-        tls: dtls.tls,
-        mtu: handshake_datagram(dtls),
-        cid: dtls.cid,
+        cert_attributes: dtls.handshake.cert_attributes.0.clone(),
+        ciphers: dtls.handshake.ciphers.clone(),
+        legacy_cbc: dtls.sessions.as_ref().is_some_and(|sessions| sessions.legacy_cbc),
+        tls: dtls.sessions.is_none(),
+        mtu: dtls.sessions.as_ref().map_or(NO_DATAGRAMS, handshake_datagram),
+        cid: dtls.sessions.as_ref().is_some_and(|sessions| sessions.cid),
         ticket_keys: tickets.clone(),
     };
     DtlsContext::new(&material).map_err(|error| one(MaterialError::new(error.key, error.message)))
@@ -99,7 +102,7 @@ fn more(all: &[CertificateFiles]) -> Result<Vec<CertificateMaterial>, MaterialEr
 
 /// What is not used when clients are not asked for certificates is not read either.
 fn verifying<'p>(dtls: &Dtls, path: &'p Option<PathBuf>) -> Option<&'p PathBuf> {
-    path.as_ref().filter(|_| dtls.verify != Verify::None)
+    path.as_ref().filter(|_| dtls.handshake.verify != Verify::None)
 }
 
 /// A password: the first line of its file.

@@ -25,8 +25,8 @@ pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
 /// Whether whoever is served has shown a key or a certificate of their own.
 fn names_everyone(listener: &Listener) -> bool {
     listener.dtls.as_ref().is_some_and(|dtls| {
-        let shows_certificate = dtls.cert_file.is_some() || !dtls.certificates.is_empty();
-        !shows_certificate || dtls.verify == Verify::Required
+        let shows_certificate = dtls.handshake.has_certificate();
+        !shows_certificate || dtls.handshake.verify == Verify::Required
     })
 }
 

@@ -17,7 +17,7 @@ use portcullis_proto::types::LineError;
 use openssl::asn1::Asn1Time;
 
 use super::access::{Authentication, Backend, Http};
-use super::databases::Common;
+use super::databases::Server;
 use super::document::Document;
 use super::group::Group;
 use super::listeners::{Dtls, Verify};
@@ -124,7 +124,7 @@ fn check_admin(config: &Config, doc: &mut Document<'_>) {
 fn check_dtls(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     let field = |name: &str| format!("{key}.{name}");
     let before = doc.error_count();
-    if let Some(path) = &dtls.psk_file {
+    if let Some(path) = &dtls.handshake.psk_file {
         check_psks(path, &field("psk_file"), doc);
     }
     if let Some(source) = &dtls.psk_source {
@@ -134,12 +134,15 @@ fn check_dtls(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
         check_raw_keys(path, &field("rpk_file"), doc);
     }
     // Whether an encrypted key fits is told by the whole context.
-    if let (Some(cert_file), Some(key_file), None) =
-        (&dtls.cert_file, &dtls.key_file, &dtls.key_password_file)
-    {
+    if let (Some(cert_file), Some(key_file), None) = (
+        &dtls.handshake.cert_file,
+        &dtls.handshake.key_file,
+        &dtls.handshake.key_password_file,
+    ) {
         check_pair(cert_file, &field("cert_file"), key_file, &field("key_file"), doc);
     }
     for files in dtls
+        .handshake
         .certificates
         .iter()
         .filter(|files| files.key_password_file.is_none())
@@ -147,15 +150,15 @@ fn check_dtls(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
         let key = field("certificates");
         check_pair(&files.cert_file, &key, &files.key_file, &key, doc);
     }
-    if dtls.verify != Verify::None
-        && let Some(ca_file) = &dtls.ca_file
+    if dtls.handshake.verify != Verify::None
+        && let Some(ca_file) = &dtls.handshake.ca_file
     {
         let anchors = certificates(ca_file, &field("ca_file"), doc);
-        if let (Some(anchors), Some(crl_file)) = (anchors, &dtls.crl_file) {
+        if let (Some(anchors), Some(crl_file)) = (anchors, &dtls.handshake.crl_file) {
             check_crl(crl_file, &anchors, &field("crl_file"), doc);
         }
     }
-    if let Err(message) = check_ciphers(&dtls.ciphers) {
+    if let Err(message) = check_ciphers(&dtls.handshake.ciphers) {
         doc.complain(&[&field("ciphers")], message);
     }
     // What is wrong already has been said better than a whole context can.
@@ -344,7 +347,7 @@ fn check_authentication(authentication: &Authentication, key: &str, doc: &mut Do
         Backend::Postgresql | Backend::Mysql | Backend::Mongodb | Backend::Redis | Backend::Ldap => {}
     }
     if let Some(database) = authentication.database() {
-        check_database(&database.common(), key, doc);
+        check_database(&database.server(), key, doc);
     }
 }
 
@@ -360,20 +363,21 @@ fn check_http(http: &Http, key: &str, doc: &mut Document<'_>) {
 /// What a source of keys reads.
 fn check_psk_source(source: &PskSource, key: &str, doc: &mut Document<'_>) {
     match source.database() {
-        Some(database) => check_database(&database.common(), key, doc),
+        Some(database) => check_database(&database.server(), key, doc),
         None => check_http(&source.http, key, doc),
     }
 }
 
-fn check_database(database: &Common<'_>, key: &str, doc: &mut Document<'_>) {
+fn check_database(database: &Server<'_>, key: &str, doc: &mut Document<'_>) {
     let field = |name: &str| format!("{key}.{}.{name}", database.table);
-    if let Some(path) = database.password_file {
+    let tls = &database.common.tls;
+    if let Some(path) = &database.common.password_file {
         check_one_line(path, &field("password_file"), "password", doc);
     }
-    if let Some(path) = &database.tls.ca_file {
+    if let Some(path) = &tls.ca_file {
         certificates(path, &field("tls.ca_file"), doc);
     }
-    if let (Some(cert_file), Some(key_file)) = (&database.tls.cert_file, &database.tls.key_file) {
+    if let (Some(cert_file), Some(key_file)) = (&tls.cert_file, &tls.key_file) {
         check_pair(
             cert_file,
             &field("tls.cert_file"),

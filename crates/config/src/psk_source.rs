@@ -6,7 +6,7 @@ use toml::de::DeValue;
 
 use super::access::Http;
 use super::check::{between, hours, secs};
-use super::databases::{Database, Ldap, Mongodb, Mysql, Postgresql, Redis};
+use super::databases::{Database, Databases};
 use super::document::{Document, Table};
 use super::paths::PathBase;
 use super::section::section;
@@ -55,18 +55,10 @@ section! {
         max_cached: u32 = 100000, between(1, 1_000_000);
         /// Handshakes that wait for keys, over all workers, 1 to 100000. One source address has half of them at most.
         max_lookups: u32 = 1024, between(1, 100_000);
+        with /// The databases.
+        databases: Databases;
         section /// The `http` service.
         http: Http;
-        section /// The `postgresql` database.
-        postgresql: Postgresql;
-        section /// The `mysql` database.
-        mysql: Mysql;
-        section /// The `mongodb` database.
-        mongodb: Mongodb;
-        section /// The `redis` server.
-        redis: Redis;
-        section /// The `ldap` directory.
-        ldap: Ldap;
     }
 }
 
@@ -95,11 +87,11 @@ impl PskSource {
     pub fn database(&self) -> Option<Database<'_>> {
         match self.backend {
             KeyBackend::Http => None,
-            KeyBackend::Postgresql => Some(Database::Postgresql(&self.postgresql)),
-            KeyBackend::Mysql => Some(Database::Mysql(&self.mysql)),
-            KeyBackend::Mongodb => Some(Database::Mongodb(&self.mongodb)),
-            KeyBackend::Redis => Some(Database::Redis(&self.redis)),
-            KeyBackend::Ldap => Some(Database::Ldap(&self.ldap)),
+            KeyBackend::Postgresql => Some(Database::Postgresql(&self.databases.postgresql)),
+            KeyBackend::Mysql => Some(Database::Mysql(&self.databases.mysql)),
+            KeyBackend::Mongodb => Some(Database::Mongodb(&self.databases.mongodb)),
+            KeyBackend::Redis => Some(Database::Redis(&self.databases.redis)),
+            KeyBackend::Ldap => Some(Database::Ldap(&self.databases.ldap)),
         }
     }
 
@@ -115,13 +107,13 @@ impl PskSource {
                 whole.push_str(&all(&self.http.headers));
                 ("http.body", whole)
             }
-            KeyBackend::Postgresql => ("postgresql.query", self.postgresql.query.clone()),
-            KeyBackend::Mysql => ("mysql.query", self.mysql.query.clone()),
-            KeyBackend::Mongodb => ("mongodb.filter", all(&self.mongodb.filter)),
-            KeyBackend::Redis => ("redis.cmd", self.redis.cmd.clone()),
+            KeyBackend::Postgresql => ("postgresql.query", self.databases.postgresql.query.clone()),
+            KeyBackend::Mysql => ("mysql.query", self.databases.mysql.query.clone()),
+            KeyBackend::Mongodb => ("mongodb.filter", all(&self.databases.mongodb.filter)),
+            KeyBackend::Redis => ("redis.cmd", self.databases.redis.cmd.clone()),
             KeyBackend::Ldap => (
                 "ldap.filter",
-                format!("{} {}", self.ldap.filter, self.ldap.base_dn),
+                format!("{} {}", self.databases.ldap.filter, self.databases.ldap.base_dn),
             ),
         }
     }

@@ -11,7 +11,7 @@ use super::Config;
 use super::access::{Authentication, Backend, Http, Jwt, JwtAlgorithm, Login};
 use super::broker::{BrokerUrl, Protocol};
 use super::check::placeholders;
-use super::databases::{Common, HashName};
+use super::databases::{HashName, Server};
 use super::document::Document;
 use super::listeners::{Dtls, Listener, NameText, Verify};
 use super::psk_source::PskSource;
@@ -76,14 +76,14 @@ fn dtls_files(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     let field = |name: &str| format!("{key}.{name}");
     let (psk, cert, private) = (field("psk_file"), field("cert_file"), field("key_file"));
     let (ca, crl, verify) = (field("ca_file"), field("crl_file"), field("verify"));
-    let has_keys = dtls.psk_file.is_some() || dtls.psk_source.is_some();
-    if !has_keys && dtls.cert_file.is_none() && dtls.certificates.is_empty() {
+    let has_keys = dtls.handshake.psk_file.is_some() || dtls.psk_source.is_some();
+    if !has_keys && !dtls.handshake.has_certificate() {
         doc.complain(
             &[key, &psk, &cert],
             "a listener with DTLS or TLS needs psk_file, or cert_file with key_file, or both; DTLS may have psk_source instead of psk_file",
         );
     }
-    match (&dtls.cert_file, &dtls.key_file) {
+    match (&dtls.handshake.cert_file, &dtls.handshake.key_file) {
         (Some(_), None) => doc.complain(
             &[&cert, &private],
             "cert_file needs key_file, the certificate's private key",
@@ -96,15 +96,15 @@ fn dtls_files(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
         }
         _ => {}
     }
-    let has_certificate = dtls.cert_file.is_some() || !dtls.certificates.is_empty();
+    let has_certificate = dtls.handshake.has_certificate();
     if dtls.rpk_file.is_some() && !has_certificate {
         doc.complain(
             &[&field("rpk_file"), &cert],
             "rpk_file needs cert_file and key_file: their key is what is shown raw",
         );
     }
-    if dtls.verify == Verify::None {
-        if dtls.crl_file.is_some() {
+    if dtls.handshake.verify == Verify::None {
+        if dtls.handshake.crl_file.is_some() {
             doc.complain(
                 &[&crl, &verify],
                 "crl_file is of no use while verify = \"none\": clients are not asked for a certificate",
@@ -112,7 +112,7 @@ fn dtls_files(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
         }
         return;
     }
-    if dtls.ca_file.is_none() {
+    if dtls.handshake.ca_file.is_none() {
         doc.complain(
             &[&verify, &ca],
             "client certificates are verified against ca_file: name the file with their trust anchors",
@@ -128,9 +128,9 @@ fn dtls_files(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
 
 fn dtls_identity(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
     let names = ["identity", "psk_file", "verify"].map(|name| format!("{key}.{name}"));
-    let has_keys = dtls.psk_file.is_some() || dtls.psk_source.is_some() || dtls.rpk_file.is_some();
-    let proves_nothing = !has_keys && dtls.verify == Verify::None;
-    if dtls.role() != IdentityRole::None && proves_nothing {
+    let has_keys = dtls.handshake.psk_file.is_some() || dtls.psk_source.is_some() || dtls.rpk_file.is_some();
+    let proves_nothing = !has_keys && dtls.handshake.verify == Verify::None;
+    if dtls.handshake.role() != IdentityRole::None && proves_nothing {
         doc.complain(
             &names.each_ref().map(String::as_str),
             "no handshake can prove an identity here: give psk_file, or set verify to \"optional\" or \"required\"",
@@ -140,12 +140,16 @@ fn dtls_identity(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
 
 /// Names that are made of an identity, and `identity` beside them.
 fn dtls_names(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
-    for (field, name) in [("clientid", &dtls.clientid), ("username", &dtls.username)] {
+    let names = [
+        ("clientid", dtls.handshake.client_name()),
+        ("username", dtls.handshake.user_name()),
+    ];
+    for (field, name) in names {
         let Some(NameText { text, pattern }) = name else {
             continue;
         };
         let (own, expression) = (format!("{key}.{field}"), format!("{key}.{field}_pattern"));
-        let certificate = dtls.cert_identity.placeholder();
+        let certificate = dtls.handshake.cert_identity.placeholder();
         let known = [
             "identity",
             certificate.trim_start_matches("${").trim_end_matches('}'),
@@ -154,10 +158,10 @@ fn dtls_names(dtls: &Dtls, key: &str, doc: &mut Document<'_>) {
             doc.complain(&[&own], why);
         } else if let Err(why) = NameTemplate::new(text, certificate, None) {
             doc.complain(&[&own], why);
-        } else if let Err(why) = NameTemplate::new(text, certificate, pattern.as_deref()) {
+        } else if let Err(why) = NameTemplate::new(text, certificate, pattern) {
             doc.complain(&[&expression, &own], why);
         }
-        if dtls.identity != IdentityRole::None {
+        if dtls.handshake.identity != IdentityRole::None {
             let identity = format!("{key}.identity");
             doc.complain(
                 &[&identity, &own],
@@ -172,7 +176,7 @@ fn authentication_of(listener: &Listener, config: &Config, key: &str, doc: &mut 
     let identified = listener
         .dtls
         .as_ref()
-        .is_some_and(|dtls| dtls.role() != IdentityRole::None);
+        .is_some_and(|dtls| dtls.handshake.role() != IdentityRole::None);
     if listener.authentication != Login::Required
         || config.authentication.backend != Backend::None
         || identified
@@ -215,14 +219,14 @@ fn backend(authentication: &Authentication, key: &str, doc: &mut Document<'_>) {
         Backend::Postgresql | Backend::Mysql | Backend::Mongodb | Backend::Redis | Backend::Ldap => {}
     }
     if let Some(database) = authentication.database() {
-        self::database(authentication.legacy_hashes, &database.common(), key, doc);
+        self::database(authentication.legacy_hashes, &database.server(), key, doc);
     }
 }
 
 /// What a source of keys needs.
 fn psk_source(source: &PskSource, key: &str, doc: &mut Document<'_>) {
     match source.database() {
-        Some(database) => self::database(true, &database.common(), key, doc),
+        Some(database) => self::database(true, &database.server(), key, doc),
         None => http(&source.http, key, doc),
     }
 }
@@ -243,7 +247,7 @@ fn http(http: &Http, key: &str, doc: &mut Document<'_>) {
     );
 }
 
-fn database(legacy_hashes: bool, database: &Common<'_>, key: &str, doc: &mut Document<'_>) {
+fn database(legacy_hashes: bool, database: &Server<'_>, key: &str, doc: &mut Document<'_>) {
     let table = format!("{key}.{}", database.table);
     let field = |name: &str| format!("{table}.{name}");
     let chosen = format!("{key}.backend");
@@ -261,13 +265,17 @@ fn database(legacy_hashes: bool, database: &Common<'_>, key: &str, doc: &mut Doc
         );
         doc.complain(&[&field("server"), &chosen], message);
     }
-    if matches!(database.hash.name, HashName::Md5 | HashName::Sha) && !legacy_hashes {
+    if matches!(
+        database.common.password_hash_algorithm.name,
+        HashName::Md5 | HashName::Sha
+    ) && !legacy_hashes
+    {
         doc.complain(
             &[&field("password_hash_algorithm.name")],
             "a single MD5 or SHA-1 is found out in minutes by anyone who has it: only with legacy_hashes = true",
         );
     }
-    let tls = database.tls;
+    let tls = &database.common.tls;
     let given = [
         ("ca_file", &tls.ca_file),
         ("cert_file", &tls.cert_file),

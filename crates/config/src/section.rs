@@ -26,20 +26,23 @@ pub(super) trait Section: Sized {
 }
 
 /// Declares a section:
-/// `/// meaning` `name: Type = default, check;` for each key, then `section /// meaning` `name: Type;` for each table in it.
+/// `/// meaning` `name: Type = default, check;` for each key, then `with /// meaning` `name: Type;` for each
+/// section whose keys stand in the same table, then `section /// meaning` `name: Type;` for each table in it.
 macro_rules! section {
     (
         $(#[doc = $about:literal])+
-        pub struct $name:ident {
+        $vis:vis struct $name:ident {
             $( $(#[doc = $doc:literal])+ $field:ident : $ty:ty = $default:tt $(, $check:expr)? ; )*
+            $( with $(#[doc = $part_doc:literal])+ $part:ident : $part_ty:ty ; )*
             $( section $(#[doc = $sub_doc:literal])+ $sub:ident : $sub_ty:ty ; )*
         }
     ) => {
         $(#[doc = $about])+
         #[derive(Debug, Clone, PartialEq)]
-        pub struct $name {
-            $( $(#[doc = $doc])+ pub $field: $ty, )*
-            $( $(#[doc = $sub_doc])+ pub $sub: $sub_ty, )*
+        $vis struct $name {
+            $( $(#[doc = $doc])+ $vis $field: $ty, )*
+            $( $(#[doc = $part_doc])+ $vis $part: $part_ty, )*
+            $( $(#[doc = $sub_doc])+ $vis $sub: $sub_ty, )*
         }
 
         impl $crate::section::Section for $name {
@@ -55,8 +58,9 @@ macro_rules! section {
                         $crate::section::section!(@check $($check)?),
                     );
                 )*
+                $( let $part = <$part_ty as $crate::section::Section>::read(table, doc); )*
                 $( let $sub = table.section::<$sub_ty>(doc, stringify!($sub)); )*
-                Some(Self { $($field: $field?,)* $($sub: $sub?,)* })
+                Some(Self { $($field: $field?,)* $($part: $part?,)* $($sub: $sub?,)* })
             }
 
             fn keys(section: &str, keys: &mut Vec<$crate::section::Key>) {
@@ -69,6 +73,7 @@ macro_rules! section {
                         about: [$($doc),+].map(str::trim).join(" "),
                     });
                 )*
+                $( <$part_ty as $crate::section::Section>::keys(section, keys); )*
                 $(
                     <$sub_ty as $crate::section::Section>::keys(
                         &format!("{section}.{}", stringify!($sub)),

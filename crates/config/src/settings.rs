@@ -8,7 +8,7 @@ use portcullis_dtls::contract::{DtlsSettings, StreamSettings};
 use portcullis_proto::bridge::translate::Translations;
 use portcullis_proto::coap::contract::CoapSettings;
 use portcullis_proto::gateway::settings::{
-    DtlsListenerSettings, Health, ListenerSettings, Settings, SleepSettings,
+    DtlsListenerSettings, Health, ListenerSettings, Overrides, Settings, SleepSettings,
 };
 use portcullis_proto::policy::authentication::IdentityRole;
 use portcullis_proto::policy::authorization::Authorizer;
@@ -16,7 +16,7 @@ use portcullis_proto::policy::identity_names::{IdentityNames, NameTemplate};
 use portcullis_proto::types::limits::Caps;
 
 use super::access::{Authentication, Backend, JwtFrom, Login};
-use super::listeners::{Dtls, Listener, NameText};
+use super::listeners::{Datagrams, Handshake, Listener, NameText, Sessions};
 use super::sections::{KeepQueued, LogLevel, Sleep, Unproven};
 use super::translate::Translate;
 use super::value::Size;
@@ -170,68 +170,92 @@ fn coap_settings(config: &Config) -> CoapSettings {
 }
 
 fn listener_settings(listener: &Listener, config: &Config, workers: u8) -> ListenerSettings {
+    let (common, datagrams) = (&listener.common, listener.datagrams.as_ref());
     ListenerSettings {
         name: listener.name.as_str().into(),
         dtls: session_settings(listener, &config.limits, workers),
-        access: listener.access_rules.clone(),
+        access: common.access_rules.clone(),
         authentication: config.asks_for_login(listener),
         token_in_username: config.takes_token_for_username(listener),
-        mountpoint: listener.mountpoint.as_deref().map(Arc::from),
-        overrides: listener.overrides,
-        fresh_requests: Some(listener.fresh_requests).filter(|within| !within.is_zero()),
+        mountpoint: common.mountpoint.as_deref().map(Arc::from),
+        overrides: Overrides {
+            connection_required: common.connection_required,
+            heartbeat: common.heartbeat,
+            notify_type: datagrams.and_then(|datagrams| datagrams.notify_type),
+        },
+        fresh_requests: Some(common.fresh_requests).filter(|within| !within.is_zero()),
         max_peers: to_usize(listener.max_peers.div_ceil(u32::from(workers.max(1)))),
-        health: listener.health.as_ref().map(|(request, reply)| Health {
-            request: request.as_slice().into(),
-            reply: reply.as_slice().into(),
-        }),
+        health: datagrams
+            .and_then(Datagrams::health)
+            .map(|(request, reply)| Health {
+                request: request.into(),
+                reply: reply.into(),
+            }),
     }
 }
 
+/// Sessions of DTLS, or connections over streams, which the gateway takes for sessions.
 fn session_settings(listener: &Listener, limits: &Limits, workers: u8) -> Option<DtlsListenerSettings> {
-    let mut settings = listener.dtls.as_ref().map(|dtls| DtlsListenerSettings {
-        transport: dtls_settings(dtls, listener.max_peers, limits, workers),
-        identity: dtls.role(),
-        names: Arc::new(names(dtls)),
-        on_close: dtls.on_close,
-    });
-    if let Some(stream) = &listener.stream {
-        let share = |total: u32| to_usize(total.div_ceil(u32::from(workers.max(1))));
-        let transport = DtlsSettings {
-            handshake_timeout: stream.handshake_timeout,
-            idle_timeout: stream.idle_timeout,
-            // They are counted where they come in.
-            max_sessions: to_usize(stream.max_connections),
-            legacy_max_sessions: 0,
-            sessions_per_identity: to_usize(limits.per_identity.sessions),
-            max_half_open: share(stream.max_half_open),
-            mtu: 0,
-            cid: false,
-            handshakes_per_second: limits.handshakes_per_second,
-            max_handshakes_per_second: stream.max_handshakes_per_second,
-            records_per_key: u64::MAX,
-            wants_identity: settings
-                .as_ref()
-                .is_some_and(|it| it.identity != IdentityRole::None),
-            stream: Some(StreamSettings {
-                tls: listener.dtls.is_some(),
-                web: stream.websocket.origins().is_some(),
-                max_message: size(stream.max_message_size),
-                max_queued: size(stream.max_queued),
-            }),
-        };
-        match &mut settings {
-            Some(settings) => settings.transport = transport,
-            None => {
-                settings = Some(DtlsListenerSettings {
-                    transport,
-                    identity: IdentityRole::None,
-                    names: Arc::default(),
-                    on_close: stream.on_close,
-                });
-            }
+    let share = |total: u32| to_usize(total.div_ceil(u32::from(workers.max(1))));
+    let dtls = listener.dtls.as_ref();
+    let role = dtls.map_or(IdentityRole::None, |dtls| dtls.handshake.role());
+    let max_half_open = |stream: u32| share(dtls.map_or(stream, |dtls| dtls.handshake.max_half_open));
+    let (transport, on_close) = match (dtls.and_then(|dtls| dtls.sessions.as_ref()), &listener.stream) {
+        (Some(sessions), _) => {
+            let settings = DtlsSettings {
+                handshake_timeout: sessions.handshake_timeout,
+                idle_timeout: sessions.idle_timeout,
+                max_sessions: share(match listener.max_peers {
+                    0 => sessions.max_sessions,
+                    max_peers => sessions.max_sessions.min(max_peers),
+                }),
+                legacy_max_sessions: share(sessions.legacy_max_sessions),
+                sessions_per_identity: to_usize(limits.per_identity.sessions),
+                max_half_open: max_half_open(0),
+                mtu: handshake_datagram(sessions),
+                cid: sessions.cid,
+                handshakes_per_second: limits.handshakes_per_second,
+                max_handshakes_per_second: sessions.max_handshakes_per_second,
+                records_per_key: u64::MAX,
+                wants_identity: role != IdentityRole::None,
+                stream: None,
+            };
+            (settings, sessions.on_close)
         }
-    }
-    settings
+        (None, Some(stream)) => {
+            let settings = DtlsSettings {
+                handshake_timeout: stream.handshake_timeout,
+                idle_timeout: stream.idle_timeout,
+                // They are counted where they come in.
+                max_sessions: to_usize(stream.max_connections),
+                legacy_max_sessions: 0,
+                sessions_per_identity: to_usize(limits.per_identity.sessions),
+                max_half_open: max_half_open(stream.max_connections),
+                mtu: 0,
+                cid: false,
+                handshakes_per_second: limits.handshakes_per_second,
+                max_handshakes_per_second: stream.max_handshakes_per_second,
+                records_per_key: u64::MAX,
+                wants_identity: role != IdentityRole::None,
+                stream: Some(StreamSettings {
+                    tls: dtls.is_some(),
+                    web: stream.websocket.origins().is_some(),
+                    max_message: size(stream.max_message_size),
+                    max_queued: size(stream.max_queued),
+                }),
+            };
+            (settings, stream.on_close)
+        }
+        (None, None) => return None,
+    };
+    Some(DtlsListenerSettings {
+        transport,
+        identity: role,
+        names: dtls
+            .map(|dtls| Arc::new(names(&dtls.handshake)))
+            .unwrap_or_default(),
+        on_close,
+    })
 }
 
 fn size(size: Size) -> usize {
@@ -239,42 +263,19 @@ fn size(size: Size) -> usize {
 }
 
 /// The largest datagram of a handshake flight, in bytes of UDP payload.
-#[must_use]
-pub fn handshake_datagram(dtls: &Dtls) -> usize {
-    to_usize(dtls.mtu.saturating_sub(HEADERS))
-}
-
-fn dtls_settings(dtls: &Dtls, max_peers: u32, limits: &Limits, workers: u8) -> DtlsSettings {
-    let share = |total: u32| to_usize(total.div_ceil(u32::from(workers.max(1))));
-    DtlsSettings {
-        handshake_timeout: dtls.handshake_timeout,
-        idle_timeout: dtls.idle_timeout,
-        max_sessions: share(match max_peers {
-            0 => dtls.max_sessions,
-            max_peers => dtls.max_sessions.min(max_peers),
-        }),
-        legacy_max_sessions: share(dtls.legacy_max_sessions),
-        max_half_open: share(dtls.max_half_open),
-        mtu: handshake_datagram(dtls),
-        cid: dtls.cid,
-        sessions_per_identity: to_usize(limits.per_identity.sessions),
-        handshakes_per_second: limits.handshakes_per_second,
-        max_handshakes_per_second: dtls.max_handshakes_per_second,
-        records_per_key: u64::MAX,
-        wants_identity: dtls.role() != IdentityRole::None,
-        stream: None,
-    }
+pub(super) fn handshake_datagram(sessions: &Sessions) -> usize {
+    to_usize(sessions.mtu.saturating_sub(HEADERS))
 }
 
 /// What the devices of a listener are called. What is wrong with a template was told when it was read.
-fn names(dtls: &Dtls) -> IdentityNames {
-    let template = |name: &Option<NameText>| {
-        let NameText { text, pattern } = name.as_ref()?;
-        NameTemplate::new(text, dtls.cert_identity.placeholder(), pattern.as_deref()).ok()
+fn names(handshake: &Handshake) -> IdentityNames {
+    let template = |name: Option<NameText<'_>>| {
+        let NameText { text, pattern } = name?;
+        NameTemplate::new(text, handshake.cert_identity.placeholder(), pattern).ok()
     };
     IdentityNames {
-        client: template(&dtls.clientid),
-        username: template(&dtls.username),
+        client: template(handshake.client_name()),
+        username: template(handshake.user_name()),
     }
 }
 

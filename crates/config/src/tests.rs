@@ -33,7 +33,7 @@ fn the_shipped_sample_is_closed_else_the_defaults_and_names_every_key() {
         .listeners
         .iter_mut()
         .find_map(|listener| listener.dtls.as_mut());
-    dtls.unwrap().identity = IdentityRole::Username;
+    dtls.unwrap().handshake.identity = IdentityRole::Username;
     assert_eq!(parse(SAMPLE).map_err(|problems| problems.to_string()), Ok(closed));
     for key in reference() {
         let mention = format!("{} = ", key.name);

@@ -88,7 +88,7 @@ fn topic(config: &Config, listener: &Listener, identity: &str) -> Option<String>
         return Some(TOPIC.to_owned());
     };
     let acl = Arc::new(portcullis_auth::load_acl(path).ok()?);
-    let role = listener.dtls.as_ref().map(|dtls| dtls.role());
+    let role = listener.dtls.as_ref().map(|dtls| dtls.handshake.role());
     let who = Subject {
         user: (role == Some(IdentityRole::Username)).then_some(identity),
         client: (role == Some(IdentityRole::ClientId)).then_some(identity),

@@ -223,7 +223,7 @@ fn of_config(args: &BenchArgs, config: &Config) -> Result<Target, Failure> {
     let psk = match &listener.dtls {
         None => None,
         Some(dtls) => {
-            let file = args.key_file.clone().or_else(|| dtls.psk_file.clone());
+            let file = args.key_file.clone().or_else(|| dtls.handshake.psk_file.clone());
             let file =
                 file.ok_or_else(|| Failure::new(CONFIG, format!("{} has no psk_file", listener.key())))?;
             Some(key(&file, args.identity.as_deref())?)
@@ -236,7 +236,7 @@ fn keys_of(config: &Config) -> Result<std::path::PathBuf, Failure> {
     let mut files = config
         .listeners
         .iter()
-        .filter_map(|listener| listener.dtls.as_ref()?.psk_file.clone());
+        .filter_map(|listener| listener.dtls.as_ref()?.handshake.psk_file.clone());
     files
         .next()
         .ok_or_else(|| Failure::new(USAGE, "name the file of keys with --key-file"))

@@ -58,8 +58,8 @@ fn files(config: &Config) -> Vec<(String, &Path)> {
     for listener in &config.listeners {
         let Some(dtls) = &listener.dtls else { continue };
         let key = listener.key();
-        all.push((format!("{key}.cert_file"), &dtls.cert_file));
-        all.push((format!("{key}.ca_file"), &dtls.ca_file));
+        all.push((format!("{key}.cert_file"), &dtls.handshake.cert_file));
+        all.push((format!("{key}.ca_file"), &dtls.handshake.ca_file));
     }
     all.extend([
         ("broker.ca_file".to_owned(), &config.broker.ca_file),
@@ -68,7 +68,10 @@ fn files(config: &Config) -> Vec<(String, &Path)> {
     ]);
     let more = config.listeners.iter().filter_map(|listener| {
         let dtls = listener.dtls.as_ref()?;
-        Some((format!("{}.certificates", listener.key()), &dtls.certificates))
+        Some((
+            format!("{}.certificates", listener.key()),
+            &dtls.handshake.certificates,
+        ))
     });
     let more = more.flat_map(|(key, files)| {
         files

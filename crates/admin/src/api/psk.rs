@@ -141,7 +141,7 @@ struct KeyFile {
 fn key_files(config: &Config, listener: Option<&str>) -> Result<Vec<KeyFile>, ApiError> {
     let mut files: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
     for own in &config.listeners {
-        if let Some(path) = own.dtls.as_ref().and_then(|dtls| dtls.psk_file.clone()) {
+        if let Some(path) = own.dtls.as_ref().and_then(|dtls| dtls.handshake.psk_file.clone()) {
             let names = files.entry(path).or_default();
             // One for DTLS and one for TLS may have the same name.
             if !names.contains(&own.name) {

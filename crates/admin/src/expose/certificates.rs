@@ -41,7 +41,7 @@ impl Certificates {
             let own = context.certificate_not_after();
             ends.certificates
                 .extend(own.map(|at| (format!("{key}.cert_file"), at)));
-            ends.of_file(format!("{key}.ca_file"), &dtls.ca_file);
+            ends.of_file(format!("{key}.ca_file"), &dtls.handshake.ca_file);
             let next = context.crl_next_update();
             let name = match listener.transport() {
                 Transport::Tls => format!("tls:{}", listener.name),

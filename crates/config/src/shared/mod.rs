@@ -96,7 +96,7 @@ fn all_files(config: &Config) -> Vec<SharedFile> {
     for listener in &config.listeners {
         if let Some(dtls) = &listener.dtls {
             let key = listener.key();
-            files.extend(file(format!("{key}.psk_file"), &dtls.psk_file, true));
+            files.extend(file(format!("{key}.psk_file"), &dtls.handshake.psk_file, true));
             files.extend(file(format!("{key}.rpk_file"), &dtls.rpk_file, false));
         }
     }

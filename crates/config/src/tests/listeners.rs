@@ -23,13 +23,23 @@ fn no_listener_at_all_is_an_error() {
 fn a_listener_names_only_the_files_that_it_uses() {
     let config = parse("[listeners.dtls.a]\npsk_file = \"p\"\n").unwrap();
     let dtls = config.listeners[0].dtls.as_ref().unwrap();
-    assert_eq!(dtls.psk_file.as_deref(), Some(Path::new("/etc/portcullis/p")));
     assert_eq!(
-        (&dtls.cert_file, &dtls.key_file, &dtls.ca_file),
+        dtls.handshake.psk_file.as_deref(),
+        Some(Path::new("/etc/portcullis/p"))
+    );
+    assert_eq!(
+        (
+            &dtls.handshake.cert_file,
+            &dtls.handshake.key_file,
+            &dtls.handshake.ca_file
+        ),
         (&None, &None, &None)
     );
     let config = parse("[listeners.dtls.a]\ncert_file = \"c\"\nkey_file = \"k\"\n").unwrap();
-    assert_eq!(config.listeners[0].dtls.as_ref().unwrap().psk_file, None);
+    assert_eq!(
+        config.listeners[0].dtls.as_ref().unwrap().handshake.psk_file,
+        None
+    );
 }
 
 #[test]
@@ -41,12 +51,12 @@ fn more_certificates_are_tables_and_each_names_both_files() {
     .unwrap();
     let dtls = config.listeners[0].dtls.as_ref().unwrap();
     assert_eq!(
-        (&dtls.psk_file, &dtls.cert_file),
+        (&dtls.handshake.psk_file, &dtls.handshake.cert_file),
         (&None, &None),
         "no defaults beside"
     );
-    let [first, second] = &dtls.certificates[..] else {
-        panic!("{:?}", dtls.certificates)
+    let [first, second] = &dtls.handshake.certificates[..] else {
+        panic!("{:?}", dtls.handshake.certificates)
     };
     assert_eq!(first.cert_file, Path::new("/etc/portcullis/r.pem"));
     assert_eq!(first.key_password_file, None);
@@ -259,8 +269,8 @@ fn what_is_wrong_with_a_listeners_own_backend_is_shown_where_it_stands() {
 fn a_health_request_has_an_answer_and_that_is_no_amplifier() {
     let config =
         parse("[listeners.udp.a]\nhealth_request = \"hex:00ff\"\nhealth_reply = \"pong\"\n").unwrap();
-    let health = config.listeners[0].health.clone().unwrap();
-    assert_eq!(health, (vec![0, 0xff], b"pong".to_vec()));
+    let health = config.listeners[0].datagrams.as_ref().unwrap().health();
+    assert_eq!(health, Some((&[0, 0xff][..], &b"pong"[..])));
     for (lines, message) in [
         ("health_request = \"ping\"", "health_reply"),
         ("health_reply = \"pong\"", "health_request"),

@@ -162,7 +162,7 @@ fn client(own: &Client, config: &Config) -> Value {
     };
     let listener = config.listeners.iter().find(is_it);
     let heartbeat = listener
-        .and_then(|listener| listener.overrides.heartbeat)
+        .and_then(|listener| listener.common.heartbeat)
         .unwrap_or(config.coap.heartbeat);
     json!({
         "clientid": own.clientid,

@@ -183,7 +183,10 @@ fn all_listeners(api: &Api) -> Vec<Value> {
             let labels = [("listener", state.name.as_str()), ("transport", kind)];
             let own = configured(&config, &state);
             let most = own.map_or(0, |own| {
-                own.dtls.as_ref().map_or(own.max_peers, |dtls| dtls.max_sessions)
+                let sessions = own.dtls.as_ref().and_then(|dtls| dtls.sessions.as_ref());
+                let connections = own.stream.as_ref().map(|stream| stream.max_connections);
+                let sessions = sessions.map(|sessions| sessions.max_sessions);
+                sessions.or(connections).unwrap_or(own.max_peers)
             });
             let most = if most == 0 { unbounded() } else { most.into() };
             let status = json!({
@@ -199,7 +202,7 @@ fn all_listeners(api: &Api) -> Vec<Value> {
                 "enable": state.enabled,
                 "running": state.enabled,
                 "enable_authn": own.is_some_and(|own| own.authentication != Login::Off),
-                "mountpoint": own.and_then(|own| own.mountpoint.clone()),
+                "mountpoint": own.and_then(|own| own.common.mountpoint.clone()),
                 "max_connections": most,
                 "status": status,
                 "node_status": [{ "node": config.node.name, "status": status }],
