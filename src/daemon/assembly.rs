@@ -75,6 +75,11 @@ pub trait Assembly {
         None
     }
 
+    /// Takes keys that the other nodes of a group use; asked for once a second. Every worker is asked what is returned.
+    fn take_shared(&mut self) -> Option<ControlRequest> {
+        None
+    }
+
     /// Tells the core the time of day; once a second.
     fn tell_time(&self);
 

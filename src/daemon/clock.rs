@@ -1,6 +1,6 @@
 //! The only reader of the clock.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The time that timers and rates go by; it never goes back.
 #[must_use]
@@ -25,5 +25,11 @@ pub fn wall() -> SystemTime {
 /// The time of day in whole seconds since 1970.
 #[must_use]
 pub fn unix_seconds() -> u64 {
-    wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    since_1970().as_secs()
+}
+
+/// The time of day since 1970.
+#[must_use]
+pub fn since_1970() -> Duration {
+    wall().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

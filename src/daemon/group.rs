@@ -13,7 +13,7 @@ use crate::config::secrets::read_secret;
 use crate::config::shared::record::Record;
 use crate::config::shared::{self, apply};
 use crate::config::{self, Config};
-use crate::dtls::DtlsShared;
+use crate::dtls::{DtlsShared, TicketKeys};
 use crate::gateway::nodes::NodeMessage;
 use crate::group::{self, EngineSettings, Fault, Group, GroupKey, GroupMetrics, Links, Listening, Member};
 use crate::redis::Kind;
@@ -34,7 +34,6 @@ pub(super) fn join(config: &Config, metrics: &Arc<GroupMetrics>) -> Result<Optio
             .drift
             .set(u64::try_from(record.drift()).unwrap_or(u64::MAX));
     }
-    let wrong = |fault: Fault| StartError::new(ExitReason::Config, fault.to_string());
     let settings = group::Settings {
         engine: engine(group).map_err(wrong)?,
         key: Arc::new(key(group).map_err(wrong)?),
@@ -44,6 +43,7 @@ pub(super) fn join(config: &Config, metrics: &Arc<GroupMetrics>) -> Result<Optio
         lease: group.lease,
         state_dir: config.node.state_dir.clone(),
         clock: clock::now,
+        wall: clock::since_1970,
     };
     Group::start(settings, Arc::clone(metrics))
         .map(Some)
@@ -81,7 +81,6 @@ pub(super) fn listen(
     workers: Vec<mpsc::Sender<NodeMessage>>,
 ) -> Result<Listening, StartError> {
     let shared = Arc::clone(shared);
-    shared.nodes().set(None, []);
     // By what this process drew: while its lease is not renewed, what others see of it is no other node.
     let this = group.boot().to_owned();
     let lives = move |own, members: &[Member]| {
@@ -124,6 +123,32 @@ pub(super) fn caught_up(config: Config) -> (Config, Vec<String>) {
             vec![format!("not begun with the configuration of the group: {why}")],
         ),
     }
+}
+
+/// The keys of session tickets that this node used last with the others of its group, while they are of today.
+pub(super) fn tickets(config: &Config) -> Option<TicketKeys> {
+    // What is in the way is told by the part that joins.
+    let key = key(config.group.as_ref()?).ok()?;
+    let kept = group::tickets::kept(&config.node.state_dir, &key, clock::since_1970())?;
+    Some(TicketKeys::new(**kept))
+}
+
+/// What the workers share of DTLS, made from random bytes; in a group all nodes make their cookies alike.
+///
+/// # Errors
+/// The key of the group is none.
+pub(super) fn dtls_shared(config: &Config, random: [u8; 32]) -> Result<Arc<DtlsShared>, StartError> {
+    let now = clock::now();
+    let Some(group) = &config.group else {
+        return Ok(DtlsShared::new(random, now));
+    };
+    let shared = DtlsShared::of_group(*key(group).map_err(wrong)?.derive("cookies"), random, now);
+    shared.set_wall(now, clock::since_1970());
+    Ok(shared)
+}
+
+fn wrong(fault: Fault) -> StartError {
+    StartError::new(ExitReason::Config, fault.to_string())
 }
 
 fn catch_up(config: &Config, group: &config::Group) -> Result<Option<(Config, Vec<String>)>, String> {

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -128,12 +129,10 @@ impl Node {
             lines,
         };
         state::prepare(&config.node.state_dir)?;
-        let tickets = state::ticket_keys(&config.node.state_dir)
-            .map_err(|line| StartError::new(ExitReason::System, line))?;
-        if let Some(why) = &tickets.unsaved {
-            tracing::warn!("session tickets will not outlive a restart: {why}");
-        }
-        let tickets = tickets.keys;
+        let tickets = match group::tickets(&config) {
+            Some(tickets) => tickets,
+            None => own_tickets(&config.node.state_dir)?,
+        };
         let bans = BanBook::open(&config.node.state_dir).map_err(|line| wrong(vec![line]))?;
         let materials = from_config::load(&config, &tickets).map_err(wrong)?;
         let group_metrics = Arc::<GroupMetrics>::default();
@@ -144,7 +143,7 @@ impl Node {
         let auth = auth::start(&auth_settings, handle)
             .map_err(|errors| wrong(errors.iter().map(ToString::to_string).collect()))?;
         let workers = usize::from(materials.settings.workers);
-        let shared = DtlsShared::new(random()?, clock::now());
+        let shared = group::dtls_shared(&config, random()?)?;
         let kept = KeptState::open(&config, materials.settings.caps.memory, &shared, memories)
             .map_err(|line| wrong(vec![line]))?;
         let (broker, links) = broker::start(broker_settings(&config, kept.workers()), workers + 1)
@@ -243,6 +242,14 @@ impl Node {
         }
         Ok(Some(server))
     }
+}
+
+fn own_tickets(state_dir: &Path) -> Result<TicketKeys, StartError> {
+    let tickets = state::ticket_keys(state_dir).map_err(|line| StartError::new(ExitReason::System, line))?;
+    if let Some(why) = &tickets.unsaved {
+        tracing::warn!("session tickets will not outlive a restart: {why}");
+    }
+    Ok(tickets.keys)
 }
 
 fn is_default(admin: SocketAddr) -> bool {
@@ -523,8 +530,14 @@ impl Assembly for Node {
         self.rotate_tickets()
     }
 
+    fn take_shared(&mut self) -> Option<ControlRequest> {
+        self.group.as_ref().and_then(Group::tickets)?;
+        self.rotate_tickets()
+    }
+
     fn tell_time(&self) {
         self.sources.set_wall(clock::unix_seconds());
+        self.shared.set_wall(clock::now(), clock::since_1970());
     }
 
     fn store_fullness(&self) -> f64 {

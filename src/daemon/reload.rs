@@ -11,6 +11,7 @@ use crate::dtls::{ContextCell, DtlsContext, DtlsMetrics, DtlsSource, TicketKeys}
 use crate::gateway::contract::ControlRequest;
 use crate::gateway::kept::listener_mark;
 use crate::gateway::settings::Settings;
+use crate::group::Group;
 use crate::session::SecureSource;
 use crate::stream::{Gate, StreamMetrics, StreamSource};
 use crate::types::{ListenerId, Transport, WorkerId};
@@ -86,19 +87,23 @@ impl Node {
         }
     }
 
-    /// New ticket keys, when the time of those in use is over and the disk takes them.
+    /// Ticket keys other than those in force: what the group has, else new ones when the time of those is over and the disk takes them.
     fn current_tickets(&self) -> Option<TicketKeys> {
-        let made = state::ticket_keys(&self.config.node.state_dir)
-            .and_then(|tickets| match tickets.unsaved {
-                Some(why) => Err(why),
-                None => Ok(tickets),
-            })
-            .inspect_err(|why| tracing::warn!("the ticket keys stay as they are: {why}"))
-            .ok()?;
-        made.fresh.then_some(made.keys)
+        let shared = self.group.as_ref().and_then(Group::tickets);
+        let current = match shared {
+            Some(shared) => TicketKeys::new(**shared),
+            None => state::ticket_keys(&self.config.node.state_dir)
+                .and_then(|tickets| match tickets.unsaved {
+                    Some(why) => Err(why),
+                    None => Ok(tickets.keys),
+                })
+                .inspect_err(|why| tracing::warn!("the ticket keys stay as they are: {why}"))
+                .ok()?,
+        };
+        (current != self.tickets).then_some(current)
     }
 
-    /// The same certificates and keys with new ticket keys, when those in use have had their day.
+    /// The same certificates and keys with new ticket keys, when there are any.
     pub(super) fn rotate_tickets(&mut self) -> Option<ControlRequest> {
         let tickets = self.current_tickets()?;
         let renewed = |context: &Option<Arc<DtlsContext>>| {

@@ -325,6 +325,9 @@ async fn serve<A: Assembly>(
             }
             _ = pressure.tick() => {
                 assembly.tell_time();
+                if let Some(request) = assembly.take_shared() {
+                    reconfigure(&serving.workers, &request).await;
+                }
                 let request = ControlRequest::Pressure {
                     memory: memory.fullness(),
                     spool: assembly.store_fullness(),

@@ -55,8 +55,6 @@ pub(super) fn prepare(directory: &Path) -> Result<(), StartError> {
 /// Keys for session tickets.
 pub(super) struct Tickets {
     pub(super) keys: TicketKeys,
-    /// Whether they were made just now.
-    pub(super) fresh: bool,
     /// Why they are not on disk: the next start makes others.
     pub(super) unsaved: Option<String>,
 }
@@ -73,7 +71,6 @@ pub(super) fn ticket_keys(directory: &Path) -> Result<Tickets, String> {
     if let Ok(Some(keys)) = &found {
         return Ok(Tickets {
             keys: TicketKeys::new(**keys),
-            fresh: false,
             unsaved: None,
         });
     }
@@ -82,7 +79,6 @@ pub(super) fn ticket_keys(directory: &Path) -> Result<Tickets, String> {
     let saved = found.and_then(|_| replace(directory, &path, keys.as_slice()).map_err(failed));
     Ok(Tickets {
         keys: TicketKeys::new(*keys),
-        fresh: true,
         unsaved: saved.err(),
     })
 }
@@ -155,12 +151,12 @@ mod tests {
         // A directory in the place of the file is refused to root too.
         fs::create_dir(directory.path().join("tickets.new")).unwrap();
         let tickets = ticket_keys(directory.path()).unwrap();
-        assert!(tickets.fresh);
         assert!(tickets.unsaved.unwrap().contains(TICKET_FILE));
         fs::remove_dir(directory.path().join("tickets.new")).unwrap();
         let tickets = ticket_keys(directory.path()).unwrap();
-        assert!(tickets.fresh && tickets.unsaved.is_none());
-        assert!(!ticket_keys(directory.path()).unwrap().fresh);
+        assert!(tickets.unsaved.is_none());
+        let again = ticket_keys(directory.path()).unwrap();
+        assert_eq!(again.keys, tickets.keys);
     }
 
     #[test]

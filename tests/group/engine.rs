@@ -1,6 +1,7 @@
 //! The engine: a real Redis on a free loopback port.
 
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use super::servers::{Running, run};
 use super::support::wait_until;
@@ -65,6 +66,25 @@ impl Redis {
     /// What it answers to lines of commands.
     pub fn say(&self, text: &str) -> String {
         run(&mut self.cli(), text)
+    }
+
+    /// Has bytes stand under a name.
+    pub fn put(&self, name: &str, content: &[u8]) {
+        let mut cli = self.cli();
+        cli.args(["-x", "SET", name])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
+        let mut cli = cli.spawn().unwrap();
+        cli.stdin.take().unwrap().write_all(content).unwrap();
+        assert!(cli.wait().unwrap().success());
+    }
+
+    /// The bytes that stand under a name.
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        let mut content = self.cli().args(["--raw", "GET", name]).output().unwrap().stdout;
+        // The tool ends it with a line end.
+        content.pop();
+        content
     }
 
     /// Everything it holds, as it holds it.

@@ -25,6 +25,7 @@ mod channel;
 mod configuration;
 mod engine;
 mod forwarding;
+mod handshakes;
 mod lease;
 mod nodes;
 mod parts;

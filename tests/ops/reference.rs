@@ -172,7 +172,7 @@ fn reasons_of_transports(out: &mut String) {
 /// What gateways of a group say.
 fn reasons_of_groups(out: &mut String) {
     use portcullis::group::Sent;
-    use portcullis::group::metrics::{ChangeResult, LeaseState, Received};
+    use portcullis::group::metrics::{ChangeResult, LeaseState, Received, TicketResult};
 
     reasons::<LeaseState>(
         out,
@@ -193,6 +193,11 @@ fn reasons_of_groups(out: &mut String) {
         out,
         "Changes of the configuration of a group",
         "portcullis_group_changes_total{result}",
+    );
+    reasons::<TicketResult>(
+        out,
+        "Keys of session tickets of a group",
+        "portcullis_group_ticket_keys_total{result}",
     );
 }
 

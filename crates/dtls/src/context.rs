@@ -55,6 +55,14 @@ impl TicketKeys {
     }
 }
 
+impl PartialEq for TicketKeys {
+    fn eq(&self, other: &Self) -> bool {
+        openssl::memcmp::eq(self.0.as_slice(), other.0.as_slice())
+    }
+}
+
+impl Eq for TicketKeys {}
+
 impl fmt::Debug for TicketKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TicketKeys(..)")

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hmac::Hmac;
@@ -24,16 +25,42 @@ const HELLO_VERIFY_REQUEST: u8 = 3;
 pub(super) struct CookieSecrets {
     master: Zeroizing<[u8; 32]>,
     base: Instant,
+    /// What the time of day was at `base`, in milliseconds since 1970, where other processes have the same master.
+    common: Option<AtomicU64>,
 }
 
 impl CookieSecrets {
     /// Secrets from random bytes. `base` is any instant; rotation counts from it.
     pub(super) fn new(master: Zeroizing<[u8; 32]>, base: Instant) -> Self {
-        Self { master, base }
+        let common = None;
+        Self { master, base, common }
+    }
+
+    /// Secrets that other processes have too: rotation counts from 1970, as soon as the time of day is known.
+    pub(super) fn common(master: Zeroizing<[u8; 32]>, base: Instant) -> Self {
+        let common = Some(AtomicU64::new(0));
+        Self { master, base, common }
+    }
+
+    /// The time of day, since 1970, at `now`: it may have been set since it was told last.
+    pub(super) fn set_wall(&self, now: Instant, wall: Duration) {
+        if let Some(common) = &self.common {
+            let at_base = wall.saturating_sub(now.saturating_duration_since(self.base));
+            let millis = u64::try_from(at_base.as_millis()).unwrap_or(u64::MAX);
+            common.store(millis, Ordering::Relaxed);
+        }
     }
 
     fn generation(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.base).as_secs() / ROTATION.as_secs()
+        let before = self.common.as_ref().map(|common| common.load(Ordering::Relaxed));
+        let since = now.saturating_duration_since(self.base);
+        let since = since.saturating_add(Duration::from_millis(before.unwrap_or_default()));
+        since.as_secs() / ROTATION.as_secs()
+    }
+
+    /// The generation that one whose clock is ahead may be in already.
+    fn ahead(&self, generation: u64) -> Option<Hmac<Sha256>> {
+        self.common.as_ref().map(|_| self.key(generation.wrapping_add(1)))
     }
 
     fn key(&self, generation: u64) -> Hmac<Sha256> {
@@ -58,16 +85,20 @@ pub(super) struct Cookies {
     generation: u64,
     current: Hmac<Sha256>,
     previous: Hmac<Sha256>,
+    /// What another node's clock may be at already.
+    next: Option<Hmac<Sha256>>,
 }
 
 impl Cookies {
     pub(super) fn new(shared: Arc<DtlsShared>) -> Self {
         let (current, previous) = (shared.cookies.key(0), shared.cookies.key(u64::MAX));
+        let next = shared.cookies.ahead(0);
         Self {
             shared,
             generation: 0,
             current,
             previous,
+            next,
         }
     }
 
@@ -77,6 +108,7 @@ impl Cookies {
             self.generation = generation;
             self.current = self.shared.cookies.key(generation);
             self.previous = self.shared.cookies.key(generation.wrapping_sub(1));
+            self.next = self.shared.cookies.ahead(generation);
         }
     }
 
@@ -86,6 +118,7 @@ impl Cookies {
         hello.cookie.len() == COOKIE_LEN
             && [&self.current, &self.previous]
                 .into_iter()
+                .chain(&self.next)
                 .any(|key| openssl::memcmp::eq(&cookie(key, from, hello), hello.cookie))
     }
 
@@ -195,6 +228,63 @@ mod tests {
             assert_eq!(out[17..19], message_sequence.to_be_bytes());
             assert_eq!(out[25..28], [0xfe, 0xff, COOKIE_LEN as u8]);
         }
+    }
+
+    fn node(secret: u8, now: Instant, wall: u64) -> Cookies {
+        let shared = DtlsShared::of_group([secret; 32], [9; 32], start());
+        shared.set_wall(now, Duration::from_secs(wall));
+        Cookies::new(shared)
+    }
+
+    /// Whether `to` takes at `now` what `from` gives out then.
+    fn takes(now: Instant, from: &mut Cookies, to: &mut Cookies) -> bool {
+        let (peer, mut out) = (peer("192.0.2.1:1000"), Vec::new());
+        from.write_request(now, peer, &hello(&RANDOM, &[]), &mut out);
+        to.verify(now, peer, &hello(&RANDOM, &out[28..]))
+    }
+
+    #[test]
+    fn nodes_of_a_group_take_each_others_cookies_though_their_clocks_differ_and_strangers_do_not() {
+        let now = start() + Duration::from_secs(77);
+        for differ in [0, 1, 60, 119, 500] {
+            for wall in (1_700_000_000..1_700_000_120).step_by(7) {
+                let (mut behind, mut ahead) = (node(1, now, wall), node(1, now, wall + differ));
+                let taken = differ < 120;
+                assert_eq!(takes(now, &mut behind, &mut ahead), taken, "{differ} {wall}");
+                assert_eq!(takes(now, &mut ahead, &mut behind), taken, "{differ} {wall}");
+            }
+        }
+        let mut node_here = node(1, now, 1_700_000_000);
+        assert!(!takes(now, &mut node_here, &mut node(2, now, 1_700_000_000)));
+        let mut alone = Cookies::new(DtlsShared::new([1; 32], start()));
+        assert!(!takes(now, &mut node_here, &mut alone) && !takes(now, &mut alone, &mut node_here));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_takes_the_cookies_of_its_node_along() {
+        let (now, wall) = (start() + Duration::from_secs(9), 1_700_000_000);
+        let (mut right, mut wrong) = (node(1, now, wall), node(1, now, wall - 86_400));
+        assert!(!takes(now, &mut right, &mut wrong));
+        // NTP sets it while the process runs.
+        let later = now + Duration::from_secs(50);
+        wrong.shared.set_wall(later, Duration::from_secs(wall + 50));
+        assert!(takes(later, &mut right, &mut wrong) && takes(later, &mut wrong, &mut right));
+    }
+
+    #[test]
+    fn a_cookie_of_a_group_ends_with_the_time_after_its_own() {
+        let now = start() + Duration::from_secs(9);
+        let (mut a, mut b) = (node(1, now, 1_700_000_000), node(1, now, 1_700_000_000));
+        let (peer, mut out) = (peer("192.0.2.1:1000"), Vec::new());
+        a.write_request(now, peer, &hello(&RANDOM, &[]), &mut out);
+        let mut holds = |after| {
+            b.verify(
+                now + Duration::from_secs(after),
+                peer,
+                &hello(&RANDOM, &out[28..]),
+            )
+        };
+        assert!(holds(0) && holds(119) && !holds(240));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
@@ -71,8 +71,24 @@ impl DtlsShared {
     #[must_use]
     pub fn new(master: [u8; 32], base: Instant) -> Arc<Self> {
         let master = Zeroizing::new(master);
+        let cookies = CookieSecrets::new(master.clone(), base);
+        Self::with_cookies(&master, base, cookies)
+    }
+
+    /// The same for a node of a group, whose cookies are made from `secret`, that all of them have, and the time of day
+    /// ([`DtlsShared::set_wall`]): a hello may come back to another node than the one that asked for its cookie.
+    #[must_use]
+    pub fn of_group(secret: [u8; 32], master: [u8; 32], base: Instant) -> Arc<Self> {
+        let cookies = CookieSecrets::common(Zeroizing::new(secret), base);
+        let shared = Self::with_cookies(&Zeroizing::new(master), base, cookies);
+        // What is given out before this node has a lease names nobody, and not whom chance names.
+        shared.nodes.set(None, []);
+        shared
+    }
+
+    fn with_cookies(master: &Zeroizing<[u8; 32]>, base: Instant, cookies: CookieSecrets) -> Arc<Self> {
         let secret = |label: &[u8]| {
-            let mac = mac(&hmac::<Sha256, _>(&master), &[label]);
+            let mac = mac(&hmac::<Sha256, _>(master), &[label]);
             let (words, _) = mac.as_chunks::<8>();
             [0, 1].map(|n| words.get(n).map_or(0, |word| u64::from_be_bytes(*word)))
         };
@@ -82,7 +98,7 @@ impl DtlsShared {
             listeners: SourceRates::new(base, LISTENERS, secret(b"listeners")),
             forwards: SourceRates::new(base, HELLO_SOURCES, secret(b"forwards")),
             all_forwards: SourceRates::new(base, 1, secret(b"all forwards")),
-            cookies: CookieSecrets::new(master, base),
+            cookies,
             chains: Chains::default(),
             sessions: Mutex::default(),
             guesses: Mutex::default(),
@@ -90,6 +106,11 @@ impl DtlsShared {
             restored_len: AtomicUsize::new(0),
             nodes: NodeIds::default(),
         })
+    }
+
+    /// Tells the time of day, since 1970, at `now`; alone nothing goes by it.
+    pub fn set_wall(&self, now: Instant, wall: Duration) {
+        self.cookies.set_wall(now, wall);
     }
 
     /// The nodes of the group that this one is of.

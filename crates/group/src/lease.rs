@@ -1,8 +1,6 @@
 //! The lease of this node: had, renewed three times within its time, given back.
 
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +14,8 @@ use tracing::{info, warn};
 use super::engine::{Engine, Fault, bytes, number, parts};
 use super::member::{self, Member, index_key, lease_key};
 use super::metrics::{GroupMetrics, LeaseState};
-use super::{Order, Settings, View, store};
+use super::tickets::{Clocks, TicketBook, TicketBytes};
+use super::{Order, Settings, View, files, store};
 
 /// Renewals within the time of a lease.
 const RENEWALS: u32 = 3;
@@ -68,6 +67,7 @@ pub(crate) struct Lease {
     settings: Settings,
     metrics: Arc<GroupMetrics>,
     seen: watch::Sender<View>,
+    tickets: TicketBook,
     engine: Engine,
     noted: Noted,
     boot: String,
@@ -83,7 +83,7 @@ impl Lease {
     pub(crate) fn new(
         settings: Settings,
         metrics: Arc<GroupMetrics>,
-        seen: watch::Sender<View>,
+        (seen, in_use): (watch::Sender<View>, watch::Sender<Option<Arc<TicketBytes>>>),
         boot: String,
     ) -> std::io::Result<Self> {
         let engine = Engine::new(settings.engine.clone()).within(settings.lease);
@@ -94,10 +94,17 @@ impl Lease {
                 home: random()?,
             },
         };
+        let clocks = Clocks {
+            wall: settings.wall,
+            steady: settings.clock,
+        };
+        let (key, counted) = (Arc::clone(&settings.key), Arc::clone(&metrics));
+        let tickets = TicketBook::new(key, counted, &settings.state_dir, clocks, in_use);
         Ok(Self {
             settings,
             metrics,
             seen,
+            tickets,
             engine,
             noted,
             boot,
@@ -175,6 +182,13 @@ impl Lease {
         let before = self.seen.borrow().clone();
         let looked = self.look().await;
         let looked = self.counted(looked);
+        let found = match looked.is_ok() {
+            true => self.tickets.turn(&mut self.engine).await.is_ok(),
+            false => false,
+        };
+        if !found {
+            self.tickets.alone();
+        }
         let now = (self.settings.clock)();
         if let Some((id, renewed)) = self.held
             && now.saturating_duration_since(renewed) >= self.settings.lease
@@ -403,15 +417,5 @@ fn noted(state_dir: &Path) -> Option<Noted> {
 }
 
 fn write(state_dir: &Path, noted: &Noted) -> std::io::Result<()> {
-    let (path, new) = (state_dir.join(FILE), state_dir.join(format!("{FILE}.new")));
-    let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(serde_json::to_string(noted)?.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, &path)
+    files::replace(state_dir, FILE, serde_json::to_string(noted)?.as_bytes())
 }

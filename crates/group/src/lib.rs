@@ -10,6 +10,8 @@
 //! | [`engine`] | Redis or Valkey, asked within a time |
 //! | `lease` | the lease of this node, renewed; who else has one |
 //! | [`store`] | what all nodes share, in versions |
+//! | [`tickets`] | the keys of session tickets, the same at all nodes |
+//! | `files` | what a node notes in its state directory |
 //! | [`metrics`] | what is counted |
 //!
 //! Nothing here knows what a gateway does. Who serves devices waits for none of it: a [`Group`] runs on a thread of its own, tells what
@@ -17,6 +19,7 @@
 
 pub mod channel;
 pub mod engine;
+mod files;
 pub mod key;
 mod lease;
 pub mod links;
@@ -24,6 +27,7 @@ pub mod member;
 pub mod metrics;
 mod replay;
 pub mod store;
+pub mod tickets;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -39,6 +43,7 @@ pub use links::{Links, Listening, Sent};
 pub use member::Member;
 pub use metrics::GroupMetrics;
 use store::{Commit, Fetched, Known};
+pub use tickets::TicketBytes;
 
 /// Orders that wait.
 const ORDERS: usize = 64;
@@ -61,6 +66,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The clock that leases are measured with.
     pub clock: fn() -> Instant,
+    /// The time of day since 1970, that keys of session tickets are dated by.
+    pub wall: fn() -> Duration,
 }
 
 /// What a node knows of its group.
@@ -96,6 +103,7 @@ pub struct Group {
     key: Arc<GroupKey>,
     metrics: Arc<GroupMetrics>,
     boot: Arc<str>,
+    tickets: watch::Receiver<Option<Arc<TicketBytes>>>,
 }
 
 impl Group {
@@ -111,7 +119,8 @@ impl Group {
             .enable_all()
             .build()?;
         let (counted, boot) = (Arc::clone(&metrics), lease::random()?);
-        let lease = lease::Lease::new(settings, counted, seen, boot.clone())?;
+        let (in_use, tickets) = watch::channel(None);
+        let lease = lease::Lease::new(settings, counted, (seen, in_use), boot.clone())?;
         std::thread::Builder::new()
             .name("group".to_owned())
             .spawn(move || runtime.block_on(lease.run(ordered)))?;
@@ -121,6 +130,7 @@ impl Group {
             key,
             metrics,
             boot: boot.into(),
+            tickets,
         })
     }
 
@@ -152,6 +162,12 @@ impl Group {
     #[must_use]
     pub fn boot(&self) -> &str {
         &self.boot
+    }
+
+    /// The keys of session tickets that all nodes use, as far as they are known here.
+    #[must_use]
+    pub fn tickets(&self) -> Option<Arc<TicketBytes>> {
+        self.tickets.borrow().clone()
     }
 
     async fn order<T>(

@@ -47,6 +47,24 @@ labels! {
     }
 }
 
+labels! {
+    /// What became of keys of session tickets: `group_ticket_keys_total{result}`.
+    pub enum TicketResult {
+        /// This node drew them.
+        Drawn = "drawn",
+        /// Another node drew them, and this one uses them too.
+        Taken = "taken",
+        /// The engine did not have those in use, and has them again.
+        GivenBack = "given_back",
+        /// Those in the engine were not sealed with the key of the group, or are damaged.
+        NotAuthentic = "not_authentic",
+        /// Those in the engine are older than those that this node knows.
+        RolledBack = "rolled_back",
+        /// Those in the engine are dated more than an hour ahead.
+        Ahead = "ahead",
+    }
+}
+
 metrics! {
     /// The numbers of a node's part in its group. All are 0 without one.
     pub struct GroupMetrics {
@@ -68,6 +86,8 @@ metrics! {
         pub drift: Counter = gauge "group_config_drift" [],
         /// Changes of the shared configuration that were made at this node, by how they ended.
         pub changes: Family<ChangeResult> = counter "group_changes_total" [] by [result],
+        /// Sets of keys of session tickets that were drawn, taken or refused, by what became of them.
+        pub tickets: Family<TicketResult> = counter "group_ticket_keys_total" [] by [result],
         /// Datagrams of other nodes, by what became of them.
         pub datagrams: Family<Received> = counter "group_datagrams_received_total" [] by [result],
     }
