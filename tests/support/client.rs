@@ -133,6 +133,8 @@ pub struct Client {
     /// Messages that came while something else was waited for.
     pending: VecDeque<Message>,
     seen: HashSet<u16>,
+    /// Requests that were answered: what is answered once more was sent again on a slow machine.
+    answered: HashSet<u16>,
     pub reaction: Reaction,
 }
 
@@ -162,6 +164,7 @@ impl Client {
             next_token: u32::from(port) << 8,
             pending: VecDeque::new(),
             seen: HashSet::new(),
+            answered: HashSet::new(),
             reaction: Reaction::Acknowledge,
         }
     }
@@ -243,6 +246,9 @@ impl Client {
                 .transport
                 .recv(end.saturating_duration_since(Instant::now()))?;
             let message = decode(&bytes);
+            if message.typ == typ::ACK && self.answered.contains(&message.id) {
+                continue;
+            }
             if message.typ == typ::ACK || message.typ == typ::RST {
                 return Some(message);
             }
@@ -278,6 +284,7 @@ impl Client {
     pub fn exchange(&mut self, message: &Message, timeout: Duration) -> Option<Message> {
         let end = Instant::now() + timeout;
         let mut acknowledged = message.typ != typ::CON;
+        self.answered.remove(&message.id);
         while Instant::now() < end {
             self.send(message);
             let again = (Instant::now() + Duration::from_secs(1)).min(end);
@@ -291,6 +298,7 @@ impl Client {
                 if ours && answer.typ == typ::ACK && empty {
                     acknowledged = true;
                 } else if ours || (!empty && answer.typ < typ::ACK && is_answer(&answer, message)) {
+                    self.answered.insert(message.id);
                     return Some(answer);
                 } else if !empty {
                     self.pending.push_back(answer);
