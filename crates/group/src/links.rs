@@ -12,16 +12,20 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use openssl::symm::{Cipher, decrypt_aead, encrypt_aead};
+use portcullis_net::RecvBatch;
+use portcullis_net::options::report_drops;
 use portcullis_proto::gateway::nodes::NodeMessage;
 use portcullis_proto::labels;
 use portcullis_proto::state::{ReadBytes, WriteBytes};
 use portcullis_proto::types::PeerAddr;
 use portcullis_proto::types::peer::{PROCESS, Via};
+use tokio::io::Interest;
 use tokio::sync::{oneshot, watch};
 use zeroize::Zeroizing;
 
@@ -109,6 +113,7 @@ impl Links {
     /// The socket cannot be used, or what the process drew is no such thing: without it nonces would repeat.
     pub fn new(group: &Group, socket: UdpSocket, direct: bool) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
+        report_drops(socket.as_fd())?;
         Ok(Self {
             socket,
             key: Arc::clone(group.key()),
@@ -266,10 +271,10 @@ impl Links {
         take: impl Fn(NodeMessage) -> bool,
     ) -> io::Result<()> {
         let socket = tokio::net::UdpSocket::from_std(socket)?;
+        let (mut batch, mut lost) = (RecvBatch::new(), 0);
         // Of every process that was ever heard, for the life of this one: one whose lease was late for a moment is the same as before,
         // and what it sent before then was taken. Half a kilobyte for each start of a node.
         let mut windows = HashMap::new();
-        let mut buffer = Zeroizing::new(vec![0; usize::from(u16::MAX)]);
         view.mark_changed();
         loop {
             tokio::select! {
@@ -283,18 +288,34 @@ impl Links {
                     self.set_members(&now.members);
                     lives(now.node, &now.members);
                 }
-                received = socket.recv_from(&mut buffer) => {
-                    let Ok((len, _)) = received else {
-                        metrics.datagrams.inc(Received::Failed);
-                        // One that stays would take a processor.
-                        tokio::time::sleep(PAUSE).await;
-                        continue;
+                ready = socket.readable() => {
+                    ready?;
+                    let read = || batch.receive(socket.as_fd());
+                    let count = match socket.try_io(Interest::READABLE, read) {
+                        Ok(count) => count,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                        Err(_) => {
+                            metrics.datagrams.inc(Received::Failed);
+                            // One that stays would take a processor.
+                            tokio::time::sleep(PAUSE).await;
+                            continue;
+                        }
                     };
-                    let said = self.open(buffer.get(..len).unwrap_or_default(), &mut windows);
-                    metrics.datagrams.inc(match said {
-                        Ok((what, said)) => if take(said) { what } else { Received::QueueFull },
-                        Err(why) => why,
-                    });
+                    for index in 0..count {
+                        let Some(datagram) = batch.datagram(index) else {
+                            continue;
+                        };
+                        if let Some(drops) = datagram.drops {
+                            let more: u32 = drops.wrapping_sub(lost);
+                            metrics.datagrams.add(Received::SocketFull, more.into());
+                            lost = drops;
+                        }
+                        let said = self.open(datagram.bytes, &mut windows);
+                        metrics.datagrams.inc(match said {
+                            Ok((what, said)) => if take(said) { what } else { Received::QueueFull },
+                            Err(why) => why,
+                        });
+                    }
                 }
             }
         }

@@ -34,6 +34,8 @@ labels! {
         Answer = "answer",
         /// A record or an answer that the worker had no room for.
         QueueFull = "queue_full",
+        /// The buffer of the socket was full: the kernel dropped it unread.
+        SocketFull = "socket_full",
         /// It is none, or of another release.
         Malformed = "malformed",
         /// Nobody who lives sends such: a node that is gone, one that is not known here yet, or no node.

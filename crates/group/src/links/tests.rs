@@ -9,6 +9,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn end(members: &[Member], direct: bool) -> Links {
     let me = &members[0];
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    report_drops(socket.as_fd()).unwrap();
     let links = Links {
         socket,
         key: Arc::new(GroupKey::parse("4".repeat(64).as_bytes()).unwrap()),
@@ -133,58 +134,116 @@ fn what_was_recorded_does_nothing_again_nor_anywhere_else() {
     );
 }
 
+/// An end that takes in what comes, on a thread of its own.
+struct Running {
+    metrics: Arc<GroupMetrics>,
+    seen: Option<watch::Sender<View>>,
+    lived: std::sync::mpsc::Receiver<usize>,
+    takes: std::sync::mpsc::Receiver<NodeMessage>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    _ends: oneshot::Sender<()>,
+}
+
+impl Running {
+    fn start(links: Links) -> Self {
+        let (links, metrics) = (Arc::new(links), Arc::new(GroupMetrics::default()));
+        let (seen, view) = watch::channel(View::default());
+        let (ends, end) = oneshot::channel();
+        let (taken, takes) = std::sync::mpsc::channel();
+        let (lives, lived) = std::sync::mpsc::channel();
+        let (counted, socket) = (Arc::clone(&metrics), links.socket.try_clone().unwrap());
+        socket.set_nonblocking(true).unwrap();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let lives = move |_, members: &[Member]| lives.send(members.len()).unwrap();
+            let take = |said| taken.send(said).is_ok();
+            let ran = runtime.block_on(links.run(socket, view, end, &counted, lives, take));
+            ran.unwrap();
+        });
+        Self {
+            metrics,
+            seen: Some(seen),
+            lived,
+            takes,
+            thread: Some(thread),
+            _ends: ends,
+        }
+    }
+
+    fn knows(&self, members: &[Member]) {
+        let seen = self.seen.as_ref().unwrap();
+        seen.send_modify(|view| view.members = members.to_vec());
+        while self.lived.recv_timeout(PATIENCE).unwrap() != members.len() {}
+    }
+
+    fn takes_a_record(&self) {
+        let taken = self.takes.recv_timeout(PATIENCE);
+        assert!(matches!(taken, Ok(NodeMessage::Record { .. })), "{taken:?}");
+    }
+
+    fn waits_for(&self, what: &str, mut is_so: impl FnMut(&GroupMetrics) -> bool) {
+        let looks = std::iter::repeat_with(|| std::thread::sleep(Duration::from_millis(5)));
+        assert!(looks.take(12_000).any(|()| is_so(&self.metrics)), "{what}");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.seen.take());
+        let ended = self.thread.take().map(std::thread::JoinHandle::join);
+        assert!(std::thread::panicking() || ended.is_some_and(|ended| ended.is_ok()));
+    }
+}
+
 #[test]
 fn a_datagram_of_before_a_late_lease_is_not_taken_again_after_it() {
     let (a, b) = two();
     let recorded = sent(&a, &b, b"record");
-    let (b, metrics) = (Arc::new(b), Arc::new(GroupMetrics::default()));
-    let (seen, view) = watch::channel(View::default());
-    let (_ends, end) = oneshot::channel();
-    let (taken, takes) = std::sync::mpsc::channel();
-    let counted = Arc::clone(&metrics);
-    let (socket, address) = (b.socket.try_clone().unwrap(), b.socket.local_addr().unwrap());
-    let there = Arc::clone(&b);
-    let (lives, lived) = std::sync::mpsc::channel();
-    socket.set_nonblocking(true).unwrap();
-    let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        let lives = move |_, members: &[Member]| lives.send(members.len()).unwrap();
-        runtime.block_on(there.run(socket, view, end, &counted, lives, |said| {
-            taken.send(said).is_ok()
-        }))
+    let address = b.socket.local_addr().unwrap();
+    let b = Running::start(b);
+    b.knows(&[member(7, "a")]);
+    a.socket.send_to(&recorded, address).unwrap();
+    b.takes_a_record();
+    b.knows(&[]);
+    a.socket.send_to(&recorded, address).unwrap();
+    b.waits_for("it is of nobody", |metrics| {
+        metrics.datagrams.get(Received::UnknownNode) == 1
     });
-    let knows = |members: &[Member]| {
-        seen.send_modify(|view| view.members = members.to_vec());
-        while lived.recv_timeout(PATIENCE).unwrap() != members.len() {}
-    };
-    let becomes = |what, count| {
-        let looks = std::iter::repeat_with(|| std::thread::sleep(Duration::from_millis(5)));
-        let found = looks.take(12_000).any(|()| metrics.datagrams.get(what) == count);
-        assert!(found, "{what:?}");
-    };
-    knows(&[member(7, "a")]);
+    b.knows(&[member(7, "a")]);
     a.socket.send_to(&recorded, address).unwrap();
-    assert!(matches!(
-        takes.recv_timeout(PATIENCE),
-        Ok(NodeMessage::Record { .. })
-    ));
-    knows(&[]);
-    a.socket.send_to(&recorded, address).unwrap();
-    becomes(Received::UnknownNode, 1);
-    knows(&[member(7, "a")]);
-    a.socket.send_to(&recorded, address).unwrap();
-    becomes(Received::Replay, 1);
+    b.waits_for("it is a replay", |metrics| {
+        metrics.datagrams.get(Received::Replay) == 1
+    });
     // What it sends anew is taken.
     assert_eq!(a.forward(8, 1, peer(), b"another"), Sent::Ok);
-    assert!(matches!(
-        takes.recv_timeout(PATIENCE),
-        Ok(NodeMessage::Record { .. })
-    ));
-    drop(seen);
-    thread.join().unwrap().unwrap();
+    b.takes_a_record();
+}
+
+#[test]
+fn what_the_kernel_drops_because_the_buffer_is_full_is_counted() {
+    let (a, b) = two();
+    socket2::SockRef::from(&b.socket).set_recv_buffer_size(1).unwrap();
+    const FLOOD: u64 = 300;
+    // Nobody reads yet.
+    for _ in 0..FLOOD {
+        assert_eq!(a.forward(8, 1, peer(), &[0; 400]), Sent::Ok);
+    }
+    let b = Running::start(b);
+    b.knows(&[member(7, "a")]);
+    let all = |metrics: &GroupMetrics| metrics.datagrams.iter().map(|(_, count)| count).sum::<u64>();
+    b.waits_for("what the buffer had is read", |metrics| all(metrics) > 0);
+    // The kernel tells how many it dropped with the next one that it keeps.
+    let mut sent = FLOOD;
+    b.waits_for("each is counted", |metrics| {
+        assert_eq!(a.forward(8, 1, peer(), b"more"), Sent::Ok);
+        sent += 1;
+        std::thread::sleep(Duration::from_millis(5));
+        all(metrics) == sent
+    });
+    assert!(b.metrics.datagrams.get(Received::SocketFull) > 0);
 }
 
 #[test]
