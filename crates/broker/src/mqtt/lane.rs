@@ -309,7 +309,7 @@ impl Lane {
     /// Ends a connection on which the broker answers pings and acknowledges nothing (a cluster without a leader, a plugin
     /// that hangs): what waits is spooled or answered, and another connection may lead to a node that works.
     fn give_up_if_stalled(&mut self, now: Instant) {
-        let owed = session(&mut self.state).and_then(|session| session.owed_since());
+        let owed = session(&mut self.state).and_then(|session| session.requests.owed_since());
         if owed.is_none_or(|since| now.saturating_duration_since(since) < self.settings.ack_patience) {
             return;
         }
@@ -349,7 +349,7 @@ impl Lane {
             Ok(connection) => {
                 let mut connection = Box::new(connection);
                 if self.settings.keepers > 0 {
-                    connection.session.acknowledge_later();
+                    connection.session.arrivals.acknowledge_later();
                     let taken = Arc::clone(&self.taken);
                     self.receipts = Arc::new(Receipts::new(move || taken.notify_one()));
                 }
@@ -595,8 +595,11 @@ impl Lane {
             .as_ref()
             .is_some_and(|session| now.saturating_duration_since(session.last_sent()) < RIGHT_AFTER);
         // A connection on which the broker acknowledged nothing was no success, however long it stood.
-        let of_use = ended.as_ref().is_some_and(|session| session.was_of_use());
-        let tried_at_qos2 = ended.is_some_and(|session| session.is_in_qos2()) && self.trial.is_on_main();
+        let of_use = ended
+            .as_ref()
+            .is_some_and(|session| session.requests.were_of_use());
+        let tried_at_qos2 =
+            ended.is_some_and(|session| session.requests.at_qos2() > 0) && self.trial.is_on_main();
         let accused = ending.by_broker && right_after;
         let mut wait = self.backoff.wait(since.filter(|_| of_use), now);
         let less = self.asks_for_less(ending, since.is_some(), accused);

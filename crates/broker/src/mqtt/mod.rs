@@ -10,6 +10,7 @@
 //! hung up on, which is tried on another connection first.
 
 mod apart;
+mod arrivals;
 mod backoff;
 mod codec;
 mod connection;
@@ -22,6 +23,7 @@ mod options;
 mod pipeline;
 mod probe;
 mod reasons;
+mod requests;
 mod session;
 mod spooling;
 mod subscriptions;

@@ -242,7 +242,7 @@ impl Pipeline {
             self.exchanges.clear();
         }
         self.exchanges.give_up_below(self.spooling.state().head);
-        session.reserve(self.exchanges.packets());
+        session.requests.reserve(self.exchanges.packets());
         if !self.reconciling {
             self.release_orphans(now, session);
         }

@@ -4,12 +4,13 @@
 //! versions alike. Nothing acknowledges a publish at QoS 0; the answer to a ping sent behind it *confirms* that the broker
 //! has read it and is still there.
 
-use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::arrivals::Arrivals;
 use super::codec::{self, Ack, Connect, Greeting, Inbound, Malformed, Outbound, Packet, Subscription};
+use super::requests::{Kind, Received, Requests};
 use crate::metrics::ConnectResult;
 use crate::settings::Protocol;
 use portcullis_proto::types::message::Qos;
@@ -24,8 +25,6 @@ const MAX_PACKETS: usize = 256;
 const MAX_UNCONFIRMED: u64 = 16_384;
 /// How often a ping is sent only to confirm publishes at QoS 0.
 const CONFIRM_EVERY: Duration = Duration::from_millis(20);
-/// Requests under way, fewer than there are packet identifiers.
-const MAX_REQUESTS: usize = 60_000;
 
 /// How a connection, or the attempt at one, ended.
 #[derive(Debug)]
@@ -85,16 +84,6 @@ pub(super) enum Sent {
     Full,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Qos1,
-    Qos2,
-    Received,
-    Released,
-    Subscribe,
-    Unsubscribe,
-}
-
 #[derive(Debug)]
 struct Ping {
     sent: Instant,
@@ -112,24 +101,8 @@ pub(super) struct Session {
     /// Bytes for the broker.
     pub(super) output: BytesMut,
     greeting: Option<Greeting>,
-    under_way: HashMap<u16, Kind>,
-    /// Packet identifiers that mean something to the broker from an earlier connection.
-    reserved: HashSet<u16>,
-    /// What is under way, and some that was, in the order in which it was sent.
-    order: VecDeque<u16>,
-    /// Since when the oldest request is the oldest.
-    oldest_since: Instant,
-    last_id: u16,
-    publishes: u16,
-    at_qos2: u16,
-    acknowledged: bool,
-    /// Messages at QoS 2 that the broker has not released.
-    received: HashSet<u16>,
-    acknowledges_later: bool,
-    /// What the broker was not told to have arrived, in the order in which it did (MQTT 5, 4.6), and what may be told.
-    owed: VecDeque<(Ack, u16, bool)>,
-    /// The number of the first of these.
-    owes_since: u64,
+    pub(super) requests: Requests,
+    pub(super) arrivals: Arrivals,
     /// Publishes at QoS 0, and how many of them are confirmed.
     unconfirmed: u64,
     confirmed: u64,
@@ -154,18 +127,8 @@ impl Session {
             input: BytesMut::new(),
             output,
             greeting: None,
-            under_way: HashMap::new(),
-            reserved: HashSet::new(),
-            order: VecDeque::new(),
-            oldest_since: now,
-            last_id: 0,
-            publishes: 0,
-            at_qos2: 0,
-            acknowledged: false,
-            received: HashSet::new(),
-            acknowledges_later: false,
-            owed: VecDeque::new(),
-            owes_since: 0,
+            requests: Requests::new(now),
+            arrivals: Arrivals::default(),
             unconfirmed: 0,
             confirmed: 0,
             ping: None,
@@ -178,7 +141,7 @@ impl Session {
     }
 
     fn has_room(&self) -> bool {
-        self.greeting.is_some() && self.output.len() < HIGH_WATER && self.under_way.len() < MAX_REQUESTS
+        self.greeting.is_some() && self.output.len() < HIGH_WATER && !self.requests.is_full()
     }
 
     /// Whether bytes may be read now.
@@ -191,45 +154,15 @@ impl Session {
         self.more
     }
 
-    fn begin(&mut self, now: Instant, kind: Kind) -> u16 {
-        loop {
-            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
-            if !self.under_way.contains_key(&self.last_id) && !self.reserved.contains(&self.last_id) {
-                break;
-            }
-        }
-        self.begin_as(now, kind, self.last_id)
-    }
-
-    fn begin_as(&mut self, now: Instant, kind: Kind, packet: u16) -> u16 {
-        if self.under_way.is_empty() {
-            self.order.clear();
-            self.oldest_since = now;
-        }
-        self.reserved.remove(&packet);
-        self.under_way.insert(packet, kind);
-        self.order.push_back(packet);
-        self.last_sent = now;
-        packet
-    }
-
-    /// Leaves packet identifiers to exchanges of an earlier connection.
-    pub(super) fn reserve(&mut self, packets: impl Iterator<Item = u16>) {
-        self.reserved.extend(packets);
-    }
-
     /// Ends a publish at QoS 2 that the broker has, of this connection or an earlier one. False when there is no room for it now.
     pub(super) fn release(&mut self, now: Instant, packet: u16) -> bool {
-        match self.under_way.get(&packet) {
-            Some(Kind::Qos2 | Kind::Received | Kind::Released) => {
-                self.under_way.insert(packet, Kind::Released);
+        let is_of_this = self.requests.release(packet);
+        if !is_of_this {
+            if !self.has_room() || self.requests.is_under_way(packet) {
+                return false;
             }
-            None if self.has_room() => {
-                self.begin_as(now, Kind::Released, packet);
-                self.publishes += 1;
-                self.at_qos2 += 1;
-            }
-            _ => return false,
+            self.requests.begin_as(now, Kind::Released, packet);
+            self.last_sent = now;
         }
         codec::ack(Ack::Pubrel, packet, &mut self.output);
         true
@@ -242,9 +175,10 @@ impl Session {
         };
         let (full, kind) = match publish.qos {
             Qos::AtMostOnce => (self.unconfirmed - self.confirmed >= MAX_UNCONFIRMED, None),
-            Qos::AtLeastOnce => (self.publishes >= greeting.in_flight, Some(Kind::Qos1)),
+            Qos::AtLeastOnce => (self.requests.publishes() >= greeting.in_flight, Some(Kind::Qos1)),
             Qos::ExactlyOnce => (
-                self.publishes >= greeting.in_flight || self.at_qos2 >= greeting.at_qos2,
+                self.requests.publishes() >= greeting.in_flight
+                    || self.requests.at_qos2() >= greeting.at_qos2,
                 Some(Kind::Qos2),
             ),
         };
@@ -252,35 +186,33 @@ impl Session {
             return Sent::Full;
         }
         let packet = kind.map(|kind| match publish.exchange {
-            Some(packet) if !self.under_way.contains_key(&packet) => self.begin_as(now, kind, packet),
-            _ => self.begin(now, kind),
+            Some(packet) if !self.requests.is_under_way(packet) => self.requests.begin_as(now, kind, packet),
+            _ => self.requests.begin(now, kind),
         });
         let (out, max) = (&mut self.output, greeting.max_packet);
-        let written = codec::publish(self.version, publish, packet.unwrap_or(0), max, out);
-        match (packet, kind) {
-            (Some(packet), _) if !written => {
-                self.under_way.remove(&packet);
-                self.order.pop_back();
+        let is_written = codec::publish(self.version, publish, packet.unwrap_or(0), max, out);
+        if is_written {
+            self.last_sent = now;
+        }
+        match packet {
+            Some(packet) if is_written => Sent::Packet(packet),
+            Some(packet) => {
+                self.requests.withdraw(packet);
                 Sent::TooLarge
             }
-            (Some(packet), kind) => {
-                self.publishes += 1;
-                self.at_qos2 += u16::from(kind == Some(Kind::Qos2));
-                Sent::Packet(packet)
-            }
-            (None, _) if !written => Sent::TooLarge,
-            (None, _) => {
+            None if is_written => {
                 self.unconfirmed += 1;
-                self.last_sent = now;
                 Sent::Unconfirmed(self.unconfirmed)
             }
+            None => Sent::TooLarge,
         }
     }
 
     /// Takes a subscribe and gives its packet identifier; `None` when there is no room now.
     pub(super) fn subscribe(&mut self, now: Instant, subscription: &Subscription<'_>) -> Option<u16> {
         self.has_room().then_some(())?;
-        let packet = self.begin(now, Kind::Subscribe);
+        let packet = self.requests.begin(now, Kind::Subscribe);
+        self.last_sent = now;
         codec::subscribe(self.version, subscription, packet, &mut self.output);
         Some(packet)
     }
@@ -288,7 +220,8 @@ impl Session {
     /// Takes an unsubscribe and gives its packet identifier; `None` when there is no room now.
     pub(super) fn unsubscribe(&mut self, now: Instant, filter: &str) -> Option<u16> {
         self.has_room().then_some(())?;
-        let packet = self.begin(now, Kind::Unsubscribe);
+        let packet = self.requests.begin(now, Kind::Unsubscribe);
+        self.last_sent = now;
         codec::unsubscribe(self.version, filter, packet, &mut self.output);
         Some(packet)
     }
@@ -312,20 +245,7 @@ impl Session {
 
     /// Whether nothing that was sent waits for the broker's word.
     pub(super) fn is_idle(&self) -> bool {
-        self.under_way.is_empty() && self.unconfirmed == self.confirmed
-    }
-
-    /// Whether the broker acknowledged anything, or had nothing to acknowledge.
-    pub(super) fn was_of_use(&self) -> bool {
-        self.under_way.is_empty() || self.acknowledged
-    }
-
-    /// Since when the broker owes the acknowledgement of the oldest request; `None` when it owes none.
-    ///
-    /// A request's time begins when the one before it is done: over a slow line a thousand of them are sent at once and each
-    /// takes its turn, which is no reason to give the line up.
-    pub(super) fn owed_since(&self) -> Option<Instant> {
-        (!self.under_way.is_empty()).then_some(self.oldest_since)
+        self.requests.is_empty() && self.unconfirmed == self.confirmed
     }
 
     /// When the last request was taken.
@@ -406,55 +326,44 @@ impl Session {
         Some(match packet {
             Packet::Accepted(_) | Packet::Refused(_) => Happening::Ended(self.malformed()),
             Packet::Publish(inbound) => {
-                let packet = inbound.packet;
-                let (ack, is_new) = match inbound.qos {
-                    Qos::AtMostOnce => return Some(Happening::Message(inbound, None)),
-                    Qos::AtLeastOnce => (Ack::Puback, true),
-                    Qos::ExactlyOnce => (Ack::Pubrec, self.received.insert(packet)),
+                let number = match inbound.qos {
+                    Qos::AtMostOnce => None,
+                    qos => self.arrivals.arrives(qos, inbound.packet, &mut self.output)?,
                 };
-                let number = self.owes_until();
-                self.owed.push_back((ack, packet, false));
-                if !is_new || !self.acknowledges_later {
-                    self.acknowledge(number);
-                }
-                is_new.then_some(())?;
-                Happening::Message(inbound, self.acknowledges_later.then_some(number))
+                Happening::Message(inbound, number)
             }
             Packet::Ack(Ack::Pubrel, packet, _) => {
-                self.received.remove(&packet);
+                self.arrivals.released(packet);
                 codec::ack(Ack::Pubcomp, packet, &mut self.output);
                 return None;
             }
             Packet::Ack(Ack::Pubrec, packet, reason) if reason < 0x80 => {
-                match self.under_way.get_mut(&packet) {
-                    Some(kind @ Kind::Qos2) => {
-                        *kind = Kind::Received;
-                        return Some(Happening::Received(packet));
-                    }
-                    Some(Kind::Received) => {}
-                    _ => codec::ack(Ack::Pubrel, packet, &mut self.output),
+                match self.requests.received(packet) {
+                    Received::First => return Some(Happening::Received(packet)),
+                    Received::Again => {}
+                    Received::Unknown => codec::ack(Ack::Pubrel, packet, &mut self.output),
                 }
                 return None;
             }
             // Released, the broker has it; what it says of the identifier then changes nothing.
             Packet::Ack(Ack::Pubcomp, packet, _) => {
-                self.end(now, packet, &[Kind::Released])?;
+                self.requests.end(now, packet, &[Kind::Released])?;
                 Happening::Acknowledged(packet, 0)
             }
             Packet::Ack(Ack::Puback, packet, reason) => {
-                self.end(now, packet, &[Kind::Qos1])?;
+                self.requests.end(now, packet, &[Kind::Qos1])?;
                 Happening::Acknowledged(packet, reason)
             }
             Packet::Ack(Ack::Pubrec, packet, reason) => {
-                self.end(now, packet, &[Kind::Qos2, Kind::Received])?;
+                self.requests.end(now, packet, &[Kind::Qos2, Kind::Received])?;
                 Happening::Acknowledged(packet, reason)
             }
             Packet::Suback(packet, reason) => {
-                self.end(now, packet, &[Kind::Subscribe])?;
+                self.requests.end(now, packet, &[Kind::Subscribe])?;
                 Happening::Subscribed(packet, reason)
             }
             Packet::Unsuback(packet) => {
-                self.end(now, packet, &[Kind::Unsubscribe])?;
+                self.requests.end(now, packet, &[Kind::Unsubscribe])?;
                 Happening::Unsubscribed(packet)
             }
             Packet::Pingresp => {
@@ -466,62 +375,9 @@ impl Session {
         })
     }
 
-    /// Tells the broker that messages arrived only once [`Self::acknowledge`] says so.
-    pub(super) fn acknowledge_later(&mut self) {
-        self.acknowledges_later = true;
-    }
-
     /// The broker need not keep this message any longer. It hears of it once that is so for all before it.
     pub(super) fn acknowledge(&mut self, number: u64) {
-        let at = number.checked_sub(self.owes_since);
-        let owed = at.and_then(|at| self.owed.get_mut(usize::try_from(at).ok()?));
-        if let Some((_, _, is_due)) = owed {
-            *is_due = true;
-        }
-        while let Some((ack, packet, true)) = self.owed.front() {
-            codec::ack(*ack, *packet, &mut self.output);
-            self.owed.pop_front();
-            self.owes_since += 1;
-        }
-    }
-
-    /// The number of the first message that the broker was not told to have arrived.
-    pub(super) const fn owes_since(&self) -> u64 {
-        self.owes_since
-    }
-
-    /// The number of the next message.
-    pub(super) fn owes_until(&self) -> u64 {
-        self.owes_since + self.owed.len() as u64
-    }
-
-    /// Ends what is under way as one of `kinds`; nothing else is known by that identifier.
-    fn end(&mut self, now: Instant, packet: u16, kinds: &[Kind]) -> Option<()> {
-        let kind = self
-            .under_way
-            .get(&packet)
-            .copied()
-            .filter(|kind| kinds.contains(kind))?;
-        self.under_way.remove(&packet);
-        self.acknowledged = true;
-        self.publishes -= u16::from(!matches!(kind, Kind::Subscribe | Kind::Unsubscribe));
-        self.at_qos2 -= u16::from(matches!(kind, Kind::Qos2 | Kind::Received | Kind::Released));
-        if self.order.front() == Some(&packet) {
-            self.oldest_since = now;
-        }
-        while self
-            .order
-            .front()
-            .is_some_and(|id| !self.under_way.contains_key(id))
-        {
-            self.order.pop_front();
-        }
-        Some(())
-    }
-
-    /// Whether a QoS 2 exchange is under way.
-    pub(super) fn is_in_qos2(&self) -> bool {
-        self.at_qos2 > 0
+        self.arrivals.acknowledge(number, &mut self.output);
     }
 
     fn malformed(&self) -> Ending {
@@ -669,211 +525,8 @@ pub fn feed(now: Instant, version: Protocol, pieces: &[&[u8]]) -> usize {
             break;
         }
     }
-    assert!(session.under_way.len() <= session.order.len() + 1);
     happenings.len()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{clock, message};
-    use portcullis_proto::types::message::Message;
-    use rand::rngs::StdRng;
-    use rand::{Rng, RngCore, SeedableRng};
-
-    fn session(version: Protocol, connack: &[u8]) -> (Session, Instant) {
-        let now = (clock().now)();
-        let connect = Connect {
-            client_id: "c".into(),
-            clean_start: true,
-            session_seconds: 0,
-            keep_alive: 10,
-            will: None,
-        };
-        let mut session = Session::new(now, version, connect, ("", ""));
-        assert_eq!(received(&mut session, now, connack).len(), 1);
-        session.output.clear();
-        (session, now)
-    }
-
-    fn received(session: &mut Session, now: Instant, bytes: &[u8]) -> Vec<Happening> {
-        session.input.extend_from_slice(bytes);
-        let mut happenings = Vec::new();
-        session.receive(now, &mut happenings);
-        happenings
-    }
-
-    fn publish(session: &mut Session, now: Instant, qos: Qos) -> Sent {
-        let message = message("t", "x");
-        session.publish(now, &outbound(&message, qos, None))
-    }
-
-    fn outbound(message: &Message, qos: Qos, exchange: Option<u16>) -> Outbound<'_> {
-        Outbound {
-            message,
-            qos,
-            expiry: None,
-            origin: None,
-            exchange,
-        }
-    }
-
-    #[test]
-    fn a_publish_at_qos_2_is_released_once_it_is_known_to_be_received() {
-        for version in [Protocol::V4, Protocol::V5] {
-            let connack: &[u8] = match version {
-                Protocol::V4 => &[0x20, 2, 1, 0],
-                Protocol::V5 => &[0x20, 3, 1, 0, 0],
-            };
-            let (mut session, now) = session(version, connack);
-            session.reserve([1, 2].into_iter());
-            let message = message("t", "x");
-            assert_eq!(publish(&mut session, now, Qos::ExactlyOnce), Sent::Packet(3));
-            session.output.clear();
-            let again = session.publish(now, &outbound(&message, Qos::ExactlyOnce, Some(2)));
-            assert_eq!(again, Sent::Packet(2));
-            assert_eq!(session.output.first(), Some(&0x3C), "DUP, QoS 2");
-            session.output.clear();
-            let taken = received(&mut session, now, &[0x50, 2, 0, 2]);
-            assert!(matches!(*taken, [Happening::Received(2)]), "{taken:?}");
-            assert!(session.output.is_empty());
-            assert!(received(&mut session, now, &[0x50, 2, 0, 2]).is_empty());
-            assert!(
-                session.release(now, 2) && session.release(now, 1),
-                "the second of an earlier one"
-            );
-            assert_eq!(session.output.as_ref(), [0x62, 2, 0, 2, 0x62, 2, 0, 1]);
-            let done = received(&mut session, now, &[0x70, 2, 0, 2, 0x70, 2, 0, 1]);
-            assert!(
-                matches!(
-                    *done,
-                    [Happening::Acknowledged(2, 0), Happening::Acknowledged(1, 0)]
-                ),
-                "{done:?}"
-            );
-            assert!(session.is_in_qos2(), "the first is under way");
-        }
-    }
-
-    #[test]
-    fn no_more_is_under_way_than_the_broker_takes() {
-        // Receive Maximum 2.
-        let (mut session, now) = session(Protocol::V5, &[0x20, 6, 0, 0, 3, 0x21, 0, 2]);
-        assert_eq!(publish(&mut session, now, Qos::AtLeastOnce), Sent::Packet(1));
-        assert_eq!(publish(&mut session, now, Qos::ExactlyOnce), Sent::Packet(2));
-        assert_eq!(publish(&mut session, now, Qos::AtLeastOnce), Sent::Full);
-        assert_eq!(publish(&mut session, now, Qos::AtMostOnce), Sent::Unconfirmed(1));
-        let subscribed = session.unsubscribe(now, "f");
-        assert_eq!(subscribed, Some(3), "only publishes count");
-        // An acknowledgement of the wrong kind is none.
-        assert!(received(&mut session, now, &[0x40, 2, 0, 2, 0x40, 2, 0, 3, 0x40, 2, 0, 9]).is_empty());
-        let taken = received(&mut session, now, &[0x50, 2, 0, 2]);
-        assert!(matches!(*taken, [Happening::Received(2)]), "{taken:?}");
-        assert_eq!(
-            publish(&mut session, now, Qos::AtLeastOnce),
-            Sent::Full,
-            "PUBREC ends nothing"
-        );
-        assert!(session.release(now, 2));
-        let done = received(&mut session, now, &[0x70, 2, 0, 2]);
-        assert!(matches!(*done, [Happening::Acknowledged(2, 0)]), "{done:?}");
-        assert_eq!(publish(&mut session, now, Qos::AtLeastOnce), Sent::Packet(4));
-    }
-
-    #[test]
-    fn an_identifier_is_never_taken_twice_at_once() {
-        let (mut session, now) = session(Protocol::V4, &[0x20, 2, 0, 0]);
-        assert_eq!(publish(&mut session, now, Qos::AtLeastOnce), Sent::Packet(1));
-        for round in 0..70_000_u32 {
-            let Sent::Packet(packet) = publish(&mut session, now, Qos::AtLeastOnce) else {
-                panic!("round {round}");
-            };
-            assert!(packet > 1);
-            let [high, low] = packet.to_be_bytes();
-            assert_eq!(received(&mut session, now, &[0x40, 2, high, low]).len(), 1);
-            session.output.clear();
-        }
-        assert_eq!(session.order.len(), 1 + 70_000, "the first is not done");
-        assert_eq!(received(&mut session, now, &[0x40, 2, 0, 1]).len(), 1);
-        assert!(session.order.is_empty() && session.is_idle());
-    }
-
-    #[test]
-    fn what_the_broker_owes_is_timed_from_the_moment_it_is_the_oldest() {
-        let (mut session, begun) = session(Protocol::V4, &[0x20, 2, 0, 0]);
-        let at = |seconds| begun + Duration::from_secs(seconds);
-        assert_eq!(session.owed_since(), None);
-        for second in 0..3 {
-            publish(&mut session, at(second), Qos::AtLeastOnce);
-        }
-        assert!(!session.was_of_use());
-        received(&mut session, at(3), &[0x40, 2, 0, 2]);
-        assert_eq!(
-            session.owed_since(),
-            Some(at(0)),
-            "a later one does not excuse the first"
-        );
-        assert!(session.was_of_use());
-        received(&mut session, at(9), &[0x40, 2, 0, 1]);
-        assert_eq!(session.owed_since(), Some(at(9)));
-        received(&mut session, at(10), &[0x40, 2, 0, 3]);
-        assert_eq!(session.owed_since(), None);
-        publish(&mut session, at(20), Qos::AtLeastOnce);
-        assert_eq!(session.owed_since(), Some(at(20)));
-    }
-
-    #[test]
-    fn a_ping_confirms_what_was_sent_before_it_and_nothing_later() {
-        let (mut session, now) = session(Protocol::V5, &[0x20, 3, 0, 0, 0]);
-        publish(&mut session, now, Qos::AtMostOnce);
-        publish(&mut session, now, Qos::AtMostOnce);
-        assert!(session.tick(now + CONFIRM_EVERY).is_none());
-        publish(&mut session, now, Qos::AtMostOnce);
-        let confirmed = received(&mut session, now, &[0xD0, 0]);
-        assert!(matches!(*confirmed, [Happening::Confirmed(2)]), "{confirmed:?}");
-        assert!(!session.is_idle());
-        assert!(received(&mut session, now, &[0xD0, 0]).is_empty(), "nobody asked");
-        assert!(session.tick(now + CONFIRM_EVERY * 2).is_none());
-        let silent = session.tick(now + CONFIRM_EVERY * 2 + Duration::from_secs(10));
-        assert!(silent.is_some_and(|ending| !ending.by_broker));
-    }
-
-    #[test]
-    fn a_message_at_qos_2_is_passed_on_once_until_it_is_released() {
-        let (mut session, now) = session(Protocol::V4, &[0x20, 2, 0, 0]);
-        let message = [0x34, 6, 0, 1, b't', 0, 7, b'x'];
-        assert_eq!(received(&mut session, now, &message).len(), 1);
-        assert!(received(&mut session, now, &message).is_empty());
-        assert!(received(&mut session, now, &[0x62, 2, 0, 7]).is_empty());
-        assert_eq!(received(&mut session, now, &message).len(), 1);
-        assert_eq!(
-            session.output.as_ref(),
-            [0x50, 2, 0, 7, 0x50, 2, 0, 7, 0x70, 2, 0, 7, 0x50, 2, 0, 7]
-        );
-    }
-
-    #[test]
-    fn no_bytes_of_a_broker_bring_a_session_down() {
-        let now = (clock().now)();
-        let mut rng = StdRng::seed_from_u64(3);
-        for round in 0..5_000 {
-            let mut bytes = [0; 48];
-            rng.fill_bytes(&mut bytes);
-            for byte in &mut bytes {
-                if rng.random_bool(0.7) {
-                    *byte &= 0x73;
-                }
-            }
-            let version = if round % 2 == 0 {
-                Protocol::V4
-            } else {
-                Protocol::V5
-            };
-            feed(
-                now,
-                version,
-                &bytes.chunks(rng.random_range(1..24)).collect::<Vec<_>>(),
-            );
-        }
-    }
-}
+mod tests;

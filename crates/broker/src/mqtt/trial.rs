@@ -168,7 +168,7 @@ impl Trial {
         subscriptions: &mut Subscriptions,
     ) {
         let session = self.connection.as_ref().map(|connection| &connection.session);
-        let owed = session.and_then(Session::owed_since);
+        let owed = session.and_then(|session| session.requests.owed_since());
         let silent = |since| now.saturating_duration_since(since) >= self.settings.ack_patience;
         if self.on_main || !owed.is_some_and(silent) {
             return;

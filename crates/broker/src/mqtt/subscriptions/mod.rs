@@ -543,8 +543,8 @@ impl Subscriptions {
                 }
                 Request::Unsubscribe(filter) => session.unsubscribe(now, filter.as_str()),
                 Request::Fence { behind, .. } => {
-                    let behind = *behind.get_or_insert_with(|| session.owes_until());
-                    if session.owes_since() < behind {
+                    let behind = *behind.get_or_insert_with(|| session.arrivals.next());
+                    if session.arrivals.since() < behind {
                         return;
                     }
                     session.unsubscribe(now, &self.fence)
