@@ -1,6 +1,5 @@
 //! Messages that stand apart because the broker may hang up on them: the pipeline's side of a trial.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
 use portcullis_proto::bridge::contract::BrokerError;
@@ -19,7 +18,8 @@ impl Pipeline {
         let wall = self.clock.wall_millis();
         loop {
             let entry = self
-                .apart
+                .window
+                .apart()
                 .iter()
                 .find(|entry| !taken.contains(&&Subject::topic(&entry.message)))?;
             let (token, subject) = (entry.token, Subject::topic(&entry.message));
@@ -37,7 +37,7 @@ impl Pipeline {
     /// Sends a message on trial.
     pub(super) fn try_apart(&mut self, now: Instant, token: u64, session: &mut Session) -> Sent {
         let max_qos = self.max_qos();
-        let Some(entry) = self.entry(token) else {
+        let Some(entry) = self.window.entry(token) else {
             return Sent::Full;
         };
         let qos = entry.tried_at.unwrap_or(entry.message.qos).min(max_qos);
@@ -57,7 +57,9 @@ impl Pipeline {
 
     /// The broker answered a message on trial: what stands behind it goes with the others again.
     pub(super) fn tried(&mut self, now: Instant, token: u64, subject: &Subject, reason: u8) {
-        let Some(entry) = self.entry(token) else { return };
+        let Some(entry) = self.window.entry(token) else {
+            return;
+        };
         let (bytes, tried_at) = (entry.message.payload.len(), entry.tried_at);
         self.judge.acquit(subject, bytes);
         if let (Some(qos), 0..0x80) = (tried_at, reason) {
@@ -67,38 +69,30 @@ impl Pipeline {
         if !reasons::publish(reason).is_err_and(|refusal| refusal.later) {
             self.on_answered(now, token, reason);
         }
-        self.restore(subject);
-    }
-
-    /// Puts the messages of a topic back, ahead of what was not sent.
-    fn restore(&mut self, subject: &Subject) {
-        let (back, apart) = std::mem::take(&mut self.apart)
-            .into_iter()
-            .partition(|entry| Subject::topic(&entry.message) == *subject);
-        self.apart = apart;
-        self.put_back(back);
+        let spooling = &mut self.spooling;
+        self.window
+            .put_back(subject, |old, new| spooling.renamed(old, new));
     }
 
     /// The broker says nothing to a message on trial: its topic waits behind the others, and who waits for an answer that no disk
     /// can give is told that there is none.
     pub(super) fn put_off(&mut self, now: Instant, token: u64, subject: &Subject) {
         if self
+            .window
             .entry(token)
             .is_some_and(|entry| entry.number.is_none() && !entry.writing)
         {
             self.settle(token, now, Settled::Refused(BrokerError::Unavailable));
         }
-        let (behind, first) = std::mem::take(&mut self.apart)
-            .into_iter()
-            .partition(|entry| Subject::topic(&entry.message) == *subject);
-        self.apart = first;
-        self.apart.extend::<VecDeque<_>>(behind);
+        self.window.put_off(subject);
     }
 
     /// The broker hung up on a message alone.
     pub(super) fn condemn(&mut self, now: Instant, token: u64, subject: &Subject, reason: Option<u8>) {
         let (max_qos, proved_qos) = (self.max_qos(), self.proved_qos);
-        let Some(entry) = self.entry(token) else { return };
+        let Some(entry) = self.window.entry(token) else {
+            return;
+        };
         let qos = entry.tried_at.unwrap_or(entry.message.qos).min(max_qos);
         if qos > proved_qos {
             entry.tried_at = Some(match qos {

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
@@ -16,17 +15,18 @@ use crate::spool::{Spool, SpoolState};
 use crate::status::Status;
 use portcullis_proto::bridge::contract::BrokerRequest;
 use portcullis_proto::bridge::receipt::{Receipt, Receipts};
+use portcullis_proto::types::TopicLimits;
 use portcullis_proto::types::message::{Message, Qos};
 use portcullis_proto::types::topic::is_below;
-use portcullis_proto::types::{TopicLimits, TopicName};
 
 use super::backoff::Backoff;
-use super::codec::{Connect, Greeting, Inbound, MAX_PACKET, Will};
+use super::codec::{Connect, Greeting, Inbound, MAX_PACKET};
 use super::connection::Connection;
 use super::exchanges::Exchanges;
 use super::judge::Judge;
 use super::options;
 use super::pipeline::Pipeline;
+use super::presence::Presence;
 use super::session::{Ending, Happening, Session};
 use super::spooling::Spooling;
 use super::subscriptions::Subscriptions;
@@ -45,10 +45,6 @@ const GOODBYE: Duration = Duration::from_secs(1);
 const RECONCILE: Duration = Duration::from_secs(10);
 /// A connection that the broker ends so soon after something was sent ends because of that, for all that can be told.
 const RIGHT_AFTER: Duration = Duration::from_secs(5);
-/// The bits of [`Lane::modest`].
-const MODEST_QOS: u8 = 1;
-const MODEST_RETAIN: u8 = 2;
-
 /// What a lane is made of.
 pub(crate) struct LaneParts {
     pub(crate) index: usize,
@@ -81,7 +77,6 @@ enum State {
 pub(crate) struct Lane {
     index: usize,
     settings: Arc<MqttSettings>,
-    node: Arc<str>,
     clock: Clock,
     origins: Origins,
     metrics: Arc<LaneMetrics>,
@@ -107,10 +102,7 @@ pub(crate) struct Lane {
     /// Until when the session of an earlier process is kept, for its exchanges at QoS 2 to be finished.
     reconciled_by: Option<Instant>,
     trial: Trial,
-    /// How often in a row the broker hung up while nothing but the status was under way.
-    over_status: u8,
-    /// What the will and the status go without, since the broker does not take it: see [`MODEST_QOS`].
-    modest: u8,
+    presence: Presence,
 }
 
 impl Lane {
@@ -143,8 +135,8 @@ impl Lane {
             state: State::Away {
                 until: (parts.clock.now)(),
             },
+            presence: Presence::new(&parts.settings, parts.index, &parts.node),
             settings: parts.settings,
-            node: parts.node,
             clock: parts.clock,
             origins: parts.origins,
             metrics: parts.metrics,
@@ -159,8 +151,6 @@ impl Lane {
             receipts: Arc::new(Receipts::new(|| {})),
             taken: Arc::default(),
             reconciled_by: None,
-            over_status: 0,
-            modest: 0,
         }
     }
 
@@ -332,18 +322,12 @@ impl Lane {
     }
 
     fn connect(&mut self, now: Instant) {
-        let (qos, retain) = self.status_manner();
         let connect = Connect {
             client_id: options::client_id(&self.settings, self.index),
             clean_start: self.begins_clean(),
             session_seconds: u32::try_from(self.settings.session_expiry.as_secs()).unwrap_or(u32::MAX),
             keep_alive: options::keep_alive(&self.settings),
-            will: self.status_topic().map(|topic| Will {
-                topic: topic.to_string(),
-                payload: self.status_payload("offline"),
-                qos,
-                retain,
-            }),
+            will: self.presence.will(),
         };
         match options::connect(&self.settings, connect, self.clock.now) {
             Ok(connection) => {
@@ -370,40 +354,11 @@ impl Lane {
         }
     }
 
-    /// At which QoS the status goes out, and whether it is retained.
-    const fn status_manner(&self) -> (Qos, bool) {
-        let qos = match self.modest & MODEST_QOS {
-            0 => Qos::AtLeastOnce,
-            _ => Qos::AtMostOnce,
-        };
-        (qos, self.modest & MODEST_RETAIN == 0)
-    }
-
-    fn status_topic(&self) -> Option<TopicName> {
-        if self.index != 0 || !self.settings.publish_status {
-            return None;
+    /// Publishes the status, where there is one.
+    fn tell(&mut self, now: Instant, status: &str) {
+        if let Some(message) = self.presence.message(status) {
+            self.pipeline.publish_internal(now, message);
         }
-        TopicName::new(&format!("{}/{}/status", self.settings.events_prefix, self.node)).ok()
-    }
-
-    fn status_payload(&self, status: &str) -> String {
-        serde_json::json!({ "node": &*self.node, "status": status }).to_string()
-    }
-
-    fn publish_status(&mut self, now: Instant, status: &str) {
-        let Some(topic) = self.status_topic() else { return };
-        let (qos, retain) = self.status_manner();
-        let message = Message {
-            topic,
-            payload: Bytes::from(self.status_payload(status)),
-            qos,
-            retain,
-            content_type: Some("application/json".into()),
-            expires_at: None,
-            origin: None,
-            correspondence: None,
-        };
-        self.pipeline.publish_internal(now, message);
     }
 
     fn on_requests(&mut self, first: Envelope, requests: &mut QueueReceiver<Envelope>) {
@@ -537,16 +492,7 @@ impl Lane {
         }
         *since = Some(now);
         self.clean_start = false;
-        // MQTT 3.1.1 does not say it: the will that it took tells.
-        if self.modest & MODEST_QOS != 0 {
-            greeting.max_qos = Qos::AtMostOnce;
-        }
-        greeting.retain &= self.modest & MODEST_RETAIN == 0;
-        self.modest = match greeting.max_qos {
-            Qos::AtMostOnce => MODEST_QOS,
-            _ => 0,
-        };
-        self.modest |= if greeting.retain { 0 } else { MODEST_RETAIN };
+        self.presence.connected(&mut greeting);
         self.metrics.connected.set(1);
         self.metrics.connects.inc(ConnectResult::Ok);
         self.metrics.max_qos.set(greeting.max_qos.number().into());
@@ -575,7 +521,7 @@ impl Lane {
         if let Some(session) = session(&mut self.state) {
             self.pipeline.connected(now, greeting, session);
         }
-        self.publish_status(now, "online");
+        self.tell(now, "online");
         let judge = (&self.pipeline.judge, self.clock.wall_millis());
         self.subscriptions.connected(now, &greeting, judge);
     }
@@ -602,7 +548,11 @@ impl Lane {
             ended.is_some_and(|session| session.requests.at_qos2() > 0) && self.trial.is_on_main();
         let accused = ending.by_broker && right_after;
         let mut wait = self.backoff.wait(since.filter(|_| of_use), now);
-        let less = self.asks_for_less(ending, since.is_some(), accused);
+        let less = self.presence.asks_for_less(
+            ending,
+            since.is_some(),
+            accused && self.pipeline.only_status_is_under_way(),
+        );
         let brief = accused && of_use;
         if brief || less {
             wait = self.backoff.at_once();
@@ -640,35 +590,6 @@ impl Lane {
         pipeline.judge.save();
     }
 
-    /// Whether the next attempt makes do with less for will and status, because that may be what the broker does not take. By
-    /// MQTT 3.1.1 it says nothing and hangs up, so less is tried step by step.
-    fn asks_for_less(&mut self, ending: &Ending, stood: bool, accused: bool) -> bool {
-        let before = self.modest;
-        match (self.settings.protocol, ending.reason) {
-            (Protocol::V5, Some(0x9A)) if !stood => self.modest |= MODEST_RETAIN,
-            (Protocol::V5, Some(0x9B)) if !stood => self.modest |= MODEST_QOS,
-            (Protocol::V4, None) if self.status_topic().is_some() => {
-                let silent = !stood && ending.result == ConnectResult::Protocol;
-                // A broker that restarts just then looks the same, but not twice in a row.
-                self.over_status = match accused && self.pipeline.only_status_is_under_way() {
-                    true => self.over_status + 1,
-                    false => 0,
-                };
-                if silent || self.over_status > 1 {
-                    self.over_status = 0;
-                    self.modest = (self.modest + 1) % (1 + (MODEST_QOS | MODEST_RETAIN));
-                    return self.modest != 0;
-                }
-                if stood {
-                    self.modest = 0;
-                }
-                return false;
-            }
-            _ => {}
-        }
-        self.modest != before
-    }
-
     fn on_message(&mut self, now: Instant, inbound: Inbound, number: Option<u64>) {
         let receipt = number.map(|number| self.receipts.of(number));
         let limits = *self.topics.borrow();
@@ -704,7 +625,7 @@ impl Lane {
         let mut left = FLUSH;
         let begun = (self.clock.now)();
         if self.since().is_some() {
-            self.publish_status(begun, "offline");
+            self.tell(begun, "offline");
         }
         while self.since().is_some() && !self.pipeline.is_idle() && !left.is_zero() {
             self.proceed((self.clock.now)()).await;

@@ -21,6 +21,7 @@ mod judge;
 mod lane;
 mod options;
 mod pipeline;
+mod presence;
 mod probe;
 mod reasons;
 mod requests;
@@ -28,6 +29,7 @@ mod session;
 mod spooling;
 mod subscriptions;
 mod trial;
+mod window;
 
 pub use probe::probe;
 

@@ -16,54 +16,18 @@ use crate::origin::OriginTag;
 use portcullis_proto::bridge::contract::{BrokerError, BrokerEvent, Ticket};
 use portcullis_proto::types::message::{Message, Qos};
 
-use super::codec::{Greeting, Outbound};
+use super::codec::Greeting;
 use super::exchanges::{Exchange, Exchanges};
 use super::judge::{Judge, Subject};
 use super::reasons::{self, Refusal};
 use super::session::{Sent, Session};
 use super::spooling::Spooling;
+use super::window::{Answer, Entry, Window};
 
-/// Messages in the window beyond which later ones go to the spool, or are refused without one.
-const MAX_WINDOW: usize = 4_096;
-const MAX_WINDOW_BYTES: usize = 32 << 20;
 /// Longest wait before a message that the broker refused for its quota is sent again.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// How often a spooled message is sent again after it was refused for a quota.
 const MAX_QUOTA_RETRIES: u32 = 20;
-/// Messages that stand apart beyond which later ones are refused or go to the spool.
-const MAX_APART: usize = 4_096;
-
-/// Who waits for the answer to a publish.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) worker: usize,
-    pub(super) ticket: Ticket,
-    pub(super) since: Instant,
-}
-
-#[derive(Debug)]
-pub(super) struct Entry {
-    /// Ascending in the window.
-    pub(super) token: u64,
-    pub(super) message: Arc<Message>,
-    pub(super) origin: Option<OriginTag>,
-    /// Nobody waits for the status messages, nor for what came from the spool.
-    pub(super) answer: Option<Answer>,
-    pub(super) internal: bool,
-    /// Its number in the spool.
-    pub(super) number: Option<u64>,
-    /// It is on its way into the spool.
-    pub(super) writing: bool,
-    /// The spool did not take it; it is not tried again.
-    pub(super) refused_by_spool: bool,
-    pub(super) since: Instant,
-    pub(super) done: bool,
-    /// It went out at QoS 2, and is not released to its end.
-    pub(super) exchange: Option<Exchange>,
-    /// The QoS at which it is tried apart, in case its own is what the broker does not take.
-    pub(super) tried_at: Option<Qos>,
-}
-
 /// A publish at QoS 0 whose arrival no ping has confirmed.
 #[derive(Debug)]
 struct Unconfirmed {
@@ -80,13 +44,7 @@ pub(super) struct Pipeline {
     pub(super) clock: Clock,
     pub(super) metrics: Arc<LaneMetrics>,
     workers: Vec<Delivery>,
-    pub(super) window: VecDeque<Entry>,
-    window_bytes: usize,
-    /// How many entries of the window, from its front, were sent.
-    sent: usize,
-    /// What the broker may hang up on, in order; not in the window.
-    pub(super) apart: VecDeque<Entry>,
-    next_token: u64,
+    pub(super) window: Window,
     by_packet: HashMap<u16, u64>,
     unconfirmed: VecDeque<Unconfirmed>,
     greeting: Option<Greeting>,
@@ -123,11 +81,7 @@ impl Pipeline {
             clock,
             metrics,
             workers,
-            window: VecDeque::new(),
-            window_bytes: 0,
-            sent: 0,
-            apart: VecDeque::new(),
-            next_token: 0,
+            window: Window::default(),
             by_packet: HashMap::new(),
             unconfirmed: VecDeque::new(),
             greeting: None,
@@ -167,12 +121,12 @@ impl Pipeline {
         if refused || self.judge.verdict(self.clock.wall_millis(), &message).is_some() {
             return self.refuse(answer, BrokerError::Refused);
         }
-        let room = self.window.len() < MAX_WINDOW
-            && self.window_bytes < MAX_WINDOW_BYTES
-            && self.apart.len() < MAX_APART;
         let linked = self.greeting.is_some() || self.brief;
-        if linked && room && !self.spooling.has_backlog() {
-            return self.push(now, message, origin, Some(answer), None);
+        if linked && self.window.has_room() && !self.spooling.has_backlog() {
+            return self.window.push(Entry {
+                answer: Some(answer),
+                ..Entry::new(now, message, origin)
+            });
         }
         // At QoS 0 nobody asked for more than an attempt, and now there is nothing to attempt it with.
         let worth = linked || message.qos != Qos::AtMostOnce;
@@ -188,48 +142,10 @@ impl Pipeline {
 
     /// Sends a message of our own, ahead of nothing and recorded nowhere.
     pub(super) fn publish_internal(&mut self, now: Instant, message: Message) {
-        self.push(now, Arc::new(message), None, None, None);
-        if let Some(entry) = self.window.back_mut() {
-            entry.internal = true;
-        }
-    }
-
-    pub(super) fn push(
-        &mut self,
-        now: Instant,
-        message: Arc<Message>,
-        origin: Option<OriginTag>,
-        answer: Option<Answer>,
-        number: Option<u64>,
-    ) {
-        self.window_bytes += message.payload.len();
-        let token = self.token();
-        self.window.push_back(Entry {
-            token,
-            message,
-            origin,
-            answer,
-            internal: false,
-            number,
-            writing: false,
-            refused_by_spool: false,
-            since: now,
-            done: false,
-            exchange: None,
-            tried_at: None,
+        self.window.push(Entry {
+            internal: true,
+            ..Entry::new(now, Arc::new(message), None)
         });
-    }
-
-    pub(super) fn token(&mut self) -> u64 {
-        self.next_token += 1;
-        self.next_token
-    }
-
-    pub(super) fn entry(&mut self, token: u64) -> Option<&mut Entry> {
-        match self.window.binary_search_by_key(&token, |entry| entry.token) {
-            Ok(at) => self.window.get_mut(at),
-            Err(_) => self.apart.iter_mut().find(|entry| entry.token == token),
-        }
     }
 
     /// A connection stands.
@@ -258,9 +174,10 @@ impl Pipeline {
     /// How many messages of the window may go out: until the exchanges of an earlier process are over, no more than they need.
     fn open_window(&self) -> usize {
         if !self.leaves || self.exchanges.has_messages() {
-            return self.window.len();
+            return self.window.entries().len();
         }
-        let last = self.window.iter().rposition(|entry| entry.exchange.is_some());
+        let mut entries = self.window.entries().iter();
+        let last = entries.rposition(|entry| entry.exchange.is_some());
         last.map_or(0, |last| last + 1)
     }
 
@@ -276,7 +193,7 @@ impl Pipeline {
     /// Whether the exchanges of an earlier process are over.
     pub(super) fn is_reconciled(&self, session: &Session) -> bool {
         self.exchanges.is_empty()
-            && self.window.iter().all(|entry| entry.exchange.is_none())
+            && self.window.entries().iter().all(|entry| entry.exchange.is_none())
             && session.is_idle()
     }
 
@@ -296,23 +213,21 @@ impl Pipeline {
         self.paused = None;
         let max_qos = self.max_qos();
         let open = self.open_window();
-        while self.sent < open
-            && let Some(entry) = self.window.get(self.sent)
-        {
+        while let Some(entry) = self.window.next(open) {
             let message = &entry.message;
             let token = entry.token;
             if entry.done {
-                self.sent += 1;
+                self.window.advance();
             } else if let Some(exchange) = entry.exchange.filter(|exchange| exchange.received) {
                 if !session.release(now, exchange.packet) {
                     return;
                 }
-                self.sent += 1;
+                self.window.advance();
                 self.by_packet.insert(exchange.packet, token);
             } else if entry.exchange.is_none() && message.is_expired(now) {
                 self.settle(token, now, Settled::Dropped(DroppedReason::Expired));
             } else if !entry.internal && entry.exchange.is_none() && self.stands_apart(&Arc::clone(message)) {
-                self.set_apart();
+                self.window.set_apart();
             } else {
                 match session.publish(now, &entry.outbound(now, message.qos.min(max_qos))) {
                     Sent::Full => return,
@@ -325,27 +240,17 @@ impl Pipeline {
 
     /// Whether a message is suspect, or behind one of its topic that is.
     fn stands_apart(&self, message: &Message) -> bool {
-        if self.judge.is_clean() && self.apart.is_empty() {
+        let apart = self.window.apart();
+        if self.judge.is_clean() && apart.is_empty() {
             return false;
         }
         self.judge
             .suspects(self.clock.wall_millis(), &Subject::topic(message))
-            || self
-                .apart
-                .iter()
-                .any(|entry| entry.message.topic == message.topic)
-    }
-
-    /// Takes the message that is next out of the window.
-    fn set_apart(&mut self) {
-        if let Some(entry) = self.window.remove(self.sent) {
-            self.window_bytes -= entry.message.payload.len();
-            self.apart.push_back(entry);
-        }
+            || apart.iter().any(|entry| entry.message.topic == message.topic)
     }
 
     fn on_sent(&mut self, now: Instant, token: u64, sent: &Sent, session: &mut Session) {
-        self.sent += 1;
+        self.window.advance();
         self.metrics.sent.inc();
         match *sent {
             Sent::Packet(packet) => {
@@ -353,7 +258,9 @@ impl Pipeline {
                 self.begin_exchange(packet, token);
             }
             Sent::Unconfirmed(number) => {
-                let Some(entry) = self.entry(token) else { return };
+                let Some(entry) = self.window.entry(token) else {
+                    return;
+                };
                 let (message, waits) = (Arc::clone(&entry.message), entry.message.qos != Qos::AtMostOnce);
                 let internal = entry.internal;
                 self.unconfirmed.push_back(Unconfirmed {
@@ -374,7 +281,9 @@ impl Pipeline {
 
     fn begin_exchange(&mut self, packet: u16, token: u64) {
         let max_qos = self.max_qos();
-        let Some(entry) = self.entry(token) else { return };
+        let Some(entry) = self.window.entry(token) else {
+            return;
+        };
         if entry.internal || entry.message.qos.min(max_qos) != Qos::ExactlyOnce {
             return;
         }
@@ -388,7 +297,7 @@ impl Pipeline {
     /// The broker has a publish at QoS 2, which is to be released.
     pub(super) fn on_received(&mut self, packet: u16) {
         let token = self.by_packet.get(&packet).copied();
-        let Some(entry) = token.and_then(|token| self.entry(token)) else {
+        let Some(entry) = token.and_then(|token| self.window.entry(token)) else {
             return;
         };
         let number = entry.number;
@@ -415,7 +324,7 @@ impl Pipeline {
     /// The broker answered a publish.
     pub(super) fn on_acknowledged(&mut self, now: Instant, packet: u16, reason: u8) {
         let token = self.by_packet.get(&packet).copied();
-        let entry = token.and_then(|token| self.entry(token));
+        let entry = token.and_then(|token| self.window.entry(token));
         // What is in the spool may be there after a kill, until the spool has written down that it is done.
         if entry
             .is_none_or(|entry| entry.exchange.take().is_some() && entry.number.is_none() && !entry.writing)
@@ -430,7 +339,9 @@ impl Pipeline {
     /// The broker answered a publish, wherever it was sent.
     pub(super) fn on_answered(&mut self, now: Instant, token: u64, reason: u8) {
         let max_qos = self.max_qos();
-        let Some(entry) = self.entry(token) else { return };
+        let Some(entry) = self.window.entry(token) else {
+            return;
+        };
         let (spooled, message) = (entry.number.is_some(), Arc::clone(&entry.message));
         let qos = entry.tried_at.unwrap_or(entry.message.qos).min(max_qos);
         match reasons::publish(reason) {
@@ -454,29 +365,9 @@ impl Pipeline {
         let wait = Duration::from_secs(1 << self.quota_refusals.min(6)).min(MAX_PAUSE);
         self.quota_refusals += 1;
         self.paused = Some(now + wait);
-        let Ok(at) = self.window.binary_search_by_key(&token, |entry| entry.token) else {
-            return;
-        };
-        // What was sent behind it stays sent: the broker took it, or will say that it did not.
-        let Some(mut entry) = self.window.remove(at) else {
-            return;
-        };
-        self.sent -= 1;
-        let place = self.sent.min(self.window.len());
-        let before = place.checked_sub(1).and_then(|before| self.window.get(before));
-        entry.token = before.map_or(entry.token, |before| before.token.max(entry.token));
-        self.window.insert(place, entry);
-        self.renumber(place);
-    }
-
-    /// Puts messages that stood apart back into the window, ahead of what was not sent.
-    pub(super) fn put_back(&mut self, entries: VecDeque<Entry>) {
-        let place = self.sent.min(self.window.len());
-        for entry in entries.into_iter().rev() {
-            self.window_bytes += entry.message.payload.len();
-            self.window.insert(place, entry);
-        }
-        self.renumber(place);
+        let spooling = &mut self.spooling;
+        self.window
+            .send_again(token, |old, new| spooling.renamed(old, new));
     }
 
     /// The broker does not take a higher QoS.
@@ -488,19 +379,8 @@ impl Pipeline {
         self.max_qos = self.max_qos.min(qos);
     }
 
-    /// Gives the entries from `place` on new tokens: none of them is known elsewhere yet, but to the spool.
-    fn renumber(&mut self, place: usize) {
-        for at in place..self.window.len() {
-            let token = self.token();
-            if let Some(entry) = self.window.get_mut(at) {
-                self.spooling.renamed(entry.token, token);
-                entry.token = token;
-            }
-        }
-    }
-
     pub(super) fn settle(&mut self, token: u64, now: Instant, settled: Settled) {
-        let Some(entry) = self.entry(token).filter(|entry| !entry.done) else {
+        let Some(entry) = self.window.entry(token).filter(|entry| !entry.done) else {
             return;
         };
         entry.done = true;
@@ -540,17 +420,7 @@ impl Pipeline {
         } else if writing {
             self.spooling.settled_while_writing(token);
         }
-        self.shrink();
-    }
-
-    fn shrink(&mut self) {
-        while self.window.front().is_some_and(|entry| entry.done) {
-            if let Some(entry) = self.window.pop_front() {
-                self.window_bytes -= entry.message.payload.len();
-                self.sent = self.sent.saturating_sub(1);
-            }
-        }
-        self.apart.retain(|entry| !entry.done);
+        self.window.shrink();
     }
 
     pub(super) fn accept(&mut self, answer: Answer, now: Instant) {
@@ -586,7 +456,7 @@ impl Pipeline {
         let unconfirmed = std::mem::take(&mut self.unconfirmed);
         if accused {
             let mut forsaken = false;
-            let under_way = self.window.iter_mut().take(self.sent);
+            let under_way = self.window.sent_mut();
             let subjects: Vec<Subject> = under_way
                 .filter_map(|entry| {
                     let counts = !entry.done && !entry.internal;
@@ -604,15 +474,13 @@ impl Pipeline {
             self.judge.accuse(self.clock.wall_millis(), subjects);
         }
         self.by_packet.clear();
-        self.sent = 0;
         self.paused = None;
         self.keep_window(now, follows);
-        self.window_bytes = 0;
     }
 
     /// Whether nothing but messages of our own waits for the broker's word.
     pub(super) fn only_status_is_under_way(&self) -> bool {
-        let sent = self.window.iter().take(self.sent).filter(|entry| !entry.done);
+        let sent = self.window.sent().filter(|entry| !entry.done);
         let mut internal = sent
             .map(|entry| entry.internal)
             .chain(self.unconfirmed.iter().map(|sent| sent.internal))
@@ -629,29 +497,12 @@ impl Pipeline {
 
     /// Whether everything that was accepted is with the broker or in the spool.
     pub(super) fn is_idle(&self) -> bool {
-        self.window.is_empty() && self.apart.is_empty() && !self.spooling.is_writing()
+        self.window.is_empty() && !self.spooling.is_writing()
     }
 
     /// When [`Self::send`] has something to do again by itself.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.paused
-    }
-}
-
-impl Entry {
-    /// The message as it goes out at `qos`.
-    pub(super) fn outbound(&self, now: Instant, qos: Qos) -> Outbound<'_> {
-        let expiry = self.message.expires_at.map(|at| {
-            let left = at.saturating_duration_since(now);
-            u32::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u32::MAX)
-        });
-        Outbound {
-            message: &self.message,
-            qos,
-            expiry,
-            origin: self.origin,
-            exchange: self.exchange.map(|exchange| exchange.packet),
-        }
     }
 }
 

@@ -13,7 +13,8 @@ use portcullis_proto::types::message::{Message, Qos};
 
 use super::exchanges::Exchange;
 use super::judge::Subject;
-use super::pipeline::{Answer, Entry, Pipeline};
+use super::pipeline::Pipeline;
+use super::window::{Answer, Entry};
 
 /// A publish that the broker has not acknowledged for this long is written to the spool and answered from there.
 const SPILL_AFTER: Duration = Duration::from_secs(1);
@@ -175,7 +176,7 @@ impl Pipeline {
     ) {
         let (accepted, body) = self.encode(&message, origin);
         let writing = Writing {
-            token: self.token(),
+            token: self.window.token(),
             bytes: body.len(),
             in_window: false,
             settled: false,
@@ -188,8 +189,8 @@ impl Pipeline {
     /// Writes those messages to the spool that have waited for `older_than`; they stay in flight.
     pub(super) fn spill(&mut self, now: Instant, older_than: Duration) {
         // What stands apart is not in the window's order, so it may go behind what waits.
-        for at in 0..self.apart.len() {
-            if let Some(entry) = self.apart.get(at)
+        for at in 0..self.window.apart().len() {
+            if let Some(entry) = self.window.apart().get(at)
                 && !self.spill_entry(now, older_than, entry.token)
             {
                 break;
@@ -198,8 +199,8 @@ impl Pipeline {
         if self.spooling.has_backlog() {
             return;
         }
-        for at in 0..self.window.len() {
-            if let Some(entry) = self.window.get(at)
+        for at in 0..self.window.entries().len() {
+            if let Some(entry) = self.window.entries().get(at)
                 && !self.spill_entry(now, older_than, entry.token)
             {
                 return;
@@ -210,7 +211,7 @@ impl Pipeline {
     /// False when neither this nor what follows it is to be spilled.
     fn spill_entry(&mut self, now: Instant, older_than: Duration, token: u64) -> bool {
         let is_open = self.spooling.is_open();
-        let Some(entry) = self.entry(token) else {
+        let Some(entry) = self.window.entry(token) else {
             return true;
         };
         let there = entry.number.is_some() || entry.writing || entry.refused_by_spool;
@@ -240,11 +241,7 @@ impl Pipeline {
     /// Only what is suspect and was never near the spool stays, apart: its answer is the verdict, which is a matter of
     /// milliseconds when the broker is there. If it is not, the spool has it within a second.
     pub(super) fn keep_window(&mut self, now: Instant, goes_on: bool) {
-        let entries: Vec<Entry> = std::mem::take(&mut self.apart)
-            .into_iter()
-            .chain(std::mem::take(&mut self.window))
-            .filter(|entry| !entry.done && !entry.internal)
-            .collect();
+        let entries = self.window.take();
         let fresh = goes_on
             && !self.spooling.has_backlog()
             && entries
@@ -265,7 +262,7 @@ impl Pipeline {
                 && now.saturating_duration_since(entry.since) < SPILL_AFTER
                 && self.judge.suspects(wall, &Subject::topic(&entry.message));
             if suspect {
-                self.apart.push_back(entry);
+                self.window.keep_apart(entry);
                 continue;
             }
             if entry.writing {
@@ -321,10 +318,11 @@ impl Pipeline {
                 let record = loaded.record;
                 let exchange = self.exchanges.take(loaded.number, &record.message);
                 let message = Arc::new(record.message);
-                self.push(now, message, record.origin, None, Some(loaded.number));
-                if let Some(entry) = self.window.back_mut() {
-                    entry.exchange = exchange;
-                }
+                self.window.push(Entry {
+                    number: Some(loaded.number),
+                    exchange,
+                    ..Entry::new(now, message, record.origin)
+                });
             }
         }
         self.metrics.dropped.add(DroppedReason::Expired, report.expired);
@@ -365,14 +363,18 @@ impl Pipeline {
             }
         }
         if let Ok(number) = result
-            && self.apart.iter().any(|entry| entry.token == writing.token)
+            && self
+                .window
+                .apart()
+                .iter()
+                .any(|entry| entry.token == writing.token)
         {
             // It may have gone behind what waits to be read.
             self.spooling.apart.insert(number);
         }
         let mut answer = writing.answer;
         if writing.in_window
-            && let Some(entry) = self.entry(writing.token)
+            && let Some(entry) = self.window.entry(writing.token)
         {
             entry.writing = false;
             match result {
@@ -401,7 +403,7 @@ impl Pipeline {
     /// What time brings: slow messages are spilled, more are read, expired ones are forgotten.
     pub(super) fn tick(&mut self, now: Instant, connected: bool) {
         let spooling = &mut self.spooling;
-        let held = !self.apart.is_empty() || !self.window.is_empty();
+        let held = !self.window.is_empty();
         if (connected || held) && spooling.spill_at.is_none_or(|at| at <= now) {
             spooling.spill_at = now.checked_add(SPILL_EVERY);
             self.spill(now, SPILL_AFTER);
@@ -422,7 +424,7 @@ impl Pipeline {
         let spooling = &mut self.spooling;
         let waiting = spooling.read_again.is_some_and(|at| now < at);
         let settled = spooling.rewinding == 0 && !spooling.loading && !waiting;
-        let room = self.window.len() + self.apart.len() < READ_BELOW;
+        let room = self.window.len() < READ_BELOW;
         if settled && spooling.state.unread > 0 && room {
             spooling.loading = true;
             spooling.read_again = None;

@@ -240,7 +240,7 @@ impl Trial {
         subscriptions: &mut Subscriptions,
         alone: bool,
     ) {
-        let messages_first = std::mem::take(&mut self.messages_first) && !pipeline.apart.is_empty();
+        let messages_first = std::mem::take(&mut self.messages_first) && !pipeline.window.apart().is_empty();
         if !messages_first && let Some(tried) = subscriptions.next_on_trial() {
             let (case, packet, filter) = match tried {
                 Tried::Subscribe(number, filter, qos) => {
@@ -451,7 +451,7 @@ impl Trial {
 }
 
 fn has_cases(pipeline: &Pipeline, subscriptions: &Subscriptions) -> bool {
-    !pipeline.apart.is_empty() || subscriptions.is_on_trial()
+    !pipeline.window.apart().is_empty() || subscriptions.is_on_trial()
 }
 
 fn condemn(
