@@ -133,7 +133,7 @@ impl Events {
     }
 
     /// Tells of something that happened to the group of gateways; the log has it already.
-    pub fn tell_group(&self, at: SystemTime, kind: &str, address: Option<String>, detail: String) {
+    pub(crate) fn tell_group(&self, at: SystemTime, kind: &str, address: Option<String>, detail: String) {
         self.keep(Event {
             time: humantime::format_rfc3339_millis(at).to_string(),
             kind: kind.to_owned(),

@@ -82,7 +82,7 @@ impl Exposition {
 
     /// The families in the order of their names.
     #[must_use]
-    pub fn into_families(self) -> Vec<MetricFamily> {
+    pub(crate) fn into_families(self) -> Vec<MetricFamily> {
         self.families
             .into_iter()
             .map(|(name, family)| {

@@ -63,7 +63,7 @@ impl Hearing {
     }
 
     /// How many messages it missed since this was asked last, because too many waited.
-    pub fn take_missed(&self) -> u64 {
+    pub(crate) fn take_missed(&self) -> u64 {
         self.missed.swap(0, Ordering::Relaxed)
     }
 }
@@ -130,7 +130,7 @@ impl Operator {
     ///
     /// # Errors
     /// What the broker says.
-    pub async fn retained_at(&self, topic: TopicName) -> Result<Option<Arc<Message>>, BrokerError> {
+    pub(crate) async fn retained_at(&self, topic: TopicName) -> Result<Option<Arc<Message>>, BrokerError> {
         self.order(|reply| Order::Read(topic, reply)).await
     }
 

@@ -178,7 +178,7 @@ impl Server {
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_beside(
+    pub(crate) fn start_beside(
         name: &str,
         doors: impl Into<Doors>,
         router: Router,

@@ -297,12 +297,6 @@ impl BrokerMetrics {
         self.connections().all(|lane| lane.connected.get() > 0)
     }
 
-    /// Whether a store had to stop accepting, so that the node is not ready.
-    #[must_use]
-    pub fn store_failed(&self) -> bool {
-        self.sum(|lane| &lane.spool_failed) + self.sum(|lane| &lane.retained_failed) > 0
-    }
-
     /// All numbers now.
     #[must_use]
     pub fn snapshot(&self) -> BrokerSnapshot {

@@ -163,7 +163,11 @@ impl NamedLines {
 
     /// The text with each secret of a name changed, on the line where it stands.
     #[must_use]
-    pub fn with_changed(&self, name: &str, change: impl Fn(&str) -> Zeroizing<String>) -> Zeroizing<String> {
+    pub(crate) fn with_changed(
+        &self,
+        name: &str,
+        change: impl Fn(&str) -> Zeroizing<String>,
+    ) -> Zeroizing<String> {
         let name = self.canonical(name);
         let secrets = self.secrets(&name);
         let changed: Vec<_> = secrets.iter().map(|secret| change(secret)).collect();

@@ -98,7 +98,7 @@ impl Problems {
 
     /// Whether any of them forbids a start.
     #[must_use]
-    pub fn has_errors(&self) -> bool {
+    pub(crate) fn has_errors(&self) -> bool {
         self.0.iter().any(|problem| problem.severity == Severity::Error)
     }
 }

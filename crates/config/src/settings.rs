@@ -40,7 +40,7 @@ impl Config {
 
     /// Whether requests to `listener` must be authenticated.
     #[must_use]
-    pub fn asks_for_login(&self, listener: &Listener) -> bool {
+    pub(crate) fn asks_for_login(&self, listener: &Listener) -> bool {
         match &listener.authentication {
             Login::Inherited => self.authentication.backend != Backend::None,
             Login::Required => true,

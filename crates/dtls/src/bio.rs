@@ -35,7 +35,7 @@ impl Pipe {
 
     /// Whether OpenSSL wrote something.
     #[must_use]
-    pub const fn has_output(&self) -> bool {
+    pub(crate) const fn has_output(&self) -> bool {
         !self.output.is_empty()
     }
 

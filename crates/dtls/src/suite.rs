@@ -109,7 +109,7 @@ impl Algorithm {
 
     /// The hash that the keys are derived with.
     #[must_use]
-    pub const fn prf_hash(self) -> PrfHash {
+    pub(crate) const fn prf_hash(self) -> PrfHash {
         match self {
             Self::Aes256Gcm => PrfHash::Sha384,
             _ => PrfHash::Sha256,
@@ -118,13 +118,13 @@ impl Algorithm {
 
     /// Whether it is a CCM, which wants to know the length beforehand.
     #[must_use]
-    pub const fn is_ccm(self) -> bool {
+    pub(crate) const fn is_ccm(self) -> bool {
         matches!(self, Self::Ccm | Self::Ccm8 | Self::Aes256Ccm | Self::Aes256Ccm8)
     }
 
     /// Bytes of key.
     #[must_use]
-    pub const fn key_len(self) -> usize {
+    pub(crate) const fn key_len(self) -> usize {
         match self {
             Self::Gcm | Self::Ccm | Self::Ccm8 => 16,
             Self::ChaCha20 | Self::Aes256Gcm | Self::Aes256Ccm | Self::Aes256Ccm8 => 32,
@@ -133,13 +133,13 @@ impl Algorithm {
 
     /// Bytes of the nonce that come from the key block.
     #[must_use]
-    pub const fn iv_len(self) -> usize {
+    pub(crate) const fn iv_len(self) -> usize {
         12 - self.explicit_len()
     }
 
     /// Bytes of the nonce that stand in each record.
     #[must_use]
-    pub const fn explicit_len(self) -> usize {
+    pub(crate) const fn explicit_len(self) -> usize {
         match self {
             Self::ChaCha20 => 0,
             _ => 8,
@@ -148,7 +148,7 @@ impl Algorithm {
 
     /// Bytes of tag.
     #[must_use]
-    pub const fn tag_len(self) -> usize {
+    pub(crate) const fn tag_len(self) -> usize {
         match self {
             Self::Ccm8 | Self::Aes256Ccm8 => 8,
             _ => 16,
@@ -168,7 +168,7 @@ impl Algorithm {
 
     /// How many records may be sealed with one key (RFC 8446, 5.5; RFC 9147, 4.5.3).
     #[must_use]
-    pub const fn seal_limit(self) -> u64 {
+    pub(crate) const fn seal_limit(self) -> u64 {
         match self {
             Self::Gcm | Self::Aes256Gcm => 23_726_566,
             Self::Ccm | Self::Ccm8 | Self::Aes256Ccm | Self::Aes256Ccm8 => 1 << 23,
@@ -179,7 +179,7 @@ impl Algorithm {
     /// How many records of one session may fail to open within a second; what comes then is not tried. Only a tag of 8
     /// bytes needs it.
     #[must_use]
-    pub const fn failures_per_second(self) -> Option<u32> {
+    pub(crate) const fn failures_per_second(self) -> Option<u32> {
         match self {
             Self::Ccm8 | Self::Aes256Ccm8 => Some(1 << 7),
             _ => None,

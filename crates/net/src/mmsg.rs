@@ -337,7 +337,7 @@ impl Prepared<'_> {
     }
 
     /// Lets the kernel choose the source of the first one that is left; false when it does so already.
-    pub fn drop_source(&mut self) -> bool {
+    pub(crate) fn drop_source(&mut self) -> bool {
         let Some(header) = self.headers.get_mut(self.next) else {
             return false;
         };

@@ -102,7 +102,7 @@ pub struct Moment {
 impl Moment {
     /// The time of day of an earlier moment.
     #[must_use]
-    pub fn wall_of(&self, earlier: Instant) -> SystemTime {
+    pub(crate) fn wall_of(&self, earlier: Instant) -> SystemTime {
         let ago = self.since(earlier);
         self.wall.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
     }

@@ -103,13 +103,13 @@ impl<'c> NameText<'c> {
 impl Handshake {
     /// What makes the client id of a device.
     #[must_use]
-    pub fn client_name(&self) -> Option<NameText<'_>> {
+    pub(crate) fn client_name(&self) -> Option<NameText<'_>> {
         NameText::new(self.clientid.as_ref(), self.clientid_pattern.as_ref())
     }
 
     /// What makes its user name.
     #[must_use]
-    pub fn user_name(&self) -> Option<NameText<'_>> {
+    pub(crate) fn user_name(&self) -> Option<NameText<'_>> {
         NameText::new(self.username.as_ref(), self.username_pattern.as_ref())
     }
 

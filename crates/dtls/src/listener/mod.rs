@@ -258,12 +258,6 @@ impl DtlsListener {
         })
     }
 
-    /// The ids of all sessions, in no order.
-    #[must_use]
-    pub fn session_ids(&self) -> Vec<SessionId> {
-        self.sessions.ids()
-    }
-
     /// How many sessions there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -56,7 +56,7 @@ impl Conditions {
 
     /// Whether they are about the state of one resource, and not only about how its notifications are sent.
     #[must_use]
-    pub fn concern_one_state(&self) -> bool {
+    pub(crate) fn concern_one_state(&self) -> bool {
         let timed = [
             self.min_period,
             self.max_period,

@@ -180,7 +180,7 @@ impl Observation {
 
     /// What is kept of the last message, in bytes, beyond a small one's payload.
     #[must_use]
-    pub fn weight_of_last(&self) -> usize {
+    pub(crate) fn weight_of_last(&self) -> usize {
         self.last.as_deref().map_or(0, |last| {
             weight_of_last(last) + self.state.as_ref().map_or(0, |state| state.weight(last))
         })
@@ -200,7 +200,7 @@ impl Observation {
     }
 
     /// Whether nobody has answered for so long since it was first asked, while there was somebody to ask.
-    pub fn is_given_up(&mut self, now: Instant, after: Duration) -> bool {
+    pub(crate) fn is_given_up(&mut self, now: Instant, after: Duration) -> bool {
         let since = *self.doubted_since.get_or_insert(now);
         if self.at.is_none() {
             self.doubted_since = None;
@@ -430,7 +430,7 @@ impl ObservationRegistry {
     }
 
     /// The `index`th observation of a filter; one that ends gives its place to the last.
-    pub fn nth_of_filter(
+    pub(crate) fn nth_of_filter(
         &mut self,
         filter: FilterId,
         index: usize,
@@ -441,7 +441,7 @@ impl ObservationRegistry {
 
     /// The filter that is exactly this topic, if it is observed.
     #[must_use]
-    pub fn filter_of(&self, topic: &TopicName) -> Option<FilterId> {
+    pub(crate) fn filter_of(&self, topic: &TopicName) -> Option<FilterId> {
         self.by_filter.get(topic.as_str()).copied()
     }
 

@@ -222,7 +222,7 @@ impl ResourceKey {
 
     /// The same resource, asked for by GET.
     #[must_use]
-    pub fn as_get(&self) -> Self {
+    pub(crate) fn as_get(&self) -> Self {
         match self.0.split_first() {
             Some((method, rest)) if *method != Code::GET.0 => {
                 Self(std::iter::once(Code::GET.0).chain(rest.iter().copied()).collect())

@@ -28,10 +28,6 @@ impl Outbox {
         self.ends.push((peer, self.bytes.len()));
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
-
     pub(crate) fn drain(&mut self, mut take: impl FnMut(PeerId, &[u8])) {
         let mut start = 0;
         for (peer, end) in self.ends.drain(..) {

@@ -211,7 +211,7 @@ impl Peer {
     }
 
     /// Notes that it is known who it is: by checked credentials, or by its handshake. It says nothing of its address.
-    pub fn set_known(&mut self) {
+    pub(crate) fn set_known(&mut self) {
         self.is_known = true;
     }
 
@@ -221,7 +221,7 @@ impl Peer {
     }
 
     /// Notes that it is at the other end of a stream (RFC 8323).
-    pub fn set_stream(&mut self) {
+    pub(crate) fn set_stream(&mut self) {
         self.unread = Some(0);
     }
 

@@ -173,7 +173,7 @@ impl Endpoint {
 
     /// Sends what a peer did not acknowledge at its first repetition once more now: it was heard of, and may sleep again when the next
     /// one is due.
-    pub fn nudge(&mut self, peer: &mut Peer) {
+    pub(crate) fn nudge(&mut self, peer: &mut Peer) {
         let unanswered = peer
             .outstanding
             .iter()

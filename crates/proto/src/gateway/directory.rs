@@ -26,7 +26,7 @@ impl ClientDirectory {
 
     /// Notes a new connection, and says which older one has to end for it. A client id whose connection belongs to a DTLS
     /// identity is that identity's until it ends. With `join` one that the owner has already stays.
-    pub fn register(
+    pub(crate) fn register(
         &mut self,
         client: ClientId,
         key: ConnectionKey,

@@ -51,13 +51,13 @@ impl Guests {
 
     /// The one of a client.
     #[must_use]
-    pub fn of_client(&self, client: &ClientId) -> Option<ConnectionKey> {
+    pub(crate) fn of_client(&self, client: &ClientId) -> Option<ConnectionKey> {
         let guest = self.guests.iter().find(|guest| guest.client == *client)?;
         Some(guest.key)
     }
 
     /// The workers that have them, each once.
-    pub fn owners(&self) -> impl Iterator<Item = WorkerId> {
+    pub(crate) fn owners(&self) -> impl Iterator<Item = WorkerId> {
         self.owners.iter().map(|(worker, _)| *worker)
     }
 

@@ -71,21 +71,21 @@ pub struct Peer {
 
 impl Peer {
     /// Notes that it is known who it is.
-    pub fn set_known(&mut self, ledger: &mut Ledger<AccountHolder>) {
+    pub(crate) fn set_known(&mut self, ledger: &mut Ledger<AccountHolder>) {
         ledger.raise(self.account, Standing::Known);
         self.coap.set_known();
     }
 
     /// The client id that operators know it by: named, else proved.
     #[must_use]
-    pub fn known_as(&self) -> Option<ClientId> {
+    pub(crate) fn known_as(&self) -> Option<ClientId> {
         let proved = || ClientId::shared(&self.identity.as_ref()?.name);
         self.client.clone().or_else(proved)
     }
 
     /// What is known of its DTLS session.
     #[must_use]
-    pub fn session_info(&self, dtls: &[Option<Box<dyn SecureTransport>>]) -> Option<SessionInfo> {
+    pub(crate) fn session_info(&self, dtls: &[Option<Box<dyn SecureTransport>>]) -> Option<SessionInfo> {
         let listener = dtls.get(usize::from(self.listener.0))?.as_ref()?;
         listener.session(self.session?)
     }
@@ -130,12 +130,12 @@ impl Peers {
     }
 
     /// The peer at a UDP address, if known.
-    pub fn at_address(&self, listener: ListenerId, address: PeerAddr) -> Option<PeerId> {
+    pub(crate) fn at_address(&self, listener: ListenerId, address: PeerAddr) -> Option<PeerId> {
         self.by_address.get(&(listener, address)).copied()
     }
 
     /// The peer of a DTLS session, if known.
-    pub fn on_session(&self, session: SessionId) -> Option<PeerId> {
+    pub(crate) fn on_session(&self, session: SessionId) -> Option<PeerId> {
         self.by_session.get(&session).copied()
     }
 
@@ -172,7 +172,7 @@ impl Peers {
     }
 
     /// Notes the client id that a peer named last; `None` when that no longer counts.
-    pub fn set_client(&mut self, id: PeerId, client: Option<ClientId>) {
+    pub(crate) fn set_client(&mut self, id: PeerId, client: Option<ClientId>) {
         let Some(peer) = self.get_mut(id) else { return };
         let before = peer.known_as();
         peer.client = client;
@@ -224,7 +224,7 @@ impl Peers {
     }
 
     /// Of some places, each time others, the peer that was silent longest of those that may go.
-    pub fn longest_silent(&mut self, places: usize, may_go: impl Fn(&Peer) -> bool) -> Option<PeerId> {
+    pub(crate) fn longest_silent(&mut self, places: usize, may_go: impl Fn(&Peer) -> bool) -> Option<PeerId> {
         let (page, next) = self.page(self.evict_from, places);
         let candidates = page.filter(|(_, peer)| may_go(peer));
         let found = candidates.min_by_key(|(_, peer)| peer.seen_at).map(|(id, _)| id);
@@ -265,7 +265,7 @@ impl Peers {
     /// The peer that named this client id last, or proved it and named none; of several the one heard of last, as far as it is among
     /// the first of them.
     #[must_use]
-    pub fn of_client(&self, client: &ClientId) -> Option<PeerId> {
+    pub(crate) fn of_client(&self, client: &ClientId) -> Option<PeerId> {
         /// How many are looked at: who names the id of another one must not make that costly.
         const LOOKED_AT: usize = 16;
         let from = self.by_client.range((client.clone(), PeerId(0))..);

@@ -214,7 +214,7 @@ pub struct DtlsListenerSettings {
 impl DtlsListenerSettings {
     /// The client id that a handshake proved; nothing where an identity is none here.
     #[must_use]
-    pub fn proved_client(&self, identity: &Identity) -> Option<ClientId> {
+    pub(crate) fn proved_client(&self, identity: &Identity) -> Option<ClientId> {
         (self.identity == IdentityRole::ClientId)
             .then(|| self.names.client_of(identity))
             .flatten()

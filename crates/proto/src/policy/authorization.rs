@@ -174,13 +174,13 @@ impl Authorizer {
 
     /// Whether a topic or filter is about what the gateway tells of its clients, which no default opens.
     #[must_use]
-    pub fn is_of_gateway(&self, text: &str) -> bool {
+    pub(crate) fn is_of_gateway(&self, text: &str) -> bool {
         is_of_gateway(text, self.events_prefix())
     }
 
     /// Whether some client may be refused something by the file, so that each message must be asked about.
     #[must_use]
-    pub fn has_file(&self) -> bool {
+    pub(crate) fn has_file(&self) -> bool {
         self.acl.is_some()
     }
 

@@ -122,7 +122,7 @@ impl Bans {
 
     /// Whether a source is kept out.
     #[must_use]
-    pub fn has_address(&self, now: Instant, address: IpAddr) -> bool {
+    pub(crate) fn has_address(&self, now: Instant, address: IpAddr) -> bool {
         if self.lengths.is_empty() {
             return false;
         }

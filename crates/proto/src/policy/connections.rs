@@ -201,7 +201,7 @@ impl Connection {
 
     /// When its client counts as lost if nothing valid comes.
     #[must_use]
-    pub fn lost_at(&self, heartbeat: Option<Duration>) -> Option<Instant> {
+    pub(crate) fn lost_at(&self, heartbeat: Option<Duration>) -> Option<Instant> {
         Some(self.seen_at + self.patience(heartbeat)?)
     }
 
@@ -254,7 +254,7 @@ impl Connections {
 
     /// One by its client id.
     #[must_use]
-    pub fn of_client(&self, client: &ClientId) -> Option<&Connection> {
+    pub(crate) fn of_client(&self, client: &ClientId) -> Option<&Connection> {
         self.by_key.get(self.by_client.get(client)?)
     }
 

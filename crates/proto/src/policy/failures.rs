@@ -61,7 +61,7 @@ impl Failures {
     }
 
     /// Another rate from now on, for all workers. What is owed stays owed.
-    pub fn set_per_minute(&self, per_minute: u32) {
+    pub(crate) fn set_per_minute(&self, per_minute: u32) {
         self.per_minute.store(per_minute, Ordering::Relaxed);
     }
 
@@ -74,7 +74,7 @@ impl Failures {
     }
 
     /// The try was not wrong after all, or nobody could tell.
-    pub fn give_back(&self, now: Instant, class: Class, source: IpAddr) {
+    pub(crate) fn give_back(&self, now: Instant, class: Class, source: IpAddr) {
         self.rates(class).give_back(now, source, self.allowance());
     }
 

@@ -108,7 +108,7 @@ impl IdentityNames {
 
     /// The user name of an identity.
     #[must_use]
-    pub fn username_of(&self, identity: &Identity) -> Option<Arc<str>> {
+    pub(crate) fn username_of(&self, identity: &Identity) -> Option<Arc<str>> {
         match &self.username {
             Some(template) => template.of(identity),
             None => Some(Arc::clone(&identity.name)),

@@ -98,7 +98,7 @@ impl<O: Copy + Eq + Hash> Ledger<O> {
     }
 
     /// Another limit, for what comes next.
-    pub fn set_limit(&mut self, limit: usize) {
+    pub(crate) fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
 
@@ -216,7 +216,7 @@ impl<O: Copy + Eq + Hash> Ledger<O> {
 
     /// Whether those of a standing have more than half of what they may have together.
     #[must_use]
-    pub fn is_half_full(&self, standing: Standing) -> bool {
+    pub(crate) fn is_half_full(&self, standing: Standing) -> bool {
         *self.totals.of(standing) > self.share(standing) / 2
     }
 
@@ -240,7 +240,7 @@ impl<O: Copy + Eq + Hash> Ledger<O> {
     /// Who gives way because more is kept than may be: of the lowest standing that has more than its share, else of the lowest
     /// that has anything, the one silent longest.
     #[must_use]
-    pub fn gives_way(&self) -> Option<O> {
+    pub(crate) fn gives_way(&self) -> Option<O> {
         let over = |class: &Standing| *self.totals.of(*class) > self.share(*class);
         let overfull = self.all() > self.limit;
         let mut classes = [Standing::Unproven, Standing::Proven].into_iter();

@@ -243,7 +243,7 @@ impl Overload {
 
     /// After what time a refused client may try again: longer the worse it is. For Max-Age.
     #[must_use]
-    pub fn retry_after(&self) -> Duration {
+    pub(crate) fn retry_after(&self) -> Duration {
         let worst = self.steps().last();
         Duration::from_secs(match worst {
             None | Some(Step::ShortIdle | Step::NoUnproven) => 2,

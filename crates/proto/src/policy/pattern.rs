@@ -148,18 +148,6 @@ impl Pattern {
         &self.text
     }
 
-    /// Whether it holds a placeholder.
-    #[must_use]
-    pub fn has_placeholder(&self) -> bool {
-        self.placeholders().next().is_some()
-    }
-
-    /// Whether it names the DTLS identity.
-    #[must_use]
-    pub fn names_identity(&self) -> bool {
-        self.placeholders().any(|value| *value == Placeholder::Identity)
-    }
-
     /// Whether `who` has what its placeholders need.
     #[must_use]
     pub fn fit(&self, who: &Subject<'_>) -> Fit {

@@ -82,7 +82,7 @@ impl RateTable {
     }
 
     /// Another rate from now on. What is owed stays owed.
-    pub fn set_rate(&mut self, rate: Rate) {
+    pub(crate) fn set_rate(&mut self, rate: Rate) {
         self.rate = rate;
     }
 

@@ -66,7 +66,7 @@ impl Shares {
     }
 
     /// Gives back what was taken.
-    pub fn give_back(&self, principal: &Arc<str>, share: Share) {
+    pub(crate) fn give_back(&self, principal: &Arc<str>, share: Share) {
         if let Entry::Occupied(mut entry) = self.lock().entry(Arc::clone(principal)) {
             let has = entry.get_mut();
             has.observations = has.observations.saturating_sub(share.observations);

@@ -204,7 +204,7 @@ impl Descriptor {
 
     /// Of a gauge that is kept in thousandths.
     #[must_use]
-    pub const fn thousandths(name: &'static str, help: &'static str) -> Self {
+    pub(crate) const fn thousandths(name: &'static str, help: &'static str) -> Self {
         Self::new(name, help, MetricKind::Gauge, 1000.0)
     }
 

@@ -189,7 +189,7 @@ impl WorkerId {
 
     /// What the ids of this worker count from.
     #[must_use]
-    pub const fn first_id(self) -> u64 {
+    pub(crate) const fn first_id(self) -> u64 {
         (self.0 as u64) << 56
     }
 }
@@ -230,7 +230,7 @@ impl Transport {
 
     /// Whether it proves who the gateway is, and may prove who a peer is.
     #[must_use]
-    pub const fn is_secure(self) -> bool {
+    pub(crate) const fn is_secure(self) -> bool {
         matches!(self, Self::Dtls | Self::Tls)
     }
 }

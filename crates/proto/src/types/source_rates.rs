@@ -42,7 +42,7 @@ impl Allowance {
 
     /// So many a minute, all of them at once if there were none before; 0 is no limit.
     #[must_use]
-    pub fn per_minute(amount: u32) -> Self {
+    pub(crate) fn per_minute(amount: u32) -> Self {
         Self::new(u64::from(amount), 60 * SECOND, 1)
     }
 
@@ -126,7 +126,7 @@ impl SourceRates {
     }
 
     /// Puts one back that was taken and is not to count after all.
-    pub fn give_back(&self, now: Instant, source: impl Hash, allowance: Allowance) {
+    pub(crate) fn give_back(&self, now: Instant, source: impl Hash, allowance: Allowance) {
         let now = self.units(now);
         let Some((set, mark)) = self.place(source) else {
             return;

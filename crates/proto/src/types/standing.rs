@@ -17,7 +17,7 @@ labels! {
 impl Standing {
     /// What all of this standing may have together of `all`: peers that proved nothing a quarter, those known by no credential half.
     #[must_use]
-    pub fn share_of(self, all: usize) -> usize {
+    pub(crate) fn share_of(self, all: usize) -> usize {
         match self {
             Self::Unproven => all / 4,
             Self::Proven => all / 2,
@@ -46,7 +46,7 @@ impl<T> ByStanding<T> {
     }
 
     /// That of one standing, to change.
-    pub fn of_mut(&mut self, standing: Standing) -> &mut T {
+    pub(crate) fn of_mut(&mut self, standing: Standing) -> &mut T {
         match standing {
             Standing::Unproven => &mut self.unproven,
             Standing::Proven => &mut self.proven,

@@ -45,7 +45,7 @@ impl Collection {
     }
 
     /// Marks whether there is data; the topic, where that changed.
-    pub fn set_full(&mut self, id: &str, is_full: bool) -> Option<&Topic> {
+    pub(crate) fn set_full(&mut self, id: &str, is_full: bool) -> Option<&Topic> {
         let topic = self.topics.get_mut(id)?;
         (std::mem::replace(&mut topic.is_full, is_full) != is_full).then_some(topic)
     }

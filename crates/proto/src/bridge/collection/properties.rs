@@ -195,7 +195,7 @@ impl Properties {
 
     /// Whether each property of `filter` is here with the same value.
     #[must_use]
-    pub fn match_all(&self, filter: &Self) -> bool {
+    pub(crate) fn match_all(&self, filter: &Self) -> bool {
         let mut properties = Property::ALL.into_iter();
         properties.all(|property| {
             let wanted = filter.get(property);
@@ -236,7 +236,7 @@ impl Properties {
     ///
     /// # Errors
     /// With the first property that they do not.
-    pub fn check_changes(&self, changes: &Self) -> Result<(), BadProperties> {
+    pub(crate) fn check_changes(&self, changes: &Self) -> Result<(), BadProperties> {
         for property in [Property::Name, Property::Data, Property::ResourceType] {
             let new = changes.get(property);
             if new.is_some() && new != self.get(property) {
@@ -269,7 +269,7 @@ impl Properties {
     ///
     /// # Errors
     /// When its name or resource type is missing.
-    pub fn require(&self) -> Result<&str, BadProperties> {
+    pub(crate) fn require(&self) -> Result<&str, BadProperties> {
         let missing = |property: Property| BadProperties(format!("{} is missing", property.name()));
         if self.resource_type.is_none() {
             return Err(missing(Property::ResourceType));

@@ -39,7 +39,7 @@ pub struct Seat(Option<Arc<AtomicU32>>);
 
 impl Seat {
     /// Gives the place back now if more than `most` are taken. Whether it did.
-    pub fn give_up_over(&mut self, most: u32) -> bool {
+    pub(crate) fn give_up_over(&mut self, most: u32) -> bool {
         let Some(count) = &self.0 else { return false };
         let given = count
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {

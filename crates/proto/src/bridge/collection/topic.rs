@@ -104,7 +104,7 @@ impl Topic {
 
     /// Its representation (section 2.2): a CBOR map.
     #[must_use]
-    pub fn represent(&self, wanted: impl Fn(Property) -> bool) -> Vec<u8> {
+    pub(crate) fn represent(&self, wanted: impl Fn(Property) -> bool) -> Vec<u8> {
         properties::encode(self.properties.map(wanted))
     }
 
@@ -123,7 +123,7 @@ impl Topic {
     ///
     /// # Errors
     /// When it is no [`Self::record`].
-    pub fn from_record(record: &[u8]) -> Result<Self, BadProperties> {
+    pub(crate) fn from_record(record: &[u8]) -> Result<Self, BadProperties> {
         let (private, public): (Vec<_>, Vec<_>) = properties::map(record)?
             .into_iter()
             .partition(|(key, _)| key.as_integer().is_some_and(|key| i128::from(key) < 0));

@@ -95,7 +95,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Keeps for the next process which requests over plain UDP were answered lately, and goes on with what an earlier one answered.
-    pub fn keep_answered(&mut self, now: Instant, store: &Store) {
+    pub(crate) fn keep_answered(&mut self, now: Instant, store: &Store) {
         self.answered = Answered::keep_in(store, now, self.parameters.exchange_lifetime);
     }
 
@@ -150,7 +150,7 @@ impl Endpoint {
 
     /// Bytes of the exchanges that are remembered (RFC 7252, 4.5), of unproven and of proven addresses: they outlive their peers.
     #[must_use]
-    pub fn exchanges_kept(&self) -> [usize; 2] {
+    pub(crate) fn exchanges_kept(&self) -> [usize; 2] {
         self.dedup.kept()
     }
 
@@ -173,12 +173,6 @@ impl Endpoint {
     /// The next event, oldest first. Drain them after each call.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
-    }
-
-    /// Whether datagrams wait to be sent.
-    #[must_use]
-    pub fn has_transmits(&self) -> bool {
-        !self.outbox.is_empty()
     }
 
     /// Hands out the datagrams that wait to be sent, oldest first, each with its peer.

@@ -71,7 +71,7 @@ impl Endpoint {
     }
 
     /// As [`Endpoint::take_pending`] of all observations of a peer: for a peer that ends.
-    pub fn take_all_pending(&mut self, peer: &mut Peer) -> Vec<(ObservationId, Notification)> {
+    pub(crate) fn take_all_pending(&mut self, peer: &mut Peer) -> Vec<(ObservationId, Notification)> {
         let observing = peer.observing.as_deref();
         let ids: Vec<_> = observing.map_or_else(Vec::new, |it| it.observations.keys().copied().collect());
         self.take_pending(peer, ids)
