@@ -28,7 +28,7 @@ impl Slapd {
         let text = format!(
             "include /etc/ldap/schema/core.schema\ninclude {schema}\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\n\
              TLSCertificateFile {cert}\nTLSCertificateKeyFile {key}\nTLSCACertificateFile {ca}\npidfile {pid}\n\
-             database mdb\ndbnosync\nsuffix \"dc=example,dc=net\"\nrootdn \"cn=admin,dc=example,dc=net\"\nrootpw admin\ndirectory {data}\n\
+             database mdb\ndbnosync\nindex objectClass,uid eq\nsuffix \"dc=example,dc=net\"\nrootdn \"cn=admin,dc=example,dc=net\"\nrootpw admin\ndirectory {data}\n\
              access to attrs=userPassword by anonymous auth by dn=\"cn=hashes,dc=example,dc=net\" read by * none\n\
              access to attrs=deviceKey by dn=\"cn=portcullis,dc=example,dc=net\" read by * none\n\
              access to * by users read by anonymous auth\n",
