@@ -84,12 +84,12 @@ impl Node {
     pub fn ask_at(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
         let mut stream = UnixStream::connect(self.path("admin.sock")).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        write!(
-            stream,
+        // At once: one that refuses by the head alone need not wait for the rest.
+        let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}",
             body.len()
-        )
-        .unwrap();
+        );
+        stream.write_all(request.as_bytes()).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         let answer = String::from_utf8_lossy(&answer).into_owned();
