@@ -70,11 +70,14 @@ impl Redis {
 
     /// Has bytes stand under a name.
     pub fn put(&self, name: &str, content: &[u8]) {
+        self.feed(&["SET", name], content);
+    }
+
+    /// A command that ends with bytes.
+    pub fn feed(&self, words: &[&str], content: &[u8]) {
         let mut cli = self.cli();
-        cli.args(["-x", "SET", name])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null());
-        let mut cli = cli.spawn().unwrap();
+        cli.arg("-x").args(words);
+        let mut cli = cli.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         cli.stdin.take().unwrap().write_all(content).unwrap();
         assert!(cli.wait().unwrap().success());
     }

@@ -30,3 +30,4 @@ mod lease;
 mod nodes;
 mod parts;
 mod view;
+mod way;

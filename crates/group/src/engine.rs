@@ -77,7 +77,8 @@ impl std::error::Error for Fault {}
 pub(crate) struct Engine {
     settings: EngineSettings,
     open: Option<(Servers, Connection)>,
-    patience: Duration,
+    /// How long connecting may take, and an answer.
+    patience: (Duration, Duration),
 }
 
 impl Engine {
@@ -85,13 +86,13 @@ impl Engine {
         Self {
             settings,
             open: None,
-            patience: PATIENCE,
+            patience: (PATIENCE, PATIENCE),
         }
     }
 
-    /// The same, with less patience.
-    pub(crate) fn within(mut self, patience: Duration) -> Self {
-        self.patience = patience.min(PATIENCE);
+    /// The same, with less patience for connecting and for an answer.
+    pub(crate) fn within(mut self, connecting: Duration, answering: Duration) -> Self {
+        self.patience = (connecting.min(PATIENCE), answering.min(PATIENCE));
         self
     }
 
@@ -112,16 +113,17 @@ impl Engine {
     /// The answer to a question. A connection that broke is made again for the next one.
     pub(crate) async fn ask(&mut self, asking: &Cmd) -> Result<Value, Fault> {
         let late = |_| Fault::new("group.url", "it did not answer in time");
+        let (connecting, answering) = self.patience;
         let (servers, mut connection) = match self.open.take() {
             Some(open) => open,
             None => {
                 let servers = self.servers()?;
-                let made = tokio::time::timeout(self.patience, servers.connect()).await;
+                let made = tokio::time::timeout(connecting, servers.connect()).await;
                 let connection = made.map_err(late)?.map_err(Fault::of)?;
                 (servers, connection)
             }
         };
-        let asked = tokio::time::timeout(self.patience, servers.ask(&mut connection, asking)).await;
+        let asked = tokio::time::timeout(answering, servers.ask(&mut connection, asking)).await;
         let answer = asked.map_err(late)?;
         // One that broke, or owes an answer still, is not used again.
         if answer.as_ref().err().is_none_or(|failure| !failure.is_broken()) {

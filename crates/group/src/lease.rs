@@ -15,7 +15,7 @@ use super::engine::{Engine, Fault, bytes, number, parts};
 use super::member::{self, Member, index_key, lease_key};
 use super::metrics::{GroupMetrics, LeaseState};
 use super::tickets::{Clocks, TicketBook, TicketBytes};
-use super::{Order, Settings, View, files, store};
+use super::{Asked, Settings, View, files, store};
 
 /// Renewals within the time of a lease.
 const RENEWALS: u32 = 3;
@@ -36,10 +36,10 @@ elseif held == ARGV[1] then
 elseif held == ARGV[3] then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 else
-  return {0, held}
+  return {0, string.sub(held, 1, 4096)}
 end
 redis.call('SADD', KEYS[2], ARGV[4])
-return {1, redis.call('HGET', KEYS[3], 'version') or '0'}";
+return {1, string.sub(redis.call('HGET', KEYS[3], 'version') or '0', 1, 20)}";
 
 /// Gives a lease back, where it is still this process's.
 const GIVE_BACK: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then
@@ -76,7 +76,6 @@ pub(crate) struct Lease {
     /// Whether the lease of the process before this one may be taken over: at the start only, or two copies of one state directory
     /// would take it from each other for ever.
     inherits: bool,
-    lock: Option<String>,
 }
 
 impl Lease {
@@ -86,7 +85,8 @@ impl Lease {
         (seen, in_use): (watch::Sender<View>, watch::Sender<Option<Arc<TicketBytes>>>),
         boot: String,
     ) -> std::io::Result<Self> {
-        let engine = Engine::new(settings.engine.clone()).within(settings.lease);
+        // A connection that went silent costs one renewal, and not the lease.
+        let engine = Engine::new(settings.engine.clone()).within(settings.lease, settings.lease / RENEWALS);
         let noted = match noted(&settings.state_dir) {
             Some(noted) => noted,
             None => Noted {
@@ -110,11 +110,10 @@ impl Lease {
             boot,
             held: None,
             inherits: true,
-            lock: None,
         })
     }
 
-    pub(crate) async fn run(mut self, mut ordered: mpsc::Receiver<Order>) {
+    pub(crate) async fn run(mut self, mut asked: mpsc::Receiver<Asked>) {
         let mut turn = interval(self.settings.lease / RENEWALS);
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -122,71 +121,33 @@ impl Lease {
                 // What keeps this node alive for others goes before what it is asked.
                 biased;
                 _ = turn.tick() => self.turn().await,
-                order = ordered.recv() => match order {
-                    Some(Order::Leave(left)) => {
+                asked = asked.recv() => match asked {
+                    // Whoever waited may have lost patience.
+                    Some(Asked::Leave(left)) => {
                         self.leave().await;
-                        // Whoever waited may have lost patience.
                         _ = left.send(());
                         return;
                     }
-                    Some(order) => self.serve(order).await,
+                    Some(Asked::Look(reply)) => {
+                        self.turn().await;
+                        drop(reply.send(self.seen.borrow().clone()));
+                    }
                     None => return self.leave().await,
                 },
             }
         }
     }
 
-    /// Whoever asked may have gone.
-    async fn serve(&mut self, order: Order) {
-        match order {
-            Order::Fetch(known, reply) => {
-                let fetched = store::fetch(&mut self.engine, &self.settings.key, known).await;
-                drop(reply.send(self.counted(fetched)));
-            }
-            Order::Commit(commit, reply) => {
-                let made = store::commit(&mut self.engine, &self.settings.key, commit).await;
-                drop(reply.send(self.counted(made)));
-            }
-            Order::Lock(reply) => {
-                let holder = format!("{} {}", self.settings.name, self.boot);
-                let locked = store::lock(&mut self.engine, &holder).await;
-                if let Ok(None) = &locked {
-                    self.lock = Some(holder);
-                }
-                drop(reply.send(self.counted(locked)));
-            }
-            Order::Unlock => {
-                if let Some(holder) = self.lock.take() {
-                    let unlocked = store::unlock(&mut self.engine, &holder).await;
-                    // It ends by itself.
-                    drop(self.counted(unlocked));
-                }
-            }
-            Order::Look(reply) => {
-                self.turn().await;
-                drop(reply.send(self.seen.borrow().clone()));
-            }
-            Order::Leave(_) => {}
-        }
-    }
-
-    fn counted<T>(&self, outcome: Result<T, Fault>) -> Result<T, Fault> {
-        if outcome.is_err() {
-            self.metrics.errors.inc();
-        }
-        outcome
-    }
-
     /// Renews the lease, or tries to have one, and looks who lives.
     async fn turn(&mut self) {
         let before = self.seen.borrow().clone();
         let looked = self.look().await;
-        let looked = self.counted(looked);
+        let looked = self.metrics.counted(looked);
         let found = match looked.is_ok() {
-            true => self.tickets.turn(&mut self.engine).await.is_ok(),
-            false => false,
+            true => self.tickets.turn(&mut self.engine).await,
+            false => Ok(false),
         };
-        if !found {
+        if !matches!(self.metrics.counted(found), Ok(true)) {
             self.tickets.alone();
         }
         let now = (self.settings.clock)();
@@ -249,10 +210,12 @@ impl Lease {
                 (None, 0) => self.candidate(attempt)?,
                 (None, fixed) => fixed,
             };
+            // The engine counts from when it was asked: the answer may have been long on its way.
+            let asked = (self.settings.clock)();
             match self.hold(id).await? {
                 Held::Ours(version) => {
                     let is_new = self.held.is_none();
-                    self.held = Some((id, (self.settings.clock)()));
+                    self.held = Some((id, asked));
                     self.inherits = false;
                     if is_new {
                         info!(id, name = self.settings.name, "this node is one of its group");
@@ -305,8 +268,8 @@ impl Lease {
         let mine = self.me(id).write(&self.settings.key);
         let mut before = Vec::new();
         if self.inherits {
-            let mut asking = cmd("GET");
-            asking.arg(lease_key(id));
+            let mut asking = cmd("GETRANGE");
+            asking.arg(lease_key(id)).arg(0).arg(member::LONGEST - 1);
             let found = bytes(self.engine.ask(&asking).await?).unwrap_or_default();
             let member = Member::read(id, &found, &self.settings.key);
             if member.is_some_and(|member| member.home == self.noted.home) {

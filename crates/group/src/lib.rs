@@ -9,6 +9,7 @@
 //! | `replay` | none of them is taken twice |
 //! | [`engine`] | Redis or Valkey, asked within a time |
 //! | `lease` | the lease of this node, renewed; who else has one |
+//! | `orders` | what else is asked of the engine |
 //! | [`store`] | what all nodes share, in versions |
 //! | [`tickets`] | the keys of session tickets, the same at all nodes |
 //! | `files` | what a node notes in its state directory |
@@ -25,6 +26,7 @@ mod lease;
 pub mod links;
 pub mod member;
 pub mod metrics;
+mod orders;
 mod replay;
 pub mod store;
 pub mod tickets;
@@ -42,6 +44,7 @@ pub use key::GroupKey;
 pub use links::{Links, Listening, Sent};
 pub use member::Member;
 pub use metrics::GroupMetrics;
+use orders::{Order, Orders};
 use store::{Commit, Fetched, Known};
 pub use tickets::TicketBytes;
 
@@ -85,11 +88,8 @@ pub struct View {
     pub version: u64,
 }
 
-pub(crate) enum Order {
-    Fetch(Known, oneshot::Sender<Result<Fetched, Fault>>),
-    Commit(Commit, oneshot::Sender<Result<bool, Fault>>),
-    Lock(oneshot::Sender<Result<Option<String>, Fault>>),
-    Unlock,
+/// What is asked of the lease.
+pub(crate) enum Asked {
     /// Looks at the engine now instead of at the next turn.
     Look(oneshot::Sender<View>),
     Leave(oneshot::Sender<()>),
@@ -98,6 +98,7 @@ pub(crate) enum Order {
 /// A node's part in its group. It ends with the last of these handles, or with [`Group::leave`].
 #[derive(Clone)]
 pub struct Group {
+    asks: mpsc::Sender<Asked>,
     orders: mpsc::Sender<Order>,
     view: watch::Receiver<View>,
     key: Arc<GroupKey>,
@@ -112,6 +113,7 @@ impl Group {
     /// # Errors
     /// The thread, its runtime, or randomness cannot be had.
     pub fn start(settings: Settings, metrics: Arc<GroupMetrics>) -> std::io::Result<Self> {
+        let (asks, asked) = mpsc::channel(ORDERS);
         let (orders, ordered) = mpsc::channel(ORDERS);
         let (seen, view) = watch::channel(View::default());
         let key = Arc::clone(&settings.key);
@@ -120,11 +122,21 @@ impl Group {
             .build()?;
         let (counted, boot) = (Arc::clone(&metrics), lease::random()?);
         let (in_use, tickets) = watch::channel(None);
+        let serving = Orders::new(&settings, Arc::clone(&metrics), &boot);
         let lease = lease::Lease::new(settings, counted, (seen, in_use), boot.clone())?;
         std::thread::Builder::new()
             .name("group".to_owned())
-            .spawn(move || runtime.block_on(lease.run(ordered)))?;
+            .spawn(move || {
+                runtime.block_on(async {
+                    // Who has left asks nothing more.
+                    tokio::select! {
+                        () = lease.run(asked) => {}
+                        never = serving.run(ordered) => match never {},
+                    }
+                });
+            })?;
         Ok(Self {
+            asks,
             orders,
             view,
             key,
@@ -187,7 +199,7 @@ impl Group {
     pub async fn look(&self) -> Result<View, Fault> {
         let (reply, answer) = oneshot::channel();
         let ended = || Fault::new("group", "this node has left its group");
-        let sent = self.orders.send(Order::Look(reply)).await;
+        let sent = self.asks.send(Asked::Look(reply)).await;
         sent.map_err(|_| ended())?;
         let view = answer.await.map_err(|_| ended())?;
         match (&view.fault, view.connected) {
@@ -229,7 +241,7 @@ impl Group {
     /// Gives the lease back, within `patience`.
     pub async fn leave(&self, patience: Duration) {
         let (reply, left) = oneshot::channel();
-        if self.orders.send(Order::Leave(reply)).await.is_ok() {
+        if self.asks.send(Asked::Leave(reply)).await.is_ok() {
             drop(tokio::time::timeout(patience, left).await);
         }
     }

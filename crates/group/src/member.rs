@@ -1,12 +1,12 @@
 //! A node as the engine has it while its lease lasts: readable for people, and proved by the key of the group.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use portcullis_redis::cmd;
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Engine, Fault, PREFIX, bytes, number, parts};
+use super::engine::{Engine, Fault, PREFIX, bytes, parts};
 use super::key::GroupKey;
 
 /// Most nodes that are looked at.
@@ -45,9 +45,17 @@ pub(crate) struct Living {
     pub(crate) foreign: Vec<u16>,
 }
 
+/// Most bytes that are read of a lease: more than any node writes.
+pub(crate) const LONGEST: usize = 4096;
+
 /// The key of a node's lease.
 pub(crate) fn lease_key(id: u16) -> String {
-    format!("{PREFIX}node:{id}")
+    format!("{}{id}", lease_keys())
+}
+
+/// What begins the keys of all leases.
+fn lease_keys() -> String {
+    format!("{PREFIX}node:")
 }
 
 /// The key of the set of ids that have, or had, a lease.
@@ -104,30 +112,43 @@ pub(crate) fn other_key(id: u16) -> Fault {
     Fault::new("group.key_file", message)
 }
 
+/// The ids of the set KEYS 1, each with the lease under ARGV 1 and the id; of a lease ARGV 2 bytes, of ids ARGV 3. Whoever else may write
+/// there must not have every node read whatever lies there, each second.
+const LEASES: &str = "local found = {}
+for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  if #found >= 2 * tonumber(ARGV[3]) then break end
+  if #id <= 5 then
+    local lease = redis.pcall('GETRANGE', ARGV[1] .. id, 0, ARGV[2] - 1)
+    found[#found + 1] = id
+    found[#found + 1] = type(lease) == 'string' and lease or 'no lease'
+  end
+end
+return found";
+
+/// An id as nodes write it.
+fn read_id(text: &[u8]) -> Option<u16> {
+    let id: u16 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (id != 0 && id.to_string().as_bytes() == text).then_some(id)
+}
+
 /// The nodes that live, as the engine says. Ids whose lease is over are forgotten there.
 pub(crate) async fn living(engine: &mut Engine, key: &GroupKey) -> Result<Living, Fault> {
-    let mut asking = cmd("SMEMBERS");
-    asking.arg(index_key());
-    let ids = parts(engine.ask(&asking).await?).into_iter().map(number);
-    let ids: BTreeSet<u16> = ids
-        .filter_map(|id| u16::try_from(id).ok())
-        .filter(|id| *id != 0)
-        .collect();
-    let ids: Vec<u16> = ids.into_iter().take(MAX_MEMBERS).collect();
-    let mut living = Living::default();
-    if ids.is_empty() {
-        return Ok(living);
+    let mut asking = cmd("EVAL");
+    asking.arg(LEASES).arg(1).arg(index_key());
+    asking.arg(lease_keys()).arg(LONGEST).arg(MAX_MEMBERS);
+    let mut found = parts(engine.ask(&asking).await?).into_iter().map(bytes);
+    let mut leases = BTreeMap::new();
+    while let (Some(id), Some(lease)) = (found.next(), found.next()) {
+        if let Some(id) = id.as_deref().and_then(read_id) {
+            leases.insert(id, lease.unwrap_or_default());
+        }
     }
-    let mut asking = cmd("MGET");
-    for id in &ids {
-        asking.arg(lease_key(*id));
-    }
-    let mut gone = Vec::new();
-    for (id, lease) in ids.iter().zip(parts(engine.ask(&asking).await?)) {
-        match bytes(lease).map(|text| Member::read(*id, &text, key)) {
-            None => gone.push(*id),
-            Some(None) => living.foreign.push(*id),
-            Some(Some(member)) => living.members.push(member),
+    let (mut living, mut gone) = (Living::default(), Vec::new());
+    for (id, lease) in leases {
+        match Member::read(id, &lease, key) {
+            _ if lease.is_empty() => gone.push(id),
+            Some(member) => living.members.push(member),
+            None => living.foreign.push(id),
         }
     }
     if !gone.is_empty() {

@@ -3,6 +3,8 @@
 use portcullis_proto::types::metrics::{Counter, Family};
 use portcullis_proto::{labels, metrics};
 
+use super::engine::Fault;
+
 labels! {
     /// Whether this node has a lease: `group_lease{state}`.
     pub enum LeaseState {
@@ -92,5 +94,15 @@ metrics! {
         pub tickets: Family<TicketResult> = counter "group_ticket_keys_total" [] by [result],
         /// Datagrams of other nodes, by what became of them.
         pub datagrams: Family<Received> = counter "group_datagrams_received_total" [] by [result],
+    }
+}
+
+impl GroupMetrics {
+    /// What the engine answered; counted where it did not.
+    pub(crate) fn counted<T>(&self, answer: Result<T, Fault>) -> Result<T, Fault> {
+        if answer.is_err() {
+            self.errors.inc();
+        }
+        answer
     }
 }

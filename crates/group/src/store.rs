@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use openssl::sha::sha256;
-use portcullis_redis::cmd;
+use portcullis_redis::{Cmd, cmd};
 use serde::{Deserialize, Serialize};
 
 use super::Secret;
@@ -16,8 +16,11 @@ const ATTEMPTS: usize = 5;
 /// How long one node may be about a change before another takes its turn, in milliseconds.
 const LOCK_MILLIS: u64 = 30_000;
 
-/// Most bytes of all parts together.
-pub const MAX_BYTES: usize = 128 << 20;
+/// Most bytes that are read of all parts together; a change has half of them at most.
+pub const MAX_BYTES: usize = 256 << 20;
+
+/// Most bytes that are read of the list of parts.
+const MAX_MANIFEST: usize = 1 << 20;
 
 /// SHA-256 of a part.
 pub type Digest = [u8; 32];
@@ -35,6 +38,14 @@ redis.call('HSET', KEYS[1], 'version', ARGV[2], 'manifest', ARGV[3])
 return 1";
 
 const UNLOCK: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end return 1";
+
+/// Reads the fields ARGV 2 and on of the hash KEYS 1, of ARGV 1 bytes at most: what is longer no node wrote, and reads as nothing.
+const READ: &str = "local found = {}
+for at = 2, #ARGV do
+  local long = redis.call('HSTRLEN', KEYS[1], ARGV[at]) > tonumber(ARGV[1])
+  found[at - 1] = long and '' or redis.call('HGET', KEYS[1], ARGV[at])
+end
+return found";
 
 /// What all share, as one version of it has it.
 #[derive(Debug, Default)]
@@ -113,10 +124,15 @@ pub(crate) async fn fetch(engine: &mut Engine, group: &GroupKey, known: Known) -
     ))
 }
 
+fn reading(limit: usize, fields: &[&str]) -> Cmd {
+    let mut asking = cmd("EVAL");
+    asking.arg(READ).arg(1).arg(key()).arg(limit).arg(fields);
+    asking
+}
+
 /// Nothing where it changed meanwhile.
 async fn fetch_once(engine: &mut Engine, group: &GroupKey, known: &Known) -> Result<Option<Fetched>, Fault> {
-    let mut asking = cmd("HMGET");
-    asking.arg(key()).arg("version").arg("manifest");
+    let asking = reading(MAX_MANIFEST, &["version", "manifest"]);
     let mut answer = parts(engine.ask(&asking).await?).into_iter();
     let version = answer.next().map(number).unwrap_or_default();
     if version == 0 {
@@ -142,12 +158,14 @@ async fn fetch_once(engine: &mut Engine, group: &GroupKey, known: &Known) -> Res
         .filter(|(name, (digest, _))| known.get(*name) != Some(digest))
         .map(|(name, _)| name.clone())
         .collect();
+    let mut left = MAX_BYTES;
     for name in wanted {
-        let mut asking = cmd("HGET");
-        asking.arg(key()).arg(field(group, &name));
-        let Some(sealed) = bytes(engine.ask(&asking).await?) else {
+        let asking = reading(left, &[&field(group, &name)]);
+        let read = parts(engine.ask(&asking).await?).into_iter().next();
+        let Some(sealed) = read.and_then(bytes) else {
             return Ok(None);
         };
+        left = left.saturating_sub(sealed.len());
         let content = group
             .open(&sealed_as(&name), &sealed)
             .map_err(|_| damaged(&name))?;
@@ -169,6 +187,12 @@ async fn fetch_once(engine: &mut Engine, group: &GroupKey, known: &Known) -> Res
 /// Whether it was made: not where another version is there by now.
 pub(crate) async fn commit(engine: &mut Engine, group: &GroupKey, commit: Commit) -> Result<bool, Fault> {
     let no_seal = |error: openssl::error::ErrorStack| Fault::new("group", error.to_string());
+    let all: usize = commit.changed.values().map(|content| content.len()).sum();
+    if all > MAX_BYTES / 2 {
+        let mib = MAX_BYTES >> 21;
+        let message = format!("nodes share {mib} MiB at most in one change, and this has {all} bytes");
+        return Err(Fault::new("group", message));
+    }
     let manifest = Manifest {
         version: commit.next,
         by: commit.by,
@@ -206,8 +230,8 @@ pub(crate) async fn lock(engine: &mut Engine, holder: &str) -> Result<Option<Str
     if bytes(engine.ask(&asking).await?).is_some_and(|answer| answer == b"OK") {
         return Ok(None);
     }
-    let mut asking = cmd("GET");
-    asking.arg(lock_key());
+    let mut asking = cmd("GETRANGE");
+    asking.arg(lock_key()).arg(0).arg(255);
     let held = bytes(engine.ask(&asking).await?).unwrap_or_default();
     let held = String::from_utf8_lossy(&held);
     Ok(Some(held.split(' ').next().unwrap_or_default().to_owned()))

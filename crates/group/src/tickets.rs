@@ -188,15 +188,15 @@ impl TicketBook {
         is_older.then_some(TicketResult::RolledBack)
     }
 
-    /// Looks at what stands in the engine, and has the right ones stand there.
-    pub(crate) async fn turn(&mut self, engine: &mut Engine) -> Result<(), Fault> {
+    /// Looks at what stands in the engine, and has the right ones stand there; whether they do.
+    pub(crate) async fn turn(&mut self, engine: &mut Engine) -> Result<bool, Fault> {
         let longest = LONGEST - 1;
         let mut asking = cmd("GETRANGE");
         asking.arg(key()).arg(0).arg(longest);
         let mut there = bytes(engine.ask(&asking).await?).unwrap_or_default();
         for _ in 0..ATTEMPTS {
             if self.takes(&there) {
-                return Ok(());
+                return Ok(true);
             }
             let no_seal = |error: ErrorStack| Fault::new("group", error.to_string());
             let (ours, how) = match self.own() {
@@ -213,10 +213,10 @@ impl TicketBook {
             if there == sealed {
                 self.metrics.tickets.inc(how);
                 self.know(ours);
-                return Ok(());
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Whether what stands there is in use from now on, or was before.

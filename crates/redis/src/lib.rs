@@ -1,10 +1,11 @@
-//! Speaking to Redis or Valkey: one server, one that sentinels name, or a cluster. No time-outs: those are the caller's.
+//! Speaking to Redis or Valkey: one server, one that sentinels name, or a cluster. How long an answer may take is the caller's to say.
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::time::Duration;
 
 use openssl::ssl::SslConnector;
 use redis::aio::MultiplexedConnection;
@@ -33,6 +34,9 @@ const REDIRECTIONS: usize = 5;
 
 /// Nodes that one connection is connected to.
 const NODES: usize = 64;
+
+/// How long one of several may take until the next is tried.
+const TRY: Duration = Duration::from_millis(700);
 
 /// How servers stand together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,9 +142,10 @@ impl Servers {
         };
         let mut connection = Connection::default();
         let mut last = Failure::new(Step::Reach, "no server is named");
-        for node in candidates {
-            match self.node(&mut connection, &node).await {
-                Ok(_) => {
+        let lefts = (0..candidates.len()).rev();
+        for (node, left) in candidates.into_iter().zip(lefts) {
+            match tried(self.node(&mut connection, &node), left).await.map(drop) {
+                Ok(()) => {
                     connection.home = Some(node);
                     return Ok(connection);
                 }
@@ -217,7 +222,7 @@ impl Servers {
     /// Where the master is that the sentinels know by `name`.
     async fn master(&self, name: &str) -> Result<Node, Failure> {
         let mut last = Failure::new(Step::Reach, "no sentinel is named");
-        for sentinel in &self.nodes {
+        for (sentinel, left) in self.nodes.iter().zip((0..self.nodes.len()).rev()) {
             let asked = async {
                 let mut spoken = self.speak(sentinel, true).await?;
                 let mut asking = cmd("SENTINEL");
@@ -229,7 +234,7 @@ impl Servers {
                 let unknown = || Failure::new(Step::Reach, "the sentinel knows no master of that name");
                 answer.ok_or_else(unknown)
             };
-            match asked.await {
+            match tried(asked, left).await {
                 Ok(master) => return Ok(master),
                 Err(failure) => last = failure,
             }
@@ -248,6 +253,15 @@ impl Servers {
         let gone = || Failure::new(Step::Reach, "the node is gone");
         connection.nodes.get_mut(node).ok_or_else(gone)
     }
+}
+
+/// An attempt behind which `left` others stand: one that says nothing, as a machine that is gone does, must not have all their time.
+async fn tried<T>(attempt: impl Future<Output = Result<T, Failure>>, left: usize) -> Result<T, Failure> {
+    if left == 0 {
+        return attempt.await;
+    }
+    let late = |_| Err(Failure::new(Step::Reach, "it did not answer in time"));
+    tokio::time::timeout(TRY, attempt).await.unwrap_or_else(late)
 }
 
 async fn spoken<S>(info: &RedisConnectionInfo, stream: S) -> Result<Spoken, Failure>
