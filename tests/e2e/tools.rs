@@ -41,6 +41,8 @@ fn a_run_of_devices_is_measured_and_loses_nothing() {
     assert_eq!(plain["answers"]["2.04"], answered, "{plain}");
     assert_eq!(plain["latency"]["count"], answered, "{plain}");
     assert_eq!(plain["notifications"]["expected"], 2 * answered, "{plain}");
+    // Its observers have ended what they asked for.
+    gateway.metric_becomes("subscriptions", &[], 0.0);
     let dtls = bench(
         &gateway,
         &[

@@ -89,6 +89,9 @@ impl Tally {
     }
 }
 
+/// How long the answer to the end of an observation is waited for.
+const GOODBYE: Duration = Duration::from_secs(2);
+
 /// A device: its way to the gateway, and what it counts.
 pub(super) struct Device {
     plan: Arc<Plan>,
@@ -100,6 +103,8 @@ pub(super) struct Device {
     next: u32,
     /// The token of its connection.
     connection: Option<String>,
+    /// The number of the request that it observes by.
+    observed_by: Option<u32>,
     message: Vec<u8>,
     received: Vec<u8>,
 }
@@ -122,6 +127,7 @@ impl Device {
             tally: Tally::default(),
             next: 0,
             connection: None,
+            observed_by: None,
             message: Vec::new(),
             received: Vec::new(),
         }
@@ -175,6 +181,7 @@ impl Device {
             }
         }
         let token = self.next;
+        self.observed_by = Some(token);
         drop(start.ready);
         let Some((_, end)) = begun(&mut start.times).await.filter(|_| is_open) else {
             return self.tally;
@@ -206,6 +213,8 @@ impl Device {
                 self.tally.notified.record(now.saturating_sub(sent));
             }
         }
+        let goodbye = self.request(Code::GET, Some(1));
+        drop(tokio::time::timeout(GOODBYE, goodbye).await);
         self.end().await
     }
 
@@ -269,7 +278,13 @@ impl Device {
         is_open
     }
 
-    /// Writes the next request; its token is its number.
+    /// The token of the present request: its number, or that of the observation which it ends (RFC 7641, 3.6).
+    fn token(&self, observe: Option<u32>) -> [u8; 4] {
+        let ended = self.observed_by.filter(|_| observe == Some(1));
+        ended.unwrap_or(self.next).to_be_bytes()
+    }
+
+    /// Writes the next request.
     fn write(&mut self, code: Code, observe: Option<u32>) {
         self.next += 1;
         self.message.clear();
@@ -278,7 +293,7 @@ impl Device {
         } else {
             MessageType::Non
         };
-        let Some(token) = Token::new(&self.next.to_be_bytes()) else {
+        let Some(token) = Token::new(&self.token(observe)) else {
             return;
         };
         let mid = u16::try_from(self.next & 0xffff).unwrap_or_default();
@@ -330,10 +345,10 @@ impl Device {
     /// Sends a request, again where it is not acknowledged (RFC 7252, 4.2), and waits for its answer.
     async fn request(&mut self, code: Code, observe: Option<u32>) -> Option<Code> {
         self.write(code, observe);
+        let token = self.token(observe);
         let link = self.link.as_mut()?;
         let begun = Instant::now();
         let deadline = begun + self.plan.patience;
-        let token = self.next.to_be_bytes();
         let mut wait = ACK_TIMEOUT;
         let mut again = if self.plan.confirmable || code != Code::PUT {
             begun + wait
