@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{ErrorKind, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 
+use openssl::sha::sha256;
 use openssl::ssl::{
     Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode, SslStream, SslVersion,
 };
@@ -19,7 +20,9 @@ pub fn serve(kind: &str, ciphers: &str) {
     match kind {
         "echo" => echo(&socket),
         "batch" => batch(&socket),
-        "dtls" => dtls(&socket, ciphers),
+        "dtls" => dtls(&socket, &context(ciphers).build()),
+        "dtls-cookie" => dtls(&socket, &with_cookie(ciphers)),
+        "fan" => fan(&socket),
         other => panic!("no anchor {other}"),
     }
 }
@@ -99,7 +102,25 @@ fn batch(socket: &UdpSocket) {
     }
 }
 
-fn context(ciphers: &str) -> SslContext {
+/// A copy of each request to all who sent a ping before, one call each.
+fn fan(socket: &UdpSocket) {
+    let (mut request, mut out) = ([0; 2_048], [0; 64]);
+    let mut observers: Vec<SocketAddr> = Vec::new();
+    loop {
+        let (length, from) = socket.recv_from(&mut request).unwrap();
+        if request[1] == 0 {
+            observers.push(from);
+        } else {
+            for observer in &observers {
+                socket.send_to(&request[..length], observer).unwrap();
+            }
+        }
+        let length = answer(&request[..length], &mut out);
+        socket.send_to(&out[..length], from).unwrap();
+    }
+}
+
+fn context(ciphers: &str) -> SslContextBuilder {
     let mut context = SslContextBuilder::new(SslMethod::dtls()).unwrap();
     context.set_min_proto_version(Some(SslVersion::DTLS1_2)).unwrap();
     context.set_security_level(0);
@@ -110,18 +131,29 @@ fn context(ciphers: &str) -> SslContext {
         key[..KEY.len()].copy_from_slice(KEY);
         Ok(KEY.len())
     });
+    context
+}
+
+/// One that asks for a cookie first, as ours does.
+fn with_cookie(ciphers: &str) -> SslContext {
+    let mut context = context(ciphers);
+    context.set_options(SslOptions::COOKIE_EXCHANGE);
+    context.set_cookie_generate_cb(|_, cookie| {
+        cookie[..32].copy_from_slice(&sha256(KEY));
+        Ok(32)
+    });
+    context.set_cookie_verify_cb(|_, cookie| cookie == sha256(KEY));
     context.build()
 }
 
-/// OpenSSL, a session for each address, found in a table; no cookie, no limit, no end.
-fn dtls(socket: &UdpSocket, ciphers: &str) {
-    let context = context(ciphers);
+/// OpenSSL, a session for each address, found in a table; no limit, no end.
+fn dtls(socket: &UdpSocket, context: &SslContext) {
     let mut sessions: HashMap<SocketAddr, SslStream<Pipe>> = HashMap::new();
     let (mut datagram, mut request, mut out) = ([0; 2_048], [0; 2_048], [0; 64]);
     loop {
         let (length, from) = socket.recv_from(&mut datagram).unwrap();
         let session = sessions.entry(from).or_insert_with(|| {
-            let mut ssl = Ssl::new(&context).unwrap();
+            let mut ssl = Ssl::new(context).unwrap();
             ssl.set_mtu(1_280).unwrap();
             ssl.set_accept_state();
             SslStream::new(ssl, Pipe::default()).unwrap()

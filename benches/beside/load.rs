@@ -64,6 +64,15 @@ impl Question {
         Self { method, options }
     }
 
+    /// A registration (RFC 7641) for a path, with a query.
+    pub fn observe(path: &str, query: &str) -> Self {
+        let mut it = Self::new(1, path, Some(query), b"");
+        // Observe stands before the path.
+        it.options[0] -= 6 << 4;
+        it.options.insert(0, 6 << 4);
+        it
+    }
+
     /// An empty confirmable message.
     pub const fn ping() -> Self {
         Self {
@@ -197,6 +206,29 @@ impl Fleet {
             let got = self.round();
             answered += got;
             lost += WINDOW.min(self.devices.len()) as u64 - got;
+        }
+        Figure {
+            server_micros: (cpu_nanos(pid) - before) as f64 / 1e3 / answered.max(1) as f64,
+            answered,
+            lost,
+        }
+    }
+
+    /// What a message to all devices costs, from what has it sent until it came to each, or nothing more comes.
+    pub fn notified(&mut self, pid: u32, send: impl FnOnce()) -> Figure {
+        let before = cpu_nanos(pid);
+        send();
+        let (mut answered, mut lost) = (0, 0);
+        for device in &self.devices {
+            match device.socket.recv(&mut self.buffer) {
+                Ok(length) => {
+                    answered += 1;
+                    if let Some(ack) = acknowledgement(&self.buffer[..length]) {
+                        device.socket.send(&ack).unwrap();
+                    }
+                }
+                Err(_) => lost += 1,
+            }
         }
         Figure {
             server_micros: (cpu_nanos(pid) - before) as f64 / 1e3 / answered.max(1) as f64,
