@@ -45,9 +45,12 @@ pub(super) fn prepare(directory: &Path) -> Result<(), StartError> {
             }
         })?;
     // What cannot be written here costs the next upgrade a note, and is told of by what has to be written.
-    drop(fs::write(
-        directory.join(VERSION_FILE),
-        concat!(env!("CARGO_PKG_VERSION"), "\n"),
+    let version = concat!(env!("CARGO_PKG_VERSION"), "\n");
+    drop(replace(
+        directory,
+        &directory.join(VERSION_FILE),
+        version.as_bytes(),
+        0o644,
     ));
     Ok(())
 }
@@ -76,7 +79,7 @@ pub(super) fn ticket_keys(directory: &Path) -> Result<Tickets, String> {
     }
     let mut keys = Zeroizing::new([0; 80]);
     openssl::rand::rand_bytes(keys.as_mut_slice()).map_err(|error| format!("no randomness: {error}"))?;
-    let saved = found.and_then(|_| replace(directory, &path, keys.as_slice()).map_err(failed));
+    let saved = found.and_then(|_| replace(directory, &path, keys.as_slice(), 0o600).map_err(failed));
     Ok(Tickets {
         keys: TicketKeys::new(*keys),
         unsaved: saved.err(),
@@ -84,7 +87,12 @@ pub(super) fn ticket_keys(directory: &Path) -> Result<Tickets, String> {
 }
 
 fn fresh_keys(path: &Path) -> io::Result<Option<Zeroizing<[u8; 80]>>> {
-    let mut file = match File::open(path) {
+    let opened = fs::metadata(path).and_then(|found| match found.is_dir() || found.is_file() {
+        true => File::open(path),
+        // Opening a pipe waits for its writer.
+        false => Err(io::ErrorKind::NotFound.into()),
+    });
+    let mut file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -97,7 +105,8 @@ fn fresh_keys(path: &Path) -> io::Result<Option<Zeroizing<[u8; 80]>>> {
     Ok((whole && age < TICKET_ROTATION).then_some(keys))
 }
 
-fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+/// Puts a file there, whatever stood in its place except a directory.
+fn replace(directory: &Path, path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let new = path.with_extension("new");
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -106,7 +115,7 @@ fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(0o600)
+        .mode(mode)
         .open(&new)?;
     file.write_all(content)?;
     file.sync_all()?;
@@ -117,6 +126,7 @@ fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
     use std::os::unix::fs::PermissionsExt as _;
 
     fn content(directory: &Path) -> Vec<u8> {
@@ -157,6 +167,26 @@ mod tests {
         assert!(tickets.unsaved.is_none());
         let again = ticket_keys(directory.path()).unwrap();
         assert_eq!(again.keys, tickets.keys);
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_is_replaced_and_nobody_waits_for_its_writer() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("state");
+        prepare(&directory).unwrap();
+        for name in [TICKET_FILE, VERSION_FILE] {
+            let path = directory.join(name);
+            drop(fs::remove_file(&path));
+            mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        }
+        prepare(&directory).unwrap();
+        assert_eq!(
+            fs::read_to_string(directory.join(VERSION_FILE)).unwrap(),
+            concat!(env!("CARGO_PKG_VERSION"), "\n")
+        );
+        let tickets = ticket_keys(&directory).unwrap();
+        assert!(tickets.unsaved.is_none());
+        assert_eq!(content(&directory).len(), 80);
     }
 
     #[test]

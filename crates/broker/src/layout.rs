@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use super::aside;
 use super::link::lane_of;
 use super::spool::{CopyError, copy_all};
 
@@ -30,6 +31,7 @@ pub(super) fn prepare(root: &Path, count: usize) -> Result<Vec<PathBuf>, CopyErr
             std::fs::remove_dir_all(leftover).map_err(fail(leftover))?;
         }
     }
+    aside::make_way_for_directory(root).map_err(fail(root))?;
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)

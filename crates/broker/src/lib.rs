@@ -8,6 +8,7 @@
 //! The embedded broker runs on the workers' own threads. An upstream has a lane for each connection, a task that owns its
 //! part whole, and a topic or filter always goes to the same.
 
+mod aside;
 mod clock;
 mod embedded;
 mod layout;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use portcullis_proto::types::TopicLimits;
 
+use super::aside;
 use super::embedded::{Access, Keeper, Shared, Store};
 use super::layout;
 use super::link::{WorkerLink, deliveries, embedded_link, links};
@@ -244,8 +245,8 @@ fn start_mqtt(
             clock: settings.clock,
             workers: deliveries.clone(),
             spool: spools.pop_front(),
-            judged: state_dir.map(|directory| directory.join(format!("judged-{index}.json"))),
-            exchanges: state_dir.map(|directory| directory.join(format!("exchanges-{index}"))),
+            judged: own_file(state_dir, &format!("judged-{index}.json")),
+            exchanges: own_file(state_dir, &format!("exchanges-{index}")),
             origins: origins.clone(),
             metrics: metrics.lane(index),
             status: Arc::clone(&status_sender),
@@ -274,6 +275,15 @@ fn start_mqtt(
         },
         worker_links,
     ))
+}
+
+/// A file of the state directory, where nothing else stands in its place.
+fn own_file(state_dir: Option<&Path>, name: &str) -> Option<PathBuf> {
+    let path = state_dir?.join(name);
+    if let Err(error) = aside::make_way_for_file(&path) {
+        tracing::warn!(file = %path.display(), %error, "is no regular file and cannot be put away");
+    }
+    Some(path)
 }
 
 type Spools = std::collections::VecDeque<(Spool, super::spool::SpoolState)>;

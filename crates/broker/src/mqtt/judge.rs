@@ -6,6 +6,8 @@
 //! own first, while the rest goes on. What that one ends over, alone, is *condemned*: refused, and its like from then on.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +22,8 @@ use portcullis_proto::types::message::Message;
 /// Topics and filters under suspicion; beyond it those that were never closer to the cause than thousands of others go first.
 const MAX_SUSPECTS: usize = 20_000;
 const MAX_VERDICTS: usize = 4_096;
+/// More than any file of these has, in bytes.
+const MAX_FILE: u64 = 64 << 20;
 /// A verdict stands so long; then its like is tried again, since rules of brokers change.
 const VERDICT: Duration = Duration::from_secs(600);
 /// A suspicion that nothing renewed is over after this time.
@@ -90,7 +94,10 @@ impl Judge {
     }
 
     fn load(&mut self, path: &Path) -> Option<()> {
-        let file: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        let mut text = Vec::new();
+        let file = File::open(path).ok()?;
+        file.take(MAX_FILE).read_to_end(&mut text).ok()?;
+        let file: Value = serde_json::from_slice(&text).ok()?;
         for entry in file.as_array()?.iter().take(MAX_SUSPECTS + MAX_VERDICTS) {
             let text = entry.get("topic").or(entry.get("filter"))?.as_str()?;
             let subject = match entry.get("topic") {

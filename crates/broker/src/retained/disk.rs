@@ -15,6 +15,7 @@ use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::aside;
 use crate::clock::Moment;
 use crate::private;
 use crate::record;
@@ -155,7 +156,13 @@ impl Disk {
             .map_err(|error| fail(Trouble::io("cannot make the directory", &error)))?;
         // Opening takes room too, if little.
         let reserve = directory.join(RESERVE);
+        aside::make_way_for_file(&reserve)
+            .map_err(|error| fail(Trouble::io("cannot make room for its reserve", &error)))?;
         drop(std::fs::remove_file(&reserve));
+        let foreign = aside::no_regular_file(&path);
+        if let Some(why) = foreign {
+            aside::put_aside(&path, why).map_err(|error| fail(Trouble::io(why, &error)))?;
+        }
         let (database, messages, damage) = match open_whole(&path, moment) {
             Err(trouble) if trouble.fault == StartFault::Wrong => {
                 let aside = directory.join(DAMAGED);
@@ -170,6 +177,8 @@ impl Disk {
             }
             opened => opened.map_err(fail)?,
         };
+        let damage = damage
+            .or(foreign.map(|why| format!("the retained store {why}; it is set aside as {FILE}.aside")));
         let (disk, reports) = Self::start(move |waiting, reporter| {
             Writer::new(database, path, reserve).write_all(waiting, reporter);
         })
@@ -261,6 +270,7 @@ impl Disk {
 /// made. When that fails, what it took of the disk is given back.
 fn make(path: &Path, messages: &[Arc<Message>], moment: Moment) -> Result<(), Trouble> {
     let unfinished = path.with_extension("new");
+    aside::make_way_for_file(&unfinished).map_err(|error| Trouble::io("cannot make it", &error))?;
     let made = fill(&unfinished, messages, moment).and_then(|()| {
         let io = |error| Trouble::io("cannot make it", &error);
         std::fs::rename(&unfinished, path).map_err(io)?;
@@ -661,6 +671,20 @@ mod tests {
         assert_eq!(std::fs::read(directory.path().join(DAMAGED)).unwrap(), rubbish);
         opened.disk.close(Some(opened.reports));
         filled(directory.path(), 3);
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_the_store_or_its_reserve_refuses_no_retained_message() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in [FILE, RESERVE, "retained.new"] {
+            std::fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        let opened = Disk::open(directory.path(), clock().moment()).unwrap();
+        assert!(opened.damage.unwrap().contains("retained.redb.aside"));
+        opened.disk.close(Some(opened.reports));
+        filled(directory.path(), 3);
+        let opened = Disk::open(directory.path(), clock().moment()).unwrap();
+        assert_eq!((opened.messages.len(), opened.damage), (3, None));
     }
 
     #[test]

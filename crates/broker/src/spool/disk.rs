@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::former;
+use crate::aside;
 
 /// Numbered segment files, and one small file for the head.
 pub(super) trait Disk: Send + 'static {
@@ -48,10 +49,12 @@ pub(super) struct Directory {
 }
 
 const SUFFIX: &str = ".spool";
+const NO_SEGMENT: &str = "is no file of the spool";
 
 impl Directory {
     /// Opens or makes the directory `path`, for this process alone.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
+        aside::make_way_for_directory(path)?;
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         let lock = file(&path.join("lock"))?;
         lock.try_lock()
@@ -86,22 +89,8 @@ impl Directory {
     }
 }
 
-/// Gives what cannot be a file of the spool another name.
-fn aside(path: &Path) -> io::Result<()> {
-    let mut to = path.as_os_str().to_owned();
-    to.push(".aside");
-    while Path::new(&to).try_exists()? {
-        to.push("+");
-    }
-    std::fs::rename(path, &to)?;
-    tracing::error!(file = %path.display(), "is no file of the spool and was set aside under the name it has with \".aside\"");
-    Ok(())
-}
-
 fn file(path: &Path) -> io::Result<File> {
-    if path.is_dir() {
-        aside(path)?;
-    }
+    aside::make_way_for_file(path)?;
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -124,7 +113,7 @@ impl Disk for Directory {
             let number = number.filter(|number| self.name(*number) == entry.path());
             match number.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file())) {
                 Some(number) => segments.push(number),
-                None => aside(&entry.path())?,
+                None => aside::put_aside(&entry.path(), NO_SEGMENT)?,
             }
         }
         segments.sort_unstable();
@@ -173,7 +162,7 @@ impl Disk for Directory {
 
     fn set_aside(&mut self, segment: u64) -> io::Result<()> {
         self.open.remove(&segment);
-        aside(&self.name(segment))
+        aside::put_aside(&self.name(segment), NO_SEGMENT)
     }
 
     fn read_head(&mut self) -> io::Result<Vec<u8>> {
