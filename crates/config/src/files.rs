@@ -80,8 +80,13 @@ pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
 /// The key that a start would make is not looked for.
 fn check_state_key(config: &Config, doc: &mut Document<'_>) {
     let (key, path) = ("state.key_file", state_key::file(config));
-    let is_there = config.state.key_file.is_some() || path.exists();
-    if is_there
+    let is_ours = config.state.key_file.is_none();
+    if is_ours && let Some(why) = state_key::damage(&path) {
+        let message =
+            format!("{why}; a start sets it aside and makes another, and what was kept on disk is lost");
+        return doc.complain_as(Severity::Note, &[key], in_file(&path, &message));
+    }
+    if (!is_ours || path.exists())
         && let Some(content) = read(&path, key, read_secret, doc)
         && let Err(why) = state_key::parse(&content)
     {

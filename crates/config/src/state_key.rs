@@ -21,24 +21,42 @@ pub fn file(config: &Config) -> PathBuf {
     own.unwrap_or_else(|| config.node.state_dir.join(FILE))
 }
 
-/// Makes it where there is none, unless `state.key_file` says where it is. The state directory must be there.
+/// Makes it where there is none, unless `state.key_file` says where it is. The state directory must be there. One that is
+/// damaged is set aside: what it seals is lost, and that is no reason not to serve.
 ///
 /// # Errors
 /// What the system refused.
-pub fn prepare(config: &Config) -> Result<(), String> {
+pub fn prepare(config: &Config) -> Result<Option<Damaged>, String> {
     let path = file(config);
     let failed = |why: &dyn std::fmt::Display| format!("{} cannot be made: {why}", path.display());
     if config.state.key_file.is_some() {
-        return Ok(());
+        return Ok(None);
     }
     let lock = DirectoryLock::of(&path).map_err(|error| failed(&error))?;
-    if path.exists() {
-        return Ok(());
+    let damaged = damage(&path);
+    if damaged.is_some() {
+        std::fs::rename(&path, path.with_extension("key.damaged")).map_err(|error| failed(&error))?;
+    } else if path.exists() {
+        return Ok(None);
     }
     let mut key = Zeroizing::new([0; 32]);
     openssl::rand::rand_bytes(key.as_mut()).map_err(|error| failed(&error))?;
     let line = Zeroizing::new(format!("{}\n", hex::encode(key.as_slice())));
-    atomic::write(&lock, &path, line.as_bytes(), atomic::SECRET).map_err(|error| failed(&error))
+    atomic::write(&lock, &path, line.as_bytes(), atomic::SECRET).map_err(|error| failed(&error))?;
+    Ok(damaged)
+}
+
+/// What was wrong with a key of the gateway's own making, which is set aside as `state.key.damaged`.
+pub type Damaged = &'static str;
+
+/// Whether what stands at `path` is no key that a start made.
+pub(super) fn damage(path: &Path) -> Option<Damaged> {
+    path.symlink_metadata().ok()?;
+    if !path.is_file() {
+        return Some("it is no regular file");
+    }
+    // One that cannot be read may be whole.
+    parse(&read_secret(path).ok()?).err()
 }
 
 /// The key in a file.
@@ -62,6 +80,31 @@ pub(super) fn parse(content: &[u8]) -> Result<StateKey, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_of_our_own_that_is_damaged_is_set_aside_and_another_is_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        let text = "[node]\nstate_dir = \".\"\n[listeners.udp.x]\nbind = \"127.0.0.1:0\"\n[state]\nkeep = \"disk\"\n";
+        let loaded = || crate::load_from(text, &directory.path().join("portcullis.toml")).unwrap();
+        let config = loaded().config;
+        assert_eq!(prepare(&config), Ok(None));
+        let first = read(&path).unwrap();
+        assert_eq!(prepare(&config), Ok(None));
+        assert_eq!(read(&path).unwrap(), first);
+        for damage in [Vec::new(), hex::encode(&first[1..]).into_bytes(), vec![0xff; 65]] {
+            std::fs::write(&path, &damage).unwrap();
+            assert!(loaded().warnings.iter().any(|note| note.key == "state.key_file"));
+            assert!(prepare(&config).unwrap().is_some());
+            assert_ne!(read(&path).unwrap(), first);
+            assert_eq!(std::fs::read(path.with_extension("key.damaged")).unwrap(), damage);
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_file(path.with_extension("key.damaged")).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(prepare(&config).unwrap().is_some());
+        read(&path).unwrap();
+    }
 
     #[test]
     fn a_key_is_64_digits_and_a_line_end_at_most() {

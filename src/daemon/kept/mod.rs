@@ -15,7 +15,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::state_key::{self, StateKey};
 use crate::config::{Config, Keep};
@@ -225,11 +225,20 @@ impl KeptState {
 
 /// The key for what is on disk; none where it cannot be made, which costs no device anything yet.
 fn disk_key(config: &Config) -> Result<Option<StateKey>, String> {
-    if let Err(error) = state_key::prepare(config) {
-        warn!(error, "kept state cannot be sealed: it is kept in memory alone");
-        return Ok(None);
+    let file = state_key::file(config);
+    match state_key::prepare(config) {
+        Ok(None) => {}
+        Ok(Some(damage)) => error!(
+            damage,
+            file = %file.display(),
+            "the key of what is kept on disk is damaged and was set aside under the name it has with \".damaged\"; what it sealed is lost"
+        ),
+        Err(error) => {
+            warn!(error, "kept state cannot be sealed: it is kept in memory alone");
+            return Ok(None);
+        }
     }
-    state_key::read(&state_key::file(config)).map(Some)
+    state_key::read(&file).map(Some)
 }
 
 /// What could not be read.
