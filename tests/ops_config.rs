@@ -180,6 +180,18 @@ fn a_file_that_is_not_there_is_66() {
 }
 
 #[test]
+fn a_configuration_that_is_no_text_is_wrong_at_a_place_like_any_other() {
+    let place = Place::new();
+    let text = b"[node]\nname = \"caf\xe9\"\n";
+    fs::write(place.path("c.toml"), text).unwrap();
+    for command in ["check-config", "run"] {
+        place
+            .run(&[command, "--config", "c.toml"])
+            .failed(78, &["c.toml: error at line 2, column 12", "no UTF-8 text"]);
+    }
+}
+
+#[test]
 fn an_unknown_key_is_shown_where_it_stands() {
     let place = Place::new();
     place.write(

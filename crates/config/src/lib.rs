@@ -265,7 +265,7 @@ fn read_text(file: &Path) -> Result<String, Problems> {
         secrets::read_public(file).map_err(|error| Problems::unreadable(file, error.to_string()))?;
     String::from_utf8(content.to_vec()).map_err(|error| {
         let wrong = LineError::no_text(&content, error.utf8_error());
-        Problems::unreadable(file, wrong.to_string())
+        Problems::at(file, &wrong)
     })
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use portcullis_proto::types::LineError;
+
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
@@ -75,6 +77,23 @@ impl Problems {
             message: message.into(),
             severity: Severity::Error,
             unreadable: true,
+        }])
+    }
+
+    /// The file is wrong at one place, whatever it says elsewhere.
+    #[must_use]
+    pub(crate) fn at(file: &Path, wrong: &LineError) -> Self {
+        Self(vec![Problem {
+            file: file.to_owned(),
+            place: Some(Place {
+                line: wrong.line,
+                column: wrong.column,
+                width: 1,
+            }),
+            key: String::new(),
+            message: wrong.message.clone(),
+            severity: Severity::Error,
+            unreadable: false,
         }])
     }
 
