@@ -42,8 +42,11 @@ const HEX: &str = "hex:";
 /// Why this is no identity.
 pub fn identity_bytes(written: &str) -> Result<Vec<u8>, String> {
     let bytes = match written.strip_prefix(HEX) {
-        None if written.contains('\0') => {
-            return Err("the identity holds a NUL: write it in hexadecimal digits, `hex:...`".into());
+        // Most are a line break that other systems wrote, and two lines would be one.
+        None if written.contains(char::is_control) => {
+            return Err(
+                "the identity holds a control character: write it in hexadecimal digits, `hex:...`".into(),
+            );
         }
         None => written.as_bytes().to_vec(),
         Some(digits) => hex_bytes(digits)
@@ -580,7 +583,14 @@ mod tests {
             assert_eq!(refused(&format!("# keys\nsensor-9:{groups}")).unwrap_err(), [2]);
         }
         assert_eq!(refused(&format!("\u{feff}sensor-9:{key}")).unwrap_err(), [1]);
-        assert_eq!(refused(&format!("x:{key}\nsensor\0:{key}")).unwrap_err(), [2]);
+        // The last is two lines where a carriage return alone ends one.
+        for odd in [
+            "sensor\0".to_owned(),
+            "sensor\t9".to_owned(),
+            format!("sensor-1:{key}\rsensor-2"),
+        ] {
+            assert_eq!(refused(&format!("x:{key}\n{odd}:{key}")).unwrap_err(), [2]);
+        }
         for good in [
             format!("urn:dev:mac:{key}"),
             format!("{key}:{key}"),
