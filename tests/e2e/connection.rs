@@ -306,6 +306,9 @@ fn rejected_requests_do_not_keep_it_alive(kind: Kind) {
         client
             .request(&Request::post("ps/t").payload("x"))
             .expect(code::BAD_REQUEST);
+        // The token alone makes no valid request of it.
+        let refused = client.request(&Request::put(&with("ps/t/+", "a", &token, "")).payload("x"));
+        assert!(matches!(refused.code, code::BAD_REQUEST | code::UNAUTHORIZED));
         assert!(
             since.elapsed() < PATIENCE,
             "rejected requests keep the connection alive"

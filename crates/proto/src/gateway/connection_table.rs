@@ -18,7 +18,7 @@ use super::settings::OnClose;
 use super::timers::Timer;
 use super::workers::{ToPeer, WorkerMessage};
 use crate::bridge::subscriptions::AccountHolder;
-use crate::coap::contract::{Notification, ObservationId, PeerId};
+use crate::coap::contract::{Code, Notification, ObservationId, PeerId};
 use crate::invariant;
 use crate::policy::connections::{Connection, ConnectionKey, Connections, Presence};
 use crate::policy::ledger::Table;
@@ -287,6 +287,18 @@ impl ConnectionTable {
             }
         }
         self.wake(cx, observations, key);
+    }
+
+    /// A request that was refused shows that its client is there, and keeps no connection alive (interface 2.3). What the gateway
+    /// or the broker could not take now is no fault of it, and neither is what it asked for in vain.
+    pub(super) fn take_back(&mut self, key: ConnectionKey, seen_at: Instant, refusal: Code) {
+        let is_refused = matches!(
+            refusal,
+            Code::BAD_REQUEST | Code::UNAUTHORIZED | Code::FORBIDDEN | Code::METHOD_NOT_ALLOWED
+        );
+        if let Some(connection) = self.connections.get_mut(key).filter(|_| is_refused) {
+            connection.seen_at = seen_at;
+        }
     }
 
     /// The client of a connection is at a peer from now on.

@@ -45,7 +45,7 @@ pub(super) fn serve(
             .map(Served::NotHere)
             .ok_or_else(|| wrong_token(cx, context));
     };
-    let key = connection.key;
+    let (key, seen_at) = (connection.key, connection.seen_at);
     let step = match &context.target {
         Target::Connection(operation) => {
             table.use_from(cx, observations, key, &context.from);
@@ -56,12 +56,14 @@ pub(super) fn serve(
             let asker = Asker::connection(cx.settings, context, connection)?;
             table.use_from(cx, observations, key, &context.from);
             let asked = (context, *operation, text.as_str());
-            ops::topic(cx, (pending, observations, topics), pressure, asked, asker)?
+            let answer = ops::topic(cx, (pending, observations, topics), pressure, asked, asker);
+            answer.inspect_err(|refusal| table.take_back(key, seen_at, refusal.code))?
         }
         Target::Collection(operation) => {
             let asker = Asker::connection(cx.settings, context, connection)?;
             table.use_from(cx, observations, key, &context.from);
-            ops::collection::collection(cx, pending, topics, context, operation, &asker)?
+            let answer = ops::collection::collection(cx, pending, topics, context, operation, &asker);
+            answer.inspect_err(|refusal| table.take_back(key, seen_at, refusal.code))?
         }
         Target::Discovery => NextStep::Answer(ops::collection::discover(cx, topics, context, None)),
     };
