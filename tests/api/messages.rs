@@ -66,6 +66,10 @@ fn what_is_no_message_is_refused_in_words() {
         json!({"topic": "a", "payload": "x", "payload_base64": "eA=="}),
         json!({"topic": "a", "payload": "x".repeat(2 << 20)}),
         json!({"topic": "x/".repeat(40)}),
+        json!({"topic": "a", "payload": "x", "content_type": "text/plain\u{0}"}),
+        json!({"topic": "a", "payload": "x", "content_type": "text\u{ffff}"}),
+        json!({"topic": "a", "payload": "x", "content_type": "x".repeat(65_536)}),
+        json!({"topic": "a", "payload": "x", "correlation_data": "x".repeat(65_536)}),
     ] {
         let answer = send(served.address, "POST", "/api/v1/publish", &body);
         assert!(matches!(answer.status, 400 | 413), "{answer:?}");

@@ -20,6 +20,7 @@ use crate::operator::{Heard, Operator};
 use crate::places::Seat;
 use portcullis_proto::bridge::contract::{BrokerError, MAX_RETAINED};
 use portcullis_proto::types::message::{Correspondence, Qos};
+use portcullis_proto::types::text::unsendable;
 use portcullis_proto::types::topic::{TopicError, is_below};
 use portcullis_proto::types::{Message, TopicFilter, TopicName};
 
@@ -130,6 +131,23 @@ fn quality(number: u8) -> Result<Qos, ApiError> {
     Qos::from_number(number).ok_or_else(|| ApiError::bad_request("qos is 0, 1 or 2"))
 }
 
+/// The longest text or data that a property of MQTT holds, in bytes (MQTT 5, 1.5.4 and 1.5.6).
+const MAX_PROPERTY: usize = 65_535;
+
+/// A content type that a broker takes: what MQTT says not to send would end its connection, and everybody's with it.
+fn media_type(text: String) -> Result<Arc<str>, ApiError> {
+    if let Some(wrong) = unsendable(&text) {
+        let point = u32::from(wrong);
+        let why = format!("content_type holds U+{point:04X}, which MQTT does not carry");
+        return Err(ApiError::bad_request(why));
+    }
+    if text.len() > MAX_PROPERTY {
+        let most = format!("content_type has at most {MAX_PROPERTY} bytes");
+        return Err(ApiError::bad_request(most));
+    }
+    Ok(text.into())
+}
+
 fn operator(api: &Api) -> Result<Operator, ApiError> {
     let none = || ApiError::bad_gateway("broker_unavailable", "the broker ended");
     api.site.operator().ok_or_else(none)
@@ -207,6 +225,12 @@ pub(super) async fn publish(
             payload.len()
         )));
     }
+    let content_type = wanted.content_type.map(media_type).transpose()?;
+    let too_long = |data: &String| data.len() > MAX_PROPERTY;
+    if wanted.correlation_data.as_ref().is_some_and(too_long) {
+        let most = format!("correlation_data has at most {MAX_PROPERTY} bytes");
+        return Err(ApiError::bad_request(most));
+    }
     let response_topic = wanted
         .response_topic
         .map(|topic| name(&api, &topic))
@@ -224,7 +248,7 @@ pub(super) async fn publish(
         payload,
         qos: quality(wanted.qos)?,
         retain: wanted.retain,
-        content_type: wanted.content_type.map(Into::into),
+        content_type,
         expires_at: expiry.and_then(|seconds| now.steady.checked_add(Duration::from_secs(seconds.into()))),
         origin: None,
         correspondence,
