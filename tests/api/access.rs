@@ -13,7 +13,7 @@ use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::PLAIN;
-use crate::http::{ask, get, send};
+use crate::http::{TOKEN, ask, get, send};
 use crate::site::Served;
 use crate::support::wait_until;
 
@@ -244,6 +244,22 @@ fn a_body_that_is_too_large_or_no_json_is_refused() {
     ask(served.address, "POST", "/api/v1/users", &json, &large).error(413, "too_large");
     ask(served.address, "POST", "/api/v1/users", &json, b"{").error(400, "bad_request");
     ask(served.address, "POST", "/api/v1/users", &json, b"\xff").error(400, "bad_request");
+}
+
+#[test]
+fn malformed_chunks_are_no_body_that_is_too_large() {
+    let served = Served::start(PLAIN);
+    for chunks in ["zz\r\n{}", "-1\r\n{}", "2\r\n{}zz"] {
+        let mut stream = TcpStream::connect(served.address).unwrap();
+        let request = format!(
+            "POST /api/v1/publish HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {TOKEN}\r\n\
+             Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        drop(stream.read_to_end(&mut answer));
+        assert!(answer.starts_with(b"HTTP/1.1 400"), "{chunks:?}: {answer:?}");
+    }
 }
 
 #[test]

@@ -123,6 +123,6 @@ pub(super) fn too_large() -> ApiError {
     ApiError::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         "too_large",
-        "the body is too large or did not arrive whole",
+        "the body is too large",
     )
 }

@@ -76,6 +76,8 @@ mod trace;
 mod trace_event;
 mod users;
 
+use std::error::Error as _;
+use std::iter::successors;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -352,7 +354,14 @@ async fn admitted(api: &Api, peer: Peer, seat: &Seat, request: Request, next: Ne
             request.extensions_mut().insert(caller);
             served(api, change, request, next).await
         }
-        Ok(Err(_)) => ended(change, extract::too_large()),
+        Ok(Err(error)) => {
+            let mut causes = successors(error.source(), |cause| (*cause).source());
+            let wrong = match causes.any(|cause| cause.is::<hyper::Error>()) {
+                true => ApiError::bad_request("the body did not arrive whole, or its chunks are malformed"),
+                false => extract::too_large(),
+            };
+            ended(change, wrong)
+        }
         Err(_) => {
             let late = ApiError::new(
                 StatusCode::REQUEST_TIMEOUT,
