@@ -819,6 +819,15 @@ fn users_are_added_listed_and_removed() {
 }
 
 #[test]
+fn a_token_that_ends_as_it_is_made_is_refused() {
+    let place = Place::new();
+    place.write("c.toml", "[listeners.udp.a]\nbind = \"127.0.0.1:0\"\n");
+    place
+        .run(&["token", "add", "brief", "--expires", "0s", "--config", "c.toml"])
+        .failed(64, &["--expires: the token would never be good"]);
+}
+
+#[test]
 fn certs_dev_makes_a_chain_that_clients_accept() {
     let place = Place::new();
     place

@@ -53,6 +53,9 @@ fn add(name: &str, role: &str, expires: Option<&str>, config: &Config) -> Result
         .map(|text| {
             let life =
                 parse_duration(text).map_err(|why| Failure::new(USAGE, format!("--expires: {why}")))?;
+            if life.is_zero() {
+                return Err(Failure::new(USAGE, "--expires: the token would never be good"));
+            }
             clock::wall()
                 .checked_add(life)
                 .ok_or_else(|| Failure::new(USAGE, "--expires: this is too long a time"))
