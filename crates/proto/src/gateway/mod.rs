@@ -29,6 +29,7 @@ mod kept_notifications;
 pub mod metrics;
 pub mod news;
 pub mod nodes;
+mod notification;
 mod observations;
 mod ops;
 mod owner;
