@@ -25,14 +25,12 @@ const WINDOW: u64 = 1024;
 
 fn message(topic: &str, retain: bool) -> Arc<Message> {
     Arc::new(Message {
-        topic: TopicName::new(topic).unwrap(),
-        payload: Bytes::from_static(&[b'x'; 128]),
-        qos: Qos::AtLeastOnce,
         retain,
-        content_type: None,
-        expires_at: None,
-        origin: None,
-        correspondence: None,
+        ..Message::new(
+            TopicName::new(topic).unwrap(),
+            Bytes::from_static(&[b'x'; 128]),
+            Qos::AtLeastOnce,
+        )
     })
 }
 

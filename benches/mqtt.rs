@@ -158,16 +158,11 @@ async fn through_the_broker(
     count: u64,
     window: u64,
 ) -> (Duration, Vec<Duration>) {
-    let message = Arc::new(Message {
-        topic: TopicName::new("bench/t").unwrap(),
-        payload: Bytes::from_static(&PAYLOAD),
+    let message = Arc::new(Message::new(
+        TopicName::new("bench/t").unwrap(),
+        Bytes::from_static(&PAYLOAD),
         qos,
-        retain: false,
-        content_type: None,
-        expires_at: None,
-        origin: None,
-        correspondence: None,
-    });
+    ));
     let begun = Instant::now();
     let (mut sent, mut answered) = (0, 0);
     let mut times = Vec::new();

@@ -408,16 +408,11 @@ pub fn described(message: &Message) -> String {
 }
 
 pub fn message(topic: &str, payload: &str, qos: u8) -> Message {
-    Message {
-        topic: TopicName::new(topic).unwrap(),
-        payload: Bytes::copy_from_slice(payload.as_bytes()),
-        qos: Qos::from_number(qos).unwrap(),
-        retain: false,
-        content_type: None,
-        expires_at: None,
-        origin: None,
-        correspondence: None,
-    }
+    Message::new(
+        TopicName::new(topic).unwrap(),
+        Bytes::copy_from_slice(payload.as_bytes()),
+        Qos::from_number(qos).unwrap(),
+    )
 }
 
 pub fn retained(topic: &str, payload: &str) -> Message {

@@ -113,14 +113,10 @@ pub(super) fn decode(bytes: &[u8], moment: Moment) -> Option<Record> {
     let payload = reader.take(usize::try_from(length).ok()?)?;
     reader.0.is_empty().then_some(())?;
     let message = Message {
-        topic,
-        payload: Bytes::copy_from_slice(payload),
-        qos: Qos::from_number(qos)?,
         retain: flags & RETAIN != 0,
         content_type,
         expires_at: (expiry != 0).then(|| moment.to_instant(expiry)),
-        origin: None,
-        correspondence: None,
+        ..Message::new(topic, Bytes::copy_from_slice(payload), Qos::from_number(qos)?)
     };
     Some(Record { message, origin })
 }

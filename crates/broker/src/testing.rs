@@ -15,14 +15,9 @@ pub(super) fn clock() -> Clock {
 }
 
 pub(super) fn message(topic: &str, payload: &str) -> Message {
-    Message {
-        topic: TopicName::new(topic).unwrap(),
-        payload: Bytes::copy_from_slice(payload.as_bytes()),
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        content_type: None,
-        expires_at: None,
-        origin: None,
-        correspondence: None,
-    }
+    Message::new(
+        TopicName::new(topic).unwrap(),
+        Bytes::copy_from_slice(payload.as_bytes()),
+        Qos::AtLeastOnce,
+    )
 }

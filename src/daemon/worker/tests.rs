@@ -290,16 +290,11 @@ impl Core for Asking {
 }
 
 fn message() -> Message {
-    Message {
-        topic: TopicName::new("t").unwrap(),
-        payload: bytes::Bytes::from_static(b"x"),
-        qos: Qos::AtMostOnce,
-        retain: false,
-        content_type: None,
-        expires_at: None,
-        origin: None,
-        correspondence: None,
-    }
+    Message::new(
+        TopicName::new("t").unwrap(),
+        bytes::Bytes::from_static(b"x"),
+        Qos::AtMostOnce,
+    )
 }
 
 #[test]

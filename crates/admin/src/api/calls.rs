@@ -151,14 +151,8 @@ impl Calls {
             return;
         };
         let message = Message {
-            topic,
-            payload: payload.into(),
-            qos: Qos::AtLeastOnce,
-            retain: false,
             content_type: Some("application/json".into()),
-            expires_at: None,
-            origin: None,
-            correspondence: None,
+            ..Message::new(topic, payload.into(), Qos::AtLeastOnce)
         };
         if !matches!(timeout(PATIENCE, operator.publish(message)).await, Ok(Ok(()))) {
             debug!("the broker did not take the status of a request");

@@ -400,14 +400,8 @@ async fn clear_topic(api: &Api, topic: &str) -> Result<StatusCode, ApiError> {
         return Err(ApiError::not_found("nothing is retained there"));
     }
     let message = Message {
-        topic,
-        payload: Bytes::new(),
-        qos: Qos::AtLeastOnce,
         retain: true,
-        content_type: None,
-        expires_at: None,
-        origin: None,
-        correspondence: None,
+        ..Message::new(topic, Bytes::new(), Qos::AtLeastOnce)
     };
     broker(operator.publish(message)).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -246,14 +246,9 @@ impl Desk {
             })
         });
         let message = Message {
-            topic: reply.topic,
-            payload: answer.to_string().into(),
-            qos: reply.qos,
-            retain: false,
             content_type: Some("application/json".into()),
-            expires_at: None,
-            origin: None,
             correspondence,
+            ..Message::new(reply.topic, answer.to_string().into(), reply.qos)
         };
         if !matches!(timeout(PATIENCE, operator.publish(message)).await, Ok(Ok(()))) {
             tracing::debug!("the broker did not take the answer of a device");

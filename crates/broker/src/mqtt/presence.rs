@@ -63,14 +63,9 @@ impl Presence {
     /// The message that tells `status`.
     pub(super) fn message(&self, status: &str) -> Option<Message> {
         Some(Message {
-            topic: self.topic.clone()?,
-            payload: Bytes::from(self.payload(status)),
-            qos: self.qos(),
             retain: !self.without_retain,
             content_type: Some("application/json".into()),
-            expires_at: None,
-            origin: None,
-            correspondence: None,
+            ..Message::new(self.topic.clone()?, Bytes::from(self.payload(status)), self.qos())
         })
     }
 

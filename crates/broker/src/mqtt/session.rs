@@ -487,16 +487,11 @@ pub fn feed(now: Instant, version: Protocol, pieces: &[&[u8]]) -> usize {
     session.receive(now, &mut happenings);
     for (number, piece) in pieces.iter().enumerate() {
         if let Ok(topic) = TopicName::new("t") {
-            let message = Message {
+            let message = Message::new(
                 topic,
-                payload: bytes::Bytes::from_static(b"x"),
-                qos: Qos::from_number((number % 3) as u8).unwrap_or(Qos::AtMostOnce),
-                retain: false,
-                content_type: None,
-                expires_at: None,
-                origin: None,
-                correspondence: None,
-            };
+                bytes::Bytes::from_static(b"x"),
+                Qos::from_number((number % 3) as u8).unwrap_or(Qos::AtMostOnce),
+            );
             let (qos, origin) = (
                 message.qos,
                 Some(OriginTag {

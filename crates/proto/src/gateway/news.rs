@@ -56,17 +56,10 @@ pub(super) fn announce(
     );
     // Where the node's name makes no topic there is no news.
     let Ok(topic) = TopicName::new(&topic) else { return };
+    let payload = describe(cx.settings, client, (username, attributes), from, &news);
     let message = Message {
-        topic,
-        payload: describe(cx.settings, client, (username, attributes), from, &news)
-            .to_string()
-            .into(),
-        qos: Qos::AtLeastOnce,
-        retain: false,
         content_type: Some("application/json".into()),
-        expires_at: None,
-        origin: None,
-        correspondence: None,
+        ..Message::new(topic, payload.to_string().into(), Qos::AtLeastOnce)
     };
     // Nobody waits for the answer.
     let ticket = cx.agenda.ticket();

@@ -347,16 +347,11 @@ impl Site {
     }
 
     fn message(topic: &str, payload: &'static [u8]) -> Arc<Message> {
-        Arc::new(Message {
-            topic: TopicName::new(topic).unwrap(),
-            payload: payload.into(),
-            qos: Qos::AtMostOnce,
-            retain: false,
-            content_type: None,
-            expires_at: None,
-            origin: None,
-            correspondence: None,
-        })
+        Arc::new(Message::new(
+            TopicName::new(topic).unwrap(),
+            payload.into(),
+            Qos::AtMostOnce,
+        ))
     }
 
     /// A publish with credentials, without a connection.

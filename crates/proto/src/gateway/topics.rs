@@ -406,14 +406,8 @@ fn path(cx: &Cx<'_>, id: &str) -> String {
 /// A retained message of the gateway's own.
 pub(super) fn retained(topic: TopicName, payload: Bytes) -> Message {
     Message {
-        topic,
-        payload,
-        qos: Qos::AtLeastOnce,
         retain: true,
-        content_type: None,
-        expires_at: None,
-        origin: None,
-        correspondence: None,
+        ..Message::new(topic, payload, Qos::AtLeastOnce)
     }
 }
 

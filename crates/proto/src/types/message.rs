@@ -77,6 +77,21 @@ pub struct Message {
 }
 
 impl Message {
+    /// A message with nothing beside: not retained, always of worth, and of nobody in this process.
+    #[must_use]
+    pub const fn new(topic: TopicName, payload: Bytes, qos: Qos) -> Self {
+        Self {
+            topic,
+            payload,
+            qos,
+            retain: false,
+            content_type: None,
+            expires_at: None,
+            origin: None,
+            correspondence: None,
+        }
+    }
+
     /// Whether its time is over at `now`.
     #[must_use]
     pub fn is_expired(&self, now: Instant) -> bool {
