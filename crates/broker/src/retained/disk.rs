@@ -2,34 +2,29 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use redb::backends::FileBackend;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::Database;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::database::{MAX_BATCH, Trouble, commit, is_full, make, open_file, open_or_create, open_whole};
 use crate::aside;
 use crate::clock::Moment;
 use crate::private;
-use crate::record;
 use crate::start::StartFault;
 use portcullis_proto::types::{Message, TopicName};
 
 /// The file in the state directory.
 const FILE: &str = "retained.redb";
-const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("retained");
 /// Writes that wait for the disk before more are refused.
 const MAX_WAITING: usize = 16_384;
-/// Writes in one transaction.
-const MAX_BATCH: usize = 4_096;
-const CACHE_BYTES: usize = 16 << 20;
 /// Room that is given up when the disk is full, so that what clears a message can still be written.
 const RESERVE: &str = "retained.reserve";
 const RESERVE_BYTES: usize = 512 << 10;
@@ -45,29 +40,6 @@ pub(crate) struct RetainedError {
     path: PathBuf,
     /// What is wrong with it.
     trouble: Trouble,
-}
-
-/// What is wrong with the file, and whether it can get better by itself.
-#[derive(Debug)]
-struct Trouble {
-    fault: StartFault,
-    reason: String,
-}
-
-impl Trouble {
-    fn io(what: &str, error: &io::Error) -> Self {
-        Self {
-            fault: StartFault::of(error),
-            reason: format!("{what}: {error}"),
-        }
-    }
-
-    fn damaged(what: &str) -> Self {
-        Self {
-            fault: StartFault::Wrong,
-            reason: format!("it is damaged ({what})"),
-        }
-    }
 }
 
 impl RetainedError {
@@ -266,149 +238,6 @@ impl Disk {
     }
 }
 
-/// Makes a store with `messages` under another name first: redb would not open what a kill leaves of one that is being
-/// made. When that fails, what it took of the disk is given back.
-fn make(path: &Path, messages: &[Arc<Message>], moment: Moment) -> Result<(), Trouble> {
-    let unfinished = path.with_extension("new");
-    aside::make_way_for_file(&unfinished).map_err(|error| Trouble::io("cannot make it", &error))?;
-    let made = fill(&unfinished, messages, moment).and_then(|()| {
-        let io = |error| Trouble::io("cannot make it", &error);
-        std::fs::rename(&unfinished, path).map_err(io)?;
-        let directory = path.parent().unwrap_or(Path::new("."));
-        File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(io)
-    });
-    if let Err(Trouble {
-        fault: StartFault::System,
-        ..
-    }) = made
-    {
-        // It may not be there; and what went wrong before says more.
-        drop(std::fs::remove_file(&unfinished));
-    }
-    made
-}
-
-fn fill(unfinished: &Path, messages: &[Arc<Message>], moment: Moment) -> Result<(), Trouble> {
-    let file = open_or_create(unfinished)?;
-    let io = |error: io::Error| Trouble::io("cannot make it", &error);
-    let again = file.try_clone().map_err(io)?;
-    let backend = FileBackend::new(file).map_err(|error| explain(&error))?;
-    // Locked from here on. What an earlier attempt left there is worth nothing.
-    again.set_len(0).map_err(io)?;
-    let database = Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create_with_backend(backend)
-        .map_err(|error| explain(&error))?;
-    for chunk in messages.chunks(MAX_BATCH) {
-        let records = chunk.iter().map(|message| {
-            let mut bytes = Vec::with_capacity(message.payload.len() + 128);
-            record::encode(message, None, moment, &mut bytes);
-            (message.topic.clone(), Some(bytes))
-        });
-        commit(&database, records).map_err(|error| unusable(&error))?;
-    }
-    drop(database);
-    again.sync_all().map_err(io)
-}
-
-fn open_or_create(path: &Path) -> Result<File, Trouble> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| Trouble::io("cannot open it", &error))
-}
-
-fn open_file(file: File) -> Result<Database, Trouble> {
-    Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .set_check_integrity_on_open(true)
-        .create_with_backend(FileBackend::new(file).map_err(|error| explain(&error))?)
-        .map_err(|error| explain(&error))
-}
-
-fn explain(error: &redb::DatabaseError) -> Trouble {
-    match error {
-        redb::DatabaseError::DatabaseAlreadyOpen => Trouble {
-            fault: StartFault::Taken,
-            reason: "another process has it open".into(),
-        },
-        redb::DatabaseError::Storage(redb::StorageError::Corrupted(what)) => Trouble::damaged(what),
-        redb::DatabaseError::Storage(redb::StorageError::Io(error)) => unreadable(error),
-        error => Trouble {
-            fault: StartFault::Wrong,
-            reason: format!("cannot open it: {error}"),
-        },
-    }
-}
-
-/// An error in the midst of a transaction.
-fn unusable(error: &redb::Error) -> Trouble {
-    match error {
-        redb::Error::Io(error) => unreadable(error),
-        error => Trouble::damaged(&error.to_string()),
-    }
-}
-
-fn unreadable(error: &io::Error) -> Trouble {
-    match error.kind() {
-        io::ErrorKind::InvalidData => Trouble::damaged(&error.to_string()),
-        _ => Trouble::io("cannot open it", error),
-    }
-}
-
-/// The store, its messages, and what is damaged in it.
-fn open_whole(path: &Path, moment: Moment) -> Result<(Database, Vec<Message>, Option<String>), Trouble> {
-    if !path
-        .try_exists()
-        .map_err(|error| Trouble::io("cannot open it", &error))?
-    {
-        make(path, &[], moment)?;
-    }
-    let database = open_file(open_or_create(path)?)?;
-    let (messages, damaged) = load(&database, moment)?;
-    let damage = (damaged > 0).then(|| format!("{damaged} retained messages were damaged and are lost"));
-    Ok((database, messages, damage))
-}
-
-/// The whole messages, and how many are not. Nothing is written, so it works on a full disk.
-fn load(database: &Database, moment: Moment) -> Result<(Vec<Message>, u64), Trouble> {
-    let read = || -> Result<(Vec<Message>, u64), redb::Error> {
-        let transaction = database.begin_read()?;
-        let table = match transaction.open_table(TABLE) {
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok((Vec::new(), 0)),
-            table => table?,
-        };
-        let (mut messages, mut unfit, mut damaged) = (Vec::new(), 0_u64, 0);
-        for row in table.iter()? {
-            let (topic, value) = row?;
-            if TopicName::new(topic.value()).is_err() {
-                unfit += 1;
-                continue;
-            }
-            match record::decode(value.value(), moment) {
-                Some(record) if record.message.topic.as_str() == topic.value() => {
-                    messages.push(record.message)
-                }
-                _ => damaged += 1,
-            }
-        }
-        if unfit > 0 {
-            tracing::warn!(
-                messages = unfit,
-                "retained messages on topics that MQTT does not carry are left out"
-            );
-        }
-        Ok((messages, damaged))
-    };
-    read().map_err(|error| unusable(&error))
-}
-
 /// The writing thread.
 struct Writer {
     /// `None` while it is opened again.
@@ -529,13 +358,6 @@ impl Writer {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
-}
-
 /// Takes the reserve; where it cannot be had, what there was of it is given back.
 fn fill_reserve(path: &Path) -> io::Result<()> {
     let filled = private::write(path, &vec![0; RESERVE_BYTES]).and_then(|file| file.sync_all());
@@ -545,223 +367,5 @@ fn fill_reserve(path: &Path) -> io::Result<()> {
     filled
 }
 
-fn commit(
-    database: &Database,
-    writes: impl Iterator<Item = (TopicName, Option<Vec<u8>>)>,
-) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    {
-        let mut table = transaction.open_table(TABLE)?;
-        for (topic, record) in writes {
-            match record {
-                Some(record) => drop(table.insert(topic.as_str(), record.as_slice())?),
-                None => drop(table.remove(topic.as_str())?),
-            }
-        }
-    }
-    transaction.commit()?;
-    Ok(())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{clock, message};
-
-    fn encoded(message: &Message) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        record::encode(message, None, clock().moment(), &mut bytes);
-        bytes
-    }
-
-    fn filled(directory: &Path, count: usize) {
-        let Opened {
-            mut disk, reports, ..
-        } = Disk::open(directory, clock().moment()).unwrap();
-        for index in 0..count {
-            let message = message(&format!("t/{index}"), "payload");
-            disk.write(&message.topic, Some(encoded(&message))).unwrap();
-        }
-        let reports = disk.close(Some(reports));
-        assert!(matches!(reports.last(), Some(Durable::Upto(last)) if *last as usize == count - 1));
-    }
-
-    #[test]
-    fn what_is_reported_durable_is_there_after_a_restart() {
-        let directory = tempfile::tempdir().unwrap();
-        filled(directory.path(), 100);
-        let mut opened = Disk::open(directory.path(), clock().moment()).unwrap();
-        assert_eq!(opened.messages.len(), 100);
-        opened.disk.write(&opened.messages[0].topic, None).unwrap();
-        opened.disk.close(Some(opened.reports));
-        let opened = Disk::open(directory.path(), clock().moment()).unwrap();
-        assert_eq!(opened.messages.len(), 99);
-    }
-
-    /// CVE-2017-9868.
-    #[test]
-    fn what_is_retained_on_disk_is_its_owners_alone() {
-        use std::os::unix::fs::PermissionsExt;
-
-        let parent = tempfile::tempdir().unwrap();
-        let directory = parent.path().join("retained");
-        filled(&directory, 3);
-        let files = std::fs::read_dir(&directory).unwrap();
-        let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
-        assert!(!paths.is_empty());
-        paths.push(directory);
-        for path in paths {
-            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-            assert_eq!(mode & 0o077, 0, "{}", path.display());
-        }
-    }
-
-    #[test]
-    fn a_topic_that_mqtt_does_not_carry_is_left_out_and_does_not_stop_the_start() {
-        let directory = tempfile::tempdir().unwrap();
-        filled(directory.path(), 3);
-        let database = Database::create(directory.path().join(FILE)).unwrap();
-        let transaction = database.begin_write().unwrap();
-        let value = encoded(&message("t/0", "payload"));
-        transaction
-            .open_table(TABLE)
-            .unwrap()
-            .insert("bad\u{1}", value.as_slice())
-            .unwrap();
-        transaction.commit().unwrap();
-        drop(database);
-        let opened = Disk::open(directory.path(), clock().moment()).unwrap();
-        assert_eq!(opened.messages.len(), 3);
-    }
-
-    #[test]
-    fn a_second_process_is_told_that_the_store_is_in_use() {
-        let directory = tempfile::tempdir().unwrap();
-        let _opened = Disk::open(directory.path(), clock().moment()).unwrap();
-        let error = Disk::open(directory.path(), clock().moment()).unwrap_err();
-        assert!(error.to_string().contains("another process"), "{error}");
-        assert!(error.to_string().contains("retained.redb"), "{error}");
-    }
-
-    #[test]
-    fn what_a_kill_left_of_a_store_that_was_being_made_is_made_anew() {
-        let finished = tempfile::tempdir().unwrap();
-        filled(finished.path(), 1);
-        let whole = std::fs::read(finished.path().join(FILE)).unwrap();
-        for length in [0, 100, 4096, whole.len()] {
-            let directory = tempfile::tempdir().unwrap();
-            let path = directory.path().join(FILE);
-            // redb writes its magic number last.
-            let mut half = whole[..length].to_vec();
-            half.iter_mut().take(64).for_each(|byte| *byte = 0);
-            std::fs::write(path.with_extension("new"), half).unwrap();
-            let opened = Disk::open(directory.path(), clock().moment()).unwrap();
-            assert_eq!(opened.messages.len(), 0);
-            assert!(path.exists() && !path.with_extension("new").exists());
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_no_store_is_set_aside_and_named() {
-        let directory = tempfile::tempdir().unwrap();
-        let rubbish = b"not a database at all".repeat(1000);
-        std::fs::write(directory.path().join(FILE), &rubbish).unwrap();
-        let opened = Disk::open(directory.path(), clock().moment()).unwrap();
-        assert!(opened.damage.unwrap().contains("retained.redb.damaged"));
-        assert_eq!(std::fs::read(directory.path().join(DAMAGED)).unwrap(), rubbish);
-        opened.disk.close(Some(opened.reports));
-        filled(directory.path(), 3);
-    }
-
-    #[test]
-    fn a_directory_in_the_place_of_the_store_or_its_reserve_refuses_no_retained_message() {
-        let directory = tempfile::tempdir().unwrap();
-        for name in [FILE, RESERVE, "retained.new"] {
-            std::fs::create_dir(directory.path().join(name)).unwrap();
-        }
-        let opened = Disk::open(directory.path(), clock().moment()).unwrap();
-        assert!(opened.damage.unwrap().contains("retained.redb.aside"));
-        opened.disk.close(Some(opened.reports));
-        filled(directory.path(), 3);
-        let opened = Disk::open(directory.path(), clock().moment()).unwrap();
-        assert_eq!((opened.messages.len(), opened.damage), (3, None));
-    }
-
-    #[test]
-    fn one_damaged_record_costs_itself() {
-        let directory = tempfile::tempdir().unwrap();
-        filled(directory.path(), 3);
-        let database = open_file(open_or_create(&directory.path().join(FILE)).unwrap()).unwrap();
-        let topic = TopicName::new("t/1").unwrap();
-        commit(&database, [(topic, Some(b"no record".to_vec()))].into_iter()).unwrap();
-        drop(database);
-        let opened = Disk::open(directory.path(), clock().moment()).unwrap();
-        assert_eq!(opened.messages.len(), 2);
-        assert!(opened.damage.unwrap().contains("1 retained message"));
-    }
-
-    #[test]
-    fn the_reserve_is_given_up_and_taken_again() {
-        let directory = tempfile::tempdir().unwrap();
-        filled(directory.path(), 5);
-        let path = directory.path().join(FILE);
-        let reserve = directory.path().join(RESERVE);
-        let (database, ..) = open_whole(&path, clock().moment()).unwrap();
-        let mut writer = Writer::new(database, path, reserve.clone());
-        assert!(writer.held.is_none() && reserve.exists());
-        // As after the error of a full disk.
-        writer.held = Some(HashMap::new());
-        std::fs::remove_file(&reserve).unwrap();
-        writer.reopen().unwrap();
-        let record = encoded(&message("new", "x"));
-        let batch = HashMap::from([
-            (TopicName::new("new").unwrap(), Some(record)),
-            (TopicName::new("t/0").unwrap(), None),
-        ]);
-        assert!(matches!(writer.write_full(batch), Ok(Durable::Full(_))));
-        std::fs::create_dir(&reserve).unwrap();
-        assert!(matches!(writer.try_again(), Ok(None)), "still no room");
-        std::fs::remove_dir(&reserve).unwrap();
-        assert!(matches!(writer.try_again(), Ok(Some(Durable::Renewed))));
-        drop(writer);
-        let opened = Disk::open(directory.path(), clock().moment()).unwrap();
-        let mut topics: Vec<&str> = opened
-            .messages
-            .iter()
-            .map(|message| message.topic.as_str())
-            .collect();
-        topics.sort_unstable();
-        assert_eq!(topics, ["new", "t/1", "t/2", "t/3", "t/4"]);
-    }
-
-    #[test]
-    fn damage_never_stops_the_start_nor_changes_a_message() {
-        use rand::{Rng, SeedableRng, rngs::StdRng};
-        let original = tempfile::tempdir().unwrap();
-        filled(original.path(), 200);
-        let good = std::fs::read(original.path().join(FILE)).unwrap();
-        let mut rng = StdRng::seed_from_u64(3);
-        for round in 0..60 {
-            let mut bytes = good.clone();
-            if round % 3 == 0 {
-                bytes.truncate(rng.random_range(0..bytes.len()));
-            } else {
-                for _ in 0..rng.random_range(1..8) {
-                    let at = rng.random_range(0..bytes.len());
-                    bytes[at] ^= 1 << rng.random_range(0..8);
-                }
-            }
-            let directory = tempfile::tempdir().unwrap();
-            std::fs::write(directory.path().join(FILE), &bytes).unwrap();
-            let opened = Disk::open(directory.path(), clock().moment()).unwrap();
-            assert!(
-                opened.messages.len() == 200 || opened.damage.is_some(),
-                "round {round}"
-            );
-            assert!(
-                opened.messages.iter().all(|message| message.payload == "payload"),
-                "round {round}"
-            );
-        }
-    }
-}
+mod tests;

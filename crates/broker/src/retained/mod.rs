@@ -1,5 +1,6 @@
 //! The retained messages of the embedded broker: in memory for reading, on disk so that they survive.
 
+mod database;
 mod disk;
 mod search;
 
