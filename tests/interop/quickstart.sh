@@ -2,14 +2,7 @@
 # Starts the quick start of the binary $1 and runs the coap-client lines that it prints, as printed and with the GnuTLS build.
 set -euo pipefail
 
-# A network of its own, where the fixed ports are free; not everyone may make one. Root does without a mapping of users, in which it
-# could not read the home of another.
-own=(unshare -rn)
-[ "$(id -u)" != 0 ] || own=(unshare -n)
-if [ -z "${PORTCULLIS_OWN_NETWORK:-}" ] && "${own[@]}" ip link set lo up 2>/dev/null; then
-    PORTCULLIS_OWN_NETWORK=1 exec "${own[@]}" "$BASH" "$0" "$@"
-fi
-[ -z "${PORTCULLIS_OWN_NETWORK:-}" ] || ip link set lo up
+. "$(dirname "$0")/../support/own_network.sh"
 
 work=$(mktemp -d)
 "$1" run >"$work/out" 2>"$work/err" &

@@ -3,20 +3,7 @@
 # aiocoap. /etc/portcullis and /var/lib/portcullis stand for directories of this run.
 set -euo pipefail
 
-# A network of its own, where the fixed ports are free; not everyone may make one. Root does without a mapping of users, in which it
-# could not read the home of another.
-own=(unshare -rn)
-[ "$(id -u)" != 0 ] || own=(unshare -n)
-if [ -z "${PORTCULLIS_OWN_NETWORK:-}" ] && "${own[@]}" ip link set lo up 2>/dev/null; then
-    PORTCULLIS_OWN_NETWORK=1 exec "${own[@]}" "$BASH" "$0" "$@"
-fi
-if [ -n "${PORTCULLIS_OWN_NETWORK:-}" ]; then
-    ip link set lo up
-else
-    # Those of one run take turns with the ports of this machine.
-    exec 9>"${TMPDIR:-/tmp}/portcullis-fixed-ports-$(id -u).lock"
-    flock 9
-fi
+. "$(dirname "$0")/../support/own_network.sh"
 binary=$1 blocks=$2 packaged=$3 python=$4
 
 work=$(mktemp -d)

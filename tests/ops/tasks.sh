@@ -5,20 +5,9 @@
 # apt-get for what they do to a gateway.
 set -euo pipefail
 
-# A network, where the fixed ports are free, and mounts of its own, for a disk that can be full; not everyone may make them. Root does
-# without a mapping of users, in which it could not read the home of another.
-own=(unshare -rnm)
-[ "$(id -u)" != 0 ] || own=(unshare -nm)
-if [ -z "${PORTCULLIS_OWN_NETWORK:-}" ] && "${own[@]}" ip link set lo up 2>/dev/null; then
-    PORTCULLIS_OWN_NETWORK=1 exec "${own[@]}" "$BASH" "$0" "$@"
-fi
-if [ -n "${PORTCULLIS_OWN_NETWORK:-}" ]; then
-    ip link set lo up
-else
-    # Those of one run take turns with the ports of this machine.
-    exec 9>"${TMPDIR:-/tmp}/portcullis-fixed-ports-$(id -u).lock"
-    flock 9
-fi
+# Mounts of its own too, for a disk that can be full.
+namespaces=m
+. "$(dirname "$0")/../support/own_network.sh"
 binary=$1 blocks=$2 packaged=$3
 
 work=$(mktemp -d)
