@@ -170,11 +170,12 @@ fn keys_that_had_their_day_are_drawn_anew_by_one_node_and_reach_the_others() {
     redis.put(TICKETS.0, &old);
     let nodes = nodes::group(&redis, 2);
     let drawn = || keys(&nodes[0], "drawn") + keys(&nodes[1], "drawn");
-    wait_until("they are drawn anew", || drawn() >= 1.0);
+    wait_until("they are drawn anew", || {
+        opened(&redis).is_some_and(|opened| opened[8..] != [7; 80])
+    });
     carried(&nodes[0], &nodes[1]);
     carried(&nodes[1], &nodes[0]);
-    assert_ne!(opened(&redis).unwrap()[8..], [7; 80]);
-    assert_eq!(drawn(), 1.0);
+    assert!(drawn() <= 1.0, "each node drew its own");
     // What another node drew reaches both.
     redis.put(TICKETS.0, &sealed(now(), [9; 80]));
     for node in &nodes {
