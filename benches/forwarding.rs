@@ -138,6 +138,7 @@ impl Site {
                 broker,
                 auth: None,
                 links: None,
+                seeks: None,
             }
         });
         let workers_running = Workers::start(parts.collect(), groups).unwrap();

@@ -41,6 +41,7 @@ use portcullis::gateway::{Gateway, Parts, Shared};
 use portcullis::group::{self, EngineSettings, Group, GroupKey, GroupMetrics, Links, Listening};
 use portcullis::net::{GroupSpec, open_groups};
 use portcullis::redis::Kind;
+use portcullis::state::Tenure;
 use portcullis::types::{Transport, WorkerId};
 
 use clock::median;
@@ -102,6 +103,7 @@ fn join(directory: &Path) -> Group {
         state_dir: directory.to_owned(),
         clock: Instant::now,
         wall: || SystemTime::now().duration_since(UNIX_EPOCH).unwrap(),
+        tenure: Arc::new(Tenure::new(Instant::now())),
     };
     Group::start(settings, Arc::<GroupMetrics>::default()).unwrap()
 }
@@ -173,6 +175,7 @@ impl Site {
             broker: to_broker.remove(0),
             auth: None,
             links: links.clone(),
+            seeks: None,
         };
         let workers = Workers::start(vec![parts], sockets).unwrap();
         let group = group.zip(links).map(|(group, links)| {

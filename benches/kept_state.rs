@@ -94,7 +94,7 @@ fn main() {
         "PSK-CHACHA20-POLY1305",
     ] {
         let before = store.bytes();
-        let kept = KeptSessions::new(Arc::clone(&store), &shared, Vec::new());
+        let kept = KeptSessions::new(Arc::clone(&store), &shared, Vec::new(), None);
         let mut sites = [Site::new(suite, None), Site::new(suite, Some(kept))];
         let bytes = (store.bytes() - before) / usize::from(SESSIONS);
         let mut times = [Vec::new(), Vec::new()];

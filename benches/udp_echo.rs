@@ -124,6 +124,7 @@ fn through_worker(bind: &str, burst: usize, total: usize) -> Figure {
         broker: links.remove(0),
         auth: None,
         links: None,
+        seeks: None,
     };
     let workers = Workers::start(vec![parts], groups).unwrap();
     let figure = measure(addr, &thread.recv().unwrap(), burst, total);

@@ -97,6 +97,7 @@ impl Assembly for EchoAssembly {
             broker: self.links.pop().unwrap(),
             auth: None,
             links: None,
+            seeks: None,
         })
     }
     fn exposes(&mut self) -> Vec<Box<dyn Exposes>> {

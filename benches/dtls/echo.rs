@@ -127,6 +127,7 @@ impl Server {
             broker: links.remove(0),
             auth: None,
             links: None,
+            seeks: None,
         };
         Self {
             workers: Workers::start(vec![parts], groups).unwrap(),

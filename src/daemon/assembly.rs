@@ -4,11 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
 use crate::admin::api::handle::Reloaded;
 use crate::auth::AuthHandle;
 use crate::broker::WorkerLink;
 use crate::config::{Config, Problems};
 use crate::gateway::contract::ControlRequest;
+use crate::gateway::nodes::Seek;
 use crate::group::Links;
 use crate::stream::Gate;
 use crate::types::WorkerId;
@@ -111,6 +114,8 @@ pub struct WorkerParts<C> {
     pub auth: Option<AuthHandle>,
     /// Its way to the other nodes of the group.
     pub links: Option<Arc<Links>>,
+    /// Where it has sessions looked for that nobody has.
+    pub seeks: Option<mpsc::Sender<Seek>>,
 }
 
 /// Why the process did not start or did not go on, with its exit code (sysexits.h).

@@ -14,16 +14,23 @@ use crate::config::shared::record::Record;
 use crate::config::shared::{self, apply};
 use crate::config::{self, Config};
 use crate::dtls::{DtlsShared, TicketKeys};
-use crate::gateway::nodes::NodeMessage;
+use crate::gateway::nodes::{NodeMessage, Seek};
 use crate::group::{self, EngineSettings, Fault, Group, GroupKey, GroupMetrics, Links, Listening, Member};
 use crate::redis::Kind;
+use crate::state::Tenure;
 
 use super::assembly::{ExitReason, StartError};
 use super::clock;
+use super::kept::group::Shown;
 use super::listener_ids::buffers;
+use super::management::Controls;
 
 /// Joins the group that the configuration names; none where the node is alone.
-pub(super) fn join(config: &Config, metrics: &Arc<GroupMetrics>) -> Result<Option<Group>, StartError> {
+pub(super) fn join(
+    config: &Config,
+    metrics: &Arc<GroupMetrics>,
+    tenure: Arc<Tenure>,
+) -> Result<Option<Group>, StartError> {
     let Some(group) = &config.group else {
         return Ok(None);
     };
@@ -44,6 +51,7 @@ pub(super) fn join(config: &Config, metrics: &Arc<GroupMetrics>) -> Result<Optio
         state_dir: config.node.state_dir.clone(),
         clock: clock::now,
         wall: clock::since_1970,
+        tenure,
     };
     Group::start(settings, Arc::clone(metrics))
         .map(Some)
@@ -71,6 +79,34 @@ pub(super) fn links(config: &Config, group: Option<&Group>) -> Result<Option<Arc
         StartError::new(ExitReason::Unavailable, line)
     })?;
     Ok(Some(Arc::new(links)))
+}
+
+/// What is needed to keep state where the group sees it.
+pub(super) fn shown(
+    config: &Config,
+    group: &Group,
+    links: &Arc<Links>,
+    (controls, seeks): (&Controls, mpsc::Receiver<Seek>),
+) -> Result<Shown, StartError> {
+    let settings = config.group.as_ref();
+    let missing = || StartError::new(ExitReason::Config, "state.keep: \"group\" needs [group]");
+    let settings = settings.ok_or_else(missing)?;
+    let idle = config
+        .listeners
+        .iter()
+        .filter_map(|listener| listener.dtls.as_ref());
+    let idle = idle
+        .filter_map(|dtls| Some(dtls.sessions.as_ref()?.idle_timeout))
+        .max();
+    Ok(Shown {
+        engine: engine(settings).map_err(|fault| StartError::new(ExitReason::Config, fault.to_string()))?,
+        group: group.clone(),
+        links: Arc::clone(links),
+        workers: controls.workers.clone(),
+        seeks,
+        lease: settings.lease,
+        idle: idle.unwrap_or_default(),
+    })
 }
 
 /// Has the workers hear what other nodes send, and new Connection IDs name this one.

@@ -18,6 +18,8 @@ metrics! {
         pub channel_full: Counter = shared LIMITS_REJECTED [limit = Limit::Channel.label()],
         /// Records of sessions of other nodes that reached this one, by what became of them.
         pub forwarded: Family<Sent> = counter "group_records_forwarded_total" [] by [result],
+        /// Records whose sessions were not looked for where the group sees them: too many waited already.
+        pub seeks_lost: Counter = counter "group_lookups_lost_total" [],
         /// Datagrams of sessions here to peers that write to other nodes, by what became of them.
         pub returned: Family<Sent> = counter "group_answers_returned_total" [] by [result],
     }

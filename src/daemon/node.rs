@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 
 use crate::admin::api::handle::ListenerState;
 use crate::admin::api::serve;
@@ -28,20 +29,23 @@ use crate::broker::{
 };
 use crate::coap::CoapMetrics;
 use crate::config::ban_book::BanBook;
-use crate::config::{self, BrokerUrl, Config, Problems, admin_socket};
+use crate::config::{self, BrokerUrl, Config, Keep, Problems, admin_socket};
 use crate::dtls::{ContextCell, DtlsContext, DtlsShared, TicketKeys};
 use crate::gateway::contract::ControlRequest;
 use crate::gateway::metrics::GatewayMetrics;
+use crate::gateway::nodes::Seek;
 use crate::gateway::{Gateway, Parts, Shared};
 use crate::group::{Group, GroupMetrics, Links, Listening, channel};
 use crate::net::group::BindError;
 use crate::policy::overload::fullness;
+use crate::state::Tenure;
 use crate::stream::Gate;
 use crate::types::metrics::Exposes;
 use crate::types::{ListenerId, WorkerId};
 
 use super::assembly::{Assembly, ExitReason, Renewed, StartError, WorkerParts};
 use super::from_config::{self, Materials};
+use super::kept::group::SEEKS;
 use super::kept::{self, KeptState};
 use super::listener_ids::{ListenerIds, SPARE_LISTENERS};
 use super::management::{Controls, NodeSite};
@@ -108,9 +112,17 @@ pub struct Node {
     pub(super) bans: Arc<BanBook>,
     pub(super) group: Option<Group>,
     to_nodes: Option<Arc<Links>>,
+    seeks_to: Option<mpsc::Sender<Seek>>,
+    seeks: Option<mpsc::Receiver<Seek>>,
     listening: Option<Listening>,
     pub(super) group_metrics: Arc<GroupMetrics>,
     pub(super) on_ready: Option<OnReady>,
+}
+
+fn names_of(config: &Config) -> ListenerNames {
+    let names = config.listeners.iter();
+    let names = names.map(|listener| (listener.name.clone(), listener.transport()));
+    names.collect::<Vec<_>>().into()
 }
 
 fn cells(materials: &Materials) -> Vec<Option<Arc<ContextCell>>> {
@@ -144,25 +156,29 @@ impl Node {
             .map_err(|errors| wrong(errors.iter().map(ToString::to_string).collect()))?;
         let workers = usize::from(materials.settings.workers);
         let shared = group::dtls_shared(&config, random()?)?;
-        let kept = KeptState::open(&config, materials.settings.caps.memory, &shared, memories)
-            .map_err(|line| wrong(vec![line]))?;
+        let tenure = Arc::new(Tenure::new(clock::now()));
+        let kept = KeptState::open(
+            &config,
+            materials.settings.caps.memory,
+            &shared,
+            memories,
+            &tenure,
+        )
+        .map_err(|line| wrong(vec![line]))?;
         let (broker, links) = broker::start(broker_settings(&config, kept.workers()), workers + 1)
             .map_err(|error| StartError::new(exit_reason(error.fault()), error.to_string()))?;
         broker.limit_topics(config.limits.topics());
         // Last of what may fail: others are told that it lives.
-        let group = group::join(&config, &group_metrics)?;
+        let group = group::join(&config, &group_metrics, tenure)?;
         let to_nodes = group::links(&config, group.as_ref())?;
+        let keeps_in_group = config.state.keep == Keep::Group && group.is_some();
+        let (seeks_to, seeks) = keeps_in_group.then(|| mpsc::channel(SEEKS)).unzip();
         let certificates = Arc::new(Certificates::default());
         let config = Arc::new(config);
         certificates.set(&config, &materials.contexts);
         let sources = Shared::new(clock::now(), &materials.settings, random()?);
         sources.set_wall(clock::unix_seconds());
-        let names: ListenerNames = config
-            .listeners
-            .iter()
-            .map(|listener| (listener.name.clone(), listener.transport()))
-            .collect::<Vec<_>>()
-            .into();
+        let names = names_of(&config);
         let mut node = Self {
             gates: Vec::new(),
             streams: StreamCounters::new(names.clone()),
@@ -185,6 +201,8 @@ impl Node {
             bans: Arc::new(bans),
             group,
             to_nodes,
+            seeks_to,
+            seeks,
             listening: None,
             group_metrics,
             on_ready: Some(on_ready),
@@ -433,6 +451,7 @@ impl Assembly for Node {
             broker,
             auth: self.auth.as_ref().map(|(handle, _)| handle.clone()),
             links: self.to_nodes.clone(),
+            seeks: self.seeks_to.clone(),
         })
     }
 
@@ -486,6 +505,13 @@ impl Assembly for Node {
         if let (Some(group), Some(links)) = (&self.group, &self.to_nodes) {
             let listening = group::listen(group, links, &self.shared, controls.of_nodes.clone())?;
             self.listening = Some(listening);
+            if let Some(seeks) = self.seeks.take() {
+                let shown = group::shown(&self.config, group, links, (&controls, seeks))?;
+                let shown = self.kept.show(shown);
+                shown.map_err(|error| {
+                    StartError::new(ExitReason::System, format!("no thread for kept state: {error}"))
+                })?;
+            }
         }
         self.admin = self.manage(controls)?;
         if let Some(on_ready) = self.on_ready.take() {
@@ -553,10 +579,11 @@ impl Assembly for Node {
         // First: it asks workers that have ended.
         self.admin = None;
         self.listening = None;
+        // While this node counts as alive: what it writes last is its own.
+        self.kept.finish();
         if let Some(group) = self.group.take() {
             group.leave(patience).await;
         }
-        self.kept.finish();
         if let Some(broker) = self.broker.take()
             && tokio::time::timeout(patience, broker.shutdown()).await.is_err()
         {

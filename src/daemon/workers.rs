@@ -125,6 +125,7 @@ impl Workers {
                 streams,
                 of_nodes,
                 links: parts.links,
+                seeks: parts.seeks,
             };
             let metrics = Arc::new(WorkerMetrics::default());
             let net = Arc::new(NetMetrics::new(listeners));

@@ -412,7 +412,7 @@ impl Worker {
                     drop(reply.send(answer));
                 }
                 Output::Event(event) => self.events.tell(SystemTime::now(), &event),
-                Output::Forward { .. } => panic!("there is one node"),
+                Output::Forward { .. } | Output::Seek(_) => panic!("there is one node"),
                 Output::Authenticate { .. } | Output::FindKeys { .. } => {
                     panic!("no listener here authenticates")
                 }

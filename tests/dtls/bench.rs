@@ -180,7 +180,9 @@ impl Server {
                     Seen::KeysWanted(ticket, identity.to_string())
                 }
                 DtlsEvent::OfNode { node, range, .. } => Seen::OfNode(node, datagram[range].to_vec()),
-                DtlsEvent::Restored { .. } | DtlsEvent::Elsewhere { .. } => panic!("nothing is kept"),
+                DtlsEvent::Restored { .. } | DtlsEvent::Elsewhere { .. } | DtlsEvent::Nobodys { .. } => {
+                    panic!("nothing is kept")
+                }
             });
         }
         self.output()

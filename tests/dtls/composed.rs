@@ -119,7 +119,7 @@ impl House {
                 Output::Broker(request) => self.broker.push(request),
                 Output::Control { .. } | Output::Event(_) => {}
                 Output::Worker { .. } => panic!("there is one worker"),
-                Output::Forward { .. } => panic!("there is one node"),
+                Output::Forward { .. } | Output::Seek(_) => panic!("there is one node"),
                 Output::FindKeys { .. } => panic!("the keys are in a file"),
             }
         }

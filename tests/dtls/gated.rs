@@ -45,7 +45,7 @@ impl Site {
         store.watch();
         let mut server = Server::of_worker(&material(), settings, worker, start());
         let shared = DtlsShared::new([9; 32], server.now);
-        let kept = KeptSessions::new(Arc::clone(&store), &shared, Vec::new());
+        let kept = KeptSessions::new(Arc::clone(&store), &shared, Vec::new(), None);
         server.listener.keep_in(kept, LISTENER);
         Self { server, store, cells }
     }
@@ -84,7 +84,7 @@ impl Site {
     fn restored(mut self) -> (Self, SessionId) {
         let server = &mut self.server;
         assert_eq!(
-            server.listener.restore(&mut server.transmits),
+            server.listener.restore(&mut server.transmits, false),
             [(RestoreResult::Ok, 1)]
         );
         let Some(DtlsEvent::Restored { session, .. }) = server.listener.poll_event() else {

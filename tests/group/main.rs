@@ -29,5 +29,6 @@ mod handshakes;
 mod lease;
 mod nodes;
 mod parts;
+mod takeover;
 mod view;
 mod way;

@@ -172,7 +172,7 @@ fn reasons_of_transports(out: &mut String) {
 /// What gateways of a group say.
 fn reasons_of_groups(out: &mut String) {
     use portcullis::group::Sent;
-    use portcullis::group::metrics::{ChangeResult, LeaseState, Received, TicketResult};
+    use portcullis::group::metrics::{ChangeResult, LeaseState, LookUp, Received, TicketResult};
 
     reasons::<LeaseState>(
         out,
@@ -198,6 +198,11 @@ fn reasons_of_groups(out: &mut String) {
         out,
         "Keys of session tickets of a group",
         "portcullis_group_ticket_keys_total{result}",
+    );
+    reasons::<LookUp>(
+        out,
+        "Looks for the sessions of nodes of a group that are gone",
+        "portcullis_group_lookups_total{result}",
     );
 }
 

@@ -481,7 +481,7 @@ impl World {
                     self.later(at, Delivery::OfWorker(to, message));
                 }
                 Output::Control { .. } | Output::Event(_) => {}
-                Output::Forward { .. } => panic!("there is one node"),
+                Output::Forward { .. } | Output::Seek(_) => panic!("there is one node"),
                 Output::Authenticate { .. } | Output::FindKeys { .. } => {
                     panic!("nobody is asked about clients")
                 }

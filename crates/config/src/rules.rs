@@ -15,6 +15,7 @@ use super::databases::{HashName, Server};
 use super::document::Document;
 use super::listeners::{Dtls, Listener, NameText, Verify};
 use super::psk_source::PskSource;
+use super::sections::Keep;
 
 /// Reports everything that does not fit together.
 pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
@@ -36,8 +37,13 @@ pub(super) fn check(config: &Config, doc: &mut Document<'_>) {
     }
     broker(config, doc);
     admin(config, doc);
-    if let Some(group) = &config.group {
-        super::group::rules(group, doc);
+    match &config.group {
+        Some(group) => super::group::rules(group, doc),
+        None if config.state.keep == Keep::Group => {
+            let message = "\"group\" keeps state where the other nodes of a [group] see it, and there is no [group]: describe it, or keep state in \"memory\" or on \"disk\"";
+            doc.complain(&["state.keep"], message.to_owned());
+        }
+        None => {}
     }
 }
 

@@ -175,8 +175,9 @@ section! {
     /// What of sessions, connections and observations the next process goes on from.
     pub struct State {
         /// Where it is kept: in memory, which lasts over restart and crash of the process; on disk too, sealed, which lasts over power loss,
-        /// reboot, and a start long after a stop; or nowhere.
-        keep: Keep = "memory", keep;
+        /// reboot, and a start long after a stop; in memory and, sealed, where the other nodes of the `[group]` see it, which lasts over the death of this node;
+        /// or nowhere.
+        keep: Keep = "memory";
         /// Whether a stop ends every DTLS session with close_notify although they are kept.
         goodbye: bool = false;
         /// 64 hexadecimal digits, the key that seals what is written to disk; unset: state.key in the state directory, made at the first start.
@@ -191,7 +192,7 @@ pub enum Keep {
     Memory,
     /// On disk, sealed.
     Disk,
-    /// Shared with other gateways.
+    /// In memory, and sealed where the other nodes of the group see it.
     Group,
     /// Nowhere.
     None,
@@ -203,17 +204,6 @@ words!(Keep {
     "group" => Keep::Group,
     "none" => Keep::None,
 });
-
-/// A level that this release has.
-pub(super) fn keep(keep: &Keep) -> Result<(), String> {
-    match keep {
-        Keep::Memory | Keep::Disk | Keep::None => Ok(()),
-        Keep::Group => Err(
-            "this release keeps state in \"memory\", over restart and crash, on \"disk\", over power loss too, or with \"none\" nowhere"
-                .to_owned(),
-        ),
-    }
-}
 
 section! {
     /// What is logged to standard error.

@@ -11,17 +11,19 @@ use std::time::Instant;
 use portcullis_proto::coap::skip_message_ids;
 use portcullis_proto::policy::attributes::Attributes;
 use portcullis_proto::session::{RestoreResult, SessionId};
-use portcullis_proto::state::{Contents, HOT_WORDS, Kind, MARK, ReadBytes, Record, Store, WriteBytes};
+use portcullis_proto::state::{
+    Contents, HOT_WORDS, Kind, MARK, ReadBytes, Record, Store, Tenure, WriteBytes,
+};
 use portcullis_proto::types::reason::Label as _;
 use portcullis_proto::types::{Identity, PeerAddr, Proof};
 
-use super::aead::SessionKeys;
+use super::aead::{Aead, SessionKeys};
 use super::chains::{Chain, ChainId, Chains};
 use super::cid::{CID_LEN, Cid};
 use super::context::{Authority, Certified};
 use super::gate::Gate;
 use super::path::Budget;
-use super::record::MAX_SEQUENCE;
+use super::record::{Header, MAX_SEQUENCE};
 use super::replay::ReplayWindow;
 use super::sessions::{CidState, Failures, Moved, NONE, Records, Session};
 use super::shared::DtlsShared;
@@ -123,6 +125,7 @@ impl Inexact {
 /// What stands in a session's record around its keys.
 struct Keys {
     algorithm: Algorithm,
+    keys: SessionKeys,
     unsealed: u64,
     /// Where the explicit nonce and the number of records sealed stand, both as seen from the record number.
     offsets_at: usize,
@@ -136,11 +139,12 @@ fn read_keys(body: &[u8]) -> Option<Keys> {
         bytes.bytes()?;
     }
     let algorithm = read_suite(&mut bytes)?.algorithm()?;
-    SessionKeys::read(algorithm, &mut bytes)?;
+    let keys = SessionKeys::read(algorithm, &mut bytes)?;
     let offsets_at = body.len() - bytes.0.len();
     let _explicit = bytes.u64()?;
     Some(Keys {
         algorithm,
+        keys,
         unsealed: bytes.u64()?,
         offsets_at,
     })
@@ -164,6 +168,74 @@ pub fn place_of(contents: &Contents) -> Option<Place> {
         listener,
         steered_by: if has_cid { Some(bytes.u8()?) } else { None },
     })
+}
+
+/// Whether a record is a session's that another node may go on with: found by a Connection ID, of an AEAD whose nonces do not hang on the record
+/// number, and of a client that stands on no certificate of others.
+#[must_use]
+pub fn may_change_nodes(contents: &Contents) -> bool {
+    let flags = ReadBytes(contents.body.get(8..).unwrap_or_default()).u8();
+    contents.kind == SESSION
+        && flags.is_some_and(|flags| flags & (HAS_CID | CERTIFICATE) == HAS_CID)
+        && may_leave_memory(contents)
+}
+
+/// The Connection ID by which a session's peer calls it; `None` when the record is none, or it has none.
+#[must_use]
+pub fn cid_of(contents: &Contents) -> Option<[u8; CID_LEN]> {
+    place_of(contents)?.steered_by?;
+    ReadBytes(contents.body.get(9..)?).array()
+}
+
+/// Whether the first of `records` is of a session and newer than what was taken of it: nobody but its peer can have made it, and it is none of
+/// those that are known to have been acted on. It changes nothing.
+#[must_use]
+pub fn is_next_of(contents: &Contents, records: &[u8]) -> bool {
+    let (Some(keys), Some(header)) = (read_keys(&contents.body), Header::parse(records, CID_LEN)) else {
+        return false;
+    };
+    let floor = contents.hot.get(FLOOR).copied().unwrap_or(u64::MAX);
+    let Some(record) = records
+        .get(..header.record_len())
+        .filter(|_| header.sequence >= floor)
+    else {
+        return false;
+    };
+    Aead::default()
+        .open(&keys.keys.client, &header, &mut record.to_vec())
+        .is_some()
+}
+
+/// Counts the times in the record of a session by another clock, and forgets by which address of its machine a node spoke to the peer. False where it
+/// does not read back.
+#[must_use]
+pub fn shift_session(contents: &mut Contents, by: impl Fn(u64) -> u64) -> bool {
+    let moved = || {
+        let keys = read_keys(&contents.body)?;
+        let established = keys.offsets_at + 16;
+        let address = established + 8 + 2;
+        let [since, at] = [established, address].map(|at| contents.body.get(at..));
+        let since = by(u64::from_be_bytes(*since?.first_chunk()?));
+        let at = PeerAddr::from_bytes(at?.first_chunk()?)?.writing_to(None);
+        Some((established, since.to_be_bytes(), address, at.to_bytes()))
+    };
+    let Some((established, since, address, at)) = moved() else {
+        return false;
+    };
+    if let Some(place) = contents
+        .body
+        .get_mut(established..)
+        .and_then(<[u8]>::first_chunk_mut)
+    {
+        *place = since;
+    }
+    if let Some(place) = contents.body.get_mut(address..).and_then(<[u8]>::first_chunk_mut) {
+        *place = at;
+    }
+    if let Some(heard) = contents.hot.get_mut(HEARD) {
+        *heard = by(*heard);
+    }
+    true
 }
 
 /// Gives every store the issuers that any of them has, so that a session finds its own in whichever it comes to.
@@ -201,6 +273,8 @@ pub struct KeptSessions {
     chains: Mutex<HashMap<ChainId, (Record, usize)>>,
     /// What was lost before any session was looked at.
     lost: Mutex<Vec<(RestoreResult, u64)>>,
+    /// Where other nodes may take them over: whether they are this one's for sure.
+    tenure: Option<Arc<Tenure>>,
 }
 
 impl std::fmt::Debug for KeptSessions {
@@ -210,9 +284,15 @@ impl std::fmt::Debug for KeptSessions {
 }
 
 impl KeptSessions {
-    /// Over a store whose records are where they belong. `lost` is what could not be read of earlier ones.
+    /// Over a store whose records are where they belong. `lost` is what could not be read of earlier ones; with a `tenure` other nodes may
+    /// take them over.
     #[must_use]
-    pub fn new(store: Arc<Store>, shared: &DtlsShared, lost: Vec<(RestoreResult, u64)>) -> Arc<Self> {
+    pub fn new(
+        store: Arc<Store>,
+        shared: &DtlsShared,
+        lost: Vec<(RestoreResult, u64)>,
+        tenure: Option<Arc<Tenure>>,
+    ) -> Arc<Self> {
         let mut chains = HashMap::new();
         for record in store.found(CHAIN) {
             let mark = store.restoring(record);
@@ -231,12 +311,18 @@ impl KeptSessions {
             chains: Mutex::new(chains.collect()),
             store,
             lost: Mutex::new(lost),
+            tenure,
         })
     }
 
     /// Where the records are.
     pub(super) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Where other nodes may take sessions over.
+    pub(super) const fn tenure(&self) -> Option<&Arc<Tenure>> {
+        self.tenure.as_ref()
     }
 
     /// The same, for what is kept beside sessions.

@@ -36,7 +36,10 @@ mod tls;
 
 pub use certificates::{CertField, CertIdentity, ContextError};
 pub use context::{CertificateMaterial, DtlsContext, DtlsMaterial, TicketKeys, Verify};
-pub use kept::{Inexact, KeptSessions, Place, adopt_chains, may_leave_memory, place_of};
+pub use kept::{
+    Inexact, KeptSessions, Place, adopt_chains, cid_of, is_next_of, may_change_nodes, may_leave_memory,
+    place_of, shift_session,
+};
 pub use listener::DtlsListener;
 pub use metrics::DtlsMetrics;
 pub use nodes::NodeIds;

@@ -57,7 +57,9 @@ metrics! {
         pub restored: Family<RestoreResult> = counter "sessions_restored_total" [how = "memory"] by [result],
         /// Sessions that were found on disk, by what became of them.
         pub restored_from_disk: Family<RestoreResult> = counter "sessions_restored_total" [how = "disk"] by [result],
-        /// Sessions that went on from disk and have not answered a ping yet, so that nothing of theirs is acted on.
+        /// Sessions that were taken over of a node of the group that is gone, by what became of them.
+        pub restored_from_node: Family<RestoreResult> = counter "sessions_restored_total" [how = "group"] by [result],
+        /// Sessions that went on from disk or from another node, or that another node may have, and have not answered a ping yet, so that nothing of theirs is acted on.
         pub gated_sessions: Counter = gauge "dtls_gated_sessions" [listener],
         /// Sessions that the next process will not find, by why.
         pub not_kept: Family<NotKept> = counter "sessions_not_kept_total" [] by [reason],

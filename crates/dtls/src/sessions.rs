@@ -373,6 +373,18 @@ impl SessionTable {
         self.gated
     }
 
+    /// The peer of a session has to show that it lives.
+    pub(super) fn close_gate(&mut self, key: u32, gate: Gate) {
+        if let Some(session) = self.slots.get_mut(key as usize)
+            && session.gate.replace(Box::new(gate)).is_none()
+        {
+            self.gated += 1;
+            if let Some(kept) = session.kept {
+                kept.set(FAILURES, session.failures_word());
+            }
+        }
+    }
+
     /// The peer of a session showed that it lives.
     pub(super) fn open_gate(&mut self, key: u32) {
         if let Some(session) = self.slots.get_mut(key as usize)

@@ -35,6 +35,10 @@ const FORWARDS: u32 = 2_000;
 /// Those of all sources.
 const ALL_FORWARDS: u32 = 20_000;
 
+/// Records of sessions of nodes that are gone that a source may have looked for in a second; those of all.
+const LOOKUPS: u32 = 200;
+const ALL_LOOKUPS: u32 = 2_000;
+
 /// How many guesses of keys are remembered.
 const GUESSES: usize = 4096;
 
@@ -50,6 +54,9 @@ pub struct DtlsShared {
     /// Records of sessions of other nodes, by source.
     forwards: SourceRates,
     all_forwards: SourceRates,
+    /// Records of sessions of nodes that are gone, by source.
+    lookups: SourceRates,
+    all_lookups: SourceRates,
     /// What client certificates stand on.
     pub(super) chains: Chains,
     /// How many sessions each identity has, over all workers and listeners.
@@ -99,6 +106,8 @@ impl DtlsShared {
             forwards: SourceRates::new(base, HELLO_SOURCES, secret(b"forwards")),
             all_forwards: SourceRates::new(base, 1, secret(b"all forwards")),
             cookies,
+            lookups: SourceRates::new(base, HELLO_SOURCES, secret(b"lookups")),
+            all_lookups: SourceRates::new(base, 1, secret(b"all lookups")),
             chains: Chains::default(),
             sessions: Mutex::default(),
             guesses: Mutex::default(),
@@ -213,6 +222,15 @@ impl DtlsShared {
             Allowance::per_second(ALL_FORWARDS, 1),
         );
         self.forwards.take(now, source, its).is_ok() && self.all_forwards.take(now, (), all).is_ok()
+    }
+
+    /// Whether it may be looked for the session of one more record of `source` where all nodes see it.
+    pub(super) fn takes_lookup(&self, now: Instant, source: IpAddr) -> bool {
+        let (its, all) = (
+            Allowance::per_second(LOOKUPS, 1),
+            Allowance::per_second(ALL_LOOKUPS, 1),
+        );
+        self.lookups.take(now, source, its).is_ok() && self.all_lookups.take(now, (), all).is_ok()
     }
 
     /// Whether the listener may begin one more handshake.

@@ -1,5 +1,6 @@
 //! Where the listeners of all workers get their keys and certificates from, and how the gateway uses them.
 
+use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -136,8 +137,12 @@ impl SecureTransport for DtlsListener {
         self.close(now, session, reason, transmits);
     }
 
-    fn restore(&mut self, transmits: &mut Transmits) -> Vec<(RestoreResult, u64)> {
-        self.restore(transmits)
+    fn restore(&mut self, transmits: &mut Transmits, is_taken: bool) -> Vec<(RestoreResult, u64)> {
+        self.restore(transmits, is_taken)
+    }
+
+    fn let_go(&mut self, marks: &HashSet<u64>) {
+        self.let_go(marks);
     }
 
     fn kept(&self, session: SessionId) -> Option<Record> {

@@ -1,6 +1,7 @@
 //! The engine that nodes share: Redis or Valkey, asked within a time, connected to again when it is asked next.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use openssl::ssl::{SslConnector, SslMethod};
@@ -73,12 +74,49 @@ impl std::fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
+/// A script that the engine runs whole or not at all.
+pub(crate) struct Script {
+    text: &'static str,
+    sha: OnceLock<String>,
+}
+
+impl Script {
+    pub(crate) const fn new(text: &'static str) -> Self {
+        Self {
+            text,
+            sha: OnceLock::new(),
+        }
+    }
+
+    /// By what the engine knows it once it had it.
+    fn sha(&self) -> &str {
+        self.sha.get_or_init(|| {
+            let digest = openssl::hash::hash(openssl::hash::MessageDigest::sha1(), self.text.as_bytes());
+            digest.map(hex::encode).unwrap_or_default()
+        })
+    }
+
+    fn asking(&self, by: &str, keys: &[String], words: &[&[u8]]) -> Cmd {
+        let mut asking = portcullis_redis::cmd(by);
+        asking
+            .arg(if by == "EVAL" { self.text } else { self.sha() })
+            .arg(keys.len())
+            .arg(keys);
+        for word in words {
+            asking.arg(*word);
+        }
+        asking
+    }
+}
+
 /// The engine, and the connection to it while there is one.
 pub(crate) struct Engine {
     settings: EngineSettings,
     open: Option<(Servers, Connection)>,
     /// How long connecting may take, and an answer.
     patience: (Duration, Duration),
+    /// How many connections there were: another one may lead to another server.
+    connections: u64,
 }
 
 impl Engine {
@@ -87,6 +125,7 @@ impl Engine {
             settings,
             open: None,
             patience: (PATIENCE, PATIENCE),
+            connections: 0,
         }
     }
 
@@ -110,6 +149,45 @@ impl Engine {
         })
     }
 
+    /// Which connection it is, counted.
+    pub(crate) const fn connection(&self) -> u64 {
+        self.connections
+    }
+
+    /// What a script answers.
+    pub(crate) async fn run(
+        &mut self,
+        script: &Script,
+        keys: &[String],
+        words: &[&[u8]],
+    ) -> Result<Value, Fault> {
+        match self.ask(&script.asking("EVALSHA", keys, words)).await {
+            Err(fault) if fault.message.contains("NOSCRIPT") => {
+                self.ask(&script.asking("EVAL", keys, words)).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// The same, by this connection or not at all.
+    pub(crate) async fn run_on(
+        &mut self,
+        connection: Option<u64>,
+        script: &Script,
+        keys: &[String],
+        words: &[&[u8]],
+    ) -> Result<Value, Fault> {
+        if connection != Some(self.connections) || self.open.is_none() {
+            return Err(Fault::new("group.url", "the connection to it was lost"));
+        }
+        match self.ask(&script.asking("EVALSHA", keys, words)).await {
+            Err(fault) if fault.message.contains("NOSCRIPT") && self.open.is_some() => {
+                self.ask(&script.asking("EVAL", keys, words)).await
+            }
+            answer => answer,
+        }
+    }
+
     /// The answer to a question. A connection that broke is made again for the next one.
     pub(crate) async fn ask(&mut self, asking: &Cmd) -> Result<Value, Fault> {
         let late = |_| Fault::new("group.url", "it did not answer in time");
@@ -120,6 +198,7 @@ impl Engine {
                 let servers = self.servers()?;
                 let made = tokio::time::timeout(connecting, servers.connect()).await;
                 let connection = made.map_err(late)?.map_err(Fault::of)?;
+                self.connections += 1;
                 (servers, connection)
             }
         };

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::engine::{Engine, Fault, bytes, number, parts};
 use super::member::{self, Member, index_key, lease_key};
 use super::metrics::{GroupMetrics, LeaseState};
+use super::sessions::alive_key;
 use super::tickets::{Clocks, TicketBook, TicketBytes};
 use super::{Asked, Settings, View, files, store};
 
@@ -27,7 +28,7 @@ const TRIES: usize = 8;
 const FILE: &str = "group.node";
 
 /// Takes a lease, or renews it: where nobody has it, or whoever has it is this process (ARGV 1) or the one before it (ARGV 3).
-/// KEYS: the lease, the set of ids, what all share. Answers who has it where that is another, else the version of what all share.
+/// KEYS: the lease, the set of ids, what all share, what shows that the node with this state directory lives. Answers who has it where that is another, else the version of what all share.
 const HOLD: &str = "local held = redis.call('GET', KEYS[1])
 if held == false then
   if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return {0, ''} end
@@ -39,12 +40,14 @@ else
   return {0, string.sub(held, 1, 4096)}
 end
 redis.call('SADD', KEYS[2], ARGV[4])
+redis.call('SET', KEYS[4], ARGV[4], 'PX', ARGV[2])
 return {1, string.sub(redis.call('HGET', KEYS[3], 'version') or '0', 1, 20)}";
 
 /// Gives a lease back, where it is still this process's.
 const GIVE_BACK: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then
   redis.call('DEL', KEYS[1])
   redis.call('SREM', KEYS[2], ARGV[2])
+  redis.call('DEL', KEYS[3])
 end
 return 1";
 
@@ -226,6 +229,7 @@ impl Lease {
                 Held::Theirs(_) if self.held.is_some() => {
                     warn!(id, "another node has the lease of this one: it takes another");
                     self.held = None;
+                    self.settings.tenure.ended();
                     // Whoever has it has the same state directory, or a copy: both cannot be this node.
                     self.noted = Noted {
                         id: 0,
@@ -276,18 +280,24 @@ impl Lease {
                 before = found;
             }
         }
+        let asked = (self.settings.clock)();
         let mut asking = cmd("EVAL");
         asking
             .arg(HOLD)
-            .arg(3)
+            .arg(4)
             .arg(lease_key(id))
             .arg(index_key())
-            .arg(store::key());
+            .arg(store::key())
+            .arg(alive_key(&self.noted.home));
         let millis = u64::try_from(self.settings.lease.as_millis()).unwrap_or(u64::MAX);
         asking.arg(mine).arg(millis).arg(before).arg(id);
         let mut answer = parts(self.engine.ask(&asking).await?).into_iter();
         let is_ours = answer.next().is_some_and(|first| number(first) == 1);
         let second = answer.next();
+        if is_ours {
+            let now = (self.settings.clock)();
+            self.settings.tenure.renewed(asked, now, self.settings.lease);
+        }
         Ok(if is_ours {
             Held::Ours(second.map(number).unwrap_or_default())
         } else {
@@ -352,8 +362,10 @@ impl Lease {
 
     async fn leave(&mut self) {
         if let Some((id, _)) = self.held.take() {
+            self.settings.tenure.ended();
             let mut asking = cmd("EVAL");
-            asking.arg(GIVE_BACK).arg(2).arg(lease_key(id)).arg(index_key());
+            asking.arg(GIVE_BACK).arg(3).arg(lease_key(id)).arg(index_key());
+            asking.arg(alive_key(&self.noted.home));
             asking.arg(self.me(id).write(&self.settings.key)).arg(id);
             // Otherwise it runs out.
             drop(self.engine.ask(&asking).await);

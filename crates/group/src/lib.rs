@@ -10,6 +10,7 @@
 //! | [`engine`] | Redis or Valkey, asked within a time |
 //! | `lease` | the lease of this node, renewed; who else has one |
 //! | `orders` | what else is asked of the engine |
+//! | [`sessions`] | whose the sessions of all nodes are, and what another one goes on from |
 //! | [`store`] | what all nodes share, in versions |
 //! | [`tickets`] | the keys of session tickets, the same at all nodes |
 //! | `files` | what a node notes in its state directory |
@@ -28,6 +29,7 @@ pub mod member;
 pub mod metrics;
 mod orders;
 mod replay;
+pub mod sessions;
 pub mod store;
 pub mod tickets;
 
@@ -36,6 +38,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use portcullis_proto::state::Tenure;
 use tokio::sync::{mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
@@ -71,6 +74,8 @@ pub struct Settings {
     pub clock: fn() -> Instant,
     /// The time of day since 1970, that keys of session tickets are dated by.
     pub wall: fn() -> Duration,
+    /// Told when the lease is renewed, and when it is given up.
+    pub tenure: Arc<Tenure>,
 }
 
 /// What a node knows of its group.

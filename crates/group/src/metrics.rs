@@ -69,6 +69,36 @@ labels! {
     }
 }
 
+labels! {
+    /// What came of a look for the session of a record: `group_lookups_total{result}`.
+    pub enum LookUp {
+        /// It was taken over.
+        Taken = "taken",
+        /// It is of a node that lives, and the record was handed to that.
+        Forwarded = "forwarded",
+        /// It is of a node that has a lease and is not known here yet.
+        OwnerLives = "owner_lives",
+        /// There is none.
+        Unknown = "unknown",
+        /// It was this node's and has ended.
+        Own = "own",
+        /// The record is forged, damaged, or older than what was taken of the session.
+        NotAuthentic = "not_authentic",
+        /// What stands there was not written with this key, or is damaged.
+        Damaged = "damaged",
+        /// It was looked for a moment ago.
+        Asked = "asked",
+        /// This node has no lease, or another server of the engine answers since less than two leases.
+        Unsettled = "unsettled",
+        /// Another node was faster.
+        Lost = "lost",
+        /// There is no room for it here, or nothing lets it in any more.
+        Refused = "refused",
+        /// The engine did not answer.
+        Unavailable = "unavailable",
+    }
+}
+
 metrics! {
     /// The numbers of a node's part in its group. All are 0 without one.
     pub struct GroupMetrics {
@@ -92,6 +122,14 @@ metrics! {
         pub changes: Family<ChangeResult> = counter "group_changes_total" [] by [result],
         /// Sets of keys of session tickets that were drawn, taken or refused, by what became of them.
         pub tickets: Family<TicketResult> = counter "group_ticket_keys_total" [] by [result],
+        /// Records of kept state of this node that stand where the group sees them.
+        pub rows: Counter = gauge "group_state_records" [],
+        /// Writings of kept state that the engine did not answer; what they held is written once it does.
+        pub write_failures: Counter = counter "group_state_failures_total" [],
+        /// Sessions and connections of this node that another took over while this one was taken for dead.
+        pub lost: Counter = counter "group_state_lost_total" [],
+        /// Looks for the sessions of records of nodes that are gone, by what came of them.
+        pub lookups: Family<LookUp> = counter "group_lookups_total" [] by [result],
         /// Datagrams of other nodes, by what became of them.
         pub datagrams: Family<Received> = counter "group_datagrams_received_total" [] by [result],
     }

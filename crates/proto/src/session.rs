@@ -1,6 +1,7 @@
 //! The contract between the gateway and what protects its datagrams: a transport of sessions, which the `dtls` crate is.
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -57,6 +58,16 @@ pub enum DtlsEvent {
     OfNode {
         /// The id of that.
         node: u16,
+        /// Who sent it.
+        from: PeerAddr,
+        /// Where in the datagram it stands.
+        range: Range<usize>,
+    },
+    /// A protected record whose Connection ID is no session's here and names no other node that lives, and what follows it in its
+    /// datagram.
+    Nobodys {
+        /// The Connection ID.
+        cid: [u8; 8],
         /// Who sent it.
         from: PeerAddr,
         /// Where in the datagram it stands.
@@ -169,6 +180,8 @@ labels! {
         Evicted = "evicted",
         /// Too many records that did not open, or as many sealed as the key may.
         KeyLimit = "key_limit",
+        /// Another node of the group took it over while this one was taken for dead: its peer is not told.
+        TakenOver = "taken_over",
         /// It went on from disk and did not answer a ping.
         Unanswered = "unanswered",
         /// After a reload nothing lets it in any more: its PSK identity was removed or has another key, its certificate or an issuer
@@ -335,7 +348,8 @@ labels! {
         Cbc = "cbc",
         /// There is no room.
         Full = "full",
-        /// ChaCha20-Poly1305, with `keep = "disk"`: its nonce is the record number, so that it outlasts a restart and no power loss.
+        /// ChaCha20-Poly1305, with `keep = "disk"` or "group": its nonce is the record number, so that it outlasts a restart, and neither a power loss nor
+        /// its node.
         ChaCha20 = "chacha20",
     }
 }
@@ -378,7 +392,7 @@ labels! {
         Unprotected = "unprotected",
         /// A protected record from an address without a session.
         UnknownSession = "unknown_session",
-        /// A Connection ID that is nobody's.
+        /// A Connection ID that is nobody's, or too many of those were looked for in the group within the second, of its source or of all.
         UnknownCid = "unknown_cid",
         /// A record of a session of another node of the group: too many were handed on within the second, of its source or of all.
         ForwardRate = "forward_rate",
@@ -402,7 +416,8 @@ labels! {
         PathCheck = "path_check",
         /// A protected record before the keys are known.
         Early = "early",
-        /// Of a session that goes on from disk and has not answered a ping yet: it may be a replay of one that was acted on before.
+        /// Of a session that goes on from disk or from another node, or of which another node may have it by now, and that has not answered a ping yet: it
+        /// may be a replay of one that was acted on before.
         Gated = "gated",
     }
 }
@@ -616,12 +631,15 @@ pub trait SecureTransport: Send {
     /// Ends a session with a goodbye.
     fn close(&mut self, now: Instant, session: SessionId, reason: CloseReason, transmits: &mut Transmits);
 
-    /// Takes over the sessions that an earlier process left, in order of idleness. Those that nothing lets in any more get a goodbye. How
+    /// Takes over the sessions that an earlier process left, or another node where it `is_taken`, in order of idleness. Those that nothing lets in any more get a goodbye. How
     /// many went on, and how many did not and why.
-    fn restore(&mut self, transmits: &mut Transmits) -> Vec<(RestoreResult, u64)>;
+    fn restore(&mut self, transmits: &mut Transmits, is_taken: bool) -> Vec<(RestoreResult, u64)>;
 
     /// The record in which a session is kept for the next process; what the layers above change with each packet goes there too.
     fn kept(&self, session: SessionId) -> Option<Record>;
+
+    /// Lets go of the sessions whose records have these marks, without a word to their peers.
+    fn let_go(&mut self, _marks: &HashSet<u64>) {}
 
     /// The process ends. Sessions that the next one finds hear nothing, the others get a goodbye.
     fn leave(&mut self, now: Instant, transmits: &mut Transmits);

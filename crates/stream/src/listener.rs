@@ -473,7 +473,7 @@ impl SecureTransport for StreamListener {
         }
     }
 
-    fn restore(&mut self, _: &mut Transmits) -> Vec<(RestoreResult, u64)> {
+    fn restore(&mut self, _: &mut Transmits, _: bool) -> Vec<(RestoreResult, u64)> {
         Vec::new()
     }
 

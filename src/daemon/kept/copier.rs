@@ -1,7 +1,6 @@
 //! The thread that copies kept state to disk, behind the workers' backs: they store their words in memory as ever, and it looks what
 //! changed. What is to be copied is told by a bit for each place, so that nothing piles up however slow the disk is.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -11,20 +10,17 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use crate::config::state_key::StateKey;
 use crate::dtls::may_leave_memory;
 use crate::gateway::kept::outlasts;
-use crate::state::{Contents, HOT_WORDS, Record, Store, digest};
+use crate::state::{Contents, Store};
 use crate::types::metrics::Counter;
 
 use super::super::clock;
 use super::disk::{Counted, Disk, Place};
+use super::watched::{Due, Known, Watched};
 
 /// What changed in this time is written in one transaction.
 const TOGETHER: Duration = Duration::from_millis(100);
 /// How often words are looked at that change with each packet.
 const LOOK: Duration = Duration::from_secs(1);
-/// A record whose numbers rose by this is written anew,
-const MANY: u64 = 64;
-/// and after this time one of which any word changed.
-const OFTEN: Duration = Duration::from_secs(10);
 /// Records of one transaction.
 const MOST: usize = 4096;
 /// After a failure the disk is left alone for this long.
@@ -46,85 +42,11 @@ portcullis_proto::metrics! {
     }
 }
 
-/// What stands on disk of a record.
-struct Known {
-    kind_and_body: u64,
-    hot: u64,
-    first: [u64; 2],
-    at: Instant,
-}
-
-impl Known {
-    fn of(contents: &Contents, at: Instant) -> Self {
-        let kind = u64::from(contents.kind.0).rotate_left(32);
-        Self {
-            kind_and_body: digest(&contents.body) ^ kind,
-            hot: digest_of(&contents.hot),
-            first: first_of(&contents.hot),
-            at,
-        }
-    }
-
-    /// Whether the words of a record moved so far that it is to be written anew.
-    fn is_due(&self, record: Record, now: Instant) -> bool {
-        let hot: [u64; HOT_WORDS] = std::array::from_fn(|at| record.get(at));
-        let rose = |(now, then): (u64, &u64)| now.wrapping_sub(*then) >= MANY;
-        let far = first_of(&hot).into_iter().zip(&self.first).any(rose);
-        (far || now >= self.at + OFTEN) && digest_of(&hot) != self.hot
-    }
-}
-
-fn digest_of(hot: &[u64; HOT_WORDS]) -> u64 {
-    digest(hot.map(u64::to_le_bytes).as_flattened())
-}
-
-fn first_of(hot: &[u64; HOT_WORDS]) -> [u64; 2] {
-    hot.first_chunk().copied().unwrap_or_default()
-}
-
-/// A store, and what stands on disk of it.
-struct Copied {
-    id: u64,
-    store: Arc<Store>,
-    known: HashMap<u32, Known>,
-}
-
-impl Copied {
-    /// What is to be written for a place that changed, if anything is.
-    fn look_at(&self, index: u32, now: Instant) -> Option<(u32, Option<Contents>)> {
-        let known = self.known.get(&index);
-        let gone = || known.map(|_| (index, None));
-        let Some(record) = self.store.record_at(index) else {
-            return gone();
-        };
-        let Some(contents) = self.store.snapshot(record) else {
-            // Half of it is another's: the next time.
-            self.store.look_again(index);
-            return None;
-        };
-        if !outlasts(contents.kind) || !may_leave_memory(&contents) {
-            return gone();
-        }
-        let is = Known::of(&contents, now);
-        let stands = known.is_some_and(|it| it.kind_and_body == is.kind_and_body && it.hot == is.hot);
-        (!stands).then_some((index, Some(contents)))
-    }
-
-    /// Places whose words moved far enough.
-    fn moved(&self, now: Instant) -> impl Iterator<Item = u32> + '_ {
-        let is_due = move |(index, known): (&u32, &Known)| {
-            let record = self.store.record_at(*index)?;
-            known.is_due(record, now).then_some(*index)
-        };
-        self.known.iter().filter_map(is_due)
-    }
-}
-
 /// Copies stores to the file in a state directory.
 struct Copier {
     directory: PathBuf,
     key: StateKey,
-    stores: Vec<Copied>,
+    stores: Vec<(u64, Watched)>,
     /// None until the next attempt to open it.
     disk: Option<Disk>,
     /// What stands on disk of stores that are no more. It goes when all that is now is there.
@@ -142,7 +64,7 @@ impl Copier {
         }
         let looks = now >= self.next_look;
         let (mut rows, mut all) = (Vec::new(), true);
-        for (at, copied) in self.stores.iter().enumerate() {
+        for (at, (_, copied)) in self.stores.iter().enumerate() {
             let room = MOST.saturating_sub(rows.len());
             let mut places = copied.store.take_changed(room);
             if looks {
@@ -153,7 +75,7 @@ impl Copier {
             rows.extend(
                 places
                     .into_iter()
-                    .filter_map(|index| Some((at, copied.look_at(index, now)?))),
+                    .filter_map(|index| Some((at, copied.look_at(index, now, Duration::MAX, is_copied)?))),
             );
         }
         if looks && all {
@@ -177,18 +99,13 @@ impl Copier {
             tracing::info!("kept state is on disk again");
             self.metrics.failed.set(0);
         }
-        let records: usize = self.stores.iter().map(|copied| copied.known.len()).sum();
+        let records: usize = self.stores.iter().map(|(_, copied)| copied.known.len()).sum();
         self.metrics.records.set(records as u64);
         self.metrics.bytes.set(self.disk.as_ref().map_or(0, Disk::bytes));
         all
     }
 
-    fn write(
-        &mut self,
-        now: Instant,
-        rows: Vec<(usize, (u32, Option<Contents>))>,
-        stale: &[Place],
-    ) -> Result<(), redb::Error> {
+    fn write(&mut self, now: Instant, rows: Vec<(usize, Due)>, stale: &[Place]) -> Result<(), redb::Error> {
         let disk = self.disk.as_mut().ok_or(redb::Error::PreviousIo)?;
         let known: Vec<_> = rows
             .iter()
@@ -196,14 +113,14 @@ impl Copier {
             .collect();
         let stores = &self.stores;
         let named = rows.into_iter().filter_map(|(at, (index, contents))| {
-            let copied = stores.get(at)?;
+            let (id, copied) = stores.get(at)?;
             let row = contents.map(|contents| (copied.store.worker(), contents));
-            Some(((copied.id, index), row))
+            Some(((*id, index), row))
         });
         let gone = stale.iter().map(|place| (*place, None));
         let written = disk.commit(named.chain(gone), counted(stores, now));
         for (at, index, known) in known {
-            let Some(copied) = self.stores.get_mut(at) else {
+            let Some((_, copied)) = self.stores.get_mut(at) else {
                 continue;
             };
             match (&written, known) {
@@ -233,11 +150,13 @@ impl Copier {
 
     fn compare(&mut self, now: Instant, disk: &Disk) -> Result<(), redb::Error> {
         self.stale.clear();
-        self.stores.iter_mut().for_each(|copied| copied.known.clear());
+        self.stores
+            .iter_mut()
+            .for_each(|(_, copied)| copied.known.clear());
         let (stores, stale) = (&mut self.stores, &mut self.stale);
         disk.read(|(id, index), row| {
-            let copied = stores.iter_mut().find(|copied| copied.id == id);
-            if let (Some(copied), Some(row)) = (copied, row) {
+            let copied = stores.iter_mut().find(|(its, _)| *its == id);
+            if let (Some((_, copied)), Some(row)) = (copied, row) {
                 copied.known.insert(index, Known::of(&row.contents, now));
                 copied.store.look_again(index);
             } else {
@@ -265,7 +184,7 @@ impl Copier {
             let begun = clock::now();
             if ends {
                 // Whatever moved at all is written now: nobody will come later.
-                for copied in &self.stores {
+                for (_, copied) in &self.stores {
                     copied
                         .known
                         .keys()
@@ -286,16 +205,21 @@ impl Copier {
 }
 
 /// What the times of the stores mean now; they are the same in all.
-fn counted(stores: &[Copied], now: Instant) -> Counted {
+fn counted(stores: &[(u64, Watched)], now: Instant) -> Counted {
     let counted = stores
         .first()
-        .map_or(0, |copied| copied.store.clock().millis(now));
+        .map_or(0, |(_, copied)| copied.store.clock().millis(now));
     let counted = Duration::from_millis(counted);
     let wall = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
     Counted {
         began: wall.saturating_sub(counted),
         counted,
     }
+}
+
+/// What another run of the machine can go on with.
+fn is_copied(contents: &Contents) -> bool {
+    outlasts(contents.kind) && may_leave_memory(contents)
 }
 
 /// The thread.
@@ -313,14 +237,7 @@ impl Copying {
         disk: Option<Disk>,
         metrics: Arc<DiskMetrics>,
     ) -> std::io::Result<Self> {
-        let copied = |(id, store): (u64, Arc<Store>)| {
-            store.watch();
-            Copied {
-                id,
-                store,
-                known: HashMap::new(),
-            }
-        };
+        let copied = |(id, store): (u64, Arc<Store>)| (id, Watched::new(store));
         let now = clock::now();
         let mut copier = Copier {
             directory,

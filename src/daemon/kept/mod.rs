@@ -6,7 +6,9 @@
 mod copier;
 mod disk;
 mod filling;
+pub(super) mod group;
 mod seal;
+mod watched;
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,11 +27,13 @@ use crate::gateway::restore::Restored;
 use crate::net::memory::{self, Mapped};
 use crate::net::shm::{self, ShmDirectory};
 use crate::session::RestoreResult;
-use crate::state::{CELL_BYTES, Clock, Contents, Kind, MARK, Record, Store, Unusable, digest};
+use crate::state::{CELL_BYTES, Clock, Contents, Kind, MARK, Record, Store, Tenure, Unusable, digest};
 use crate::types::{Transport, WorkerId};
 
 use self::copier::{Copying, DiskMetrics};
 use self::disk::Disk;
+use self::group::Showing;
+use self::watched::Watched;
 use super::{clock, systemd};
 
 /// A worker's memory is a multiple of this many bytes, and at least as many.
@@ -38,10 +42,14 @@ const STEP: u64 = 1 << 20;
 const MOST: u64 = 64 << 30;
 
 /// What is kept of each worker.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct KeptState {
     workers: Vec<Arc<KeptSessions>>,
     copying: Option<Copying>,
+    /// Those that are to be written where the group sees them.
+    watched: Vec<(u64, Watched)>,
+    tenure: Option<Arc<Tenure>>,
+    showing: Option<Showing>,
     disk: Arc<DiskMetrics>,
     /// Its lock is held as long as the process lives.
     _directory: Option<ShmDirectory>,
@@ -69,6 +77,19 @@ impl Home {
         match self {
             Self::Manager => systemd::forget_memory(name),
             Self::Directory(directory) => directory.remove(name),
+        }
+    }
+
+    /// Forgets all that is there.
+    fn discard(self, found: Vec<(Mapped, String)>) {
+        for (mapped, name) in found {
+            mapped.discard();
+            self.remove(&name);
+        }
+        if let Self::Directory(directory) = self
+            && let Err(error) = directory.discard()
+        {
+            tracing::debug!(%error, "the directory for kept state stays");
         }
     }
 
@@ -121,6 +142,7 @@ impl KeptState {
         bytes: usize,
         shared: &DtlsShared,
         stored: Vec<(OwnedFd, String)>,
+        tenure: &Arc<Tenure>,
     ) -> Result<Self, String> {
         shm::remove_leftovers();
         let home = if systemd::is_there() {
@@ -154,15 +176,7 @@ impl KeptState {
             }
         };
         if config.state.keep == Keep::None {
-            for (mapped, name) in found {
-                mapped.discard();
-                home.remove(&name);
-            }
-            if let Home::Directory(directory) = home
-                && let Err(error) = directory.discard()
-            {
-                tracing::debug!(%error, "the directory for kept state stays");
-            }
+            home.discard(found);
             return Ok(Self::default());
         }
         let placed = match place(&home, found, bytes, config, key.as_ref()) {
@@ -188,10 +202,18 @@ impl KeptState {
             warn!(%error, "no thread for what is kept on disk: it is kept in memory alone");
             None
         });
-        let kept = |(_, store)| KeptSessions::new(store, shared, std::mem::take(&mut lost));
+        let tenure = (config.state.keep == Keep::Group).then(|| Arc::clone(tenure));
+        let watched = match &tenure {
+            Some(_) => group::watch(stores.iter().cloned()),
+            None => Vec::new(),
+        };
+        let kept = |(_, store)| KeptSessions::new(store, shared, std::mem::take(&mut lost), tenure.clone());
         Ok(Self {
             workers: stores.into_iter().map(kept).collect(),
             copying,
+            watched,
+            tenure,
+            showing: None,
             disk: metrics,
             _directory: match home {
                 Home::Manager => None,
@@ -205,8 +227,23 @@ impl KeptState {
         Arc::clone(&self.disk)
     }
 
-    /// The workers have ended: the copy on disk is made whole.
+    /// Writes what is kept where the group sees it from now on, and takes over what nodes leave that are gone; nothing where nothing is kept.
+    ///
+    /// # Errors
+    /// There is no thread for it.
+    pub(super) fn show(&mut self, shown: group::Shown) -> io::Result<()> {
+        if let Some(tenure) = &self.tenure {
+            let watched = std::mem::take(&mut self.watched);
+            self.showing = Some(Showing::start(watched, Arc::clone(tenure), shown)?);
+        }
+        Ok(())
+    }
+
+    /// The workers have ended: what others see is made whole, and the copy on disk.
     pub(super) fn finish(&mut self) {
+        if let Some(showing) = self.showing.take() {
+            showing.finish();
+        }
         if let Some(copying) = self.copying.take() {
             copying.finish();
         }

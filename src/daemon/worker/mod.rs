@@ -30,7 +30,7 @@ use crate::auth::{AuthAnswer, AuthHandle};
 use crate::broker::WorkerLink;
 use crate::gateway::contract::{ControlAnswer, ControlRequest, Input};
 use crate::gateway::events::ClientEvent;
-use crate::gateway::nodes::NodeMessage;
+use crate::gateway::nodes::{NodeMessage, Seek};
 use crate::gateway::workers::WorkerMessage;
 use crate::group::Links;
 use crate::net::{NetMetrics, Outbox, RecvBatch, Socket};
@@ -135,6 +135,8 @@ pub struct Ports {
     pub of_nodes: mpsc::Receiver<NodeMessage>,
     /// To them.
     pub links: Option<Arc<Links>>,
+    /// Where sessions are looked for that nobody has.
+    pub seeks: Option<mpsc::Sender<Seek>>,
 }
 
 /// Why a worker ended although nobody asked it to.

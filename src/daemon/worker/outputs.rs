@@ -82,6 +82,12 @@ impl<C: Core> Worker<C> {
                     let sent = links.map(|links| links.forward(node, listener, from, &record));
                     self.metrics.forwarded.inc(sent.unwrap_or(Sent::UnknownNode));
                 }
+                Output::Seek(seek) => {
+                    let seeks = self.ports.seeks.as_ref();
+                    if seeks.is_none_or(|seeks| seeks.try_send(seek).is_err()) {
+                        self.metrics.seeks_lost.inc();
+                    }
+                }
                 Output::Event(event) => {
                     if self.ports.events.try_send((clock::wall(), event)).is_err() {
                         self.metrics.events_lost.inc();

@@ -56,6 +56,7 @@ impl Running {
             broker: link,
             auth: None,
             links: None,
+            seeks: None,
             verdicts,
             verdicts_to,
             events: mpsc::channel(8).0,

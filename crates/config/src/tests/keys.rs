@@ -716,3 +716,18 @@ fn refused(section: &str, key: &str, value: &str) {
         "{problem}"
     );
 }
+
+#[test]
+fn state_is_kept_in_a_group_only_where_there_is_one() {
+    let told = |text: &str| {
+        let problems = load_from(text, Path::new("/nonexistent/portcullis.toml")).unwrap_err();
+        let of_keep = problems.iter().filter(|problem| problem.key == "state.keep");
+        of_keep.map(|problem| problem.message.clone()).collect::<Vec<_>>()
+    };
+    let alone = told("[state]\nkeep = \"group\"\n");
+    assert!(
+        alone.len() == 1 && alone[0].contains("there is no [group]"),
+        "{alone:?}"
+    );
+    assert!(told("[state]\nkeep = \"group\"\n[group]\nurl = \"redis://127.0.0.1\"\n").is_empty());
+}

@@ -70,6 +70,7 @@ impl DtlsListener {
     pub(super) fn forget(&mut self, key: u32, reason: CloseReason) -> Option<SessionId> {
         let session = self.sessions.remove(key)?;
         self.keep_no_more(&session);
+        self.proofs.remove(&session.id);
         if let Some(identity) = &session.authority.identity {
             self.shared.session_ended(identity);
         }

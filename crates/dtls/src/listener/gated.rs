@@ -1,18 +1,22 @@
 //! Sessions whose peers have to show first that they live.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portcullis_proto::types::{PeerAddr, Transmits};
+use rand::Rng as _;
 
 use super::super::aead::Opened;
 use super::super::contract::{CloseReason, DtlsEvent, SendError};
-use super::super::gate::Unanswered;
+use super::super::gate::{Gate, Unanswered};
 use super::super::kept::FLOOR;
 use super::super::metrics::{RecordDrop, RestoreResult};
 use super::super::record::{APPLICATION_DATA, Header};
 use super::super::replay::ReplayWindow;
 use super::inbound::Inbound;
 use super::{DtlsListener, Path};
+
+/// How long it counts that a peer showed that it lives, while it is not sure that no other node has its session.
+const PROOF: Duration = Duration::from_secs(10);
 
 impl DtlsListener {
     /// A record of a gated session opened. Nothing comes of it but a ping, unless it answers one: then the gate is open, and everything
@@ -48,6 +52,13 @@ impl DtlsListener {
             kept.set(FLOOR, session.window.floor());
         }
         self.sessions.open_gate(key);
+        if self
+            .tenure
+            .as_ref()
+            .is_some_and(|tenure| !tenure.holds(inbound.now))
+        {
+            self.proofs.insert(id, inbound.now);
+        }
         self.count_sessions();
         if self.sessions.touch(key, inbound.now) {
             self.keep_heard(key, inbound.now);
@@ -61,6 +72,30 @@ impl DtlsListener {
             self.events.push_back(DtlsEvent::Plaintext { session: id, range });
         }
         Ok(())
+    }
+
+    /// While it is not sure whose a session is that stands where other nodes see it, nothing of it is acted on unless its peer showed here a moment
+    /// ago that it lives: a peer that another node speaks to does not hear this one any more.
+    pub(super) fn doubt(&mut self, now: Instant, key: u32) {
+        let (Some(tenure), Some((kept, _))) = (&self.tenure, &self.kept) else {
+            return;
+        };
+        if tenure.holds(now) {
+            if !self.proofs.is_empty() {
+                self.proofs.clear();
+            }
+            return;
+        }
+        let Some(session) = self.sessions.get(key) else {
+            return;
+        };
+        let is_shown = session.kept.is_some_and(|record| kept.store().is_shown(record));
+        let proof = self.proofs.get(&session.id);
+        if is_shown && session.gate.is_none() && proof.is_none_or(|at| now >= *at + PROOF) {
+            let mid = self.rng.random();
+            self.sessions.close_gate(key, Gate::new(mid));
+            self.count_sessions();
+        }
     }
 
     fn ping(&mut self, now: Instant, key: u32, to: PeerAddr, transmits: &mut Transmits) {

@@ -238,13 +238,25 @@ impl DtlsListener {
         }
         let [_, high, low, ..] = cid;
         let node = u16::from_be_bytes([high, low]);
-        if inbound.of_node || !self.shared.nodes.has(node) {
+        let is_others = !inbound.of_node && self.shared.nodes.has(node);
+        // Of what comes first in a datagram alone: by that the kernel chose the worker.
+        let is_sought =
+            self.tenure.is_some() && at == 0 && (!inbound.of_node || self.shared.nodes.own() == Some(node));
+        if !is_others && !is_sought {
             return Err(RecordDrop::UnknownCid);
         }
         if header.record_len() < header.header_len + SHORTEST_PROTECTED {
             return Err(RecordDrop::Malformed);
         }
         let (from, range) = (inbound.from, at..inbound.datagram.len());
+        if !is_others {
+            if !self.shared.takes_lookup(inbound.now, from.source()) {
+                return Err(RecordDrop::UnknownCid);
+            }
+            inbound.is_handed_on = true;
+            self.events.push_back(DtlsEvent::Nobodys { cid, from, range });
+            return Ok(());
+        }
         if !self.shared.takes_forward(inbound.now, from.source()) {
             return Err(RecordDrop::ForwardRate);
         }
@@ -284,6 +296,9 @@ impl DtlsListener {
         key: u32,
         transmits: &mut Transmits,
     ) -> Result<(), RecordDrop> {
+        if self.tenure.is_some() {
+            self.doubt(inbound.now, key);
+        }
         let session = self.sessions.get_mut(key).ok_or(RecordDrop::UnknownSession)?;
         if session.cid.is_some() != (header.kind == TLS12_CID) {
             return Err(RecordDrop::CidRequired);

@@ -17,6 +17,7 @@ use super::DtlsListener;
 impl DtlsListener {
     /// Keeps sessions for the next process; `mark` says that they are this listener's, whatever its id is then.
     pub fn keep_in(&mut self, kept: Arc<KeptSessions>, mark: u64) {
+        self.tenure = kept.tenure().cloned();
         self.kept = Some((kept, mark));
     }
 

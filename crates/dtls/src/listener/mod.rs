@@ -31,6 +31,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use portcullis_proto::session::{SendError, SessionInfo};
+use portcullis_proto::state::Tenure;
 use portcullis_proto::types::reason::Label as _;
 use portcullis_proto::types::{ListenerId, PeerAddr, Transmits, WorkerId};
 
@@ -101,6 +102,10 @@ pub struct DtlsListener {
     watched: bool,
     /// Where sessions are kept for the next process, and what says that they are this listener's.
     kept: Option<(Arc<KeptSessions>, u64)>,
+    /// Where other nodes may take sessions over: whether they are this one's for sure.
+    tenure: Option<Arc<Tenure>>,
+    /// While they are not: who showed here when that it lives.
+    proofs: HashMap<SessionId, Instant>,
 }
 
 impl DtlsListener {
@@ -146,6 +151,8 @@ impl DtlsListener {
             refuses_unproven: false,
             watched: false,
             kept: None,
+            tenure: None,
+            proofs: HashMap::new(),
         }
     }
 

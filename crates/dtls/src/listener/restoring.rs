@@ -1,8 +1,9 @@
 //! Sessions that an earlier process left, and those that are left to the next one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
+use portcullis_proto::state::MARK;
 use portcullis_proto::types::Transmits;
 use rand::Rng as _;
 
@@ -13,9 +14,9 @@ use super::super::sessions::Session;
 use super::DtlsListener;
 
 impl DtlsListener {
-    /// Takes over the sessions that an earlier process left. Whom the keys, certificates and lists of now do not let in gets
+    /// Takes over the sessions that an earlier process left, or another node where it `is_taken`. Whom the keys, certificates and lists of now do not let in gets
     /// close_notify. How many went on, and how many did not and why.
-    pub fn restore(&mut self, transmits: &mut Transmits) -> Vec<(RestoreResult, u64)> {
+    pub fn restore(&mut self, transmits: &mut Transmits, is_taken: bool) -> Vec<(RestoreResult, u64)> {
         let Some((kept, mark)) = self.kept.clone() else {
             return Vec::new();
         };
@@ -44,7 +45,9 @@ impl DtlsListener {
         }
         kept.forget_unused();
         self.count_sessions();
-        let counts = if kept.store().is_inexact() {
+        let counts = if is_taken {
+            &self.metrics.restored_from_node
+        } else if kept.store().is_inexact() {
             &self.metrics.restored_from_disk
         } else {
             &self.metrics.restored
@@ -107,6 +110,28 @@ impl DtlsListener {
             heard,
         });
         RestoreResult::Ok
+    }
+
+    /// Lets go of the sessions whose records have these marks, without a word: another node has them.
+    pub fn let_go(&mut self, marks: &HashSet<u64>) {
+        let is_gone = |session: &&Session| {
+            session
+                .kept
+                .is_some_and(|record| marks.contains(&record.get(MARK)))
+        };
+        let gone: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(is_gone)
+            .map(|session| session.id)
+            .collect();
+        for key in gone
+            .into_iter()
+            .filter_map(|id| self.sessions.by_id(id))
+            .collect::<Vec<_>>()
+        {
+            self.end(key, CloseReason::TakenOver);
+        }
     }
 
     /// Ends for the process: sessions that the next one finds hear nothing, the others get close_notify.

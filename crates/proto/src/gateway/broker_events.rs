@@ -195,10 +195,32 @@ fn subscribed(
             let response = refusal(cx, error);
             observations.refuse(cx, id, response);
         }
-        (Ok(_), None) => observation.is_live = true,
+        (Ok(messages), None) => {
+            observation.is_live = true;
+            catch_up(cx, observations, id, &messages);
+        }
         (Ok(messages), Some(reply)) => {
             observation.is_live = true;
             begin(cx, observations, id, reply, messages);
+        }
+    }
+}
+
+/// What is retained, for an observation that went on without an answer of its own: its client may have missed what came last.
+fn catch_up(cx: &mut Cx<'_>, observations: &mut Observations, id: ObservationId, messages: &[Arc<Message>]) {
+    for message in messages {
+        let Some(observation) = observations.get_mut(id).filter(|it| it.watch.is_none()) else {
+            return;
+        };
+        if message.is_expired(cx.now)
+            || observation.is_own(message)
+            || !may_receive(&cx.settings.authorizer, cx.metrics, observation, message)
+        {
+            continue;
+        }
+        let accept = observation.terms.accept;
+        if let Some(shown) = Representations::of(cx, message).for_accept(accept) {
+            observations.notify_one(cx, id, message, shown);
         }
     }
 }

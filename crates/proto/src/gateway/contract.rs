@@ -8,6 +8,7 @@
 //! ```
 //! The state is whole only once outputs are drained.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use crate::types::message::Qos;
 use crate::types::{ClientId, Identity, ListenerId, PeerAddr, TopicFilter, Transport, WorkerId};
 
 use super::events::ClientEvent;
+use super::nodes::{Seek, Taken};
 use super::settings::Settings;
 use super::trace::TraceRecord;
 use super::traffic::Traffic;
@@ -125,6 +127,8 @@ pub enum Output {
         /// The record.
         record: Box<[u8]>,
     },
+    /// Look where all nodes see it for the session of a record. What cannot be asked for now is dropped: its sender repeats it.
+    Seek(Seek),
     /// Tell operators.
     Event(Box<ClientEvent>),
     /// An answer to [`Input::Control`].
@@ -244,6 +248,10 @@ pub enum ControlRequest {
         /// The id that it was begun with.
         id: u64,
     },
+    /// Go on with what a node left that is gone.
+    TakeOver(Arc<Taken>),
+    /// Let go of the sessions and connections with these marks, without a word: another node has them.
+    LetGo(Arc<HashSet<u64>>),
     /// Send a request to a device.
     Request {
         /// Its client id.

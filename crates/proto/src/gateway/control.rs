@@ -74,6 +74,11 @@ impl Gateway {
             ControlRequest::Trace { id, target, preview } => self.begin_trace(now, id, &target, preview),
             ControlRequest::TakeTrace { id } => self.take_trace(now, id),
             ControlRequest::EndTrace { id } => self.end_trace(id),
+            ControlRequest::TakeOver(taken) => self.take_over(now, &taken),
+            ControlRequest::LetGo(marks) => {
+                self.let_go(now, &marks);
+                ControlAnswer::Done
+            }
             ControlRequest::Request {
                 client,
                 request,

@@ -80,6 +80,104 @@ pub fn make_inexact(contents: &mut Contents) {
     }
 }
 
+/// Whom a record belongs with: the mark of the session that a connection's client is at; none where it is no connection, or is nowhere.
+#[must_use]
+pub fn session_of(contents: &Contents) -> Option<u64> {
+    let at = contents.hot.get(AT).copied()?;
+    (contents.kind == CONNECTION && at != 0).then_some(at)
+}
+
+/// The worker whose a connection is, by what its client shows; none where the record is none.
+#[must_use]
+pub fn owner_worker(contents: &Contents, workers: u8) -> Option<WorkerId> {
+    match place_of(contents, workers)? {
+        Place::Worker(worker) => Some(worker),
+        Place::Stays | Place::With(_) => None,
+    }
+}
+
+/// What a record is to those who keep records of one mark together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A connection, to which others belong.
+    Connection,
+    /// Belongs to a connection or a session.
+    Belongs,
+}
+
+/// The role of a record of the gateway that may go on at another node; `None` where it is none.
+#[must_use]
+pub fn role_of(contents: &Contents) -> Option<Role> {
+    match contents.kind {
+        CONNECTION => Some(Role::Connection),
+        OBSERVATION | NOTIFICATION => Some(Role::Belongs),
+        _ => None,
+    }
+}
+
+/// Counts the times in a record of the gateway by another clock. False where it does not read back.
+#[must_use]
+pub fn shift_times(contents: &mut Contents, by: impl Fn(u64) -> u64) -> bool {
+    let Some(places) = times_in(contents) else {
+        return false;
+    };
+    for at in places {
+        if let Some(place) = contents.body.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+            *place = by(u64::from_be_bytes(*place)).to_be_bytes();
+        }
+    }
+    true
+}
+
+/// Where in a record times stand.
+fn times_in(contents: &Contents) -> Option<Vec<usize>> {
+    let mut bytes = ReadBytes(&contents.body);
+    let (all, mut places) = (contents.body.len(), Vec::new());
+    match contents.kind {
+        CONNECTION => {
+            bytes.raw(ConnectionToken::LEN)?;
+            bytes.bytes()?;
+            read_owner(&mut bytes)?;
+            read_text(&mut bytes)?;
+            places.push(all - bytes.0.len());
+            bytes.u64()?;
+            bytes.u8()?;
+            places.push(skip_to_end_of_grant(&mut bytes, all)?);
+        }
+        OBSERVATION => {
+            bytes.u8()?;
+            for _ in 0..2 {
+                bytes.bytes()?;
+            }
+            bytes.u8()?;
+            bytes.bytes()?;
+            // Mountpoint and Content-Format, then four words of a byte.
+            bytes.raw(2 + 4 + 4)?;
+            read_conditions(&mut bytes)?;
+            for _ in 0..4 {
+                read_text(&mut bytes)?;
+            }
+            places.push(skip_to_end_of_grant(&mut bytes, all)?);
+        }
+        NOTIFICATION => {
+            bytes.bytes()?;
+            bytes.raw(4 + 1 + 1 + 4 + 8)?;
+            places.push(all - bytes.0.len());
+            bytes.u64()?;
+        }
+        _ => return None,
+    }
+    Some(places)
+}
+
+/// Where in a record the time stands at which a grant ends.
+fn skip_to_end_of_grant(bytes: &mut ReadBytes<'_>, all: usize) -> Option<usize> {
+    bytes.u8()?;
+    read_text(bytes)?;
+    let at = all - bytes.0.len();
+    bytes.u64().map(|_| at)
+}
+
 pub(super) fn hot(mark: u64) -> [u64; HOT_WORDS] {
     let mut hot = [0; HOT_WORDS];
     if let Some(word) = hot.get_mut(MARK) {

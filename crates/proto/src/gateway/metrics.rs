@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::restore::Origin;
 use crate::policy::authorization::AuthorizationMetrics;
 use crate::policy::bans::BanKind;
 use crate::policy::connections::Presence;
@@ -41,6 +42,8 @@ labels! {
         Moved = "moved",
         /// Gave way for want of memory.
         Evicted = "evicted",
+        /// Another node of the group took it over while this one was taken for dead.
+        TakenOver = "taken_over",
         /// Create was refused.
         Refused = "refused",
         /// A request named a wrong or unknown token.
@@ -197,10 +200,14 @@ metrics! {
         pub observations_restored: Family<RestoreResult> = counter "observations_restored_total" [how = "memory"] by [result],
         /// Observations that were found on disk, by what became of them.
         pub observations_from_disk: Family<RestoreResult> = counter "observations_restored_total" [how = "disk"] by [result],
+        /// Observations that a node left that is gone, by what became of them.
+        pub observations_from_node: Family<RestoreResult> = counter "observations_restored_total" [how = "group"] by [result],
         /// Notifications at QoS 1 or 2 that an earlier process had not delivered, by what became of them.
         pub notifications_restored: Family<RestoreResult> = counter "notifications_restored_total" [how = "memory"] by [result],
         /// Notifications that were found on disk, by what became of them.
         pub notifications_from_disk: Family<RestoreResult> = counter "notifications_restored_total" [how = "disk"] by [result],
+        /// Notifications that a node had not delivered that is gone, by what became of them.
+        pub notifications_from_node: Family<RestoreResult> = counter "notifications_restored_total" [how = "group"] by [result],
         /// Notifications at QoS 1 or 2 that a kill would lose until they are delivered: there was no room to keep them, and their client had
         /// the most in it.
         pub notifications_not_kept: Counter = counter "notifications_not_kept_total" [],
@@ -229,10 +236,11 @@ metrics! {
 
 impl GatewayMetrics {
     /// Where observations and notifications are counted that an earlier process left.
-    pub(super) const fn restored(&self, from_disk: bool) -> [&Family<RestoreResult>; 2] {
-        match from_disk {
-            true => [&self.observations_from_disk, &self.notifications_from_disk],
-            false => [&self.observations_restored, &self.notifications_restored],
+    pub(super) const fn restored(&self, origin: Origin, from_disk: bool) -> [&Family<RestoreResult>; 2] {
+        match (origin, from_disk) {
+            (Origin::Node, _) => [&self.observations_from_node, &self.notifications_from_node],
+            (Origin::Process, true) => [&self.observations_from_disk, &self.notifications_from_disk],
+            (Origin::Process, false) => [&self.observations_restored, &self.notifications_restored],
         }
     }
 

@@ -78,7 +78,7 @@ use metrics::GatewayMetrics;
 use observations::Observations;
 use peers::Peers;
 use pressure::Pressure;
-use restore::{Found, Restored};
+use restore::{Found, Origin, Restored};
 pub use shared::Shared;
 
 use pending_requests::PendingRequests;
@@ -218,7 +218,7 @@ impl Gateway {
             settings,
             rng,
         };
-        gateway.restore(now);
+        gateway.restore(now, Origin::Process);
         gateway
     }
 

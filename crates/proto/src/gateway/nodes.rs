@@ -1,12 +1,47 @@
 //! Records that reached another node of the group than their session's, and the answers to them.
 
+use std::collections::HashSet;
+use std::fmt;
 use std::time::Instant;
 
-use super::Gateway;
-use super::contract::Output;
-use super::kept::listener_mark;
+use super::contract::{ControlAnswer, Output};
+use super::kept::{CONNECTION, listener_mark};
+use super::metrics::ConnectionEvent;
+use super::restore::Origin;
+use super::{Gateway, cx};
+use crate::policy::connections::ConnectionKey;
+use crate::state::{Contents, MARK};
 use crate::types::reason::DropReason;
-use crate::types::{ListenerId, PeerAddr, Transport};
+use crate::types::{ListenerId, PeerAddr, Transport, WorkerId};
+
+/// A record whose Connection ID is nobody's here, or of a node that does not live: its session may stand where all nodes see it.
+#[derive(Debug)]
+pub struct Seek {
+    /// The worker that has it.
+    pub worker: WorkerId,
+    /// What names the listener in every node.
+    pub listener: u64,
+    /// The Connection ID.
+    pub cid: [u8; 8],
+    /// Who sent it.
+    pub from: PeerAddr,
+    /// The record, and what followed it.
+    pub record: Box<[u8]>,
+}
+
+/// What is taken over of a node that is gone: a session, or a connection, with what belongs to it.
+pub struct Taken {
+    /// Its records, as they go on here.
+    pub rows: Vec<Contents>,
+    /// Where a record came for the session: the listener by what names it in every node, its sender, and the record.
+    pub led_by: Option<(u64, PeerAddr, Box<[u8]>)>,
+}
+
+impl fmt::Debug for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Taken").field(&self.rows.len()).finish()
+    }
+}
 
 /// What another node says.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,6 +75,68 @@ impl Gateway {
                 from,
                 record: record.into(),
             });
+        }
+    }
+
+    pub(super) fn seek(&mut self, listener: ListenerId, cid: [u8; 8], from: PeerAddr, record: &[u8]) {
+        if let Some(settings) = self.settings.listener(listener) {
+            self.agenda.output(Output::Seek(Seek {
+                worker: self.worker,
+                listener: listener_mark(Transport::Dtls, &settings.name),
+                cid,
+                from,
+                record: record.into(),
+            }));
+        }
+    }
+
+    /// Goes on with what a node left that is gone. Nothing of it is acted on before its device has shown that it lives.
+    pub(super) fn take_over(&mut self, now: Instant, taken: &Taken) -> ControlAnswer {
+        let Some(store) = self.store.clone() else {
+            return ControlAnswer::Unavailable;
+        };
+        let place = taken.led_by.as_ref();
+        let place = place.map(|(mark, from, _)| (self.listener_by(|it| it == *mark), *from));
+        if let Some((listener, from)) = place
+            && listener.is_none_or(|listener| self.shuts_out(now, listener, from).is_some())
+        {
+            return ControlAnswer::Unavailable;
+        }
+        // All or as much as there is room for; what the others belong to comes first.
+        let adopted = taken.rows.iter().take_while(|row| store.adopt(row)).count();
+        if adopted > 0 {
+            self.restore(now, Origin::Node);
+        }
+        if let (Some((_, from, record)), Some((Some(listener), _))) = (&taken.led_by, place) {
+            self.join_found(now);
+            let mut record = record.clone();
+            let dtls = self.dtls.get_mut(usize::from(listener.0));
+            if let Some(dtls) = dtls.and_then(Option::as_mut) {
+                dtls.handle_records_of_node(now, *from, &mut record, &mut self.transmits);
+            }
+            self.dtls_events(now, listener, &record);
+        }
+        let is_here = |mark: &u64| self.found.peer(*mark).is_some();
+        match taken.rows.first().map(|row| (row.kind, row.hot.get(MARK))) {
+            Some((kind, _)) if kind == CONNECTION => ControlAnswer::Done,
+            Some((_, mark)) if !mark.is_some_and(is_here) => ControlAnswer::Unavailable,
+            _ => ControlAnswer::Done,
+        }
+    }
+
+    /// Lets go of the sessions and connections with these marks, which another node took over: their devices hear nothing of it.
+    pub(super) fn let_go(&mut self, now: Instant, marks: &HashSet<u64>) {
+        for dtls in self.dtls.iter_mut().flatten() {
+            dtls.let_go(marks);
+        }
+        self.all_dtls_events(now);
+        let is_gone =
+            |record: Option<crate::state::Record>| record.is_some_and(|it| marks.contains(&it.get(MARK)));
+        let gone = self.connections.after(None).filter(|it| is_gone(it.kept));
+        let gone: Vec<ConnectionKey> = gone.map(|connection| connection.key).collect();
+        for key in gone {
+            let (connections, observations) = (&mut self.connections, &mut self.observations);
+            connections.end(&mut cx!(self, now), observations, key, ConnectionEvent::TakenOver);
         }
     }
 

@@ -142,7 +142,7 @@ impl Observations {
         inserted
     }
 
-    /// Takes over an observation of an earlier process; the id of its filter.
+    /// Takes over an observation of an earlier process, or of another node; its id and that of its filter.
     pub(super) fn go_on(
         &mut self,
         cx: &mut Cx<'_>,
@@ -150,13 +150,13 @@ impl Observations {
         at: Option<PeerId>,
         terms: Terms,
         record: Record,
-    ) -> FilterId {
+    ) -> (ObservationId, FilterId) {
         let (id, filter_id, _) = self.add(cx, holder, at, terms);
         if let Some(observation) = self.registry.get_mut(id) {
             observation.go_on(record);
             observation.is_live = true;
         }
-        filter_id
+        (id, filter_id)
     }
 
     fn add(

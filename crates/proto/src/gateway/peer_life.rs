@@ -209,6 +209,7 @@ impl Gateway {
         if let (None, Some(store), Some(record)) = (peer.session, &self.store, peer.kept) {
             store.free(record);
         }
+        self.found.forget(peer.kept);
         let (session, listener) = (peer.session, usize::from(peer.listener.0));
         self.ledger.close(peer.account);
         if let Some(principal) = &peer.principal {

@@ -13,6 +13,7 @@ use super::kept::{
 };
 use super::metrics::ConnectionEvent;
 use super::peer_life::UDP_PEER_IDLE;
+use super::pending_requests::Awaited;
 use super::workers::WorkerMessage;
 use super::{Gateway, cx};
 use crate::bridge::contract::BrokerRequest;
@@ -27,6 +28,15 @@ use crate::types::hash::IdMap;
 use crate::types::reason::Label as _;
 use crate::types::standing::Standing;
 use crate::types::{ClientId, ListenerId, PeerAddr, Transport, WorkerId};
+
+/// Whose what goes on was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// An earlier process of this node.
+    Process,
+    /// A node of the group that is gone: the broker knows nothing of it as this one's.
+    Node,
+}
 
 /// What an earlier process left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,6 +110,14 @@ impl Found {
         }
     }
 
+    /// What a mark names is gone.
+    pub(super) fn forget(&mut self, record: Option<Record>) {
+        // Most were not found, but begun here.
+        if let (Some(record), false) = (record, self.peers.is_empty()) {
+            self.peers.remove(&record.get(MARK));
+        }
+    }
+
     /// The session or UDP peer with a mark.
     pub(super) fn peer(&self, mark: u64) -> Option<PeerId> {
         self.peers.get(&mark).copied()
@@ -113,10 +131,13 @@ impl Gateway {
         &self.restored
     }
 
-    /// Takes over what an earlier process left. Nobody is told: its clients were there all the time.
-    pub(super) fn restore(&mut self, now: Instant) {
+    /// Takes over what an earlier process left, or another node. Nobody is told: its clients were there all the time.
+    pub(super) fn restore(&mut self, now: Instant, origin: Origin) {
+        let is_taken = origin == Origin::Node;
         for (listener, dtls) in (0..).map(ListenerId).zip(&mut self.dtls) {
-            let results = dtls.as_mut().map(|dtls| dtls.restore(&mut self.transmits));
+            let results = dtls
+                .as_mut()
+                .map(|dtls| dtls.restore(&mut self.transmits, is_taken));
             for (result, count) in results.into_iter().flatten() {
                 self.restored.add(Left::Session, result, count);
                 let what = ClientEvent::at(EventKind::Restored, listener, None).because(result.label());
@@ -129,9 +150,11 @@ impl Gateway {
         }
         self.all_dtls_events(now);
         if let Some(store) = self.store.clone() {
-            self.coap.keep_answered(now, &store);
+            if !is_taken {
+                self.coap.keep_answered(now, &store);
+            }
             let metrics = Arc::clone(&self.metrics);
-            let [observations, notifications] = metrics.restored(store.is_inexact());
+            let [observations, notifications] = metrics.restored(origin, store.is_inexact());
             self.restore_each(now, &store, (PEER, Left::Peer), |it, record, contents| {
                 it.restore_peer(now, record, contents)
             });
@@ -151,7 +174,8 @@ impl Gateway {
                 &store,
                 (OBSERVATION, Left::Observation),
                 |it, record, contents| {
-                    let result = it.restore_observation(now, &store, record, contents, &connections);
+                    let result =
+                        it.restore_observation(now, &store, (record, contents), &connections, origin);
                     observations.inc(result.err().unwrap_or(RestoreResult::Ok));
                     result
                 },
@@ -176,6 +200,17 @@ impl Gateway {
             );
             self.observations.go_on_with(&mut cx!(self, now), waiting);
         }
+        if !is_taken {
+            self.join_found(now);
+            if self.store.is_some() {
+                self.agenda.broker(BrokerRequest::Restored);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Has the sessions that were found have the connections that their handshakes were, where they have none.
+    pub(super) fn join_found(&mut self, now: Instant) {
         for peer in std::mem::take(&mut self.found.sessions) {
             let joins = self.peers.get(peer).is_some_and(|peer| {
                 peer.guests.is_empty() && self.settings.connection_required(peer.listener)
@@ -184,10 +219,6 @@ impl Gateway {
                 self.connect_implicitly(now, peer);
             }
         }
-        if self.store.is_some() {
-            self.agenda.broker(BrokerRequest::Restored);
-        }
-        self.settle(now);
     }
 
     /// Restores the records of a kind, each under its mark, and forgets those of which nothing comes.
@@ -314,17 +345,17 @@ impl Gateway {
         &mut self,
         now: Instant,
         store: &Store,
-        record: Record,
-        contents: &Contents,
+        (record, contents): (Record, &Contents),
         connections: &HashMap<u64, ConnectionKey>,
+        origin: Origin,
     ) -> Result<(), RestoreResult> {
         let mut bytes = ReadBytes(&contents.body);
         let of_connection = bytes.u8().ok_or(RestoreResult::Damaged)? != 0;
         let terms = read_terms(&mut bytes, &self.settings, store.clock()).ok_or(RestoreResult::Damaged)?;
         let filter = terms.filter.clone();
         let of_connection = of_connection.then_some(connections);
-        let result = self.take_over_observation(now, record, terms, of_connection);
-        if result.is_err() {
+        let result = self.take_over_observation(now, record, terms, of_connection, origin);
+        if result.is_err() && origin == Origin::Process {
             self.agenda.broker(BrokerRequest::Abandon { filter });
         }
         result
@@ -337,6 +368,7 @@ impl Gateway {
         record: Record,
         mut terms: Terms,
         of: Option<&HashMap<u64, ConnectionKey>>,
+        origin: Origin,
     ) -> Result<(), RestoreResult> {
         let mark = record.get(MARK);
         let (holder, at) = if let Some(connections) = of {
@@ -373,11 +405,34 @@ impl Gateway {
             return Err(RestoreResult::Limit);
         }
         let (filter, qos) = (terms.filter.clone(), terms.subscribe_qos);
-        let filter_id = self.observations.go_on(&mut cx, holder, at, terms, record);
-        cx.agenda.broker(BrokerRequest::Restore {
+        let ticket = match origin {
+            Origin::Process => None,
+            Origin::Node => {
+                self.pending.room(&cx).map_err(|_| RestoreResult::Limit)?;
+                Some(cx.agenda.ticket())
+            }
+        };
+        let (observation, filter_id) = self.observations.go_on(&mut cx, holder, at, terms, record);
+        let Some(ticket) = ticket else {
+            cx.agenda.broker(BrokerRequest::Restore {
+                filter_id,
+                filter,
+                qos,
+            });
+            return Ok(());
+        };
+        let awaited = Awaited::Subscribe {
+            reply: None,
+            observation,
+        };
+        // There was room just now.
+        _ = self.pending.wait_as(&cx, ticket, awaited);
+        cx.agenda.broker(BrokerRequest::Subscribe {
+            ticket,
             filter_id,
             filter,
             qos,
+            retained: true,
         });
         Ok(())
     }

@@ -88,12 +88,13 @@ impl Gateway {
                 self.session_restored(now, listener, opened);
             }
             DtlsEvent::Elsewhere { worker, from, range } => {
-                let record = datagram.get(range).unwrap_or_default();
-                self.hand_record_on(worker, listener, from, record);
+                self.hand_record_on(worker, listener, from, datagram.get(range).unwrap_or_default());
             }
             DtlsEvent::OfNode { node, from, range } => {
-                let record = datagram.get(range).unwrap_or_default();
-                self.hand_to_node(node, listener, from, record);
+                self.hand_to_node(node, listener, from, datagram.get(range).unwrap_or_default());
+            }
+            DtlsEvent::Nobodys { cid, from, range } => {
+                self.seek(listener, cid, from, datagram.get(range).unwrap_or_default());
             }
             DtlsEvent::AddressChanged {
                 session,

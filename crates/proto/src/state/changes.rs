@@ -13,11 +13,13 @@ struct Page {
     heads: [Bits; WORDS],
     /// Cells in which one began, ended, or was written anew.
     changed: [Bits; WORDS],
+    /// Cells in which one begins that others may see.
+    shown: [Bits; WORDS],
 }
 
 type Bits = AtomicU64;
 
-/// Two bits for each cell. They say what to look at and not what happened, so that any number of changes takes no more room than one.
+/// Three bits for each cell. They say what to look at and not what happened, so that any number of changes takes no more room than one.
 pub(super) struct Changes(Vec<OnceLock<Box<Page>>>);
 
 impl Changes {
@@ -50,6 +52,9 @@ impl Changes {
             if let Some(word) = page.heads.get(at) {
                 word.fetch_and(!bit, Ordering::Release);
             }
+            if let Some(word) = page.shown.get(at) {
+                word.fetch_and(!bit, Ordering::Release);
+            }
             self.look_again(cell);
         }
     }
@@ -63,11 +68,29 @@ impl Changes {
         }
     }
 
+    /// The record there may be seen by others.
+    pub(super) fn shown(&self, cell: u32) {
+        if let Some((page, at, bit)) = self.of(cell)
+            && let Some(word) = page.shown.get(at)
+        {
+            word.fetch_or(bit, Ordering::Release);
+        }
+    }
+
+    /// Whether others may see the record there.
+    pub(super) fn is_shown(&self, cell: u32) -> bool {
+        self.is_set(cell, |page| &page.shown)
+    }
+
     /// Whether a record begins there.
     pub(super) fn is_head(&self, cell: u32) -> bool {
+        self.is_set(cell, |page| &page.heads)
+    }
+
+    fn is_set(&self, cell: u32, bits: impl Fn(&Page) -> &[Bits; WORDS]) -> bool {
         let found = self
             .of(cell)
-            .and_then(|(page, at, bit)| Some((page.heads.get(at)?, bit)));
+            .and_then(|(page, at, bit)| Some((bits(page).get(at)?, bit)));
         found.is_some_and(|(word, bit)| word.load(Ordering::Acquire) & bit != 0)
     }
 

@@ -9,11 +9,13 @@ mod changes;
 mod held;
 mod layout;
 mod store;
+mod tenure;
 
 pub use bytes::{ReadBytes, WriteBytes};
 pub use held::Held;
 pub use layout::{CELL_BYTES, Cell, HOT_WORDS, MAGIC as LAYOUT, MARK, digest};
 pub use store::{Clock, Contents, Kind, Memory, Record, Restoring, Store, Unusable};
+pub use tenure::Tenure;
 
 #[cfg(test)]
 mod tests;

@@ -65,6 +65,19 @@ impl Clock {
         u64::try_from(up.as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// What the milliseconds of a clock that began to count at `other`, since 1970, are by this one, which did at `began`; 0 stays what it
+    /// is, the time that there is none.
+    #[must_use]
+    pub fn of_another(millis: u64, other: Duration, began: Duration) -> u64 {
+        if millis == 0 {
+            return 0;
+        }
+        let at = other
+            .saturating_add(Duration::from_millis(millis))
+            .saturating_sub(began);
+        u64::try_from(at.as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
     /// The instant of these milliseconds; one that this process cannot name, because it lies too far back, becomes `now`.
     #[must_use]
     pub fn instant(&self, millis: u64) -> Instant {
@@ -429,6 +442,32 @@ impl Store {
     pub fn record_at(&self, index: u32) -> Option<Record> {
         let is_head = self.changes.get()?.is_head(index);
         self.cell(index).filter(|_| is_head).map(Record)
+    }
+
+    /// Notes that a record of a store that is watched stands where others see it.
+    pub fn note_shown(&self, index: u32) {
+        if let Some(changes) = self.changes.get() {
+            changes.shown(index);
+        }
+    }
+
+    /// Whether a record stands where others see it, or may.
+    #[must_use]
+    pub fn is_shown(&self, record: Record) -> bool {
+        self.changes
+            .get()
+            .is_some_and(|changes| changes.is_shown(record.index()))
+    }
+
+    /// Takes in a record of another store, to be [`Store::found`]. False where there is no room for it.
+    #[must_use]
+    pub fn adopt(&self, contents: &Contents) -> bool {
+        let record = self.put(contents.kind, &contents.hot, &contents.body);
+        if let Some(record) = record {
+            self.note_shown(record.index());
+            self.leave(vec![record]);
+        }
+        record.is_some()
     }
 
     /// Leaves everything as it is from now on, whoever drops what it holds: the process ends.

@@ -101,7 +101,7 @@ impl SecureTransport for Feigned {
         self.sessions.remove(&session);
     }
 
-    fn restore(&mut self, _: &mut Transmits) -> Vec<(RestoreResult, u64)> {
+    fn restore(&mut self, _: &mut Transmits, _: bool) -> Vec<(RestoreResult, u64)> {
         Vec::new()
     }
 
