@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::process::Command;
 use std::time::Duration;
 
-use super::engine::Redis;
+use super::engine::{PASSWORD, Redis};
 use super::nodes::{self, Node};
 use super::roaming::{Balancer, Roaming};
 use super::support::{Client, Config, Kind, Request, ms, wait_until};
@@ -291,4 +291,37 @@ fn a_device_is_led_to_who_took_its_session_over_by_any_node_while_the_first_one_
     for node in &nodes {
         node.assert_serves();
     }
+}
+
+#[test]
+fn an_account_with_the_rights_that_the_page_names_is_enough_to_take_over() {
+    let redis = Redis::start();
+    let page = include_str!("../../docs/scale-out.md");
+    let rights = page.split_once("```text group-account\n").unwrap().1;
+    let rights = rights.split_once("```").unwrap().0;
+    let said = redis.say(&rights.replace(">secret", &format!("\">{PASSWORD}\"")));
+    assert_eq!(said.trim(), "OK");
+    let url = format!("redis://gateway@127.0.0.1:{}", redis.port());
+    let mut nodes = ["a", "b"].map(|name| {
+        let mut node = nodes::prepare_at(&url, name, config());
+        node.gateway.launch();
+        node
+    });
+    nodes[0].metric_becomes("group_nodes", &[], 2.0);
+    settle();
+    let balancer = Balancer::to(nodes[0].dtls_addr());
+    let mut device = Client::over(Box::new(Roaming::through(&balancer, false)));
+    let token = device.create("meter-31");
+    device.observe(&format!("ps/m?c=meter-31&t={token}"));
+    shown(&nodes[0], 3.0);
+    balancer.lead(nodes[1].dtls_addr());
+    dies(&mut nodes, 0, 1);
+    device.publish(&format!("ps/m?c=meter-31&t={token}"), "2");
+    assert_eq!(looked_up(&nodes[1], "taken"), 1.0);
+    assert_eq!(nodes[1].metric("group_state_failures_total", &[]), 0.0);
+    assert!(
+        !redis.say("ACL LOG\n").contains("gateway"),
+        "something was not allowed"
+    );
+    nodes[1].assert_serves();
 }
