@@ -189,6 +189,7 @@ impl Device {
         self.tally.follows.push(self.index);
         let last = end + self.plan.patience;
         let mut deadline = last;
+        let mut newest = Duration::ZERO;
         while let Some(link) = &mut self.link {
             if self.plan.stop.load(Ordering::Relaxed) {
                 break;
@@ -208,7 +209,10 @@ impl Device {
             }
             if message.token.as_bytes() == token.to_be_bytes()
                 && let Some(sent) = stamp(message.payload)
+                && sent > newest
             {
+                // One that comes again has told it already.
+                newest = sent;
                 let now = self.plan.epoch.elapsed();
                 self.tally.notified.record(now.saturating_sub(sent));
             }
