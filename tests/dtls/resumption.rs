@@ -5,7 +5,7 @@ use portcullis::dtls::{DtlsContext, DtlsMaterial, TicketKeys, Verify};
 
 use crate::bench::*;
 use crate::certificates::{client_with, with_certificate, with_clients};
-use crate::certs::{Recipe, authority, revocation_list};
+use crate::certs::{AUTHORITY, ROOT, Recipe, authority, revocation_list};
 use crate::dtls_client::{ClientConfig, DtlsClient};
 
 const ECDSA: &str = "ECDHE-ECDSA-AES128-CCM8";
@@ -128,6 +128,50 @@ fn a_revoked_certificate_and_a_changed_trust_anchor_do_not_come_back_by_ticket()
     let client = server.handshake(&config, peer(2));
     assert!(server.listener.is_empty() && !client.is_connected());
     assert_eq!(server.metrics.alerts_sent.get(Alert::UnknownCa), 1);
+}
+
+/// A process, or a node, that never saw the first handshake does not have what the client showed in it.
+#[test]
+fn a_ticket_whose_chain_only_the_client_has_is_a_full_handshake_elsewhere_and_no_alert() {
+    let root = Recipe {
+        profile: ROOT,
+        ..Recipe::server("root")
+    }
+    .make(None);
+    let below = Recipe {
+        profile: AUTHORITY,
+        ..Recipe::server("below")
+    }
+    .make(Some(&root));
+    let own = Recipe::server("server").make(Some(&root));
+    let material = with_clients(&own, &root, Verify::Required);
+    let showing = ClientConfig {
+        issuers: vec![below.certificate.clone()],
+        ..client_with(ECDSA, &root, &Recipe::client("showing").make(Some(&below)))
+    };
+    let mut server = Server::new(&material, settings());
+    let (mut client, _) = server.establish(&showing, peer(1));
+    let config = ClientConfig {
+        session: Some(client.session()),
+        ..showing
+    };
+    let mut other = Server::new(&material, settings());
+    let (mut client, session) = other.establish(&config, peer(1));
+    assert!(!client.is_resumed() && other.talks(&mut client, session, peer(1)));
+    assert_eq!(other.metrics.resumptions_refused.get(), 0);
+    // What is at hand now is good for the very ticket that was declined, and the new one.
+    for ticket in [config.session.clone(), Some(client.session())] {
+        let again = ClientConfig {
+            session: ticket,
+            ..config.clone()
+        };
+        let (mut client, session) = other.establish(&again, peer(2));
+        assert!(client.is_resumed() && other.talks(&mut client, session, peer(2)));
+    }
+    // Where nobody is asked for certificates any more it is no ticket either.
+    let mut asks_nobody = Server::new(&with_certificate(&own), settings());
+    let (mut client, session) = asks_nobody.establish(&config, peer(3));
+    assert!(!client.is_resumed() && asks_nobody.talks(&mut client, session, peer(3)));
 }
 
 #[test]

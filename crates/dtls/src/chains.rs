@@ -3,18 +3,23 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use openssl::error::ErrorStack;
 use openssl::sha::{Sha256, sha256};
 use openssl::stack::{Stack, StackRef};
-use openssl::x509::store::X509StoreRef;
+use openssl::x509::store::{X509Store, X509StoreRef};
 use openssl::x509::{X509, X509Ref, X509StoreContext};
 
 use portcullis_proto::state::{ReadBytes, WriteBytes};
 
+use super::shared::DtlsShared;
+
 /// How many chains are kept at the same time. Only who has an authority that is trusted can add one.
 const MAX_CHAINS: usize = 4096;
+
+/// OpenSSL's verdicts that an issuer is missing: `X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT` and that of a local one.
+const NO_ISSUER: [i32; 2] = [2, 20];
 
 /// What names a chain: a hash over it.
 pub(super) type ChainId = [u8; 32];
@@ -30,6 +35,9 @@ pub(super) struct Chain {
 
 /// A hash over a certificate.
 pub(super) type CertificateHash = [u8; 32];
+
+/// What issuers are judged by: a store, and what it holds.
+pub(super) type Issuers = (X509Store, HashSet<CertificateHash>);
 
 /// The hash over a certificate.
 pub(super) fn hash_of(certificate: &X509Ref) -> Option<CertificateHash> {
@@ -164,21 +172,67 @@ impl Chains {
     }
 
     /// The chain that was kept under this name, else the one that `store` finds above a certificate by itself.
-    pub(super) fn of(&self, id: &ChainId, certificate: &X509Ref, store: &X509StoreRef) -> Option<Arc<Chain>> {
+    fn of(&self, id: &ChainId, certificate: &X509Ref, store: &X509StoreRef) -> Found {
         let known = |all: &HashMap<ChainId, Arc<Chain>>| all.get(id).cloned();
         let kept = known(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        kept.or_else(|| {
-            let none = Stack::new().ok()?;
-            let mut context = X509StoreContext::new().ok()?;
-            let found = context.init(store, certificate, &none, |context| {
-                let good = context.verify_cert()?;
-                Ok(context
-                    .chain()
-                    .filter(|_| good)
-                    .and_then(|path| self.above(path, None)))
-            });
-            found.ok().flatten()
-        })
+        if let Some(kept) = kept {
+            return Found::Chain(kept);
+        }
+        let found = Stack::new().and_then(|none| {
+            X509StoreContext::new()?.init(store, certificate, &none, |context| {
+                let is_good = context.verify_cert()?;
+                let path = context.chain().filter(|_| is_good);
+                Ok(match path.and_then(|path| self.above(path, None)) {
+                    Some(chain) => Found::Chain(chain),
+                    None if NO_ISSUER.contains(&context.error().as_raw()) => Found::Nothing,
+                    None => Found::Bad,
+                })
+            })
+        });
+        found.unwrap_or(Found::Bad)
+    }
+}
+
+/// What is known of the chain above a certificate.
+enum Found {
+    Chain(Arc<Chain>),
+    /// An issuer is not at hand.
+    Nothing,
+    /// Whoever may show it is not let in by it.
+    Bad,
+}
+
+/// What the ticket of a client with a certificate is redeemed by.
+pub(super) struct Redeeming {
+    /// The chains that are at hand.
+    pub(super) shared: Arc<DtlsShared>,
+    /// Nothing where clients are not asked for certificates.
+    pub(super) issuers: Option<Arc<Issuers>>,
+    /// The one that the ticket names, once it was redeemed.
+    pub(super) chain: OnceLock<Arc<Chain>>,
+}
+
+impl fmt::Debug for Redeeming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redeeming")
+            .field("chain", &self.chain)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Redeeming {
+    /// Whether a ticket may be redeemed: not where an issuer of its certificate is not at hand. Another process or node, which the
+    /// client has shown its intermediates to, may have made it: they have to be shown here too.
+    pub(super) fn redeem(&self, named: &[u8], certificate: &X509Ref) -> bool {
+        let (Some(id), Some(issuers)) = (named.first_chunk(), &self.issuers) else {
+            return false;
+        };
+        match self.shared.chains.of(id, certificate, &issuers.0) {
+            Found::Chain(chain) => self.chain.set(chain).is_ok(),
+            Found::Nothing => false,
+            // The finished handshake is refused, and counted as what it is.
+            Found::Bad => true,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{ExtensionContext, Ssl, SslAlert, SslContextBuilder};
 
+use super::chains::Redeeming;
 use super::ffi;
 use super::hello::CLIENT_HELLO;
 use super::psk::PskKey;
@@ -45,6 +46,8 @@ pub(super) struct Notes {
     pub(super) is_web: bool,
     /// The handshake messages of both sides, as far as they are needed to try keys.
     pub(super) transcript: Option<Vec<u8>>,
+    /// What a ticket is redeemed by.
+    pub(super) redeeming: Option<Redeeming>,
     /// Level and description of the last alert that OpenSSL opened.
     pub(super) alert: Mutex<Option<[u8; 2]>>,
 }

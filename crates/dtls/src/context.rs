@@ -5,26 +5,26 @@ mod setup;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKeyRef, Public};
 use openssl::ssl::{Ssl, SslContext, SslRef, SslVerifyMode};
 use openssl::x509::X509Ref;
-use openssl::x509::store::X509Store;
 use zeroize::{Zeroize, Zeroizing};
 
 use portcullis_proto::state::{ReadBytes, WriteBytes};
 use portcullis_proto::types::{Identity, Proof};
 
 use super::certificates::{self, CertField, CertIdentity, CertificateMark, ContextError};
-use super::chains::{CertificateHash, Chain, ChainId, Chains};
+use super::chains::{Chain, ChainId, Chains, Issuers, Redeeming};
 use super::cid::{Notes, notes_index};
 use super::ffi;
 use super::ffi::raw_keys;
 use super::hello::ClientHello;
 use super::psk::{PskKey, PskStore, identity_text};
 use super::raw_keys::{Fingerprint, RawKeys, fingerprint};
+use super::shared::DtlsShared;
 use super::suite::{KeyExchange, Suite};
 use setup::{Built, OwnCertificate, PSK_GROUPS, issuers};
 
@@ -194,7 +194,7 @@ pub struct DtlsContext {
     verify: Verify,
     verify_depth: u32,
     /// What issuers are judged by, and the verdicts so far.
-    issuers: Option<(X509Store, HashSet<CertificateHash>)>,
+    issuers: Option<Arc<Issuers>>,
     verdicts: Mutex<HashMap<ChainId, bool>>,
     own_not_before: Option<i64>,
     own_not_after: Option<i64>,
@@ -275,7 +275,7 @@ impl DtlsContext {
             cert_identity: material.cert_identity,
             verify: material.verify,
             verify_depth: material.verify_depth,
-            issuers: issuers(material, &crls)?,
+            issuers: issuers(material, &crls)?.map(Arc::new),
             verdicts: Mutex::default(),
             own_not_before: own.iter().filter_map(|own| own.not_before).max(),
             own_not_after: own.iter().filter_map(|own| own.not_after).min(),
@@ -356,11 +356,21 @@ impl DtlsContext {
     }
 
     /// A fresh server side of a handshake with the client that says `hello`.
-    pub(super) fn server(&self, mut notes: Notes, hello: &ClientHello<'_>) -> Result<Ssl, ErrorStack> {
+    pub(super) fn server(
+        &self,
+        mut notes: Notes,
+        shared: &Arc<DtlsShared>,
+        hello: &ClientHello<'_>,
+    ) -> Result<Ssl, ErrorStack> {
         let mut ssl = Ssl::new(&self.context)?;
         ssl.set_mtu(self.mtu)?;
         let exchange = self.chosen(hello.suites).map(Suite::key_exchange);
         notes.transcript = matches!(exchange, Some(KeyExchange::Psk) | None).then(Vec::new);
+        notes.redeeming = Some(Redeeming {
+            shared: Arc::clone(shared),
+            issuers: self.issuers.clone(),
+            chain: OnceLock::new(),
+        });
         ssl.set_ex_data(notes_index()?, notes);
         match exchange {
             // A ticket would cost more than the handshake that it saves.
@@ -480,8 +490,8 @@ impl DtlsContext {
 
     fn by_certificate(&self, ssl: &SslRef, certificate: &X509Ref, chains: &Chains) -> Option<Authority> {
         let chain = if ssl.session_reused() {
-            let id = *ffi::ticket_mark(ssl)?.first_chunk()?;
-            chains.of(&id, certificate, &self.issuers.as_ref()?.0)?
+            let notes = ssl.ex_data(notes_index().ok()?)?;
+            Arc::clone(notes.redeeming.as_ref()?.chain.get()?)
         } else {
             chains.above(ssl.verified_chain()?, ssl.peer_cert_chain())?
         };
@@ -534,7 +544,7 @@ impl DtlsContext {
     /// Whether the issuers of a client's certificate are good here; looked at once for each chain. Where nobody is asked for a
     /// certificate any more, who has shown one keeps what it proved.
     fn trusts(&self, chain: &Chain) -> bool {
-        let Some((store, at_hand)) = &self.issuers else {
+        let Some((store, at_hand)) = self.issuers.as_deref() else {
             return true;
         };
         let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);

@@ -21,7 +21,7 @@ use openssl::stack::StackRef;
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::{X509Crl, X509Ref, X509VerifyResult};
 use openssl_sys::{
-    EVP_PKEY, SSL, SSL_CIPHER, SSL_CTX, SSL_SESSION, X509_CRL, X509_STORE, stack_st_SSL_CIPHER,
+    EVP_PKEY, SSL, SSL_CIPHER, SSL_CTX, SSL_SESSION, X509, X509_CRL, X509_STORE, stack_st_SSL_CIPHER,
 };
 
 use super::bio::Pipe;
@@ -39,6 +39,16 @@ const DTLS_CTRL_GET_TIMEOUT: c_int = 73;
 const DTLS_CTRL_HANDLE_TIMEOUT: c_int = 74;
 const SSL_OP_COOKIE_EXCHANGE: u64 = 1 << 13;
 const SSL_OP_NO_TICKET: u64 = 1 << 14;
+
+/// What became of a ticket, and what to do with it.
+const TICKET_SUCCESS: c_int = 5;
+const TICKET_SUCCESS_RENEW: c_int = 6;
+const TICKET_IGNORE_RENEW: c_int = 2;
+const TICKET_USE: c_int = 3;
+const TICKET_USE_RENEW: c_int = 4;
+
+type RedeemCallback =
+    unsafe extern "C" fn(*mut SSL, *mut SSL_SESSION, *const u8, usize, c_int, *mut c_void) -> c_int;
 
 type MessageCallback = unsafe extern "C" fn(c_int, c_int, c_int, *const c_void, usize, *mut SSL, *mut c_void);
 
@@ -59,7 +69,7 @@ unsafe extern "C" {
     fn SSL_CTX_set_session_ticket_cb(
         context: *mut SSL_CTX,
         on_issue: Option<unsafe extern "C" fn(*mut SSL, *mut c_void) -> c_int>,
-        on_redeem: *const c_void,
+        on_redeem: Option<RedeemCallback>,
         argument: *mut c_void,
     ) -> c_int;
     fn SSL_SESSION_set1_ticket_appdata(session: *mut SSL_SESSION, data: *const c_void, len: usize) -> c_int;
@@ -68,6 +78,7 @@ unsafe extern "C" {
         data: *mut *mut c_void,
         len: *mut usize,
     ) -> c_int;
+    fn SSL_SESSION_get0_peer(session: *mut SSL_SESSION) -> *mut X509;
     fn SSL_CTX_set_msg_callback(context: *mut SSL_CTX, each: Option<MessageCallback>);
     fn X509_STORE_add_crl(store: *mut X509_STORE, crl: *mut X509_CRL) -> c_int;
 }
@@ -242,7 +253,7 @@ pub(super) fn note_messages(context: &SslContextBuilder) {
 }
 
 /// Makes every ticket carry what its session stands on: the mark of its key and the identity, or the name of the
-/// chain above the client's certificate.
+/// chain above the client's certificate. One whose chain is not at hand is no ticket: the whole handshake follows, which shows it.
 pub(super) fn mark_tickets(context: &SslContextBuilder) {
     unsafe extern "C" fn mark(ssl: *mut SSL, _: *mut c_void) -> c_int {
         // SAFETY: OpenSSL calls this with an SSL that is alive and has a session, and copies the bytes.
@@ -254,8 +265,43 @@ pub(super) fn mark_tickets(context: &SslContextBuilder) {
         }
         1
     }
-    // SAFETY: the context is alive; the function is static and gets no argument.
-    unsafe { SSL_CTX_set_session_ticket_cb(context.as_ptr(), Some(mark), ptr::null(), ptr::null_mut()) };
+    unsafe extern "C" fn redeem(
+        ssl: *mut SSL,
+        session: *mut SSL_SESSION,
+        _: *const u8,
+        _: usize,
+        status: c_int,
+        _: *mut c_void,
+    ) -> c_int {
+        let taken = match status {
+            TICKET_SUCCESS => TICKET_USE,
+            TICKET_SUCCESS_RENEW => TICKET_USE_RENEW,
+            _ => return TICKET_IGNORE_RENEW,
+        };
+        // SAFETY: OpenSSL calls this with an SSL and, of a ticket that it opened, a session that are alive; the certificate belongs
+        // to the session.
+        let is_good = unsafe {
+            let peer = SSL_SESSION_get0_peer(session);
+            peer.is_null()
+                || may_redeem(SslRef::from_ptr(ssl), session, X509Ref::from_ptr(peer)) == Some(true)
+        };
+        // What a search for a chain left behind would be taken for a failure of the handshake.
+        drop(ErrorStack::get());
+        if is_good { taken } else { TICKET_IGNORE_RENEW }
+    }
+    // SAFETY: the context is alive; the functions are static and get no argument.
+    unsafe {
+        SSL_CTX_set_session_ticket_cb(context.as_ptr(), Some(mark), Some(redeem), ptr::null_mut());
+    }
+}
+
+/// # Safety
+/// `session` is alive.
+unsafe fn may_redeem(ssl: &SslRef, session: *mut SSL_SESSION, certificate: &X509Ref) -> Option<bool> {
+    let redeeming = ssl.ex_data(notes_index().ok()?)?.redeeming.as_ref()?;
+    // SAFETY: as the caller promises.
+    let named = unsafe { mark_of(session) }?;
+    Some(redeeming.redeem(&named, certificate))
 }
 
 fn ticket_data(ssl: &SslRef) -> Option<Vec<u8>> {
@@ -268,10 +314,17 @@ fn ticket_data(ssl: &SslRef) -> Option<Vec<u8>> {
 
 /// What the ticket that a session was resumed by says that it stands on.
 pub(super) fn ticket_mark(ssl: &SslRef) -> Option<Box<[u8]>> {
+    // SAFETY: the session is alive while it is borrowed.
+    unsafe { mark_of(ssl.session()?.as_ptr()) }
+}
+
+/// # Safety
+/// `session` is alive.
+unsafe fn mark_of(session: *mut SSL_SESSION) -> Option<Box<[u8]>> {
     let (mut data, mut len) = (ptr::null_mut::<c_void>(), 0);
-    // SAFETY: the session is alive, and what is pointed to belongs to it; it is copied before the borrow ends.
+    // SAFETY: what is pointed to belongs to the session; it is copied before the call ends.
     unsafe {
-        let found = SSL_SESSION_get0_ticket_appdata(ssl.session()?.as_ptr(), &raw mut data, &raw mut len);
+        let found = SSL_SESSION_get0_ticket_appdata(session, &raw mut data, &raw mut len);
         (found == 1 && !data.is_null()).then(|| slice::from_raw_parts(data.cast::<u8>(), len).into())
     }
 }

@@ -5,6 +5,7 @@ mod translate;
 mod unlock;
 pub(super) mod verdict;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use openssl::error::ErrorStack;
@@ -27,6 +28,7 @@ use super::record::{
 };
 use super::replay::ReplayWindow;
 use super::sessions::Records;
+use super::shared::DtlsShared;
 use super::suite::{KeyExchange, Suite};
 use gate::Gate;
 use translate::{reseal, reseal_with_cid};
@@ -162,6 +164,7 @@ pub(super) struct Start {
     pub(super) now: Instant,
     pub(super) timeout: Duration,
     pub(super) cid: Option<Cid>,
+    pub(super) shared: Arc<DtlsShared>,
 }
 
 impl Pending {
@@ -184,7 +187,7 @@ impl Pending {
             offer: start.cid,
             ..Notes::default()
         };
-        let ssl = context.server(notes, hello).ok()?;
+        let ssl = context.server(notes, &start.shared, hello).ok()?;
         let mut stream = SslStream::new(ssl, Pipe::default()).ok()?;
         let skipped = match hello.message_sequence {
             0 | 1 => 0,

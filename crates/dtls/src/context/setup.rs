@@ -1,6 +1,6 @@
 //! Sets an OpenSSL context up, a part at a time: policy, certificate, verification, pre-shared keys, suites.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use portcullis_proto::invariant;
 use portcullis_proto::types::reason::Label;
 
 use super::super::certificates::{self, CertIdentity, ContextError, KeyKind};
-use super::super::chains::{CertificateHash, hash_of};
+use super::super::chains::{Issuers, hash_of};
 use super::super::cid::{add_extensions, notes_index};
 use super::super::ffi;
 use super::super::ffi::raw_keys;
@@ -256,10 +256,7 @@ fn set_verification(
 }
 
 /// What the issuers of client certificates are judged by: a store, and what it holds; nothing when clients are not asked for any.
-pub(super) fn issuers(
-    material: &DtlsMaterial,
-    crls: &[X509Crl],
-) -> Result<Option<(X509Store, HashSet<CertificateHash>)>, ContextError> {
+pub(super) fn issuers(material: &DtlsMaterial, crls: &[X509Crl]) -> Result<Option<Issuers>, ContextError> {
     let Some(pem) = material
         .ca_pem
         .as_ref()

@@ -1,5 +1,6 @@
 //! From a hello to an established session.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
@@ -67,6 +68,7 @@ impl DtlsListener {
             now,
             timeout: self.settings.handshake_timeout,
             cid,
+            shared: Arc::clone(&self.shared),
         };
         self.next_pending += 1;
         if let Some(replaced) = self.pendings.take(from) {
