@@ -169,6 +169,29 @@ fn a_server_that_says_nothing_keeps_no_node_from_those_behind_it() {
     node.assert_serves();
 }
 
+#[test]
+fn ids_that_are_none_take_the_place_of_no_node_and_are_taken_out() {
+    let redis = Redis::start();
+    let key = "portcullis:{group}:nodes";
+    let junk = |digit: char| {
+        let ids: Vec<String> = (0..3_000).map(|n| format!("{digit}{n:04}")).collect();
+        redis.say(&format!("SADD {key} {} 70000 99999 00\n", ids.join(" ")));
+    };
+    let known = || redis.say(&format!("SCARD {key}\n")).trim().to_owned();
+    junk('x');
+    let nodes = nodes::group(&redis, 2);
+    for digit in ['0', 'y'] {
+        junk(digit);
+        wait_until("they are gone", || known() == "2");
+        for node in &nodes {
+            assert_eq!(node.metric("group_nodes", &[]), 2.0);
+        }
+    }
+    for node in &nodes {
+        node.assert_serves();
+    }
+}
+
 /// The most memory that a node had so far, in MiB.
 fn most_memory(node: &Node) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
