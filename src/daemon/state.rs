@@ -1,8 +1,8 @@
 //! What the process keeps in its state directory beside the broker's stores.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::config::changes::VERSION_FILE;
 use crate::dtls::TicketKeys;
+use crate::group::files::replace;
 
 use super::assembly::{ExitReason, StartError};
 use super::clock;
@@ -46,12 +47,7 @@ pub(super) fn prepare(directory: &Path) -> Result<(), StartError> {
         })?;
     // What cannot be written here costs the next upgrade a note, and is told of by what has to be written.
     let version = concat!(env!("CARGO_PKG_VERSION"), "\n");
-    drop(replace(
-        directory,
-        &directory.join(VERSION_FILE),
-        version.as_bytes(),
-        0o644,
-    ));
+    drop(replace(&directory.join(VERSION_FILE), version.as_bytes(), 0o644));
     Ok(())
 }
 
@@ -79,7 +75,7 @@ pub(super) fn ticket_keys(directory: &Path) -> Result<Tickets, String> {
     }
     let mut keys = Zeroizing::new([0; 80]);
     openssl::rand::rand_bytes(keys.as_mut_slice()).map_err(|error| format!("no randomness: {error}"))?;
-    let saved = found.and_then(|_| replace(directory, &path, keys.as_slice(), 0o600).map_err(failed));
+    let saved = found.and_then(|_| replace(&path, keys.as_slice(), 0o600).map_err(failed));
     Ok(Tickets {
         keys: TicketKeys::new(*keys),
         unsaved: saved.err(),
@@ -103,24 +99,6 @@ fn fresh_keys(path: &Path) -> io::Result<Option<Zeroizing<[u8; 80]>>> {
     // One that is cut short was not written by us: new keys take its place.
     let whole = file.read_exact(keys.as_mut_slice()).is_ok();
     Ok((whole && age < TICKET_ROTATION).then_some(keys))
-}
-
-/// Puts a file there, whatever stood in its place except a directory.
-fn replace(directory: &Path, path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let new = path.with_extension("new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&new)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

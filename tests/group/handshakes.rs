@@ -216,6 +216,12 @@ fn an_engine_that_was_put_back_or_emptied_or_written_to_brings_no_other_keys_int
             assert!(resumes(&session, node), "{result}");
         }
     }
+    let counted = sum("not_authentic");
+    redis.say(&format!("DEL {key}\nRPUSH {key} x\n", key = TICKETS.0));
+    wait_until("a list is refused", || sum("not_authentic") > counted);
+    wait_until("those in use are there again", || {
+        opened(&redis).is_some_and(|opened| opened[8..] == [9; 80])
+    });
     redis.say("FLUSHALL\n");
     wait_until("the engine has them again", || opened(&redis).is_some());
     for node in &nodes {

@@ -1,6 +1,5 @@
 //! The lease of this node: had, renewed three times within its time, given back.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -71,6 +70,8 @@ pub(crate) struct Lease {
     metrics: Arc<GroupMetrics>,
     seen: watch::Sender<View>,
     tickets: TicketBook,
+    /// What kept the keys of session tickets from being looked at, the last time.
+    unlooked: Option<Fault>,
     engine: Engine,
     noted: Noted,
     boot: String,
@@ -108,6 +109,7 @@ impl Lease {
             metrics,
             seen,
             tickets,
+            unlooked: None,
             engine,
             noted,
             boot,
@@ -150,9 +152,18 @@ impl Lease {
             true => self.tickets.turn(&mut self.engine).await,
             false => Ok(false),
         };
-        if !matches!(self.metrics.counted(found), Ok(true)) {
+        let found = self.metrics.counted(found);
+        if !matches!(found, Ok(true)) {
             self.tickets.alone();
         }
+        let unlooked = found.err();
+        if let Some(fault) = unlooked
+            .as_ref()
+            .filter(|fault| self.unlooked.as_ref() != Some(fault))
+        {
+            warn!("the keys of session tickets in the engine cannot be looked at: {fault}");
+        }
+        self.unlooked = unlooked;
         let now = (self.settings.clock)();
         if let Some((id, renewed)) = self.held
             && now.saturating_duration_since(renewed) >= self.settings.lease
@@ -388,9 +399,13 @@ fn no_randomness(error: std::io::Error) -> Fault {
 }
 
 fn noted(state_dir: &Path) -> Option<Noted> {
-    serde_json::from_slice(&fs::read(state_dir.join(FILE)).ok()?).ok()
+    serde_json::from_slice(&files::read(&state_dir.join(FILE), member::LONGEST).ok()?).ok()
 }
 
 fn write(state_dir: &Path, noted: &Noted) -> std::io::Result<()> {
-    files::replace(state_dir, FILE, serde_json::to_string(noted)?.as_bytes())
+    files::replace(
+        &state_dir.join(FILE),
+        serde_json::to_string(noted)?.as_bytes(),
+        0o600,
+    )
 }

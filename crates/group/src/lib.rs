@@ -13,7 +13,7 @@
 //! | [`sessions`] | whose the sessions of all nodes are, and what another one goes on from |
 //! | [`store`] | what all nodes share, in versions |
 //! | [`tickets`] | the keys of session tickets, the same at all nodes |
-//! | `files` | what a node notes in its state directory |
+//! | [`files`] | what a node notes in its state directory |
 //! | [`metrics`] | what is counted |
 //!
 //! Nothing here knows what a gateway does. Who serves devices waits for none of it: a [`Group`] runs on a thread of its own, tells what
@@ -21,7 +21,7 @@
 
 pub mod channel;
 pub mod engine;
-mod files;
+pub mod files;
 pub mod key;
 mod lease;
 pub mod links;

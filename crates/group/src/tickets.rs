@@ -10,7 +10,6 @@
 //! So the newest that anybody knows win, and the engine can neither bring old ones back nor keep any beyond their day. Where it does not
 //! answer, a node goes on with what it has, and when that had its day with keys that it draws for itself.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,11 +49,16 @@ const FILE: &str = "group.tickets";
 
 const SEALED_AS: &str = "tickets";
 
-/// Puts ARGV 2 in the place of ARGV 1, for ARGV 3 milliseconds; answers what stands there then.
-const PUT: &str = "local there = redis.call('GETRANGE', KEYS[1], 0, ARGV[4])
-if there ~= ARGV[1] then return there end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return ARGV[2]";
+/// How long a reason to refuse keys is not logged again: another node may put them there every second.
+const QUIET: Duration = Duration::from_secs(600);
+
+/// Answers what stands there up to its byte ARGV 1, after ARGV 3 was put in the place of ARGV 2 for ARGV 4 milliseconds where that is
+/// asked. What is no string is nothing that a node sealed, and gives way as that does.
+const TURN: &str = "local there = redis.pcall('GETRANGE', KEYS[1], 0, ARGV[1])
+if type(there) ~= 'string' then there = 'no keys' end
+if #ARGV == 1 or there ~= ARGV[2] then return there end
+redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+return ARGV[3]";
 
 /// One set of keys.
 #[derive(Clone)]
@@ -112,7 +116,7 @@ pub fn kept(state_dir: &Path, group: &GroupKey, wall: Duration) -> Option<Arc<Ti
 }
 
 fn read(state_dir: &Path, group: &GroupKey) -> Option<Tickets> {
-    Tickets::open(group, &fs::read(state_dir.join(FILE)).ok()?)
+    Tickets::open(group, &files::read(&state_dir.join(FILE), LONGEST).ok()?)
 }
 
 /// What times are told by.
@@ -133,8 +137,8 @@ pub(crate) struct TicketBook {
     /// The newest set, and since when this process has it.
     known: Option<(Tickets, Instant)>,
     in_use: watch::Sender<Option<Arc<TicketBytes>>>,
-    /// What was wrong with what stood there the last time.
-    told: Option<TicketResult>,
+    /// What was logged to be wrong with what stood there, and when.
+    told: Vec<(TicketResult, Instant)>,
 }
 
 impl TicketBook {
@@ -154,7 +158,7 @@ impl TicketBook {
             clocks,
             known,
             in_use,
-            told: None,
+            told: Vec::new(),
         };
         book.in_use
             .send_replace(book.own().map(|own| Arc::clone(&own.keys)));
@@ -191,8 +195,12 @@ impl TicketBook {
     /// Looks at what stands in the engine, and has the right ones stand there; whether they do.
     pub(crate) async fn turn(&mut self, engine: &mut Engine) -> Result<bool, Fault> {
         let longest = LONGEST - 1;
-        let mut asking = cmd("GETRANGE");
-        asking.arg(key()).arg(0).arg(longest);
+        let asked = || {
+            let mut asking = cmd("EVAL");
+            asking.arg(TURN).arg(1).arg(key()).arg(longest);
+            asking
+        };
+        let asking = asked();
         let mut there = bytes(engine.ask(&asking).await?).unwrap_or_default();
         for _ in 0..ATTEMPTS {
             if self.takes(&there) {
@@ -205,10 +213,8 @@ impl TicketBook {
             };
             let sealed = ours.seal(&self.group).map_err(no_seal)?;
             let left = DAY.saturating_sub((self.clocks.wall)().saturating_sub(ours.drawn));
-            let mut asking = cmd("EVAL");
-            asking.arg(PUT).arg(1).arg(key());
-            asking.arg(there).arg(&sealed);
-            asking.arg(millis(left).max(1)).arg(longest);
+            let mut asking = asked();
+            asking.arg(there).arg(&sealed).arg(millis(left).max(1));
             there = bytes(engine.ask(&asking).await?).unwrap_or_default();
             if there == sealed {
                 self.metrics.tickets.inc(how);
@@ -229,7 +235,9 @@ impl TicketBook {
                 (Some(found), refused)
             }
         };
-        self.tell(refused);
+        if let Some(why) = refused {
+            self.tell(why);
+        }
         let wall = (self.clocks.wall)();
         let Some(found) = found.filter(|found| refused.is_none() && !found.had_their_day(wall)) else {
             return false;
@@ -259,10 +267,18 @@ impl TicketBook {
     }
 
     fn know(&mut self, tickets: Tickets) {
+        // While the clocks of two nodes disagree, each gives its own back at each turn.
+        if self
+            .known
+            .as_ref()
+            .is_some_and(|(known, _)| same(known, &tickets))
+        {
+            return;
+        }
         let sealed = tickets.seal(&self.group).map_err(std::io::Error::from);
-        let kept = sealed.and_then(|sealed| files::replace(&self.state_dir, FILE, &sealed));
+        let path = self.state_dir.join(FILE);
+        let kept = sealed.and_then(|sealed| files::replace(&path, &sealed, 0o600));
         if let Err(error) = kept {
-            let path = self.state_dir.join(FILE);
             warn!(
                 "a restart may begin with other keys of session tickets: {}: {error}",
                 path.display()
@@ -272,20 +288,22 @@ impl TicketBook {
         self.known = Some((tickets, (self.clocks.steady)()));
     }
 
-    /// Counts what was refused, and logs it when it begins: another node may put it there again and again.
-    fn tell(&mut self, refused: Option<TicketResult>) {
-        if let Some(why) = refused {
-            self.metrics.tickets.inc(why);
-            if self.told != refused {
-                let what = match why {
-                    TicketResult::Ahead => "are of the future: the clock of a node is wrong",
-                    TicketResult::RolledBack => "are older than those that this node knows",
-                    _ => "were not sealed with this group.key, or are damaged",
-                };
-                warn!("the keys of session tickets in the engine are not taken: they {what}");
-            }
+    /// Counts what was refused, and logs it now and then.
+    fn tell(&mut self, why: TicketResult) {
+        self.metrics.tickets.inc(why);
+        let now = (self.clocks.steady)();
+        self.told
+            .retain(|(_, at)| now.saturating_duration_since(*at) < QUIET);
+        if self.told.iter().any(|(told, _)| *told == why) {
+            return;
         }
-        self.told = refused.or(self.told);
+        self.told.push((why, now));
+        let what = match why {
+            TicketResult::Ahead => "are of the future: the clock of a node is wrong",
+            TicketResult::RolledBack => "are older than those that this node knows",
+            _ => "were not sealed with this group.key, or are damaged",
+        };
+        warn!("the keys of session tickets in the engine are not taken: they {what}");
     }
 }
 
@@ -422,6 +440,60 @@ mod tests {
         let (_, of_a_fast_clock) = drawn(WALL.get() + Duration::from_secs(5));
         assert!(node.book.takes(&of_a_fast_clock));
         assert_eq!(node.count(TicketResult::Taken), 1);
+    }
+
+    #[test]
+    fn what_is_refused_again_after_all_was_well_is_logged_again() {
+        let mut node = Node::new();
+        let told_at = |node: &Node| node.book.told.iter().map(|(_, at)| *at).collect::<Vec<_>>();
+        assert!(!node.book.takes(&[7; 88]));
+        let first = told_at(&node);
+        let (_, good) = drawn(WALL.get());
+        pass(QUIET - Duration::from_secs(1));
+        assert!(node.book.takes(&good) && !node.book.takes(&[7; 88]));
+        assert_eq!(told_at(&node), first, "a node that insists floods no log");
+        pass(Duration::from_secs(1));
+        assert!(node.book.takes(&good) && !node.book.takes(&[7; 88]));
+        assert_ne!(told_at(&node), first);
+        // Another reason does not wait.
+        let (_, ahead) = drawn(WALL.get() + AHEAD + Duration::from_secs(1));
+        assert!(!node.book.takes(&ahead));
+        assert_eq!(told_at(&node).len(), 2);
+    }
+
+    #[test]
+    fn keys_that_are_given_back_are_not_written_down_again_and_get_no_longer_day() {
+        let mut node = Node::new();
+        let (own, sealed) = drawn(WALL.get());
+        assert!(node.book.takes(&sealed));
+        let file = node.directory.path().join(FILE);
+        std::fs::remove_file(&file).unwrap();
+        let since = node.book.known.as_ref().unwrap().1;
+        pass(Duration::from_secs(5));
+        node.book.know(own);
+        assert!(!file.exists());
+        assert_eq!(node.book.known.as_ref().unwrap().1, since);
+    }
+
+    #[test]
+    fn a_pipe_or_a_giant_in_the_place_of_the_file_stops_no_start_and_is_replaced() {
+        let (_, sealed) = drawn(WALL.get());
+        for name in [FILE, "group.new"] {
+            let node = Node::new();
+            let path = node.directory.path().join(name);
+            let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+            assert!(made.success());
+            let mut node = node.restarted();
+            assert_eq!(node.uses(), None);
+            assert!(node.book.takes(&sealed));
+            assert!(node.restarted().uses().is_some(), "{name}");
+        }
+        let node = Node::new();
+        let giant = std::fs::File::create(node.directory.path().join(FILE)).unwrap();
+        giant.set_len(1 << 40).unwrap();
+        let mut node = node.restarted();
+        assert!(node.book.takes(&sealed));
+        assert!(node.restarted().uses().is_some());
     }
 
     #[test]
