@@ -45,7 +45,7 @@ pub(super) fn serve(
             .map(Served::NotHere)
             .ok_or_else(|| wrong_token(cx, context));
     };
-    let (key, seen_at) = (connection.key, connection.seen_at);
+    let (key, seen_at) = (connection.key, table.last_sign(connection));
     let step = match &context.target {
         Target::Connection(operation) => {
             table.use_from(cx, observations, key, &context.from);

@@ -113,6 +113,22 @@ fn pings_and_nothing_else_keep_the_connections_of_their_address() {
 }
 
 #[test]
+fn a_request_that_is_refused_at_a_new_address_takes_back_no_ping_at_the_old_one() {
+    let mut site = Site::new(1);
+    let token = site.create(0, 1000, "meter");
+    site.pass(Duration::from_secs(40));
+    ping(&mut site, 1000);
+    // Before the ping is seen by the connection's own timer.
+    site.pass(Duration::from_secs(4));
+    let refused = site.credentialed(RequestType::Put, "ps/t/+", "meter", &token);
+    assert_eq!(code(&site.ask(0, 3000, &refused)[0]), ResponseType::BadRequest);
+    site.pass(Duration::from_secs(40));
+    assert_eq!(site.workers[0].connections.len(), 1, "the ping was 44 s ago");
+    site.pass(Duration::from_secs(2));
+    assert_eq!(site.workers[0].connections.len(), 0);
+}
+
+#[test]
 fn who_finds_no_room_to_subscribe_is_counted() {
     let mut settings = settings(1);
     settings.connection_required = false;
