@@ -5,6 +5,8 @@ use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 /// Puts away what stands at `path` and is no regular file. A link to one may stay; one that leads nowhere may not.
 ///
 /// # Errors
@@ -28,14 +30,22 @@ pub(crate) fn make_way_for_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What is wrong with what stands at `path`, if that is there and no regular file.
+/// What is wrong with what stands at `path`, if that is there and no regular file. What cannot be looked at, such as a file on a
+/// disk that fails, counts as whole: whoever opens it is told what the system refuses.
 pub(crate) fn no_regular_file(path: &Path) -> Option<&'static str> {
     let found = path.symlink_metadata().ok()?;
-    let is_file = match found.is_symlink() {
-        true => path.metadata().is_ok_and(|there| there.is_file()),
-        false => found.is_file(),
+    let leads_nowhere = |error| matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::LOOP));
+    let is_file = match path.metadata() {
+        Ok(there) => there.is_file(),
+        Err(error) => !(found.is_symlink() && leads_nowhere(&error)),
     };
     (!is_file).then_some("is no regular file")
+}
+
+/// Whether a link stands at `path` whose end is not there now: it may come with its disk.
+pub(crate) fn is_dangling(path: &Path) -> bool {
+    let is_absent = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    path.is_symlink() && path.metadata().is_err_and(|error| is_absent(&error))
 }
 
 /// Gives it the name that it has with `.aside`, and says so.
@@ -81,6 +91,16 @@ mod tests {
         fs::create_dir(at("folder")).unwrap();
         make_way_for_file(&at("folder")).unwrap();
         assert!(at("folder.aside+").is_dir());
+    }
+
+    #[test]
+    fn a_link_that_cannot_be_followed_now_is_not_set_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("file"), "in the way").unwrap();
+        symlink(at("file/inside"), at("link")).unwrap();
+        make_way_for_file(&at("link")).unwrap();
+        assert!(at("link").is_symlink());
     }
 
     #[test]

@@ -131,6 +131,13 @@ impl Disk {
         aside::make_way_for_file(&reserve)
             .map_err(|error| fail(Trouble::io("cannot make room for its reserve", &error)))?;
         drop(std::fs::remove_file(&reserve));
+        if aside::is_dangling(&path) {
+            // A store that is begun anew beside it would hide it once its disk is there.
+            return Err(fail(Trouble {
+                fault: StartFault::System,
+                reason: "it is a link to a file that is not there; is its disk mounted?".into(),
+            }));
+        }
         let foreign = aside::no_regular_file(&path);
         if let Some(why) = foreign {
             aside::put_aside(&path, why).map_err(|error| fail(Trouble::io(why, &error)))?;

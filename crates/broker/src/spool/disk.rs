@@ -111,7 +111,8 @@ impl Disk for Directory {
             };
             let number = u64::from_str_radix(hex, 16).ok();
             let number = number.filter(|number| self.name(*number) == entry.path());
-            match number.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file())) {
+            let is_file = entry.file_type()?.is_file();
+            match number.filter(|_| is_file) {
                 Some(number) => segments.push(number),
                 None => aside::put_aside(&entry.path(), NO_SEGMENT)?,
             }

@@ -125,6 +125,22 @@ fn a_directory_in_the_place_of_the_store_or_its_reserve_refuses_no_retained_mess
 }
 
 #[test]
+fn a_link_to_a_disk_that_is_mounted_late_is_neither_set_aside_nor_replaced() {
+    let (directory, disk) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mounted = disk.path().join("mounted");
+    let link = directory.path().join(FILE);
+    std::os::unix::fs::symlink(mounted.join(FILE), &link).unwrap();
+    let error = Disk::open(directory.path(), clock().moment()).unwrap_err();
+    assert_eq!(error.fault(), StartFault::System);
+    assert!(link.is_symlink() && error.to_string().contains("is its disk mounted?"));
+    filled(&mounted, 3);
+    let opened = Disk::open(directory.path(), clock().moment()).unwrap();
+    assert_eq!((opened.messages.len(), opened.damage), (3, None));
+    opened.disk.close(Some(opened.reports));
+    assert!(link.is_symlink());
+}
+
+#[test]
 fn one_damaged_record_costs_itself() {
     let directory = tempfile::tempdir().unwrap();
     filled(directory.path(), 3);
