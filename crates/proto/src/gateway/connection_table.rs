@@ -292,10 +292,14 @@ impl ConnectionTable {
     /// A request that was refused shows that its client is there, and keeps no connection alive (interface 2.3). What the gateway
     /// or the broker could not take now is no fault of it, and neither is what it asked for in vain.
     pub(super) fn take_back(&mut self, key: ConnectionKey, seen_at: Instant, refusal: Code) {
-        let is_refused = matches!(
+        let is_in_vain = matches!(
             refusal,
-            Code::BAD_REQUEST | Code::UNAUTHORIZED | Code::FORBIDDEN | Code::METHOD_NOT_ALLOWED
+            Code::NOT_FOUND
+                | Code::REQUEST_ENTITY_INCOMPLETE
+                | Code::PRECONDITION_FAILED
+                | Code::TOO_MANY_REQUESTS
         );
+        let is_refused = refusal.class() == 4 && !is_in_vain;
         if let Some(connection) = self.connections.get_mut(key).filter(|_| is_refused) {
             connection.seen_at = seen_at;
         }

@@ -129,6 +129,29 @@ fn a_request_that_is_refused_at_a_new_address_takes_back_no_ping_at_the_old_one(
 }
 
 #[test]
+fn a_request_that_is_refused_for_its_format_or_its_size_keeps_no_connection() {
+    let mut site = Site::new(1);
+    let token = site.create(0, 1000, "meter");
+    let mut of_another_format = site.credentialed(RequestType::Post, "ps", "meter", &token);
+    of_another_format.set_content_format(coap_lite::ContentFormat::TextPlain);
+    of_another_format.payload = b"text".to_vec();
+    let mut not_to_be_had = site.credentialed(RequestType::Get, "ps", "meter", &token);
+    not_to_be_had.add_option(CoapOption::Accept, vec![50]);
+    let mut too_large = site.credentialed(RequestType::Post, "ps", "meter", &token);
+    too_large.payload = vec![0; 5000];
+    for (request, refusal) in [
+        (of_another_format, ResponseType::UnsupportedContentFormat),
+        (not_to_be_had, ResponseType::NotAcceptable),
+        (too_large, ResponseType::RequestEntityTooLarge),
+    ] {
+        site.pass(Duration::from_secs(14));
+        assert_eq!(code(&site.ask(0, 1000, &request)[0]), refusal);
+    }
+    site.pass(Duration::from_secs(4));
+    assert_eq!(site.workers[0].connections.len(), 0);
+}
+
+#[test]
 fn who_finds_no_room_to_subscribe_is_counted() {
     let mut settings = settings(1);
     settings.connection_required = false;
