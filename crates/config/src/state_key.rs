@@ -35,7 +35,7 @@ pub fn prepare(config: &Config) -> Result<Option<Damaged>, String> {
     let lock = DirectoryLock::of(&path).map_err(|error| failed(&error))?;
     let damaged = damage(&path);
     if damaged.is_some() {
-        std::fs::rename(&path, path.with_extension("key.damaged")).map_err(|error| failed(&error))?;
+        std::fs::rename(&path, free(path.with_extension("key.damaged"))).map_err(|error| failed(&error))?;
     } else if path.exists() {
         return Ok(None);
     }
@@ -44,6 +44,15 @@ pub fn prepare(config: &Config) -> Result<Option<Damaged>, String> {
     let line = Zeroizing::new(format!("{}\n", hex::encode(key.as_slice())));
     atomic::write(&lock, &path, line.as_bytes(), atomic::SECRET).map_err(|error| failed(&error))?;
     Ok(damaged)
+}
+
+/// `path` where nothing has that name, else with as many `+` as it takes.
+fn free(path: PathBuf) -> PathBuf {
+    let mut name = path.into_os_string();
+    while Path::new(&name).symlink_metadata().is_ok() {
+        name.push("+");
+    }
+    name.into()
 }
 
 /// What was wrong with a key of the gateway's own making, which is set aside as `state.key.damaged`.
@@ -81,29 +90,51 @@ pub(super) fn parse(content: &[u8]) -> Result<StateKey, &'static str> {
 mod tests {
     use super::*;
 
+    fn loaded(directory: &Path) -> crate::Loaded {
+        let text = "[node]\nstate_dir = \".\"\n[listeners.udp.x]\nbind = \"127.0.0.1:0\"\n[state]\nkeep = \"disk\"\n";
+        crate::load_from(text, &directory.join("portcullis.toml")).unwrap()
+    }
+
     #[test]
-    fn a_key_of_our_own_that_is_damaged_is_set_aside_and_another_is_made() {
+    fn keys_of_our_own_that_are_damaged_are_set_aside_side_by_side_and_others_are_made() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
-        let text = "[node]\nstate_dir = \".\"\n[listeners.udp.x]\nbind = \"127.0.0.1:0\"\n[state]\nkeep = \"disk\"\n";
-        let loaded = || crate::load_from(text, &directory.path().join("portcullis.toml")).unwrap();
-        let config = loaded().config;
+        let config = loaded(directory.path()).config;
         assert_eq!(prepare(&config), Ok(None));
         let first = read(&path).unwrap();
         assert_eq!(prepare(&config), Ok(None));
         assert_eq!(read(&path).unwrap(), first);
-        for damage in [Vec::new(), hex::encode(&first[1..]).into_bytes(), vec![0xff; 65]] {
-            std::fs::write(&path, &damage).unwrap();
-            assert!(loaded().warnings.iter().any(|note| note.key == "state.key_file"));
+        let damages = [Vec::new(), hex::encode(&first[1..]).into_bytes(), vec![0xff; 65]];
+        for damage in &damages {
+            std::fs::write(&path, damage).unwrap();
+            assert!(
+                loaded(directory.path())
+                    .warnings
+                    .iter()
+                    .any(|note| note.key == "state.key_file")
+            );
             assert!(prepare(&config).unwrap().is_some());
             assert_ne!(read(&path).unwrap(), first);
-            assert_eq!(std::fs::read(path.with_extension("key.damaged")).unwrap(), damage);
         }
-        std::fs::remove_file(&path).unwrap();
-        std::fs::remove_file(path.with_extension("key.damaged")).unwrap();
-        std::fs::create_dir(&path).unwrap();
+        for (name, damage) in ["key.damaged", "key.damaged+", "key.damaged++"]
+            .iter()
+            .zip(&damages)
+        {
+            assert_eq!(std::fs::read(path.with_extension(name)).unwrap(), *damage);
+        }
+    }
+
+    #[test]
+    fn a_directory_under_the_name_of_a_damaged_key_leaves_no_gateway_without_a_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        let config = loaded(directory.path()).config;
+        for name in ["key", "key.damaged"] {
+            std::fs::create_dir(path.with_extension(name)).unwrap();
+        }
         assert!(prepare(&config).unwrap().is_some());
         read(&path).unwrap();
+        assert!(path.with_extension("key.damaged+").is_dir());
     }
 
     #[test]
