@@ -284,20 +284,12 @@ fn read_one(
             (read.bind, read.common, 0, None, Some(dtls), Some(read.stream))
         }
     };
-    let listener = Listener {
-        authentication: Login::read(common.authentication, &mut table, doc)?,
-        name,
-        bind,
-        max_peers,
-        common,
-        datagrams,
-        dtls,
-        stream,
-    };
-    if let Some(datagrams) = &listener.datagrams {
+    // What is wrong with one part hides nothing that is wrong with another.
+    let authentication = Login::read(common.authentication, &mut table, doc);
+    if let Some(datagrams) = &datagrams {
         check_health(datagrams, &key, doc);
     }
-    if let Some(stream) = &listener.stream
+    if let Some(stream) = &stream
         && stream.max_queued.0 / 4 < stream.max_message_size.0
     {
         doc.complain(
@@ -306,7 +298,16 @@ fn read_one(
         );
     }
     table.finish(doc);
-    Some(listener)
+    Some(Listener {
+        authentication: authentication?,
+        name,
+        bind,
+        max_peers,
+        common,
+        datagrams,
+        dtls,
+        stream,
+    })
 }
 
 fn check_name(name: &str) -> Result<(), String> {

@@ -286,6 +286,24 @@ fn a_health_request_has_an_answer_and_that_is_no_amplifier() {
 }
 
 #[test]
+fn what_is_wrong_with_a_listeners_own_backend_hides_no_other_mistake_in_it() {
+    let text = "[listeners.udp.a]\nhealth_request = \"ping\"\nbnid = \"127.0.0.1:0\"\n\
+                [listeners.udp.a.authentication]\nbackend = \"pigeon\"\n";
+    let problems = parse(text).unwrap_err();
+    let mut keys: Vec<&str> = problems.0.iter().map(|problem| problem.key.as_str()).collect();
+    keys.sort_unstable();
+    assert_eq!(
+        keys,
+        [
+            "listeners.udp.a.authentication.backend",
+            "listeners.udp.a.bnid",
+            "listeners.udp.a.health_request"
+        ],
+        "{problems}"
+    );
+}
+
+#[test]
 fn the_peers_of_a_listener_are_shared_out_and_hold_for_sessions_too() {
     let text = "[node]\nworkers = 4\n[listeners.udp.a]\nmax_peers = 10\n[listeners.dtls.b]\nmax_peers = 12\npsk_file = \"p\"\n";
     let settings = to_gateway_settings(&parse(text).unwrap(), 4 << 30);
