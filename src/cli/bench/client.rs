@@ -288,6 +288,11 @@ impl Device {
         ended.unwrap_or(self.next).to_be_bytes()
     }
 
+    /// The message id of the present request.
+    fn mid(&self) -> u16 {
+        u16::try_from(self.next & 0xffff).unwrap_or_default()
+    }
+
     /// Writes the next request.
     fn write(&mut self, code: Code, observe: Option<u32>) {
         self.next += 1;
@@ -300,7 +305,7 @@ impl Device {
         let Some(token) = Token::new(&self.token(observe)) else {
             return;
         };
-        let mid = u16::try_from(self.next & 0xffff).unwrap_or_default();
+        let mid = self.mid();
         let mut writer = Writer::new(&mut self.message, kind, code, mid, token);
         writer.uint(OBSERVE, observe);
         let number = self.index.to_string();
@@ -349,7 +354,7 @@ impl Device {
     /// Sends a request, again where it is not acknowledged (RFC 7252, 4.2), and waits for its answer.
     async fn request(&mut self, code: Code, observe: Option<u32>) -> Option<Code> {
         self.write(code, observe);
-        let token = self.token(observe);
+        let (mid, token) = (self.mid(), self.token(observe));
         let link = self.link.as_mut()?;
         let begun = Instant::now();
         let deadline = begun + self.plan.patience;
@@ -381,7 +386,12 @@ impl Device {
                 let mut empty = Vec::new();
                 acknowledge(link, &mut empty, message.mid).await;
             }
-            if message.token.as_bytes() == token && message.code.is_response() {
+            // The token of an observation that ends is that of its first answer and its notifications too.
+            let is_of_another = match message.kind {
+                MessageType::Ack => message.mid != mid,
+                _ => observe == Some(1) && message.options().any(|(number, _)| number == OBSERVE),
+            };
+            if message.token.as_bytes() == token && message.code.is_response() && !is_of_another {
                 return Some(message.code);
             }
         }
@@ -464,6 +474,45 @@ mod tests {
         let message = Message::parse(&device.message).unwrap();
         assert_eq!(message.payload.len(), 20);
         assert!(stamp(message.payload).is_some() && stamp(b"short").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_notification_that_comes_late_is_no_answer_to_the_end_of_its_observation() {
+        let peer = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut device = device(false);
+        let plan = Arc::get_mut(&mut device.plan).unwrap();
+        plan.to = peer.local_addr().unwrap();
+        plan.patience = Duration::from_secs(60);
+        assert!(device.open().await);
+        device.observed_by = Some(device.next);
+        let answering = async {
+            let mut buffer = [0; 2048];
+            let (length, from) = peer.recv_from(&mut buffer).await.unwrap();
+            let asked = Message::parse(&buffer[..length]).unwrap();
+            let mut notification = Vec::new();
+            let mut writer = Writer::new(
+                &mut notification,
+                MessageType::Non,
+                Code::CONTENT,
+                7000,
+                asked.token,
+            );
+            writer.uint(OBSERVE, Some(9));
+            writer.payload(b"late");
+            peer.send_to(&notification, from).await.unwrap();
+            let mut answer = Vec::new();
+            Writer::new(
+                &mut answer,
+                MessageType::Ack,
+                Code::NOT_FOUND,
+                asked.mid,
+                asked.token,
+            )
+            .payload(&[]);
+            peer.send_to(&answer, from).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(device.request(Code::GET, Some(1)), answering);
+        assert_eq!(answer, Some(Code::NOT_FOUND));
     }
 
     #[tokio::test]
