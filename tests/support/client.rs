@@ -133,7 +133,7 @@ pub struct Client {
     /// Messages that came while something else was waited for.
     pending: VecDeque<Message>,
     seen: HashSet<u16>,
-    /// Requests that were answered: what is answered once more was sent again on a slow machine.
+    /// Requests that were sent again and answered: what is sent more than once may be answered more than once.
     answered: HashSet<u16>,
     pub reaction: Reaction,
 }
@@ -285,8 +285,10 @@ impl Client {
         let end = Instant::now() + timeout;
         let mut acknowledged = message.typ != typ::CON;
         self.answered.remove(&message.id);
+        let mut sent = 0;
         while Instant::now() < end {
             self.send(message);
+            sent += 1;
             let again = (Instant::now() + Duration::from_secs(1)).min(end);
             while acknowledged || Instant::now() < again {
                 let until = if acknowledged { end } else { again };
@@ -298,7 +300,9 @@ impl Client {
                 if ours && answer.typ == typ::ACK && empty {
                     acknowledged = true;
                 } else if ours || (!empty && answer.typ < typ::ACK && is_answer(&answer, message)) {
-                    self.answered.insert(message.id);
+                    if sent > 1 {
+                        self.answered.insert(message.id);
+                    }
                     return Some(answer);
                 } else if !empty {
                     self.pending.push_back(answer);
