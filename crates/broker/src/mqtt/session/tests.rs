@@ -1,3 +1,5 @@
+//! Windows, acknowledgements and ids of an MQTT session, over random lives too.
+
 use super::*;
 use crate::testing::{clock, message};
 use portcullis_proto::types::message::Message;

@@ -1,3 +1,5 @@
+//! The store on disk over restarts, damage, and what stands in its place.
+
 use redb::Database;
 
 use super::*;
