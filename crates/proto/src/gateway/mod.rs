@@ -43,6 +43,7 @@ mod route;
 mod sessions;
 pub mod settings;
 mod shared;
+mod take_over;
 #[cfg(test)]
 mod tests;
 mod timers;
