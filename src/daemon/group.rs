@@ -200,7 +200,8 @@ fn catch_up(config: &Config, group: &config::Group) -> Result<Option<(Config, Ve
         .build()
         .map_err(said)?;
     let fetched = runtime.block_on(async {
-        let fetched = tokio::time::timeout(PATIENCE, group::fetch(&engine, &key, known)).await;
+        let fetched =
+            tokio::time::timeout(PATIENCE, group::fetch(&engine, &key, known, record.version)).await;
         fetched
             .map_err(|_| "group.url: it did not answer in time".to_owned())?
             .map_err(said)

@@ -192,6 +192,30 @@ fn ids_that_are_none_take_the_place_of_no_node_and_are_taken_out() {
     }
 }
 
+#[test]
+fn a_part_that_is_longer_than_any_node_wrote_is_not_read_by_one_that_joins() {
+    let redis = Redis::start();
+    let node = nodes::start(&redis, "a", Config::new());
+    node.metric_becomes("group_config_applied_version", &[], 1.0);
+    let before = most_memory(&node);
+    let config = "portcullis:{group}:config";
+    let fields = redis.say(&format!("HKEYS {config}\n"));
+    let field = fields.lines().find(|field| field.starts_with("part:")).unwrap();
+    redis.feed(&["HSET", config, field], &vec![b'x'; 96 << 20]);
+    let joining = nodes::start(&redis, "b", Config::new());
+    joining.says("in the engine was not written with this group.key, or is damaged");
+    assert!(most_memory(&joining) < before + 48, "{before} MiB before");
+    // The first has it still, and gives it anew.
+    redis.say(&format!("DEL {config}\n"));
+    wait_until("both have it", || {
+        let version = node.metric("group_config_version", &[]);
+        version > 0.0 && joining.metric("group_config_applied_version", &[]) == version
+    });
+    for node in [&node, &joining] {
+        node.assert_serves();
+    }
+}
+
 /// The most memory that a node had so far, in MiB.
 fn most_memory(node: &Node) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();

@@ -213,12 +213,12 @@ impl Group {
         }
     }
 
-    /// What all share. Of what is `known` already only the name comes.
+    /// What all share. Of what is `known` already only the name comes, and so it is where the version is below `newest`.
     ///
     /// # Errors
     /// The engine does not answer, or what it has was not written with this key.
-    pub async fn fetch(&self, known: Known) -> Result<Fetched, Fault> {
-        self.order(|reply| Order::Fetch(known, reply)).await
+    pub async fn fetch(&self, known: Known, newest: u64) -> Result<Fetched, Fault> {
+        self.order(|reply| Order::Fetch(known, newest, reply)).await
     }
 
     /// Makes the next version; false where another node was faster.
@@ -252,13 +252,18 @@ impl Group {
     }
 }
 
-/// Reads what all share by a connection of its own, for who has not joined yet.
+/// Reads what all share by a connection of its own, for who has not joined yet; as [`Group::fetch`].
 ///
 /// # Errors
 /// The engine does not answer in time, or what it has was not written with this key.
-pub async fn fetch(engine: &EngineSettings, key: &GroupKey, known: Known) -> Result<Fetched, Fault> {
+pub async fn fetch(
+    engine: &EngineSettings,
+    key: &GroupKey,
+    known: Known,
+    newest: u64,
+) -> Result<Fetched, Fault> {
     let mut asked = engine::Engine::new(engine.clone());
-    store::fetch(&mut asked, key, known).await
+    store::fetch(&mut asked, key, known, newest).await
 }
 
 /// Asks the engine whether it lets this node in, and whether all nodes that live have the same key.

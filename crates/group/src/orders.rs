@@ -12,7 +12,7 @@ use super::{GroupKey, Settings};
 
 /// What may be asked.
 pub(crate) enum Order {
-    Fetch(Known, oneshot::Sender<Result<Fetched, Fault>>),
+    Fetch(Known, u64, oneshot::Sender<Result<Fetched, Fault>>),
     Commit(Commit, oneshot::Sender<Result<bool, Fault>>),
     Lock(oneshot::Sender<Result<Option<String>, Fault>>),
     Unlock,
@@ -50,8 +50,8 @@ impl Orders {
     /// Whoever asked may have gone.
     async fn serve(&mut self, order: Order) {
         match order {
-            Order::Fetch(known, reply) => {
-                let fetched = store::fetch(&mut self.engine, &self.key, known).await;
+            Order::Fetch(known, newest, reply) => {
+                let fetched = store::fetch(&mut self.engine, &self.key, known, newest).await;
                 drop(reply.send(self.metrics.counted(fetched)));
             }
             Order::Commit(commit, reply) => {

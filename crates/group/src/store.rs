@@ -16,10 +16,10 @@ const ATTEMPTS: usize = 5;
 /// How long one node may be about a change before another takes its turn, in milliseconds.
 const LOCK_MILLIS: u64 = 30_000;
 
-/// Most bytes that are read of all parts together; a change has half of them at most.
+/// Most bytes of all parts together, sealed; a change has half of them at most.
 pub const MAX_BYTES: usize = 256 << 20;
 
-/// Most bytes that are read of the list of parts.
+/// Most bytes of the list of parts, sealed.
 const MAX_MANIFEST: usize = 1 << 20;
 
 /// SHA-256 of a part.
@@ -80,6 +80,9 @@ struct Manifest {
     version: u64,
     by: String,
     parts: BTreeMap<String, String>,
+    /// Bytes of each part as it stands there: who may write there has nobody read more. Nodes of before noted none.
+    #[serde(default)]
+    lengths: BTreeMap<String, usize>,
 }
 
 /// The digest of a part.
@@ -112,9 +115,21 @@ fn damaged(what: &str) -> Fault {
     Fault::new("group.key_file", message)
 }
 
-pub(crate) async fn fetch(engine: &mut Engine, group: &GroupKey, known: Known) -> Result<Fetched, Fault> {
+fn too_large(what: &str, limit: usize, has: usize) -> Fault {
+    let mib = limit >> 20;
+    let message = format!("{what} {mib} MiB at most, and this would be {has} bytes");
+    Fault::new("group", message)
+}
+
+/// What all share: of a version below `newest` without the contents.
+pub(crate) async fn fetch(
+    engine: &mut Engine,
+    group: &GroupKey,
+    known: Known,
+    newest: u64,
+) -> Result<Fetched, Fault> {
     for _ in 0..ATTEMPTS {
-        if let Some(fetched) = fetch_once(engine, group, &known).await? {
+        if let Some(fetched) = fetch_once(engine, group, &known, newest).await? {
             return Ok(fetched);
         }
     }
@@ -130,13 +145,13 @@ fn reading(limit: usize, fields: &[&str]) -> Cmd {
     asking
 }
 
-/// Nothing where it changed meanwhile.
-async fn fetch_once(engine: &mut Engine, group: &GroupKey, known: &Known) -> Result<Option<Fetched>, Fault> {
+/// The list of parts that stands there; nothing where nothing is shared yet.
+async fn manifest(engine: &mut Engine, group: &GroupKey) -> Result<Option<Manifest>, Fault> {
     let asking = reading(MAX_MANIFEST, &["version", "manifest"]);
     let mut answer = parts(engine.ask(&asking).await?).into_iter();
     let version = answer.next().map(number).unwrap_or_default();
     if version == 0 {
-        return Ok(Some(Fetched::default()));
+        return Ok(None);
     }
     let sealed = answer.next().and_then(bytes).unwrap_or_default();
     let manifest = group
@@ -147,6 +162,20 @@ async fn fetch_once(engine: &mut Engine, group: &GroupKey, known: &Known) -> Res
     if manifest.version != version {
         return Err(damaged("the version of the shared configuration"));
     }
+    Ok(Some(manifest))
+}
+
+/// Nothing where it changed meanwhile.
+async fn fetch_once(
+    engine: &mut Engine,
+    group: &GroupKey,
+    known: &Known,
+    newest: u64,
+) -> Result<Option<Fetched>, Fault> {
+    let Some(manifest) = manifest(engine, group).await? else {
+        return Ok(Some(Fetched::default()));
+    };
+    let version = manifest.version;
     let mut found = BTreeMap::new();
     for (name, hex) in manifest.parts {
         let mut digest = [0; 32];
@@ -155,14 +184,16 @@ async fn fetch_once(engine: &mut Engine, group: &GroupKey, known: &Known) -> Res
     }
     let wanted: Vec<String> = found
         .iter()
-        .filter(|(name, (digest, _))| known.get(*name) != Some(digest))
+        .filter(|(name, (digest, _))| version >= newest && known.get(*name) != Some(digest))
         .map(|(name, _)| name.clone())
         .collect();
     let mut left = MAX_BYTES;
     for name in wanted {
-        let asking = reading(left, &[&field(group, &name)]);
-        let read = parts(engine.ask(&asking).await?).into_iter().next();
-        let Some(sealed) = read.and_then(bytes) else {
+        let longest = manifest.lengths.get(&name).copied().unwrap_or(left).min(left);
+        let asking = reading(longest, &[&field(group, &name), "version"]);
+        let mut read = parts(engine.ask(&asking).await?).into_iter();
+        let sealed = read.next().and_then(bytes);
+        let Some(sealed) = sealed.filter(|_| read.next().map(number) == Some(version)) else {
             return Ok(None);
         };
         left = left.saturating_sub(sealed.len());
@@ -189,9 +220,30 @@ pub(crate) async fn commit(engine: &mut Engine, group: &GroupKey, commit: Commit
     let no_seal = |error: openssl::error::ErrorStack| Fault::new("group", error.to_string());
     let all: usize = commit.changed.values().map(|content| content.len()).sum();
     if all > MAX_BYTES / 2 {
-        let mib = MAX_BYTES >> 21;
-        let message = format!("nodes share {mib} MiB at most in one change, and this has {all} bytes");
-        return Err(Fault::new("group", message));
+        return Err(too_large("a change of what all share has", MAX_BYTES / 2, all));
+    }
+    let mut sealed = BTreeMap::new();
+    for (name, content) in &commit.changed {
+        sealed.insert(name, group.seal(&sealed_as(name), content).map_err(no_seal)?);
+    }
+    // Of a list that nobody can read nothing is known, and nobody can read the parts.
+    let before = match manifest(engine, group).await {
+        Ok(before) => before.map(|before| before.lengths).unwrap_or_default(),
+        Err(fault) if fault.key == "group.key_file" => BTreeMap::new(),
+        Err(fault) => return Err(fault),
+    };
+    let length = |name: &String| match sealed.get(name) {
+        Some(sealed) => Some(sealed.len()),
+        None => before.get(name).copied(),
+    };
+    let lengths: BTreeMap<String, usize> = commit
+        .all
+        .keys()
+        .filter_map(|name| Some((name.clone(), length(name)?)))
+        .collect();
+    let all: usize = lengths.values().sum();
+    if all > MAX_BYTES {
+        return Err(too_large("what all share has", MAX_BYTES, all));
     }
     let manifest = Manifest {
         version: commit.next,
@@ -201,15 +253,22 @@ pub(crate) async fn commit(engine: &mut Engine, group: &GroupKey, commit: Commit
             .iter()
             .map(|(name, digest)| (name.clone(), hex::encode(digest)))
             .collect(),
+        lengths,
     };
     let text = serde_json::to_vec(&manifest).unwrap_or_default();
+    let text = group.seal("manifest", &text).map_err(no_seal)?;
+    if text.len() > MAX_MANIFEST {
+        return Err(too_large(
+            "the list of what all share has",
+            MAX_MANIFEST,
+            text.len(),
+        ));
+    }
     let mut asking = cmd("EVAL");
     asking.arg(COMMIT).arg(1).arg(key());
     asking.arg(commit.base).arg(manifest.version);
-    asking.arg(group.seal("manifest", &text).map_err(no_seal)?);
-    asking.arg(commit.changed.len());
-    for (name, content) in &commit.changed {
-        let sealed = group.seal(&sealed_as(name), content).map_err(no_seal)?;
+    asking.arg(text).arg(sealed.len());
+    for (name, sealed) in sealed {
         asking.arg(field(group, name)).arg(sealed);
     }
     for name in &commit.gone {

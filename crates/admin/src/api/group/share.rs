@@ -150,7 +150,7 @@ pub(in crate::api) async fn import(api: &Api, group: &Group) -> Result<(Vec<Stri
 pub(in crate::api) async fn restore(api: &Api, group: &Group) -> Result<Reloaded, ApiError> {
     let _one_at_a_time = api.changes.lock().await;
     let fetched = group
-        .fetch(Known::new())
+        .fetch(Known::new(), 0)
         .await
         .map_err(|fault| unavailable(&fault))?;
     let had = noted(api).await.map_or(0, |record| record.version);
@@ -321,7 +321,7 @@ async fn make(group: &Group, commit: Commit) -> Result<(), ApiError> {
         }
         Err(fault) => fault,
     };
-    let there = group.fetch(all.clone()).await;
+    let there = group.fetch(all.clone(), 0).await;
     let is_it = |parts: &BTreeMap<String, _>| {
         let digests = parts.iter().map(|(part, (digest, _))| (part, digest));
         digests.eq(&all)
@@ -483,7 +483,10 @@ async fn catch_up_locked(api: &Api, group: &Group, what: Give) -> Result<Vec<Str
         .await?
         .unwrap_or_default();
     let known = record.all_known();
-    let fetched = group.fetch(known).await.map_err(|fault| unavailable(&fault))?;
+    let fetched = group
+        .fetch(known, record.version)
+        .await
+        .map_err(|fault| unavailable(&fault))?;
     if fetched.version == record.version && record.version != 0 {
         // It was written and noted, and what was to put it in force was cut short.
         if group.metrics().applied.get() != record.version {
