@@ -459,3 +459,14 @@ fn without_the_engine_nothing_changes_for_all_and_what_it_lost_it_is_given_again
     });
     is_let_in(&nodes[1], "lamp-5");
 }
+
+#[test]
+fn a_node_that_is_stopped_behind_a_change_leaves_the_place_of_who_changes_something() {
+    let redis = Redis::start();
+    let mut nodes = group(&redis, 2);
+    added(&nodes[0], "meter-41");
+    nodes[0].gateway.stop();
+    assert_eq!(redis.say("EXISTS portcullis:{group}:config:change\n").trim(), "0");
+    added(&nodes[1], "meter-42");
+    is_let_in(&nodes[1], "meter-41");
+}

@@ -243,8 +243,17 @@ impl Group {
         drop(self.orders.send(Order::Unlock).await);
     }
 
-    /// Gives the lease back, within `patience`.
+    /// Gives the lease back, within `patience`, after what was asked before: the place of who changes something would be taken for
+    /// half a minute.
     pub async fn leave(&self, patience: Duration) {
+        let (reply, done) = oneshot::channel();
+        let asked_before = async {
+            if self.orders.send(Order::Wait(reply)).await.is_ok() {
+                drop(done.await);
+            }
+        };
+        let patience = patience / 2;
+        drop(tokio::time::timeout(patience, asked_before).await);
         let (reply, left) = oneshot::channel();
         if self.asks.send(Asked::Leave(reply)).await.is_ok() {
             drop(tokio::time::timeout(patience, left).await);

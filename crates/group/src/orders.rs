@@ -16,6 +16,8 @@ pub(crate) enum Order {
     Commit(Commit, oneshot::Sender<Result<bool, Fault>>),
     Lock(oneshot::Sender<Result<Option<String>, Fault>>),
     Unlock,
+    /// Answered when all before it is done.
+    Wait(oneshot::Sender<()>),
 }
 
 /// The place where it is asked.
@@ -70,6 +72,7 @@ impl Orders {
                 drop(self.metrics.counted(unlocked));
             }
             Order::Unlock => {}
+            Order::Wait(reply) => drop(reply.send(())),
         }
     }
 }
