@@ -27,20 +27,24 @@ const TRIES: usize = 8;
 const FILE: &str = "group.node";
 
 /// Takes a lease, or renews it: where nobody has it, or whoever has it is this process (ARGV 1) or the one before it (ARGV 3).
-/// KEYS: the lease, the set of ids, what all share, what shows that the node with this state directory lives. Answers who has it where that is another, else the version of what all share.
-const HOLD: &str = "local held = redis.call('GET', KEYS[1])
+/// KEYS: the lease, the set of ids, what all share, what shows that the node with this state directory lives. Answers who has it where that is another, else the version of what
+/// all share, and what stands for the time since which it did not run out: ARGV 5 from now on, where it did.
+const HOLD: &str = "local held, since = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[4])
 if held == false then
+  since = false
   if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return {0, ''} end
 elseif held == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 elseif held == ARGV[3] then
+  since = false
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 else
   return {0, string.sub(held, 1, 4096)}
 end
 redis.call('SADD', KEYS[2], ARGV[4])
-redis.call('SET', KEYS[4], ARGV[4], 'PX', ARGV[2])
-return {1, string.sub(redis.call('HGET', KEYS[3], 'version') or '0', 1, 20)}";
+since = since or ARGV[5]
+redis.call('SET', KEYS[4], since, 'PX', ARGV[2])
+return {1, string.sub(redis.call('HGET', KEYS[3], 'version') or '0', 1, 20), since}";
 
 /// Gives a lease back, where it is still this process's.
 const GIVE_BACK: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then
@@ -77,6 +81,8 @@ pub(crate) struct Lease {
     boot: String,
     /// The id that is held, and when it was renewed last.
     held: Option<(u16, Instant)>,
+    /// What stands for the time since which the lease did not run out.
+    since: Vec<u8>,
     /// Whether the lease of the process before this one may be taken over: at the start only, or two copies of one state directory
     /// would take it from each other for ever.
     inherits: bool,
@@ -114,6 +120,7 @@ impl Lease {
             noted,
             boot,
             held: None,
+            since: Vec::new(),
             inherits: true,
         })
     }
@@ -301,13 +308,17 @@ impl Lease {
             .arg(store::key())
             .arg(alive_key(&self.noted.home));
         let millis = u64::try_from(self.settings.lease.as_millis()).unwrap_or(u64::MAX);
-        asking.arg(mine).arg(millis).arg(before).arg(id);
+        let since = random().map_err(no_randomness)?;
+        asking.arg(mine).arg(millis).arg(before).arg(id).arg(since);
         let mut answer = parts(self.engine.ask(&asking).await?).into_iter();
         let is_ours = answer.next().is_some_and(|first| number(first) == 1);
         let second = answer.next();
         if is_ours {
             let now = (self.settings.clock)();
-            self.settings.tenure.renewed(asked, now, self.settings.lease);
+            let since = answer.next().and_then(bytes).unwrap_or_default();
+            let was_there = std::mem::replace(&mut self.since, since.clone()) == since;
+            let (tenure, lease) = (&self.settings.tenure, self.settings.lease);
+            tenure.renewed(asked, now, lease, was_there);
         }
         Ok(if is_ours {
             Held::Ours(second.map(number).unwrap_or_default())

@@ -39,9 +39,9 @@ impl Tenure {
     }
 
     /// The lease was renewed: asked for at `asked`, confirmed by `now`, and good for `lease`. A tenth of that is for clocks that do not
-    /// run alike.
-    pub fn renewed(&self, asked: Instant, now: Instant, lease: Duration) {
-        if self.millis(now) >= self.until.load(Ordering::Acquire) {
+    /// run alike. `was_there` says that it had not run out where it stands: a clock that stood still with its machine does not tell.
+    pub fn renewed(&self, asked: Instant, now: Instant, lease: Duration, was_there: bool) {
+        if !was_there || self.millis(now) >= self.until.load(Ordering::Acquire) {
             // In this order: nobody sees the new time without the gap.
             self.gaps.fetch_add(1, Ordering::AcqRel);
         }
@@ -92,22 +92,36 @@ mod tests {
         assert!(!tenure.holds(at(0)) && tenure.doubt() == Some(1));
         tenure.settle(1);
         assert!(!tenure.has_lease(at(0)) && !tenure.holds(at(0)));
-        tenure.renewed(at(0), at(1), lease);
+        tenure.renewed(at(0), at(1), lease, true);
         assert!(tenure.has_lease(at(1)) && !tenure.holds(at(1)));
         let gap = tenure.doubt().unwrap();
         tenure.settle(gap);
         assert!(tenure.holds(at(8)) && !tenure.holds(at(9)));
-        tenure.renewed(at(5), at(8), lease);
+        tenure.renewed(at(5), at(8), lease, true);
         assert!(tenure.holds(at(13)) && !tenure.holds(at(14)));
         // What was asked for in time and is answered late is a gap too: others may have looked before it was granted.
-        tenure.renewed(at(13), at(14), lease);
+        tenure.renewed(at(13), at(14), lease, true);
         assert!(tenure.has_lease(at(14)) && !tenure.holds(at(14)));
         // A look that began before the next gap does not count for it.
         let gap = tenure.doubt().unwrap();
         tenure.ended();
         assert!(!tenure.has_lease(at(14)));
-        tenure.renewed(at(15), at(15), lease);
+        tenure.renewed(at(15), at(15), lease, true);
         tenure.settle(gap);
         assert!(!tenure.holds(at(15)));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an Instant cannot be made otherwise")]
+    fn a_lease_that_ran_out_while_the_clock_stood_still_is_a_gap() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let (tenure, lease) = (Tenure::new(start), Duration::from_secs(10));
+        tenure.renewed(at(0), at(0), lease, false);
+        tenure.settle(tenure.doubt().unwrap());
+        tenure.renewed(at(3), at(3), lease, true);
+        assert!(tenure.holds(at(4)));
+        tenure.renewed(at(5), at(5), lease, false);
+        assert!(tenure.has_lease(at(6)) && !tenure.holds(at(6)));
     }
 }
