@@ -240,6 +240,60 @@ fn a_node_that_stood_still_while_another_took_over_lets_go_before_it_acts_on_any
 }
 
 #[test]
+fn the_end_of_a_session_where_it_was_taken_over_holds_for_the_node_that_had_it() {
+    let redis = Redis::start();
+    let nodes = start(&redis, ["a", "b"]);
+    let balancer = Balancer::to(nodes[0].dtls_addr());
+    let mut device = Client::over(Box::new(Roaming::through(&balancer, false)));
+    device.publish("ps/door", "1");
+    shown(&nodes[0], 1.0);
+    signal(&nodes[0], "STOP");
+    nodes[1].metric_becomes("group_nodes", &[], 1.0);
+    balancer.lead(nodes[1].dtls_addr());
+    device.publish("ps/door", "2");
+    shown(&nodes[1], 1.0);
+    let (status, body) = nodes[1].ask("DELETE", "clients/dev1", "Portcullis-Scope: local\r\n", "");
+    assert!((200..300).contains(&status), "{status} {body}");
+    wait_until("its end is known", || redis.dump().contains("ended"));
+    signal(&nodes[0], "CONT");
+    wait_until("it let go", || {
+        nodes[0].metric("group_state_lost_total", &[]) >= 1.0
+    });
+    let stands = redis.dump();
+    assert!(stands.contains("ended") && !stands.contains("root"), "{stands}");
+    for node in &nodes {
+        node.assert_serves();
+    }
+}
+
+#[test]
+fn an_engine_that_lost_everything_or_has_something_else_there_has_all_again() {
+    let redis = Redis::start();
+    let mut nodes = start(&redis, ["a", "b"]);
+    let balancer = Balancer::to(nodes[0].dtls_addr());
+    let mut device = Client::over(Box::new(Roaming::through(&balancer, false)));
+    let token = device.observe("ps/valve").token;
+    device.publish("ps/valve", "1");
+    assert_eq!(device.notification(&token).text(), "1");
+    shown(&nodes[0], 2.0);
+    let bundle = redis.say("KEYS portcullis:{group}:s:*\n").trim().to_owned();
+    let lose = "redis.call('FLUSHALL') return redis.call('SET', KEYS[1], 'strange')";
+    redis.say(&format!("EVAL \"{lose}\" 1 {bundle}\n"));
+    wait_until("it stands there again", || {
+        redis.say(&format!("TYPE {bundle}\n")).trim() == "hash"
+    });
+    assert_eq!(nodes[0].metric("group_state_failures_total", &[]), 0.0);
+    nodes[1].metric_becomes("group_nodes", &[], 2.0);
+    balancer.lead(nodes[1].dtls_addr());
+    dies(&mut nodes, 0, 1);
+    device.publish("ps/valve", "2");
+    assert_eq!(looked_up(&nodes[1], "taken"), 1.0);
+    assert_eq!(device.notification(&token).text(), "2");
+    assert_eq!(handshakes(&nodes[1]), 0.0);
+    nodes[1].assert_serves();
+}
+
+#[test]
 fn a_connection_goes_with_the_session_that_its_client_is_at() {
     let redis = Redis::start();
     let mut nodes = start(&redis, ["a", "b"]);

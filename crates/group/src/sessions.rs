@@ -2,14 +2,15 @@
 //!
 //! | key | what |
 //! |---|---|
-//! | `s:MARK` | hash of a bundle: `owner`, `takes` how often it was taken over, else sealed rows |
+//! | `s:MARK` | hash of a bundle: `owner`, `takes` how often it was taken over, `ended` where nothing else is left of it, else sealed rows |
 //! | `c:CID` | the mark of the session with this Connection ID |
 //! | `l:MARK` | the marks of the connections whose clients are at this session |
 //! | `alive:HOME` | is there as long as the lease of the node with this state directory |
 //!
 //! A bundle is what has one mark: a session or a connection, with its observations and what they still have to get. Only its owner writes it:
 //! a script looks, and whoever writes what another has by now is told so. To take one over, its owner has to be the one that was read,
-//! without a lease, and the taker one with a lease, all at one instant. So of any number that try one wins.
+//! without a lease, and the taker one with a lease, all at one instant. So of any number that try one wins. One that was taken over and ended keeps its owner
+//! for as long as it would have stood: another node may have it in memory still, and is told that it is not its own.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,12 @@ static WRITE: Script = Script::new(
 for i = 1, #KEYS, 2 do
   local key, lead = KEYS[i], KEYS[i + 1]
   local mark, led, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
-  local owner = redis.call('HGET', key, 'owner')
+  local owner = redis.pcall('HGET', key, 'owner')
+  if type(owner) == 'table' then
+    -- Something else is there: it must not keep the others from being written.
+    redis.call('DEL', key)
+    owner = false
+  end
   if owner and owner ~= me then
     lost[#lost + 1] = (i + 1) / 2
   else
@@ -46,11 +52,16 @@ for i = 1, #KEYS, 2 do
       else ends = true end
     end
     if ends then
+      local taken = redis.call('HGET', key, 'takes')
       redis.call('DEL', key)
-      if led == 'index' then redis.call('DEL', lead) elseif led == 'link' then redis.call('SREM', lead, mark) end
+      if taken then
+        redis.call('HSET', key, 'owner', me, 'ended', '1')
+        redis.call('PEXPIRE', key, ttl)
+      end
+      if led == 'index' then redis.call('DEL', lead) elseif led == 'link' then redis.pcall('SREM', lead, mark) end
     elseif redis.call('PEXPIRE', key, ttl) == 1 then
       if led == 'index' then redis.call('SET', lead, mark, 'PX', ttl)
-      elseif led == 'link' then redis.call('SADD', lead, mark) redis.call('PEXPIRE', lead, ttl) end
+      elseif led == 'link' then redis.pcall('SADD', lead, mark) redis.call('PEXPIRE', lead, ttl) end
     end
   end
   at = at + 3 + 3 * count
@@ -62,9 +73,16 @@ return lost",
 /// taken, and all of it; nothing where it was not taken.
 static TAKE: Script = Script::new(
     "if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] or redis.call('EXISTS', KEYS[3]) == 0 then return {} end
+if redis.call('HGET', KEYS[1], 'ended') then return {} end
 if ARGV[1] ~= ARGV[2] and redis.call('EXISTS', KEYS[2]) == 1 then return {} end
 redis.call('HSET', KEYS[1], 'owner', ARGV[2])
 return {redis.call('HINCRBY', KEYS[1], 'takes', 1), redis.call('HGETALL', KEYS[1])}",
+);
+
+/// KEYS: a bundle. ARGV: who took it, whose it was.
+static GIVE_BACK: Script = Script::new(
+    "if redis.call('HGET', KEYS[1], 'owner') == ARGV[1] then redis.call('HSET', KEYS[1], 'owner', ARGV[2]) end
+return 1",
 );
 
 /// A step of a writing.
@@ -264,6 +282,15 @@ impl Sessions {
             }
         }
         Ok(Some((number(takes), rows)))
+    }
+
+    /// Leaves a bundle that was taken over to whose it was: here there is no room for it.
+    ///
+    /// # Errors
+    /// The engine does not answer: it may be left or not.
+    pub async fn give_back(&mut self, mark: u64, taker: &str, owner: &str) -> Result<(), Fault> {
+        let (keys, words) = ([bundle_key(mark)], [taker.as_bytes(), owner.as_bytes()]);
+        self.engine.run(&GIVE_BACK, &keys, &words).await.map(drop)
     }
 
     /// How long the server that answers has been the one that answers, as far as is known here. One that came in the place of another may have

@@ -17,6 +17,8 @@ pub(super) struct Known {
     hot: u64,
     first: [u64; 2],
     at: Instant,
+    /// Whether it is not known to stand there.
+    is_doubtful: bool,
 }
 
 impl Known {
@@ -27,12 +29,23 @@ impl Known {
             hot: digest_of(&contents.hot),
             first: first_of(&contents.hot),
             at,
+            is_doubtful: false,
         }
     }
 
     /// What stands there does not count: it is to be written anew.
-    pub(super) const fn forget(&mut self) {
-        self.hot = !self.hot;
+    pub(super) const fn doubt(&mut self) {
+        self.is_doubtful = true;
+    }
+
+    /// It was written.
+    pub(super) const fn confirm(&mut self) {
+        self.is_doubtful = false;
+    }
+
+    /// Whether it is not known to stand there.
+    pub(super) const fn is_doubtful(&self) -> bool {
+        self.is_doubtful
     }
 
     /// Whether it was written longer ago than that.
@@ -45,7 +58,7 @@ impl Known {
         let hot: [u64; HOT_WORDS] = std::array::from_fn(|at| record.get(at));
         let rose = |(now, then): (u64, &u64)| now.wrapping_sub(*then) >= MANY;
         let far = first_of(&hot).into_iter().zip(&self.first).any(rose);
-        (far || now >= self.at + OFTEN) && digest_of(&hot) != self.hot
+        self.is_doubtful || ((far || now >= self.at + OFTEN) && digest_of(&hot) != self.hot)
     }
 }
 
@@ -99,7 +112,7 @@ impl Watched {
             return gone();
         }
         let is = Known::of(&contents, now);
-        let same = |it: &&Known| it.kind_and_body == is.kind_and_body && it.hot == is.hot;
+        let same = |it: &&Known| !it.is_doubtful && it.kind_and_body == is.kind_and_body && it.hot == is.hot;
         let is_fresh = |it: &Known| !it.is_older(now, fresh);
         let stands = known.filter(same).is_some_and(is_fresh);
         (!stands).then_some((index, Some(contents)))

@@ -70,8 +70,8 @@ impl Finder {
         }
         let result = self.look_for(seek).await.unwrap_or(LookUp::Unavailable);
         let again = match result {
-            LookUp::Unknown => Some(UNKNOWN),
-            LookUp::Taken | LookUp::Refused => Some(TAKEN),
+            LookUp::Unknown | LookUp::Refused => Some(UNKNOWN),
+            LookUp::Taken => Some(TAKEN),
             _ => None,
         };
         self.shared
@@ -124,8 +124,8 @@ impl Finder {
         let is_here = self
             .install(usize::from(seek.worker.0), Taken { rows, led_by: None })
             .await;
-        if !is_here {
-            self.shared.common().before.remove(&mark);
+        if !self.arrives(mark, is_here) {
+            self.sessions.give_back(mark, &home, &owner).await?;
             return Ok(LookUp::Refused);
         }
         self.take_connections(mark, &owner, &home).await?;
@@ -152,15 +152,26 @@ impl Finder {
             };
             let workers = self.shared.workers.len();
             let worker = owner_worker(&root.contents, u8::try_from(workers).unwrap_or(u8::MAX));
-            if let (Some(worker), Some(rows)) = (worker, self.take(mark, owner, home).await?)
-                && !self
-                    .install(usize::from(worker.0), Taken { rows, led_by: None })
-                    .await
-            {
-                self.shared.common().before.remove(&mark);
+            if let (Some(worker), Some(rows)) = (worker, self.take(mark, owner, home).await?) {
+                let taken = Taken { rows, led_by: None };
+                let is_here = self.install(usize::from(worker.0), taken).await;
+                if !self.arrives(mark, is_here) {
+                    self.sessions.give_back(mark, home, owner).await?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Notes whether a worker took in what was taken over.
+    fn arrives(&self, mark: u64, is_here: bool) -> bool {
+        let mut common = self.shared.common();
+        if !is_here {
+            common.before.remove(&mark);
+        } else if let Some(before) = common.before.get_mut(&mark) {
+            before.arrived = Some(clock::now());
+        }
+        is_here
     }
 
     async fn install(&self, worker: usize, taken: Taken) -> bool {
@@ -191,6 +202,7 @@ impl Finder {
         let before = Before {
             takes,
             rows: names.collect(),
+            arrived: None,
         };
         self.shared.common().before.insert(mark, before);
         Ok(Some(rows.into_iter().map(|(_, contents)| contents).collect()))

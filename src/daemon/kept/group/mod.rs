@@ -1,8 +1,9 @@
 //! Kept state where all nodes of a group see it: written there behind the workers' backs, and gone on from when a node is gone.
 //!
-//! `writing` copies what this node has, `finding` looks for the sessions of records that are nobody's here, `rows` is how a record stands there.
+//! `writing` copies what this node has, `books` knows what of it stands there, `finding` looks for the sessions of records that are nobody's here, `rows` is how a record stands there.
 //! They run on a thread of their own, and workers wait for none of it.
 
+mod books;
 mod finding;
 mod rows;
 mod writing;
@@ -60,6 +61,8 @@ struct Before {
     takes: u64,
     /// The rows that are not this node's own.
     rows: Vec<RowName>,
+    /// When a worker had taken it in.
+    arrived: Option<Instant>,
 }
 
 /// What those who write and those who look have in common.
@@ -144,9 +147,9 @@ pub(super) fn watch(stores: impl IntoIterator<Item = (u64, Arc<Store>)>) -> Vec<
     let watch = |(id, store): (u64, Arc<Store>)| {
         let watched = Watched::new(store);
         let found = watched.store.found(Kind::ANY);
-        found
-            .iter()
-            .for_each(|record| watched.store.note_shown(record.index()));
+        for record in &found {
+            watched.store.note_shown(record.index());
+        }
         watched.store.leave(found);
         (id, watched)
     };
