@@ -135,6 +135,8 @@ pub struct Sessions {
     engine: Engine,
     /// The server that answers, by what it drew at its start, since when it is known, and by which of our connections.
     server: Option<(Vec<u8>, Instant, u64)>,
+    /// Whether another server answered before this one.
+    is_successor: bool,
 }
 
 fn bundle_key(mark: u64) -> String {
@@ -161,6 +163,7 @@ impl Sessions {
         Self {
             engine: Engine::new(settings).within(CONNECTING, ANSWERING),
             server: None,
+            is_successor: false,
         }
     }
 
@@ -206,6 +209,12 @@ impl Sessions {
         Ok(lost
             .filter_map(|at| usize::try_from(at).ok()?.checked_sub(1))
             .collect())
+    }
+
+    /// Whether the server that answers came in the place of another: what that one was told last may be forgotten.
+    #[must_use]
+    pub const fn is_successor(&self) -> bool {
+        self.is_successor
     }
 
     /// The mark of the session with a Connection ID.
@@ -310,7 +319,10 @@ impl Sessions {
             run.ok_or_else(|| Fault::new("group.url", "it does not say which server it is (INFO server)"))?;
         let since = match &self.server {
             Some((known, since, _)) if *known == run => *since,
-            _ => now,
+            before => {
+                self.is_successor |= before.is_some();
+                now
+            }
         };
         self.server = Some((run, since, self.engine.connection()));
         Ok(now.saturating_duration_since(since))

@@ -29,8 +29,8 @@ const ASKING: Duration = Duration::from_secs(10);
 const UNKNOWN: Duration = Duration::from_secs(30);
 const TAKEN: Duration = Duration::from_secs(2);
 
-/// How many steps of record numbers one who takes over goes on beyond those that are known of: an engine that came in the place of another may have
-/// forgotten some.
+/// How many steps of record numbers one who takes over goes on, at random, beyond those that are known of: an engine that came in the place of another
+/// may have forgotten who took over before, and the device hears nobody whose numbers are not higher than those. Where it did come so, this many more.
 const FORGOTTEN: u64 = 16;
 
 pub(super) struct Finder {
@@ -190,9 +190,10 @@ impl Finder {
             return Ok(None);
         };
         let (mut rows, began) = (Vec::<(bool, Contents)>::new(), self.shared.began());
+        let beyond = FORGOTTEN * u64::from(self.sessions.is_successor());
         for (name, sealed) in &named {
             let row = self.open(mark, name, sealed);
-            rows.extend(row.and_then(|row| Some((name != ROOT, go_on(row, takes, began)?))));
+            rows.extend(row.and_then(|row| Some((name != ROOT, go_on(row, (takes, beyond), began)?))));
         }
         rows.sort_by_key(|(belongs, contents)| (*belongs, contents.kind.0));
         let names = named
@@ -210,14 +211,18 @@ impl Finder {
 }
 
 /// A record as it goes on here; nothing where it cannot.
-fn go_on(row: Row, takes: u64, began: Duration) -> Option<Contents> {
+fn go_on(row: Row, (takes, beyond): (u64, u64), began: Duration) -> Option<Contents> {
     let mut contents = row.contents;
     let by = |millis| Clock::of_another(millis, row.began, began);
     let mut random = [0; 8];
     openssl::rand::rand_bytes(&mut random).ok()?;
+    let random = u64::from_be_bytes(random);
     let inexact = Inexact {
-        generations: takes.saturating_sub(row.takes).max(1).saturating_add(FORGOTTEN),
-        random: u64::from_be_bytes(random),
+        generations: takes
+            .saturating_sub(row.takes)
+            .max(1)
+            .saturating_add(beyond + random % FORGOTTEN),
+        random,
     };
     let is_read = match role_of(&contents) {
         Some(_) => shift_times(&mut contents, by),
