@@ -487,14 +487,14 @@ mod tests {
         let now = (clock().now)();
         renew(&mut kept, now);
         assert!(kept.store.disk.is_none(), "not at once");
-        // Still no room: a directory is in the way.
-        let unfinished = directory.path().join("retained.new");
-        std::fs::create_dir(&unfinished).unwrap();
+        // Still no room: its directory is away.
+        let away = directory.path().with_extension("away");
+        std::fs::rename(directory.path(), &away).unwrap();
         renew(&mut kept, now + RENEW_FIRST * 2);
         hear(&mut kept).await;
         hear(&mut kept).await;
         assert!(kept.store.disk.is_none() && kept.store.failed.is_some());
-        std::fs::remove_dir(&unfinished).unwrap();
+        std::fs::rename(&away, directory.path()).unwrap();
 
         renew(&mut kept, now + RENEW_LAST);
         assert_eq!(retain(&mut kept, "too early"), Err(BrokerError::Unavailable));
