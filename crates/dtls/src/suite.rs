@@ -156,7 +156,7 @@ impl Algorithm {
     }
 
     /// How many records may fail to open before the keys are given up (RFC 9147, 4.5.3 and appendix B). For CCM_8 the
-    /// RFC leaves the number to what else keeps forgers away, which is [`Self::failures_per_second`].
+    /// RFC leaves the number to what else keeps forgers away, which is `failures_per_second`.
     #[must_use]
     pub const fn failure_limit(self) -> u64 {
         match self {

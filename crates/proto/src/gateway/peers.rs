@@ -53,7 +53,7 @@ pub struct Peer {
     pub principal: Option<Arc<str>>,
     /// What it weighs by itself in its account and in that share, in bytes.
     pub weight: usize,
-    /// The client id that it named last; changed by [`Peers::set_client`] only.
+    /// The client id that it named last; changed by `set_client` only.
     pub client: Option<ClientId>,
     /// When it was first seen.
     pub since: Instant,

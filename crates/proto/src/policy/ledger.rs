@@ -220,7 +220,7 @@ impl<O: Copy + Eq + Hash> Ledger<O> {
         *self.totals.of(standing) > self.share(standing) / 2
     }
 
-    /// Whether `bytes` more may be kept for one of a standing, others giving way if they must ([`Ledger::gives_way`]). Nobody gives
+    /// Whether `bytes` more may be kept for one of a standing, others giving way if they must (`gives_way`). Nobody gives
     /// way to himself, and to nobody does one of a higher standing.
     #[must_use]
     pub fn admits(&self, standing: Standing, bytes: usize, asking: Option<AccountId>) -> bool {
