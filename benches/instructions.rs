@@ -238,7 +238,12 @@ fn udp(count: u32, path: &str, answer: &str, options: &Options, kind: MessageTyp
     for n in 0..WARM + count {
         let mut request = site.request(kind, method, path, options);
         let sent = site.input(n >= WARM, UDP, device(n), &mut request);
-        assert_eq!(code(&sent[0].1), answer);
+        assert!(sent.iter().any(|(_, bytes)| code(bytes) == answer));
+        // Who is asked to show that it receives does.
+        for (_, bytes) in sent.iter().filter(|(_, bytes)| bytes[0] & 0x30 == 0) {
+            let mut ack = [0x60, 0, bytes[2], bytes[3]];
+            site.input(false, UDP, device(n), &mut ack);
+        }
     }
 }
 
@@ -304,7 +309,7 @@ fn garbage(count: u32) {
         let [a, b, c, d] = n.to_be_bytes();
         let from = SocketAddr::from(([198, 18 + a, b, c], 1024 + u16::from(d)));
         assert!(
-            site.input(n >= WARM, UDP, from, &mut [0x52, 1, a, b, 0xff, 0xff])
+            site.input(n >= WARM, UDP, from, &mut [0x90, 1, a, b, 0xff])
                 .is_empty()
         );
     }

@@ -25,7 +25,8 @@ export async function fields(page) {
   const form = page.locator("form", { has: page.locator(".settings") });
   const coap = section(page, "coap");
   await coap.locator("summary").click();
-  // What the text said stands in its field, what it did not say has its default.
+  // What the text said stands in its field once what was saved is read again; what it did not say has its default.
+  await page.waitForFunction(() => [...document.querySelectorAll('details[data-section="coap"] input')].some((field) => field.value === "45s"));
   assert.equal(await coap.getByLabel("heartbeat").inputValue(), "45s");
   assert.equal(await coap.getByLabel("observe_check").getAttribute("placeholder"), "24h");
   const save = form.getByRole("button", { name: "Save" });
