@@ -12,7 +12,9 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::bench::*;
-use crate::certs::{Certified, Recipe, authority, ec_key, from_now, key, revocation_list, rsa_key};
+use crate::certs::{
+    AUTHORITY, Certified, ROOT, Recipe, authority, ec_key, from_now, key, revocation_list, rsa_key,
+};
 use crate::dtls_client::ClientConfig;
 
 const ECDSA: [&str; 7] = [
@@ -47,6 +49,27 @@ pub fn client_with(suite: &str, ca: &Certified, own: &Certified) -> ClientConfig
         certificate: Some((own.certificate.clone(), own.key.clone())),
         ..ClientConfig::certificate(suite, &ca.certificate)
     }
+}
+
+/// A root, an authority below it, a server of the root, and a client of the authority that shows it.
+pub fn below_a_root() -> (Certified, Certified, Certified, ClientConfig) {
+    let root = Recipe {
+        profile: ROOT,
+        ..Recipe::server("root")
+    }
+    .make(None);
+    let below = Recipe {
+        profile: AUTHORITY,
+        ..Recipe::server("below")
+    }
+    .make(Some(&root));
+    let own = Recipe::server("server").make(Some(&root));
+    let client = Recipe::client("showing").make(Some(&below));
+    let showing = ClientConfig {
+        issuers: vec![below.certificate.clone()],
+        ..client_with(ECDSA[0], &root, &client)
+    };
+    (root, below, own, showing)
 }
 
 #[test]

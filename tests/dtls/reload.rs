@@ -6,7 +6,7 @@ use portcullis::dtls::contract::{CloseReason, SessionId};
 use portcullis::dtls::{DtlsContext, DtlsMaterial, Verify};
 
 use crate::bench::*;
-use crate::certificates::{client_with, with_clients};
+use crate::certificates::{below_a_root, client_with, with_clients};
 use crate::certs::{AUTHORITY, Certified, ROOT, Recipe, authority, from_now, revocation_list};
 use crate::cookies::two_hellos;
 use crate::dtls_client::ClientConfig;
@@ -127,22 +127,8 @@ fn a_revoked_intermediate_ends_the_sessions_under_it() {
 
 #[test]
 fn an_intermediate_that_is_taken_out_ends_the_sessions_of_devices_that_do_not_show_it() {
-    let root = Recipe {
-        profile: ROOT,
-        ..Recipe::server("root")
-    }
-    .make(None);
-    let below = Recipe {
-        profile: AUTHORITY,
-        ..Recipe::server("below")
-    }
-    .make(Some(&root));
-    let own = Recipe::server("server").make(Some(&root));
+    let (root, below, own, showing) = below_a_root();
     let device = client_with(ECDSA, &root, &Recipe::client("device").make(Some(&below)));
-    let showing = ClientConfig {
-        issuers: vec![below.certificate.clone()],
-        ..client_with(ECDSA, &root, &Recipe::client("showing").make(Some(&below)))
-    };
     let of = |anchors: &[&Certified]| DtlsMaterial {
         ca_pem: all(anchors),
         ..with_clients(&own, &root, Verify::Required)

@@ -4,8 +4,8 @@ use portcullis::dtls::metrics::{Alert, HandshakeResult};
 use portcullis::dtls::{DtlsContext, DtlsMaterial, TicketKeys, Verify};
 
 use crate::bench::*;
-use crate::certificates::{client_with, with_certificate, with_clients};
-use crate::certs::{AUTHORITY, ROOT, Recipe, authority, revocation_list};
+use crate::certificates::{below_a_root, client_with, with_certificate, with_clients};
+use crate::certs::{Recipe, authority, revocation_list};
 use crate::dtls_client::{ClientConfig, DtlsClient};
 
 const ECDSA: &str = "ECDHE-ECDSA-AES128-CCM8";
@@ -133,22 +133,8 @@ fn a_revoked_certificate_and_a_changed_trust_anchor_do_not_come_back_by_ticket()
 /// A process, or a node, that never saw the first handshake does not have what the client showed in it.
 #[test]
 fn a_ticket_whose_chain_only_the_client_has_is_a_full_handshake_elsewhere_and_no_alert() {
-    let root = Recipe {
-        profile: ROOT,
-        ..Recipe::server("root")
-    }
-    .make(None);
-    let below = Recipe {
-        profile: AUTHORITY,
-        ..Recipe::server("below")
-    }
-    .make(Some(&root));
-    let own = Recipe::server("server").make(Some(&root));
+    let (root, _, own, showing) = below_a_root();
     let material = with_clients(&own, &root, Verify::Required);
-    let showing = ClientConfig {
-        issuers: vec![below.certificate.clone()],
-        ..client_with(ECDSA, &root, &Recipe::client("showing").make(Some(&below)))
-    };
     let mut server = Server::new(&material, settings());
     let (mut client, _) = server.establish(&showing, peer(1));
     let config = ClientConfig {

@@ -54,6 +54,26 @@ fn shown(node: &Node, records: f64) {
     std::thread::sleep(ms(1500));
 }
 
+/// A device, and what leads it to a node.
+fn device_at(node: &Node) -> (Balancer, Client) {
+    let balancer = Balancer::to(node.dtls_addr());
+    let device = Client::over(Box::new(Roaming::through(&balancer, false)));
+    (balancer, device)
+}
+
+/// Two nodes of which the first stands still, and the second has the device's session and acted on its request.
+fn taken_from_one_that_stands_still(redis: &Redis) -> ([Node; 2], Balancer, Client) {
+    let nodes = start(redis, ["a", "b"]);
+    let (balancer, mut device) = device_at(&nodes[0]);
+    device.publish("ps/door", "1");
+    shown(&nodes[0], 1.0);
+    signal(&nodes[0], "STOP");
+    nodes[1].metric_becomes("group_nodes", &[], 1.0);
+    balancer.lead(nodes[1].dtls_addr());
+    device.publish("ps/door", "2");
+    (nodes, balancer, device)
+}
+
 fn dies(nodes: &mut [Node], at: usize, other: usize) {
     nodes[at].gateway.kill();
     nodes[other].metric_becomes("group_nodes", &[], (nodes.len() - 1) as f64);
@@ -63,8 +83,7 @@ fn dies(nodes: &mut [Node], at: usize, other: usize) {
 fn a_session_of_a_node_that_died_goes_on_at_another_with_its_observation_and_without_a_handshake() {
     let redis = Redis::start();
     let mut nodes = start(&redis, ["a", "b"]);
-    let balancer = Balancer::to(nodes[0].dtls_addr());
-    let mut device = Client::over(Box::new(Roaming::through(&balancer, false)));
+    let (balancer, mut device) = device_at(&nodes[0]);
     let observation = device.observe("ps/valve");
     device.publish("ps/valve", "1");
     assert_eq!(device.notification(&observation.token).text(), "1");
@@ -98,8 +117,7 @@ fn a_session_of_a_node_that_died_goes_on_at_another_with_its_observation_and_wit
 fn a_record_that_a_dead_node_acted_on_is_not_acted_on_by_who_takes_over_nor_by_it_when_it_is_back() {
     let redis = Redis::start();
     let mut nodes = start(&redis, ["a", "b"]);
-    let balancer = Balancer::to(nodes[0].dtls_addr());
-    let mut device = Client::over(Box::new(Roaming::through(&balancer, false)));
+    let (balancer, mut device) = device_at(&nodes[0]);
     device.publish("ps/door", "unlock");
     let unlock = balancer.of_device().last().unwrap().clone();
     shown(&nodes[0], 1.0);
@@ -154,8 +172,7 @@ fn a_record_that_a_dead_node_acted_on_is_not_acted_on_by_who_takes_over_nor_by_i
 fn a_request_that_was_on_its_way_when_its_node_died_is_answered_when_it_is_repeated() {
     let redis = Redis::start();
     let mut nodes = start(&redis, ["a", "b"]);
-    let balancer = Balancer::to(nodes[0].dtls_addr());
-    let mut device = Client::over(Box::new(Roaming::through(&balancer, false)));
+    let (balancer, mut device) = device_at(&nodes[0]);
     device.publish("ps/a?retain=true", "before");
     shown(&nodes[0], 1.0);
     nodes[0].gateway.kill();
@@ -171,10 +188,8 @@ fn a_request_that_was_on_its_way_when_its_node_died_is_answered_when_it_is_repea
 fn without_the_engine_nothing_is_taken_over_and_a_node_serves_what_it_has() {
     let mut redis = Redis::start();
     let mut nodes = start(&redis, ["a", "b"]);
-    let balancer = Balancer::to(nodes[0].dtls_addr());
-    let of_b = Balancer::to(nodes[1].dtls_addr());
-    let mut device = Client::over(Box::new(Roaming::through(&balancer, false)));
-    let mut other = Client::over(Box::new(Roaming::through(&of_b, false)));
+    let (balancer, mut device) = device_at(&nodes[0]);
+    let (_of_b, mut other) = device_at(&nodes[1]);
     device.publish("ps/a", "1");
     let token = other.observe("ps/b").token;
     other.publish("ps/b", "1");
@@ -211,15 +226,7 @@ fn without_the_engine_nothing_is_taken_over_and_a_node_serves_what_it_has() {
 #[test]
 fn a_node_that_stood_still_while_another_took_over_lets_go_before_it_acts_on_anything() {
     let redis = Redis::start();
-    let nodes = start(&redis, ["a", "b"]);
-    let balancer = Balancer::to(nodes[0].dtls_addr());
-    let mut device = Client::over(Box::new(Roaming::through(&balancer, false)));
-    device.publish("ps/door", "1");
-    shown(&nodes[0], 1.0);
-    signal(&nodes[0], "STOP");
-    nodes[1].metric_becomes("group_nodes", &[], 1.0);
-    balancer.lead(nodes[1].dtls_addr());
-    device.publish("ps/door", "2");
+    let (nodes, balancer, mut device) = taken_from_one_that_stands_still(&redis);
     let acted_on = balancer.of_device();
     let published = nodes[1].metric("publishes_total", &[]);
     // What the other node acted on waits at this one when it goes on.
@@ -242,15 +249,7 @@ fn a_node_that_stood_still_while_another_took_over_lets_go_before_it_acts_on_any
 #[test]
 fn the_end_of_a_session_where_it_was_taken_over_holds_for_the_node_that_had_it() {
     let redis = Redis::start();
-    let nodes = start(&redis, ["a", "b"]);
-    let balancer = Balancer::to(nodes[0].dtls_addr());
-    let mut device = Client::over(Box::new(Roaming::through(&balancer, false)));
-    device.publish("ps/door", "1");
-    shown(&nodes[0], 1.0);
-    signal(&nodes[0], "STOP");
-    nodes[1].metric_becomes("group_nodes", &[], 1.0);
-    balancer.lead(nodes[1].dtls_addr());
-    device.publish("ps/door", "2");
+    let (nodes, _balancer, _device) = taken_from_one_that_stands_still(&redis);
     shown(&nodes[1], 1.0);
     let (status, body) = nodes[1].ask("DELETE", "clients/dev1", "Portcullis-Scope: local\r\n", "");
     assert!((200..300).contains(&status), "{status} {body}");
@@ -270,8 +269,7 @@ fn the_end_of_a_session_where_it_was_taken_over_holds_for_the_node_that_had_it()
 fn an_engine_that_lost_everything_or_has_something_else_there_has_all_again() {
     let redis = Redis::start();
     let mut nodes = start(&redis, ["a", "b"]);
-    let balancer = Balancer::to(nodes[0].dtls_addr());
-    let mut device = Client::over(Box::new(Roaming::through(&balancer, false)));
+    let (balancer, mut device) = device_at(&nodes[0]);
     let token = device.observe("ps/valve").token;
     device.publish("ps/valve", "1");
     assert_eq!(device.notification(&token).text(), "1");
@@ -297,8 +295,7 @@ fn an_engine_that_lost_everything_or_has_something_else_there_has_all_again() {
 fn a_connection_goes_with_the_session_that_its_client_is_at() {
     let redis = Redis::start();
     let mut nodes = start(&redis, ["a", "b"]);
-    let balancer = Balancer::to(nodes[0].dtls_addr());
-    let mut device = Client::over(Box::new(Roaming::through(&balancer, false)));
+    let (balancer, mut device) = device_at(&nodes[0]);
     let token = device.create("meter-7");
     let observation = device.observe(&format!("ps/m?c=meter-7&t={token}"));
     shown(&nodes[0], 3.0);
@@ -318,8 +315,7 @@ fn a_connection_goes_with_the_session_that_its_client_is_at() {
 fn a_device_is_led_to_who_took_its_session_over_by_any_node_while_the_first_one_is_back() {
     let redis = Redis::start();
     let mut nodes = start(&redis, ["a", "b", "c"]);
-    let balancer = Balancer::to(nodes[0].dtls_addr());
-    let mut device = Client::over(Box::new(Roaming::through(&balancer, false)));
+    let (balancer, mut device) = device_at(&nodes[0]);
     device.publish("ps/a?retain=true", "1");
     shown(&nodes[0], 1.0);
     balancer.lead(nodes[1].dtls_addr());
@@ -363,8 +359,7 @@ fn an_account_with_the_rights_that_the_page_names_is_enough_to_take_over() {
     });
     nodes[0].metric_becomes("group_nodes", &[], 2.0);
     settle();
-    let balancer = Balancer::to(nodes[0].dtls_addr());
-    let mut device = Client::over(Box::new(Roaming::through(&balancer, false)));
+    let (balancer, mut device) = device_at(&nodes[0]);
     let token = device.create("meter-31");
     device.observe(&format!("ps/m?c=meter-31&t={token}"));
     shown(&nodes[0], 3.0);
